@@ -1,0 +1,330 @@
+"""Number formats as plain data, and the named formats.
+
+A format is a handful of independent facts (:class:`Format`); no function anywhere asks a format for
+its name.  One rule reads the special values off the facts: from the highest code of a sign downward
+come the NaNs, then infinity if there is one, then the finite numbers.  IEEE 754 formats, the OCP
+formats, the FNUZ formats and those of IEEE P3109 all follow from it.
+
+References
+----------
+IEEE Std 754-2019, sections 3.3 and 3.4; OCP 8-bit Floating Point Specification (OFP8) 1.0; OCP
+Microscaling Formats (MX) Specification 1.0; IEEE P3109 interim report, section 3.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+__all__ = ["Format", "FormatLike", "format", "named_formats"]
+
+_FLOAT64_EMAX: Final = 1023
+_FLOAT64_QUANTUM_EXPONENT: Final = -1074  # of the smallest subnormal
+_FLOAT64_PRECISION: Final = 53
+_IEEE_NANS: Final = -1
+
+
+@dataclass(frozen=True)
+class Format:
+    """A binary floating-point format of at most 64 bits whose finite values are float64 numbers.
+
+    Two formats are equal when all facts but the name agree.
+
+    Parameters
+    ----------
+    name : str
+        What the format is called; it takes no part in comparisons.
+    bits : int
+        Storage width in bits.
+    precision : int
+        Significand bits, the implicit one included.
+    bias : int
+        Exponent bias: exponent field ``e`` of a normal number means ``2**(e - bias)``.
+    signed : bool
+        Whether the highest bit is a sign.
+    subnormals : bool
+        Whether exponent field 0 holds subnormal numbers.  Without them it holds zero alone, or, at
+        precision 1, a normal number like every other field (such a format has no zero).
+    infinities : bool
+        Whether there is an infinity (of each sign).
+    high_nans : int
+        How many of the highest codes of each sign are NaN.  Left out: ``2**(precision-1) - 1``,
+        which is IEEE 754's; the OCP "FN" formats have 1, finite formats 0.
+    negative_zero : bool
+        Whether a signed format has -0.  Where it has not, that code is the format's one NaN.
+
+    Raises
+    ------
+    ValueError
+        If the facts contradict each other or a finite value is not a float64 number.
+    """
+
+    name: str = field(compare=False)
+    bits: int
+    precision: int
+    bias: int
+    signed: bool = True
+    subnormals: bool = True
+    infinities: bool = True
+    high_nans: int = _IEEE_NANS
+    negative_zero: bool = True
+
+    def __post_init__(self) -> None:
+        if self.high_nans == _IEEE_NANS:
+            object.__setattr__(self, "high_nans", 2 ** (self.precision - 1) - 1)
+        if not 1 <= self.precision <= _FLOAT64_PRECISION:
+            raise ValueError(f"format {self.name!r}: precision {self.precision} is not in 1..53")
+        if not 2 <= self.bits <= 64 or self.exponent_bits < 1:
+            raise ValueError(
+                f"format {self.name!r}: {self.bits} bits do not hold a sign ({int(self.signed)}), "
+                f"an exponent of at least one bit and {self.precision - 1} significand bits"
+            )
+        if self.high_nans < 0:
+            raise ValueError(f"format {self.name!r}: high_nans {self.high_nans} is negative")
+        if self.max_finite_code >> (self.precision - 1) < self._lowest_normal_field:
+            raise ValueError(f"format {self.name!r} has no finite normal number")
+        if self.emax > _FLOAT64_EMAX or self.quantum_exponent < _FLOAT64_QUANTUM_EXPONENT:
+            raise ValueError(
+                f"format {self.name!r} (emin {self.emin}, emax {self.emax}, precision "
+                f"{self.precision}) has values that are not float64 numbers"
+            )
+
+    @property
+    def exponent_bits(self) -> int:
+        """Width of the exponent field."""
+        return self.bits - int(self.signed) - (self.precision - 1)
+
+    @property
+    def has_zero(self) -> bool:
+        """Whether the format has a zero."""
+        return self.subnormals or self.precision > 1
+
+    @property
+    def has_nan(self) -> bool:
+        """Whether the format has a NaN."""
+        return self.high_nans > 0 or (self.signed and not self.negative_zero)
+
+    @property
+    def has_negative_zero(self) -> bool:
+        """Whether the format distinguishes -0 from +0."""
+        return self.signed and self.negative_zero
+
+    @property
+    def _lowest_normal_field(self) -> int:
+        return 1 if self.has_zero else 0
+
+    @property
+    def emin(self) -> int:
+        """Exponent of the smallest normal number, ``2**emin``."""
+        return self._lowest_normal_field - self.bias
+
+    @property
+    def max_finite_code(self) -> int:
+        """Code of the largest finite number."""
+        return 2 ** (self.bits - int(self.signed)) - 1 - self.high_nans - int(self.infinities)
+
+    @property
+    def emax(self) -> int:
+        """Exponent of the largest finite number, ``floor(log2(max_finite))``."""
+        return (self.max_finite_code >> (self.precision - 1)) - self.bias
+
+    @property
+    def quantum_exponent(self) -> int:
+        """Exponent of the spacing at the low end, ``emin - precision + 1``."""
+        return self.emin - self.precision + 1
+
+    @property
+    def max_finite(self) -> float:
+        """Largest finite number."""
+        implicit = 2 ** (self.precision - 1)
+        significand = implicit + (self.max_finite_code & (implicit - 1))
+        return float(np.ldexp(float(significand), self.emax - self.precision + 1))
+
+    @property
+    def smallest_normal(self) -> float:
+        """Smallest positive normal number, ``2**emin``."""
+        return float(np.ldexp(1.0, self.emin))
+
+    @property
+    def smallest_subnormal(self) -> float:
+        """Smallest positive number: ``2**(emin-precision+1)``, or `smallest_normal` if none."""
+        return float(np.ldexp(1.0, self.quantum_exponent if self.subnormals else self.emin))
+
+    @property
+    def unit_roundoff(self) -> float:
+        """``u = 2**-precision``, the largest relative error of rounding to nearest."""
+        return float(np.ldexp(1.0, -self.precision))
+
+    @property
+    def epsilon(self) -> float:
+        """``2**(1-precision)``, the distance from 1 to the next larger number."""
+        return float(np.ldexp(1.0, 1 - self.precision))
+
+    @property
+    def carrier(self) -> np.dtype[np.floating]:
+        """The numpy dtype that holds the values: float32 if they all are float32, else float64."""
+        return np.dtype(np.float32 if self._fits_float32 else np.float64)
+
+    @property
+    def _fits_float32(self) -> bool:
+        return self.precision <= 24 and self.emax <= 127 and self.quantum_exponent >= -149
+
+    def __str__(self) -> str:
+        return self.name
+
+
+FormatLike = Format | str
+
+
+def _ieee_like(name: str, exponent_bits: int, stored_bits: int) -> Format:
+    return Format(
+        name,
+        bits=1 + exponent_bits + stored_bits,
+        precision=stored_bits + 1,
+        bias=2 ** (exponent_bits - 1) - 1,
+    )
+
+
+def _p3109(name: str, bits: int, precision: int, *, signed: bool, extended: bool) -> Format:
+    """The P3109 format ``binary{bits}p{precision}{s|u}{e|f}``.
+
+    A signed format keeps its one NaN at the code of -0, an unsigned one at its highest code.
+    """
+    if not 3 <= bits <= 15 or not 1 <= precision <= bits - int(signed):
+        raise ValueError(
+            f"no P3109 format {name!r}: binary{{K}}p{{P}} needs 3 <= K <= 15 and "
+            f"1 <= P {'<' if signed else '<='} K"
+        )
+    return Format(
+        name,
+        bits=bits,
+        precision=precision,
+        bias=2 ** (bits - precision - int(signed)),
+        signed=signed,
+        infinities=extended,
+        high_nans=0 if signed else 1,
+        negative_zero=False,
+    )
+
+
+float64 = _ieee_like("float64", 11, 52)
+float32 = _ieee_like("float32", 8, 23)
+float16 = _ieee_like("float16", 5, 10)
+bfloat16 = _ieee_like("bfloat16", 8, 7)
+tf32 = _ieee_like("tf32", 8, 10)
+float8_e5m2 = _ieee_like("float8_e5m2", 5, 2)
+float8_e4m3 = _ieee_like("float8_e4m3", 4, 3)
+float8_e3m4 = _ieee_like("float8_e3m4", 3, 4)
+float8_e4m3fn = Format("float8_e4m3fn", 8, 4, 7, infinities=False, high_nans=1)
+float8_e4m3fnuz = Format(
+    "float8_e4m3fnuz", 8, 4, 8, infinities=False, high_nans=0, negative_zero=False
+)
+float8_e5m2fnuz = Format(
+    "float8_e5m2fnuz", 8, 3, 16, infinities=False, high_nans=0, negative_zero=False
+)
+float8_e4m3b11fnuz = Format(
+    "float8_e4m3b11fnuz", 8, 4, 11, infinities=False, high_nans=0, negative_zero=False
+)
+float8_e8m0fnu = Format(
+    "float8_e8m0fnu", 8, 1, 127, signed=False, subnormals=False, infinities=False, high_nans=1
+)
+float6_e2m3fn = Format("float6_e2m3fn", 6, 4, 1, infinities=False, high_nans=0)
+float6_e3m2fn = Format("float6_e3m2fn", 6, 3, 3, infinities=False, high_nans=0)
+float4_e2m1fn = Format("float4_e2m1fn", 4, 2, 1, infinities=False, high_nans=0)
+
+_NAMED: Final[dict[str, Format]] = {
+    value.name: value for value in list(globals().values()) if isinstance(value, Format)
+}
+_SHAPE = re.compile(r"e(\d{1,2})m(\d{1,2})")
+_PS = re.compile(r"ps(\d{1,2})")
+_P3109 = re.compile(r"binary(\d{1,2})p(\d{1,2})([su])([ef])")
+
+
+def named_formats() -> dict[str, Format]:
+    """Every format with a fixed name, P3109's apart.
+
+    Returns
+    -------
+    dict
+        Name to format, widest first.
+    """
+    return dict(_NAMED)
+
+
+def format(spec: FormatLike) -> Format:
+    """The format that a name stands for.
+
+    Parameters
+    ----------
+    spec : Format or str
+        A Format (returned as it is); a named format such as ``"bfloat16"`` or ``"float8_e4m3fn"``;
+        ``"e{E}m{M}"``, the IEEE-like format with E exponent bits (2..11) and M stored significand
+        bits (0..52); ``"ps{M}"``, the PS(M) of the LAMP paper, which is ``"e8m{M}"`` (M in 0..23);
+        or a P3109 name ``"binary{K}p{P}{s|u}{e|f}"``.
+
+    Returns
+    -------
+    Format
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown; the message lists near names.
+    TypeError
+        If `spec` is neither a Format nor a string.
+
+    Examples
+    --------
+    >>> import fpemu
+    >>> fpemu.format("e5m7").max_finite
+    65280.0
+    >>> fpemu.format("ps7") == fpemu.formats.bfloat16
+    True
+    >>> fpemu.format("binary8p4se").smallest_subnormal
+    0.0009765625
+    """
+    if isinstance(spec, Format):
+        return spec
+    if not isinstance(spec, str):
+        raise TypeError(f"format must be a Format or a name, not {type(spec).__name__}")
+    return _format_of_name(spec)
+
+
+@functools.lru_cache(maxsize=4096)
+def _format_of_name(name: str) -> Format:
+    if name in _NAMED:
+        return _NAMED[name]
+    if match := _SHAPE.fullmatch(name):
+        exponent_bits, stored_bits = map(int, match.groups())
+        if 2 <= exponent_bits <= 11 and 0 <= stored_bits <= 52:
+            return _ieee_like(f"e{exponent_bits}m{stored_bits}", exponent_bits, stored_bits)
+        raise ValueError(
+            f"unknown format {name!r}: e{{E}}m{{M}} needs 2 <= E <= 11 and 0 <= M <= 52"
+        )
+    if match := _PS.fullmatch(name):
+        if int(match[1]) <= 23:
+            return _format_of_name(f"e8m{int(match[1])}")
+        raise ValueError(f"unknown format {name!r}: ps{{M}} needs 0 <= M <= 23")
+    if match := _P3109.fullmatch(name):
+        bits, precision = int(match[1]), int(match[2])
+        return _p3109(name, bits, precision, signed=match[3] == "s", extended=match[4] == "e")
+    near = difflib.get_close_matches(name.lower(), _NAMED, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(
+        f"unknown format {name!r}: {hint}Other forms are 'e5m7', 'ps7' and 'binary8p4se'"
+    )
+
+
+def __getattr__(name: str) -> Format:
+    """P3109 formats as module attributes, made when asked for."""
+    if _P3109.fullmatch(name):
+        try:
+            return _format_of_name(name)
+        except ValueError as error:
+            raise AttributeError(str(error)) from error
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,152 @@
+"""Kernels on all cores, in a known floating-point environment.
+
+Kernels are serial, release the GIL and compute each element from its inputs alone; this module gives
+every thread its range of elements.  Plain threads rather than Numba's parallel regions: Numba's
+default threading layer must not be entered by two Python threads at once and none of its layers is
+safe after a fork in every case.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numba
+
+__all__ = ["default_environment", "kernel", "run", "thread_count"]
+
+kernel: Final = numba.njit(cache=True, nogil=True, error_model="numpy")
+"""Decorator of array kernels: compiled once per machine, no GIL, no exceptions on division."""
+
+_FENV_BYTES: Final = 512  # more than any C library's fenv_t
+
+
+def _load_environment_calls() -> tuple[Any, Any, Any] | None:
+    """C's fegetenv, fesetenv and the address of the default environment, if they can be had."""
+    try:
+        library = ctypes.CDLL(None)
+        get, set_ = library.fegetenv, library.fesetenv
+    except (AttributeError, OSError, TypeError):
+        return None
+    get.argtypes = set_.argtypes = [ctypes.c_void_p]
+    try:
+        default = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(library, "_FE_DFL_ENV")))
+    except ValueError:
+        default = ctypes.c_void_p(-1)  # FE_DFL_ENV of glibc and musl
+    return get, set_, default
+
+
+_ENVIRONMENT: Final = _load_environment_calls()
+
+
+@contextmanager
+def default_environment() -> Iterator[None]:
+    """Run a block with round-to-nearest, subnormals kept and no traps, then restore.
+
+    Other libraries switch flush-to-zero on for the whole thread (``torch.set_flush_denormal``, any
+    shared object linked with ``-ffast-math``), and new threads inherit it.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the environment can be neither set nor found to be the default one.
+    """
+    if _ENVIRONMENT is None:
+        if float.fromhex("0x1p-1022") * 0.5 == 0.0:
+            warnings.warn(
+                "this process flushes subnormal numbers to zero and the C library offers no way "
+                "to switch that off: results in the subnormal range are not reliable",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        yield
+        return
+    get, set_, default = _ENVIRONMENT
+    saved = ctypes.create_string_buffer(_FENV_BYTES)
+    get(saved)
+    set_(default)
+    try:
+        yield
+    finally:
+        set_(saved)
+
+
+def thread_count() -> int:
+    """How many threads a call uses: Numba's setting (``NUMBA_NUM_THREADS``, set_num_threads)."""
+    return int(numba.get_num_threads())
+
+
+class _Pool:
+    """The worker threads of this process: made when first needed, forgotten after a fork."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+        self._workers = 0
+
+    def executor(self, workers: int) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._executor is None or workers > self._workers:
+                self._executor = ThreadPoolExecutor(workers, thread_name_prefix="fpemu")
+                self._workers = workers
+            return self._executor
+
+
+_pool = _Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.forget)
+
+
+def _run_range(function: Callable[..., Any], start: int, stop: int, arguments: Any) -> None:
+    with default_environment():
+        function(start, stop, *arguments)
+
+
+def run(function: Callable[..., Any], count: int, *arguments: Any, grain: int = 1) -> None:
+    """Call ``function(start, stop, *arguments)`` over ranges that cover ``range(count)``.
+
+    Parameters
+    ----------
+    function : callable
+        A kernel that writes the results of elements ``start`` to ``stop`` and nothing else.
+    count : int
+        Number of elements.
+    *arguments
+        Passed on.
+    grain : int
+        The smallest range worth a thread.
+    """
+    threads = min(thread_count(), count // grain)
+    if threads <= 1:
+        _run_range(function, 0, count, arguments)
+        return
+    # Ranges shorter than a thread's share even out work that grows with the index.
+    pieces = min(4 * threads, count // grain)
+    bounds = [count * piece // pieces for piece in range(pieces + 1)]
+    queue = iter(list(zip(bounds[:-1], bounds[1:], strict=True)))
+    guard = threading.Lock()
+
+    def work() -> None:
+        with default_environment():
+            while True:
+                with guard:
+                    piece = next(queue, None)
+                if piece is None:
+                    return
+                function(piece[0], piece[1], *arguments)
+
+    futures = [_pool.executor(threads).submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        for future in futures:
+            future.result()
