@@ -1,7 +1,20 @@
 """fpemu: what the floating-point arithmetic of a machine does, bit for bit."""
 
 from fpemu import formats
+from fpemu.accumulators import Accumulator, Blocked, Sequential
 from fpemu.formats import Format, format
+from fpemu.linalg import dot, matmul
 from fpemu.rounding import Rounding, round
 
-__all__ = ["Format", "Rounding", "format", "formats", "round"]
+__all__ = [
+    "Accumulator",
+    "Blocked",
+    "Format",
+    "Rounding",
+    "Sequential",
+    "dot",
+    "format",
+    "formats",
+    "matmul",
+    "round",
+]

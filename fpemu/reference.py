@@ -288,7 +288,9 @@ def decode_exact(code: int, format: FormatLike) -> float:
         return _signed(math.inf, negative) if is_infinity else math.nan
     field, fraction = divmod(unsigned_code, 2 ** (source.precision - 1))
     if field == 0 and source.has_zero:
-        significand, exponent = (fraction if source.subnormals else 0), source.emin
+        if fraction == 0 or not source.subnormals:
+            return _zero(source, negative)
+        significand, exponent = fraction, source.emin
     else:
         significand, exponent = 2 ** (source.precision - 1) + fraction, field - source.bias
     magnitude = math.ldexp(significand, exponent - source.precision + 1)

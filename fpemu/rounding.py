@@ -271,18 +271,23 @@ def round_word(bits: Any, target: Target, mode: int) -> Any:
     up_above = target.up_above_negative if negative else target.up_above
     if magnitude < target.quantum:
         rounded = target.quantum if magnitude > up_above else nothing
-    if rounded < target.flush_below:
-        rounded = nothing
-
-    result = words.bit_or(rounded, sign)
-    if rounded > (target.largest_negative if negative else target.largest):
-        result = target.overflow_negative if negative else target.overflow
-    if rounded == 0 or magnitude == 0:
-        result = target.zero_negative if negative else target.zero
+    result = signed_result(nothing if magnitude == 0 else rounded, sign, target)
     if magnitude == target.carrier_infinity:
         result = target.infinity_negative if negative else target.infinity
     if magnitude > target.carrier_infinity:
         result = target.nan
+    return result
+
+
+@inline
+def signed_result(rounded: Any, sign: Any, target: Target) -> Any:
+    """The word of a rounded magnitude and its sign: flushed, overflowed, zero or just that."""
+    negative = sign != 0
+    result = words.bit_or(rounded, sign)
+    if rounded > (target.largest_negative if negative else target.largest):
+        result = target.overflow_negative if negative else target.overflow
+    if rounded < target.flush_below or rounded == 0:
+        result = target.zero_negative if negative else target.zero
     return result
 
 

@@ -22,8 +22,10 @@ __all__ = [
     "bit_xor",
     "floating",
     "fused_multiply_add",
+    "leading_zeros",
     "maximum",
     "minimum",
+    "multiply_high",
     "shift_left",
     "shift_right",
     "subtract",
@@ -65,6 +67,28 @@ minimum = _width_keeping(
 maximum = _width_keeping(
     lambda builder, a, b: builder.select(builder.icmp_unsigned(">", a, b), a, b)
 )
+
+
+def _multiply_high(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+    width = a.type.width
+    double = ir.IntType(2 * width)
+    product = builder.mul(builder.zext(a, double), builder.zext(b, double))
+    return builder.trunc(builder.lshr(product, double(width)), a.type)
+
+
+multiply_high = _width_keeping(_multiply_high)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def leading_zeros(_typing_context: Any, bits: Any) -> Any:
+    """How many zeros stand above the highest set bit of a word."""
+    if bits not in _FLOAT_OF_WORD:
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctlz(arguments[0], ir.IntType(1)(0))
+
+    return bits(bits), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -1,0 +1,483 @@
+"""Inner and matrix products over accumulators.
+
+One driver (:func:`_product_kernel`) walks over the output in tiles of rows and columns; how a tile
+advances along the inner dimension is one of five flavours, from a plain chain of multiply-adds to
+integer arithmetic.  All give the same bits where more than one applies.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fpemu import parallel, tiles, words
+from fpemu import formats as _formats
+from fpemu.accumulators import Accumulator, Blocked, Sequential
+from fpemu.arithmetic import (
+    add_float32,
+    fma_word,
+    multiply_add_float32,
+    multiply_add_float64,
+)
+from fpemu.formats import Format
+from fpemu.rounding import (
+    LAYOUTS,
+    RNE,
+    Carrier,
+    as_carrier,
+    check_out,
+    mode_number,
+    result_dtype,
+    target_of,
+    word_of,
+)
+
+__all__ = ["dot", "matmul"]
+
+# The flavours.  NARROW ones take operands that are float32 numbers, WIDE ones any float64 numbers.
+_NO_OUTER, _PLAIN, _FAST_NARROW, _FAST_WIDE, _EXACT_NARROW, _EXACT_WIDE = range(6)
+
+_FLOAT32 = np.dtype(np.float32)
+_FLOAT64 = np.dtype(np.float64)
+
+# A result is a tie once in 2**dropped times; from here on the exact steps do not matter.
+_FAST_DROPPED: Final = 10
+# Sums of float32 products, made odd in float64, may be rounded again to this precision.
+_ODD_PRECISION: Final = 51
+_WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """How a tile advances: a flavour, the compile-time and the run-time parameters it takes."""
+
+    flavour: int
+    mode: int = RNE
+    unfused: bool = False
+    via: bool = False
+    ranged: bool = False
+    dtype: np.dtype[Any] = _FLOAT64  # of the operands and of the tile
+    fast: tuple[Any, ...] = ()
+    target: Any = None
+    product_target: Any = None
+    via_target: Any = None
+
+
+# --- the kernel ---------------------------------------------------------------------------------
+
+
+@numba.njit(inline="always")
+def _advance_fast(a, row, panel, tile, first, stop, fast, ranged):  # type: ignore[no-untyped-def]
+    if ranged:
+        return tiles.advance_ranged(a, row, panel, tile, first, stop, fast)
+    return tiles.advance_rounded(a, row, panel, tile, first, stop, fast)
+
+
+@numba.njit(inline="always")
+def _exact_step(  # type: ignore[no-untyped-def]
+    total, left, right, target, product_target, via_target, mode, unfused, via, wide
+):
+    if wide:
+        return multiply_add_float64(
+            total, left, right, target, product_target, via_target, mode, unfused, via
+        )
+    return multiply_add_float32(
+        total, left, right, target, product_target, via_target, mode, unfused, via
+    )
+
+
+@numba.njit(inline="always")
+def _advance(  # type: ignore[no-untyped-def]
+    a, row, full, panel, tile, first, stop,
+    fast, target, product_target, via_target, flavour, mode, unfused, via, ranged,
+):  # fmt: skip
+    """Take a tile from step ``first`` to ``stop``, whatever the flavour."""
+    if flavour == _PLAIN:
+        if full:
+            tiles.advance_plain_rows(a, row, panel, tile, first, stop, fast)
+        else:
+            tiles.advance_plain(a, row, panel, tile, first, stop, fast)
+    else:
+        quick = flavour == _FAST_NARROW or flavour == _FAST_WIDE
+        wide = flavour == _EXACT_WIDE or flavour == _FAST_WIDE
+        step = _advance_fast(a, row, panel, tile, first, stop, fast, ranged) if quick else first
+        while step < stop:
+            left = np.float64(a[row, step])
+            for j in range(tiles.COLUMNS):
+                tile[0, j] = _exact_step(
+                    np.float64(tile[0, j]), left, np.float64(panel[step, j]),
+                    target, product_target, via_target, mode, unfused, via, wide,
+                )  # fmt: skip
+            step += 1
+            if quick:
+                step = _advance_fast(a, row, panel, tile, step, stop, fast, ranged)
+
+
+@numba.njit(inline="always")
+def _add_block(total, tile, target, mode, wide):  # type: ignore[no-untyped-def]
+    """Round the sums of a block into the outer accumulators."""
+    for r in range(tile.shape[0]):
+        for j in range(tile.shape[1]):
+            term = np.float64(tile[r, j])
+            if wide:
+                total[r, j] = words.floating(fma_word(1.0, term, total[r, j], target, mode))
+            else:
+                total[r, j] = add_float32(total[r, j], term, target, mode)
+
+
+@functools.cache
+def _product_kernel(
+    flavour: int, mode: int, unfused: bool, via: bool, ranged: bool, outer: int, outer_mode: int
+) -> Callable[..., None]:
+    """The kernel of a flavour; `outer` is that of the outer accumulator, or _NO_OUTER.
+
+    The arguments are constants to the compiler, so that only what they call for is compiled.
+    """
+    height = tiles.ROWS if flavour == _PLAIN else 1
+    columns = tiles.COLUMNS
+
+    @parallel.kernel
+    def product_range(  # type: ignore[no-untyped-def]
+        start, stop, a, panels, out, lengths, block,
+        fast, target, product_target, via_target, outer_target,
+    ):  # fmt: skip
+        _, rows, steps = a.shape
+        groups = (rows + height - 1) // height
+        tile = np.zeros((height, columns), a.dtype)
+        total = np.zeros((height, columns), np.float64)
+        for p in range(panels.shape[1]):
+            for group in range(start, stop):
+                batch = group // groups
+                first_row = (group - batch * groups) * height
+                last_row = min(first_row + height, rows)
+                together = height if last_row - first_row == height else 1
+                longest = 0
+                for row in range(first_row, last_row):
+                    longest = max(longest, lengths[row])
+                if p * columns >= longest:
+                    continue
+                for row in range(first_row, last_row, together):
+                    total[:] = 0.0
+                    for first in range(0, steps, block):
+                        tile[:] = 0.0
+                        _advance(
+                            a[batch], row, together == height, panels[batch, p], tile,
+                            first, min(first + block, steps), fast, target, product_target,
+                            via_target, flavour, mode, unfused, via, ranged,
+                        )  # fmt: skip
+                        if outer != _NO_OUTER:
+                            _add_block(
+                                total, tile, outer_target, outer_mode, outer == _EXACT_WIDE
+                            )
+                    for r in range(together):
+                        end = min((p + 1) * columns, lengths[row + r])
+                        for j in range(p * columns, end):
+                            if outer != _NO_OUTER:
+                                out[batch, row + r, j] = total[r, j - p * columns]
+                            else:
+                                out[batch, row + r, j] = tile[r, j - p * columns]
+
+    return product_range
+
+
+# --- which flavour ------------------------------------------------------------------------------
+
+
+def _fast_parameters(
+    format: Format, dtype: np.dtype[Any], products_exponent: int
+) -> tuple[tuple[Any, ...], bool] | None:
+    """The parameters of the fast loop in lanes of `dtype`, and whether it has to watch the range.
+
+    The fast loop rounds ``acc + a*b`` to the P bits of a lane first (one fma) and then to the p bits
+    of the format by adding half a unit and clearing the tail.  Ties of the format are numbers of P
+    bits, and rounding is monotone: unless the fma gives a tie, it lies on the same side of every tie
+    as the exact sum, and both round alike.  Every tie, exact or not, goes to the exact step instead.
+
+    That is right as long as the result is a normal number of the format and not its zero.  If every
+    product is a multiple of ``2**products_exponent`` then so is every sum; if that is at least the
+    format's 2**emin, a nonzero result is normal, and zeros come out as zeros.  If moreover the
+    format overflows where the lane does, to infinity (a carry into the exponent gives just that),
+    no result needs to be watched.  Otherwise all results outside [2**emin, max_finite] go to the
+    exact step, and infinities and NaN with them.
+
+    Returns
+    -------
+    tuple or None
+        None where the fast loop does not apply: unsigned formats, too few bits to drop.
+    """
+    layout = LAYOUTS[dtype]
+    dropped = layout.precision - format.precision
+    if not format.signed or dropped < _FAST_DROPPED or format.emin < 1 - layout.bias:
+        return None
+    infinity = word_of(np.inf, dtype)
+    tail = 2**dropped - 1
+    largest = word_of(format.max_finite, dtype)
+    least = word_of(format.smallest_normal, dtype)
+    ranged = not (
+        products_exponent >= format.emin
+        and format.infinities
+        and format.has_negative_zero
+        and largest + tail + 1 == infinity
+    )
+    parameters = (2 ** (dropped - 1), tail, least, largest - least)
+    return tuple(layout.word(value) for value in parameters), ranged
+
+
+def _chain_of(accumulator: Sequential, narrow: bool, products_exponent: int) -> _Chain:
+    """How to run a sequential accumulator on operands that are float32 numbers, or are not."""
+    format, rounding = accumulator.format, accumulator.rounding
+    mode = mode_number(rounding)
+    once = accumulator.fused and accumulator.via is None
+    nearest_ieee = once and mode == RNE and rounding.overflow == "ieee"
+    chain = _Chain(
+        flavour=_EXACT_WIDE,
+        mode=mode,
+        unfused=not accumulator.fused,
+        via=accumulator.via is not None,
+        target=target_of(format, rounding, _FLOAT64),
+        product_target=target_of(accumulator.product or format, rounding, _FLOAT64),
+        via_target=target_of(accumulator.via or format, rounding, _FLOAT64),
+    )
+    if nearest_ieee and narrow and format == _formats.float32:
+        return replace(chain, flavour=_PLAIN, dtype=_FLOAT32)
+    if nearest_ieee and format == _formats.float64:
+        return replace(chain, flavour=_PLAIN)
+    if once and mode == RNE:
+        if narrow and (fast := _fast_parameters(format, _FLOAT32, products_exponent)):
+            flavour, dtype = _FAST_NARROW, _FLOAT32
+        elif fast := _fast_parameters(format, _FLOAT64, products_exponent):
+            flavour, dtype = _FAST_NARROW if narrow else _FAST_WIDE, _FLOAT64
+        if fast is not None:
+            ranged = fast[1] or rounding.overflow != "ieee"
+            return replace(chain, flavour=flavour, dtype=dtype, fast=fast[0], ranged=ranged)
+    formats = (format, accumulator.product or format, accumulator.via or format)
+    if narrow and all(_holds_float32_sums(each) for each in formats):
+        return replace(chain, flavour=_EXACT_NARROW)
+    return chain
+
+
+def _holds_float32_sums(format: Format) -> bool:
+    """Whether float64 arithmetic adds its members to products of float32 numbers exactly enough.
+
+    The precision leaves the odd sum two bits to spare, and no sum overflows float64.
+    """
+    return format.precision <= _ODD_PRECISION and format.emax < LAYOUTS[_FLOAT64].bias
+
+
+def _products_exponent(a: Carrier, b: Carrier) -> int:
+    """An exponent e such that every product is a multiple of 2**e; very small if any is not finite."""
+    return _last_bit_exponent(a) + _last_bit_exponent(b)
+
+
+def _last_bit_exponent(x: Carrier) -> int:
+    magnitude = np.abs(x).ravel()
+    if magnitude.size == 0 or not magnitude.any():
+        return 0
+    if not np.isfinite(magnitude.max()):
+        return -(2**20)
+    least = np.min(magnitude, where=magnitude > 0, initial=np.inf)
+    return int(np.frexp(least)[1]) - LAYOUTS[x.dtype].precision
+
+
+# --- the public functions -----------------------------------------------------------------------
+
+
+def _as_float32(x: Carrier) -> NDArray[np.float32] | None:
+    """The same numbers as float32, if they all are."""
+    if x.dtype == np.float32:
+        return x
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        narrow = x.astype(np.float32)
+    return narrow if np.array_equal(narrow, x, equal_nan=True) else None
+
+
+def _panels(b: Carrier) -> Carrier:
+    """The columns of (batch, k, n) in panels: (batch, panels, k, columns), padded with zeros."""
+    batch, steps, columns = b.shape
+    count = -(-columns // tiles.COLUMNS)
+    padded = np.zeros((batch, steps, count * tiles.COLUMNS), b.dtype)
+    padded[:, :, :columns] = b
+    split = padded.reshape(batch, steps, count, tiles.COLUMNS)
+    return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
+
+
+def _product(
+    a: Carrier, b: Carrier, accumulator: Accumulator, row_lengths: NDArray[np.int64]
+) -> Carrier:
+    """The product of (batch, m, k) and (batch, k, n) arrays, in the carrier it is computed in."""
+    batch, rows, steps = a.shape
+    narrow_a, narrow_b = _as_float32(a), _as_float32(b)
+    narrow = narrow_a is not None and narrow_b is not None
+    if narrow_a is not None and narrow_b is not None:
+        a, b = narrow_a, narrow_b
+    sequential = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
+    chain = _chain_of(sequential, narrow, _products_exponent(a, b))
+    block, outer, outer_mode, outer_target = max(steps, 1), _NO_OUTER, RNE, chain.target
+    if isinstance(accumulator, Blocked):
+        block, outer_mode = accumulator.block, mode_number(accumulator.rounding)
+        outer_target = target_of(accumulator.format, accumulator.rounding, _FLOAT64)
+        both = (accumulator.format, sequential.format)
+        safe = narrow and all(_holds_float32_sums(each) for each in both)
+        outer = _EXACT_NARROW if safe else _EXACT_WIDE
+    out = np.zeros((batch, rows, b.shape[2]), _FLOAT64 if outer != _NO_OUTER else chain.dtype)
+    if out.size == 0 or steps == 0:
+        return out
+    height = tiles.ROWS if chain.flavour == _PLAIN else 1
+    groups = batch * -(-rows // height)
+    parallel.run(
+        _product_kernel(
+            chain.flavour, chain.mode, chain.unfused, chain.via, chain.ranged, outer, outer_mode
+        ),
+        groups,
+        np.ascontiguousarray(a, dtype=chain.dtype),
+        _panels(b.astype(chain.dtype, copy=False)),
+        out,
+        row_lengths,
+        block,
+        chain.fast or (out.dtype.type(0),),
+        chain.target,
+        chain.product_target,
+        chain.via_target,
+        outer_target,
+        grain=max(1, _WORK_PER_PIECE // (height * steps * b.shape[2])),
+    )
+    return out
+
+
+def _check_row_lengths(row_lengths: ArrayLike | None, rows: int, columns: int) -> NDArray[np.int64]:
+    if row_lengths is None:
+        return np.full(rows, columns, np.int64)
+    lengths = np.asarray(row_lengths)
+    if lengths.dtype.kind not in "iu" or lengths.shape != (rows,):
+        raise ValueError(
+            f"row_lengths must be {rows} integers, one a row of the result, not an array of "
+            f"{lengths.dtype} with shape {lengths.shape}"
+        )
+    if lengths.size and (lengths.min() < 0 or lengths.max() > columns):
+        raise ValueError(f"row_lengths must lie in 0..{columns}, not {lengths.min()}..{lengths.max()}")
+    return lengths.astype(np.int64)
+
+
+def matmul(
+    a: ArrayLike,
+    b: ArrayLike,
+    accumulator: Accumulator,
+    *,
+    out: Carrier | None = None,
+    row_lengths: ArrayLike | None = None,
+) -> Any:
+    """Matrix product whose sums are formed by an accumulator.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Shapes (..., m, k) and (..., k, n), or (k,), with numpy.matmul's rules.  Any carrier values;
+        they need not be members of a format of the accumulator.
+    accumulator : Sequential or Blocked
+        How each inner product is summed.
+    out : ndarray, optional
+        Where to put the result.
+    row_lengths : array_like of int, shape (m,), optional
+        How many leading columns of each row to compute; the others are +0.  A causal attention
+        needs ``arange(1, m + 1)``.
+
+    Returns
+    -------
+    ndarray or scalar
+        Members of the accumulator's format: float32 if `a` and `b` are and the format fits, else
+        float64.  The same bits for any number of threads and any memory layout.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match, or a NaN arises in a format without NaN.
+    TypeError
+        If `accumulator` is not one, or `a` or `b` does not hold real numbers.
+
+    Examples
+    --------
+    >>> import fpemu
+    >>> a = [[1.0, 2.0**-8], [3.0, 4.0]]
+    >>> fpemu.matmul(a, a, fpemu.Sequential("e8m7"))
+    array([[ 1.015625 ,  0.01953125],
+           [15.       , 16.       ]])
+    """
+    left, right = as_carrier(a, "a"), as_carrier(b, "b")
+    if not isinstance(accumulator, (Sequential, Blocked)):
+        raise TypeError(
+            f"accumulator must be an accumulator such as Sequential('e8m7'), not {accumulator!r}"
+        )
+    if left.ndim == 0 or right.ndim == 0:
+        raise ValueError("matmul does not take scalars: a and b need at least one dimension")
+    left_2d = left[np.newaxis, :] if left.ndim == 1 else left
+    right_2d = right[:, np.newaxis] if right.ndim == 1 else right
+    if left_2d.shape[-1] != right_2d.shape[-2]:
+        raise ValueError(
+            f"shapes {left.shape} of a and {right.shape} of b do not match: "
+            f"{left_2d.shape[-1]} columns against {right_2d.shape[-2]} rows"
+        )
+    (rows, steps), columns = left_2d.shape[-2:], right_2d.shape[-1]
+    try:
+        batch = np.broadcast_shapes(left_2d.shape[:-2], right_2d.shape[:-2])
+    except ValueError as error:
+        raise ValueError(
+            f"batch shapes of a {left.shape} and b {right.shape} do not broadcast"
+        ) from error
+    lengths = _check_row_lengths(row_lengths, rows, columns)
+    shape = batch + left_2d.shape[-2:-1] * (left.ndim > 1) + right_2d.shape[-1:] * (right.ndim > 1)
+    if out is not None:
+        check_out(out, shape, accumulator.format)
+    if right_2d.ndim == 2 and row_lengths is None:
+        # One matrix on the right: the batch is just more rows.
+        left_3d, right_3d = left_2d.reshape(1, -1, steps), right_2d[np.newaxis]
+        lengths = np.full(left_3d.shape[1], columns, np.int64)
+    else:
+        left_3d = np.broadcast_to(left_2d, (*batch, rows, steps)).reshape(-1, rows, steps)
+        right_3d = np.broadcast_to(right_2d, (*batch, steps, columns)).reshape(-1, steps, columns)
+    result = _product(left_3d, right_3d, accumulator, lengths).reshape(shape)
+    if not accumulator.format.has_nan and np.isnan(result).any():
+        raise ValueError(f"a sum is NaN, but the accumulator's {accumulator.format} has no NaN")
+    if out is not None:
+        out[...] = result
+        return out
+    return result.astype(result_dtype(accumulator.format, left, right), copy=False)[()]
+
+
+def dot(a: ArrayLike, b: ArrayLike, accumulator: Accumulator) -> Any:
+    """Inner product whose sum is formed by an accumulator.
+
+    Parameters
+    ----------
+    a, b : array_like
+        Vectors of the same length; matrices as in :func:`matmul`.
+    accumulator : Sequential or Blocked
+        How the terms are summed.
+
+    Returns
+    -------
+    scalar or ndarray
+        As for :func:`matmul`.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ or an argument has more than two dimensions.
+
+    Examples
+    --------
+    >>> import fpemu
+    >>> fpemu.dot([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], fpemu.Sequential("float8_e4m3fn"))
+    np.float64(32.0)
+    """
+    left, right = as_carrier(a, "a"), as_carrier(b, "b")
+    if max(left.ndim, right.ndim) > 2:
+        raise ValueError(
+            f"dot takes vectors and matrices, not shapes {left.shape} and {right.shape}: use matmul"
+        )
+    return matmul(left, right, accumulator)
