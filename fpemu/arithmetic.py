@@ -47,8 +47,8 @@ _HALF = np.uint64(2**63)
 def odd_sum(a: float, b: float) -> Any:
     """The word of ``a + b`` rounded to odd in float64.
 
-    Knuth's TwoSum gives the error of the rounded sum exactly; where there is one and the last bit is
-    even, the sum's odd neighbour in the direction of the error is the rounding to odd.
+    Knuth's TwoSum gives the error of the rounded sum exactly; where there is one and the last bit
+    is even, the sum's odd neighbour in the direction of the error is the rounding to odd.
     """
     total = a + b
     b_part = total - a
@@ -64,7 +64,7 @@ def odd_sum(a: float, b: float) -> Any:
 
 
 @inline
-def add_float32(a: float, b: float, target: Target, mode: int) -> float:
+def add_float32(a: float, b: float, target: Target, mode: int) -> Any:
     """``a + b`` rounded once into a target of precision at most 51.
 
     The sum must not overflow float64: `a` and `b` are products of float32 numbers or members of a
@@ -87,7 +87,7 @@ def multiply_add_float32(
     mode: int,
     unfused: bool,
     via: bool,
-) -> float:
+) -> Any:
     """One step of an accumulation of products of float32 numbers, held in float64."""
     product = a * b  # exact: 48 bits, exponents within float64's
     if unfused:
@@ -139,7 +139,7 @@ def round_significand(sign: Any, significand: Any, exponent: int, target: Target
 
 @inline
 def _assemble(integer: Any, exponent: int) -> Any:
-    """The magnitude word of ``integer * 2**exponent``, exact up to 2**53, infinity beyond float64."""
+    """The magnitude word of ``integer * 2**exponent``, at most 2**53 each; infinity beyond."""
     if integer == 0:
         return integer
     top = 63 - np.int64(words.leading_zeros(integer))
@@ -167,7 +167,7 @@ def _unpack(magnitude: Any) -> Any:
     shift = np.int64(words.leading_zeros(significand))
     return (
         words.shift_left(significand, np.uint64(shift)),
-        max(field, 1) - _BIAS - _FRACTION_BITS - shift,
+        max(field, np.int64(1)) - _BIAS - _FRACTION_BITS - shift,
     )
 
 
@@ -273,12 +273,10 @@ def multiply_add_float64(
     mode: int,
     unfused: bool,
     via: bool,
-) -> float:
+) -> Any:
     """One step of an accumulation of products of any float64 numbers."""
     if unfused:
-        zero = words.floating(
-            words.bit_and(words.bit_xor(words.word(a), words.word(b)), _SIGN)
-        )
+        zero = words.floating(words.bit_and(words.bit_xor(words.word(a), words.word(b)), _SIGN))
         a = words.floating(fma_word(a, b, zero, product_target, mode))
         b = 1.0
     if via:

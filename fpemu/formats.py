@@ -126,7 +126,7 @@ class Format:
     @property
     def max_finite_code(self) -> int:
         """Code of the largest finite number."""
-        return 2 ** (self.bits - int(self.signed)) - 1 - self.high_nans - int(self.infinities)
+        return (1 << (self.bits - int(self.signed))) - 1 - self.high_nans - int(self.infinities)
 
     @property
     def emax(self) -> int:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpemu import parallel, tiles, words
 from fpemu import formats as _formats
+from fpemu import parallel, tiles, words
 from fpemu.accumulators import Accumulator, Blocked, Sequential
 from fpemu.arithmetic import (
     add_float32,
@@ -43,8 +43,8 @@ __all__ = ["dot", "matmul"]
 # The flavours.  NARROW ones take operands that are float32 numbers, WIDE ones any float64 numbers.
 _NO_OUTER, _PLAIN, _FAST_NARROW, _FAST_WIDE, _EXACT_NARROW, _EXACT_WIDE = range(6)
 
-_FLOAT32 = np.dtype(np.float32)
-_FLOAT64 = np.dtype(np.float64)
+_FLOAT32: Final[np.dtype[Any]] = np.dtype(np.float32)
+_FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 
 # A result is a tie once in 2**dropped times; from here on the exact steps do not matter.
 _FAST_DROPPED: Final = 10
@@ -104,8 +104,8 @@ def _advance(  # type: ignore[no-untyped-def]
         else:
             tiles.advance_plain(a, row, panel, tile, first, stop, fast)
     else:
-        quick = flavour == _FAST_NARROW or flavour == _FAST_WIDE
-        wide = flavour == _EXACT_WIDE or flavour == _FAST_WIDE
+        quick = flavour in (_FAST_NARROW, _FAST_WIDE)
+        wide = flavour in (_EXACT_WIDE, _FAST_WIDE)
         step = _advance_fast(a, row, panel, tile, first, stop, fast, ranged) if quick else first
         while step < stop:
             left = np.float64(a[row, step])
@@ -172,9 +172,7 @@ def _product_kernel(
                             via_target, flavour, mode, unfused, via, ranged,
                         )  # fmt: skip
                         if outer != _NO_OUTER:
-                            _add_block(
-                                total, tile, outer_target, outer_mode, outer == _EXACT_WIDE
-                            )
+                            _add_block(total, tile, outer_target, outer_mode, outer == _EXACT_WIDE)
                     for r in range(together):
                         end = min((p + 1) * columns, lengths[row + r])
                         for j in range(p * columns, end):
@@ -183,7 +181,7 @@ def _product_kernel(
                             else:
                                 out[batch, row + r, j] = tile[r, j - p * columns]
 
-    return product_range
+    return cast(Callable[..., None], product_range)
 
 
 # --- which flavour ------------------------------------------------------------------------------
@@ -192,12 +190,13 @@ def _product_kernel(
 def _fast_parameters(
     format: Format, dtype: np.dtype[Any], products_exponent: int
 ) -> tuple[tuple[Any, ...], bool] | None:
-    """The parameters of the fast loop in lanes of `dtype`, and whether it has to watch the range.
+    """The parameters of the fast loop in lanes of `dtype`; whether it has to watch the range.
 
-    The fast loop rounds ``acc + a*b`` to the P bits of a lane first (one fma) and then to the p bits
-    of the format by adding half a unit and clearing the tail.  Ties of the format are numbers of P
-    bits, and rounding is monotone: unless the fma gives a tie, it lies on the same side of every tie
-    as the exact sum, and both round alike.  Every tie, exact or not, goes to the exact step instead.
+    The fast loop rounds ``acc + a*b`` to the P bits of a lane first (one fma) and then to the p
+    bits of the format by adding half a unit and clearing the tail.  Ties of the format are numbers
+    of P bits, and rounding is monotone: unless the fma gives a tie, it lies on the same side of
+    every tie as the exact sum, and both round alike.  Every tie, exact or not, goes to the exact
+    step instead.
 
     That is right as long as the result is a normal number of the format and not its zero.  If every
     product is a multiple of ``2**products_exponent`` then so is every sum; if that is at least the
@@ -271,7 +270,7 @@ def _holds_float32_sums(format: Format) -> bool:
 
 
 def _products_exponent(a: Carrier, b: Carrier) -> int:
-    """An exponent e such that every product is a multiple of 2**e; very small if any is not finite."""
+    """An e such that every product is a multiple of 2**e; very small unless all are finite."""
     return _last_bit_exponent(a) + _last_bit_exponent(b)
 
 
@@ -288,7 +287,7 @@ def _last_bit_exponent(x: Carrier) -> int:
 # --- the public functions -----------------------------------------------------------------------
 
 
-def _as_float32(x: Carrier) -> NDArray[np.float32] | None:
+def _as_float32(x: Carrier) -> Carrier | None:
     """The same numbers as float32, if they all are."""
     if x.dtype == np.float32:
         return x
@@ -360,7 +359,9 @@ def _check_row_lengths(row_lengths: ArrayLike | None, rows: int, columns: int) -
             f"{lengths.dtype} with shape {lengths.shape}"
         )
     if lengths.size and (lengths.min() < 0 or lengths.max() > columns):
-        raise ValueError(f"row_lengths must lie in 0..{columns}, not {lengths.min()}..{lengths.max()}")
+        raise ValueError(
+            f"row_lengths must lie in 0..{columns}, not {lengths.min()}..{lengths.max()}"
+        )
     return lengths.astype(np.int64)
 
 
@@ -435,7 +436,8 @@ def matmul(
         check_out(out, shape, accumulator.format)
     if right_2d.ndim == 2 and row_lengths is None:
         # One matrix on the right: the batch is just more rows.
-        left_3d, right_3d = left_2d.reshape(1, -1, steps), right_2d[np.newaxis]
+        left_3d: Any = left_2d.reshape(1, -1, steps)
+        right_3d: Any = right_2d[np.newaxis]
         lengths = np.full(left_3d.shape[1], columns, np.int64)
     else:
         left_3d = np.broadcast_to(left_2d, (*batch, rows, steps)).reshape(-1, rows, steps)

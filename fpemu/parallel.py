@@ -1,14 +1,15 @@
 """Kernels on all cores, in a known floating-point environment.
 
-Kernels are serial, release the GIL and compute each element from its inputs alone; this module gives
-every thread its range of elements.  Plain threads rather than Numba's parallel regions: Numba's
-default threading layer must not be entered by two Python threads at once and none of its layers is
-safe after a fork in every case.
+Kernels are serial, release the GIL and compute each element from its inputs alone; this module
+gives every thread its range of elements.  Plain threads rather than Numba's parallel regions:
+Numba's default threading layer must not be entered by two Python threads at once, and none of its
+layers is safe after a fork in every case.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import threading
 import warnings
@@ -132,7 +133,7 @@ def run(function: Callable[..., Any], count: int, *arguments: Any, grain: int = 
     # Ranges shorter than a thread's share even out work that grows with the index.
     pieces = min(4 * threads, count // grain)
     bounds = [count * piece // pieces for piece in range(pieces + 1)]
-    queue = iter(list(zip(bounds[:-1], bounds[1:], strict=True)))
+    queue = itertools.pairwise(bounds)
     guard = threading.Lock()
 
     def work() -> None:

@@ -2,8 +2,8 @@
 
 The exact kernel works on the bits of the carrier in integer arithmetic.  Everything that depends on
 the format, on overflow or on sign is data (:class:`Target`), so that one compiled kernel serves all
-formats of a carrier and mode.  A second kernel in floating-point arithmetic serves the common case at
-the speed of memory; it defers to the exact one wherever its proof does not reach.
+formats of a carrier and mode.  A second kernel in floating-point arithmetic serves the common case
+at the speed of memory; it defers to the exact one wherever its proof does not reach.
 
 References
 ----------
@@ -15,14 +15,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpemu import parallel, words
 from fpemu import formats as _formats
+from fpemu import parallel, words
 from fpemu.formats import Format, FormatLike
 
 __all__ = ["Rounding", "RoundingLike", "round"]
@@ -156,7 +156,7 @@ def target_of(format: Format, rounding: Rounding, dtype: np.dtype[Any]) -> Targe
 
     quantum_exponent = format.quantum_exponent
     half = magnitude(float(np.ldexp(1.0, quantum_exponent - 1)))
-    up_above = {"rna": half - 1, "rtz": never, "rtp": 0, "rtn": never, "rto": 0}
+    up_above = {"rna": max(half - 1, 0), "rtz": never, "rtp": 0, "rtn": never, "rto": 0}
     up_above_negative = {**up_above, "rtp": never, "rtn": 0}
     smallest = magnitude(format.smallest_subnormal)
     largest = magnitude(format.max_finite)
@@ -403,7 +403,7 @@ def _array_kernel(mode: int) -> Callable[..., None]:
                 for i in range(source.size):
                     result[i] = words.floating(round_word(words.word(source[i]), target, mode))
 
-    return round_range
+    return cast(Callable[..., None], round_range)
 
 
 _KERNELS: Final = tuple(_array_kernel(mode) for mode in range(SR))
@@ -541,7 +541,11 @@ def round(
     working = working_dtype(format, dtype)
     order: Literal["C", "F"] = "F" if array.flags.fnc else "C"
     source = np.asarray(array, dtype=working, order=order)
-    direct = out is not None and out.dtype == working and out.flags[f"{order}_CONTIGUOUS"]
+    direct = (
+        out is not None
+        and out.dtype == working
+        and (out.flags.fnc if order == "F" else out.flags.c_contiguous)
+    )
     result = out if direct and out is not None else np.empty(array.shape, working, order=order)
     parallel.run(
         _KERNELS[mode_number(rounding)],

@@ -1,8 +1,8 @@
 """The inner loop of a matrix product, as vector code that keeps its accumulators in registers.
 
 Numba's loops go through memory for every accumulator at every step; written out as vectors the
-loop runs at the speed of the arithmetic units.  One builder makes the plain and the rounded loop, in
-float32 and float64 lanes.
+loop runs at the speed of the arithmetic units.  One builder makes the plain and the rounded loop,
+in float32 and float64 lanes.
 """
 
 from __future__ import annotations
@@ -115,9 +115,10 @@ def _data(context: Any, builder: ir.IRBuilder, kind: Any, array: Any) -> tuple[i
 def _advance(rows: int, *, rounded: bool = False, ranged: bool = False) -> Any:
     """An intrinsic ``advance(a, row, panel, accumulators, first, stop, parameters)``.
 
-    From step ``first`` up to ``stop`` it adds ``a[row + r, step] * panel[step, c]`` to ``accumulators[r, c]``
-    for ``r < rows`` and all columns.  The plain loop ends with the steps; the rounded one before the
-    first step that has to be done exactly.  Returns the number of the step it has reached.
+    From step ``first`` up to ``stop`` it adds ``a[row + r, step] * panel[step, c]`` to
+    ``accumulators[r, c]`` for ``r < rows`` and all columns.  The plain loop ends with the steps; the
+    rounded one before the first step that has to be done exactly.  Returns the number of the step
+    it has reached.
     """
 
     def typed(  # type: ignore[no-untyped-def]
@@ -136,7 +137,7 @@ def _advance(rows: int, *, rounded: bool = False, ranged: bool = False) -> Any:
             a_data, row_length = _data(context, builder, signature.args[0], arguments[0])
             panel_data, _ = _data(context, builder, signature.args[2], arguments[2])
             tile_data, _ = _data(context, builder, signature.args[3], arguments[3])
-            row, first, stop = arguments[1], *arguments[4:6]
+            row, first, stop = arguments[1], arguments[4], arguments[5]
             left = [
                 builder.gep(a_data, [builder.mul(builder.add(row, _INDEX(r)), row_length)])
                 for r in range(rows)
@@ -205,9 +206,7 @@ def _emit_loop(
     step = builder.phi(_INDEX)
     old = [builder.phi(lanes.numbers) for _ in initial]
     offset = builder.mul(step, _INDEX(COLUMNS))
-    right = [
-        tile.load(builder, tile.place(builder, panel, offset, v)) for v in range(tile.vectors)
-    ]
+    right = [tile.load(builder, tile.place(builder, panel, offset, v)) for v in range(tile.vectors)]
     if rounded_step is not None:
         rounded_step.begin()
     new = []

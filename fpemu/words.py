@@ -1,8 +1,8 @@
 """Machine words inside kernels: integers that keep their width, and the bits of a float.
 
-Numba widens ``uint32 + uint32`` to 64 bits, which halves the lanes of a vector loop and costs a factor
-of two to three.  These intrinsics are the one machine instruction each, on ``uint32`` and ``uint64``
-alike, so that one kernel source serves the float32 and the float64 carrier.
+Numba widens ``uint32 + uint32`` to 64 bits, which halves the lanes of a vector loop and costs a
+factor of two to three.  These intrinsics are the one machine instruction each, on ``uint32`` and
+``uint64`` alike, so that one kernel source serves the float32 and the float64 carrier.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _multiply_high(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
 multiply_high = _width_keeping(_multiply_high)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def leading_zeros(_typing_context: Any, bits: Any) -> Any:
     """How many zeros stand above the highest set bit of a word."""
     if bits not in _FLOAT_OF_WORD:
@@ -91,7 +91,7 @@ def leading_zeros(_typing_context: Any, bits: Any) -> Any:
     return bits(bits), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def word(_typing_context: Any, number: Any) -> Any:
     """The bits of a float32 (as uint32) or float64 (as uint64)."""
     if number not in _WORD_OF_FLOAT:
@@ -103,7 +103,7 @@ def word(_typing_context: Any, number: Any) -> Any:
     return _WORD_OF_FLOAT[number](number), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def floating(_typing_context: Any, bits: Any) -> Any:
     """The float32 (of a uint32) or float64 (of a uint64) with these bits."""
     if bits not in _FLOAT_OF_WORD:
@@ -115,7 +115,7 @@ def floating(_typing_context: Any, bits: Any) -> Any:
     return _FLOAT_OF_WORD[bits](bits), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def fused_multiply_add(_typing_context: Any, a: Any, b: Any, c: Any) -> Any:
     """``a*b + c`` rounded once to nearest, in float32 or float64."""
     if a not in _WORD_OF_FLOAT or not a == b == c:

@@ -1,0 +1,162 @@
+"""Causal attention under a Hardware, with look-ahead recomputation of its scores.
+
+The scores of a row are accumulated in the low precision, divided and rounded again; the softmax of
+these cheap scores tells which of them matter; those alone are computed in the high precision and
+the softmax is taken again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from fpemu.functions import exp_double
+from numpy.typing import NDArray
+
+import fpemu
+from fpemu import Accumulator, parallel
+from lamp.hardware import Hardware
+from lamp.selection import LAMP, select_rows
+
+__all__ = ["Recomputation", "attention", "softmax"]
+
+_ROW_GRAIN: Final = 16  # rows worth a thread
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """How much of a layer's attention was recomputed.
+
+    Parameters
+    ----------
+    selected : int
+        Query-key products computed in the high precision.
+    pairs : int
+        Causal query-key pairs.
+    """
+
+    selected: int
+    pairs: int
+
+
+def attention(
+    query: NDArray[Any],
+    key: NDArray[Any],
+    value: NDArray[Any],
+    *,
+    hardware: Hardware,
+    lamp: LAMP | None = None,
+    layer: int = 0,
+    scaled: bool = True,
+) -> tuple[NDArray[Any], Recomputation]:
+    """Causal attention of all heads of a layer.
+
+    Parameters
+    ----------
+    query, key, value : ndarray, shape (heads, tokens, d)
+        In the hardware's storage format.
+    hardware : Hardware
+        The arithmetic of every step.
+    lamp : LAMP, optional
+        What to recompute; nothing if left out or if the scores are in the high precision anyway.
+    layer : int
+        The layer's number, which random selections depend on.
+    scaled : bool
+        Whether scores are divided by the square root of d.
+
+    Returns
+    -------
+    output : ndarray, shape (heads, tokens, d)
+        In the storage format.
+    recomputation : Recomputation
+    """
+    heads, tokens, dimension = query.shape
+    if lamp is None or not hardware.scores_are_low:
+        lamp = None
+    divisor = query.dtype.type(np.sqrt(dimension) if scaled else 1.0)
+    lengths = np.arange(1, tokens + 1)
+    output = np.empty_like(value)
+    selected = 0
+    for group in _groups(heads, lamp):
+        q, k = query[group], key[group]
+        scores = _scores(q, k, hardware.scores, divisor, lengths)
+        rows = scores.reshape(-1, tokens)
+        row_lengths = np.tile(lengths, scores.shape[0])
+        probabilities = softmax(rows, row_lengths)
+        if lamp is not None:
+            # Streams differ from head to head, whatever the groups are.
+            stream = layer * heads + group.start
+            mask = select_rows(probabilities, rows, row_lengths, lamp, stream)
+            selected += int(np.count_nonzero(mask))
+            # All high-precision scores take less time than picking out the selected ones.
+            high = _scores(q, k, hardware.recomputed, divisor, lengths)
+            np.copyto(scores, high, where=mask.reshape(scores.shape))
+            probabilities = softmax(rows, row_lengths)
+        output[group] = fpemu.matmul(
+            probabilities.reshape(scores.shape), value[group], hardware.products
+        )
+    return output, Recomputation(selected, heads * tokens * (tokens + 1) // 2)
+
+
+def _groups(heads: int, lamp: LAMP | None) -> Iterator[slice]:
+    """Heads that are worked on together: one at a time, to save memory, unless a rule needs all."""
+    if lamp is not None and lamp.needs_all_rows:
+        yield slice(0, heads)
+        return
+    for head in range(heads):
+        yield slice(head, head + 1)
+
+
+def _scores(
+    query: NDArray[Any],
+    key: NDArray[Any],
+    accumulator: Accumulator,
+    divisor: Any,
+    lengths: NDArray[np.int64],
+) -> NDArray[Any]:
+    """Scores of the causal pairs: accumulated, divided, and rounded into the format again."""
+    sums = fpemu.matmul(query, key.transpose(0, 2, 1), accumulator, row_lengths=lengths)
+    np.divide(sums, divisor, out=sums)
+    if accumulator.format.carrier != sums.dtype or accumulator.format.precision < 24:
+        fpemu.round(sums, accumulator.format, accumulator.rounding, out=sums)
+    return np.asarray(sums)
+
+
+def softmax(y: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
+    """Softmax of the leading components of each row, zeros after them.
+
+    Computed in float64 and rounded once into the type of `y`.
+
+    Parameters
+    ----------
+    y : ndarray, shape (rows, n)
+        Scores, float32 or float64, C-contiguous.
+    lengths : ndarray of int64, shape (rows,)
+        How many components of each row exist, at least 1.
+
+    Returns
+    -------
+    ndarray, shape (rows, n)
+    """
+    out = np.zeros_like(y)
+    parallel.run(_softmax_rows, y.shape[0], y, lengths, out, grain=_ROW_GRAIN)
+    return out
+
+
+@parallel.kernel
+def _softmax_rows(start, stop, y, lengths, out):  # type: ignore[no-untyped-def]
+    exponentials = np.empty(y.shape[1], np.float64)
+    for row in range(start, stop):
+        length = lengths[row]
+        largest = np.float64(y[row, 0])
+        for j in range(1, length):
+            largest = max(largest, np.float64(y[row, j]))
+        for j in range(length):
+            exponentials[j] = exp_double(np.float64(y[row, j]) - largest)
+        total = 0.0
+        for j in range(length):
+            total += exponentials[j]
+        for j in range(length):
+            out[row, j] = exponentials[j] / total

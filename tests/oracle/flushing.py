@@ -1,0 +1,76 @@
+"""Calls made in a fresh process whose floating-point unit flushes subnormal numbers to zero."""
+
+import importlib.util
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+# glibc's fenv_t holds the control register at a known offset: MXCSR on x86-64 (bits FTZ and DAZ),
+# FPCR on AArch64 (bit FZ).
+_CONTROL: Final = {"x86_64": (28, 0x8040), "aarch64": (0, 1 << 24)}
+
+_SETTERS: Final = {
+    "torch": """
+import torch
+torch.set_flush_denormal(True)
+""",
+    "libm": """
+import ctypes
+libm = ctypes.CDLL("libm.so.6")
+environment = ctypes.create_string_buffer(256)
+libm.fegetenv(environment)
+control = ctypes.c_uint32.from_buffer(environment, {offset})
+control.value |= {bits}
+libm.fesetenv(environment)
+""",
+}
+
+_SCRIPT: Final = """
+import sys
+import numpy as np
+
+inputs = dict(np.load(sys.argv[1]))
+
+{work}
+
+if {warm}:
+    work(inputs)
+{setter}
+# No conversion between float types from here on: that would flush too.
+tiny, one = np.full(64, 1, np.int32).view(np.float32), np.ones(64, np.float32)
+assert not (tiny * one).any(), "flush to zero is not on"
+np.savez(sys.argv[2], **work(inputs))
+assert not (tiny * one).any(), "flush to zero was switched off for the caller"
+"""
+
+
+def under_flush_to_zero(
+    setter: str, warm: bool, work: str, inputs: dict[str, NDArray[np.floating]], directory: Path
+) -> dict[str, NDArray[np.floating]]:
+    """What the function ``work(inputs)``, given as source, returns while flush to zero is on.
+
+    With `warm` it is called once before the switch, so that threads and kernels exist already.
+    """
+    offset, bits = 0, 0
+    if setter == "torch":
+        if importlib.util.find_spec("torch") is None:
+            pytest.skip("torch, whose set_flush_denormal is tested against, is not installed")
+    elif sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        offset, bits = _CONTROL.get(platform.machine(), (0, 0))
+    if setter == "libm" and not bits:
+        pytest.skip("the layout of this platform's fenv_t is not known")
+    source, result = directory / "inputs.npz", directory / "result.npz"
+    np.savez(source, **inputs)
+    script = _SCRIPT.format(
+        work=work, warm=warm, setter=_SETTERS[setter].format(offset=offset, bits=bits)
+    )
+    command = [sys.executable, "-c", script, str(source), str(result)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(result))
