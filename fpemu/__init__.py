@@ -2,6 +2,7 @@
 
 from fpemu import formats
 from fpemu.accumulators import Accumulator, Blocked, Sequential
+from fpemu.codec import decode, encode, pack, unpack, values
 from fpemu.formats import Format, format
 from fpemu.linalg import dot, matmul
 from fpemu.rounding import Rounding, round
@@ -12,9 +13,14 @@ __all__ = [
     "Format",
     "Rounding",
     "Sequential",
+    "decode",
     "dot",
+    "encode",
     "format",
     "formats",
     "matmul",
+    "pack",
     "round",
+    "unpack",
+    "values",
 ]

@@ -95,18 +95,21 @@ def _exact_step(  # type: ignore[no-untyped-def]
 @numba.njit(inline="always")
 def _advance(  # type: ignore[no-untyped-def]
     a, row, full, panel, tile, first, stop,
-    fast, target, product_target, via_target, flavour, mode, unfused, via, ranged,
+    fast, target, product_target, via_target, plain, quick, wide, mode, unfused, via, ranged,
 ):  # fmt: skip
-    """Take a tile from step ``first`` to ``stop``, whatever the flavour."""
-    if flavour == _PLAIN:
+    """Take a tile from step ``first`` to ``stop``, whatever the flavour.
+
+    The flavour and options are constants; what they exclude is not even compiled.
+    """
+    if plain:
         if full:
             tiles.advance_plain_rows(a, row, panel, tile, first, stop, fast)
         else:
             tiles.advance_plain(a, row, panel, tile, first, stop, fast)
     else:
-        quick = flavour in (_FAST_NARROW, _FAST_WIDE)
-        wide = flavour in (_EXACT_WIDE, _FAST_WIDE)
-        step = _advance_fast(a, row, panel, tile, first, stop, fast, ranged) if quick else first
+        step = first
+        if quick:
+            step = _advance_fast(a, row, panel, tile, step, stop, fast, ranged)
         while step < stop:
             left = np.float64(a[row, step])
             for j in range(tiles.COLUMNS):
@@ -137,9 +140,14 @@ def _product_kernel(
 ) -> Callable[..., None]:
     """The kernel of a flavour; `outer` is that of the outer accumulator, or _NO_OUTER.
 
-    The arguments are constants to the compiler, so that only what they call for is compiled.
+    The arguments are constants to the compiler.
     """
-    height = tiles.ROWS if flavour == _PLAIN else 1
+    plain = flavour == _PLAIN
+    quick = flavour in (_FAST_NARROW, _FAST_WIDE)
+    wide = flavour in (_FAST_WIDE, _EXACT_WIDE)
+    blocked = outer != _NO_OUTER
+    wide_outer = outer == _EXACT_WIDE
+    height = tiles.ROWS if plain else 1
     columns = tiles.COLUMNS
 
     @parallel.kernel
@@ -169,14 +177,14 @@ def _product_kernel(
                         _advance(
                             a[batch], row, together == height, panels[batch, p], tile,
                             first, min(first + block, steps), fast, target, product_target,
-                            via_target, flavour, mode, unfused, via, ranged,
+                            via_target, plain, quick, wide, mode, unfused, via, ranged,
                         )  # fmt: skip
-                        if outer != _NO_OUTER:
-                            _add_block(total, tile, outer_target, outer_mode, outer == _EXACT_WIDE)
+                        if blocked:
+                            _add_block(total, tile, outer_target, outer_mode, wide_outer)
                     for r in range(together):
                         end = min((p + 1) * columns, lengths[row + r])
                         for j in range(p * columns, end):
-                            if outer != _NO_OUTER:
+                            if blocked:
                                 out[batch, row + r, j] = total[r, j - p * columns]
                             else:
                                 out[batch, row + r, j] = tile[r, j - p * columns]

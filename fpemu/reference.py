@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Final, Protocol, TypeAlias
 
-import mpmath  # type: ignore[import-untyped]
+import mpmath
 import numpy as np
 
 from fpemu import formats

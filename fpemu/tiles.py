@@ -116,9 +116,9 @@ def _advance(rows: int, *, rounded: bool = False, ranged: bool = False) -> Any:
     """An intrinsic ``advance(a, row, panel, accumulators, first, stop, parameters)``.
 
     From step ``first`` up to ``stop`` it adds ``a[row + r, step] * panel[step, c]`` to
-    ``accumulators[r, c]`` for ``r < rows`` and all columns.  The plain loop ends with the steps; the
-    rounded one before the first step that has to be done exactly.  Returns the number of the step
-    it has reached.
+    ``accumulators[r, c]`` for ``r < rows`` and all columns.  The plain loop ends with the steps,
+    the rounded one before the first step that has to be done exactly.  Returns the number of the
+    step it has reached.
     """
 
     def typed(  # type: ignore[no-untyped-def]
