@@ -542,6 +542,7 @@ def export_weights(best: Path, settings: Settings, directory: Path) -> dict[str,
     weights = load_file(best)
     halves = {name: weight.half() for name, weight in weights.items()}
     save_file(halves, directory / "model.safetensors", metadata={"format": "pt"})
+    (directory / "model.safetensors").chmod(0o644)  # safetensors makes it private
     config = model_config(settings)
     config.dtype = torch.float16
     config.save_pretrained(directory)
@@ -756,11 +757,13 @@ python analysis/train_embedded_model.py --work-directory WORK --export lamp/embe
 
 {steps} steps of {batch} random windows of {positions} tokens, seed {seed}; Muon at {muon_rate} for
 the blocks' matrices and AdamW at {adam_rate} for everything else, a warm-up of {warmup} steps and a
-linear decay to zero, weight decay {weight_decay}, dropout {dropout} on embeddings and residual
-branches and none on attention, gradients clipped at norm 1, bfloat16 autocast. It took {hours:.1f}
-hours on one thread of a server processor with AMX, under torch {torch}. The held-out loss was
-measured at every checkpoint and the least was kept, that of step {best_step} ({epochs:.1f} passes
-over the text); the mean training loss at the end was {last_loss:.3f} nats per token.
+linear decay to zero; weight decay {weight_decay} on all matrices but the projections to query, key
+and value; dropout {dropout} on embeddings and residual branches and none on attention; gradients
+clipped at norm 1; bfloat16 autocast. The position embedding started from sinusoids, everything else
+from GPT-2's own initialisation. It took {hours:.1f} hours on one thread of a server processor with
+AMX, under torch {torch}. The held-out loss was measured at every checkpoint and the least was kept,
+that of step {best_step} ({epochs:.1f} passes over the text); the mean training loss at the end was
+{last_loss:.3f} nats per token.
 
 ## Results
 

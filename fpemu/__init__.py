@@ -2,6 +2,7 @@
 
 from fpemu import formats
 from fpemu.accumulators import Accumulator, Blocked, Sequential
+from fpemu.arithmetic import add, divide, fma, multiply, sqrt, subtract
 from fpemu.codec import decode, encode, pack, unpack, values
 from fpemu.formats import Format, format
 from fpemu.linalg import dot, matmul
@@ -13,14 +14,20 @@ __all__ = [
     "Format",
     "Rounding",
     "Sequential",
+    "add",
     "decode",
+    "divide",
     "dot",
     "encode",
     "format",
+    "fma",
     "formats",
     "matmul",
+    "multiply",
     "pack",
     "round",
+    "sqrt",
+    "subtract",
     "unpack",
     "values",
 ]

@@ -307,7 +307,7 @@ def values(format: FormatLike) -> Carrier:
 
 def _one_zero(side: Carrier) -> Carrier:
     zeros = np.flatnonzero(side == 0)
-    return np.delete(side, zeros[1:])
+    return cast(Carrier, np.delete(side, zeros[1:]))
 
 
 def pack(codes: ArrayLike, format: FormatLike) -> NDArray[np.uint8]:
