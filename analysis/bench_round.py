@@ -13,6 +13,7 @@ make a new array, as the peers do.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -126,7 +127,8 @@ def make_data(work: Work, elements: int) -> Carrier:
     format = fpemu.format(work.format)
     exponents = generator.uniform(format.quantum_exponent - 2, format.emax + 2, elements)
     with np.errstate(over="ignore", under="ignore"):
-        return (np.exp2(exponents) * generator.choice([-1.0, 1.0], elements)).astype(dtype)
+        numbers: Carrier = (np.exp2(exponents) * generator.choice([-1, 1], elements)).astype(dtype)
+    return numbers
 
 
 def hard_cases(format: fpemu.Format) -> NDArray[np.float32]:
@@ -152,7 +154,7 @@ class ParallelCopy:
     def __call__(self, source: Carrier, target: Carrier) -> None:
         """Copy `source` into `target`."""
         bounds = [len(source) * piece // self.threads for piece in range(self.threads + 1)]
-        pieces = [slice(*pair) for pair in zip(bounds[:-1], bounds[1:], strict=True)]
+        pieces = [slice(*pair) for pair in itertools.pairwise(bounds)]
         list(self.pool.map(lambda piece: np.copyto(target[piece], source[piece]), pieces))
 
 
@@ -227,7 +229,8 @@ def measure_peer(work: Work, peer: Peer, elements: int, budget: float) -> PeerRo
 
 def print_copy_rows(rows: Sequence[CopyRow]) -> None:
     """Print the table of fpemu against the copy."""
-    headers = ["format", "mode", "carrier", "data", "into out", "new array", "copy", "copy, 1 thread"]
+    headers = ["format", "mode", "carrier", "data"]
+    headers += ["into out", "new array", "copy", "1 thread", "ratio", "target", "met"]
     cells = [
         [
             row.work.format,
@@ -243,7 +246,7 @@ def print_copy_rows(rows: Sequence[CopyRow]) -> None:
     ]
     print_table(
         "fpemu.round and a parallel copy, M elements/s; ratio of 'into out' to the copy",
-        [*headers, "ratio", "target", "met"],
+        headers,
         cells,
     )
 
@@ -278,6 +281,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--elements", type=int, default=10**7, help="array length (10**7)")
     parser.add_argument("--repetitions", type=int, default=15, help="turns against the copy (15)")
     parser.add_argument("--budget", type=float, default=2.0, help="seconds per peer and row (2)")
+    parser.add_argument("--formats", nargs="+", metavar="NAME", help="these formats alone")
+    parser.add_argument("--modes", nargs="+", metavar="MODE", help="these modes alone")
     parser.add_argument("--without-peers", action="store_true", help="the copy alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
     arguments = parser.parse_args()
@@ -286,10 +291,14 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def available_work() -> list[Work]:
-    """The work that this version of fpemu can do; says what it leaves out."""
+def available_work(
+    formats: Sequence[str] | None = None, modes: Sequence[str] | None = None
+) -> list[Work]:
+    """The work asked for that this version of fpemu can do; says what it cannot."""
     available = []
     for work in all_work():
+        if (formats and work.format not in formats) or (modes and work.mode not in modes):
+            continue
         try:
             fpemu.round(np.ones(1, np.float32), work.format, work.rounding)
         except NotImplementedError as error:
@@ -303,10 +312,10 @@ def main() -> None:
     """Measure, print, and write the numbers."""
     arguments = parse_arguments()
     peers, missing = ([], {}) if arguments.without_peers else load_peers()
-    facts = environment(dict.fromkeys(peer.modules[-1] for peer in peers))
+    facts = environment(dict.fromkeys(peer.modules[-1].split(".")[0] for peer in peers))
     facts["elements"] = arguments.elements
     print_environment(facts, missing)
-    works = available_work()
+    works = available_work(arguments.formats, arguments.modes)
     copy = ParallelCopy()
     copies = []
     for work in works:

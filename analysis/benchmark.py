@@ -47,16 +47,16 @@ class Rounder:
     prepare, apply, values : callable
         From a float32 array into the peer's container (not timed), the rounding (timed), and from
         its result back to an array (not timed).
-    stepwise : bool
-        Whether the containers take ``+`` and ``*`` in float32, so that a matrix product can be
-        formed from them step by step.
+    sums : str, optional
+        The format in which results of the rounding and float32 products are added, where the
+        containers take ``+`` and ``*`` and a matrix product can be formed step by step.
     """
 
     format: fpemu.Format
     prepare: Callable[[NDArray[np.float32]], Any]
     apply: Callable[[Any], Any]
     values: Callable[[Any], Carrier]
-    stepwise: bool = True
+    sums: str | None = "float32"
 
 
 def _itself(container: Any) -> Any:
@@ -99,7 +99,11 @@ def _gfloat_rounder(format: fpemu.Format, mode: str) -> Rounder | None:
         is_twos_complement=False,
     )
     direction = gfloat.RoundMode[names[mode]]
-    return Rounder(format, _itself, lambda x: gfloat.round_ndarray(target, x, direction), _itself)
+
+    def apply(x: Carrier) -> Any:
+        return gfloat.round_ndarray(target, x, direction)  # float64, whatever x is
+
+    return Rounder(format, _itself, apply, _itself, sums="float64")
 
 
 def _pychop(format: fpemu.Format, mode: str) -> tuple[fpemu.Format, Any]:
@@ -144,13 +148,14 @@ def _apytypes_rounder(format: fpemu.Format, mode: str) -> Rounder | None:
     def apply(x: Any) -> Any:
         return x.cast(shape.exponent_bits, shape.precision - 1, quantization=quantization)
 
-    return Rounder(shape, prepare, apply, lambda x: x.to_numpy(), stepwise=False)
+    return Rounder(shape, prepare, apply, lambda x: x.to_numpy(), sums=None)
 
 
 def _ml_dtypes_rounder(format: fpemu.Format, mode: str) -> Rounder | None:
     import ml_dtypes
 
-    dtype: Any = getattr(ml_dtypes, _common_name(format), None)
+    name = _common_name(format)
+    dtype: Any = getattr(ml_dtypes, name, None) or getattr(np, name, None)  # float16 is numpy's
     if mode != "rne" or dtype is None:
         return None
     return Rounder(format, _itself, lambda x: x.astype(dtype).astype(np.float32), _itself)
@@ -283,13 +288,18 @@ def environment(modules: Iterable[str]) -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     for module in ("numpy", "numba", *modules):
         try:
-            versions[module] = metadata.version(module.split(".")[0])
+            versions[module] = metadata.version(module)
         except metadata.PackageNotFoundError:
             versions[module] = "not installed"
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
     threads = {"fpemu": parallel.thread_count(), "numpy products": _blas_threads()}
-    return {"processor": platform.machine(), "cores": cores, "threads": threads, "versions": versions}
+    return {
+        "processor": platform.machine(),
+        "cores": cores,
+        "threads": threads,
+        "versions": versions,
+    }
 
 
 def _blas_threads() -> int | str:

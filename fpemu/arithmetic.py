@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from fpemu import formats as _formats
 from fpemu import parallel, words
 from fpemu.formats import Format, FormatLike
+from fpemu.parallel import inline
 from fpemu.rounding import (
     RTN,
     Carrier,
@@ -31,7 +32,6 @@ from fpemu.rounding import (
     as_carrier,
     as_rounding,
     check_out,
-    inline,
     mode_number,
     result_dtype,
     round_word,

@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from fpemu import formats as _formats
 from fpemu import parallel, words
 from fpemu.formats import Format, FormatLike
-from fpemu.rounding import Carrier, RoundingLike, as_carrier, inline
+from fpemu.parallel import inline
+from fpemu.rounding import Carrier, RoundingLike, as_carrier
 from fpemu.rounding import round as round_into
 from fpemu.significand import INFINITY, SIGN, ZERO, assemble
 from fpemu.significand import unpack as significand_of

@@ -20,10 +20,13 @@ from typing import Any, Final
 
 import numba
 
-__all__ = ["default_environment", "kernel", "run", "thread_count"]
+__all__ = ["default_environment", "inline", "kernel", "run", "thread_count"]
 
 kernel: Final = numba.njit(cache=True, nogil=True, error_model="numpy")
 """Decorator of array kernels: compiled once per machine, no GIL, no exceptions on division."""
+
+inline: Final = numba.njit(cache=True, forceinline=True, error_model="numpy")
+"""Decorator of scalar kernels: always inlined, so that a constant argument costs nothing."""
 
 _FENV_BYTES: Final = 512  # more than any C library's fenv_t
 

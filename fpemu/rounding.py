@@ -22,16 +22,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
-from fpemu import parallel, words
+from fpemu import parallel, philox, words
 from fpemu.formats import Format, FormatLike
+from fpemu.parallel import inline
 
 __all__ = ["Rounding", "RoundingLike", "round"]
 
 Carrier = NDArray[np.float32] | NDArray[np.float64]
 
-MODES: Final = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto", "sr")
-RNE, RNA, RNZ, RTZ, RTP, RTN, RTO, SR = range(len(MODES))
+MODES: Final = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto", "sr", "sr_equal")
+RNE, RNA, RNZ, RTZ, RTP, RTN, RTO, SR, SR_EQUAL = range(len(MODES))
 _OVERFLOWS: Final = ("ieee", "saturate")
+_MOST_RANDOM_BITS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,19 @@ class Rounding:
 
     Parameters
     ----------
-    mode : {"rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto", "sr"}
+    mode : {"rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto", "sr", "sr_equal"}
         To nearest with ties to even, away from or toward zero; toward zero, up, down; to odd;
-        stochastic.
+        stochastic, going away from zero with the probability of the discarded fraction;
+        stochastic, going either way with equal probability.
     overflow : {"ieee", "saturate"}
         ``"ieee"``: infinity or the largest finite number by mode (IEEE 754 section 7.4), with NaN
         for infinity in a format that has only NaN.  ``"saturate"``: the largest finite number.
     random_bits : int, optional
-        Stochastic mode: how many random bits; as many as the carrier needs if left out.
+        Mode sr: the discarded fraction is truncated to that many bits, 1 to 64.  Left out, the
+        probability is exact.
     seed : int, optional
-        Stochastic mode: the key of the random numbers.
+        Modes sr and sr_equal: the key of the random numbers; element i of a call draws those of
+        (seed, i).  Left out, every call draws others.
 
     Raises
     ------
@@ -67,8 +72,18 @@ class Rounding:
             raise ValueError(f"unknown rounding mode {self.mode!r}: expected {', '.join(MODES)}")
         if self.overflow not in _OVERFLOWS:
             raise ValueError(f"unknown overflow {self.overflow!r}: expected 'ieee' or 'saturate'")
-        if self.mode != "sr" and (self.random_bits, self.seed) != (None, None):
-            raise ValueError(f"random_bits and seed belong to mode 'sr', not {self.mode!r}")
+        if self.random_bits is not None:
+            if self.mode != "sr":
+                raise ValueError(f"random_bits belong to mode 'sr', not {self.mode!r}")
+            if not 1 <= self.random_bits <= _MOST_RANDOM_BITS:
+                raise ValueError(f"random_bits must lie in 1..64, not {self.random_bits}")
+        if self.seed is not None and not self.is_stochastic:
+            raise ValueError(f"a seed belongs to the modes 'sr' and 'sr_equal', not {self.mode!r}")
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether results depend on random bits."""
+        return self.mode in ("sr", "sr_equal")
 
 
 RoundingLike = Rounding | str
@@ -85,8 +100,8 @@ def as_rounding(rounding: RoundingLike) -> Rounding:
 
 def mode_number(rounding: Rounding) -> int:
     """The kernels' number of a deterministic mode."""
-    if rounding.mode == "sr":
-        raise NotImplementedError("stochastic rounding (mode 'sr') is not available yet")
+    if rounding.is_stochastic:
+        raise NotImplementedError(f"mode {rounding.mode!r} is available in fpemu.round alone")
     return MODES.index(rounding.mode)
 
 
@@ -152,7 +167,8 @@ def target_of(format: Format, rounding: Rounding, dtype: np.dtype[Any]) -> Targe
     sign = magnitude(-0.0)
     infinity = magnitude(np.inf)
     nan = magnitude(np.nan) & ~sign
-    never = 2 ** (layout.word().itemsize * 8) - 1
+    width = layout.word().itemsize * 8
+    never = 2**width - 1
 
     quantum_exponent = format.quantum_exponent
     half = magnitude(float(np.ldexp(1.0, quantum_exponent - 1)))
@@ -161,7 +177,8 @@ def target_of(format: Format, rounding: Rounding, dtype: np.dtype[Any]) -> Targe
     smallest = magnitude(format.smallest_subnormal)
     largest = magnitude(format.max_finite)
 
-    to_infinity = {"rne": "+-", "rna": "+-", "rnz": "+-", "sr": "+-", "rtp": "+", "rtn": "-"}
+    to_infinity = {"rne": "+-", "rna": "+-", "rnz": "+-", "rtp": "+", "rtn": "-"}
+    to_infinity |= {"sr": "+-", "sr_equal": "+-"}
     infinite = infinity if format.infinities else nan if format.has_nan else largest
     if rounding.overflow == "saturate":
         infinite = largest
@@ -195,7 +212,8 @@ def target_of(format: Format, rounding: Rounding, dtype: np.dtype[Any]) -> Targe
         "carrier_infinity": infinity,
         "normal_field": max(format.emin + layout.bias, 0),
         "quantum_field": quantum_exponent + layout.bias + layout.precision - 1,
-        "most_dropped": layout.precision,
+        # So many that all of a significand goes; a stochastic rounding tells smaller numbers apart.
+        "most_dropped": width - 1 if rounding.is_stochastic else layout.precision,
         "quantum": magnitude(float(np.ldexp(1.0, quantum_exponent))),
         "up_above": up_above.get(rounding.mode, half) if format.has_zero else 0,
         "up_above_negative": up_above_negative.get(rounding.mode, half) if format.has_zero else 0,
@@ -212,16 +230,23 @@ def target_of(format: Format, rounding: Rounding, dtype: np.dtype[Any]) -> Targe
 
 # --- the scalar kernels -------------------------------------------------------------------------
 
-inline: Final = numba.njit(cache=True, forceinline=True, error_model="numpy")
-"""Decorator of scalar kernels: always inlined, so that a constant mode costs nothing."""
-
 
 @inline
-def increment(significand: Any, dropped: Any, tail: Any, negative: bool, mode: int) -> Any:
+def increment(
+    significand: Any, dropped: Any, tail: Any, negative: bool, mode: int, random: Any
+) -> Any:
     """What to add to a significand so that clearing its ``dropped`` low bits rounds it.
 
     ``tail`` has the low ``dropped`` bits set, none if nothing is dropped: the increment is then 0.
+    Stochastic modes use the highest bits of ``random``; a random number below ``2**dropped`` makes
+    the sum carry into the bits that are kept with just the probability of the discarded fraction.
     """
+    if mode == SR:
+        # Shifting in two steps, as a shift by all bits of a word would be undefined.
+        return words.shift_right(words.shift_right(random, words.subtract(_top(tail), dropped)), 1)
+    if mode == SR_EQUAL:
+        nothing = words.subtract(tail, tail)
+        return tail if words.shift_right(random, _top(tail)) != 0 else nothing
     half_down = words.shift_right(tail, 1)
     any_tail = words.bit_and(tail, 1)
     odd = words.bit_and(words.shift_right(significand, dropped), any_tail)
@@ -242,7 +267,19 @@ def increment(significand: Any, dropped: Any, tail: Any, negative: bool, mode: i
 
 
 @inline
+def _top(word: Any) -> Any:
+    """The position of the highest bit, as a word of the same width."""
+    return words.subtract(words.leading_zeros(words.bit_xor(word, word)), 1)
+
+
+@inline
 def round_word(bits: Any, target: Target, mode: int) -> Any:
+    """`round_word_at` for the modes that need no random bits."""
+    return round_word_at(bits, target, mode, bits)
+
+
+@inline
+def round_word_at(bits: Any, target: Target, mode: int, random: Any) -> Any:
     """The bits of a carrier number rounded into the target: exact, integer arithmetic throughout.
 
     The number is ``significand * 2**s`` with ``s`` fixed by its exponent field (at least 1, so that
@@ -264,13 +301,16 @@ def round_word(bits: Any, target: Target, mode: int) -> Any:
         target.most_dropped,
     )
     tail = words.subtract(words.shift_left(target.one, dropped), 1)
-    raised = words.add(significand, increment(significand, dropped, tail, negative, mode))
+    raised = words.add(significand, increment(significand, dropped, tail, negative, mode, random))
     kept = words.subtract(raised, words.bit_and(raised, tail))
     rounded = words.add(kept, base)
     nothing = words.subtract(tail, tail)
     up_above = target.up_above_negative if negative else target.up_above
     if magnitude < target.quantum:
-        rounded = target.quantum if magnitude > up_above else nothing
+        up = magnitude > up_above
+        if mode in (SR, SR_EQUAL):
+            up = words.shift_right(raised, dropped) != 0 or target.up_above == 0
+        rounded = target.quantum if up else nothing
     result = signed_result(nothing if magnitude == 0 else rounded, sign, target)
     if magnitude == target.carrier_infinity:
         result = target.infinity_negative if negative else target.infinity
@@ -409,6 +449,134 @@ def _array_kernel(mode: int) -> Callable[..., None]:
 _KERNELS: Final = tuple(_array_kernel(mode) for mode in range(SR))
 
 
+@inline
+def _below_reach(bits: Any, target: Target) -> Any:
+    """Whether a number is so small that more bits are dropped than a word has, and not zero."""
+    magnitude = words.bit_and(bits, words.subtract(target.sign, 1))
+    field = words.maximum(words.shift_right(magnitude, target.field_shift), 1)
+    return magnitude != 0 and target.quantum_field > words.add(field, target.most_dropped)
+
+
+@inline
+def _taken_apart(bits: Any, target: Target) -> Any:
+    """The significand of such a number, and how many bits are dropped from it."""
+    magnitude = words.bit_and(bits, words.subtract(target.sign, 1))
+    field = words.maximum(words.shift_right(magnitude, target.field_shift), 1)
+    base = words.shift_left(words.subtract(field, 1), target.field_shift)
+    return words.subtract(magnitude, base), words.subtract(target.quantum_field, field)
+
+
+@inline
+def _tiny_fraction_goes_up(bits: Any, target: Target, random: Any, unused: Any) -> Any:
+    """Whether such a number goes up when its fraction is truncated to the random bits.
+
+    `random` has its ``unused`` low bits clear; the others are an integer below ``2**r``, as is the
+    truncated fraction.  The sum of the two carries with the fraction's probability.
+    """
+    significand, dropped = _taken_apart(bits, target)
+    past = words.minimum(
+        words.subtract(words.add(dropped, unused), words.add(target.most_dropped, 1)),
+        target.most_dropped,
+    )
+    fraction = words.shift_right(significand, past)
+    nothing = words.subtract(fraction, fraction)
+    greatest = words.shift_right(words.subtract(nothing, 1), unused)
+    return words.shift_right(random, unused) > words.subtract(greatest, fraction)
+
+
+@inline
+def _tiny_goes_up(bits: Any, target: Target, index: int, key: Any) -> Any:
+    """Whether such a number x is rounded up to the quantum q, with probability exactly x / q.
+
+    x / q is an integer t over ``2**d``.  A random integer of d bits is below t if its highest bits
+    are zero, all but as many as a significand has, and the rest is below t.
+    """
+    significand, dropped = _taken_apart(bits, target)
+    low = np.int64(target.field_shift) + 1
+    high = np.int64(dropped) - low
+    number = 0
+    while high > 0:
+        count = high if high < 32 else np.int64(32)
+        if words.shift_right(philox.further_word(index, number, key), np.uint32(32 - count)) != 0:
+            return False
+        high -= count
+        number += 1
+    rest = np.uint64(philox.further_word(index, number, key)) << np.uint64(32)
+    rest |= np.uint64(philox.further_word(index, number + 1, key))
+    return (rest >> np.uint64(64 - low)) < np.uint64(significand)
+
+
+@numba.njit(inline="always")
+def _element_bits(random, i, per_block, wide):  # type: ignore[no-untyped-def]
+    """The random word of element i of a block, 64 bits if `wide`."""
+    if wide:
+        high = words.shift_left(np.uint64(random[i]), 32)
+        return words.bit_or(high, np.uint64(random[per_block + i]))
+    return random[i]
+
+
+def _stochastic_kernel(mode: int, wide: bool) -> Callable[..., None]:
+    """The kernel of a stochastic mode, for float64 if `wide`: its ranges are blocks of elements."""
+    per_block = philox.BLOCK_WORDS // 2 if wide else philox.BLOCK_WORDS
+
+    @parallel.kernel
+    def round_blocks(start, stop, x, out, target, key, unused, exact):  # type: ignore[no-untyped-def]
+        random = np.empty(philox.BLOCK_WORDS, np.uint32)
+        for block in range(start, stop):
+            philox.fill_block(block, key, random)
+            source = x[block * per_block : min((block + 1) * per_block, x.size)]
+            result = out[block * per_block : min((block + 1) * per_block, x.size)]
+            tiny = 0
+            for i in range(source.size):
+                tiny |= _below_reach(words.word(source[i]), target)
+            for i in range(source.size):
+                bits = _element_bits(random, i, per_block, wide)
+                bits = words.shift_left(words.shift_right(bits, unused), unused)
+                number = words.word(source[i])
+                result[i] = words.floating(round_word_at(number, target, mode, bits))
+            if tiny and mode == SR:
+                for i in range(source.size):
+                    number = words.word(source[i])
+                    if _below_reach(number, target):
+                        if exact:
+                            up = _tiny_goes_up(number, target, block * per_block + i, key)
+                        else:
+                            bits = _element_bits(random, i, per_block, wide)
+                            up = _tiny_fraction_goes_up(number, target, bits, unused)
+                        magnitude = target.quantum if up else words.bit_xor(number, number)
+                        sign = words.bit_and(number, target.sign)
+                        result[i] = words.floating(signed_result(magnitude, sign, target))
+
+    return cast(Callable[..., None], round_blocks)
+
+
+@functools.cache
+def _stochastic_kernel_of(mode: int, dtype: np.dtype[Any]) -> Callable[..., None]:
+    return _stochastic_kernel(mode, dtype == np.float64)
+
+
+def _round_stochastically(
+    source: Carrier, result: Carrier, format: Format, rounding: Rounding
+) -> None:
+    """Round flat arrays of the same type; they may be the same array."""
+    dtype = source.dtype
+    width = dtype.itemsize * 8
+    exact = rounding.random_bits is None
+    random_bits = width if rounding.random_bits is None else rounding.random_bits
+    per_block = philox.BLOCK_WORDS * 32 // width
+    parallel.run(
+        _stochastic_kernel_of(MODES.index(rounding.mode), dtype),
+        -(-source.size // per_block),
+        source.copy() if np.shares_memory(source, result) else source,
+        result,
+        target_of(format, rounding, dtype),
+        philox.key_of(rounding.seed),
+        LAYOUTS[dtype].word(width - random_bits),
+        exact,
+        grain=2**15 // per_block,
+    )
+
+
 def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
     """An argument as a float32 or float64 array, without any loss.
 
@@ -539,6 +707,8 @@ def round(
     if out is not None:
         check_out(out, array.shape, format)
     working = working_dtype(format, dtype)
+    if rounding.random_bits is not None and rounding.random_bits > working.itemsize * 8:
+        working = np.dtype(np.float64)
     order: Literal["C", "F"] = "F" if array.flags.fnc else "C"
     source = np.asarray(array, dtype=working, order=order)
     direct = (
@@ -547,15 +717,19 @@ def round(
         and (out.flags.fnc if order == "F" else out.flags.c_contiguous)
     )
     result = out if direct and out is not None else np.empty(array.shape, working, order=order)
-    parallel.run(
-        _KERNELS[mode_number(rounding)],
-        array.size,
-        source.reshape(-1, order=order),
-        result.reshape(-1, order=order),
-        target_of(format, rounding, working),
-        shortcut_of(format, rounding, working),
-        grain=2**15,
-    )
+    flat_source, flat_result = (a.reshape(-1, order=order) for a in (source, result))
+    if rounding.is_stochastic:
+        _round_stochastically(flat_source, flat_result, format, rounding)
+    else:
+        parallel.run(
+            _KERNELS[mode_number(rounding)],
+            array.size,
+            flat_source,
+            flat_result,
+            target_of(format, rounding, working),
+            shortcut_of(format, rounding, working),
+            grain=2**15,
+        )
     if out is None:
         return result.astype(dtype, copy=False)[()]
     if not direct:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fpemu import words
-from fpemu.rounding import RNA, RNE, RNZ, RTN, RTO, RTP, Target, inline, signed_result
+from fpemu.parallel import inline
+from fpemu.rounding import RNA, RNE, RNZ, RTN, RTO, RTP, Target, signed_result
 
 __all__ = ["assemble", "round_significand", "rounds_up", "unpack"]
 

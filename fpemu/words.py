@@ -25,6 +25,7 @@ __all__ = [
     "leading_zeros",
     "maximum",
     "minimum",
+    "multiply",
     "multiply_high",
     "shift_left",
     "shift_right",
@@ -56,6 +57,7 @@ def _width_keeping(instruction: Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.
 
 add = _width_keeping(lambda builder, a, b: builder.add(a, b))
 subtract = _width_keeping(lambda builder, a, b: builder.sub(a, b))
+multiply = _width_keeping(lambda builder, a, b: builder.mul(a, b))
 bit_and = _width_keeping(lambda builder, a, b: builder.and_(a, b))
 bit_or = _width_keeping(lambda builder, a, b: builder.or_(a, b))
 bit_xor = _width_keeping(lambda builder, a, b: builder.xor(a, b))

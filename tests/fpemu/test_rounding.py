@@ -719,7 +719,10 @@ def test_flush_to_zero_of_another_library_does_not_matter(setter, warm, tmp_path
     inputs = {dtype: np.tile(x, copies) for dtype, x in points.items()}
     results = under_flush_to_zero(setter, warm, FLUSHED_WORK, inputs, tmp_path)
     assert len(results) == 2 * len(FLUSHED_CASES)
+    wrong = []
     for case, result in results.items():
         name, dtype, mode = case.split()
         expected = np.tile(rounded(points[dtype], formats.format(name), mode), copies)
-        assert_same_bits(result, expected, inputs[dtype], case)
+        if differences(result, expected).size:
+            wrong.append(case)
+    assert wrong == []

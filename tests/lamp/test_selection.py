@@ -94,9 +94,7 @@ def test_a_budget_takes_exactly_its_share_and_the_largest(y, budget, weights, ra
     z = softmax(y)
     lengths = np.array([random.randint(1, y.shape[1]) for _ in y])
     exists = np.arange(y.shape[1]) < lengths[:, None]
-    mask = select(
-        z, y, rule="total_variation", budget=budget, weights=weights, row_lengths=lengths
-    )
+    mask = select(z, y, rule="total_variation", budget=budget, weights=weights, row_lengths=lengths)
     assert mask.sum() == int(np.floor(budget * lengths.sum()))
     assert not (mask & ~exists).any()
     w = np.abs(y) if weights == "abs" else 1.0
