@@ -99,7 +99,7 @@ class Blocked:
     --------
     >>> import fpemu
     >>> fpemu.dot([1.0] + [2.0**-9] * 8, [1.0] * 9, fpemu.Blocked("e8m7", block=4))
-    np.float64(1.0078125)
+    np.float64(1.015625)
     """
 
     format: Format

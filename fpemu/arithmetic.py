@@ -480,7 +480,7 @@ def add(
     Examples
     --------
     >>> import fpemu
-    >>> fpemu.add(1.0, [2.0**-3, 2.0**-4 + 2.0**-60], "float8_e4m3fn")
+    >>> fpemu.add(1.0, [2.0**-3, 2.0**-4 + 2.0**-50], "float8_e4m3fn")
     array([1.125, 1.125])
     """
     return _apply(_ADD, {"a": a, "b": b}, format, rounding, out)

@@ -1,0 +1,186 @@
+"""Scalar operations for users' own Numba kernels.
+
+Each maker returns a compiled function of float64 scalars (float32 ones are widened) that is inlined
+where it is called and rounds once into a fixed format.  It needs nothing of Python at run time: it
+works in ``@njit`` code with or without ``parallel`` and ``nogil``.
+
+Examples
+--------
+Newton's iteration for the square root of 2 in an arithmetic with 8 significant bits:
+
+>>> import numba
+>>> import fpemu
+>>> add, divide = fpemu.jit.adder("e5m7"), fpemu.jit.divider("e5m7")
+>>> @numba.njit
+... def newton(a):
+...     x = a
+...     for _ in range(6):
+...         x = divide(add(x, divide(a, x)), 2.0)
+...     return x
+>>> newton(2.0)
+1.4140625
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import numba
+import numpy as np
+
+from fpemu import formats as _formats
+from fpemu import words
+from fpemu.arithmetic import (
+    ODD_PRECISION,
+    divide_word,
+    fma_word,
+    multiply_word,
+    quick_add,
+    quick_divide,
+    quick_multiply,
+    quick_sqrt,
+    sqrt_word,
+)
+from fpemu.formats import FormatLike
+from fpemu.rounding import RoundingLike, as_rounding, mode_number, round_word, target_of
+
+__all__ = ["adder", "divider", "fma", "multiplier", "rounder", "square_root", "subtractor"]
+
+Scalar = Callable[..., float]
+
+_constant: Final = numba.njit(forceinline=True, error_model="numpy")
+
+
+def _parameters(format: FormatLike, rounding: RoundingLike) -> tuple[Any, int, bool]:
+    """What a scalar function is made of: target, mode, and whether the quick way will do."""
+    format, rounding = _formats.format(format), as_rounding(rounding)
+    target = target_of(format, rounding, np.dtype(np.float64))
+    return target, mode_number(rounding), format.precision <= ODD_PRECISION
+
+
+def rounder(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
+    """A compiled ``x -> round(x)``.
+
+    Parameters
+    ----------
+    format : Format or str
+        The format to round into.
+    rounding : Rounding or str
+        A deterministic rounding.
+
+    Returns
+    -------
+    callable
+        An ``@njit`` function of one float64, a member of the format.
+
+    Raises
+    ------
+    ValueError
+        If the format or mode is unknown.
+
+    Examples
+    --------
+    >>> import fpemu
+    >>> fpemu.jit.rounder("float8_e4m3fn")(0.3)
+    0.3125
+    """
+    return _rounder(*_parameters(format, rounding)[:2])
+
+
+@functools.lru_cache(maxsize=256)
+def _rounder(target: Any, mode: int) -> Scalar:
+    @_constant
+    def rounded(x):  # type: ignore[no-untyped-def]
+        return words.floating(round_word(words.word(np.float64(x)), target, mode))
+
+    return cast(Scalar, rounded)
+
+
+def adder(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
+    """A compiled ``(a, b) -> round(a + b)``; parameters as for :func:`rounder`."""
+    return _adder(*_parameters(format, rounding), sign=1.0)
+
+
+def subtractor(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
+    """A compiled ``(a, b) -> round(a - b)``; parameters as for :func:`rounder`."""
+    return _adder(*_parameters(format, rounding), sign=-1.0)
+
+
+@functools.lru_cache(maxsize=256)
+def _adder(target: Any, mode: int, quick: bool, sign: float) -> Scalar:
+    @_constant
+    def added(a, b):  # type: ignore[no-untyped-def]
+        x, y = np.float64(a), sign * np.float64(b)
+        if quick:
+            return words.floating(quick_add(x, y, target, mode))
+        return words.floating(fma_word(1.0, x, y, target, mode))
+
+    return cast(Scalar, added)
+
+
+def multiplier(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
+    """A compiled ``(a, b) -> round(a * b)``; parameters as for :func:`rounder`."""
+    return _multiplier(*_parameters(format, rounding))
+
+
+@functools.lru_cache(maxsize=256)
+def _multiplier(target: Any, mode: int, quick: bool) -> Scalar:
+    @_constant
+    def multiplied(a, b):  # type: ignore[no-untyped-def]
+        x, y = np.float64(a), np.float64(b)
+        if quick:
+            return words.floating(quick_multiply(x, y, target, mode))
+        return words.floating(multiply_word(x, y, target, mode))
+
+    return cast(Scalar, multiplied)
+
+
+def divider(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
+    """A compiled ``(a, b) -> round(a / b)``; parameters as for :func:`rounder`."""
+    return _divider(*_parameters(format, rounding))
+
+
+@functools.lru_cache(maxsize=256)
+def _divider(target: Any, mode: int, quick: bool) -> Scalar:
+    @_constant
+    def divided(a, b):  # type: ignore[no-untyped-def]
+        x, y = np.float64(a), np.float64(b)
+        if quick:
+            return words.floating(quick_divide(x, y, target, mode))
+        return words.floating(divide_word(x, y, target, mode))
+
+    return cast(Scalar, divided)
+
+
+def square_root(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
+    """A compiled ``a -> round(sqrt(a))``; parameters as for :func:`rounder`."""
+    return _square_root(*_parameters(format, rounding))
+
+
+@functools.lru_cache(maxsize=256)
+def _square_root(target: Any, mode: int, quick: bool) -> Scalar:
+    @_constant
+    def rooted(a):  # type: ignore[no-untyped-def]
+        x = np.float64(a)
+        if quick:
+            return words.floating(quick_sqrt(x, target, mode))
+        return words.floating(sqrt_word(x, target, mode))
+
+    return cast(Scalar, rooted)
+
+
+def fma(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
+    """A compiled ``(a, b, c) -> round(a*b + c)``; parameters as for :func:`rounder`."""
+    return _fma(*_parameters(format, rounding)[:2])
+
+
+@functools.lru_cache(maxsize=256)
+def _fma(target: Any, mode: int) -> Scalar:
+    @_constant
+    def fused(a, b, c):  # type: ignore[no-untyped-def]
+        bits = fma_word(np.float64(a), np.float64(b), np.float64(c), target, mode)
+        return words.floating(bits)
+
+    return cast(Scalar, fused)
