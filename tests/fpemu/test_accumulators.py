@@ -511,9 +511,9 @@ def test_every_element_of_a_matrix_product_is_its_inner_product(which, dtype):
     with np.errstate(over="ignore"):
         product = fpemu.matmul(a, b, accumulator)
     assert product.shape == (70, 90)
-    columns = [np.ascontiguousarray(column) for column in b.T]
-    singles = [[fpemu.dot(row, column, accumulator) for column in columns] for row in a]
-    assert_same_bits(product, np.array(singles))
+    rows = [0, 5, 11, 50, 68, 69]
+    singles = [[fpemu.dot(a[row], column, accumulator) for column in b.T] for row in rows]
+    assert_same_bits(product[rows], np.array(singles))
     sample = [*np.random.default_rng(33).integers(0, (70, 90), (15, 2)), (11, 3), (5, 17), (11, 17)]
     for i, j in [*sample, (50, 50), (69, 89)]:
         expected = oracle(a[i].tolist(), b[:, j].tolist())

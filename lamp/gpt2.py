@@ -1,0 +1,429 @@
+"""GPT-2 under a Hardware: numpy and Numba alone.
+
+References
+----------
+A. Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; the layout of the
+weights is that of transformers' ``GPT2LMHeadModel``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lamp import checkpoints
+from lamp.attention import attention
+from lamp.hardware import Hardware, HardwareLike, hardware
+from lamp.layers import ACTIVATIONS, activation, layer_norm, linear
+from lamp.selection import LAMP
+
+__all__ = ["GPT2", "Forward", "GPT2Config"]
+
+_PREFIX = "transformer."
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """The shape of a GPT-2, under transformers' names.
+
+    Parameters
+    ----------
+    vocab_size, n_positions, n_embd, n_layer, n_head, n_inner : int
+        Sizes.
+    activation_function : str
+        The activation of the feed-forward layers.
+    layer_norm_epsilon : float
+        The epsilon of every LayerNorm.
+    scale_attn_weights : bool
+        Whether scores are divided by the square root of the head dimension.
+    """
+
+    vocab_size: int
+    n_positions: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_inner: int
+    activation_function: str
+    layer_norm_epsilon: float
+    scale_attn_weights: bool = True
+
+    def __post_init__(self) -> None:
+        if self.activation_function not in ACTIVATIONS:
+            raise ValueError(
+                f"unknown activation {self.activation_function!r}: expected "
+                f"{', '.join(ACTIVATIONS)}"
+            )
+        if self.n_embd % self.n_head:
+            raise ValueError(f"width {self.n_embd} does not divide into {self.n_head} heads")
+
+    @classmethod
+    def from_mapping(cls, config: Mapping[str, Any]) -> GPT2Config:
+        """The configuration in a transformers ``config.json``.
+
+        Raises
+        ------
+        ValueError
+            If it asks for something that is not implemented.
+        """
+        for flag in (
+            "scale_attn_by_inverse_layer_idx",
+            "reorder_and_upcast_attn",
+            "add_cross_attention",
+        ):
+            if config.get(flag):
+                raise ValueError(f"{flag} is not implemented")
+        if not config.get("tie_word_embeddings", True):
+            raise ValueError("a head that is not tied to the embedding is not implemented")
+        values = {f.name: config[f.name] for f in fields(cls)}
+        values["n_inner"] = values["n_inner"] or 4 * values["n_embd"]
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The weights of a layer; matrices map rows (inputs, outputs)."""
+
+    norm_1_weight: NDArray[Any]
+    norm_1_bias: NDArray[Any]
+    qkv_weight: NDArray[Any]
+    qkv_bias: NDArray[Any]
+    attention_weight: NDArray[Any]
+    attention_bias: NDArray[Any]
+    norm_2_weight: NDArray[Any]
+    norm_2_bias: NDArray[Any]
+    up_weight: NDArray[Any]
+    up_bias: NDArray[Any]
+    down_weight: NDArray[Any]
+    down_bias: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """All weights of a model."""
+
+    token_embedding: NDArray[Any]
+    position_embedding: NDArray[Any]
+    blocks: tuple[Block, ...]
+    norm_weight: NDArray[Any]
+    norm_bias: NDArray[Any]
+
+    @classmethod
+    def from_tensors(
+        cls, tensors: Mapping[str, NDArray[Any]], config: GPT2Config, dtype: np.dtype[Any]
+    ) -> Weights:
+        """Weights by transformers' names, checked and converted.
+
+        Raises
+        ------
+        ValueError
+            If a tensor is missing or has another shape than the configuration says.
+        """
+        width, inner = config.n_embd, config.n_inner
+        prefix = "" if "wte.weight" in tensors else _PREFIX
+
+        def take(name: str, *shape: int) -> NDArray[Any]:
+            if prefix + name not in tensors:
+                raise ValueError(f"the checkpoint has no tensor {prefix + name!r}")
+            tensor = tensors[prefix + name]
+            if tensor.shape != shape:
+                raise ValueError(
+                    f"tensor {prefix + name!r} has shape {tensor.shape}, expected {shape}"
+                )
+            return np.ascontiguousarray(tensor, dtype=dtype)
+
+        def block(layer: int) -> Block:
+            at = f"h.{layer}."
+            return Block(
+                take(at + "ln_1.weight", width),
+                take(at + "ln_1.bias", width),
+                take(at + "attn.c_attn.weight", width, 3 * width),
+                take(at + "attn.c_attn.bias", 3 * width),
+                take(at + "attn.c_proj.weight", width, width),
+                take(at + "attn.c_proj.bias", width),
+                take(at + "ln_2.weight", width),
+                take(at + "ln_2.bias", width),
+                take(at + "mlp.c_fc.weight", width, inner),
+                take(at + "mlp.c_fc.bias", inner),
+                take(at + "mlp.c_proj.weight", inner, width),
+                take(at + "mlp.c_proj.bias", width),
+            )
+
+        return cls(
+            take("wte.weight", config.vocab_size, width),
+            take("wpe.weight", config.n_positions, width),
+            tuple(block(layer) for layer in range(config.n_layer)),
+            take("ln_f.weight", width),
+            take("ln_f.bias", width),
+        )
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What a forward pass gives.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (tokens, vocabulary)
+        Next-token logits at each position.
+    selected, pairs : ndarray of int64, shape (layers,)
+        Recomputed query-key products, and all causal ones.
+    """
+
+    logits: NDArray[Any]
+    selected: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+
+    @property
+    def recomputation_rate(self) -> float:
+        """The recomputed share of all causal query-key products."""
+        return float(self.selected.sum() / self.pairs.sum())
+
+
+class GPT2:
+    """A GPT-2 that runs on a simulated machine.
+
+    Parameters
+    ----------
+    config : GPT2Config
+        Its shape.
+    tensors : mapping
+        Its weights, under transformers' names.
+    hardware : Hardware or str
+        The machine.
+    lamp : LAMP, optional
+        Which attention scores to recompute.
+    source : Path, optional
+        The directory of the tokenizer.
+
+    Examples
+    --------
+    >>> import lamp
+    >>> model = lamp.GPT2.from_pretrained("embedded", hardware="ps4", lamp=lamp.LAMP(tau=1.2))
+    >>> model.forward(model.encode("What's in a name?")).logits.shape[1]
+    2048
+    """
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        tensors: Mapping[str, NDArray[Any]],
+        *,
+        hardware: HardwareLike = "fp32",
+        lamp: LAMP | None = None,
+        source: Path | None = None,
+    ) -> None:
+        self.config = config
+        self.hardware: Hardware = _machine(hardware)
+        self.lamp = lamp
+        self._tensors = tensors
+        self._source = source
+        self._weights = Weights.from_tensors(tensors, config, self.hardware.storage.carrier)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_name: str | os.PathLike[str] = "embedded",
+        *,
+        hardware: HardwareLike = "fp32",
+        lamp: LAMP | None = None,
+    ) -> GPT2:
+        """A trained model.
+
+        Parameters
+        ----------
+        path_or_name : str or path-like
+            A transformers directory of a GPT-2, or ``"embedded"``.
+        hardware : Hardware or str
+            The machine.
+        lamp : LAMP, optional
+            Which attention scores to recompute.
+
+        Returns
+        -------
+        GPT2
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such directory, or a file is missing.
+        ValueError
+            If the checkpoint is of another kind of model, or tensors are missing or misshapen.
+        """
+        source = checkpoints.directory(path_or_name)
+        config = GPT2Config.from_mapping(checkpoints.load_config(source))
+        tensors = checkpoints.load_tensors(source)
+        return cls(config, tensors, hardware=hardware, lamp=lamp, source=source)
+
+    def with_hardware(self, hardware: HardwareLike, lamp: LAMP | None = None) -> GPT2:
+        """The same weights on another machine.
+
+        Parameters
+        ----------
+        hardware : Hardware or str
+            The machine.
+        lamp : LAMP, optional
+            Which attention scores to recompute; none if left out.
+
+        Returns
+        -------
+        GPT2
+            Shares the weights where the storage format is the same.
+        """
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.hardware, other.lamp = _machine(hardware), lamp
+        if other.hardware.storage != self.hardware.storage:
+            dtype = other.hardware.storage.carrier
+            other._weights = Weights.from_tensors(self._tensors, self.config, dtype)
+        return other
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer, loaded when first asked for."""
+        if self._source is None:
+            raise ValueError("the model was not made from a directory: it has no tokenizer")
+        return checkpoints.load_tokenizer(self._source)
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """The tokens of a text.
+
+        Parameters
+        ----------
+        text : str
+            Any text.
+
+        Returns
+        -------
+        ndarray of int64
+        """
+        # verbose=False: a text longer than the model's window is cut up by the caller.
+        tokens = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return np.array(tokens, dtype=np.int64)
+
+    def decode(self, tokens: ArrayLike) -> str:
+        """The text of tokens.
+
+        Parameters
+        ----------
+        tokens : array_like of int
+            Token numbers.
+
+        Returns
+        -------
+        str
+        """
+        text: str = self.tokenizer.decode(np.asarray(tokens).tolist())
+        return text
+
+    def logits(self, tokens: ArrayLike) -> NDArray[Any]:
+        """Next-token logits at each position.
+
+        Parameters
+        ----------
+        tokens : array_like of int, shape (length,) or (batch, length)
+            Token numbers.
+
+        Returns
+        -------
+        ndarray, shape (length, vocabulary) or (batch, length, vocabulary)
+            In the hardware's storage format.
+
+        Raises
+        ------
+        ValueError
+            If there are no tokens or too many, or a token is not in the vocabulary.
+        TypeError
+            If tokens are not integers.
+        """
+        array = np.asarray(tokens)
+        if array.ndim == 2 and len(array):
+            return np.stack([self.forward(row).logits for row in array])
+        return self.forward(array).logits
+
+    def forward(self, tokens: ArrayLike) -> Forward:
+        """One text through the model.
+
+        Parameters
+        ----------
+        tokens : array_like of int, shape (length,)
+            Token numbers.
+
+        Returns
+        -------
+        Forward
+
+        Raises
+        ------
+        ValueError
+            If there are no tokens or too many, or a token is not in the vocabulary.
+        TypeError
+            If tokens are not integers.
+        """
+        numbers = self._check_tokens(tokens)
+        weights, machine = self._weights, self.hardware
+        epsilon = self.config.layer_norm_epsilon
+        selected, pairs = [], []
+        x = weights.token_embedding[numbers] + weights.position_embedding[: len(numbers)]
+        for layer, block in enumerate(weights.blocks):
+            h = layer_norm(x, block.norm_1_weight, block.norm_1_bias, epsilon)
+            qkv = linear(h, block.qkv_weight, block.qkv_bias, machine.products)
+            query, key, value = self._split_heads(qkv)
+            heads, recomputation = attention(
+                query,
+                key,
+                value,
+                hardware=machine,
+                lamp=self.lamp,
+                layer=layer,
+                scaled=self.config.scale_attn_weights,
+            )
+            joined = heads.transpose(1, 0, 2).reshape(x.shape)
+            x += linear(joined, block.attention_weight, block.attention_bias, machine.products)
+            h = layer_norm(x, block.norm_2_weight, block.norm_2_bias, epsilon)
+            h = linear(h, block.up_weight, block.up_bias, machine.products)
+            activation(h, self.config.activation_function)
+            x += linear(h, block.down_weight, block.down_bias, machine.products)
+            selected.append(recomputation.selected)
+            pairs.append(recomputation.pairs)
+        h = layer_norm(x, weights.norm_weight, weights.norm_bias, epsilon)
+        logits = linear(h, weights.token_embedding.T, None, machine.products)
+        return Forward(logits, np.array(selected, np.int64), np.array(pairs, np.int64))
+
+    def _split_heads(self, qkv: NDArray[Any]) -> NDArray[Any]:
+        """(length, 3 * width) to query, key and value of shape (heads, length, d)."""
+        heads = self.config.n_head
+        split = qkv.reshape(len(qkv), 3, heads, self.config.n_embd // heads)
+        return np.ascontiguousarray(split.transpose(1, 2, 0, 3))
+
+    def _check_tokens(self, tokens: ArrayLike) -> NDArray[np.int64]:
+        numbers = np.asarray(tokens)
+        if numbers.ndim != 1:
+            raise ValueError(f"tokens must be one sequence, not an array of shape {numbers.shape}")
+        if not numbers.size:
+            raise ValueError("there are no tokens")
+        if numbers.dtype.kind not in "iu":
+            raise TypeError(f"tokens must be integers, not {numbers.dtype}")
+        if len(numbers) > self.config.n_positions:
+            raise ValueError(
+                f"{len(numbers)} tokens are more than the model's {self.config.n_positions} "
+                "positions"
+            )
+        outside = (numbers < 0) | (numbers >= self.config.vocab_size)
+        if outside.any():
+            index = int(np.flatnonzero(outside)[0])
+            raise ValueError(
+                f"token {numbers[index]} at position {index} is not in 0.."
+                f"{self.config.vocab_size - 1}"
+            )
+        return numbers.astype(np.int64)
+
+
+_machine = hardware  # the methods' parameters of that name hide the function
