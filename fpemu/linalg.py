@@ -236,7 +236,7 @@ def _fast_parameters(
     return tuple(layout.word(value) for value in parameters), ranged
 
 
-def _chain_of(accumulator: Sequential, narrow: bool, products_exponent: int) -> _Chain:
+def _chain_of(accumulator: Sequential, narrow: bool, a: Carrier, b: Carrier) -> _Chain:
     """How to run a sequential accumulator on operands that are float32 numbers, or are not."""
     format, rounding = accumulator.format, accumulator.rounding
     mode = mode_number(rounding)
@@ -256,6 +256,7 @@ def _chain_of(accumulator: Sequential, narrow: bool, products_exponent: int) -> 
     if nearest_ieee and format == _formats.float64:
         return replace(chain, flavour=_PLAIN)
     if once and mode == RNE:
+        products_exponent = _products_exponent(a, b)
         if narrow and (fast := _fast_parameters(format, _FLOAT32, products_exponent)):
             flavour, dtype = _FAST_NARROW, _FLOAT32
         elif fast := _fast_parameters(format, _FLOAT64, products_exponent):
@@ -324,7 +325,7 @@ def _product(
     if narrow_a is not None and narrow_b is not None:
         a, b = narrow_a, narrow_b
     sequential = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
-    chain = _chain_of(sequential, narrow, _products_exponent(a, b))
+    chain = _chain_of(sequential, narrow, a, b)
     block, outer, outer_mode, outer_target = max(steps, 1), _NO_OUTER, RNE, chain.target
     if isinstance(accumulator, Blocked):
         block, outer_mode = accumulator.block, mode_number(accumulator.rounding)

@@ -34,7 +34,8 @@ _FENV_BYTES: Final = 512  # more than any C library's fenv_t
 def _load_environment_calls() -> tuple[Any, Any, Any] | None:
     """C's fegetenv, fesetenv and the address of the default environment, if they can be had."""
     try:
-        library = ctypes.CDLL(None)
+        # PyDLL keeps the GIL: to let it go for so short a call would cost a wait to get it back.
+        library = ctypes.PyDLL(None)
         get, set_ = library.fegetenv, library.fesetenv
     except (AttributeError, OSError, TypeError):
         return None

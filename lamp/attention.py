@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from fpemu.functions import exp_double
 from numpy.typing import NDArray
 
 import fpemu
 from fpemu import Accumulator, parallel
+from fpemu.functions import exp_double
 from lamp.hardware import Hardware
 from lamp.selection import LAMP, select_rows
 
 __all__ = ["Recomputation", "attention", "softmax"]
 
 _ROW_GRAIN: Final = 16  # rows worth a thread
+_GROUP_BYTES: Final = 2**24  # of the scores of a group of heads
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,15 @@ def attention(
     lengths = np.arange(1, tokens + 1)
     output = np.empty_like(value)
     selected = 0
-    for group in _groups(heads, lamp):
+    for group in _groups(heads, query.itemsize * tokens**2, lamp):
         q, k = query[group], key[group]
         scores = _scores(q, k, hardware.scores, divisor, lengths)
         rows = scores.reshape(-1, tokens)
         row_lengths = np.tile(lengths, scores.shape[0])
         probabilities = softmax(rows, row_lengths)
         if lamp is not None:
-            # Streams differ from head to head, whatever the groups are.
-            stream = layer * heads + group.start
-            mask = select_rows(probabilities, rows, row_lengths, lamp, stream)
+            first_row = group.start * tokens
+            mask = select_rows(probabilities, rows, row_lengths, lamp, layer, first_row)
             selected += int(np.count_nonzero(mask))
             # All high-precision scores take less time than picking out the selected ones.
             high = _scores(q, k, hardware.recomputed, divisor, lengths)
@@ -100,13 +100,16 @@ def attention(
     return output, Recomputation(selected, heads * tokens * (tokens + 1) // 2)
 
 
-def _groups(heads: int, lamp: LAMP | None) -> Iterator[slice]:
-    """Heads that are worked on together: one at a time, to save memory, unless a rule needs all."""
+def _groups(heads: int, head_bytes: int, lamp: LAMP | None) -> Iterator[slice]:
+    """Heads that are worked on together: as few as memory asks for, but all if a rule needs them.
+
+    No result depends on the grouping.
+    """
+    together = max(1, _GROUP_BYTES // head_bytes)
     if lamp is not None and lamp.needs_all_rows:
-        yield slice(0, heads)
-        return
-    for head in range(heads):
-        yield slice(head, head + 1)
+        together = heads
+    for start in range(0, heads, together):
+        yield slice(start, min(start + together, heads))
 
 
 def _scores(

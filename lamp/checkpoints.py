@@ -140,7 +140,7 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
     ValueError
         If a file is no safetensors file.
     """
-    tensors = {}
+    tensors: dict[str, NDArray[np.floating[Any]]] = {}
     for file in _weight_files(path):
         tensors.update(_read_safetensors(file))
     return tensors
@@ -178,7 +178,8 @@ def _read_bfloat16(file: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The bfloat16 tensors, which numpy has no type for: the upper halves of float32 numbers."""
     import safetensors
 
-    for name, tensor in safetensors.deserialize(file.read_bytes()):
+    deserialize: Any = safetensors.deserialize
+    for name, tensor in deserialize(file.read_bytes()):
         if tensor["dtype"] == "BF16":
             halves = np.frombuffer(tensor["data"], "<u2").astype(np.uint32)
             yield name, (halves << 16).view(np.float32).reshape(tensor["shape"])

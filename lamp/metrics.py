@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
-from fpemu.functions import exp_double, log_double
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import parallel
+from fpemu.functions import exp_double, log_double
 
 if TYPE_CHECKING:
     from lamp.gpt2 import GPT2
@@ -93,7 +93,8 @@ def evaluate(
     windows = np.atleast_2d(np.asarray(tokens))
     expected = reference_logits(reference, windows)
     divergences, flips, losses, reference_losses = [], [], [], []
-    selected = pairs = np.int64(0)
+    selected: Any = 0
+    pairs: Any = 0
     for window, reference_rows in zip(windows, expected, strict=True):
         result = model.forward(window)
         if reference_rows.shape != result.logits.shape:
@@ -113,8 +114,8 @@ def evaluate(
         tokens=windows.size,
         kl=_mean(divergences),
         flip_rate=_mean(flips),
-        reference_perplexity=float(np.exp(_mean(reference_losses))),
-        perplexity=float(np.exp(_mean(losses))),
+        reference_perplexity=_perplexity(reference_losses),
+        perplexity=_perplexity(losses),
         recomputation_rate=float(np.sum(selected) / np.sum(pairs)),
         layer_rates=tuple(float(rate) for rate in np.atleast_1d(selected / pairs)),
     )
@@ -138,6 +139,11 @@ def _mean(parts: list[NDArray[np.float64]]) -> float:
     """The mean, correctly rounded, so that it does not depend on how the text was cut up."""
     values = np.concatenate(parts)
     return math.fsum(values) / len(values) if len(values) else math.nan
+
+
+def _perplexity(losses: list[NDArray[np.float64]]) -> float:
+    with np.errstate(over="ignore"):  # a loss above 700 nats is a perplexity of infinity
+        return float(np.exp(_mean(losses)))
 
 
 def _compare(

@@ -171,9 +171,14 @@ def select(
 
 
 def select_rows(
-    z: NDArray[Any], y: NDArray[Any], lengths: NDArray[np.int64], settings: LAMP, stream: int
+    z: NDArray[Any],
+    y: NDArray[Any],
+    lengths: NDArray[np.int64],
+    settings: LAMP,
+    stream: int,
+    first_row: int = 0,
 ) -> NDArray[np.bool_]:
-    """`select` on checked, C-contiguous (rows, n) arrays."""
+    """`select` on checked, C-contiguous (rows, n) arrays, part of a larger one from `first_row`."""
     mask = np.zeros(z.shape, np.bool_)
     rows = z.shape[0]
     if settings.rule == "total_variation":
@@ -187,52 +192,63 @@ def select_rows(
     parallel.run(_normwise_rows, rows, z, lengths, float(settings.tau or 0), mask, grain=_GRAIN)
     if settings.rule == "random":
         key = np.uint64(settings.seed % 2**64), np.uint64(stream % 2**64)
-        parallel.run(_shuffle_rows, rows, lengths, *key, mask, grain=_GRAIN)
+        parallel.run(_shuffle_rows, rows, lengths, *key, first_row, mask, grain=_GRAIN)
     return mask
 
 
 @parallel.kernel
 def _normwise_rows(start, stop, z, lengths, tau, mask):  # type: ignore[no-untyped-def]
     """The authors' rule.  A heap yields the largest probabilities without sorting the row."""
-    heap = np.empty(z.shape[1], np.int64)
+    keys = np.empty(z.shape[1], np.float64)
+    places = np.empty(z.shape[1], np.int64)
     for row in range(start, stop):
         length = lengths[row]
         smallest = 0.0 if length < z.shape[1] else np.inf
+        total = 0.0
         for j in range(length):
-            heap[j] = j
             smallest = min(smallest, np.float64(z[row, j]))
-        for root in range(length // 2 - 1, -1, -1):
-            _sift(heap, root, length, z[row])
+            total += np.float64(z[row, j])
+        goal = 2.0 - tau - 2.0 * smallest
+        # All components below this sum to less than total - goal, so that the others suffice; the
+        # factor leaves room for the rounding of the sums.
+        least = (total - goal) / max(length, 1) * 0.999
+        size = 0
+        for j in range(length):
+            if z[row, j] >= least:
+                keys[size], places[size] = np.float64(z[row, j]), j
+                size += 1
+        for root in range(size // 2 - 1, -1, -1):
+            _sift(keys, places, root, size)
         taken = 0.0
-        left = length
-        while left > 0 and taken + 2.0 * smallest < 2.0 - tau:
-            mask[row, heap[0]] = True
-            taken += np.float64(z[row, heap[0]])
-            left -= 1
-            heap[0] = heap[left]
-            _sift(heap, 0, left, z[row])
+        while size > 0 and taken + 2.0 * smallest < 2.0 - tau:
+            mask[row, places[0]] = True
+            taken += keys[0]
+            size -= 1
+            keys[0], places[0] = keys[size], places[size]
+            _sift(keys, places, 0, size)
 
 
 @numba.njit(cache=True)
-def _sift(heap, root, length, z):  # type: ignore[no-untyped-def]
-    """Restore the heap order below a root: larger z first, of equal ones the smaller index."""
-    item = heap[root]
+def _sift(keys, places, root, size):  # type: ignore[no-untyped-def]
+    """Restore the heap order below a root: larger keys first, of equal ones the smaller place."""
+    key, place = keys[root], places[root]
     while True:
         child = 2 * root + 1
-        if child >= length:
+        if child >= size:
             break
-        if child + 1 < length and _before(z, heap[child + 1], heap[child]):
-            child += 1
-        if not _before(z, heap[child], item):
+        right = child + 1
+        if right < size and _before(keys[right], places[right], keys[child], places[child]):
+            child = right
+        if not _before(keys[child], places[child], key, place):
             break
-        heap[root] = heap[child]
+        keys[root], places[root] = keys[child], places[child]
         root = child
-    heap[root] = item
+    keys[root], places[root] = key, place
 
 
 @numba.njit(cache=True, forceinline=True)
-def _before(z, i, j):  # type: ignore[no-untyped-def]
-    return z[i] > z[j] or (z[i] == z[j] and i < j)
+def _before(key, place, other_key, other_place):  # type: ignore[no-untyped-def]
+    return key > other_key or (key == other_key and place < other_place)
 
 
 @parallel.kernel
@@ -248,25 +264,52 @@ def _score_rows(start, stop, z, y, lengths, weighted, scores):  # type: ignore[n
 
 
 def _largest(scores: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
-    """The `count` largest scores; of equal ones those that come first."""
-    flat = scores.reshape(-1)
-    if count == 0:
-        return np.zeros(scores.shape, np.bool_)
-    threshold = np.partition(flat, flat.size - count)[flat.size - count]
-    mask = flat > threshold
-    equal = np.flatnonzero(flat == threshold)
-    mask[equal[: count - int(np.count_nonzero(mask))]] = True
-    return np.asarray(mask.reshape(scores.shape))
+    """The `count` largest scores, of equal ones the first; negative ones are masked."""
+    mask = np.zeros(scores.size, np.bool_)
+    if count:
+        _mark_largest(scores.reshape(-1).view(np.uint32), count, mask)
+    return mask.reshape(scores.shape)
+
+
+@numba.njit(cache=True, nogil=True)
+def _mark_largest(bits, count, mask):  # type: ignore[no-untyped-def]
+    """Radix selection: the bits of nonnegative floats are ordered as the floats are.
+
+    Eleven bits at a time, a histogram tells in which bin the smallest selected score lies.
+    """
+    known = np.uint32(0)
+    shift = 31  # bits above this one are known of the threshold
+    left = count  # how many of those that agree in the known bits are selected
+    while shift > 0:
+        width = min(shift, 11)
+        histogram = np.zeros(1 << width, np.int64)
+        low = shift - width
+        for word in bits:
+            if word >> np.uint32(shift) == known >> np.uint32(shift):
+                histogram[(word >> np.uint32(low)) & np.uint32((1 << width) - 1)] += 1
+        bin_ = (1 << width) - 1
+        while histogram[bin_] < left:
+            left -= histogram[bin_]
+            bin_ -= 1
+        known |= np.uint32(bin_ << low)
+        shift = low
+    for i in range(bits.size):
+        if bits[i] >> np.uint32(31) == 0:
+            if bits[i] > known:
+                mask[i] = True
+            elif bits[i] == known and left > 0:
+                mask[i] = True
+                left -= 1
 
 
 @parallel.kernel
-def _shuffle_rows(start, stop, lengths, seed, stream, mask):  # type: ignore[no-untyped-def]
+def _shuffle_rows(start, stop, lengths, seed, stream, first_row, mask):  # type: ignore[no-untyped-def]
     """Put each row's selected components in places drawn at random (Fisher-Yates).
 
     The draws are keyed by (seed, stream, row, draw), so that no thread depends on another.
     """
     for row in range(start, stop):
-        key = _mixed(_mixed(_mixed(seed) ^ stream) ^ np.uint64(row))
+        key = _mixed(_mixed(_mixed(seed) ^ stream) ^ np.uint64(first_row + row))
         for j in range(lengths[row] - 1, 0, -1):
             # The remainder's bias is below 2**-40 for any row that fits in memory.
             other = np.int64(_mixed(key + np.uint64(j)) % np.uint64(j + 1))

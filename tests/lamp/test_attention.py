@@ -114,6 +114,18 @@ def test_what_stands_beyond_the_diagonal_is_not_even_looked_at():
     np.testing.assert_array_equal(whole[:, :-1], changed[:, :-1])
 
 
+def test_grouping_heads_to_save_memory_changes_nothing(monkeypatch):
+    query, key, value = heads()
+    for settings in (None, LAMP(tau=1.2), LAMP("random", tau=1.2)):
+        outputs = []
+        for size in (1, 2**24):
+            monkeypatch.setattr("lamp.attention._GROUP_BYTES", size)
+            machine = lamp.hardware("ps4")
+            outputs.append(attention(query, key, value, hardware=machine, lamp=settings, layer=3))
+        np.testing.assert_array_equal(outputs[0][0], outputs[1][0])
+        assert outputs[0][1] == outputs[1][1]
+
+
 def test_high_precision_scores_leave_nothing_to_recompute():
     query, key, value = heads()
     plain, report = attention(

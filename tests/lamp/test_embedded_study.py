@@ -1,6 +1,8 @@
 """What look-ahead recomputation does to the embedded model, on real held-out text."""
 
 import csv
+import io
+import itertools
 import subprocess
 import sys
 
@@ -45,7 +47,7 @@ def test_the_divergence_falls_as_stored_bits_grow(model, windows):
         lamp.evaluate(reference, model.with_hardware(f"ps{mu}"), windows).kl
         for mu in (1, 2, 4, 7, 10, 14, 18)
     ]
-    assert all(b < a / 2 for a, b in zip(divergences, divergences[1:], strict=False))
+    assert all(b < a / 2 for a, b in itertools.pairwise(divergences))
     assert lamp.evaluate(reference, model, windows).kl < divergences[-1]
 
 
@@ -54,7 +56,8 @@ def test_the_authors_rule_beats_the_random_control_at_the_same_rate(grid, mu):
     for tau in (1.5, 1.2, 1.05):
         authors = pick(grid, "normwise", mu, tau)
         control = pick(grid, "random", mu, tau)
-        assert authors.recomputation_rate == control.recomputation_rate
+        # Not equal: from the second layer on the two see different scores.
+        assert control.recomputation_rate == pytest.approx(authors.recomputation_rate, rel=0.02)
         assert authors.kl < control.kl
 
 
@@ -90,7 +93,7 @@ def test_rates_are_those_of_the_layers(grid):
 def test_a_table_a_csv_file_and_a_plot_hold_the_grid(grid, tmp_path):
     from rich.console import Console
 
-    console = Console(record=True, width=80, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=80, file=io.StringIO())
     console.print(report.results_table(grid, "title"))
     text = console.export_text()
     assert "total_variation, |y|" in text
