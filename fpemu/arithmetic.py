@@ -380,6 +380,7 @@ def _array_kernel(operation: int, mode: int, quick: bool) -> Callable[..., None]
     return cast(Callable[..., None], array_range)
 
 
+@parallel.default_environment()
 def _apply(
     operation: int,
     operands: dict[str, ArrayLike],

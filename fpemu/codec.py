@@ -157,6 +157,7 @@ def _table(format: Format) -> Carrier:
     return table
 
 
+@parallel.default_environment()
 def encode(
     x: ArrayLike, format: FormatLike, rounding: RoundingLike | None = None
 ) -> NDArray[np.unsignedinteger[Any]] | np.unsignedinteger[Any]:
@@ -214,6 +215,7 @@ def _check_members(
         )
 
 
+@parallel.default_environment()
 def decode(codes: ArrayLike, format: FormatLike) -> Any:
     """The values of bit patterns.
 

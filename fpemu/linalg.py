@@ -374,6 +374,7 @@ def _check_row_lengths(row_lengths: ArrayLike | None, rows: int, columns: int) -
     return lengths.astype(np.int64)
 
 
+@parallel.default_environment()
 def matmul(
     a: ArrayLike,
     b: ArrayLike,
@@ -445,7 +446,7 @@ def matmul(
         check_out(out, shape, accumulator.format)
     if right_2d.ndim == 2 and row_lengths is None:
         # One matrix on the right: the batch is just more rows.
-        left_3d: Any = left_2d.reshape(1, -1, steps)
+        left_3d: Any = left_2d.reshape(1, int(np.prod(left_2d.shape[:-1])), steps)
         right_3d: Any = right_2d[np.newaxis]
         lengths = np.full(left_3d.shape[1], columns, np.int64)
     else:

@@ -645,6 +645,7 @@ def check_no_nan(array: Carrier, format: Format, name: str = "x") -> None:
         raise ValueError(f"{name} is NaN{where}, but {format} has no NaN")
 
 
+@parallel.default_environment()
 def round(
     x: ArrayLike,
     format: FormatLike,

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fpemu.parallel import default_environment
 from lamp import checkpoints
 from lamp.attention import attention
 from lamp.hardware import Hardware, HardwareLike, hardware
@@ -348,6 +349,7 @@ class GPT2:
             return np.stack([self.forward(row).logits for row in array])
         return self.forward(array).logits
 
+    @default_environment()
     def forward(self, tokens: ArrayLike) -> Forward:
         """One text through the model.
 
