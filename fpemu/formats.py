@@ -26,6 +26,8 @@ __all__ = ["Format", "FormatLike", "format", "named_formats"]
 _FLOAT64_EMAX: Final = 1023
 _FLOAT64_QUANTUM_EXPONENT: Final = -1074  # of the smallest subnormal
 _FLOAT64_PRECISION: Final = 53
+# The least emin: at most one binade of normal numbers may be float64 subnormals (P3109 has such).
+_LEAST_EMIN: Final = -1023
 _IEEE_NANS: Final = -1
 
 
@@ -61,7 +63,8 @@ class Format:
     Raises
     ------
     ValueError
-        If the facts contradict each other or a finite value is not a float64 number.
+        If the facts contradict each other, a finite value is not a float64 number, or emin is
+        below -1023.
     """
 
     name: str = field(compare=False)
@@ -92,6 +95,11 @@ class Format:
             raise ValueError(
                 f"format {self.name!r} (emin {self.emin}, emax {self.emax}, precision "
                 f"{self.precision}) has values that are not float64 numbers"
+            )
+        if self.emin < _LEAST_EMIN:
+            raise ValueError(
+                f"format {self.name!r}: emin {self.emin} is below {_LEAST_EMIN}, where float64 "
+                "holds too few bits to compute with"
             )
 
     @property

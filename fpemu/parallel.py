@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import numba
+import numpy as np
 
 __all__ = ["default_environment", "inline", "kernel", "run", "thread_count"]
 
@@ -52,7 +53,7 @@ _ENVIRONMENT: Final = _load_environment_calls()
 
 @contextmanager
 def default_environment() -> Iterator[None]:
-    """Run a block with round-to-nearest, subnormals kept and no traps, then restore.
+    """Run a block with round-to-nearest, subnormals kept and no traps or warnings, then restore.
 
     Other libraries switch flush-to-zero on for the whole thread (``torch.set_flush_denormal``, any
     shared object linked with ``-ffast-math``), and new threads inherit it.
@@ -77,7 +78,8 @@ def default_environment() -> Iterator[None]:
     get(saved)
     set_(default)
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     finally:
         set_(saved)
 

@@ -354,7 +354,7 @@ def shortcut_of(format: Format, rounding: Rounding, dtype: np.dtype[Any]) -> Sho
     applies = (
         format.has_negative_zero
         and format.subnormals
-        and format.emin >= 1 - layout.bias
+        and 1 - layout.bias <= format.emin < layout.bias - excess
         and 0 < excess < layout.precision
     )
     limit = word_of(float(np.ldexp(1.0, layout.bias - excess)), dtype) if applies else 0
@@ -591,6 +591,8 @@ def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
     """
     array = np.asarray(x)
     kind = array.dtype.kind
+    if kind == "f" and not (array.dtype.isnative and array.flags.aligned):
+        array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype in LAYOUTS:
         return array
     if kind in "biu":
@@ -635,6 +637,11 @@ def check_out(out: Any, shape: tuple[int, ...], format: Format) -> Carrier:
     if not out.flags.writeable:
         raise ValueError("out is read-only")
     return out
+
+
+def _same_place(a: Carrier, b: Carrier) -> bool:
+    """Whether two arrays are views of the same elements in the same order."""
+    return (a.ctypes.data, a.strides, a.dtype) == (b.ctypes.data, b.strides, b.dtype)
 
 
 def check_no_nan(array: Carrier, format: Format, name: str = "x") -> None:
@@ -714,6 +721,8 @@ def round(
     source = np.asarray(array, dtype=working, order=order)
     direct = (
         out is not None
+        # A result may replace its own element, but no other one that is still to be read.
+        and (_same_place(out, array) or not np.may_share_memory(out, array))
         and out.dtype == working
         and (out.flags.fnc if order == "F" else out.flags.c_contiguous)
     )

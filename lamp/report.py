@@ -53,10 +53,11 @@ def results_table(results: Sequence[Result], title: str) -> Table:
     -------
     rich.table.Table
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for heading in ("mu", "tau", "rule", "KL/token", "flips", "perplexity", "recomputed", "s"):
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("mu", "tau", "rule", "KL", "flips", "perplexity", "recomputed", "s"):
         table.add_column(heading, justify="left" if heading == "rule" else "right", no_wrap=True)
     previous = None
     for result in results:
@@ -133,7 +134,8 @@ def plot_results(results: Sequence[Result], path: Path) -> None:
         _plot_precision(axes, [r for r in results if r.stored_bits == mu], colours[mu])
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatter(lambda share, _: f"{100 * share:.3g}%")
     axes.set_xlabel("query-key products recomputed in float32")
     axes.set_ylabel("KL(float64 model || model), nats per token")
     axes.set_title("Look-ahead recomputation of attention scores", loc="left", weight="bold")

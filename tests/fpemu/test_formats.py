@@ -255,11 +255,17 @@ def test_facts_that_contradict_each_other_are_a_value_error(facts):
 
 
 def test_the_widest_ranges_that_float64_holds_are_formats():
-    lowest = Format("lowest", 8, 4, 1072)
+    lowest = Format("lowest", 56, 52, 1024)
+    assert lowest.emin == -1023
     assert lowest.smallest_subnormal == 2.0**-1074
     highest = Format("highest", 8, 4, 14 - 1023)
     assert highest.emax == 1023
     assert highest.max_finite == 1.875 * 2.0**1023
+
+
+def test_formats_that_reach_far_below_the_normal_range_of_float64_are_refused():
+    with pytest.raises(ValueError, match="emin -1024 is below -1023"):
+        Format("low", 8, 4, 1025)
 
 
 def test_high_nans_left_out_are_those_of_ieee_754():

@@ -10,7 +10,7 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import fpemu
@@ -112,6 +112,38 @@ def test_numbers_between_adjacent_values_round_exactly(format, mode, position, o
     x = -x if negative else x
     for same in (np.float64(x), np.float32(min(max(x, -3e38), 3e38))):
         assert_same_bits(fpemu.round(same, format, mode), round_exact(same, format, mode), same)
+
+
+@st.composite
+def formats_of_any_facts(draw):
+    """Formats that nobody has named, wherever they lie in the range of float64."""
+    bits = draw(st.integers(2, 24))
+    facts = {
+        "bits": bits,
+        "precision": draw(st.integers(1, bits)),
+        "bias": draw(st.integers(-4, 2 ** min(bits, 10)) | st.integers(-1023, 1073)),
+        "signed": draw(st.booleans()),
+        "subnormals": draw(st.booleans()),
+        "infinities": draw(st.booleans()),
+        "negative_zero": draw(st.booleans()),
+    }
+    if draw(st.booleans()):
+        facts["high_nans"] = draw(st.integers(0, 5))
+    try:
+        return formats.Format("drawn", **facts)
+    except ValueError:
+        reject()
+
+
+@settings(repeatable, max_examples=400)
+@given(formats_of_any_facts(), st.sampled_from(MODES), st.sampled_from(OVERFLOWS), st.data())
+def test_formats_of_any_facts_are_rounded_to_exactly(format, mode, overflow, data):
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+    points = rounding_points(format, dtype)
+    start = data.draw(st.integers(0, points.size - 1))
+    x = points[start : start + 24]
+    expected = rounded(x, format, mode, overflow)
+    assert_same_bits(fpemu.round(x, format, fpemu.Rounding(mode, overflow)), expected, x)
 
 
 def comparable(x, format):
