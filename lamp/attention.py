@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu import Accumulator, parallel
-from fpemu.functions import exp_double
+from fpemu import Accumulator, elementary, parallel
 from lamp.hardware import Hardware
 from lamp.selection import LAMP, select_rows
 
@@ -157,7 +156,7 @@ def _softmax_rows(start, stop, y, lengths, out):  # type: ignore[no-untyped-def]
         for j in range(1, length):
             largest = max(largest, np.float64(y[row, j]))
         for j in range(length):
-            exponentials[j] = exp_double(np.float64(y[row, j]) - largest)
+            exponentials[j] = elementary.exp(np.float64(y[row, j]) - largest)
         total = 0.0
         for j in range(length):
             total += exponentials[j]

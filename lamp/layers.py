@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu import Accumulator, parallel
-from fpemu.functions import erf_double, sigmoid_double, tanh_double
+from fpemu import Accumulator, elementary, parallel
 
 __all__ = ["ACTIVATIONS", "activation", "layer_norm", "linear"]
 
@@ -111,7 +110,7 @@ _SQRT_2_OVER_PI: Final = np.sqrt(2.0 / np.pi)
 def _gelu_range(start, stop, x):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         y = np.float64(x[i])
-        x[i] = 0.5 * y * (1.0 + erf_double(y * _SQRT_HALF))
+        x[i] = 0.5 * y * (1.0 + elementary.erf(y * _SQRT_HALF))
 
 
 @parallel.kernel
@@ -119,14 +118,14 @@ def _gelu_new_range(start, stop, x):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         y = np.float64(x[i])
         inner = _SQRT_2_OVER_PI * (y + 0.044715 * (y * y * y))
-        x[i] = 0.5 * y * (1.0 + tanh_double(inner))
+        x[i] = 0.5 * y * (1.0 + elementary.tanh(inner))
 
 
 @parallel.kernel
 def _silu_range(start, stop, x):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         y = np.float64(x[i])
-        x[i] = y * sigmoid_double(y)
+        x[i] = y * elementary.sigmoid(y)
 
 
 @parallel.kernel

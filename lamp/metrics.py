@@ -15,8 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpemu import parallel
-from fpemu.functions import exp_double, log_double
+from fpemu import elementary, parallel
 
 if TYPE_CHECKING:
     from lamp.gpt2 import GPT2
@@ -168,10 +167,10 @@ def _compare_rows(start, stop, reference, model, following, rows):  # type: igno
         top, model_top = np.float64(expected[best]), np.float64(actual[guess])
         total, model_total = 0.0, 0.0
         for j in range(expected.size):
-            total += exp_double(np.float64(expected[j]) - top)
-            model_total += exp_double(np.float64(actual[j]) - model_top)
-        offset = top + log_double(total)
-        model_offset = model_top + log_double(model_total)
+            total += elementary.exp(np.float64(expected[j]) - top)
+            model_total += elementary.exp(np.float64(actual[j]) - model_top)
+        offset = top + elementary.log(total)
+        model_offset = model_top + elementary.log(model_total)
         divergence = 0.0
         for j in range(expected.size):
             log_p = np.float64(expected[j]) - offset
@@ -189,9 +188,9 @@ def _divergence_term(log_p, ratio):  # type: ignore[no-untyped-def]
 
     The terms are not negative, so that nothing cancels between them, unlike those of -p r.
     """
-    p = exp_double(log_p)
+    p = elementary.exp(log_p)
     if abs(ratio) > 0.1:
-        return exp_double(log_p + ratio) - p - p * ratio
+        return elementary.exp(log_p + ratio) - p - p * ratio
     # Taylor's series to r**12 / 12!; the rest is below 1e-20 of the sum.
     term = ratio * ratio / 2.0
     total = term

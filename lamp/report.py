@@ -57,7 +57,7 @@ def results_table(results: Sequence[Result], title: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("mu", "tau", "rule", "KL", "flips", "perplexity", "recomputed", "s"):
+    for heading in ("mu", "tau", "rule", "KL", "flips", "perplexity", "rate", "s"):
         table.add_column(heading, justify="left" if heading == "rule" else "right", no_wrap=True)
     previous = None
     for result in results:
