@@ -1,0 +1,170 @@
+"""Reading checkpoints and texts, whole and broken."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lamp import checkpoints
+from lamp.gpt2 import GPT2, GPT2Config
+
+torch = pytest.importorskip("torch", reason="random checkpoints are made with PyTorch")
+import safetensors.torch  # noqa: E402
+
+from tests.lamp.models import random_checkpoint  # noqa: E402
+
+
+def test_every_storage_type_is_widened_exactly(tmp_path):
+    values = torch.randn(7, 5, dtype=torch.float64)
+    stored = {
+        "half": values.half(),
+        "brain": values.bfloat16(),
+        "single": values.float(),
+        "double": values,
+        "mask": values > 0,
+    }
+    (tmp_path / "config.json").write_text("{}")
+    safetensors.torch.save_file(stored, tmp_path / "model.safetensors")
+    tensors = checkpoints.load_tensors(tmp_path)
+    assert set(tensors) == {"half", "brain", "single", "double"}
+    for name, array in tensors.items():
+        assert array.dtype == (np.float64 if name == "double" else np.float32)
+        np.testing.assert_array_equal(array, stored[name].double().numpy())
+
+
+def test_shards_are_put_together(tmp_path):
+    whole = random_checkpoint(tmp_path / "whole")
+    model = GPT2.from_pretrained(whole)
+    config = json.loads((whole / "config.json").read_text())
+    tensors = safetensors.torch.load_file(whole / "model.safetensors")
+    names = sorted(tensors)
+    split = tmp_path / "split"
+    split.mkdir()
+    (split / "config.json").write_text(json.dumps(config))
+    places = {name: f"shard-{i % 2}.safetensors" for i, name in enumerate(names)}
+    for shard in set(places.values()):
+        part = {name: tensors[name] for name in names if places[name] == shard}
+        safetensors.torch.save_file(part, split / shard)
+    (split / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    tokens = [1, 2, 3]
+    np.testing.assert_array_equal(GPT2.from_pretrained(split).logits(tokens), model.logits(tokens))
+    (split / "shard-1.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"names shard-1\.safetensors, which is missing"):
+        GPT2.from_pretrained(split)
+
+
+def test_names_without_a_prefix_are_accepted(tmp_path):
+    path = random_checkpoint(tmp_path)
+    expected = GPT2.from_pretrained(path).logits([1, 2])
+    tensors = safetensors.torch.load_file(path / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    safetensors.torch.save_file(bare, path / "model.safetensors")
+    np.testing.assert_array_equal(GPT2.from_pretrained(path).logits([1, 2]), expected)
+
+
+def test_half_precision_checkpoints_run(tmp_path):
+    path = random_checkpoint(tmp_path, dtype=torch.bfloat16)
+    model = GPT2.from_pretrained(path)
+    assert model.logits([1, 2, 3]).dtype == np.float32
+    weights = model._weights.token_embedding
+    np.testing.assert_array_equal(weights, torch.tensor(weights).bfloat16().float().numpy())
+
+
+def rewrite(path, change):
+    tensors = safetensors.torch.load_file(path / "model.safetensors")
+    change(tensors)
+    safetensors.torch.save_file(tensors, path / "model.safetensors")
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    path = random_checkpoint(tmp_path)
+    rewrite(path, lambda tensors: tensors.pop("transformer.h.1.mlp.c_fc.bias"))
+    with pytest.raises(ValueError, match=r"no tensor 'transformer\.h\.1\.mlp\.c_fc\.bias'"):
+        GPT2.from_pretrained(path)
+
+
+def test_a_misshapen_tensor_is_named_with_both_shapes(tmp_path):
+    path = random_checkpoint(tmp_path)
+    name = "transformer.h.0.attn.c_attn.weight"
+    rewrite(path, lambda tensors: tensors.update({name: tensors[name].T.contiguous()}))
+    with pytest.raises(ValueError, match=r"shape \(96, 32\), expected \(32, 96\)"):
+        GPT2.from_pretrained(path)
+
+
+def edit_config(path, **changes):
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "llama"}, "type 'llama', expected 'gpt2'"),
+        ({"activation_function": "mish"}, "unknown activation 'mish'"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn"),
+        ({"tie_word_embeddings": False}, "not tied"),
+        ({"n_head": 5}, "does not divide into 5 heads"),
+        ({"n_layer": 3}, "no tensor"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(tmp_path, changes, message):
+    path = random_checkpoint(tmp_path)
+    edit_config(path, **changes)
+    with pytest.raises(ValueError, match=message):
+        GPT2.from_pretrained(path)
+
+
+def test_broken_files_are_named(tmp_path):
+    path = random_checkpoint(tmp_path)
+    (path / "model.safetensors").write_bytes(b"not a tensor in sight")
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a safetensors file"):
+        GPT2.from_pretrained(path)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        GPT2.from_pretrained(path)
+    (path / "config.json").write_text("[1, 2")
+    with pytest.raises(ValueError, match=r"config\.json is not a model configuration"):
+        GPT2.from_pretrained(path)
+    (path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+        GPT2.from_pretrained(path)
+
+
+def test_a_missing_directory_says_what_was_expected():
+    with pytest.raises(FileNotFoundError, match="no model 'gpt17': expected 'embedded' or"):
+        GPT2.from_pretrained("gpt17")
+
+
+def test_a_missing_tokenizer_is_said_when_it_is_asked_for(tmp_path):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path))
+    with pytest.raises(FileNotFoundError, match="holds no tokenizer"):
+        model.encode("text")
+
+
+def test_defaults_of_the_configuration_are_those_of_transformers(tmp_path):
+    path = tmp_path
+    (path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 2}')
+    config = GPT2Config.from_mapping(checkpoints.load_config(path))
+    assert (config.n_layer, config.n_embd, config.n_inner, config.vocab_size) == (
+        2,
+        768,
+        3072,
+        50257,
+    )
+    assert config.activation_function == "gelu_new"
+
+
+def test_texts_that_are_no_texts_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no text file"):
+        checkpoints.read_text(tmp_path / "missing.txt")
+    with pytest.raises(FileNotFoundError, match="no text file"):
+        checkpoints.read_text(tmp_path)
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(ValueError, match="is empty"):
+        checkpoints.read_text(tmp_path / "empty.txt")
+    (tmp_path / "latin.txt").write_bytes("été".encode("latin-1"))
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        checkpoints.read_text(tmp_path / "latin.txt")
+    (tmp_path / "good.txt").write_text("été", encoding="utf-8")
+    assert checkpoints.read_text(tmp_path / "good.txt") == "été"

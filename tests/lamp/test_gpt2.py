@@ -1,0 +1,145 @@
+"""The model against transformers' GPT-2, and its behaviour on bad input."""
+
+import numpy as np
+import pytest
+
+import lamp
+from lamp.gpt2 import GPT2, GPT2Config
+
+torch = pytest.importorskip("torch", reason="the cross-check against transformers needs PyTorch")
+from tests.lamp.models import random_checkpoint, transformers_logits  # noqa: E402
+
+UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53
+
+SHAPES = {
+    "one layer, one head": {"n_layer": 1, "n_head": 1},
+    "three layers": {"n_layer": 3},
+    "own inner width": {"n_inner": 20},
+    "exact gelu": {"activation_function": "gelu"},
+    "silu": {"activation_function": "silu"},
+    "relu": {"activation_function": "relu"},
+    "large epsilon": {"layer_norm_epsilon": 0.1},
+    "unscaled scores": {"scale_attn_weights": False},
+    "odd sizes": {"n_embd": 21, "n_head": 3, "vocab_size": 67, "n_positions": 13},
+}
+
+
+def distance(a, b):
+    """The largest difference of logits, relative to the largest logit."""
+    return np.abs(a.astype(np.float64) - b).max() / np.abs(b).max()
+
+
+@pytest.mark.parametrize("length", [1, 2, 13])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_are_those_of_transformers(tmp_path, shape, length):
+    path = random_checkpoint(tmp_path, seed=length, **SHAPES[shape])
+    model = GPT2.from_pretrained(path, hardware="fp64")
+    tokens = np.random.default_rng(length).integers(0, model.config.vocab_size, length)
+    exact = transformers_logits(path, tokens, torch.float64)
+    # The residual stream gathers a rounding error a step, amplified by the condition of softmax:
+    # measured below 40 units on all these models.  A wrong epsilon or activation is off by 2**40.
+    assert distance(model.logits(tokens), exact) < 400 * UNIT_64
+    plain = model.with_hardware("fp32").logits(tokens)
+    assert plain.dtype == np.float32
+    assert distance(plain, exact) < 400 * UNIT_32
+    assert distance(plain, transformers_logits(path, tokens, torch.float32)) < 800 * UNIT_32
+
+
+def test_logits_of_the_embedded_model_are_those_of_transformers():
+    model = GPT2.from_pretrained("embedded")
+    tokens = model.encode(lamp.checkpoints.read_text())[:512]
+    path = lamp.checkpoints.EMBEDDED
+    exact = transformers_logits(path, tokens, torch.float64)
+    assert distance(model.with_hardware("fp64").logits(tokens), exact) < 100 * UNIT_64
+    # No farther from the exact logits than twice as far as transformers in float32 is.
+    theirs = distance(transformers_logits(path, tokens, torch.float32), exact)
+    assert distance(model.logits(tokens), exact) < 2 * theirs < 100 * UNIT_32
+
+
+def test_a_batch_is_its_sequences(tmp_path):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path), hardware="ps4")
+    tokens = np.random.default_rng(0).integers(0, 61, (3, 9))
+    batch = model.logits(tokens)
+    assert batch.shape == (3, 9, 61)
+    for row, logits in zip(tokens, batch, strict=True):
+        np.testing.assert_array_equal(model.logits(row), logits)
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp64", "ps4"])
+def test_a_token_does_not_depend_on_later_ones(tmp_path, name):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path), hardware=name)
+    tokens = np.random.default_rng(1).integers(0, 61, 20)
+    np.testing.assert_array_equal(model.logits(tokens)[:7], model.logits(tokens[:7]))
+
+
+def test_the_same_bits_on_any_number_of_threads_and_under_flush_to_zero(tmp_path):
+    import numba
+
+    model = GPT2.from_pretrained(
+        random_checkpoint(tmp_path), hardware="ps4", lamp=lamp.LAMP(tau=1.2)
+    )
+    tokens = np.random.default_rng(2).integers(0, 61, 24)
+    expected = model.logits(tokens)
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    np.testing.assert_array_equal(model.logits(tokens), expected)
+    numba.set_num_threads(before)
+    torch.set_flush_denormal(True)
+    try:
+        np.testing.assert_array_equal(model.logits(tokens), expected)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_another_machine_shares_the_weights(tmp_path):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path))
+    other = model.with_hardware("ps4", lamp.LAMP(tau=1.5))
+    assert other._weights is model._weights
+    assert (model.hardware.name, model.lamp) == ("fp32", None)
+    assert (other.hardware.name, other.lamp) == ("ps4", lamp.LAMP(tau=1.5))
+    assert model.with_hardware("fp64")._weights.token_embedding.dtype == np.float64
+
+
+def test_recomputation_is_counted_layer_by_layer(tmp_path):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path), hardware="ps2")
+    tokens = np.random.default_rng(3).integers(0, 61, 20)
+    assert not model.forward(tokens).selected.any()
+    result = model.with_hardware("ps2", lamp.LAMP(tau=1.1)).forward(tokens)
+    assert result.selected.shape == (2,)
+    assert (result.pairs == 4 * 20 * 21 // 2).all()
+    assert 0 < result.recomputation_rate < 1
+    assert result.recomputation_rate == result.selected.sum() / result.pairs.sum()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error", "message"),
+    [
+        ([], ValueError, "no tokens"),
+        ([0, 61], ValueError, r"token 61 at position 1 is not in 0\.\.60"),
+        ([-1], ValueError, "token -1 at position 0"),
+        ([0.5], TypeError, "integers, not float64"),
+        (["a"], TypeError, "integers"),
+        (list(range(25)), ValueError, "25 tokens are more than the model's 24 positions"),
+        (7, ValueError, "one sequence"),
+        ([[[0]]], ValueError, "one sequence"),
+    ],
+)
+def test_bad_tokens_are_refused(tmp_path, tokens, error, message):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path))
+    with pytest.raises(error, match=message):
+        model.logits(tokens)
+
+
+def test_a_model_without_a_directory_has_no_tokenizer():
+    tensors = lamp.checkpoints.load_tensors(lamp.checkpoints.EMBEDDED)
+    loaded = lamp.checkpoints.load_config(lamp.checkpoints.EMBEDDED)
+    model = GPT2(GPT2Config.from_mapping(loaded), tensors)
+    with pytest.raises(ValueError, match="no tokenizer"):
+        model.encode("text")
+
+
+def test_text_survives_the_tokenizer():
+    model = GPT2.from_pretrained("embedded")
+    text = "Thus conscience doth make cowards of us all;\n\n\u2014 \u00e9t\u00e9 \U0001f600 \tend "
+    assert model.decode(model.encode(text)) == text
+    assert model.encode("").shape == (0,)
