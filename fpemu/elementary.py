@@ -10,11 +10,10 @@ from __future__ import annotations
 from math import factorial
 from typing import Any, Final
 
-import numba
 import numpy as np
 
 from fpemu import words
-from fpemu.parallel import inline
+from fpemu.parallel import inline, kernel
 
 __all__ = ["erf", "exp", "expm1", "log", "sigmoid", "tanh"]
 
@@ -138,7 +137,7 @@ def _exp_minus_square(x: float) -> Any:
     return value - value * words.fused_multiply_add(x, x, -square)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@kernel
 def erf(x):  # type: ignore[no-untyped-def]
     """The error function; error below 16 units.
 

@@ -9,6 +9,7 @@ layers is safe after a fork in every case.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import itertools
 import os
 import threading
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import numba
@@ -23,11 +25,38 @@ import numpy as np
 
 __all__ = ["default_environment", "inline", "kernel", "run", "thread_count"]
 
-kernel: Final = numba.njit(cache=True, nogil=True, error_model="numpy")
-"""Decorator of array kernels: compiled once per machine, no GIL, no exceptions on division."""
 
-inline: Final = numba.njit(cache=True, forceinline=True, error_model="numpy")
-"""Decorator of scalar kernels: always inlined, so that a constant argument costs nothing."""
+def _digest_of_sources() -> str:
+    """A digest of this package's source files."""
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+_SOURCES: Final = _digest_of_sources()
+
+
+def _stamped(function: Any) -> Any:
+    """Put the digest of the sources into a function's name, and so into its cache's.
+
+    Numba's cache on disk goes by the file a function is in.  A kernel has functions of other files
+    compiled into it, and would survive their change.
+    """
+    function.__qualname__ += f"-{_SOURCES}"
+    return function
+
+
+def kernel(function: Any) -> Any:
+    """Decorator of array kernels: compiled once a machine, no GIL, no errors from divisions."""
+    return numba.njit(cache=True, nogil=True, error_model="numpy")(_stamped(function))
+
+
+def inline(function: Any) -> Any:
+    """Decorator of scalar kernels: always inlined, so that a constant argument costs nothing."""
+    compiled = numba.njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
+    return compiled(_stamped(function))
+
 
 _FENV_BYTES: Final = 512  # more than any C library's fenv_t
 

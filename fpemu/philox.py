@@ -14,11 +14,10 @@ from __future__ import annotations
 import secrets
 from typing import Any, Final
 
-import numba
 import numpy as np
 
 from fpemu import words
-from fpemu.parallel import inline
+from fpemu.parallel import inline, kernel
 
 __all__ = ["BLOCK_WORDS", "draw", "fill_block", "key_of"]
 
@@ -56,7 +55,7 @@ def draw(a: Any, b: Any, c: Any, d: Any, first: Any, second: Any) -> Any:
     return a, b, c, d
 
 
-@numba.njit(cache=True, error_model="numpy")
+@kernel
 def fill_block(block, key, out):  # type: ignore[no-untyped-def]
     """The random words of a block: word ``j`` is word ``j // 512`` of its draw ``j % 512``."""
     high = np.uint32(np.uint64(block) >> np.uint64(23))  # bits 32 and up of block * 512

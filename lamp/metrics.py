@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -182,7 +181,7 @@ def _compare_rows(start, stop, reference, model, following, rows):  # type: igno
         rows[row, 3] = model_offset - np.float64(actual[token]) if token >= 0 else np.nan
 
 
-@numba.njit(cache=True)
+@parallel.kernel
 def _divergence_term(log_p, ratio):  # type: ignore[no-untyped-def]
     """``p (exp(r) - 1 - r)`` with r = log(q/p), which sums to KL(p || q).
 

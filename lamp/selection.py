@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -228,7 +227,7 @@ def _normwise_rows(start, stop, z, lengths, tau, mask):  # type: ignore[no-untyp
             _sift(keys, places, 0, size)
 
 
-@numba.njit(cache=True)
+@parallel.kernel
 def _sift(keys, places, root, size):  # type: ignore[no-untyped-def]
     """Restore the heap order below a root: larger keys first, of equal ones the smaller place."""
     key, place = keys[root], places[root]
@@ -246,7 +245,7 @@ def _sift(keys, places, root, size):  # type: ignore[no-untyped-def]
     keys[root], places[root] = key, place
 
 
-@numba.njit(cache=True, forceinline=True)
+@parallel.inline
 def _before(key, place, other_key, other_place):  # type: ignore[no-untyped-def]
     return key > other_key or (key == other_key and place < other_place)
 
@@ -271,7 +270,7 @@ def _largest(scores: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
     return mask.reshape(scores.shape)
 
 
-@numba.njit(cache=True, nogil=True)
+@parallel.kernel
 def _mark_largest(bits, count, mask):  # type: ignore[no-untyped-def]
     """Radix selection: the bits of nonnegative floats are ordered as the floats are.
 
@@ -316,7 +315,7 @@ def _shuffle_rows(start, stop, lengths, seed, stream, first_row, mask):  # type:
             mask[row, j], mask[row, other] = mask[row, other], mask[row, j]
 
 
-@numba.njit(cache=True, forceinline=True)
+@parallel.inline
 def _mixed(counter):  # type: ignore[no-untyped-def]
     """SplitMix64: a 64-bit counter to 64 well-mixed bits (Steele, Lea, Flood, OOPSLA 2014)."""
     bits = counter + np.uint64(0x9E3779B97F4A7C15)
