@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +18,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+_TABLE_BITS = 10
 
 
 @app.callback()
@@ -56,15 +61,68 @@ def formats() -> None:
     typer.echo("Also: e{E}m{M}, ps{M} = e8m{M}, and P3109's binary{K}p{P}{s|u}{e|f}.")
 
 
-@app.command(name="round")
-def round_value(
-    value: Annotated[float, typer.Argument(help="The number to round.")],
+@app.command(context_settings={"ignore_unknown_options": True})
+def show(
     format: Annotated[str, typer.Argument(help="The format, such as float8_e4m3fn or e5m7.")],
-    mode: Annotated[str, typer.Option(help="rne, rna, rnz, rtz, rtp, rtn or rto.")] = "rne",
+    value: Annotated[float, typer.Argument(help="A number: 0.3, -1e9, inf, nan.")],
     overflow: Annotated[str, typer.Option(help="ieee or saturate.")] = "ieee",
 ) -> None:
-    """Round a number into a format."""
-    typer.echo(repr(float(fpemu.round(value, format, fpemu.Rounding(mode, overflow)))))
+    """Show what becomes of a number in a format, in every rounding mode and why."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fpemu import explain
+
+    chosen = fpemu.format(format)
+    steps = explain.rounding_steps(value, chosen, fpemu.Rounding(overflow=overflow).overflow)
+    nearest = explain.anatomy(steps[0].result, chosen)
+    typer.echo(f"{value!r} in {chosen}")
+    fields = {"sign": nearest.sign, "exponent": nearest.exponent, "fraction": nearest.fraction}
+    bits = "  ".join(f"{name} {field}" for name, field in fields.items() if field)
+    typer.echo(f"rne      {steps[0].result!r}  (code {nearest.code:#x})")
+    typer.echo(f"bits     {bits}")
+    typer.echo(f"meaning  {nearest.meaning}")
+    if math.isfinite(value):
+        below, above = explain.bracket(value, chosen)
+        typer.echo(f"next     {below!r} below, {above!r} above")
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("mode")
+    table.add_column("result", justify="right", no_wrap=True)
+    table.add_column("error, ulp", justify="right", no_wrap=True)
+    table.add_column("because")
+    for step in steps:
+        error = "-" if math.isnan(step.error) else f"{step.error:+.3g}"
+        table.add_row(step.mode, repr(step.result), error, step.reason)
+    typer.echo()
+    Console().print(table)
+
+
+@app.command()
+def table(
+    format: Annotated[str, typer.Argument(help="A format of at most 10 bits.")],
+) -> None:
+    """List all codes of a small format."""
+    chosen = fpemu.format(format)
+    if chosen.bits > _TABLE_BITS:
+        raise ValueError(f"{chosen} has {chosen.bits} bits: too many codes to list")
+    for code in range(2**chosen.bits):
+        value = float(fpemu.decode(code, chosen))
+        bits = f"{code:0{chosen.bits}b}"
+        split = int(chosen.signed), int(chosen.signed) + chosen.exponent_bits
+        parts = (bits[: split[0]], bits[split[0] : split[1]], bits[split[1] :])
+        typer.echo(f"{code:#06x}  {' '.join(part for part in parts if part)}  {value!r}")
+
+
+@app.command()
+def plot(
+    format: Annotated[list[str], typer.Argument(help="One or more formats.")],
+    output: Annotated[Path, typer.Option(help="The picture to write.", dir_okay=False)],
+) -> None:
+    """Plot the spacing and the relative error of formats over their range."""
+    from fpemu import explain
+
+    explain.plot_formats([fpemu.format(name) for name in format], output)
+    typer.echo(f"Wrote {output}")
 
 
 def main() -> None:

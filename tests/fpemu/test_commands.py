@@ -1,0 +1,95 @@
+"""The `fpemu` command as people call it."""
+
+import subprocess
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+import fpemu
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "fpemu", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_formats_lists_every_named_format_within_80_columns():
+    run = command("formats")
+    assert run.returncode == 0
+    for name in fpemu.formats.named_formats():
+        assert f"\n{name} " in run.stdout
+    assert max(map(len, run.stdout.splitlines())) <= 80
+    assert "…" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["float8_e4m3fn", "0.3"], ["code 0x2a", "sign 0  exponent 0101  fraction 010"]),
+        (["float8_e4m3fn", "0.3"], ["0.28125 below, 0.3125 above", "0.3125 is nearer", "+0.4"]),
+        (["float8_e4m3fn", "4.25"], ["halfway between 4.0 and 4.5", "even", "away from zero"]),
+        (["float8_e4m3fn", "4.0"], ["a value of the format", "normal: 1.0 * 2**2"]),
+        (["float8_e4m3fn", "0.002"], ["subnormal: 0.125 * 2**-6"]),
+        (["float8_e4m3fn", "-500"], ["beyond the largest finite number, 448.0", "toward zero"]),
+        (["float8_e5m2", "-500", "--overflow", "saturate"], ["-512.0"]),
+        (["bfloat16", "inf"], ["not a finite number", "inf"]),
+    ],
+)
+def test_show_explains_a_rounding(arguments, expected):
+    run = command("show", *arguments)
+    assert run.returncode == 0, run.stderr
+    for words in expected:
+        assert words in " ".join(run.stdout.split()) or words in run.stdout
+
+
+def test_show_agrees_with_round_in_every_mode():
+    for value in (0.3, -2.5, 449.0, 1e-9, 464.0, 465.0):
+        lines = command("show", "float8_e4m3fn", str(value)).stdout.splitlines()
+        table = {line.split()[0]: line.split()[1] for line in lines if line[:2] in ("rn", "rt")}
+        for mode in ("rna", "rnz", "rtz", "rtp", "rtn", "rto"):
+            expected = float(fpemu.round(value, "float8_e4m3fn", mode))
+            assert table[mode] == repr(expected)
+
+
+def test_table_lists_every_code():
+    lines = command("table", "float6_e3m2fn").stdout.splitlines()
+    assert len(lines) == 64
+    assert lines[0b100101].split() == ["0x0025", "1", "001", "01", "-0.3125"]
+    assert [float(line.split()[-1]) for line in lines] == [
+        float(value) for value in fpemu.decode(np.arange(64), "float6_e3m2fn")
+    ]
+
+
+def test_plot_writes_a_picture(tmp_path):
+    run = command("plot", "float8_e4m3fn", "bfloat16", "--output", str(tmp_path / "plot.png"))
+    assert run.returncode == 0, run.stderr
+    assert matplotlib.image.imread(tmp_path / "plot.png").shape == (1040, 1280, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["show", "float8", "1"], 1, "unknown format 'float8'"),
+        (["show", "float4_e2m1fn", "nan"], 1, "has no NaN"),
+        (["show", "bfloat16", "1", "--overflow", "wrap"], 1, "unknown overflow 'wrap'"),
+        (["show", "bfloat16", "one"], 2, "number"),
+        (["table", "bfloat16"], 1, "too many codes"),
+        (["plot", "bfloat16", "--output", "missing/plot.png"], 1, "missing"),
+        (["plot", "bfloat16"], 2, "output"),
+        (["fly"], 2, "fly"),
+    ],
+)
+def test_bad_usage_gives_one_clear_line(arguments, code, message):
+    run = command(*arguments)
+    assert run.returncode == code
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_debug_shows_the_traceback():
+    run = command("--debug", "show", "float8", "1")
+    assert run.returncode == 1
+    assert "Traceback" in run.stderr
