@@ -120,7 +120,7 @@ class Format:
     @property
     def has_negative_zero(self) -> bool:
         """Whether the format distinguishes -0 from +0."""
-        return self.signed and self.negative_zero
+        return self.signed and self.negative_zero and self.has_zero
 
     @property
     def _lowest_normal_field(self) -> int:

@@ -195,7 +195,7 @@ def target_of(format: Format, rounding: Rounding, dtype: np.dtype[Any]) -> Targe
             "largest_negative": largest,
             "overflow_negative": negated(overflowed("-")),
             "infinity_negative": negated(infinite),
-            "zero_negative": sign if format.negative_zero else zero,
+            "zero_negative": sign if format.has_negative_zero else zero,
         }
     else:  # a negative value that does not round to zero is invalid
         invalid = nan if format.has_nan else zero
