@@ -605,14 +605,15 @@ def measure_export(
     heads = peaked_rows(model, tokenizer, shipped)
     model.set_attn_implementation("sdpa")
     samples = generate(directory, settings.seed, 384, 4)
+    plays = dict(zip(HELD_OUT, held_out, strict=True))
+    sizes = {name: len(text.encode()) for name, text in plays.items()}
+    bits = {name: bits_per_byte(model, tokenizer, [text]) for name, text in plays.items()}
     return {
         "held_out": {
-            "bytes": sum(len(text.encode()) for text in held_out),
-            "bits_per_byte": bits_per_byte(model, tokenizer, held_out),
-            "by_play": {
-                name: bits_per_byte(model, tokenizer, [text])
-                for name, text in zip(HELD_OUT, held_out, strict=True)
-            },
+            "bytes": sum(sizes.values()),
+            "bits_per_byte": sum(bits[name] * sizes[name] for name in HELD_OUT)
+            / sum(sizes.values()),
+            "by_play": bits,
             "compressors": compressed_bits_per_byte("".join(held_out)),
         },
         "held_out_sample": {

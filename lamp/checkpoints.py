@@ -80,7 +80,13 @@ def load_config(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"{path / 'config.json'} is not a model configuration: {error}") from error
     if kind != "gpt2":
         raise ValueError(f"{path} holds a model of type {kind!r}, expected 'gpt2'")
-    config: Mapping[str, Any] = _transformers().GPT2Config.from_dict(found).to_dict()
+    try:
+        config: Mapping[str, Any] = _transformers().GPT2Config.from_dict(found).to_dict()
+    except Exception as error:  # transformers' own checks raise what they like
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path / 'config.json'} is not a GPT-2 configuration: {reason}"
+        ) from error
     return config
 
 
@@ -100,10 +106,15 @@ def load_tokenizer(path: Path) -> Any:
     ------
     FileNotFoundError
         If the directory holds no tokenizer.
+    ValueError
+        If its files cannot be read.
     """
     if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise FileNotFoundError(f"{path} holds no tokenizer (tokenizer.json or vocab.json)")
-    return _transformers().AutoTokenizer.from_pretrained(path)
+    try:
+        return _transformers().AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # JSON, key and other errors, by version of transformers
+        raise ValueError(f"the tokenizer of {path} cannot be read: {error!r}") from error
 
 
 def _transformers() -> ModuleType:
@@ -138,7 +149,7 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
     FileNotFoundError
         If there are no weights, or a shard is missing.
     ValueError
-        If a file is no safetensors file.
+        If a file is no safetensors file, or the index of shards is broken.
     """
     tensors: dict[str, NDArray[np.floating[Any]]] = {}
     for file in _weight_files(path):
@@ -151,8 +162,14 @@ def _weight_files(path: Path) -> list[Path]:
         return [path / _SINGLE]
     if not (path / _INDEX).is_file():
         raise FileNotFoundError(f"{path} holds no weights: expected {_SINGLE} or {_INDEX}")
-    index = json.loads((path / _INDEX).read_text(encoding="utf-8"))
-    files = [path / name for name in sorted(set(index["weight_map"].values()))]
+    try:
+        index = json.loads((path / _INDEX).read_text(encoding="utf-8"))
+        files = [path / name for name in sorted(set(index["weight_map"].values()))]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path / _INDEX} is broken: expected an object whose 'weight_map' gives each tensor's "
+            f"file ({error!r})"
+        ) from error
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"{path / _INDEX} names {file.name}, which is missing")

@@ -22,7 +22,7 @@ from fpemu.parallel import default_environment
 from lamp import checkpoints
 from lamp.attention import attention
 from lamp.hardware import Hardware, HardwareLike, hardware
-from lamp.layers import ACTIVATIONS, activation, layer_norm, linear
+from lamp.layers import activation, check_activation, layer_norm, linear
 from lamp.selection import LAMP
 
 __all__ = ["GPT2", "Forward", "GPT2Config"]
@@ -57,10 +57,15 @@ class GPT2Config:
     scale_attn_weights: bool = True
 
     def __post_init__(self) -> None:
-        if self.activation_function not in ACTIVATIONS:
+        check_activation(self.activation_function)
+        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
+            size = getattr(self, name)
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} is {size!r}, expected a positive integer")
+        if not 0.0 <= self.layer_norm_epsilon < np.inf:
             raise ValueError(
-                f"unknown activation {self.activation_function!r}: expected "
-                f"{', '.join(ACTIVATIONS)}"
+                f"layer_norm_epsilon is {self.layer_norm_epsilon!r}, expected a finite number "
+                "that is not negative"
             )
         if self.n_embd % self.n_head:
             raise ValueError(f"width {self.n_embd} does not divide into {self.n_head} heads")
@@ -84,7 +89,8 @@ class GPT2Config:
         if not config.get("tie_word_embeddings", True):
             raise ValueError("a head that is not tied to the embedding is not implemented")
         values = {f.name: config[f.name] for f in fields(cls)}
-        values["n_inner"] = values["n_inner"] or 4 * values["n_embd"]
+        if values["n_inner"] is None:
+            values["n_inner"] = 4 * values["n_embd"]
         return cls(**values)
 
 
@@ -125,14 +131,25 @@ class Weights:
         Raises
         ------
         ValueError
-            If a tensor is missing or has another shape than the configuration says.
+            If a tensor is missing or has another shape than the configuration says, or there are
+            more layers than it says.
         """
         width, inner = config.n_embd, config.n_inner
         prefix = "" if "wte.weight" in tensors else _PREFIX
+        beyond = f"{prefix}h.{config.n_layer}."
+        for name in tensors:
+            if name.startswith(beyond):
+                raise ValueError(
+                    f"the checkpoint has a tensor {name!r}, but its configuration says n_layer = "
+                    f"{config.n_layer}"
+                )
 
         def take(name: str, *shape: int) -> NDArray[Any]:
             if prefix + name not in tensors:
-                raise ValueError(f"the checkpoint has no tensor {prefix + name!r}")
+                raise ValueError(
+                    f"the checkpoint has no tensor {prefix + name!r} of float16, bfloat16, float32 "
+                    "or float64"
+                )
             tensor = tensors[prefix + name]
             if tensor.shape != shape:
                 raise ValueError(
@@ -223,7 +240,7 @@ class GPT2:
     ) -> None:
         self.config = config
         self.hardware: Hardware = _machine(hardware)
-        self.lamp = lamp
+        self.lamp = _checked(lamp)
         self._tensors = tensors
         self._source = source
         self._weights = Weights.from_tensors(tensors, config, self.hardware.storage.carrier)
@@ -280,7 +297,7 @@ class GPT2:
         """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.hardware, other.lamp = _machine(hardware), lamp
+        other.hardware, other.lamp = _machine(hardware), _checked(lamp)
         if other.hardware.storage != self.hardware.storage:
             dtype = other.hardware.storage.carrier
             other._weights = Weights.from_tensors(self._tensors, self.config, dtype)
@@ -304,7 +321,14 @@ class GPT2:
         Returns
         -------
         ndarray of int64
+
+        Raises
+        ------
+        TypeError
+            If `text` is not a string.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a string, not {type(text).__name__}")
         # verbose=False: a text longer than the model's window is cut up by the caller.
         tokens = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return np.array(tokens, dtype=np.int64)
@@ -320,8 +344,18 @@ class GPT2:
         Returns
         -------
         str
+
+        Raises
+        ------
+        ValueError
+            If a token is not in the vocabulary.
+        TypeError
+            If tokens are not integers.
         """
-        text: str = self.tokenizer.decode(np.asarray(tokens).tolist())
+        numbers = np.asarray(tokens)
+        if numbers.size:
+            numbers = self._check_numbers(numbers)
+        text: str = self.tokenizer.decode(numbers.tolist())
         return text
 
     def logits(self, tokens: ArrayLike) -> NDArray[Any]:
@@ -344,10 +378,14 @@ class GPT2:
         TypeError
             If tokens are not integers.
         """
-        array = np.asarray(tokens)
-        if array.ndim == 2 and len(array):
-            return np.stack([self.forward(row).logits for row in array])
-        return self.forward(array).logits
+        numbers = self._check_tokens(tokens, batch=True)
+        if numbers.ndim == 1:
+            return self.forward(numbers).logits
+        shape = (*numbers.shape, self.config.vocab_size)
+        logits = np.empty(shape, self.hardware.storage.carrier)
+        for row, place in zip(numbers, logits, strict=True):
+            place[:] = self.forward(row).logits
+        return logits
 
     @default_environment()
     def forward(self, tokens: ArrayLike) -> Forward:
@@ -405,27 +443,41 @@ class GPT2:
         split = qkv.reshape(len(qkv), 3, heads, self.config.n_embd // heads)
         return np.ascontiguousarray(split.transpose(1, 2, 0, 3))
 
-    def _check_tokens(self, tokens: ArrayLike) -> NDArray[np.int64]:
-        numbers = np.asarray(tokens)
-        if numbers.ndim != 1:
-            raise ValueError(f"tokens must be one sequence, not an array of shape {numbers.shape}")
+    def _check_tokens(self, tokens: ArrayLike, *, batch: bool = False) -> NDArray[np.int64]:
+        expected = "one sequence" + (" or several of one length" if batch else "")
+        try:
+            numbers = np.asarray(tokens)
+        except ValueError as error:  # a ragged list
+            raise ValueError(f"tokens must be {expected}: {error}") from error
+        if numbers.ndim != 1 and not (batch and numbers.ndim == 2):
+            raise ValueError(f"tokens must be {expected}, not an array of shape {numbers.shape}")
         if not numbers.size:
             raise ValueError("there are no tokens")
+        length = numbers.shape[-1]
+        if length > self.config.n_positions:
+            raise ValueError(
+                f"{length} tokens are more than the model's {self.config.n_positions} positions"
+            )
+        return self._check_numbers(numbers)
+
+    def _check_numbers(self, numbers: NDArray[Any]) -> NDArray[np.int64]:
         if numbers.dtype.kind not in "iu":
             raise TypeError(f"tokens must be integers, not {numbers.dtype}")
-        if len(numbers) > self.config.n_positions:
-            raise ValueError(
-                f"{len(numbers)} tokens are more than the model's {self.config.n_positions} "
-                "positions"
-            )
         outside = (numbers < 0) | (numbers >= self.config.vocab_size)
         if outside.any():
-            index = int(np.flatnonzero(outside)[0])
+            index = tuple(np.argwhere(outside)[0].tolist())
+            row = f" of row {index[0]}" if len(index) == 2 else ""
+            position = f" at position {index[-1]}{row}" if index else ""
             raise ValueError(
-                f"token {numbers[index]} at position {index} is not in 0.."
-                f"{self.config.vocab_size - 1}"
+                f"token {numbers[index]}{position} is not in 0..{self.config.vocab_size - 1}"
             )
         return numbers.astype(np.int64)
+
+
+def _checked(lamp: LAMP | None) -> LAMP | None:
+    if lamp is not None and not isinstance(lamp, LAMP):
+        raise TypeError(f"lamp must be a LAMP or None, not {type(lamp).__name__}")
+    return lamp
 
 
 _machine = hardware  # the methods' parameters of that name hide the function

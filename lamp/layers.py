@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 import fpemu
 from fpemu import Accumulator, elementary, parallel
 
-__all__ = ["ACTIVATIONS", "activation", "layer_norm", "linear"]
+__all__ = ["ACTIVATIONS", "activation", "check_activation", "layer_norm", "linear"]
 
 _GRAIN: Final = 2**12  # elements worth a thread
 
@@ -23,7 +23,9 @@ _GRAIN: Final = 2**12  # elements worth a thread
 def linear(
     x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None, accumulator: Accumulator
 ) -> NDArray[Any]:
-    """``x @ weight + bias``, the sum with the bias rounded once into the type of `x`.
+    """``x @ weight + bias``: the bias is added in the type of the product.
+
+    The sum is then rounded into the type of `x`, whatever the accumulator.
 
     Parameters
     ----------
@@ -40,7 +42,7 @@ def linear(
     product: NDArray[Any] = fpemu.matmul(x, weight, accumulator)
     if bias is not None:
         product += bias
-    return product
+    return product.astype(x.dtype, copy=False)
 
 
 def layer_norm(
@@ -97,9 +99,23 @@ def activation(x: NDArray[Any], name: str) -> NDArray[Any]:
     -------
     ndarray
         `x`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such activation, or `x` is not C-contiguous.
     """
+    check_activation(name)
+    if not x.flags.c_contiguous:
+        raise ValueError("an activation works in place: x must be C-contiguous")
     parallel.run(ACTIVATIONS[name], x.size, x.reshape(-1), grain=_GRAIN)
     return x
+
+
+def check_activation(name: str) -> None:
+    """Raise a ValueError if there is no activation of that name."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}: expected {', '.join(ACTIVATIONS)}")
 
 
 _SQRT_HALF: Final = np.sqrt(0.5)

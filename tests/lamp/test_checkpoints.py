@@ -106,6 +106,12 @@ def edit_config(path, **changes):
         ({"tie_word_embeddings": False}, "not tied"),
         ({"n_head": 5}, "does not divide into 5 heads"),
         ({"n_layer": 3}, "no tensor"),
+        ({"n_layer": 1}, r"tensor 'transformer\.h\.1\..*n_layer = 1"),
+        ({"n_layer": 0}, "n_layer is 0, expected a positive integer"),
+        ({"n_head": 0}, "n_head is 0, expected a positive integer"),
+        ({"n_inner": 0}, "n_inner is 0, expected a positive integer"),
+        ({"layer_norm_epsilon": -1.0}, r"layer_norm_epsilon is -1\.0"),
+        ({"n_embd": None}, "n_embd"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(tmp_path, changes, message):
@@ -129,6 +135,34 @@ def test_broken_files_are_named(tmp_path):
     (path / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
         GPT2.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 3}}']
+)
+def test_a_broken_index_of_shards_is_named(tmp_path, text):
+    path = random_checkpoint(tmp_path)
+    (path / "model.safetensors").unlink()
+    (path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is broken"):
+        GPT2.from_pretrained(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float8_e4m3fn])
+def test_a_tensor_of_a_type_that_is_not_read_is_named(tmp_path, dtype):
+    path = random_checkpoint(tmp_path)
+    name = "transformer.ln_f.bias"
+    rewrite(path, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
+    with pytest.raises(ValueError, match=r"no tensor 'transformer\.ln_f\.bias' of float16"):
+        GPT2.from_pretrained(path)
+
+
+@pytest.mark.parametrize("text", ["{", "{}"])
+def test_a_broken_tokenizer_is_named(tmp_path, text):
+    path = random_checkpoint(tmp_path)
+    (path / "tokenizer.json").write_text(text)
+    with pytest.raises(ValueError, match=r"tokenizer of .* cannot be read"):
+        GPT2.from_pretrained(path).encode("text")
 
 
 def test_a_missing_directory_says_what_was_expected():

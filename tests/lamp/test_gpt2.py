@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import fpemu
 import lamp
 from lamp.gpt2 import GPT2, GPT2Config
 
@@ -122,6 +123,9 @@ def test_recomputation_is_counted_layer_by_layer(tmp_path):
         (list(range(25)), ValueError, "25 tokens are more than the model's 24 positions"),
         (7, ValueError, "one sequence"),
         ([[[0]]], ValueError, "one sequence"),
+        ([[1], [2, 3]], ValueError, "one sequence or several of one length"),
+        ([[1, 2], [3, 61]], ValueError, r"token 61 at position 1 of row 1 is not in 0\.\.60"),
+        (np.zeros((0, 5), np.int64), ValueError, "no tokens"),
     ],
 )
 def test_bad_tokens_are_refused(tmp_path, tokens, error, message):
@@ -136,6 +140,47 @@ def test_a_model_without_a_directory_has_no_tokenizer():
     model = GPT2(GPT2Config.from_mapping(loaded), tensors)
     with pytest.raises(ValueError, match="no tokenizer"):
         model.encode("text")
+
+
+@pytest.mark.parametrize("products", ["float64", "e8m7"])
+@pytest.mark.parametrize("storage", ["float32", "float64"])
+def test_values_between_steps_are_in_the_storage_format(tmp_path, storage, products):
+    """Whatever the accumulators of the products; float64 ones come closer to the exact logits."""
+    path = random_checkpoint(tmp_path)
+    machine = lamp.Hardware("mixed", fpemu.format(storage), fpemu.Sequential(products))
+    logits = GPT2.from_pretrained(path, hardware=machine).logits([1, 2, 3])
+    assert logits.dtype == storage
+    exact = GPT2.from_pretrained(path, hardware="fp64").logits([1, 2, 3])
+    if products == "float64":
+        assert distance(logits, exact) < 100 * UNIT_32
+    else:
+        assert 2.0**-14 < distance(logits, exact) < 1.0
+
+
+def test_a_setting_of_another_kind_is_refused(tmp_path):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path))
+    with pytest.raises(TypeError, match="lamp must be a LAMP or None, not float"):
+        model.with_hardware("ps4", 1.2)
+    with pytest.raises(TypeError, match="lamp must be a LAMP or None, not str"):
+        GPT2.from_pretrained(tmp_path, lamp="normwise")
+    with pytest.raises(TypeError, match="hardware must be a Hardware or a name, not int"):
+        model.with_hardware(4)
+
+
+@pytest.mark.parametrize("text", [5, None, b"bytes", ["a", "b"]])
+def test_what_is_no_text_is_refused(text):
+    with pytest.raises(TypeError, match=f"text must be a string, not {type(text).__name__}"):
+        GPT2.from_pretrained("embedded").encode(text)
+
+
+def test_tokens_that_do_not_exist_are_not_decoded():
+    model = GPT2.from_pretrained("embedded")
+    with pytest.raises(ValueError, match=r"token 2048 at position 1 is not in 0\.\.2047"):
+        model.decode([5, 2048])
+    with pytest.raises(TypeError, match="integers, not float64"):
+        model.decode([1.5])
+    assert model.decode([]) == ""
+    assert model.decode(65) == model.decode([65])
 
 
 def test_text_survives_the_tokenizer():

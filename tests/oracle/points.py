@@ -38,6 +38,7 @@ UNUSUAL: Final = (
     Format("unsigned, IEEE specials", 6, 3, 4, signed=False),
     Format("no zero, no NaN", 5, 1, 15, False, False, False, 0),
     Format("no zero, infinity", 5, 1, 15, False, False, True, 1),
+    Format("no zero, both signs", 6, 1, 15, True, False, False, 1),
     Format("three NaNs", 8, 4, 7, high_nans=3),
     Format("infinity, no NaN", 8, 4, 7, high_nans=0),
     # Every number of the first is a float32 subnormal; the next two lie at the other end.

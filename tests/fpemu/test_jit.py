@@ -1,0 +1,156 @@
+"""Scalar functions for users' kernels: the same bits as the array functions, anywhere."""
+
+import math
+
+import numba
+import numpy as np
+import pytest
+
+import fpemu
+from fpemu import arithmetic, rounding
+from tests.oracle.bits import assert_same_bits
+from tests.oracle.points import MODES
+
+EDGES = [
+    *(0.0, -0.0, 5e-324, -5e-324, 2.0**-1022, 2.0**-149, 2.0**-133, 2.0**-24, 2.0**-14),
+    *(1 / 3, 1.0, -1.0, 1 + 2.0**-52, 1 + 2.0**-8, 1 + 2.0**-9 + 2.0**-60, 3.0, -448.0, 464.0),
+    *(65504.0, 65520.0, 1e30, 3.4e38, 1e300, -1.7976931348623157e308, np.inf, -np.inf, np.nan),
+]
+# The formats take the quick way (precision at most 51), a flushing one, and the integer way.
+FORMATS = (
+    "bfloat16",
+    "float8_e4m3fn",
+    "float64",
+    fpemu.Format("flushing", 16, 8, 127, subnormals=False),
+)
+MAKERS = {
+    "rounder": (fpemu.round, 1),
+    "square_root": (fpemu.sqrt, 1),
+    "adder": (fpemu.add, 2),
+    "subtractor": (fpemu.subtract, 2),
+    "multiplier": (fpemu.multiply, 2),
+    "divider": (fpemu.divide, 2),
+    "fma": (fpemu.fma, 3),
+}
+
+
+def operands_of(count):
+    """Edges in all combinations of two, and cancelling third operands."""
+    edges = np.array(EDGES)
+    if count == 1:
+        return (edges,)
+    a, b = (side.ravel() for side in np.meshgrid(edges, edges))
+    with np.errstate(all="ignore"):
+        c = np.where(np.arange(a.size) % 3 == 0, -(a * b), np.roll(a, 11))
+    return (a, b, c)[:count]
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_every_function_is_its_array_function(maker):
+    array_function, count = MAKERS[maker]
+    operands = operands_of(count)
+    # Every mode with one format, every format with two modes: compiling is what takes time here.
+    cases = [("bfloat16", mode) for mode in MODES]
+    cases += [(format, mode) for format in FORMATS[1:] for mode in ("rne", "rtn")]
+    cases += [("float8_e4m3fn", fpemu.Rounding("rtp", "saturate"))]
+    for format, mode in cases:
+        function = getattr(fpemu.jit, maker)(format, mode)
+        rows = zip(*(x.tolist() for x in operands), strict=True)
+        actual = [function(*row) for row in rows]
+        expected = array_function(*operands, format, mode)
+        assert_same_bits(actual, expected, operands[0], (maker, format, mode))
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_functions_work_in_users_loops(parallel):
+    add, multiply = fpemu.jit.adder("e5m7", "rtp"), fpemu.jit.multiplier("e4m3")
+    fused, root = fpemu.jit.fma("float64", "rtz"), fpemu.jit.square_root("float16")
+    divide, subtract = fpemu.jit.divider("bfloat16"), fpemu.jit.subtractor("e11m51", "rtn")
+    rounded = fpemu.jit.rounder("float8_e5m2", "rto")
+
+    @numba.njit(parallel=parallel)
+    def work(a, b, out):
+        for i in numba.prange(a.size):
+            out[0, i] = add(a[i], b[i])
+            out[1, i] = multiply(a[i], b[i])
+            out[2, i] = fused(a[i], b[i], a[i])
+            out[3, i] = root(a[i])
+            out[4, i] = divide(a[i], b[i])
+            out[5, i] = subtract(a[i], b[i])
+            out[6, i] = rounded(a[i])
+
+    a, b = operands_of(2)
+    out = np.empty((7, a.size))
+    work(a, b, out)
+    expected = [
+        fpemu.add(a, b, "e5m7", "rtp"),
+        fpemu.multiply(a, b, "e4m3"),
+        fpemu.fma(a, b, a, "float64", "rtz"),
+        fpemu.sqrt(a, "float16"),
+        fpemu.divide(a, b, "bfloat16"),
+        fpemu.subtract(a, b, "e11m51", "rtn"),
+        fpemu.round(a, "float8_e5m2", "rto"),
+    ]
+    assert_same_bits(out, np.array(expected), np.tile(a, 7))
+
+
+def test_float32_and_integer_arguments_are_widened():
+    third = np.float32(1 / 3)
+    assert fpemu.jit.rounder("float64")(third) == float(third)
+    assert fpemu.jit.adder("float64")(third, np.float32(2.0**-40)) == float(third) + 2.0**-40
+    assert fpemu.jit.multiplier("float64")(third, third) == float(third) ** 2
+    assert fpemu.jit.divider("float64")(1, 3) == 1 / 3
+    assert fpemu.jit.square_root("float64")(2) == math.sqrt(2)
+    assert fpemu.jit.fma("float64")(third, third, np.float32(-1)) == fpemu.fma(
+        third, third, np.float32(-1), "float64"
+    )
+
+
+def test_newtons_iteration_takes_every_step_in_the_format():
+    add, divide = fpemu.jit.adder("e5m7"), fpemu.jit.divider("e5m7")
+
+    @numba.njit
+    def newton(a):
+        x = a
+        for _ in range(6):
+            x = divide(add(x, divide(a, x)), 2.0)
+        return x
+
+    for a in (2.0, 3.0, 10.0, 0.125):
+        x = a
+        for _ in range(6):
+            x = fpemu.divide(fpemu.add(x, fpemu.divide(a, x, "e5m7"), "e5m7"), 2.0, "e5m7")
+        assert newton(a) == x
+    assert newton(2.0) == 1.4140625
+
+
+def test_formats_and_roundings_that_do_not_fit_are_errors():
+    for maker in MAKERS:
+        with pytest.raises(ValueError, match="float7"):
+            getattr(fpemu.jit, maker)("float7")
+        with pytest.raises(ValueError, match="up"):
+            getattr(fpemu.jit, maker)("float16", "up")
+
+
+def test_no_array_function_compiles_anew_when_only_the_format_changes():
+    x = np.linspace(-3, 3, 50)
+    operations = {
+        arithmetic._ADD: fpemu.add,
+        arithmetic._MULTIPLY: fpemu.multiply,
+        arithmetic._DIVIDE: fpemu.divide,
+    }
+    first, others = "e5m7", ("bfloat16", "float8_e4m3fnuz", "e11m3", "binary8p3se", "e3m2")
+    fpemu.round(x, first)
+    for function in operations.values():
+        function(x, x, first)
+    kernels = [rounding._KERNELS[0]]
+    kernels += [arithmetic._array_kernel(operation, 0, True) for operation in operations]
+    compiled = [len(kernel.signatures) for kernel in kernels]
+    assert min(compiled) > 0
+    made = arithmetic._array_kernel.cache_info().currsize
+    for name in others:
+        fpemu.round(x, name)
+        for function in operations.values():
+            function(x, x, name)
+    assert [len(kernel.signatures) for kernel in kernels] == compiled
+    assert arithmetic._array_kernel.cache_info().currsize == made
