@@ -1,6 +1,6 @@
 """fpemu: what the floating-point arithmetic of a machine does, bit for bit."""
 
-from fpemu import formats, jit
+from fpemu import formats, functions, jit
 from fpemu.accumulators import Accumulator, Blocked, Sequential
 from fpemu.arithmetic import add, divide, fma, multiply, sqrt, subtract
 from fpemu.codec import decode, encode, pack, unpack, values
@@ -22,6 +22,7 @@ __all__ = [
     "format",
     "fma",
     "formats",
+    "functions",
     "jit",
     "matmul",
     "multiply",

@@ -236,16 +236,14 @@ def _round_with_error(
     """The word of ``(result + error) * 2**exponent``, of which `result` > 0 is the nearest float64.
 
     Only the sign of the error counts, and it must not be a tie's: a last bit that says "a little
-    more" or "a little less" stands for it.
+    more" or "a little less" stands for it.  A result with a negative error must not be a power of
+    two; no quotient or square root of float64 numbers is rounded up to one.
     """
     significand, place = unpack(words.word(result))
     if error > 0.0:
         significand = words.bit_or(significand, ONE)
     if error < 0.0:
         significand = words.subtract(significand, ONE)
-        if significand < SIGN:  # the result was a power of two
-            significand = words.bit_or(words.shift_left(significand, 1), ONE)
-            place -= 1
     return round_significand(sign, significand, place + exponent, target, mode)
 
 

@@ -127,6 +127,8 @@ def _decode_word(code: Any, codes: _Codes) -> Any:
         exponent += field - codes.normal_field
     elif codes.subnormals == 0:
         fraction = ZERO
+    if fraction == 0 and codes.zero_sign == 0:
+        float_sign = ZERO
     return words.bit_or(assemble(fraction, exponent), float_sign)
 
 
@@ -256,7 +258,7 @@ def decode(codes: ArrayLike, format: FormatLike) -> Any:
 
 def _as_codes(codes: ArrayLike, format: Format) -> NDArray[Any]:
     array = np.asarray(codes)
-    if array.dtype.kind in "fV" and array.dtype.itemsize == code_dtype(format).itemsize:
+    if array.dtype.kind in "fV" and _formats.named_formats().get(array.dtype.name) == format:
         array = array.view(code_dtype(format))
     if array.dtype.kind not in "iu":
         if array.size == 0:
@@ -304,6 +306,8 @@ def values(format: FormatLike) -> Carrier:
     if not format.subnormals and format.has_zero:
         # Exponent field 0 holds zero alone, many times over.
         positive, negative = (_one_zero(side) for side in (positive, negative))
+        if not format.has_negative_zero:
+            negative = negative[negative != 0]
     everything = np.concatenate([negative, positive])
     return cast(Carrier, everything[np.isfinite(everything)])
 
@@ -368,10 +372,12 @@ def unpack(packed: ArrayLike, format: FormatLike, count: int | None = None) -> N
     Raises
     ------
     ValueError
-        If the bytes hold fewer than `count` codes.
+        If the bytes hold fewer than `count` codes, or are no bytes.
+    TypeError
+        If `packed` does not hold integers.
     """
     format = _narrow(format)
-    array = np.atleast_1d(np.asarray(packed, dtype=np.uint8))
+    array = _as_bytes(packed)
     fitting = array.shape[-1] * 8 // format.bits
     number = fitting if count is None else count
     if not 0 <= number <= fitting:
@@ -381,6 +387,15 @@ def unpack(packed: ArrayLike, format: FormatLike, count: int | None = None) -> N
     bits = np.unpackbits(array, axis=-1, bitorder="little", count=number * format.bits)
     codes = bits.reshape(*array.shape[:-1], number, format.bits)
     return np.packbits(codes, axis=-1, bitorder="little")[..., 0]
+
+
+def _as_bytes(packed: ArrayLike) -> NDArray[np.uint8]:
+    array = np.atleast_1d(np.asarray(packed))
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"packed codes must be bytes, not {array.dtype}")
+    if array.size and (array.min() < 0 or array.max() > 255):
+        raise ValueError(f"packed codes must be bytes, not {array.min()}..{array.max()}")
+    return array.astype(np.uint8)
 
 
 def _narrow(format: FormatLike) -> Format:

@@ -60,6 +60,8 @@ class Rounding:
     ------
     ValueError
         If a field has a value that is not listed here.
+    TypeError
+        If `random_bits` or `seed` is not an integer.
     """
 
     mode: str = "rne"
@@ -72,6 +74,12 @@ class Rounding:
             raise ValueError(f"unknown rounding mode {self.mode!r}: expected {', '.join(MODES)}")
         if self.overflow not in _OVERFLOWS:
             raise ValueError(f"unknown overflow {self.overflow!r}: expected 'ieee' or 'saturate'")
+        for name in ("random_bits", "seed"):
+            value = getattr(self, name)
+            if value is not None:
+                if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                    raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+                object.__setattr__(self, name, int(value))
         if self.random_bits is not None:
             if self.mode != "sr":
                 raise ValueError(f"random_bits belong to mode 'sr', not {self.mode!r}")
@@ -717,7 +725,8 @@ def round(
     working = working_dtype(format, dtype)
     if rounding.random_bits is not None and rounding.random_bits > working.itemsize * 8:
         working = np.dtype(np.float64)
-    order: Literal["C", "F"] = "F" if array.flags.fnc else "C"
+    # Random bits go by the element's place in the call, and so by C order.
+    order: Literal["C", "F"] = "F" if array.flags.fnc and not rounding.is_stochastic else "C"
     source = np.asarray(array, dtype=working, order=order)
     direct = (
         out is not None

@@ -22,7 +22,7 @@ def model():
 @pytest.fixture(scope="module")
 def windows(model):
     tokens = model.encode(checkpoints.read_text(None))
-    return studies.spread_windows(tokens, 256, 3)
+    return studies.spread_windows(tokens, 512, 4)  # the demo's own
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_divergence_falls_as_stored_bits_grow(model, windows):
         lamp.evaluate(reference, model.with_hardware(f"ps{mu}"), windows).kl
         for mu in (1, 2, 4, 7, 10, 14, 18)
     ]
-    assert all(b < a / 2 for a, b in itertools.pairwise(divergences))
+    assert all(b < 0.7 * a for a, b in itertools.pairwise(divergences))
     assert lamp.evaluate(reference, model, windows).kl < divergences[-1]
 
 
@@ -69,6 +69,27 @@ def test_one_weighted_threshold_beats_the_authors_rule_at_the_same_rate(grid, mu
         assert weighted.recomputation_rate <= authors.recomputation_rate
         assert weighted.recomputation_rate > 0.99 * authors.recomputation_rate
         assert weighted.kl < authors.kl
+
+
+def test_one_threshold_for_all_layers_beats_equal_shares(model):
+    """Where equal shares lose: at high rates on short texts, as layers differ in what they need.
+
+    The second layer, whose attention is flat, wants nearly all its scores, the first hardly any.
+    """
+    tokens = model.encode(checkpoints.read_text(None))
+    windows = studies.spread_windows(tokens, 256, 3)
+    reference = np.stack([model.with_hardware("fp64").logits(window) for window in windows])
+
+    def run(settings):
+        return lamp.evaluate(reference, model.with_hardware("ps4", settings), windows)
+
+    authors = run(lamp.LAMP(tau=1.05))
+    share = authors.recomputation_rate
+    shares = run(lamp.LAMP("total_variation", budget=share, weights="abs"))
+    threshold = run(lamp.LAMP("total_variation", tau=1.7e-3, weights="abs"))
+    assert threshold.recomputation_rate < share
+    assert threshold.kl < 0.5 * min(authors.kl, shares.kl)
+    assert max(threshold.layer_rates) > 3 * min(threshold.layer_rates)
 
 
 def test_more_recomputation_leaves_less_divergence(grid):
