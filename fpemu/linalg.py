@@ -50,6 +50,7 @@ _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _FAST_DROPPED: Final = 10
 # Sums of float32 products, made odd in float64, may be rounded again to this precision.
 _ODD_PRECISION: Final = 51
+_VECTOR_BYTES: Final = tiles.VECTOR_BITS // 8
 _WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread
 
 
@@ -73,10 +74,27 @@ class _Chain:
 
 
 @numba.njit(inline="always")
-def _advance_fast(a, row, panel, tile, first, stop, fast, ranged):  # type: ignore[no-untyped-def]
+def _advance_fast(a, row, full, panel, tile, first, stop, fast, ranged):  # type: ignore[no-untyped-def]
+    """Take a tile on to the first doubtful step, or to ``stop``."""
     if ranged:
+        if full:
+            return tiles.advance_ranged_rows(a, row, panel, tile, first, stop, fast)
         return tiles.advance_ranged(a, row, panel, tile, first, stop, fast)
+    if full:
+        return tiles.advance_rounded_rows(a, row, panel, tile, first, stop, fast)
     return tiles.advance_rounded(a, row, panel, tile, first, stop, fast)
+
+
+@numba.njit(inline="always")
+def _settle(a, row, full, panel, tile, step, undecided, fast, ranged):  # type: ignore[no-untyped-def]
+    """Do a doubtful step but for the accumulators whose bits it sets in ``undecided``."""
+    if ranged:
+        if full:
+            return tiles.settle_ranged_rows(a, row, panel, tile, step, undecided, fast)
+        return tiles.settle_ranged(a, row, panel, tile, step, undecided, fast)
+    if full:
+        return tiles.settle_rounded_rows(a, row, panel, tile, step, undecided, fast)
+    return tiles.settle_rounded(a, row, panel, tile, step, undecided, fast)
 
 
 @numba.njit(inline="always")
@@ -106,20 +124,35 @@ def _advance(  # type: ignore[no-untyped-def]
             tiles.advance_plain_rows(a, row, panel, tile, first, stop, fast)
         else:
             tiles.advance_plain(a, row, panel, tile, first, stop, fast)
-    else:
-        step = first
-        if quick:
-            step = _advance_fast(a, row, panel, tile, step, stop, fast, ranged)
+    elif quick:
+        # The lanes of a vector of accumulators are bits of one of these numbers.
+        width = _VECTOR_BYTES // a.itemsize
+        undecided = np.zeros(tile.size // width, np.int64)
+        step = _advance_fast(a, row, full, panel, tile, first, stop, fast, ranged)
         while step < stop:
+            _settle(a, row, full, panel, tile, step, undecided, fast, ranged)
+            for vector in range((tile.size if full else tiles.COLUMNS) // width):
+                lanes = undecided[vector]
+                lane = vector * width
+                while lanes != 0:
+                    if lanes & 1:
+                        r, j = lane // tiles.COLUMNS, lane % tiles.COLUMNS
+                        tile[r, j] = _exact_step(
+                            np.float64(tile[r, j]), np.float64(a[row + r, step]),
+                            np.float64(panel[step, j]), target, product_target, via_target,
+                            mode, unfused, via, wide,
+                        )  # fmt: skip
+                    lanes >>= 1
+                    lane += 1
+            step = _advance_fast(a, row, full, panel, tile, step + 1, stop, fast, ranged)
+    else:
+        for step in range(first, stop):
             left = np.float64(a[row, step])
             for j in range(tiles.COLUMNS):
                 tile[0, j] = _exact_step(
                     np.float64(tile[0, j]), left, np.float64(panel[step, j]),
                     target, product_target, via_target, mode, unfused, via, wide,
                 )  # fmt: skip
-            step += 1
-            if quick:
-                step = _advance_fast(a, row, panel, tile, step, stop, fast, ranged)
 
 
 @numba.njit(inline="always")
@@ -132,6 +165,16 @@ def _add_block(total, tile, target, mode, wide):  # type: ignore[no-untyped-def]
                 total[r, j] = words.floating(fma_word(1.0, term, total[r, j], target, mode))
             else:
                 total[r, j] = add_float32(total[r, j], term, target, mode)
+
+
+def _rows_together(flavour: int) -> int:
+    """How many rows of the output a tile has."""
+    rows = {
+        _PLAIN: tiles.PLAIN_ROWS,
+        _FAST_NARROW: tiles.ROUNDED_ROWS,
+        _FAST_WIDE: tiles.ROUNDED_ROWS,
+    }
+    return rows.get(flavour, 1)
 
 
 @functools.cache
@@ -147,7 +190,7 @@ def _product_kernel(
     wide = flavour in (_FAST_WIDE, _EXACT_WIDE)
     blocked = outer != _NO_OUTER
     wide_outer = outer == _EXACT_WIDE
-    height = tiles.ROWS if plain else 1
+    height = _rows_together(flavour)
     columns = tiles.COLUMNS
 
     @parallel.kernel
@@ -171,7 +214,8 @@ def _product_kernel(
                 if p * columns >= longest:
                     continue
                 for row in range(first_row, last_row, together):
-                    total[:] = 0.0
+                    if blocked:
+                        total[:] = 0.0
                     for first in range(0, steps, block):
                         tile[:] = 0.0
                         _advance(
@@ -203,24 +247,33 @@ def _fast_parameters(
     The fast loop rounds ``acc + a*b`` to the P bits of a lane first (one fma) and then to the p
     bits of the format by adding half a unit and clearing the tail.  Ties of the format are numbers
     of P bits, and rounding is monotone: unless the fma gives a tie, it lies on the same side of
-    every tie as the exact sum, and both round alike.  Every tie, exact or not, goes to the exact
-    step instead.
+    every tie as the exact sum, and both round alike.  A tie is looked at again: it is the exact sum
+    s = acc + x, x = a*b, if and only if fma(a, b, acc - t) = 0 and fma(-a, b, t) = acc, t being the
+    fma's result.  (If t = s both hold.  If both hold, x is the rounded t - acc, a number of P bits,
+    and by Dekker's theorem the error of t = fl(acc + x) is x - fl(t - acc) = 0 if |acc| >= |x|, and
+    acc - fl(t - x) = 0 otherwise.  No residual underflows, as all are multiples of the lane's
+    smallest subnormal.)  Ties that are not the exact sum go to the exact step.
 
     That is right as long as the result is a normal number of the format and not its zero.  If every
     product is a multiple of ``2**products_exponent`` then so is every sum; if that is at least the
     format's 2**emin, a nonzero result is normal, and zeros come out as zeros.  If moreover the
     format overflows where the lane does, to infinity (a carry into the exponent gives just that),
-    no result needs to be watched.  Otherwise all results outside [2**emin, max_finite] go to the
-    exact step, and infinities and NaN with them.
+    no result needs to be watched.  Otherwise all results outside [2**emin, max_finite] but zeros go
+    to the exact step, and infinities and NaN with them.
 
     Returns
     -------
     tuple or None
-        None where the fast loop does not apply: unsigned formats, too few bits to drop.
+        None where the fast loop does not apply: unsigned formats, formats of one bit, too few bits
+        to drop, products that are not finite or not multiples of the lane's smallest subnormal.
     """
     layout = LAYOUTS[dtype]
     dropped = layout.precision - format.precision
     if not format.signed or dropped < _FAST_DROPPED or format.emin < 1 - layout.bias:
+        return None
+    if format.precision == 1:  # whose ties do not go to an even significand
+        return None
+    if products_exponent < 2 - layout.bias - layout.precision:
         return None
     infinity = word_of(np.inf, dtype)
     tail = 2**dropped - 1
@@ -232,7 +285,7 @@ def _fast_parameters(
         and format.has_negative_zero
         and largest + tail + 1 == infinity
     )
-    parameters = (2 ** (dropped - 1), tail, least, largest - least)
+    parameters = (2 ** (dropped - 1), tail, dropped, least, largest - least)
     return tuple(layout.word(value) for value in parameters), ranged
 
 
@@ -284,13 +337,24 @@ def _products_exponent(a: Carrier, b: Carrier) -> int:
 
 
 def _last_bit_exponent(x: Carrier) -> int:
-    magnitude = np.abs(x).ravel()
-    if magnitude.size == 0 or not magnitude.any():
-        return 0
-    if not np.isfinite(magnitude.max()):
+    least, greatest = _extremes(np.ascontiguousarray(x).reshape(-1), LAYOUTS[x.dtype].word(1))
+    if not np.isfinite(greatest):
         return -(2**20)
-    least = np.min(magnitude, where=magnitude > 0, initial=np.inf)
-    return int(np.frexp(least)[1]) - LAYOUTS[x.dtype].precision
+    return int(np.frexp(least)[1]) - LAYOUTS[x.dtype].precision if greatest > 0 else 0
+
+
+@parallel.kernel
+def _extremes(x, one):  # type: ignore[no-untyped-def]
+    """The least nonzero and the greatest magnitude; NaN counts as greater than infinity."""
+    nothing = words.subtract(one, one)
+    magnitude_bits = words.shift_right(words.subtract(nothing, one), 1)
+    # Taking one off turns zero into the greatest word, out of the way of the minimum.
+    least, greatest = words.subtract(nothing, one), nothing
+    for i in range(x.size):
+        magnitude = words.bit_and(words.word(x[i]), magnitude_bits)
+        least = words.minimum(least, words.subtract(magnitude, one))
+        greatest = words.maximum(greatest, magnitude)
+    return words.floating(words.add(least, one)), words.floating(greatest)
 
 
 # --- the public functions -----------------------------------------------------------------------
@@ -309,10 +373,15 @@ def _panels(b: Carrier) -> Carrier:
     """The columns of (batch, k, n) in panels: (batch, panels, k, columns), padded with zeros."""
     batch, steps, columns = b.shape
     count = -(-columns // tiles.COLUMNS)
-    padded = np.zeros((batch, steps, count * tiles.COLUMNS), b.dtype)
-    padded[:, :, :columns] = b
-    split = padded.reshape(batch, steps, count, tiles.COLUMNS)
-    return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
+    whole = columns // tiles.COLUMNS
+    panels = np.empty((batch, count, steps, tiles.COLUMNS), b.dtype)
+    split = b[:, :, : whole * tiles.COLUMNS].reshape(batch, steps, whole, tiles.COLUMNS)
+    panels[:, :whole] = split.transpose(0, 2, 1, 3)
+    if whole < count:
+        rest = columns - whole * tiles.COLUMNS
+        panels[:, whole, :, :rest] = b[:, :, whole * tiles.COLUMNS :]
+        panels[:, whole, :, rest:] = 0.0
+    return panels
 
 
 def _product(
@@ -336,7 +405,7 @@ def _product(
     out = np.zeros((batch, rows, b.shape[2]), _FLOAT64 if outer != _NO_OUTER else chain.dtype)
     if out.size == 0 or steps == 0:
         return out
-    height = tiles.ROWS if chain.flavour == _PLAIN else 1
+    height = _rows_together(chain.flavour)
     groups = batch * -(-rows // height)
     parallel.run(
         _product_kernel(

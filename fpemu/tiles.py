@@ -7,10 +7,11 @@ in float32 and float64 lanes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -18,20 +19,32 @@ from numba.np import arrayobj
 
 __all__ = [
     "COLUMNS",
-    "ROWS",
+    "PLAIN_ROWS",
+    "ROUNDED_ROWS",
+    "VECTOR_BITS",
     "advance_plain",
     "advance_plain_rows",
     "advance_ranged",
+    "advance_ranged_rows",
     "advance_rounded",
+    "advance_rounded_rows",
+    "settle_ranged",
+    "settle_ranged_rows",
+    "settle_rounded",
+    "settle_rounded_rows",
 ]
 
 COLUMNS: Final = 64
 """Columns of a panel, and of a tile of accumulators."""
 
-ROWS: Final = 4
+PLAIN_ROWS: Final = 4
 """Rows that the plain loop advances together, to use each element of a panel that often."""
 
-_VECTOR_BITS: Final = 512  # narrower machines split a vector, with no change of result
+# Twice the accumulators are more registers than narrower machines have.
+ROUNDED_ROWS: Final = 2 if get_host_cpu_features().get("avx512f") else 1
+"""Rows that the rounded loops advance together."""
+
+VECTOR_BITS: Final = 512  # narrower machines split a vector, with no change of result
 _INDEX: Final = ir.IntType(64)
 
 
@@ -39,7 +52,7 @@ class _Lanes:
     """The vector types and constants of a float type."""
 
     def __init__(self, number: ir.Type, bits: int) -> None:
-        self.count = _VECTOR_BITS // bits
+        self.count = VECTOR_BITS // bits
         self.bits = bits
         self.number = number
         self.numbers = ir.VectorType(number, self.count)
@@ -55,13 +68,20 @@ class _Lanes:
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.count), None)
         return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
 
+    def multiply_add(self, builder: ir.IRBuilder) -> ir.Function:
+        """The vector fma."""
+        kind = ir.FunctionType(self.numbers, [self.numbers] * 3)
+        name = f"llvm.fma.v{self.count}f{self.bits}"
+        return cgutils.get_or_insert_function(builder.module, kind, name)
+
 
 class _RoundedStep:
-    """Rounded multiply-adds, and whether any of their results has to be computed again exactly.
+    """Rounded multiply-adds, at first guess and at second look.
 
-    See :func:`fpemu.linalg.fast_parameters` for the proof.  ``half`` is half a unit in the last
-    place of the format as an increment of the carrier's bits, ``tail`` the bits below that unit; if
-    `ranged`, results outside ``least .. least + span`` in magnitude are left to the exact step.
+    See :func:`fpemu.linalg._fast_parameters` for the proof.  ``half`` is half a unit in the last
+    place of the format as an increment of the carrier's bits, ``tail`` the bits below that unit,
+    ``dropped`` their number; if `ranged`, results outside ``least .. least + span`` in magnitude
+    are doubtful.
     """
 
     def __init__(
@@ -70,39 +90,69 @@ class _RoundedStep:
         self.lanes = lanes
         self.builder = builder
         self.ranged = ranged
-        self.half, self.tail, self.least, self.span = (
+        self.half, self.tail, self.dropped, self.least, self.span = (
             lanes.spread(builder, parameter) for parameter in parameters
         )
         self.magnitude = lanes.constant(2 ** (lanes.bits - 1) - 1)
 
-    def begin(self) -> None:
+    def begin_guess(self) -> None:
         """Forget what was seen: called at the head of every step."""
         self.lowest = self.lanes.constant(2**self.lanes.bits - 1)
         self.farthest = self.lanes.constant(0)
 
-    def round(self, number: ir.Value) -> ir.Value:
+    def guess(self, number: ir.Value) -> ir.Value:
+        """Round half up: right but for ties, whose sum with ``half`` has an empty tail."""
         builder = self.builder
         raised = builder.add(builder.bitcast(number, self.lanes.words), self.half)
         low = builder.and_(raised, self.tail)
         rounded = builder.xor(raised, low)
         self.lowest = self._extreme("<", self.lowest, low)
         if self.ranged:
-            offset = builder.sub(builder.and_(rounded, self.magnitude), self.least)
-            self.farthest = self._extreme(">", self.farthest, offset)
+            self.farthest = self._extreme(">", self.farthest, self._offset(rounded))
         return builder.bitcast(rounded, self.lanes.numbers)
+
+    def _offset(self, rounded: ir.Value) -> ir.Value:
+        return self.builder.sub(self.builder.and_(rounded, self.magnitude), self.least)
 
     def _extreme(self, order: str, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.builder.select(self.builder.icmp_unsigned(order, a, b), a, b)
 
-    def needs_exact(self) -> ir.Value:
-        """Whether a result was a tie or out of range."""
-        builder = self.builder
-        flags = builder.icmp_unsigned("==", self.lowest, self.lanes.constant(0))
+    def is_doubtful(self) -> ir.Value:
+        """Whether a guess was a tie or out of range."""
+        flags = self.builder.icmp_unsigned("==", self.lowest, self.lanes.constant(0))
         if self.ranged:
-            outside = builder.icmp_unsigned(">", self.farthest, self.span)
-            flags = builder.or_(flags, outside)
-        mask = builder.bitcast(flags, ir.IntType(self.lanes.count))
-        return builder.icmp_unsigned("!=", mask, mask.type(0))
+            outside = self.builder.icmp_unsigned(">", self.farthest, self.span)
+            flags = self.builder.or_(flags, outside)
+        mask = self.builder.bitcast(flags, ir.IntType(self.lanes.count))
+        return self.builder.icmp_unsigned("!=", mask, mask.type(0))
+
+    def second_look(self, a: ir.Value, b: ir.Value, old: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Round ``old + a*b`` half to even; and whether that is not sure to be right.
+
+        It is right for ties that are the sum exactly.  The sum is exact if and only if both
+        ``a*b = sum - old`` and ``sum - a*b = old`` hold in the lanes' arithmetic, and for zeros.
+        """
+        builder, lanes = self.builder, self.lanes
+        multiply_add = lanes.multiply_add(builder)
+        number = builder.call(multiply_add, [a, b, old])
+        bits = builder.bitcast(number, lanes.words)
+        one = lanes.constant(1)
+        odd = builder.and_(builder.lshr(bits, self.dropped), one)
+        raised = builder.add(builder.add(bits, builder.sub(self.half, one)), odd)
+        rounded = builder.xor(raised, builder.and_(raised, self.tail))
+        tie = builder.icmp_unsigned("==", builder.and_(bits, self.tail), self.half)
+        rest = builder.call(multiply_add, [a, b, builder.fsub(old, number)])
+        back = builder.call(multiply_add, [builder.fneg(a), b, number])
+        zero = ir.Constant(lanes.numbers, None)
+        inexact = builder.or_(
+            builder.fcmp_unordered("!=", rest, zero), builder.fcmp_unordered("!=", back, old)
+        )
+        undecided = builder.and_(tie, inexact)
+        if self.ranged:
+            outside = builder.icmp_unsigned(">", self._offset(rounded), self.span)
+            nonzero = builder.fcmp_unordered("!=", number, zero)
+            undecided = builder.or_(undecided, builder.and_(outside, nonzero))
+        return builder.bitcast(rounded, lanes.numbers), undecided
 
 
 def _data(context: Any, builder: ir.IRBuilder, kind: Any, array: Any) -> tuple[ir.Value, ir.Value]:
@@ -112,20 +162,18 @@ def _data(context: Any, builder: ir.IRBuilder, kind: Any, array: Any) -> tuple[i
     return fields.data, shape[-1]
 
 
-def _advance(rows: int, *, rounded: bool = False, ranged: bool = False) -> Any:
-    """An intrinsic ``advance(a, row, panel, accumulators, first, stop, parameters)``.
+def _tile_intrinsic(rows: int, emit: Callable[..., ir.Value], last: Any = types.intp) -> Any:
+    """An intrinsic ``f(a, row, panel, accumulators, step, last, parameters)`` of a tile.
 
-    From step ``first`` up to ``stop`` it adds ``a[row + r, step] * panel[step, c]`` to
-    ``accumulators[r, c]`` for ``r < rows`` and all columns.  The plain loop ends with the steps,
-    the rounded one before the first step that has to be done exactly.  Returns the number of the
-    step it has reached.
+    ``emit(builder, tile, left, panel, step, last, words)`` writes its code: `left` has the data of
+    the rows ``row`` to ``row + rows`` of `a`, `words` the parameters; an array `last` is its data.
     """
 
     def typed(  # type: ignore[no-untyped-def]
-        _typing_context, a, row, panel, accumulators, first, stop, parameters
+        _typing_context, a, row, panel, accumulators, step, last_, parameters
     ):
         index = types.intp
-        signature = index(a, index, panel, accumulators, index, index, parameters)
+        signature = index(a, index, panel, accumulators, index, last, parameters)
         lanes = {
             types.float32: _Lanes(ir.FloatType(), 32),
             types.float64: _Lanes(ir.DoubleType(), 64),
@@ -134,24 +182,67 @@ def _advance(rows: int, *, rounded: bool = False, ranged: bool = False) -> Any:
         def generate(  # type: ignore[no-untyped-def]
             context, builder, signature, arguments
         ):
-            a_data, row_length = _data(context, builder, signature.args[0], arguments[0])
-            panel_data, _ = _data(context, builder, signature.args[2], arguments[2])
-            tile_data, _ = _data(context, builder, signature.args[3], arguments[3])
-            row, first, stop = arguments[1], arguments[4], arguments[5]
+            kinds = signature.args
+            a_data, row_length = _data(context, builder, kinds[0], arguments[0])
+            panel_data, _ = _data(context, builder, kinds[2], arguments[2])
+            tile_data, _ = _data(context, builder, kinds[3], arguments[3])
+            row, step, last_value = arguments[1], arguments[4], arguments[5]
+            if isinstance(kinds[5], types.Array):
+                last_value, _ = _data(context, builder, kinds[5], last_value)
             left = [
                 builder.gep(a_data, [builder.mul(builder.add(row, _INDEX(r)), row_length)])
                 for r in range(rows)
             ]
             tile = _Tile(lanes, builder, tile_data, rows)
-            step_of = None
-            if rounded:
-                words = cgutils.unpack_tuple(builder, arguments[6], len(signature.args[6]))
-                step_of = _RoundedStep(lanes, builder, words, ranged=ranged)
-            return _emit_loop(builder, tile, left, panel_data, first, stop, step_of)
+            words = cgutils.unpack_tuple(builder, arguments[6], len(kinds[6]))
+            return emit(builder, tile, left, panel_data, step, last_value, words)
 
         return signature, generate
 
     return intrinsic(typed)
+
+
+def _advance(rows: int, *, rounded: bool = False, ranged: bool = False) -> Any:
+    """An intrinsic that takes a tile from a step on up to the step ``last``.
+
+    Each step adds ``a[row + r, step] * panel[step, c]`` to ``accumulators[r, c]`` for ``r < rows``
+    and all columns.  The plain loop ends with the steps, the rounded one before the first step that
+    is doubtful.  Returns the number of the step it has reached.
+    """
+
+    def emit(  # type: ignore[no-untyped-def]
+        builder, tile, left, panel, step, last, words
+    ):
+        rounded_step = _RoundedStep(tile.lanes, builder, words, ranged=ranged) if rounded else None
+        return _emit_loop(builder, tile, left, panel, step, last, rounded_step)
+
+    return _tile_intrinsic(rows, emit)
+
+
+def _settle(rows: int, *, ranged: bool = False) -> Any:
+    """An intrinsic that takes a second look at a doubtful step.
+
+    Accumulators that it leaves undecided stay as they were.  Their bits are set in the array
+    ``last`` (int64), which has one number for each vector of the tile, row by row.  Returns 0.
+    """
+
+    def emit(  # type: ignore[no-untyped-def]
+        builder, tile, left, panel, step, undecided, words
+    ):
+        rounded_step = _RoundedStep(tile.lanes, builder, words, ranged=ranged)
+        old = [tile.load(builder, place) for place in tile.places]
+        new = []
+        factors = tile.factors(builder, left, panel, step)
+        for number, ((a, b), total) in enumerate(zip(factors, old, strict=True)):
+            value, open_ = rounded_step.second_look(a, b, total)
+            new.append(builder.select(open_, total, value))
+            mask = builder.bitcast(open_, ir.IntType(tile.lanes.count))
+            place = builder.gep(undecided, [_INDEX(number)])
+            builder.store(builder.zext(mask, _INDEX), place)
+        tile.store(builder, new)
+        return _INDEX(0)
+
+    return _tile_intrinsic(rows, emit, types.Array(types.int64, 1, "C"))
 
 
 class _Tile:
@@ -174,6 +265,20 @@ class _Tile:
     def load(self, builder: ir.IRBuilder, place: ir.Value) -> ir.Value:
         return builder.load(place, align=self.lanes.bits // 8)
 
+    def factors(
+        self, builder: ir.IRBuilder, left: Sequence[ir.Value], panel: ir.Value, step: ir.Value
+    ) -> list[tuple[ir.Value, ir.Value]]:
+        """What is multiplied in a step, accumulator by accumulator."""
+        offset = builder.mul(step, _INDEX(COLUMNS))
+        right = [
+            self.load(builder, self.place(builder, panel, offset, v)) for v in range(self.vectors)
+        ]
+        pairs = []
+        for row in left:
+            scalar = self.lanes.spread(builder, builder.load(builder.gep(row, [step])))
+            pairs += [(scalar, column) for column in right]
+        return pairs
+
     def store(self, builder: ir.IRBuilder, values: Sequence[ir.Value]) -> None:
         for value, place in zip(values, self.places, strict=True):
             builder.store(value, place, align=self.lanes.bits // 8)
@@ -190,11 +295,7 @@ def _emit_loop(
 ) -> ir.Value:
     """The loop over steps; the accumulators live in registers while it runs."""
     lanes = tile.lanes
-    multiply_add = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(lanes.numbers, [lanes.numbers] * 3),
-        f"llvm.fma.v{lanes.count}f{lanes.bits}",
-    )
+    multiply_add = lanes.multiply_add(builder)
     before = builder.block
     loop = builder.append_basic_block("advance.loop")
     proceed = builder.append_basic_block("advance.proceed")
@@ -205,21 +306,18 @@ def _emit_loop(
     builder.position_at_end(loop)
     step = builder.phi(_INDEX)
     old = [builder.phi(lanes.numbers) for _ in initial]
-    offset = builder.mul(step, _INDEX(COLUMNS))
-    right = [tile.load(builder, tile.place(builder, panel, offset, v)) for v in range(tile.vectors)]
-    if rounded_step is not None:
-        rounded_step.begin()
-    new = []
-    for r in range(tile.rows):
-        scalar = builder.load(builder.gep(left[r], [step]))
-        spread = lanes.spread(builder, scalar)
-        for v in range(tile.vectors):
-            number = builder.call(multiply_add, [spread, right[v], old[r * tile.vectors + v]])
-            new.append(number if rounded_step is None else rounded_step.round(number))
-    if rounded_step is not None:
-        builder.cbranch(rounded_step.needs_exact(), leave, proceed)
-    else:
+    factors = tile.factors(builder, left, panel, step)
+    sums = [
+        builder.call(multiply_add, [a, b, total])
+        for (a, b), total in zip(factors, old, strict=True)
+    ]
+    new = sums
+    if rounded_step is None:
         builder.branch(proceed)
+    else:
+        rounded_step.begin_guess()
+        new = [rounded_step.guess(number) for number in sums]
+        builder.cbranch(rounded_step.is_doubtful(), leave, proceed)
 
     builder.position_at_end(proceed)
     following = builder.add(step, _INDEX(1))
@@ -235,21 +333,25 @@ def _emit_loop(
     reached = builder.phi(_INDEX)
     reached.add_incoming(first, before)
     reached.add_incoming(following, proceed)
-    if rounded_step is not None:
-        reached.add_incoming(step, loop)
-    final = []
-    for start, held, value in zip(initial, old, new, strict=True):
-        phi = builder.phi(lanes.numbers)
+    final = [builder.phi(lanes.numbers) for _ in initial]
+    for phi, start, value in zip(final, initial, new, strict=True):
         phi.add_incoming(start, before)
         phi.add_incoming(value, proceed)
-        if rounded_step is not None:
-            phi.add_incoming(held, loop)
-        final.append(phi)
+    if rounded_step is not None:  # left before a doubtful step, with what it began with
+        reached.add_incoming(step, loop)
+        for phi, value in zip(final, old, strict=True):
+            phi.add_incoming(value, loop)
     tile.store(builder, final)
     return reached
 
 
 advance_plain = _advance(1)
-advance_plain_rows = _advance(ROWS)
+advance_plain_rows = _advance(PLAIN_ROWS)
 advance_rounded = _advance(1, rounded=True)
+advance_rounded_rows = _advance(ROUNDED_ROWS, rounded=True)
 advance_ranged = _advance(1, rounded=True, ranged=True)
+advance_ranged_rows = _advance(ROUNDED_ROWS, rounded=True, ranged=True)
+settle_rounded = _settle(1)
+settle_rounded_rows = _settle(ROUNDED_ROWS)
+settle_ranged = _settle(1, ranged=True)
+settle_ranged_rows = _settle(ROUNDED_ROWS, ranged=True)
