@@ -3,7 +3,7 @@
 Two ways lead to one rounding.  The error of a float64 sum, product, quotient or square root is
 known exactly, or at least its sign: so the result can be made odd and, having two bits more than
 the format, be rounded again without harm.  Where the error underflows, the result overflows, or the
-format has no fewer bits than float64, integer arithmetic does it.
+format has no fewer bits than float64, integer arithmetic does it, and for the stochastic modes.
 
 References
 ----------
@@ -21,23 +21,35 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fpemu import formats as _formats
-from fpemu import parallel, words
+from fpemu import parallel, philox, words
+from fpemu.exact_arithmetic import (
+    divide_word,
+    divide_word_at,
+    fma_word,
+    fma_word_at,
+    multiply_word,
+    multiply_word_at,
+    sqrt_word,
+    sqrt_word_at,
+)
 from fpemu.formats import Format, FormatLike
 from fpemu.parallel import inline
 from fpemu.rounding import (
+    MODES,
     RTN,
     Carrier,
+    Rounding,
     RoundingLike,
     Target,
     as_carrier,
     as_rounding,
     check_out,
-    mode_number,
+    element_bits,
     result_dtype,
     round_word,
     target_of,
 )
-from fpemu.significand import INFINITY, ONE, SIGN, ZERO, round_significand, unpack
+from fpemu.significand import SIGN
 
 __all__ = ["add", "divide", "fma", "multiply", "sqrt", "subtract"]
 
@@ -112,100 +124,6 @@ def multiply_add_float32(
     return add_float32(total, product, target, mode)
 
 
-# --- in integer arithmetic ----------------------------------------------------------------------
-
-
-@inline
-def _shift_pair(high: Any, low: Any, distance: int) -> Any:
-    """A 128-bit integer shifted right; the lowest bit stands for all that falls off."""
-    if distance == 0:
-        return high, low
-    if distance < 64:
-        lost = words.shift_left(low, np.uint64(64 - distance))
-        carried = words.shift_left(high, np.uint64(64 - distance))
-        low = words.bit_or(words.shift_right(low, np.uint64(distance)), carried)
-        high = words.shift_right(high, np.uint64(distance))
-    elif distance < 128:
-        rest = distance - 64
-        lost = words.bit_or(low, words.shift_left(high, np.uint64(64 - rest)) if rest else ZERO)
-        low = words.shift_right(high, np.uint64(rest))
-        high = ZERO
-    else:
-        lost = words.bit_or(high, low)
-        high = low = ZERO
-    return high, words.bit_or(low, ONE if lost != 0 else ZERO)
-
-
-@inline
-def _zero_of(sign_a: Any, sign_b: Any, target: Target, mode: int) -> Any:
-    """The zero that a sum of terms of these signs gives when it is exactly zero."""
-    negative = sign_a != 0 if sign_a == sign_b else mode == RTN
-    return target.zero_negative if negative else target.zero
-
-
-@inline
-def fma_word(a: float, b: float, c: float, target: Target, mode: int) -> Any:
-    """The word of ``a*b + c`` rounded once into the target, for any float64 operands."""
-    bits_a, bits_b, bits_c = words.word(a), words.word(b), words.word(c)
-    sign_c = words.bit_and(bits_c, SIGN)
-    sign_p = words.bit_and(words.bit_xor(bits_a, bits_b), SIGN)
-    magnitude_a = words.bit_and(bits_a, ~SIGN)
-    magnitude_b = words.bit_and(bits_b, ~SIGN)
-    magnitude_c = words.bit_and(bits_c, ~SIGN)
-    if magnitude_a >= INFINITY or magnitude_b >= INFINITY:
-        return round_word(words.word(a * b + c), target, mode)
-    if magnitude_c >= INFINITY:  # a*b is finite, whatever float64 makes of it
-        return round_word(bits_c, target, mode)
-    if magnitude_a == 0 or magnitude_b == 0:
-        if magnitude_c == 0:
-            return _zero_of(sign_p, sign_c, target, mode)
-        return round_word(bits_c, target, mode)
-
-    left, exponent_a = unpack(magnitude_a)
-    right, exponent_b = unpack(magnitude_b)
-    high = words.multiply_high(left, right)
-    low = left * right
-    exponent = exponent_a + exponent_b  # of the lowest of the 128 bits
-    sign = sign_p
-    if magnitude_c != 0:
-        # The highest bit of each term goes to 126 (or 125), so that a sum does not overflow.
-        high, low = _shift_pair(high, low, 1)
-        exponent += 1
-        high_c, exponent_c = unpack(magnitude_c)
-        high_c = words.shift_right(high_c, 1)
-        low_c = ZERO
-        exponent_c += 1 - 64
-        if exponent_c >= exponent:
-            high, low = _shift_pair(high, low, exponent_c - exponent)
-            exponent = exponent_c
-        else:
-            high_c, low_c = _shift_pair(high_c, low_c, exponent - exponent_c)
-        if sign_p == sign_c:
-            total = words.add(low, low_c)
-            high = words.add(words.add(high, high_c), ONE if total < low else ZERO)
-            low = total
-        else:
-            if high < high_c or (high == high_c and low < low_c):
-                high, high_c = high_c, high
-                low, low_c = low_c, low
-                sign = sign_c
-            borrow = ONE if low < low_c else ZERO
-            high = words.subtract(words.subtract(high, high_c), borrow)
-            low = words.subtract(low, low_c)
-            if high == 0 and low == 0:
-                return _zero_of(sign_p, sign_c, target, mode)
-    if high == 0:
-        high, low = low, ZERO
-        exponent -= 64
-    shift = np.int64(words.leading_zeros(high))
-    if shift > 0:
-        carried = words.shift_right(low, np.uint64(64 - shift))
-        high = words.bit_or(words.shift_left(high, np.uint64(shift)), carried)
-        low = words.shift_left(low, np.uint64(shift))
-    significand = words.bit_or(high, ONE if low != 0 else ZERO)
-    return round_significand(sign, significand, exponent - shift + 64, target, mode)
-
-
 @inline
 def multiply_add_float64(
     total: float,
@@ -227,70 +145,6 @@ def multiply_add_float64(
         total = words.floating(fma_word(a, b, total, via_target, mode))
         return words.floating(round_word(words.word(total), target, mode))
     return words.floating(fma_word(a, b, total, target, mode))
-
-
-@inline
-def _round_with_error(
-    sign: Any, result: float, error: float, exponent: int, target: Target, mode: int
-) -> Any:
-    """The word of ``(result + error) * 2**exponent``, of which `result` > 0 is the nearest float64.
-
-    Only the sign of the error counts, and it must not be a tie's: a last bit that says "a little
-    more" or "a little less" stands for it.  A result with a negative error must not be a power of
-    two; no quotient or square root of float64 numbers is rounded up to one.
-    """
-    significand, place = unpack(words.word(result))
-    if error > 0.0:
-        significand = words.bit_or(significand, ONE)
-    if error < 0.0:
-        significand = words.subtract(significand, ONE)
-    return round_significand(sign, significand, place + exponent, target, mode)
-
-
-@inline
-def _scaled(magnitude: Any) -> Any:
-    """A positive finite magnitude as ``m * 2**e``, m a float64 in [2**52, 2**53)."""
-    significand, exponent = unpack(magnitude)
-    return np.float64(np.int64(words.shift_right(significand, 11))), exponent + 11
-
-
-@inline
-def divide_word(a: float, b: float, target: Target, mode: int) -> Any:
-    """The word of ``a / b`` rounded once into the target, for any float64 operands."""
-    magnitude_a = words.bit_and(words.word(a), ~SIGN)
-    magnitude_b = words.bit_and(words.word(b), ~SIGN)
-    if magnitude_a >= INFINITY or magnitude_b >= INFINITY or magnitude_a == 0 or magnitude_b == 0:
-        return round_word(words.word(a / b), target, mode)
-    sign = words.bit_and(words.bit_xor(words.word(a), words.word(b)), SIGN)
-    dividend, exponent_a = _scaled(magnitude_a)
-    divisor, exponent_b = _scaled(magnitude_b)
-    quotient = dividend / divisor
-    error = words.fused_multiply_add(-quotient, divisor, dividend)
-    # No quotient of two numbers lies halfway between two numbers of their precision.
-    return _round_with_error(sign, quotient, error, exponent_a - exponent_b, target, mode)
-
-
-@inline
-def sqrt_word(a: float, target: Target, mode: int) -> Any:
-    """The word of the square root of `a` rounded once into the target, for any float64."""
-    bits = words.word(a)
-    if bits >= INFINITY or bits == 0:  # infinite, NaN, negative or zero
-        return round_word(words.word(np.sqrt(a)), target, mode)
-    radicand, exponent = _scaled(bits)
-    if exponent % 2 != 0:
-        radicand *= 2.0
-        exponent -= 1
-    root = np.sqrt(radicand)
-    error = words.fused_multiply_add(-root, root, radicand)
-    # Nor does a square root.
-    return _round_with_error(ZERO, root, error, exponent // 2, target, mode)
-
-
-@inline
-def multiply_word(a: float, b: float, target: Target, mode: int) -> Any:
-    """The word of ``a * b`` rounded once into the target, for any float64 operands."""
-    sign = words.bit_and(words.bit_xor(words.word(a), words.word(b)), SIGN)
-    return fma_word(a, b, words.floating(sign), target, mode)
 
 
 # --- whichever is quicker -----------------------------------------------------------------------
@@ -378,6 +232,73 @@ def _array_kernel(operation: int, mode: int, quick: bool) -> Callable[..., None]
     return cast(Callable[..., None], array_range)
 
 
+@functools.cache
+def _stochastic_kernel(operation: int, mode: int) -> Callable[..., None]:
+    """The kernel of an operation and a stochastic mode: its ranges are blocks of elements.
+
+    An element draws the bits that :func:`fpemu.round` draws for a float64 in its place.
+    """
+    multiplies, divides, roots = operation == _MULTIPLY, operation == _DIVIDE, operation == _SQRT
+    adds, per_block = operation == _ADD, philox.BLOCK_WORDS // 2
+
+    @parallel.kernel
+    def stochastic_range(  # type: ignore[no-untyped-def]
+        start, stop, a, b, c, steps, flip, out, target, key, unused
+    ):
+        random = np.empty(philox.BLOCK_WORDS, np.uint32)
+        for block in range(start, stop):
+            philox.fill_block(block, key, random)
+            first = block * per_block
+            for i in range(first, min(first + per_block, out.size)):
+                drawn = element_bits(random, i - first, per_block, True)
+                drawn = words.shift_left(words.shift_right(drawn, unused), unused)
+                x = np.float64(a[i * steps[0]])
+                y = np.float64(b[i * steps[1]])
+                if flip:
+                    y = -y
+                if adds:
+                    bits = fma_word_at(1.0, x, y, target, mode, drawn, unused)
+                elif multiplies:
+                    bits = multiply_word_at(x, y, target, mode, drawn, unused)
+                elif divides:
+                    bits = divide_word_at(x, y, target, mode, drawn, unused)
+                elif roots:
+                    bits = sqrt_word_at(x, target, mode, drawn, unused)
+                else:
+                    z = np.float64(c[i * steps[2]])
+                    bits = fma_word_at(x, y, z, target, mode, drawn, unused)
+                out[i] = words.floating(bits)
+
+    return cast(Callable[..., None], stochastic_range)
+
+
+def _run(
+    operation: int,
+    operands: tuple[Any, ...],
+    result: Carrier,
+    format: Format,
+    rounding: Rounding,
+) -> None:
+    """Fill a flat result from the operands, steps and flip that the kernels take."""
+    target = target_of(format, rounding, np.dtype(np.float64))
+    mode = MODES.index(rounding.mode)
+    if rounding.is_stochastic:
+        per_block = philox.BLOCK_WORDS // 2
+        parallel.run(
+            _stochastic_kernel(operation, mode),
+            -(-result.size // per_block),
+            *operands,
+            result,
+            target,
+            philox.key_of(rounding.seed),
+            np.uint64(64 - (rounding.random_bits or 64)),
+            grain=_GRAIN // per_block,
+        )
+        return
+    kernel = _array_kernel(operation, mode, format.precision <= ODD_PRECISION)
+    parallel.run(kernel, result.size, *operands, result, target, grain=_GRAIN)
+
+
 @parallel.default_environment()
 def _apply(
     operation: int,
@@ -391,7 +312,6 @@ def _apply(
     """Check the arguments, broadcast the operands, run the kernel."""
     format = _formats.format(format)
     rounding = as_rounding(rounding)
-    mode = mode_number(rounding)
     arrays = [as_carrier(operand, name) for name, operand in operands.items()]
     dtype = result_dtype(format, *arrays)
     try:
@@ -406,18 +326,9 @@ def _apply(
     working = dtype if all(array.dtype == dtype for array in arrays) else np.dtype(np.float64)
     flat = [_flattened(array, shape, working) for array in arrays]
     flat += [flat[0]] * (3 - len(flat))
-    count = int(np.prod(shape))
+    steps = np.array([0 if operand.size == 1 else 1 for operand in flat])
     result = np.empty(shape, dtype)
-    parallel.run(
-        _array_kernel(operation, mode, format.precision <= ODD_PRECISION),
-        count,
-        *flat,
-        np.array([0 if operand.size == 1 else 1 for operand in flat]),
-        flip,
-        result.reshape(-1),
-        target_of(format, rounding, np.dtype(np.float64)),
-        grain=_GRAIN,
-    )
+    _run(operation, (*flat, steps, flip), result.reshape(-1), format, rounding)
     _check_result(result, format)
     if out is None:
         return result[()]
@@ -456,7 +367,8 @@ def add(
     format : Format or str
         The format of the result.
     rounding : Rounding or str
-        The rounding.
+        The rounding.  A stochastic one truncates the discarded fraction, which need not end, to
+        `random_bits` bits, 64 if that is None.
     out : ndarray, optional
         Where to put the result.
 

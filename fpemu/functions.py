@@ -5,9 +5,10 @@ a bound of its error and a power of two.  Both ends of the enclosure are rounded
 fall between the same two neighbouring numbers of 26 bits, either one, rounded into the format in
 any mode, is the exact value's rounding, as two more bits and a sticky one are all that a rounding
 looks at.  The few enclosures that hold a number of 26 bits go to mpmath, whose precision is raised
-until they hold none (Ziv's strategy).  The kernels thus know neither format nor mode.
+until they hold none (Ziv's strategy).  The kernels thus know neither format nor mode.  A stochastic
+mode looks at as many bits as it draws at random, beside those of the format.
 
-That ends: the transcendental functions have no value of 26 bits but for the arguments where the
+That ends: the transcendental functions have no value of so few bits but for the arguments where the
 kernels are exact (0, or 1, or for base two an integer or a power of two; that erf has no other
 rational value is believed, not proved, and mpmath would give up with an error).  `rsqrt` and
 `reciprocal` have none beside those of powers of four and two, which the kernels know.
@@ -39,8 +40,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
-from fpemu import parallel, words
+from fpemu import parallel, philox, words
 from fpemu import rounding as _rounding
+from fpemu.exact_arithmetic import number_word_at
 from fpemu.formats import Format, FormatLike
 from fpemu.parallel import inline
 from fpemu.rounding import Carrier, Rounding, RoundingLike
@@ -64,6 +66,7 @@ __all__ = [
 ]
 
 _MOST_PRECISION: Final = 24
+_MOST_RANDOM_BITS: Final = 20  # more would send too many elements to mpmath
 _Documented = TypeVar("_Documented", bound=Callable[..., Any])
 
 
@@ -139,7 +142,6 @@ _SHIFTER_WORD: Final = 0x4338000000000000
 _SQRT_HALF_WORD: Final = 0x3FE6A09E667F3BCD
 _FRACTION_BITS: Final = 52
 _FIELDS: Final = 2047
-_LOW_BITS: Final = 0x7FFFFFF  # of a significand of 53 bits, those beyond the 26th
 _LARGEST_WORD: Final = 0x7FEFFFFFFFFFFFFF
 
 
@@ -555,9 +557,8 @@ def _scaled_to_odd(bits: Any, exponent: Any) -> Any:
 
 
 @inline
-def _is_undecided(first: Any, second: Any) -> Any:
-    """Whether a number of 26 bits lies between two odd words, or on just one of them."""
-    low = np.uint64(_LOW_BITS)
+def _is_undecided(first: Any, second: Any, low: Any) -> Any:
+    """Whether a number without the `low` bits lies between two odd words, or on just one."""
     apart = ((first ^ second) & ~low) != 0
     return apart | (((first & low) == 0) != ((second & low) == 0))
 
@@ -586,7 +587,7 @@ def _enclosure_kernel(which: int) -> Callable[..., int]:
     # A chain of constant conditions, pruned before anything is compiled: a kernel that closed over
     # the function instead of its number would not be found in the disk cache.
     @parallel.kernel
-    def odd_range(x, out, undecided):  # type: ignore[no-untyped-def]
+    def odd_range(x, out, undecided, low_bits):  # type: ignore[no-untyped-def]
         count = np.int64(0)
         for i in range(x.size):
             number = np.float64(x[i])
@@ -620,7 +621,7 @@ def _enclosure_kernel(which: int) -> Callable[..., int]:
                 high, low, error, exponent = _silu(number)
             first = _odd_sum(high, low - error)
             second = _odd_sum(high, low + error)
-            doubt = _is_undecided(first, second)
+            doubt = _is_undecided(first, second, low_bits)
             out[i] = words.floating(_scaled_to_odd(first, exponent))
             undecided[i] = doubt
             count += np.int64(doubt)
@@ -643,7 +644,31 @@ def _rounding_kernel(mode: int) -> Callable[..., None]:
     return cast(Callable[..., None], round_odd)
 
 
+def _stochastic_kernel(mode: int) -> Callable[..., None]:
+    per_block = philox.BLOCK_WORDS // 2
+
+    @parallel.kernel
+    def round_odd(x, out, target, first, key, unused):  # type: ignore[no-untyped-def]
+        """Round elements ``first``, ``first + 1``, ... of a call, whose draws go by their place."""
+        random = np.empty(philox.BLOCK_WORDS, np.uint32)
+        held = np.int64(-1)
+        for i in range(x.size):
+            block = (first + i) // per_block
+            if block != held:
+                philox.fill_block(block, key, random)
+                held = block
+            drawn = _rounding.element_bits(random, first + i - block * per_block, per_block, True)
+            drawn = words.shift_left(words.shift_right(drawn, unused), unused)
+            bits = number_word_at(words.word(x[i]), target, mode, drawn, unused)
+            out[i] = words.floating(bits)
+
+    return cast(Callable[..., None], round_odd)
+
+
 _ROUNDING_KERNELS: Final = tuple(_rounding_kernel(mode) for mode in range(_rounding.SR))
+_STOCHASTIC_KERNELS: Final = {
+    mode: _stochastic_kernel(mode) for mode in (_rounding.SR, _rounding.SR_EQUAL)
+}
 
 
 # --- the few that the kernels leave undecided ----------------------------------------------------
@@ -728,30 +753,51 @@ def _odd_by_ziv(name: str, x: float, context: Any) -> float:
 _BLOCK: Final = 1 << 14  # elements of the intermediate arrays, which stay in the cache
 
 
-def _odd_values(name: str, x: Carrier) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _bits_to_decide(format: Format, rounding: Rounding) -> int:
+    """How many bits of a value decide its rounding, the sticky one excepted."""
+    if rounding.is_stochastic:
+        return format.precision + (rounding.random_bits or _MOST_RANDOM_BITS) + 1
+    return _MOST_PRECISION + 2
+
+
+def _odd_values(
+    name: str, x: Carrier, bits: int = _MOST_PRECISION + 2
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The function of a flat array rounded to odd, and where mpmath has still to decide."""
     odd = np.empty(x.size)
     undecided = np.empty(x.size, np.bool_)
-    _enclosure_kernel_of(name)(x, odd, undecided)
+    _enclosure_kernel_of(name)(x, odd, undecided, np.uint64(2 ** (53 - bits) - 1))
     return odd, undecided
+
+
+def _rounder(format: Format, rounding: Rounding) -> Callable[[Any, Carrier, int], None]:
+    """What rounds odd values into a result, given the place of the first of them in the call."""
+    target = _rounding.target_of(format, rounding, np.dtype(np.float64))
+    mode = _rounding.MODES.index(rounding.mode)
+    if rounding.is_stochastic:
+        key = philox.key_of(rounding.seed)
+        unused = np.uint64(64 - (rounding.random_bits or _MOST_RANDOM_BITS))
+        kernel = _STOCHASTIC_KERNELS[mode]
+        return lambda odd, result, first: kernel(odd, result, target, first, key, unused)
+    return lambda odd, result, first: _ROUNDING_KERNELS[mode](odd, result, target)
 
 
 def _evaluate(name: str, x: Carrier, format: Format, rounding: Rounding, result: Carrier) -> None:
     """Fill a flat array of the result's type with the rounded function of a flat array."""
-    target = _rounding.target_of(format, rounding, np.dtype(np.float64))
-    round_odd = _ROUNDING_KERNELS[_rounding.mode_number(rounding)]
+    bits = _bits_to_decide(format, rounding)
+    round_odd = _rounder(format, rounding)
     invalid: list[int] = []
 
     def work(start: int, stop: int) -> None:
         for first in range(start, stop, _BLOCK):
             part = slice(first, min(first + _BLOCK, stop))
-            odd, undecided = _odd_values(name, x[part])
+            odd, undecided = _odd_values(name, x[part], bits)
             for i in np.flatnonzero(undecided):
                 odd[i] = _odd_by_mpmath(name, float(x[part][i]))
             if not format.has_nan and np.isnan(odd).any():
                 invalid.append(first + int(np.argmax(np.isnan(odd))))
                 return
-            round_odd(odd, result[part], target)
+            round_odd(odd, result[part], first)
 
     parallel.run(work, x.size, grain=_BLOCK)
     if invalid:
@@ -771,13 +817,16 @@ def _function(
             f"bits, but {format} has {format.precision}"
         )
     rounding = _rounding.as_rounding(rounding)
-    _rounding.mode_number(rounding)
+    if (rounding.random_bits or 0) > _MOST_RANDOM_BITS:
+        raise ValueError(
+            f"{name} draws at most {_MOST_RANDOM_BITS} random_bits, not {rounding.random_bits}"
+        )
     array = _rounding.as_carrier(x)
     _rounding.check_no_nan(array, format)
     dtype = _rounding.result_dtype(format, array)
     if out is not None:
         _rounding.check_out(out, array.shape, format)
-    order: Literal["C", "F"] = "F" if array.flags.fnc else "C"
+    order: Literal["C", "F"] = "F" if array.flags.fnc and not rounding.is_stochastic else "C"
     result = np.empty(array.shape, dtype, order=order)
     flat = cast(Carrier, np.asarray(array, order=order).reshape(-1, order=order))
     _evaluate(name, flat, format, rounding, result.reshape(-1, order=order))
@@ -796,7 +845,8 @@ _DOCUMENTATION: Final = """
     format : Format or str
         The format of the result, of at most 24 significand bits (relu: any).
     rounding : Rounding or str
-        A deterministic rounding, or just its mode.
+        The rounding, or just its mode.  A stochastic one truncates the discarded fraction to
+        `random_bits` bits, 20 if that is None and at most (relu: as :func:`fpemu.round`).
     out : ndarray, optional
         Where to put the result; may be `x` itself.
 

@@ -4,6 +4,10 @@ Each maker returns a compiled function of float64 scalars (float32 ones are wide
 where it is called and rounds once into a fixed format.  It needs nothing of Python at run time: it
 works in ``@njit`` code with or without ``parallel`` and ``nogil``.
 
+Under a stochastic rounding a function takes one more argument, an integer i from 0, and draws the
+random bits that element i of a call such as :func:`fpemu.add` on float64 arrays draws.  Give every
+operation of a kernel an i of its own, or a function with a seed of its own.
+
 Examples
 --------
 Newton's iteration for the square root of 2 in an arithmetic with 8 significant bits:
@@ -31,24 +35,34 @@ import numba
 import numpy as np
 
 from fpemu import formats as _formats
-from fpemu import words
+from fpemu import philox, words
 from fpemu.arithmetic import (
     ODD_PRECISION,
-    divide_word,
-    fma_word,
-    multiply_word,
     quick_add,
     quick_divide,
     quick_multiply,
     quick_sqrt,
+)
+from fpemu.exact_arithmetic import (
+    divide_word,
+    divide_word_at,
+    fma_word,
+    fma_word_at,
+    multiply_word,
+    multiply_word_at,
+    number_word_at,
     sqrt_word,
+    sqrt_word_at,
 )
 from fpemu.formats import FormatLike
-from fpemu.rounding import RoundingLike, as_rounding, mode_number, round_word, target_of
+from fpemu.parallel import inline
+from fpemu.rounding import MODES, RoundingLike, as_rounding, mode_number, round_word, target_of
 
 __all__ = ["adder", "divider", "fma", "multiplier", "rounder", "square_root", "subtractor"]
 
 Scalar = Callable[..., float]
+
+_ADD, _SUBTRACT, _MULTIPLY, _DIVIDE = range(4)
 
 _constant: Final = numba.njit(forceinline=True, error_model="numpy")
 
@@ -60,6 +74,22 @@ def _parameters(format: FormatLike, rounding: RoundingLike) -> tuple[Any, int, b
     return target, mode_number(rounding), format.precision <= ODD_PRECISION
 
 
+def _stochastic_parameters(
+    format: FormatLike, rounding: RoundingLike
+) -> tuple[Any, int, tuple[Any, Any], Any]:
+    """Target, mode, key and unused bits of a stochastic function."""
+    format, rounding = _formats.format(format), as_rounding(rounding)
+    target = target_of(format, rounding, np.dtype(np.float64))
+    unused = np.uint64(64 - (rounding.random_bits or 64))
+    return target, MODES.index(rounding.mode), philox.key_of(rounding.seed), unused
+
+
+@inline
+def _drawn(i: int, key: Any, unused: Any) -> Any:
+    bits = philox.element_word(i, key)
+    return words.shift_left(words.shift_right(bits, unused), unused)
+
+
 def rounder(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
     """A compiled ``x -> round(x)``.
 
@@ -68,12 +98,14 @@ def rounder(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
     format : Format or str
         The format to round into.
     rounding : Rounding or str
-        A deterministic rounding.
+        The rounding.  A stochastic one truncates the discarded fraction to `random_bits` bits, 64
+        if that is None.
 
     Returns
     -------
     callable
-        An ``@njit`` function of one float64, a member of the format.
+        An ``@njit`` function of one float64, a member of the format; under a stochastic rounding of
+        that and an integer.
 
     Raises
     ------
@@ -85,7 +117,12 @@ def rounder(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
     >>> import fpemu
     >>> fpemu.jit.rounder("float8_e4m3fn")(0.3)
     0.3125
+    >>> up_or_down = fpemu.jit.rounder("float8_e4m3fn", fpemu.Rounding("sr", seed=1))
+    >>> sorted({up_or_down(0.3, i) for i in range(100)})
+    [0.28125, 0.3125]
     """
+    if as_rounding(rounding).is_stochastic:
+        return _stochastic_unary(*_stochastic_parameters(format, rounding), root=False)
     return _rounder(*_parameters(format, rounding)[:2])
 
 
@@ -100,11 +137,15 @@ def _rounder(target: Any, mode: int) -> Scalar:
 
 def adder(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
     """A compiled ``(a, b) -> round(a + b)``; parameters as for :func:`rounder`."""
+    if as_rounding(rounding).is_stochastic:
+        return _stochastic_binary(*_stochastic_parameters(format, rounding), operation=_ADD)
     return _adder(*_parameters(format, rounding), sign=1.0)
 
 
 def subtractor(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
     """A compiled ``(a, b) -> round(a - b)``; parameters as for :func:`rounder`."""
+    if as_rounding(rounding).is_stochastic:
+        return _stochastic_binary(*_stochastic_parameters(format, rounding), operation=_SUBTRACT)
     return _adder(*_parameters(format, rounding), sign=-1.0)
 
 
@@ -122,6 +163,8 @@ def _adder(target: Any, mode: int, quick: bool, sign: float) -> Scalar:
 
 def multiplier(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
     """A compiled ``(a, b) -> round(a * b)``; parameters as for :func:`rounder`."""
+    if as_rounding(rounding).is_stochastic:
+        return _stochastic_binary(*_stochastic_parameters(format, rounding), operation=_MULTIPLY)
     return _multiplier(*_parameters(format, rounding))
 
 
@@ -139,6 +182,8 @@ def _multiplier(target: Any, mode: int, quick: bool) -> Scalar:
 
 def divider(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
     """A compiled ``(a, b) -> round(a / b)``; parameters as for :func:`rounder`."""
+    if as_rounding(rounding).is_stochastic:
+        return _stochastic_binary(*_stochastic_parameters(format, rounding), operation=_DIVIDE)
     return _divider(*_parameters(format, rounding))
 
 
@@ -156,6 +201,8 @@ def _divider(target: Any, mode: int, quick: bool) -> Scalar:
 
 def square_root(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
     """A compiled ``a -> round(sqrt(a))``; parameters as for :func:`rounder`."""
+    if as_rounding(rounding).is_stochastic:
+        return _stochastic_unary(*_stochastic_parameters(format, rounding), root=True)
     return _square_root(*_parameters(format, rounding))
 
 
@@ -173,6 +220,8 @@ def _square_root(target: Any, mode: int, quick: bool) -> Scalar:
 
 def fma(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
     """A compiled ``(a, b, c) -> round(a*b + c)``; parameters as for :func:`rounder`."""
+    if as_rounding(rounding).is_stochastic:
+        return _stochastic_fma(*_stochastic_parameters(format, rounding))
     return _fma(*_parameters(format, rounding)[:2])
 
 
@@ -182,5 +231,44 @@ def _fma(target: Any, mode: int) -> Scalar:
     def fused(a, b, c):  # type: ignore[no-untyped-def]
         bits = fma_word(np.float64(a), np.float64(b), np.float64(c), target, mode)
         return words.floating(bits)
+
+    return cast(Scalar, fused)
+
+
+@functools.lru_cache(maxsize=256)
+def _stochastic_unary(target: Any, mode: int, key: Any, unused: Any, *, root: bool) -> Scalar:
+    @_constant
+    def rounded(a, i):  # type: ignore[no-untyped-def]
+        x, random = np.float64(a), _drawn(i, key, unused)
+        if root:
+            return words.floating(sqrt_word_at(x, target, mode, random, unused))
+        return words.floating(number_word_at(words.word(x), target, mode, random, unused))
+
+    return cast(Scalar, rounded)
+
+
+@functools.lru_cache(maxsize=256)
+def _stochastic_binary(target: Any, mode: int, key: Any, unused: Any, *, operation: int) -> Scalar:
+    @_constant
+    def rounded(a, b, i):  # type: ignore[no-untyped-def]
+        x, y, random = np.float64(a), np.float64(b), _drawn(i, key, unused)
+        if operation == _DIVIDE:
+            bits = divide_word_at(x, y, target, mode, random, unused)
+        elif operation == _MULTIPLY:
+            bits = multiply_word_at(x, y, target, mode, random, unused)
+        else:
+            addend = -y if operation == _SUBTRACT else y
+            bits = fma_word_at(1.0, x, addend, target, mode, random, unused)
+        return words.floating(bits)
+
+    return cast(Scalar, rounded)
+
+
+@functools.lru_cache(maxsize=256)
+def _stochastic_fma(target: Any, mode: int, key: Any, unused: Any) -> Scalar:
+    @_constant
+    def fused(a, b, c, i):  # type: ignore[no-untyped-def]
+        x, y, z, random = np.float64(a), np.float64(b), np.float64(c), _drawn(i, key, unused)
+        return words.floating(fma_word_at(x, y, z, target, mode, random, unused))
 
     return cast(Scalar, fused)

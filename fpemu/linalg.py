@@ -21,10 +21,10 @@ from fpemu import parallel, tiles, words
 from fpemu.accumulators import Accumulator, Blocked, Sequential
 from fpemu.arithmetic import (
     add_float32,
-    fma_word,
     multiply_add_float32,
     multiply_add_float64,
 )
+from fpemu.exact_arithmetic import fma_word
 from fpemu.formats import Format
 from fpemu.rounding import (
     LAYOUTS,

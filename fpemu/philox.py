@@ -19,7 +19,7 @@ import numpy as np
 from fpemu import words
 from fpemu.parallel import inline, kernel
 
-__all__ = ["BLOCK_WORDS", "draw", "fill_block", "key_of"]
+__all__ = ["BLOCK_WORDS", "draw", "element_word", "fill_block", "further_word", "key_of"]
 
 BLOCK_WORDS: Final = 2048
 """Words in a block of random bits."""
@@ -77,3 +77,19 @@ def further_word(index: Any, number: Any, key: Any) -> Any:
     high = np.uint32(counter >> np.uint64(32))
     word, _, _, _ = draw(low, high, np.uint32(number + 1), np.uint32(0), key[0], key[1])
     return word
+
+
+@inline
+def element_word(index: Any, key: Any) -> Any:
+    """The 64 random bits of element `index` of a call, which are words of the block it is in."""
+    place = np.uint64(index)
+    counter = words.bit_or(
+        words.shift_left(words.shift_right(place, 10), 9), words.bit_and(place, 511)
+    )
+    low = np.uint32(words.bit_and(counter, 0xFFFFFFFF))
+    high = np.uint32(words.shift_right(counter, 32))
+    zero = np.uint32(0)
+    a, b, c, d = draw(low, high, zero, zero, key[0], key[1])
+    second_half = words.bit_and(place, 512) != 0
+    upper, lower = (b, d) if second_half else (a, c)
+    return words.bit_or(words.shift_left(np.uint64(upper), 32), np.uint64(lower))

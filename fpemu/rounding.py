@@ -51,7 +51,7 @@ class Rounding:
         for infinity in a format that has only NaN.  ``"saturate"``: the largest finite number.
     random_bits : int, optional
         Mode sr: the discarded fraction is truncated to that many bits, 1 to 64.  Left out, the
-        probability is exact.
+        probability is exact, or as exact as the operation says.
     seed : int, optional
         Modes sr and sr_equal: the key of the random numbers; element i of a call draws those of
         (seed, i).  Left out, every call draws others.
@@ -109,7 +109,7 @@ def as_rounding(rounding: RoundingLike) -> Rounding:
 def mode_number(rounding: Rounding) -> int:
     """The kernels' number of a deterministic mode."""
     if rounding.is_stochastic:
-        raise NotImplementedError(f"mode {rounding.mode!r} is available in fpemu.round alone")
+        raise NotImplementedError(f"mode {rounding.mode!r} is not available in an accumulator")
     return MODES.index(rounding.mode)
 
 
@@ -434,27 +434,29 @@ def mend(exact: Any, nearest: Any, shifted: Any, quantum: Any, negative: bool, m
 _BLOCK: Final = 2048  # elements that stay in the first-level cache while they are read twice
 
 
-def _array_kernel(mode: int) -> Callable[..., None]:
+@functools.cache
+def _array_kernel(mode: int, in_place: bool) -> Callable[..., None]:
+    """The kernel of a deterministic mode, for a result that is its source if `in_place`."""
+
     @parallel.kernel
     def round_range(start, stop, x, out, target, shortcut):  # type: ignore[no-untyped-def]
+        spare = np.empty(_BLOCK, x.dtype)
         for first in range(start, stop, _BLOCK):
             source = x[first : min(first + _BLOCK, stop)]
             result = out[first : min(first + _BLOCK, stop)]
+            if in_place:  # the exact kernel may need what the quick one overwrites
+                spare[: source.size] = source
+                source = spare[: source.size]
             top = words.subtract(shortcut.limit, shortcut.limit)
             for i in range(source.size):
                 bits = words.word(source[i])
                 top = words.maximum(top, words.bit_xor(bits, words.bit_and(bits, shortcut.sign)))
-            if top < shortcut.limit:
-                for i in range(source.size):
-                    result[i] = round_number(source[i], shortcut, mode)
-            else:
+                result[i] = round_number(source[i], shortcut, mode)
+            if top >= shortcut.limit:
                 for i in range(source.size):
                     result[i] = words.floating(round_word(words.word(source[i]), target, mode))
 
     return cast(Callable[..., None], round_range)
-
-
-_KERNELS: Final = tuple(_array_kernel(mode) for mode in range(SR))
 
 
 @inline
@@ -515,7 +517,7 @@ def _tiny_goes_up(bits: Any, target: Target, index: int, key: Any) -> Any:
 
 
 @numba.njit(inline="always")
-def _element_bits(random, i, per_block, wide):  # type: ignore[no-untyped-def]
+def element_bits(random, i, per_block, wide):  # type: ignore[no-untyped-def]
     """The random word of element i of a block, 64 bits if `wide`."""
     if wide:
         high = words.shift_left(np.uint64(random[i]), 32)
@@ -538,7 +540,7 @@ def _stochastic_kernel(mode: int, wide: bool) -> Callable[..., None]:
             for i in range(source.size):
                 tiny |= _below_reach(words.word(source[i]), target)
             for i in range(source.size):
-                bits = _element_bits(random, i, per_block, wide)
+                bits = element_bits(random, i, per_block, wide)
                 bits = words.shift_left(words.shift_right(bits, unused), unused)
                 number = words.word(source[i])
                 result[i] = words.floating(round_word_at(number, target, mode, bits))
@@ -549,7 +551,7 @@ def _stochastic_kernel(mode: int, wide: bool) -> Callable[..., None]:
                         if exact:
                             up = _tiny_goes_up(number, target, block * per_block + i, key)
                         else:
-                            bits = _element_bits(random, i, per_block, wide)
+                            bits = element_bits(random, i, per_block, wide)
                             up = _tiny_fraction_goes_up(number, target, bits, unused)
                         magnitude = target.quantum if up else words.bit_xor(number, number)
                         sign = words.bit_and(number, target.sign)
@@ -741,7 +743,7 @@ def round(
         _round_stochastically(flat_source, flat_result, format, rounding)
     else:
         parallel.run(
-            _KERNELS[mode_number(rounding)],
+            _array_kernel(mode_number(rounding), np.shares_memory(flat_source, flat_result)),
             array.size,
             flat_source,
             flat_result,

@@ -12,9 +12,9 @@ import numpy as np
 
 from fpemu import words
 from fpemu.parallel import inline
-from fpemu.rounding import RNA, RNE, RNZ, RTN, RTO, RTP, Target, signed_result
+from fpemu.rounding import RNA, RNE, RNZ, RTN, RTO, RTP, SR, SR_EQUAL, Target, signed_result
 
-__all__ = ["assemble", "round_significand", "rounds_up", "unpack"]
+__all__ = ["assemble", "round_pair", "round_significand", "rounds_up", "unpack"]
 
 SIGN = np.uint64(2**63)
 INFINITY = np.uint64(0x7FF << 52)
@@ -63,6 +63,55 @@ def round_significand(sign: Any, significand: Any, exponent: int, target: Target
         against_half = 1 if tail > _HALF else 0 if tail == _HALF else -1
         if rounds_up(words.bit_and(kept, 1) != 0, against_half, sign != 0, mode):
             kept = words.add(kept, 1)
+    kept = _at_least_smallest(kept, target)
+    return signed_result(assemble(kept, exponent + dropped), sign, target)
+
+
+@inline
+def _at_least_smallest(kept: Any, target: Target) -> Any:
+    """One quantum instead of none where the format has no zero, whatever a zero becomes there."""
+    return ONE if kept == 0 and target.zero != 0 else kept
+
+
+@inline
+def round_pair(
+    sign: Any,
+    high: Any,
+    low: Any,
+    exponent: int,
+    target: Target,
+    mode: int,
+    random: Any,
+    unused: Any,
+) -> Any:
+    """The word of ``(high + low / 2**64) * 2**exponent`` rounded into the target, in any mode.
+
+    The highest bit of `high` is set; the lowest one of `low` may stand for any nonzero rest.  A
+    stochastic mode truncates the discarded fraction to ``64 - unused`` bits and goes up if adding
+    `random`, whose ``unused`` low bits are clear, carries out of them.
+    """
+    if mode < SR:
+        significand = words.bit_or(high, ONE if low != 0 else ZERO)
+        return round_significand(sign, significand, exponent, target, mode)
+    quantum = np.int64(target.quantum_field) - (_BIAS + _FRACTION_BITS)
+    excess = np.int64(target.quantum_field) - np.int64(target.normal_field)
+    dropped = max(64 - _FRACTION_BITS - 1 + excess, quantum - exponent)
+    kept, fraction, rest = ZERO, ZERO, high
+    if dropped < 64:
+        kept = words.shift_right(high, np.uint64(dropped))
+        fraction = words.shift_left(high, np.uint64(64 - dropped))
+        fraction = words.bit_or(fraction, words.shift_right(low, np.uint64(dropped)))
+        rest = words.shift_left(low, np.uint64(64 - dropped))
+    elif dropped < 128:
+        fraction = words.shift_right(high, np.uint64(dropped - 64))
+    if mode == SR_EQUAL:
+        up = words.bit_or(fraction, rest) != 0 and words.bit_and(random, _HALF) != 0
+    else:
+        truncated = words.shift_left(words.shift_right(fraction, unused), unused)
+        up = words.add(truncated, random) < truncated
+    if up:
+        kept = words.add(kept, 1)
+    kept = _at_least_smallest(kept, target)
     return signed_result(assemble(kept, exponent + dropped), sign, target)
 
 

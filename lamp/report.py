@@ -136,6 +136,7 @@ def plot_results(results: Sequence[Result], path: Path) -> None:
     axes.set_yscale("log")
     for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         formatter(lambda share, _: f"{100 * share:.3g}%")
+    axes.xaxis.set_tick_params(which="both", length=3.5, pad=4.0)  # all labels in one line
     axes.set_xlabel("query-key products recomputed in float32")
     axes.set_ylabel("KL(float64 model || model), nats per token")
     axes.set_title("Look-ahead recomputation of attention scores", loc="left", weight="bold")

@@ -140,6 +140,23 @@ def test_ties_and_what_is_next_to_them_are_told_apart(format, mode, fused, dtype
 
 
 @DTYPES
+@FUSED
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("format", FORMATS, ids=label)
+def test_a_product_that_is_a_tie_goes_where_a_tiny_accumulator_pulls_it(format, mode, fused, dtype):
+    half = 2.0**-format.precision
+    exponents = sorted({format.emin, format.quantum_exponent, format.emin // 2, -1})
+    columns = [
+        [start * 2.0**exponent, tie]
+        for start in (1, -1, 0)
+        for exponent in exponents
+        for tie in (1 + half, 1 + 3 * half, 2 - half)
+    ]
+    b = np.array(columns).T.astype(dtype)
+    assert_is_sequential(np.array([[1, 1], [1, -1], [-1, 1]], dtype), b, format, mode, fused=fused)
+
+
+@DTYPES
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float32", "e11m20"])
 def test_overflow_saturates_at_every_step_when_asked_to(name, mode, dtype):

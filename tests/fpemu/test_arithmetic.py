@@ -736,3 +736,16 @@ def test_symmetric_modes_commute_with_the_sign(a, b, format, mode):
     total = fpemu.fma(a, b, a, format, mode)
     assume(total != 0)  # an exact zero is +0 either way
     assert_same_bits(fpemu.fma(-a, b, -a, format, mode), -total)
+
+
+@pytest.mark.parametrize("mode", [*MODES, "sr", "sr_equal"])
+def test_a_format_without_zero_takes_what_is_too_small_for_it_to_its_smallest(mode):
+    tiny = np.array([2.0**-600, 2.0**-1000, 5e-324])
+    smallest = np.full(3, 2.0**-127)
+    for result in (
+        fpemu.multiply(tiny, tiny, "float8_e8m0fnu", mode),
+        fpemu.fma(tiny, tiny, tiny, "float8_e8m0fnu", mode),
+        fpemu.divide(tiny, 2.0**1000, "float8_e8m0fnu", mode),
+        fpemu.sqrt(tiny, "float8_e8m0fnu", mode),
+    ):
+        assert_same_bits(result, smallest)

@@ -1,0 +1,342 @@
+"""Stochastically rounded arithmetic, jit kernels and functions: every draw against the definition.
+
+The oracle has the exact result (a Fraction, or a square root as an integer and a rest), truncates
+its discarded fraction to r bits and goes up if adding the r random bits of the element carries.
+"""
+
+import itertools
+import math
+from fractions import Fraction
+
+import mpmath
+import numba
+import numpy as np
+import pytest
+
+import fpemu
+from fpemu import formats, philox
+from fpemu.reference import round_exact
+from fpemu.rounding import Rounding
+from tests.oracle.bits import assert_same_bits
+
+SEED = 2024
+NAMES = [
+    *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e8m0fnu", "float4_e2m1fn"),
+    *("float6_e3m2fn", "binary8p4se", "bfloat16", "float16", "tf32", "float32", "e8m4"),
+    *("e11m40", "float64"),
+]
+HUGE = Fraction(2) ** 3000
+
+
+def random_words(count, seed=SEED):
+    """The 64 random bits that elements 0, 1, ... of a call draw."""
+    words = np.empty(philox.BLOCK_WORDS, np.uint32)
+    drawn = []
+    for block in range(-(-count // 1024)):
+        philox.fill_block(block, philox.key_of(seed), words)
+        drawn += [
+            int(h) << 32 | int(low) for h, low in zip(words[:1024], words[1024:], strict=True)
+        ]
+    return drawn[:count]
+
+
+class Root:
+    """The square root of a positive Fraction, to be compared with and truncated exactly."""
+
+    def __init__(self, square):
+        self.square = square
+
+    def floor(self, scale):
+        """``floor(root * scale)`` for a positive scale."""
+        scaled = self.square * scale * scale
+        return math.isqrt(scaled.numerator // scaled.denominator)
+
+
+def floor_of(exact, scale):
+    return exact.floor(scale) if isinstance(exact, Root) else math.floor(exact * scale)
+
+
+def exponent_of(exact):
+    """``floor(log2(exact))`` of a positive number."""
+    low, high = -4000, 4000
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if floor_of(exact, Fraction(2) ** -middle) else (low, middle - 1)
+    return low
+
+
+def stochastic(exact, format, mode, word, random_bits=64):
+    """The rounding of a positive exact number with the highest bits of `word` for random bits."""
+    quantum_exponent = max(exponent_of(exact) - format.precision + 1, format.quantum_exponent)
+    per_quantum = Fraction(2) ** -quantum_exponent
+    kept = floor_of(exact, per_quantum)
+    fraction = floor_of(exact, per_quantum * 2**random_bits) - (kept << random_bits)
+    drawn = word >> (64 - random_bits)
+    if mode == "sr_equal":
+        inexact = floor_of(exact, per_quantum * HUGE) != kept * HUGE
+        up = inexact and word >> 63 == 1
+    else:
+        up = fraction + drawn >= 2**random_bits
+    # No mode matters any more but for overflow, which goes as to nearest.
+    rounded = Fraction(kept + up) / per_quantum
+    return round_exact(rounded, format, "rne") if rounded else 0.0
+
+
+def signed(exact, negative_zero, format, mode, word, random_bits=64):
+    if isinstance(exact, Root):
+        return stochastic(exact, format, mode, word, random_bits)
+    if exact == 0:
+        return round_exact(-0.0 if negative_zero else 0.0, format)
+    magnitude = stochastic(abs(exact), format, mode, word, random_bits)
+    if exact > 0:
+        return magnitude or round_exact(0.0 if format.has_zero else format.smallest_normal, format)
+    return round_exact(-magnitude, format)
+
+
+OPERATIONS = {
+    "add": (2, lambda a, b: a + b),
+    "subtract": (2, lambda a, b: a - b),
+    "multiply": (2, lambda a, b: a * b),
+    "divide": (2, lambda a, b: a / b),
+    "sqrt": (1, lambda a: Root(a)),
+    "fma": (3, lambda a, b, c: a * b + c),
+}
+
+
+def operands_for(operation, format, dtype, count=300):
+    """Finite numbers, not zero: near each other, far apart, at the ends of the format's range."""
+    generator = np.random.default_rng([format.bits, format.bias, len(operation)])
+    arity = OPERATIONS[operation][0]
+    info = np.finfo(dtype)
+    near = generator.integers(-2, 3, (arity, count))
+    low, high = max(format.quantum_exponent, info.minexp) // 2, min(format.emax, info.maxexp) // 2
+    wide = generator.integers(low - 3, high + 2, (arity, count))
+    exponents = np.where(generator.random(count) < 0.5, near, wide)
+    significands = generator.uniform(1, 2, (arity, count))
+    coarse = np.floor(significands * 8) / 8
+    numbers = np.where(generator.random((arity, count)) < 0.3, coarse, significands)
+    signs = 1 if operation == "sqrt" else generator.choice([-1, 1], (arity, count))
+    numbers = np.ldexp(numbers * signs, exponents).astype(dtype)
+    return numbers if format.signed else np.abs(numbers)
+
+
+def expected_of(operation, operands, format, mode, random_bits=64):
+    exact = OPERATIONS[operation][1]
+    words = random_words(operands.shape[1])
+    return np.array(
+        [
+            signed(exact(*map(Fraction, column)), False, format, mode, word, random_bits)
+            for column, word in zip(operands.T.tolist(), words, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("mode", ["sr", "sr_equal"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_draw_rounds_as_defined(name, operation, mode, dtype):
+    format = formats.format(name)
+    operands = operands_for(operation, format, dtype)
+    actual = getattr(fpemu, operation)(*operands, format, Rounding(mode, seed=SEED))
+    expected = expected_of(operation, operands, format, mode)
+    assert_same_bits(actual, expected, operands.T, about=(name, operation, mode))
+
+
+@pytest.mark.parametrize("random_bits", [1, 5, 32, 63])
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("name", ["bfloat16", "float64"])
+def test_the_fraction_is_truncated_to_the_random_bits(name, operation, random_bits):
+    format = formats.format(name)
+    operands = operands_for(operation, format, np.float64)
+    rounding = Rounding("sr", random_bits=random_bits, seed=SEED)
+    actual = getattr(fpemu, operation)(*operands, format, rounding)
+    expected = expected_of(operation, operands, format, "sr", random_bits)
+    assert_same_bits(actual, expected, operands.T, about=(name, operation, random_bits))
+
+
+# Exceptional operands and exact results
+
+
+def settled(function, operands, format):
+    """The results rounded to nearest, and where rounding up or down gives no other."""
+    nearest, up, down = (function(*operands, format, mode) for mode in ("rne", "rtp", "rtn"))
+    toward_zero = function(*operands, format, "rtz")
+    return nearest, (up == down) | np.isnan(toward_zero)
+
+
+@pytest.mark.parametrize("mode", ["sr", "sr_equal"])
+@pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "fma"])
+@pytest.mark.parametrize("name", ["float8_e5m2", "float8_e4m3fn", "float8_e8m0fnu", "float64"])
+def test_what_needs_no_rounding_is_not_random(name, operation, mode):
+    source = formats.format("float8_e5m2" if name == "float64" else name)
+    codes = np.arange(2**source.bits, dtype=np.uint8)
+    members = fpemu.decode(codes, source)
+    if operation == "sqrt":
+        operands = [members]
+    else:
+        operands = [a.ravel() for a in np.meshgrid(members, members)]
+    function = getattr(fpemu, operation)
+    actual = function(*operands, name, Rounding(mode, seed=SEED))
+    nearest, same = settled(function, operands, name)
+    assert same.sum() > members.size / 4
+    assert_same_bits(actual[same], nearest[same], about=(name, operation))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_signs_of_zeros_are_those_of_nearest(operation):
+    values = [0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan, 5e-324, 2.0**1000]
+    arity = OPERATIONS[operation][0]
+    operands = np.array(list(itertools.product(values, repeat=arity))).T
+    function = getattr(fpemu, operation)
+    nearest, same = settled(function, operands, "float64")
+    actual = function(*operands, "float64", Rounding("sr", seed=SEED))
+    assert same.sum() > 0.7 * same.size
+    assert_same_bits(actual[same], nearest[same], operands.T[same])
+
+
+@pytest.mark.parametrize("mode", ["sr", "sr_equal"])
+def test_overflow_is_that_of_the_rounding(mode):
+    big = np.full(64, 1.0e300)
+    ieee = fpemu.multiply(big, big, "float16", Rounding(mode, seed=SEED))
+    saturated = fpemu.multiply(big, -big, "float16", Rounding(mode, "saturate", seed=SEED))
+    assert np.isposinf(ieee).all()
+    assert (saturated == -65504).all()
+
+
+# The draws
+
+
+def test_an_element_draws_what_rounding_in_its_place_draws():
+    x = np.random.default_rng(3).normal(size=(3, 1000))
+    for mode in ("sr", "sr_equal"):
+        rounding = Rounding(mode, seed=SEED)
+        expected = fpemu.round(x, "bfloat16", rounding)
+        assert_same_bits(fpemu.add(x, 0.0, "bfloat16", rounding), expected)
+        transposed = fpemu.multiply(np.asfortranarray(x), 1.0, "bfloat16", rounding)
+        assert_same_bits(transposed, expected)
+        assert_same_bits(fpemu.fma(x, 1.0, 0.0, "bfloat16", rounding), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_the_number_of_threads_does_not_matter(threads):
+    a, b = np.random.default_rng(4).normal(size=(2, 50_000))
+    rounding = Rounding("sr", seed=SEED)
+    available = numba.config.NUMBA_NUM_THREADS
+    expected = fpemu.divide(a, b, "bfloat16", rounding)
+    expected_exp = fpemu.functions.exp(a, "bfloat16", rounding)
+    numba.set_num_threads(min(threads, available))
+    try:
+        assert_same_bits(fpemu.divide(a, b, "bfloat16", rounding), expected)
+        assert_same_bits(fpemu.functions.exp(a, "bfloat16", rounding), expected_exp)
+    finally:
+        numba.set_num_threads(available)
+
+
+def test_without_a_seed_every_call_draws_others():
+    a = np.linspace(1, 2, 200)
+    calls = [fpemu.add(a, 1e-3, "float8_e4m3fn", "sr") for _ in range(2)]
+    assert (calls[0] != calls[1]).any()
+
+
+# Users' kernels
+
+
+def scalar_results(function, operands):
+    @numba.njit
+    def run(columns, out):
+        for i in range(out.size):
+            if columns.shape[0] == 1:
+                out[i] = function(columns[0, i], i)
+        return out
+
+    @numba.njit
+    def run_two(columns, out):
+        for i in range(out.size):
+            out[i] = function(columns[0, i], columns[1, i], i)
+        return out
+
+    @numba.njit
+    def run_three(columns, out):
+        for i in range(out.size):
+            out[i] = function(columns[0, i], columns[1, i], columns[2, i], i)
+        return out
+
+    kernel = (run, run_two, run_three)[operands.shape[0] - 1]
+    return kernel(operands, np.empty(operands.shape[1]))
+
+
+JIT_NAMES = {
+    "add": "adder",
+    "subtract": "subtractor",
+    "multiply": "multiplier",
+    "divide": "divider",
+    "sqrt": "square_root",
+    "fma": "fma",
+}
+
+
+@pytest.mark.parametrize("mode", ["sr", "sr_equal"])
+@pytest.mark.parametrize("operation", JIT_NAMES)
+def test_a_users_kernel_draws_what_the_array_operation_draws(operation, mode):
+    format = formats.format("bfloat16")
+    rounding = Rounding(mode, seed=SEED)
+    operands = operands_for(operation, format, np.float64, 3000)
+    function = getattr(fpemu.jit, JIT_NAMES[operation])(format, rounding)
+    expected = getattr(fpemu, operation)(*operands, format, rounding)
+    assert_same_bits(scalar_results(function, operands), expected, operands.T)
+
+
+def test_a_users_kernel_rounds_as_round_does():
+    x = np.random.default_rng(5).normal(size=(1, 3000))
+    rounding = Rounding("sr", random_bits=7, seed=SEED)
+    function = fpemu.jit.rounder("float8_e4m3fn", rounding)
+    assert_same_bits(scalar_results(function, x), fpemu.round(x[0], "float8_e4m3fn", rounding))
+
+
+# Functions
+
+DEFINITIONS = {
+    "exp": mpmath.exp,
+    "exp2": lambda x: mpmath.mpf(2) ** x,
+    "expm1": mpmath.expm1,
+    "log": mpmath.log,
+    "log2": lambda x: mpmath.log(x) / mpmath.log(2),
+    "log1p": mpmath.log1p,
+    "tanh": mpmath.tanh,
+    "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "erf": mpmath.erf,
+    "rsqrt": lambda x: 1 / mpmath.sqrt(x),
+    "reciprocal": lambda x: 1 / x,
+    "gelu": lambda x: x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2,
+    "silu": lambda x: x / (1 + mpmath.exp(-x)),
+}
+
+
+def as_fraction(number):
+    numerator, denominator = mpmath.libmp.to_rational(number._mpf_)
+    return Fraction(int(numerator), int(denominator))
+
+
+@pytest.mark.parametrize("random_bits", [None, 3])
+@pytest.mark.parametrize("format", ["float32", "bfloat16", "float8_e5m2"])
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_functions_round_every_draw_as_defined(name, format, random_bits):
+    format = formats.format(format)
+    generator = np.random.default_rng(len(name))
+    x = generator.normal(0, 2, 300).astype(np.float32)
+    x = abs(x) if name in ("log", "log2", "log1p", "rsqrt") else x
+    rounding = Rounding("sr", random_bits=random_bits, seed=SEED)
+    actual = getattr(fpemu.functions, name)(x, format, rounding)
+    with mpmath.workprec(400):
+        exact = [as_fraction(DEFINITIONS[name](mpmath.mpf(float(v)))) for v in x]
+    expected = [
+        signed(value, value < 0, format, "sr", word, random_bits or 20)
+        for value, word in zip(exact, random_words(x.size), strict=True)
+    ]
+    assert_same_bits(actual, expected, x, about=(name, format))
+
+
+def test_functions_draw_no_more_bits_than_they_say():
+    with pytest.raises(ValueError, match="exp draws at most 20 random_bits, not 21"):
+        fpemu.functions.exp(1.0, "bfloat16", Rounding("sr", random_bits=21))
