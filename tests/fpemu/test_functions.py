@@ -373,17 +373,29 @@ def test_few_enclosures_are_undecided():
         assert functions._odd_values(name, arguments)[1].sum() <= 2
 
 
+@pytest.mark.parametrize("bits", [26, 45])
 @pytest.mark.parametrize("name", functions._NAMES)
-def test_mpmath_decides_what_the_kernels_decide(name):
+def test_mpmath_decides_what_the_kernels_decide(name, bits):
     x = hard_arguments(name).astype(np.float32)
-    odd, undecided = functions._odd_values(name, x)
+    odd, undecided = functions._odd_values(name, x, bits)
     usual = np.isfinite(odd) & (odd != 0) & (abs(x) < 25) & (abs(x) > 1e-20) & ~undecided
     usual &= odd.view(np.uint64) & np.uint64(1) == 1  # exact values never go to mpmath
     assert usual.sum() > 100
     decided = np.array([functions._odd_by_mpmath(name, float(v)) for v in x[usual]])
-    # Of the odd numbers 26 bits and whether there are more count.
-    high = ~np.uint64(2**27 - 1)
+    # Of the odd numbers so many bits and whether there are more count.
+    high = ~np.uint64(2 ** (53 - bits) - 1)
     np.testing.assert_array_equal(odd[usual].view(np.uint64) & high, decided.view(np.uint64) & high)
+
+
+def test_as_many_bits_are_decided_as_a_rounding_looks_at():
+    sr = functools.partial(Rounding, "sr")
+    for name, rounding, bits in (
+        ("bfloat16", Rounding("rtp"), 26),
+        ("bfloat16", sr(random_bits=7), 16),
+        ("float32", sr(), 45),
+        ("float8_e4m3fn", Rounding("sr_equal"), 25),
+    ):
+        assert functions._bits_to_decide(formats.format(name), rounding) == bits
 
 
 @pytest.mark.parametrize("name", ["exp", "gelu"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fpemu
-from fpemu import formats, philox
+from fpemu import exact_arithmetic, formats, philox
 from fpemu.reference import round_exact
 from fpemu.rounding import Rounding
 from tests.oracle.bits import assert_same_bits
@@ -153,6 +153,44 @@ def test_the_fraction_is_truncated_to_the_random_bits(name, operation, random_bi
     actual = getattr(fpemu, operation)(*operands, format, rounding)
     expected = expected_of(operation, operands, format, "sr", random_bits)
     assert_same_bits(actual, expected, operands.T, about=(name, operation, random_bits))
+
+
+# All bits of quotients and roots, as no draw shows the last of them
+
+
+@numba.njit
+def _quotients(dividends, divisors, high, low):
+    for i in range(high.size):
+        high[i], low[i] = exact_arithmetic._quotient_pair(dividends[i], divisors[i])
+
+
+@numba.njit
+def _roots(radicands, high, low):
+    for i in range(high.size):
+        high[i], low[i] = exact_arithmetic._root_pair(radicands[i])
+
+
+def test_quotients_have_122_bits_and_whether_there_are_more():
+    generator = np.random.default_rng(9)
+    integers = generator.integers(2**52, 2**53, (2, 2000), dtype=np.uint64)
+    integers[:, :4] = [[2**52, 2**53 - 1, 2**52, 2**53 - 1], [2**52, 2**52, 2**53 - 1, 2**53 - 1]]
+    high, low = np.empty((2, 2000), np.uint64)
+    _quotients(*integers, high, low)
+    for a, b, upper, lower in zip(*integers.tolist(), high.tolist(), low.tolist(), strict=True):
+        quotient, rest = divmod(a << 121, b)
+        assert upper << 64 | lower == 2 * quotient + (rest > 0)
+
+
+def test_roots_have_125_bits_and_whether_there_are_more():
+    generator = np.random.default_rng(10)
+    radicands = generator.integers(2**52, 2**54, 2000, dtype=np.uint64)
+    squares = generator.integers(2**26, 2**27, 100, dtype=np.uint64) ** 2
+    radicands = np.concatenate([radicands, squares, squares[squares > 2**52] - np.uint64(1)])
+    high, low = np.empty((2, radicands.size), np.uint64)
+    _roots(radicands, high, low)
+    for radicand, upper, lower in zip(radicands.tolist(), high.tolist(), low.tolist(), strict=True):
+        root = math.isqrt(radicand << 2 * 98)
+        assert upper << 64 | lower == 2 * root + (root * root != radicand << 2 * 98)
 
 
 # Exceptional operands and exact results
