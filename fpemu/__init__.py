@@ -1,7 +1,16 @@
 """fpemu: what the floating-point arithmetic of a machine does, bit for bit."""
 
-from fpemu import formats, functions, jit
-from fpemu.accumulators import Accumulator, Blocked, Sequential
+from fpemu import devices, formats, functions, jit
+from fpemu.accumulators import (
+    Accumulator,
+    Blocked,
+    Exact,
+    FlooredCore,
+    Pairwise,
+    Promoted,
+    Sequential,
+    TensorCore,
+)
 from fpemu.arithmetic import add, divide, fma, multiply, sqrt, subtract
 from fpemu.codec import decode, encode, pack, unpack, values
 from fpemu.formats import Format, format
@@ -11,11 +20,17 @@ from fpemu.rounding import Rounding, round
 __all__ = [
     "Accumulator",
     "Blocked",
+    "Exact",
+    "FlooredCore",
     "Format",
+    "Pairwise",
+    "Promoted",
     "Rounding",
     "Sequential",
+    "TensorCore",
     "add",
     "decode",
+    "devices",
     "divide",
     "dot",
     "encode",

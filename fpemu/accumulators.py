@@ -1,23 +1,67 @@
 """How a machine adds up an inner product: accumulators as plain data.
 
 Exact products of the carrier values enter; an accumulator says when and into what they and their
-partial sums are rounded.  :mod:`fpemu.linalg` runs them.
+partial sums are rounded.  :mod:`fpemu.linalg` runs them, :mod:`fpemu.devices` names those of
+machines.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
 
 from fpemu import formats as _formats
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 
-__all__ = ["Accumulator", "Blocked", "Sequential"]
+__all__ = [
+    "Accumulator",
+    "Blocked",
+    "Exact",
+    "FlooredCore",
+    "Pairwise",
+    "Promoted",
+    "Sequential",
+    "TensorCore",
+]
+
+
+_EXACT_BITS: Final = 53  # what float64 sums exactly
+_GROUP_BITS: Final = (
+    10  # a sum of 16 products of 4-bit numbers is below 2**10, two scales' included
+)
+_FARTHEST: Final = 600  # exponents of products of float32 numbers lie well within
+
+
+class Accumulator:
+    """What every accumulator tells of itself.
+
+    ``format`` is the format of its results.
+    """
+
+    format: Format
+
+    @property
+    def initial_format(self) -> Format:
+        """The format of what a sum may begin with."""
+        return self.format
+
+    @property
+    def input_formats(self) -> tuple[Format | None, Format | None]:
+        """The formats whose members it takes for a and for b; None for any number."""
+        return None, None
+
+    @property
+    def conversion(self) -> Rounding | None:
+        """How it rounds other numbers into its input formats by itself; None if it does not."""
+        return None
 
 
 @dataclass(frozen=True, init=False)
-class Sequential:
+class Sequential(Accumulator):
     """Term after term in index order, from +0: ``acc <- round(acc + a*b)``.
 
     Parameters
@@ -33,6 +77,8 @@ class Sequential:
     via : Format or str, optional
         A format that every sum is rounded into before it is rounded into `format`.  The double
         rounding of software that adds in float32 and rounds afterwards is ``via="float32"``.
+    inputs : Format or str, optional
+        The format of a and b; left out, any numbers.
 
     Raises
     ------
@@ -51,6 +97,7 @@ class Sequential:
     fused: bool
     product: Format | None
     via: Format | None
+    inputs: Format | None
 
     def __init__(
         self,
@@ -59,12 +106,19 @@ class Sequential:
         fused: bool = True,
         product: FormatLike | None = None,
         via: FormatLike | None = None,
+        inputs: FormatLike | None = None,
     ) -> None:
         _set(self, "format", _formats.format(format))
         _set(self, "rounding", as_rounding(rounding))
         _set(self, "fused", bool(fused) and product is None)
         _set(self, "product", None if product is None else _formats.format(product))
         _set(self, "via", None if via is None else _formats.format(via))
+        _set(self, "inputs", None if inputs is None else _formats.format(inputs))
+
+    @property
+    def input_formats(self) -> tuple[Format | None, Format | None]:
+        """The formats whose members it takes for a and for b; None for any number."""
+        return self.inputs, self.inputs
 
     def __str__(self) -> str:
         facts = [str(self.format), self.rounding.mode]
@@ -76,7 +130,7 @@ class Sequential:
 
 
 @dataclass(frozen=True, init=False)
-class Blocked:
+class Blocked(Accumulator):
     """Block after block: each summed by an inner accumulator, then ``acc <- round(acc + sum)``.
 
     Parameters
@@ -114,12 +168,8 @@ class Blocked:
         inner: FormatLike | Sequential = "float32",
         rounding: RoundingLike = "rne",
     ) -> None:
-        if not isinstance(block, int) or isinstance(block, bool):
-            raise TypeError(f"block must be an int, not {type(block).__name__}")
-        if block < 1:
-            raise ValueError(f"block must be at least 1, not {block}")
         _set(self, "format", _formats.format(format))
-        _set(self, "block", block)
+        _set(self, "block", _positive("block", block))
         _set(self, "inner", inner if isinstance(inner, Sequential) else Sequential(inner))
         _set(self, "rounding", as_rounding(rounding))
 
@@ -127,7 +177,480 @@ class Blocked:
         return f"blocked({self.format}, {self.rounding.mode}, {self.block} x {self.inner})"
 
 
-Accumulator = Sequential | Blocked
+@dataclass(frozen=True, init=False)
+class Pairwise(Accumulator):
+    """A balanced binary tree: the sum of the left half of the terms plus that of the right half.
+
+    Of n terms the first ``n // 2`` are the left half.  Every sum is rounded once; two terms are
+    multiplied exactly and summed in one rounding unless the products are rounded first.
+
+    Parameters
+    ----------
+    format : Format or str
+        The format of all sums.
+    rounding : Rounding or str
+        Its rounding, and that of the products.
+    fused : bool
+        Whether products enter exactly.  Otherwise they are rounded first.
+    product : Format or str, optional
+        The format the products are rounded into, `format` if left out; implies ``fused=False``.
+    block : int, optional
+        How many terms make a tree, the last one filled up with zeros; the trees are then added in
+        index order to an accumulator that starts at +0, ``acc <- round(acc + tree)``.  Left out,
+        all terms make one tree.
+    flush : {"signed", "positive"}, optional
+        Make subnormal products and sums zeros of their sign, and subnormal inputs (in the input
+        format) zeros of their sign, or positive ones.
+    inputs : Format or str, optional
+        The format of a and b; left out, any numbers.
+
+    Raises
+    ------
+    ValueError
+        If `block` is not positive, or a format or mode is unknown.
+
+    References
+    ----------
+    N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 4.1.
+
+    Examples
+    --------
+    >>> import fpemu
+    >>> fpemu.dot([1.0] + [2.0**-9] * 7, [1.0] * 8, fpemu.Sequential("e8m7"))
+    np.float64(1.0)
+    >>> fpemu.dot([1.0] + [2.0**-9] * 7, [1.0] * 8, fpemu.Pairwise("e8m7"))
+    np.float64(1.0078125)
+    """
+
+    format: Format
+    rounding: Rounding
+    fused: bool
+    product: Format | None
+    block: int | None
+    flush: str | None
+    inputs: Format | None
+
+    def __init__(
+        self,
+        format: FormatLike,
+        rounding: RoundingLike = "rne",
+        fused: bool = True,
+        product: FormatLike | None = None,
+        block: int | None = None,
+        flush: str | None = None,
+        inputs: FormatLike | None = None,
+    ) -> None:
+        _set(self, "format", _formats.format(format))
+        _set(self, "rounding", as_rounding(rounding))
+        _set(self, "fused", bool(fused) and product is None)
+        _set(self, "product", None if product is None else _formats.format(product))
+        _set(self, "block", None if block is None else _positive("block", block))
+        if flush not in (None, "signed", "positive"):
+            raise ValueError(f"flush must be 'signed', 'positive' or None, not {flush!r}")
+        _set(self, "flush", flush)
+        _set(self, "inputs", None if inputs is None else _formats.format(inputs))
+
+    @property
+    def input_formats(self) -> tuple[Format | None, Format | None]:
+        """The formats whose members it takes for a and for b; None for any number."""
+        return self.inputs, self.inputs
+
+    def __str__(self) -> str:
+        facts = [str(self.format), self.rounding.mode]
+        if not self.fused:
+            facts.append(f"product in {self.product or self.format}")
+        if self.block is not None:
+            facts.append(f"trees of {self.block}")
+        if self.flush is not None:
+            facts.append("subnormals flushed")
+        return f"pairwise({', '.join(facts)})"
+
+
+@dataclass(frozen=True, init=False)
+class Exact(Accumulator):
+    """The exact inner product, rounded once: Kulisch's accumulator.
+
+    Parameters
+    ----------
+    format : Format or str
+        The format of the result.
+    rounding : Rounding or str
+        Its rounding.
+    block : int, optional
+        Round after every `block` terms, which are added exactly to the last rounded sum.  Left out,
+        there is one rounding.
+    inputs : Format or str, optional
+        The format of a and b; left out, any numbers.
+
+    Raises
+    ------
+    ValueError
+        If `block` is not positive, or a format or mode is unknown.
+
+    References
+    ----------
+    U. Kulisch, Computer Arithmetic and Validity, 2nd ed., 2013, chapter 8.
+
+    Examples
+    --------
+    >>> import fpemu
+    >>> fpemu.dot([1e300, 1.0, -1e300], [1e300, 1.0, 1e300], fpemu.Exact("float16"))
+    np.float64(1.0)
+    """
+
+    format: Format
+    rounding: Rounding
+    block: int | None
+    inputs: Format | None
+
+    def __init__(
+        self,
+        format: FormatLike,
+        rounding: RoundingLike = "rne",
+        block: int | None = None,
+        inputs: FormatLike | None = None,
+    ) -> None:
+        _set(self, "format", _formats.format(format))
+        _set(self, "rounding", as_rounding(rounding))
+        _set(self, "block", None if block is None else _positive("block", block))
+        _set(self, "inputs", None if inputs is None else _formats.format(inputs))
+
+    @property
+    def input_formats(self) -> tuple[Format | None, Format | None]:
+        """The formats whose members it takes for a and for b; None for any number."""
+        return self.inputs, self.inputs
+
+    def __str__(self) -> str:
+        blocks = "" if self.block is None else f", blocks of {self.block}"
+        return f"exact({self.format}, {self.rounding.mode}{blocks})"
+
+
+@dataclass(frozen=True, init=False)
+class TensorCore(Accumulator):
+    """The fused multi-term addition of matrix units: one rounding for a block of products.
+
+    The exact products of a block and the accumulator are aligned to the largest of their exponents;
+    each is truncated to `fraction_bits` bits behind that exponent; the truncated terms are summed
+    exactly; the sum is rounded once and is the next block's accumulator.  The exponent of a number
+    is ``max(floor(log2 |x|), emin)`` with the emin of its own format, that of a product the sum of
+    two.  Zeros take no part.  A sum that is zero is +0.  A last block of fewer terms is filled with
+    zeros.
+
+    Parameters
+    ----------
+    block : int
+        Products in a fused addition.
+    fraction_bits : int
+        How many bits behind the largest exponent are kept, 1 to 40.
+    output : Format or str
+        The format of the results.
+    rounding : str
+        The rounding into it: ``"rtz"`` or ``"rne"``.  Overflow gives infinity in both.
+    exponent_floor : int, optional
+        The least that the largest exponent may be; left out, there is no floor.
+    inputs : Format, str, or a pair of them
+        The formats of a and b, of at most 24 significand bits and within float32's range.
+    initial : Format or str, optional
+        The format of what a sum may begin with, `output` if left out.
+    order : tuple of int, optional
+        The order of a run of terms, as indices into it: ``(0, 2, 1, 3)`` sums terms 0, 2, 1, 3, 4,
+        6, 5, 7, ....  Left out, index order.
+    group : int
+        Products that are summed exactly into one term, whose exponent is that of its scales alone
+        (block-scaled units); 1 for ordinary units.
+    conversion : str, optional
+        How the unit itself rounds inputs that are not members of their format; left out, it takes
+        no others.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range, or the sum of a block could exceed the 53 bits of float64.
+
+    References
+    ----------
+    M. Fasi, N. J. Higham, M. Mikaitis, S. Pranesh, "Numerical behavior of NVIDIA tensor cores",
+    PeerJ Comput. Sci. 7, 2021.  Xie, Wang, Yang, Yang, "MMA-Sim", arXiv 2511.10909.  F. A. Khattak,
+    M. Mikaitis, "Accurate Models of NVIDIA Tensor Cores", arXiv 2512.07004.
+
+    Examples
+    --------
+    Volta's unit loses what is 2**-24 of the largest term:
+
+    >>> import fpemu
+    >>> volta = fpemu.TensorCore(4, 23, inputs="float16")
+    >>> fpemu.dot([1.0, 2.0**-12, 2.0**-12], [1.0, 2.0**-12, 2.0**-12], volta) == 1.0
+    np.True_
+    """
+
+    block: int
+    fraction_bits: int
+    output: Format
+    rounding: Rounding
+    exponent_floor: int | None
+    inputs: tuple[Format, Format]
+    initial: Format
+    order: tuple[int, ...] | None
+    group: int
+    converts: Rounding | None
+
+    def __init__(
+        self,
+        block: int,
+        fraction_bits: int,
+        output: FormatLike = "float32",
+        rounding: str = "rtz",
+        exponent_floor: int | None = None,
+        inputs: FormatLike | tuple[FormatLike, FormatLike] = "float32",
+        initial: FormatLike | None = None,
+        order: tuple[int, ...] | None = None,
+        group: int = 1,
+        conversion: RoundingLike | None = None,
+    ) -> None:
+        _set(self, "block", _positive("block", block))
+        _set(self, "fraction_bits", _positive("fraction_bits", fraction_bits))
+        _set(self, "output", _formats.format(output))
+        if rounding not in ("rtz", "rne"):
+            raise ValueError(f"rounding must be 'rtz' or 'rne', not {rounding!r}")
+        _set(self, "rounding", Rounding(rounding, "infinity"))
+        _set(self, "exponent_floor", exponent_floor)
+        pair = inputs if isinstance(inputs, tuple) else (inputs, inputs)
+        _set(self, "inputs", tuple(map(_formats.format, pair)))
+        _set(self, "initial", _formats.format(output if initial is None else initial))
+        _set(self, "order", None if order is None else tuple(order))
+        _set(self, "group", _positive("group", group))
+        _set(self, "converts", None if conversion is None else as_rounding(conversion))
+        self._check()
+
+    def _check(self) -> None:
+        for format in (*self.inputs, self.initial, self.output):
+            if format.carrier != np.float32:
+                raise ValueError(f"a tensor core takes and gives float32 numbers, not {format}")
+        if not (self.output.infinities and self.output.has_negative_zero):
+            raise ValueError(f"output must have infinities and signed zeros, not {self.output}")
+        if self.block % self.group:
+            raise ValueError(f"block {self.block} must be a multiple of group {self.group}")
+        if self.order is not None and sorted(self.order) != list(range(len(self.order))):
+            raise ValueError(f"order must be a permutation of 0, 1, ..., not {self.order}")
+        floor = self.exponent_floor
+        if floor is not None and not -_FARTHEST <= floor <= _FARTHEST:
+            raise ValueError(f"exponent_floor must lie within {_FARTHEST} of 0, not {floor}")
+        bits = self.fraction_bits + 2 + math.ceil(math.log2(self.block // self.group + 1))
+        if self.group > 1:
+            bits += _GROUP_BITS
+        if bits > _EXACT_BITS:
+            raise ValueError(
+                f"a sum of {self.block} terms with fraction_bits {self.fraction_bits} takes {bits} "
+                f"bits; at most {_EXACT_BITS} are summed exactly"
+            )
+
+    @property
+    def format(self) -> Format:  # type: ignore[override]
+        """The format of the results."""
+        return self.output
+
+    @property
+    def initial_format(self) -> Format:
+        """The format of what a sum may begin with."""
+        return self.initial
+
+    @property
+    def input_formats(self) -> tuple[Format | None, Format | None]:
+        """The formats whose members it takes for a and for b."""
+        return self.inputs
+
+    @property
+    def conversion(self) -> Rounding | None:
+        """How it rounds other numbers into its input formats by itself; None if it does not."""
+        return self.converts
+
+    def __str__(self) -> str:
+        facts = [f"{self.block} terms", f"{self.fraction_bits} bits", str(self.output)]
+        return f"tensor core({', '.join([*facts, self.rounding.mode])})"
+
+
+@dataclass(frozen=True, init=False)
+class FlooredCore(Accumulator):
+    """The fused addition of CDNA3's matrix cores, which rounds down.
+
+    The products of a block are aligned to the largest of their exponents, truncated to
+    `fraction_bits` bits and summed exactly.  That sum is floored to `sum_fraction_bits` and the
+    accumulator to `fraction_bits` bits behind the larger of their exponents (the sum's is that of
+    its products); the two are added exactly and rounded to float32, to nearest.  A product of
+    magnitude 2**128 or more counts as an infinity.
+
+    Parameters
+    ----------
+    block : int
+        Products in a fused addition.
+    inputs : Format or str
+        The format of a and b.
+    fraction_bits, sum_fraction_bits : int
+        As above.
+    halves : bool
+        Whether even-indexed and odd-indexed products are truncated and summed apart, and then
+        floored to `fraction_bits` bits behind the larger exponent and added.
+    reach : int, optional
+        Drop the accumulator if its exponent is more than this below the sum's.
+    conversion : str, optional
+        How the unit itself rounds inputs that are not members of their format.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+
+    References
+    ----------
+    Xie, Wang, Yang, Yang, "MMA-Sim", arXiv 2511.10909.
+
+    Examples
+    --------
+    It is not symmetric in sign:
+
+    >>> import fpemu
+    >>> core = fpemu.FlooredCore(8, "bfloat16")
+    >>> fpemu.dot([1.0], [1.0], core, c=-(2.0**-30)) == 1.0 - 2.0**-24
+    np.True_
+    >>> fpemu.dot([-1.0], [1.0], core, c=2.0**-30)
+    np.float64(-1.0)
+    """
+
+    block: int
+    inputs: Format
+    fraction_bits: int
+    sum_fraction_bits: int
+    halves: bool
+    reach: int | None
+    converts: Rounding | None
+
+    def __init__(
+        self,
+        block: int,
+        inputs: FormatLike,
+        fraction_bits: int = 24,
+        sum_fraction_bits: int = 31,
+        halves: bool = False,
+        reach: int | None = None,
+        conversion: RoundingLike | None = None,
+    ) -> None:
+        _set(self, "block", _positive("block", block))
+        _set(self, "inputs", _formats.format(inputs))
+        _set(self, "fraction_bits", _positive("fraction_bits", fraction_bits))
+        _set(self, "sum_fraction_bits", _positive("sum_fraction_bits", sum_fraction_bits))
+        _set(self, "halves", bool(halves))
+        _set(self, "reach", reach)
+        _set(self, "converts", None if conversion is None else as_rounding(conversion))
+        bits = max(fraction_bits, sum_fraction_bits) + 3 + math.ceil(math.log2(block + 1))
+        if bits > _EXACT_BITS:
+            raise ValueError(f"sums take {bits} bits; at most {_EXACT_BITS} are summed exactly")
+        if self.inputs.carrier != np.float32:
+            raise ValueError(f"inputs must be float32 numbers, not {self.inputs}")
+
+    @property
+    def format(self) -> Format:  # type: ignore[override]
+        """The format of the results."""
+        return _formats.format("float32")
+
+    @property
+    def input_formats(self) -> tuple[Format | None, Format | None]:
+        """The formats whose members it takes for a and for b."""
+        return self.inputs, self.inputs
+
+    @property
+    def conversion(self) -> Rounding | None:
+        """How it rounds other numbers into its input formats by itself; None if it does not."""
+        return self.converts
+
+    def __str__(self) -> str:
+        halves = ", halves" if self.halves else ""
+        return f"floored core({self.block} terms{halves}, {self.fraction_bits} bits)"
+
+
+@dataclass(frozen=True, init=False)
+class Promoted(Accumulator):
+    """An outer accumulator that takes an inner one's sum every so many terms.
+
+    ``outer <- round(outer + inner)`` after every `interval` terms; the inner sum restarts at +0,
+    the outer one starts at +0 or at the value given.
+
+    Parameters
+    ----------
+    inner : Accumulator
+        How the terms of an interval are summed.
+    outer : Format or str
+        The format of the outer accumulator.
+    interval : int
+        Terms in an interval; the last one may be shorter.
+    rounding : Rounding or str
+        The rounding of the outer accumulator.
+
+    Raises
+    ------
+    ValueError
+        If `interval` is not positive, or a format or mode is unknown.
+    TypeError
+        If `inner` is no accumulator.
+
+    References
+    ----------
+    DeepSeek-AI, "DeepSeek-V3 technical report", arXiv 2412.19437, section 3.3.2.
+
+    Examples
+    --------
+    >>> import fpemu
+    >>> inner = fpemu.Sequential("e8m7")
+    >>> fpemu.dot([1.0] * 1000, [1.0] * 1000, inner)
+    np.float64(256.0)
+    >>> fpemu.dot([1.0] * 1000, [1.0] * 1000, fpemu.Promoted(inner, "float32", 128))
+    np.float64(1000.0)
+    """
+
+    inner: Accumulator
+    outer: Format
+    interval: int
+    rounding: Rounding
+
+    def __init__(
+        self,
+        inner: Accumulator,
+        outer: FormatLike,
+        interval: int,
+        rounding: RoundingLike = "rne",
+    ) -> None:
+        if not isinstance(inner, Accumulator):
+            raise TypeError(f"inner must be an accumulator, not {type(inner).__name__}")
+        _set(self, "inner", inner)
+        _set(self, "outer", _formats.format(outer))
+        _set(self, "interval", _positive("interval", interval))
+        _set(self, "rounding", as_rounding(rounding))
+
+    @property
+    def format(self) -> Format:  # type: ignore[override]
+        """The format of the results."""
+        return self.outer
+
+    @property
+    def input_formats(self) -> tuple[Format | None, Format | None]:
+        """The formats whose members it takes for a and for b; None for any number."""
+        return self.inner.input_formats
+
+    @property
+    def conversion(self) -> Rounding | None:
+        """How it rounds other numbers into its input formats by itself; None if it does not."""
+        return self.inner.conversion
+
+    def __str__(self) -> str:
+        return f"promoted({self.outer}, {self.rounding.mode}, every {self.interval}: {self.inner})"
+
+
+def _positive(name: str, value: Any) -> int:
+    """Check a parameter that must be an int of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")
+    return value
 
 
 def _set(instance: Any, name: str, value: Any) -> None:

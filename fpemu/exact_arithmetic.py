@@ -36,6 +36,7 @@ __all__ = [
     "multiply_word",
     "multiply_word_at",
     "number_word_at",
+    "round_shifted",
     "sqrt_word",
     "sqrt_word_at",
 ]
@@ -72,7 +73,7 @@ def _zero_of(sign_a: Any, sign_b: Any, target: Target, mode: int) -> Any:
 
 
 @inline
-def _round_shifted(
+def round_shifted(
     sign: Any,
     high: Any,
     low: Any,
@@ -167,7 +168,7 @@ def fma_word_at(
             low = words.subtract(low, low_c)
             if high == 0 and low == 0:
                 return _zero_of(sign_p, sign_c, target, mode)
-    return _round_shifted(sign, high, low, exponent, target, mode, random, unused)
+    return round_shifted(sign, high, low, exponent, target, mode, random, unused)
 
 
 @inline
@@ -233,7 +234,7 @@ def divide_word_at(a: float, b: float, target: Target, mode: int, random: Any, u
         right, exponent_b = unpack(magnitude_b)
         high, low = _quotient_pair(words.shift_right(left, 11), words.shift_right(right, 11))
         exponent = exponent_a - exponent_b - 122
-        return _round_shifted(sign, high, low, exponent, target, mode, random, unused)
+        return round_shifted(sign, high, low, exponent, target, mode, random, unused)
     dividend, exponent_a = _scaled(magnitude_a)
     divisor, exponent_b = _scaled(magnitude_b)
     quotient = dividend / divisor
@@ -288,7 +289,7 @@ def sqrt_word_at(a: float, target: Target, mode: int, random: Any, unused: Any) 
         odd = exponent & 1
         high, low = _root_pair(words.shift_right(significand, np.uint64(11 - odd)))
         exponent = (exponent - odd) // 2 - (_ROOT_BITS + 1)
-        return _round_shifted(ZERO, high, low, exponent, target, mode, random, unused)
+        return round_shifted(ZERO, high, low, exponent, target, mode, random, unused)
     radicand, exponent = _scaled(bits)
     if exponent % 2 != 0:
         radicand *= 2.0

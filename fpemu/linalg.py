@@ -1,430 +1,66 @@
-"""Inner and matrix products over accumulators.
-
-One driver (:func:`_product_kernel`) walks over the output in tiles of rows and columns; how a tile
-advances along the inner dimension is one of five flavours, from a plain chain of multiply-adds to
-integer arithmetic.  All give the same bits where more than one applies.
-"""
+"""Inner and matrix products over accumulators: arguments checked, the accumulator's kernel run."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, cast
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpemu import formats as _formats
-from fpemu import parallel, tiles, words
-from fpemu.accumulators import Accumulator, Blocked, Sequential
-from fpemu.arithmetic import (
-    add_float32,
-    multiply_add_float32,
-    multiply_add_float64,
+from fpemu import fused, parallel, sequential, superaccumulator, trees
+from fpemu.accumulators import (
+    Accumulator,
+    Blocked,
+    Exact,
+    FlooredCore,
+    Pairwise,
+    Promoted,
+    Sequential,
+    TensorCore,
 )
-from fpemu.exact_arithmetic import fma_word
+from fpemu.arithmetic import add
 from fpemu.formats import Format
+from fpemu.operands import Operands
 from fpemu.rounding import (
-    LAYOUTS,
-    RNE,
     Carrier,
+    Rounding,
+    RoundingLike,
     as_carrier,
+    as_rounding,
     check_out,
-    mode_number,
     result_dtype,
-    target_of,
-    word_of,
 )
+from fpemu.rounding import round as round_into
 
 __all__ = ["dot", "matmul"]
 
-# The flavours.  NARROW ones take operands that are float32 numbers, WIDE ones any float64 numbers.
-_NO_OUTER, _PLAIN, _FAST_NARROW, _FAST_WIDE, _EXACT_NARROW, _EXACT_WIDE = range(6)
 
-_FLOAT32: Final[np.dtype[Any]] = np.dtype(np.float32)
-_FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
-
-# A result is a tie once in 2**dropped times; from here on the exact steps do not matter.
-_FAST_DROPPED: Final = 10
-# Sums of float32 products, made odd in float64, may be rounded again to this precision.
-_ODD_PRECISION: Final = 51
-_VECTOR_BYTES: Final = tiles.VECTOR_BITS // 8
-_WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread
-
-
-@dataclass(frozen=True)
-class _Chain:
-    """How a tile advances: a flavour, the compile-time and the run-time parameters it takes."""
-
-    flavour: int
-    mode: int = RNE
-    unfused: bool = False
-    via: bool = False
-    ranged: bool = False
-    dtype: np.dtype[Any] = _FLOAT64  # of the operands and of the tile
-    fast: tuple[Any, ...] = ()
-    target: Any = None
-    product_target: Any = None
-    via_target: Any = None
-
-
-# --- the kernel ---------------------------------------------------------------------------------
-
-
-@numba.njit(inline="always")
-def _advance_fast(a, row, full, panel, tile, first, stop, fast, ranged):  # type: ignore[no-untyped-def]
-    """Take a tile on to the first doubtful step, or to ``stop``."""
-    if ranged:
-        if full:
-            return tiles.advance_ranged_rows(a, row, panel, tile, first, stop, fast)
-        return tiles.advance_ranged(a, row, panel, tile, first, stop, fast)
-    if full:
-        return tiles.advance_rounded_rows(a, row, panel, tile, first, stop, fast)
-    return tiles.advance_rounded(a, row, panel, tile, first, stop, fast)
-
-
-@numba.njit(inline="always")
-def _settle(a, row, full, panel, tile, step, undecided, fast, ranged):  # type: ignore[no-untyped-def]
-    """Do a doubtful step but for the accumulators whose bits it sets in ``undecided``."""
-    if ranged:
-        if full:
-            return tiles.settle_ranged_rows(a, row, panel, tile, step, undecided, fast)
-        return tiles.settle_ranged(a, row, panel, tile, step, undecided, fast)
-    if full:
-        return tiles.settle_rounded_rows(a, row, panel, tile, step, undecided, fast)
-    return tiles.settle_rounded(a, row, panel, tile, step, undecided, fast)
-
-
-@numba.njit(inline="always")
-def _exact_step(  # type: ignore[no-untyped-def]
-    total, left, right, target, product_target, via_target, mode, unfused, via, wide
-):
-    if wide:
-        return multiply_add_float64(
-            total, left, right, target, product_target, via_target, mode, unfused, via
+def _promoted_product(operands: Operands, accumulator: Promoted) -> Carrier:
+    """Interval by interval: the inner accumulator's product, added to the outer accumulators."""
+    inner, interval = accumulator.inner, accumulator.interval
+    total: Any = np.zeros(operands.shape) if operands.initial is None else operands.initial
+    for first in range(0, operands.a.shape[2], interval):
+        terms = slice(first, first + interval)
+        part = replace(operands, a=operands.a[:, :, terms], b=operands.b[:, terms], initial=None)
+        total = add(
+            total, _PRODUCTS[type(inner)](part, inner), accumulator.outer, accumulator.rounding
         )
-    return multiply_add_float32(
-        total, left, right, target, product_target, via_target, mode, unfused, via
-    )
+    beyond = np.arange(operands.shape[2]) >= operands.row_lengths[:, None]
+    return cast(Carrier, np.where(beyond, 0.0, total))
 
 
-@numba.njit(inline="always")
-def _advance(  # type: ignore[no-untyped-def]
-    a, row, full, panel, tile, first, stop,
-    fast, target, product_target, via_target, plain, quick, wide, mode, unfused, via, ranged,
-):  # fmt: skip
-    """Take a tile from step ``first`` to ``stop``, whatever the flavour.
-
-    The flavour and options are constants; what they exclude is not even compiled.
-    """
-    if plain:
-        if full:
-            tiles.advance_plain_rows(a, row, panel, tile, first, stop, fast)
-        else:
-            tiles.advance_plain(a, row, panel, tile, first, stop, fast)
-    elif quick:
-        # The lanes of a vector of accumulators are bits of one of these numbers.
-        width = _VECTOR_BYTES // a.itemsize
-        undecided = np.zeros(tile.size // width, np.int64)
-        step = _advance_fast(a, row, full, panel, tile, first, stop, fast, ranged)
-        while step < stop:
-            _settle(a, row, full, panel, tile, step, undecided, fast, ranged)
-            for vector in range((tile.size if full else tiles.COLUMNS) // width):
-                lanes = undecided[vector]
-                lane = vector * width
-                while lanes != 0:
-                    if lanes & 1:
-                        r, j = lane // tiles.COLUMNS, lane % tiles.COLUMNS
-                        tile[r, j] = _exact_step(
-                            np.float64(tile[r, j]), np.float64(a[row + r, step]),
-                            np.float64(panel[step, j]), target, product_target, via_target,
-                            mode, unfused, via, wide,
-                        )  # fmt: skip
-                    lanes >>= 1
-                    lane += 1
-            step = _advance_fast(a, row, full, panel, tile, step + 1, stop, fast, ranged)
-    else:
-        for step in range(first, stop):
-            left = np.float64(a[row, step])
-            for j in range(tiles.COLUMNS):
-                tile[0, j] = _exact_step(
-                    np.float64(tile[0, j]), left, np.float64(panel[step, j]),
-                    target, product_target, via_target, mode, unfused, via, wide,
-                )  # fmt: skip
-
-
-@numba.njit(inline="always")
-def _add_block(total, tile, target, mode, wide):  # type: ignore[no-untyped-def]
-    """Round the sums of a block into the outer accumulators."""
-    for r in range(tile.shape[0]):
-        for j in range(tile.shape[1]):
-            term = np.float64(tile[r, j])
-            if wide:
-                total[r, j] = words.floating(fma_word(1.0, term, total[r, j], target, mode))
-            else:
-                total[r, j] = add_float32(total[r, j], term, target, mode)
-
-
-def _rows_together(flavour: int) -> int:
-    """How many rows of the output a tile has."""
-    rows = {
-        _PLAIN: tiles.PLAIN_ROWS,
-        _FAST_NARROW: tiles.ROUNDED_ROWS,
-        _FAST_WIDE: tiles.ROUNDED_ROWS,
-    }
-    return rows.get(flavour, 1)
-
-
-@functools.cache
-def _product_kernel(
-    flavour: int, mode: int, unfused: bool, via: bool, ranged: bool, outer: int, outer_mode: int
-) -> Callable[..., None]:
-    """The kernel of a flavour; `outer` is that of the outer accumulator, or _NO_OUTER.
-
-    The arguments are constants to the compiler.
-    """
-    plain = flavour == _PLAIN
-    quick = flavour in (_FAST_NARROW, _FAST_WIDE)
-    wide = flavour in (_FAST_WIDE, _EXACT_WIDE)
-    blocked = outer != _NO_OUTER
-    wide_outer = outer == _EXACT_WIDE
-    height = _rows_together(flavour)
-    columns = tiles.COLUMNS
-
-    @parallel.kernel
-    def product_range(  # type: ignore[no-untyped-def]
-        start, stop, a, panels, out, lengths, block,
-        fast, target, product_target, via_target, outer_target,
-    ):  # fmt: skip
-        _, rows, steps = a.shape
-        groups = (rows + height - 1) // height
-        tile = np.zeros((height, columns), a.dtype)
-        total = np.zeros((height, columns), np.float64)
-        for p in range(panels.shape[1]):
-            for group in range(start, stop):
-                batch = group // groups
-                first_row = (group - batch * groups) * height
-                last_row = min(first_row + height, rows)
-                together = height if last_row - first_row == height else 1
-                longest = 0
-                for row in range(first_row, last_row):
-                    longest = max(longest, lengths[row])
-                if p * columns >= longest:
-                    continue
-                for row in range(first_row, last_row, together):
-                    if blocked:
-                        total[:] = 0.0
-                    for first in range(0, steps, block):
-                        tile[:] = 0.0
-                        _advance(
-                            a[batch], row, together == height, panels[batch, p], tile,
-                            first, min(first + block, steps), fast, target, product_target,
-                            via_target, plain, quick, wide, mode, unfused, via, ranged,
-                        )  # fmt: skip
-                        if blocked:
-                            _add_block(total, tile, outer_target, outer_mode, wide_outer)
-                    for r in range(together):
-                        end = min((p + 1) * columns, lengths[row + r])
-                        for j in range(p * columns, end):
-                            if blocked:
-                                out[batch, row + r, j] = total[r, j - p * columns]
-                            else:
-                                out[batch, row + r, j] = tile[r, j - p * columns]
-
-    return cast(Callable[..., None], product_range)
-
-
-# --- which flavour ------------------------------------------------------------------------------
-
-
-def _fast_parameters(
-    format: Format, dtype: np.dtype[Any], products_exponent: int
-) -> tuple[tuple[Any, ...], bool] | None:
-    """The parameters of the fast loop in lanes of `dtype`; whether it has to watch the range.
-
-    The fast loop rounds ``acc + a*b`` to the P bits of a lane first (one fma) and then to the p
-    bits of the format by adding half a unit and clearing the tail.  Ties of the format are numbers
-    of P bits, and rounding is monotone: unless the fma gives a tie, it lies on the same side of
-    every tie as the exact sum, and both round alike.  A tie is looked at again: it is the exact sum
-    s = acc + x, x = a*b, if and only if fma(a, b, acc - t) = 0 and fma(-a, b, t) = acc, t being the
-    fma's result.  (If t = s both hold.  If both hold, x is the rounded t - acc, a number of P bits,
-    and by Dekker's theorem the error of t = fl(acc + x) is x - fl(t - acc) = 0 if |acc| >= |x|, and
-    acc - fl(t - x) = 0 otherwise.  No residual underflows, as all are multiples of the lane's
-    smallest subnormal.)  Ties that are not the exact sum go to the exact step.
-
-    That is right as long as the result is a normal number of the format and not its zero.  If every
-    product is a multiple of ``2**products_exponent`` then so is every sum; if that is at least the
-    format's 2**emin, a nonzero result is normal, and zeros come out as zeros.  If moreover the
-    format overflows where the lane does, to infinity (a carry into the exponent gives just that),
-    no result needs to be watched.  Otherwise all results outside [2**emin, max_finite] but zeros go
-    to the exact step, and infinities and NaN with them.
-
-    Returns
-    -------
-    tuple or None
-        None where the fast loop does not apply: unsigned formats, formats of one bit, too few bits
-        to drop, products that are not finite or not multiples of the lane's smallest subnormal.
-    """
-    layout = LAYOUTS[dtype]
-    dropped = layout.precision - format.precision
-    if not format.signed or dropped < _FAST_DROPPED or format.emin < 1 - layout.bias:
-        return None
-    if format.precision == 1:  # whose ties do not go to an even significand
-        return None
-    if products_exponent < 2 - layout.bias - layout.precision:
-        return None
-    infinity = word_of(np.inf, dtype)
-    tail = 2**dropped - 1
-    largest = word_of(format.max_finite, dtype)
-    least = word_of(format.smallest_normal, dtype)
-    ranged = not (
-        products_exponent >= format.emin
-        and format.infinities
-        and format.has_negative_zero
-        and largest + tail + 1 == infinity
-    )
-    parameters = (2 ** (dropped - 1), tail, dropped, least, largest - least)
-    return tuple(layout.word(value) for value in parameters), ranged
-
-
-def _chain_of(accumulator: Sequential, narrow: bool, a: Carrier, b: Carrier) -> _Chain:
-    """How to run a sequential accumulator on operands that are float32 numbers, or are not."""
-    format, rounding = accumulator.format, accumulator.rounding
-    mode = mode_number(rounding)
-    once = accumulator.fused and accumulator.via is None
-    nearest_ieee = once and mode == RNE and rounding.overflow == "ieee"
-    chain = _Chain(
-        flavour=_EXACT_WIDE,
-        mode=mode,
-        unfused=not accumulator.fused,
-        via=accumulator.via is not None,
-        target=target_of(format, rounding, _FLOAT64),
-        product_target=target_of(accumulator.product or format, rounding, _FLOAT64),
-        via_target=target_of(accumulator.via or format, rounding, _FLOAT64),
-    )
-    if nearest_ieee and narrow and format == _formats.float32:
-        return replace(chain, flavour=_PLAIN, dtype=_FLOAT32)
-    if nearest_ieee and format == _formats.float64:
-        return replace(chain, flavour=_PLAIN)
-    if once and mode == RNE:
-        products_exponent = _products_exponent(a, b)
-        if narrow and (fast := _fast_parameters(format, _FLOAT32, products_exponent)):
-            flavour, dtype = _FAST_NARROW, _FLOAT32
-        elif fast := _fast_parameters(format, _FLOAT64, products_exponent):
-            flavour, dtype = _FAST_NARROW if narrow else _FAST_WIDE, _FLOAT64
-        if fast is not None:
-            ranged = fast[1] or rounding.overflow != "ieee"
-            return replace(chain, flavour=flavour, dtype=dtype, fast=fast[0], ranged=ranged)
-    formats = (format, accumulator.product or format, accumulator.via or format)
-    if narrow and all(_holds_float32_sums(each) for each in formats):
-        return replace(chain, flavour=_EXACT_NARROW)
-    return chain
-
-
-def _holds_float32_sums(format: Format) -> bool:
-    """Whether float64 arithmetic adds its members to products of float32 numbers exactly enough.
-
-    The precision leaves the odd sum two bits to spare, and no sum overflows float64.
-    """
-    return format.precision <= _ODD_PRECISION and format.emax < LAYOUTS[_FLOAT64].bias
-
-
-def _products_exponent(a: Carrier, b: Carrier) -> int:
-    """An e such that every product is a multiple of 2**e; very small unless all are finite."""
-    return _last_bit_exponent(a) + _last_bit_exponent(b)
-
-
-def _last_bit_exponent(x: Carrier) -> int:
-    least, greatest = _extremes(np.ascontiguousarray(x).reshape(-1), LAYOUTS[x.dtype].word(1))
-    if not np.isfinite(greatest):
-        return -(2**20)
-    return int(np.frexp(least)[1]) - LAYOUTS[x.dtype].precision if greatest > 0 else 0
-
-
-@parallel.kernel
-def _extremes(x, one):  # type: ignore[no-untyped-def]
-    """The least nonzero and the greatest magnitude; NaN counts as greater than infinity."""
-    nothing = words.subtract(one, one)
-    magnitude_bits = words.shift_right(words.subtract(nothing, one), 1)
-    # Taking one off turns zero into the greatest word, out of the way of the minimum.
-    least, greatest = words.subtract(nothing, one), nothing
-    for i in range(x.size):
-        magnitude = words.bit_and(words.word(x[i]), magnitude_bits)
-        least = words.minimum(least, words.subtract(magnitude, one))
-        greatest = words.maximum(greatest, magnitude)
-    return words.floating(words.add(least, one)), words.floating(greatest)
-
-
-# --- the public functions -----------------------------------------------------------------------
-
-
-def _as_float32(x: Carrier) -> Carrier | None:
-    """The same numbers as float32, if they all are."""
-    if x.dtype == np.float32:
-        return x
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        narrow = x.astype(np.float32)
-    return narrow if np.array_equal(narrow, x, equal_nan=True) else None
-
-
-def _panels(b: Carrier) -> Carrier:
-    """The columns of (batch, k, n) in panels: (batch, panels, k, columns), padded with zeros."""
-    batch, steps, columns = b.shape
-    count = -(-columns // tiles.COLUMNS)
-    whole = columns // tiles.COLUMNS
-    panels = np.empty((batch, count, steps, tiles.COLUMNS), b.dtype)
-    split = b[:, :, : whole * tiles.COLUMNS].reshape(batch, steps, whole, tiles.COLUMNS)
-    panels[:, :whole] = split.transpose(0, 2, 1, 3)
-    if whole < count:
-        rest = columns - whole * tiles.COLUMNS
-        panels[:, whole, :, :rest] = b[:, :, whole * tiles.COLUMNS :]
-        panels[:, whole, :, rest:] = 0.0
-    return panels
-
-
-def _product(
-    a: Carrier, b: Carrier, accumulator: Accumulator, row_lengths: NDArray[np.int64]
-) -> Carrier:
-    """The product of (batch, m, k) and (batch, k, n) arrays, in the carrier it is computed in."""
-    batch, rows, steps = a.shape
-    narrow_a, narrow_b = _as_float32(a), _as_float32(b)
-    narrow = narrow_a is not None and narrow_b is not None
-    if narrow_a is not None and narrow_b is not None:
-        a, b = narrow_a, narrow_b
-    sequential = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
-    chain = _chain_of(sequential, narrow, a, b)
-    block, outer, outer_mode, outer_target = max(steps, 1), _NO_OUTER, RNE, chain.target
-    if isinstance(accumulator, Blocked):
-        block, outer_mode = accumulator.block, mode_number(accumulator.rounding)
-        outer_target = target_of(accumulator.format, accumulator.rounding, _FLOAT64)
-        both = (accumulator.format, sequential.format)
-        safe = narrow and all(_holds_float32_sums(each) for each in both)
-        outer = _EXACT_NARROW if safe else _EXACT_WIDE
-    out = np.zeros((batch, rows, b.shape[2]), _FLOAT64 if outer != _NO_OUTER else chain.dtype)
-    if out.size == 0 or steps == 0:
-        return out
-    height = _rows_together(chain.flavour)
-    groups = batch * -(-rows // height)
-    parallel.run(
-        _product_kernel(
-            chain.flavour, chain.mode, chain.unfused, chain.via, chain.ranged, outer, outer_mode
-        ),
-        groups,
-        np.ascontiguousarray(a, dtype=chain.dtype),
-        _panels(b.astype(chain.dtype, copy=False)),
-        out,
-        row_lengths,
-        block,
-        chain.fast or (out.dtype.type(0),),
-        chain.target,
-        chain.product_target,
-        chain.via_target,
-        outer_target,
-        grain=max(1, _WORK_PER_PIECE // (height * steps * b.shape[2])),
-    )
-    return out
+# The kernels by accumulator; each gives the product in the carrier it is computed in.
+_PRODUCTS: Final[dict[type, Callable[[Operands, Any], Carrier]]] = {
+    Sequential: sequential.product,
+    Blocked: sequential.product,
+    Pairwise: trees.product,
+    Exact: superaccumulator.product,
+    TensorCore: fused.product,
+    FlooredCore: fused.floored_product,
+    Promoted: _promoted_product,
+}
 
 
 def _check_row_lengths(row_lengths: ArrayLike | None, rows: int, columns: int) -> NDArray[np.int64]:
@@ -443,12 +79,69 @@ def _check_row_lengths(row_lengths: ArrayLike | None, rows: int, columns: int) -
     return lengths.astype(np.int64)
 
 
+def _members(x: Carrier, format: Format | None, rounding: Rounding | None, name: str) -> Carrier:
+    """The numbers themselves if they are members of a format, or rounded into it if that is asked.
+
+    Raises
+    ------
+    ValueError
+        If a number is not a member and there is no rounding, naming the first.
+    """
+    if format is None:
+        return x
+    rounded: Carrier = round_into(x, format, rounding or "rne")
+    if rounding is not None:
+        return rounded
+    wrong = (rounded != x) & ~(np.isnan(rounded) & np.isnan(x))
+    if wrong.any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(
+            f"{name}{list(index)} is {x[index]}, which is not a member of {format}: round it, or "
+            "say convert='rne'"
+        )
+    return x
+
+
+def _matrices(a: Carrier, b: Carrier) -> tuple[Any, Any, tuple[int, ...], tuple[int, ...]]:
+    """Both operands as stacks of matrices, the shape of the stack, the shape of the result."""
+    if a.ndim == 0 or b.ndim == 0:
+        raise ValueError("matmul does not take scalars: a and b need at least one dimension")
+    left = a[np.newaxis, :] if a.ndim == 1 else a
+    right = b[:, np.newaxis] if b.ndim == 1 else b
+    if left.shape[-1] != right.shape[-2]:
+        raise ValueError(
+            f"shapes {a.shape} of a and {b.shape} of b do not match: "
+            f"{left.shape[-1]} columns against {right.shape[-2]} rows"
+        )
+    try:
+        batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    except ValueError as error:
+        raise ValueError(f"batch shapes of a {a.shape} and b {b.shape} do not broadcast") from error
+    shape = batch + left.shape[-2:-1] * (a.ndim > 1) + right.shape[-1:] * (b.ndim > 1)
+    return left, right, batch, shape
+
+
+def _initial(c: ArrayLike | None, shape: tuple[int, ...], format: Format, mode: Any) -> Any:
+    """What the sums begin with, checked and broadcast to the shape of the result, or None."""
+    if c is None:
+        return None
+    initial = _members(as_carrier(c, "c"), format, mode, "c")
+    try:
+        return np.broadcast_to(initial, shape)
+    except ValueError as error:
+        raise ValueError(
+            f"shape {initial.shape} of c does not broadcast to {shape}, that of the result"
+        ) from error
+
+
 @parallel.default_environment()
 def matmul(
     a: ArrayLike,
     b: ArrayLike,
     accumulator: Accumulator,
     *,
+    c: ArrayLike | None = None,
+    convert: RoundingLike | None = None,
     out: Carrier | None = None,
     row_lengths: ArrayLike | None = None,
 ) -> Any:
@@ -457,10 +150,16 @@ def matmul(
     Parameters
     ----------
     a, b : array_like
-        Shapes (..., m, k) and (..., k, n), or (k,), with numpy.matmul's rules.  Any carrier values;
-        they need not be members of a format of the accumulator.
-    accumulator : Sequential or Blocked
+        Shapes (..., m, k) and (..., k, n), or (k,), with numpy.matmul's rules.  Any carrier values
+        for an accumulator without input formats, else members of those.
+    accumulator : Accumulator
         How each inner product is summed.
+    c : array_like, optional
+        What the sums begin with, broadcast to the result's shape: members of the accumulator's
+        `initial_format`.  Left out, they begin with +0.
+    convert : Rounding or str, optional
+        How to round elements of `a`, `b` and `c` that are not members of the accumulator's formats.
+        Left out, they are an error, unless the accumulator has a conversion of its own.
     out : ndarray, optional
         Where to put the result.
     row_lengths : array_like of int, shape (m,), optional
@@ -476,9 +175,10 @@ def matmul(
     Raises
     ------
     ValueError
-        If the shapes do not match, or a NaN arises in a format without NaN.
+        If the shapes do not match, an element is not a member of its format, or a NaN arises in a
+        format without NaN.
     TypeError
-        If `accumulator` is not one, or `a` or `b` does not hold real numbers.
+        If `accumulator` is not one, or `a`, `b` or `c` does not hold real numbers.
 
     Examples
     --------
@@ -488,57 +188,68 @@ def matmul(
     array([[ 1.015625 ,  0.01953125],
            [15.       , 16.       ]])
     """
-    left, right = as_carrier(a, "a"), as_carrier(b, "b")
-    if not isinstance(accumulator, (Sequential, Blocked)):
+    if type(accumulator) not in _PRODUCTS:
         raise TypeError(
             f"accumulator must be an accumulator such as Sequential('e8m7'), not {accumulator!r}"
         )
-    if left.ndim == 0 or right.ndim == 0:
-        raise ValueError("matmul does not take scalars: a and b need at least one dimension")
-    left_2d = left[np.newaxis, :] if left.ndim == 1 else left
-    right_2d = right[:, np.newaxis] if right.ndim == 1 else right
-    if left_2d.shape[-1] != right_2d.shape[-2]:
-        raise ValueError(
-            f"shapes {left.shape} of a and {right.shape} of b do not match: "
-            f"{left_2d.shape[-1]} columns against {right_2d.shape[-2]} rows"
-        )
-    (rows, steps), columns = left_2d.shape[-2:], right_2d.shape[-1]
-    try:
-        batch = np.broadcast_shapes(left_2d.shape[:-2], right_2d.shape[:-2])
-    except ValueError as error:
-        raise ValueError(
-            f"batch shapes of a {left.shape} and b {right.shape} do not broadcast"
-        ) from error
-    lengths = _check_row_lengths(row_lengths, rows, columns)
-    shape = batch + left_2d.shape[-2:-1] * (left.ndim > 1) + right_2d.shape[-1:] * (right.ndim > 1)
+    carriers = as_carrier(a, "a"), as_carrier(b, "b")
+    left, right, batch, shape = _matrices(*carriers)
+    format = accumulator.format
     if out is not None:
-        check_out(out, shape, accumulator.format)
-    if right_2d.ndim == 2 and row_lengths is None:
-        # One matrix on the right: the batch is just more rows.
-        left_3d: Any = left_2d.reshape(1, int(np.prod(left_2d.shape[:-1])), steps)
-        right_3d: Any = right_2d[np.newaxis]
-        lengths = np.full(left_3d.shape[1], columns, np.int64)
-    else:
-        left_3d = np.broadcast_to(left_2d, (*batch, rows, steps)).reshape(-1, rows, steps)
-        right_3d = np.broadcast_to(right_2d, (*batch, steps, columns)).reshape(-1, steps, columns)
-    result = _product(left_3d, right_3d, accumulator, lengths).reshape(shape)
-    if not accumulator.format.has_nan and np.isnan(result).any():
-        raise ValueError(f"a sum is NaN, but the accumulator's {accumulator.format} has no NaN")
+        check_out(out, shape, format)
+    given = None if convert is None else as_rounding(convert)
+    a_format, b_format = accumulator.input_formats
+    left = _members(left, a_format, given or accumulator.conversion, "a")
+    right = _members(right, b_format, given or accumulator.conversion, "b")
+    initial = _initial(c, shape, accumulator.initial_format, given)
+    operands = _stacked(left, right, initial, batch, row_lengths)
+    result = _PRODUCTS[type(accumulator)](operands, accumulator).reshape(shape)
+    if not format.has_nan and np.isnan(result).any():
+        raise ValueError(f"a sum is NaN, but the accumulator's {format} has no NaN")
     if out is not None:
         out[...] = result
         return out
-    return result.astype(result_dtype(accumulator.format, left, right), copy=False)[()]
+    return result.astype(result_dtype(format, *carriers), copy=False)[()]
 
 
-def dot(a: ArrayLike, b: ArrayLike, accumulator: Accumulator) -> Any:
+def _stacked(
+    left: Any, right: Any, initial: Any, batch: tuple[int, ...], row_lengths: ArrayLike | None
+) -> Operands:
+    """The operands of the kernels: three-dimensional."""
+    (rows, steps), columns = left.shape[-2:], right.shape[-1]
+    lengths = _check_row_lengths(row_lengths, rows, columns)
+    if right.ndim == 2 and row_lengths is None:
+        # One matrix on the right: the batch is just more rows.
+        left = left.reshape(1, int(np.prod(left.shape[:-1])), steps)
+        right = right[np.newaxis]
+        lengths = np.full(left.shape[1], columns, np.int64)
+    else:
+        left = np.broadcast_to(left, (*batch, rows, steps)).reshape(-1, rows, steps)
+        right = np.broadcast_to(right, (*batch, steps, columns)).reshape(-1, steps, columns)
+    if initial is not None:
+        initial = np.ascontiguousarray(initial).reshape(left.shape[0], left.shape[1], columns)
+    return Operands.of(left, right, initial, lengths)
+
+
+@parallel.default_environment()
+def dot(
+    a: ArrayLike,
+    b: ArrayLike,
+    accumulator: Accumulator,
+    *,
+    c: ArrayLike | None = None,
+    convert: RoundingLike | None = None,
+) -> Any:
     """Inner product whose sum is formed by an accumulator.
 
     Parameters
     ----------
     a, b : array_like
         Vectors of the same length; matrices as in :func:`matmul`.
-    accumulator : Sequential or Blocked
+    accumulator : Accumulator
         How the terms are summed.
+    c, convert
+        As in :func:`matmul`.
 
     Returns
     -------
@@ -548,7 +259,7 @@ def dot(a: ArrayLike, b: ArrayLike, accumulator: Accumulator) -> Any:
     Raises
     ------
     ValueError
-        If the lengths differ or an argument has more than two dimensions.
+        If the lengths differ, an argument has more than two dimensions, or as for :func:`matmul`.
 
     Examples
     --------
@@ -561,4 +272,4 @@ def dot(a: ArrayLike, b: ArrayLike, accumulator: Accumulator) -> Any:
         raise ValueError(
             f"dot takes vectors and matrices, not shapes {left.shape} and {right.shape}: use matmul"
         )
-    return matmul(left, right, accumulator)
+    return matmul(left, right, accumulator, c=c, convert=convert)

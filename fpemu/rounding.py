@@ -32,7 +32,7 @@ Carrier = NDArray[np.float32] | NDArray[np.float64]
 
 MODES: Final = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto", "sr", "sr_equal")
 RNE, RNA, RNZ, RTZ, RTP, RTN, RTO, SR, SR_EQUAL = range(len(MODES))
-_OVERFLOWS: Final = ("ieee", "saturate")
+_OVERFLOWS: Final = ("ieee", "saturate", "infinity")
 _MOST_RANDOM_BITS: Final = 64
 
 
@@ -46,9 +46,10 @@ class Rounding:
         To nearest with ties to even, away from or toward zero; toward zero, up, down; to odd;
         stochastic, going away from zero with the probability of the discarded fraction;
         stochastic, going either way with equal probability.
-    overflow : {"ieee", "saturate"}
+    overflow : {"ieee", "saturate", "infinity"}
         ``"ieee"``: infinity or the largest finite number by mode (IEEE 754 section 7.4), with NaN
         for infinity in a format that has only NaN.  ``"saturate"``: the largest finite number.
+        ``"infinity"``: as to nearest in every mode, which is what many matrix units do.
     random_bits : int, optional
         Mode sr: the discarded fraction is truncated to that many bits, 1 to 64.  Left out, the
         probability is exact, or as exact as the operation says.
@@ -73,7 +74,9 @@ class Rounding:
         if self.mode not in MODES:
             raise ValueError(f"unknown rounding mode {self.mode!r}: expected {', '.join(MODES)}")
         if self.overflow not in _OVERFLOWS:
-            raise ValueError(f"unknown overflow {self.overflow!r}: expected 'ieee' or 'saturate'")
+            raise ValueError(
+                f"unknown overflow {self.overflow!r}: expected {', '.join(_OVERFLOWS)}"
+            )
         for name in ("random_bits", "seed"):
             value = getattr(self, name)
             if value is not None:
@@ -192,7 +195,8 @@ def target_of(format: Format, rounding: Rounding, dtype: np.dtype[Any]) -> Targe
         infinite = largest
 
     def overflowed(direction: str) -> int:
-        return infinite if direction in to_infinity.get(rounding.mode, "") else largest
+        always = rounding.overflow == "infinity"
+        return infinite if always or direction in to_infinity.get(rounding.mode, "") else largest
 
     def negated(word: int) -> int:
         return word if word == nan else word | sign

@@ -78,10 +78,10 @@ class _Lanes:
 class _RoundedStep:
     """Rounded multiply-adds, at first guess and at second look.
 
-    See :func:`fpemu.linalg._fast_parameters` for the proof.  ``half`` is half a unit in the last
-    place of the format as an increment of the carrier's bits, ``tail`` the bits below that unit,
-    ``dropped`` their number; if `ranged`, results outside ``least .. least + span`` in magnitude
-    are doubtful.
+    See :func:`fpemu.sequential._fast_parameters` for the proof.  ``half`` is half a unit in the
+    last place of the format as an increment of the carrier's bits, ``tail`` the bits below that
+    unit, ``dropped`` their number; if `ranged`, results outside ``least .. least + span`` in
+    magnitude are doubtful.
     """
 
     def __init__(

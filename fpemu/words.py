@@ -21,6 +21,7 @@ __all__ = [
     "bit_or",
     "bit_xor",
     "floating",
+    "floor",
     "fused_multiply_add",
     "leading_zeros",
     "maximum",
@@ -30,6 +31,7 @@ __all__ = [
     "shift_left",
     "shift_right",
     "subtract",
+    "truncate",
     "word",
 ]
 
@@ -132,3 +134,28 @@ def fused_multiply_add(_typing_context: Any, a: Any, b: Any, c: Any) -> Any:
         return builder.call(function, arguments)
 
     return a(a, a, a), generate
+
+
+def _rounding_to_integer(name: str) -> Any:
+    """An intrinsic that takes a float32 or float64 to an integer of its type."""
+
+    def typed(_typing_context: Any, number: Any) -> Any:
+        if number not in _WORD_OF_FLOAT:
+            return None
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind = context.get_value_type(signature.return_type)
+            function = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(kind, [kind]),
+                f"llvm.{name}.f{context.get_abi_sizeof(kind) * 8}",
+            )
+            return builder.call(function, arguments)
+
+        return number(number), generate
+
+    return intrinsic(typed)
+
+
+truncate = _rounding_to_integer("trunc")
+floor = _rounding_to_integer("floor")
