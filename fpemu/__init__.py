@@ -1,6 +1,6 @@
 """fpemu: what the floating-point arithmetic of a machine does, bit for bit."""
 
-from fpemu import devices, formats, functions, jit
+from fpemu import devices, formats, functions, jit, scaling
 from fpemu.accumulators import (
     Accumulator,
     Blocked,
@@ -43,6 +43,7 @@ __all__ = [
     "multiply",
     "pack",
     "round",
+    "scaling",
     "sqrt",
     "subtract",
     "unpack",

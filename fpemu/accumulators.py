@@ -24,6 +24,7 @@ __all__ = [
     "FlooredCore",
     "Pairwise",
     "Promoted",
+    "ScaledCore",
     "Sequential",
     "TensorCore",
 ]
@@ -467,6 +468,41 @@ class TensorCore(Accumulator):
     def __str__(self) -> str:
         facts = [f"{self.block} terms", f"{self.fraction_bits} bits", str(self.output)]
         return f"tensor core({', '.join([*facts, self.rounding.mode])})"
+
+
+@dataclass(frozen=True)
+class ScaledCore:
+    """A tensor core for block-scaled operands, see :func:`fpemu.scaling.matmul`.
+
+    Without groups the scales' exponents are added to those of the products.  Groups of products are
+    summed exactly, multiplied by their scales and enter with the scales' exponent.
+
+    Parameters
+    ----------
+    core : TensorCore
+        How scaled products or groups are summed.
+    scale : Format
+        The format of the scales.
+    scale_block : int
+        Elements that share a scale, a multiple of the core's group.
+    """
+
+    core: TensorCore
+    scale: Format
+    scale_block: int
+
+    @property
+    def format(self) -> Format:
+        """The format of the results."""
+        return self.core.output
+
+    @property
+    def input_formats(self) -> tuple[Format, Format]:
+        """The formats of the elements of a and b."""
+        return self.core.inputs
+
+    def __str__(self) -> str:
+        return f"scaled {self.core}, {self.scale_block} to a scale in {self.scale}"
 
 
 @dataclass(frozen=True, init=False)

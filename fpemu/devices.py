@@ -1,7 +1,8 @@
 """Matrix units of real machines as data: :func:`get` gives the accumulator of one by name.
 
 A name is ``architecture.instruction.input``, with ``.float16`` behind it for a float16 result where
-the unit has both.  The instruction matters, not the machine alone: fp8 through ``mma`` on Hopper
+the unit has both; block-scaled units have the format of the scales and the length of a block behind
+the input.  The instruction matters, not the machine alone: fp8 through ``mma`` on Hopper
 sums differently from fp8 through ``wgmma``.  A long inner product chains instructions: the output
 of one is the accumulator of the next.
 
@@ -23,14 +24,16 @@ import builtins
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+from fpemu import formats
 from fpemu.accumulators import (
     Accumulator,
     Exact,
     FlooredCore,
     Pairwise,
     Promoted,
+    ScaledCore,
     Sequential,
     TensorCore,
 )
@@ -54,7 +57,7 @@ class Device:
     """
 
     name: str
-    accumulator: Accumulator
+    accumulator: Accumulator | ScaledCore
     source: str
 
     @property
@@ -77,6 +80,7 @@ _INPUTS: Final = {
     "e2m3": "float6_e2m3fn",
     "e2m1": "float4_e2m1fn",
 }
+_SCALES: Final = {"e8m0": "float8_e8m0fnu", "ue4m3": "float8_e4m3fn"}  # the latter's positive half
 _FP8: Final = ("e4m3", "e5m2")
 _FP8_FP6_FP4: Final = ("e4m3", "e5m2", "e3m2", "e2m3", "e2m1")
 _HALF: Final = ("float16", "bfloat16")
@@ -171,6 +175,25 @@ def _fp8_by_mma() -> Iterator[Device]:
                 )
 
 
+def _block_scaled() -> Iterator[Device]:
+    """mxf8f6f4 adds scale exponents; mxf4nvf4 scales exact sums of 16 products."""
+    for architecture, instruction in (("blackwell", "tcgen05"), ("rtx-blackwell", "mma")):
+        floor = _FLOORS[architecture][0]
+        for name in _FP8_FP6_FP4:
+            core = TensorCore(32, 25, exponent_floor=floor, inputs=_INPUTS[name])
+            unit = ScaledCore(core, formats.format(_SCALES["e8m0"]), 32)
+            yield Device(
+                f"{architecture}.{instruction}-mxf8f6f4.{name}-e8m0-32", unit, _NVIDIA_SOURCE
+            )
+        core = TensorCore(64, 35, exponent_floor=floor, inputs=_INPUTS["e2m1"], group=16)
+        for scale, format in _SCALES.items():
+            for block in (16, 32):
+                unit = ScaledCore(core, formats.format(format), block)
+                yield Device(
+                    f"{architecture}.{instruction}-mxf4nvf4.e2m1-{scale}-{block}", unit, "MMA-Sim"
+                )
+
+
 def _promoted() -> Iterator[Device]:
     """What DeepSeek-V3 makes of Hopper's fp8."""
     for name in _FP8:
@@ -223,7 +246,15 @@ def _processors() -> Iterator[Device]:
         yield Device(f"{name}.bfloat16", pairs, source)
 
 
-_MAKERS: Final = (_tensor_cores, _fp8_by_mma, _promoted, _fma_chains, _amd, _processors)
+_MAKERS: Final = (
+    _tensor_cores,
+    _fp8_by_mma,
+    _block_scaled,
+    _promoted,
+    _fma_chains,
+    _amd,
+    _processors,
+)
 _DEVICES: Final = {device.name: device for maker in _MAKERS for device in maker()}
 
 
@@ -253,7 +284,7 @@ def list() -> builtins.list[str]:
     return [*_DEVICES]
 
 
-def get(name: str) -> Accumulator:
+def get(name: str) -> Any:
     """The accumulator of a unit, for :func:`fpemu.matmul` and :func:`fpemu.dot`.
 
     Parameters
@@ -263,7 +294,8 @@ def get(name: str) -> Accumulator:
 
     Returns
     -------
-    Accumulator
+    Accumulator or ScaledCore
+        A ScaledCore, of a block-scaled unit, is for :func:`fpemu.scaling.matmul`.
 
     Raises
     ------

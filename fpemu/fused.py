@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu import parallel, words
-from fpemu.accumulators import FlooredCore, TensorCore
+from fpemu.accumulators import FlooredCore, ScaledCore, TensorCore
 from fpemu.formats import Format
 from fpemu.operands import Operands, panels
 from fpemu.parallel import inline
@@ -38,7 +38,7 @@ from fpemu.rounding import (
     shortcut_of,
 )
 
-__all__ = ["floored_product", "product", "with_canonical_nan"]
+__all__ = ["floored_product", "product", "scaled_product", "with_canonical_nan"]
 
 _COLUMNS: Final = 64
 _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
@@ -371,6 +371,34 @@ def product(operands: Operands, accumulator: TensorCore) -> Carrier:
         floor=_NO_FLOOR if floor is None else 2.0**floor,
         initial_least=2.0**accumulator.initial.emin,
         others=others,
+    )
+
+
+def scaled_product(
+    operands: Operands, scales: tuple[NDArray[Any], NDArray[Any]], unit: ScaledCore
+) -> Carrier:
+    """The product of (batch, m, k) and (batch, k, n) arrays of elements, given each one's scale."""
+    core = unit.core
+    grouped = core.group > 1
+    sides = []
+    for x, scale, format in zip((operands.a, operands.b), scales, core.inputs, strict=True):
+        values, powers, _ = _values_and_powers(x, format)
+        scale_values, scale_powers, _ = _values_and_powers(scale, unit.scale)
+        powers = scale_powers if grouped else powers * scale_powers
+        sides.append(_Side(values * scale_values, powers, x.astype(np.float64) * scale))
+    floor = core.exponent_floor
+    return _run(
+        operands,
+        (sides[0], sides[1]),
+        _GROUPED if grouped else _TENSOR,
+        core.output,
+        core.rounding,
+        block=core.block,
+        group=core.group,
+        fraction_bits=core.fraction_bits,
+        floor=_NO_FLOOR if floor is None else 2.0**floor,
+        initial_least=2.0**core.initial.emin,
+        others=not all(np.isfinite(side.raw).all() for side in sides),
     )
 
 

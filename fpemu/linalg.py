@@ -17,6 +17,7 @@ from fpemu.accumulators import (
     FlooredCore,
     Pairwise,
     Promoted,
+    ScaledCore,
     Sequential,
     TensorCore,
 )
@@ -188,9 +189,12 @@ def matmul(
     array([[ 1.015625 ,  0.01953125],
            [15.       , 16.       ]])
     """
+    if isinstance(accumulator, ScaledCore):
+        raise TypeError(f"{accumulator} takes operands with scales: use fpemu.scaling.matmul")
     if type(accumulator) not in _PRODUCTS:
         raise TypeError(
-            f"accumulator must be an accumulator such as Sequential('e8m7'), not {accumulator!r}"
+            "accumulator must be an accumulator such as Sequential('e8m7'), not "
+            f"{type(accumulator).__name__} {str(accumulator)[:60]!r}"
         )
     carriers = as_carrier(a, "a"), as_carrier(b, "b")
     left, right, batch, shape = _matrices(*carriers)

@@ -1,0 +1,388 @@
+"""Block-scaled formats: MX and NVFP4, and the products of matrices in them.
+
+A block of numbers shares one scale; each is held as a small element times that scale.
+
+References
+----------
+Open Compute Project, Microscaling Formats (MX) Specification, version 1.0, 2023, sections 5 and 6.
+B. D. Rouhani et al., "Microscaling data formats for deep learning", arXiv 2310.10537.  NVIDIA,
+"Pretraining large language models with NVFP4", arXiv 2509.25149, appendix C.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index
+from numpy.typing import ArrayLike, NDArray
+
+from fpemu import formats as _formats
+from fpemu import fused, parallel
+from fpemu.accumulators import Accumulator, ScaledCore
+from fpemu.arithmetic import divide, multiply
+from fpemu.formats import Format
+from fpemu.linalg import matmul as _matmul
+from fpemu.operands import Operands
+from fpemu.rounding import Carrier, Rounding, RoundingLike, as_carrier, as_rounding
+from fpemu.rounding import round as round_into
+
+__all__ = ["FORMATS", "RULES", "BlockFormat", "Scaled", "dequantise", "matmul", "quantise"]
+
+RULES: Final = ("floor", "ceil", "even", "fit")
+"""How the power of two of a block is found, see :func:`quantise`."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class BlockFormat:
+    """A block-scaled format.
+
+    Parameters
+    ----------
+    name : str
+    element : Format
+        The format of the elements.
+    scale : Format
+        The format of the scales.
+    block : int
+        Elements that share a scale.
+    tensor_scale : bool
+        Whether the whole array has a float32 scale besides (NVFP4).
+    """
+
+    name: str
+    element: Format
+    scale: Format
+    block: int
+    tensor_scale: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+# MXINT8's elements, the multiples of 2**-6 from -127/64 to 127/64 (OCP MX section 5.3.4, -2 being
+# left unused), are the subnormal numbers and the one binade of such a format.
+_INT8: Final = Format("int8", 8, 7, 1, infinities=False, high_nans=0)
+_E8M0: Final = _formats.float8_e8m0fnu
+_NEAREST: Final = Rounding("rne", "saturate")
+
+FORMATS: Final = {
+    format.name: format
+    for format in (
+        BlockFormat("mxfp8_e5m2", _formats.float8_e5m2, _E8M0, 32),
+        BlockFormat("mxfp8_e4m3", _formats.float8_e4m3fn, _E8M0, 32),
+        BlockFormat("mxfp6_e3m2", _formats.float6_e3m2fn, _E8M0, 32),
+        BlockFormat("mxfp6_e2m3", _formats.float6_e2m3fn, _E8M0, 32),
+        BlockFormat("mxfp4", _formats.float4_e2m1fn, _E8M0, 32),
+        BlockFormat("mxint8", _INT8, _E8M0, 32),
+        BlockFormat("nvfp4", _formats.float4_e2m1fn, _formats.float8_e4m3fn, 16, True),
+    )
+}
+"""The block-scaled formats by name."""
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """An array in a block-scaled format.
+
+    Parameters
+    ----------
+    elements : ndarray
+        Members of the element format, shape of the array.
+    scales : ndarray
+        Members of the scale format: the shape of the array, but along `axis` one for each block.
+    format : BlockFormat
+    axis : int
+        Along which blocks lie, from 0.
+    tensor_scale : float
+        The scale of the whole array, 1 if the format has none.
+    """
+
+    elements: Array
+    scales: Array
+    format: BlockFormat
+    axis: int
+    tensor_scale: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return self.elements.shape
+
+    def spread_scales(self) -> Array:
+        """The scale of every element, without that of the whole array."""
+        spread = np.repeat(self.scales, self.format.block, self.axis)
+        inside = [slice(0, size) for size in self.shape]
+        return spread[tuple(inside)]
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.shape))
+        return f"Scaled({self.format}, {shape}, blocks along axis {self.axis})"
+
+
+def block_format(format: BlockFormat | str) -> BlockFormat:
+    """The block-scaled format that a name stands for.
+
+    Raises
+    ------
+    ValueError
+        If there is none; lists near names.
+    """
+    if isinstance(format, BlockFormat):
+        return format
+    if format not in FORMATS:
+        near = difflib.get_close_matches(str(format), FORMATS, 3, 0.3) or [*FORMATS]
+        raise ValueError(f"unknown block-scaled format {format!r}: did you mean {', '.join(near)}?")
+    return FORMATS[format]
+
+
+# --- quantising -----------------------------------------------------------------------------------
+
+
+def _block_maxima(magnitude: Array, block: int) -> Array:
+    """The largest magnitude of each block along the last axis; NaN and infinity stay."""
+    length = magnitude.shape[-1]
+    padded = np.pad(magnitude, [(0, 0)] * (magnitude.ndim - 1) + [(0, -length % block)])
+    blocks = padded.reshape(*magnitude.shape[:-1], -(-length // block), block)
+    return np.asarray(np.max(blocks, axis=-1, initial=0.0))
+
+
+def _exponents(largest: Array, format: BlockFormat, rule: str) -> Array:
+    """The exponents of the blocks' scales, not yet held to the range of the scale format."""
+    element = format.element
+    if rule == "even":  # a format of the same precision with the range of float64
+        largest = round_into(largest, f"e11m{element.precision - 1}")
+    leading = np.frexp(largest)[1] - 1  # floor(log2), and -1 for 0
+    exponents: Array = leading - element.emax
+    if rule == "ceil":
+        exponents = exponents + (largest > np.ldexp(1.0, leading))
+    if rule == "fit":
+        exponents = exponents + (np.ldexp(largest, -exponents) > element.max_finite)
+    return exponents
+
+
+def _power_scales(largest: Array, format: BlockFormat, rule: str) -> Array:
+    """The blocks' scales, powers of two."""
+    finite = np.isfinite(largest)
+    exponents = _exponents(np.where(finite, largest, 0.0), format, rule)
+    exponents = np.where(largest == 0, format.scale.emin, exponents)
+    held = np.clip(exponents, format.scale.emin, format.scale.emax)
+    return np.where(finite, np.ldexp(1.0, held), np.nan)
+
+
+def _tensor_scale(largest: Array, format: BlockFormat) -> float:
+    """The scale that takes the largest magnitude of all to the largest element and scale."""
+    finite = largest[np.isfinite(largest)]
+    greatest = float(np.max(finite, initial=0.0))
+    if greatest == 0.0:
+        return 1.0
+    reach = format.element.max_finite * format.scale.max_finite
+    scale = float(divide(greatest, reach, "float32"))
+    return max(scale, _formats.float32.smallest_subnormal)
+
+
+def _fitted_scales(largest: Array, format: BlockFormat, tensor_scale: float) -> Array:
+    """The blocks' scales relative to the array's: the nearest that take them to the largest."""
+    finite = np.isfinite(largest)
+    # The divisor is exact: 6 times a float32.
+    fitted = divide(
+        np.where(finite, largest, 0.0),
+        format.element.max_finite * tensor_scale,
+        format.scale,
+        _NEAREST,
+    )
+    return np.where(finite, fitted, np.nan)
+
+
+def _elements(x: Array, scales: Array, format: BlockFormat, rounding: Rounding) -> Array:
+    """The numbers over their scales, rounded once; zeros in blocks whose scale is zero or NaN."""
+    usable = (scales > 0) & np.isfinite(x)
+    numbers, divisors = np.where(usable, x, 0.0), np.where(usable, scales, 1.0)
+    return np.asarray(divide(numbers, divisors, format.element, rounding))
+
+
+@parallel.default_environment()
+def quantise(
+    x: ArrayLike,
+    format: BlockFormat | str,
+    *,
+    axis: int = -1,
+    rule: str = "floor",
+    rounding: RoundingLike = "rne",
+) -> Scaled:
+    """Put an array into a block-scaled format.
+
+    Parameters
+    ----------
+    x : array_like
+        Real numbers, at least one dimension.
+    format : BlockFormat or str
+        One of :data:`FORMATS`: ``"mxfp8_e4m3"``, ``"mxfp8_e5m2"``, ``"mxfp6_e2m3"``,
+        ``"mxfp6_e3m2"``, ``"mxfp4"``, ``"mxint8"``, ``"nvfp4"``.
+    axis : int
+        Along which blocks lie; the last block may be shorter.
+    rule : {"floor", "ceil", "even", "fit"}
+        How the exponent of a scale that is a power of two comes from the largest magnitude m of its
+        block, emax being the exponent of the largest element: ``"floor"``, ``floor(log2 m) - emax``
+        (OCP MX section 6.3), with which m may have to saturate; ``"ceil"``, ``ceil(log2 m) -
+        emax``; ``"even"``, floor after rounding m to the elements' precision; ``"fit"``, the least
+        with which m does not exceed the largest element.  NVFP4 knows no rule: its scales are the
+        numbers of float8_e4m3fn nearest to ``m / 6`` over the scale of the array, which is
+        ``max |x| / (6 * 448)`` in float32.
+    rounding : Rounding or str
+        The rounding of the elements, which saturate on overflow.
+
+    Returns
+    -------
+    Scaled
+        A block with a NaN or an infinity has the scale NaN; one of zeros the smallest scale.
+
+    Raises
+    ------
+    ValueError
+        If the format or rule is unknown, or `x` has no dimension.
+
+    Examples
+    --------
+    >>> from fpemu import scaling
+    >>> scaled = scaling.quantise([1.0, 3.3, -0.2, 0.0], "mxfp4")
+    >>> scaled.elements, scaled.scales
+    (array([ 2. ,  6. , -0.5,  0. ]), array([0.5]))
+    >>> scaling.dequantise(scaled)
+    array([ 1.  ,  3.  , -0.25,  0.  ])
+    """
+    format = block_format(format)
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}: expected {', '.join(RULES)}")
+    rounding = as_rounding(rounding)
+    rounding = Rounding(rounding.mode, "saturate", rounding.random_bits, rounding.seed)
+    array = np.asarray(as_carrier(x), np.float64)
+    if array.ndim == 0:
+        raise ValueError("a scalar has no blocks: x needs at least one dimension")
+    axis = normalize_axis_index(axis, array.ndim)
+    moved = np.moveaxis(array, axis, -1)
+    largest = _block_maxima(np.abs(moved), format.block)
+    tensor_scale = 1.0
+    if format.tensor_scale:
+        tensor_scale = _tensor_scale(largest, format)
+        scales = _fitted_scales(largest, format, tensor_scale)
+    else:
+        scales = _power_scales(largest, format, rule)
+    spread = np.repeat(scales, format.block, -1)[..., : moved.shape[-1]]
+    elements = _elements(moved, spread * tensor_scale, format, rounding)
+    return Scaled(
+        np.moveaxis(elements, -1, axis), np.moveaxis(scales, -1, axis), format, axis, tensor_scale
+    )
+
+
+def dequantise(scaled: Scaled) -> Array:
+    """The numbers that a block-scaled array stands for, exactly.
+
+    Parameters
+    ----------
+    scaled : Scaled
+
+    Returns
+    -------
+    ndarray of float64
+
+    Examples
+    --------
+    >>> from fpemu import scaling
+    >>> scaling.dequantise(scaling.quantise([1e-3, 5e-3], "mxint8"))
+    array([0.00097656, 0.00500488])
+    """
+    return scaled.elements * scaled.spread_scales() * scaled.tensor_scale
+
+
+# --- products -------------------------------------------------------------------------------------
+
+
+@parallel.default_environment()
+def matmul(
+    a: Scaled, b: Scaled, unit: ScaledCore | Accumulator, *, c: ArrayLike | None = None
+) -> Any:
+    """The product of two block-scaled matrices.
+
+    Parameters
+    ----------
+    a : Scaled, shape (m, k)
+        Blocks along the last axis.
+    b : Scaled, shape (k, n)
+        Blocks along the first axis.
+    unit : ScaledCore or Accumulator
+        A block-scaled unit of :mod:`fpemu.devices`, or any accumulator, to which the scaled
+        elements go as exact numbers.
+    c : array_like, optional
+        What the sums begin with, broadcast to (m, n).
+
+    Returns
+    -------
+    ndarray, shape (m, n)
+        The unit's result.  Scales of whole arrays are not its business: their product, rounded to
+        float32, multiplies the result in float32 at the end; `c` takes no part in that.
+
+    Raises
+    ------
+    ValueError
+        If shapes or axes do not match, or the unit takes another format.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fpemu import devices, scaling
+    >>> a = scaling.quantise(np.eye(2, 64), "mxfp4")
+    >>> b = scaling.quantise(np.full((64, 2), 1.5), "mxfp4", axis=0)
+    >>> scaling.matmul(a, b, devices.get("blackwell.tcgen05-mxf8f6f4.e2m1-e8m0-32"))
+    array([[1.5, 1.5],
+           [1.5, 1.5]], dtype=float32)
+    """
+    _check_matrices(a, b)
+    if isinstance(unit, ScaledCore):
+        result = _unit_product(a, b, unit, c)
+    else:
+        result = _matmul(a.elements * a.spread_scales(), b.elements * b.spread_scales(), unit, c=c)
+    if a.tensor_scale == b.tensor_scale == 1.0:
+        return result
+    if c is not None:
+        raise ValueError("c cannot be given where arrays have scales of their own: add it after")
+    return multiply(result, multiply(a.tensor_scale, b.tensor_scale, "float32"), "float32")
+
+
+def _check_matrices(a: Scaled, b: Scaled) -> None:
+    for name, scaled, axis in (("a", a, 1), ("b", b, 0)):
+        if not isinstance(scaled, Scaled):
+            raise TypeError(f"{name} must be a Scaled, not {type(scaled).__name__}: quantise it")
+        if len(scaled.shape) != 2:
+            raise ValueError(f"{name} must be a matrix, not an array of shape {scaled.shape}")
+        if scaled.axis != axis:
+            raise ValueError(f"the blocks of {name} must lie along axis {axis}, not {scaled.axis}")
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(
+            f"shapes {a.shape} of a and {b.shape} of b do not match: "
+            f"{a.shape[1]} columns against {b.shape[0]} rows"
+        )
+
+
+def _unit_product(a: Scaled, b: Scaled, unit: ScaledCore, c: ArrayLike | None) -> Carrier:
+    for name, scaled, format in (("a", a, unit.core.inputs[0]), ("b", b, unit.core.inputs[1])):
+        held = (scaled.format.element, scaled.format.scale, scaled.format.block)
+        if held != (format, unit.scale, unit.scale_block):
+            raise ValueError(
+                f"{name} is in {scaled.format}, but the unit takes blocks of {unit.scale_block} "
+                f"elements in {format} with scales in {unit.scale}"
+            )
+    initial: Any = None
+    if c is not None:
+        initial = np.broadcast_to(as_carrier(c, "c"), (a.shape[0], b.shape[1]))[np.newaxis]
+        if not np.array_equal(round_into(initial, unit.core.initial), initial, equal_nan=True):
+            raise ValueError(f"c has elements that are not members of {unit.core.initial}")
+    lengths = np.full(a.shape[0], b.shape[1], np.int64)
+    operands = Operands(a.elements[np.newaxis], b.elements[np.newaxis], initial, lengths)
+    scales = a.spread_scales()[np.newaxis], b.spread_scales()[np.newaxis]
+    result: Carrier = fused.scaled_product(operands, scales, unit)[0]
+    return result
