@@ -61,6 +61,27 @@ def formats() -> None:
     typer.echo("Also: e{E}m{M}, ps{M} = e8m{M}, and P3109's binary{K}p{P}{s|u}{e|f}.")
 
 
+@app.command()
+def devices(
+    pattern: Annotated[str, typer.Argument(help="Only units whose name contains this.")] = "",
+) -> None:
+    """List the matrix units of real machines: how each forms an inner product, and the source."""
+    from rich.console import Console
+    from rich.table import Table
+
+    found = [device for device in fpemu.devices.entries() if pattern in device.name]
+    if not found:
+        raise ValueError(f"no unit has {pattern!r} in its name: run fpemu devices for all")
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("unit", no_wrap=True)
+    table.add_column("how it sums")
+    table.add_column("source", style="dim")
+    for device in found:
+        table.add_row(device.name, str(device.accumulator), device.source)
+    Console().print(table)
+    typer.echo("\nSources are listed in fpemu.devices' documentation: pydoc fpemu.devices")
+
+
 @app.command(context_settings={"ignore_unknown_options": True})
 def show(
     format: Annotated[str, typer.Argument(help="The format, such as float8_e4m3fn or e5m7.")],

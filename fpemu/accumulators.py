@@ -7,6 +7,7 @@ machines.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any, Final
@@ -59,6 +60,14 @@ class Accumulator:
     def conversion(self) -> Rounding | None:
         """How it rounds other numbers into its input formats by itself; None if it does not."""
         return None
+
+    def derived(self, *labels: Any) -> Accumulator:
+        """The accumulator with seeds of its own, see :meth:`fpemu.Rounding.derived`."""
+        copied = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, (Rounding, Accumulator)):
+                _set(copied, name, value.derived(*labels))
+        return copied
 
 
 @dataclass(frozen=True, init=False)

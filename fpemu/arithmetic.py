@@ -48,6 +48,7 @@ from fpemu.rounding import (
     result_dtype,
     round_word,
     target_of,
+    unused_bits,
 )
 from fpemu.significand import SIGN
 
@@ -291,7 +292,7 @@ def _run(
             result,
             target,
             philox.key_of(rounding.seed),
-            np.uint64(64 - (rounding.random_bits or 64)),
+            unused_bits(rounding),
             grain=_GRAIN // per_block,
         )
         return

@@ -56,7 +56,14 @@ from fpemu.exact_arithmetic import (
 )
 from fpemu.formats import FormatLike
 from fpemu.parallel import inline
-from fpemu.rounding import MODES, RoundingLike, as_rounding, mode_number, round_word, target_of
+from fpemu.rounding import (
+    RoundingLike,
+    as_rounding,
+    mode_number,
+    round_word,
+    target_of,
+    unused_bits,
+)
 
 __all__ = ["adder", "divider", "fma", "multiplier", "rounder", "square_root", "subtractor"]
 
@@ -80,8 +87,7 @@ def _stochastic_parameters(
     """Target, mode, key and unused bits of a stochastic function."""
     format, rounding = _formats.format(format), as_rounding(rounding)
     target = target_of(format, rounding, np.dtype(np.float64))
-    unused = np.uint64(64 - (rounding.random_bits or 64))
-    return target, MODES.index(rounding.mode), philox.key_of(rounding.seed), unused
+    return target, mode_number(rounding), philox.key_of(rounding.seed), unused_bits(rounding)
 
 
 @inline

@@ -45,9 +45,10 @@ def _promoted_product(operands: Operands, accumulator: Promoted) -> Carrier:
     for first in range(0, operands.a.shape[2], interval):
         terms = slice(first, first + interval)
         part = replace(operands, a=operands.a[:, :, terms], b=operands.b[:, terms], initial=None)
-        total = add(
-            total, _PRODUCTS[type(inner)](part, inner), accumulator.outer, accumulator.rounding
-        )
+        # Every interval draws random bits of its own.
+        inner_sums = _PRODUCTS[type(inner)](part, inner.derived("interval", first))
+        rounding = accumulator.rounding.derived("interval", first)
+        total = add(total, inner_sums, accumulator.outer, rounding)
     beyond = np.arange(operands.shape[2]) >= operands.row_lengths[:, None]
     return cast(Carrier, np.where(beyond, 0.0, total))
 

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from fpemu import parallel, words
 from fpemu.rounding import LAYOUTS, Carrier
 
-__all__ = ["Operands", "as_float32", "panels"]
+__all__ = ["INNER", "OUTER", "PRODUCTS", "VIA", "Operands", "as_float32", "panels"]
+
+# Whose random bits: every kind of rounding in a sum has a stream of its own.
+INNER, PRODUCTS, VIA, OUTER = range(4)
 
 _NOT_FINITE = -(2**20)  # the exponent of a last bit that is not there
 

@@ -19,7 +19,15 @@ import numpy as np
 from fpemu import words
 from fpemu.parallel import inline, kernel
 
-__all__ = ["BLOCK_WORDS", "draw", "element_word", "fill_block", "further_word", "key_of"]
+__all__ = [
+    "BLOCK_WORDS",
+    "draw",
+    "element_word",
+    "step_bits",
+    "fill_block",
+    "further_word",
+    "key_of",
+]
 
 BLOCK_WORDS: Final = 2048
 """Words in a block of random bits."""
@@ -93,3 +101,21 @@ def element_word(index: Any, key: Any) -> Any:
     second_half = words.bit_and(place, 512) != 0
     upper, lower = (b, d) if second_half else (a, c)
     return words.bit_or(words.shift_left(np.uint64(upper), 32), np.uint64(lower))
+
+
+@inline
+def step_word(element: Any, step: Any, stream: Any, key: Any) -> Any:
+    """The 64 random bits of a step of a sum: those of an element of the result and a stream."""
+    index, number = np.uint64(element), np.uint64(step)
+    low = np.uint32(words.bit_and(index, 0xFFFFFFFF))
+    high = np.uint32(words.shift_right(index, 32))
+    # The last word, from 1 up, keeps these apart from the bits of elementwise operations.
+    a, b, _, _ = draw(low, high, np.uint32(number), np.uint32(stream + 1), key[0], key[1])
+    return words.bit_or(words.shift_left(np.uint64(a), 32), np.uint64(b))
+
+
+@inline
+def step_bits(element: Any, step: Any, stream: Any, key: Any, unused: Any) -> Any:
+    """`step_word` without its ``unused`` low bits."""
+    bits = step_word(element, step, stream, key)
+    return words.shift_left(words.shift_right(bits, unused), unused)

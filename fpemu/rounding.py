@@ -13,8 +13,9 @@ IEEE Std 754-2019, sections 4.3 (rounding directions) and 7.4 (overflow).
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, cast
 
 import numba
@@ -96,6 +97,24 @@ class Rounding:
         """Whether results depend on random bits."""
         return self.mode in ("sr", "sr_equal")
 
+    def derived(self, *labels: Any) -> Rounding:
+        """The rounding of one of several steps: with a seed of its own, if it has one.
+
+        Parameters
+        ----------
+        *labels
+            Strings and integers that tell the step from the others.
+
+        Returns
+        -------
+        Rounding
+            The same one if it is not stochastic or has no seed.
+        """
+        if self.seed is None:
+            return self
+        digest = hashlib.blake2b(repr((self.seed, labels)).encode(), digest_size=8).digest()
+        return replace(self, seed=int.from_bytes(digest, "little"))
+
 
 RoundingLike = Rounding | str
 
@@ -110,10 +129,13 @@ def as_rounding(rounding: RoundingLike) -> Rounding:
 
 
 def mode_number(rounding: Rounding) -> int:
-    """The kernels' number of a deterministic mode."""
-    if rounding.is_stochastic:
-        raise NotImplementedError(f"mode {rounding.mode!r} is not available in an accumulator")
+    """The kernels' number of a mode."""
     return MODES.index(rounding.mode)
+
+
+def unused_bits(rounding: Rounding) -> np.uint64:
+    """How many of 64 random bits an operation leaves alone; it uses all if no number is given."""
+    return np.uint64(64 - (rounding.random_bits or 64))
 
 
 # --- what a kernel needs to know of a format and a rounding -------------------------------------

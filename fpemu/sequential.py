@@ -16,24 +16,27 @@ import numba
 import numpy as np
 
 from fpemu import formats as _formats
-from fpemu import parallel, tiles, words
+from fpemu import parallel, philox, tiles, words
 from fpemu.accumulators import Blocked, Sequential
 from fpemu.arithmetic import (
     add_float32,
     multiply_add_float32,
     multiply_add_float64,
 )
-from fpemu.exact_arithmetic import fma_word
+from fpemu.exact_arithmetic import fma_word, fma_word_at
 from fpemu.formats import Format
-from fpemu.operands import Operands, panels
+from fpemu.operands import INNER, OUTER, PRODUCTS, VIA, Operands, panels
 from fpemu.rounding import (
     LAYOUTS,
     RNE,
+    SR,
     Carrier,
     mode_number,
     target_of,
+    unused_bits,
     word_of,
 )
+from fpemu.significand import ZERO
 
 __all__ = ["product"]
 
@@ -49,6 +52,7 @@ _FAST_DROPPED: Final = 10
 _ODD_PRECISION: Final = 51
 _VECTOR_BYTES: Final = tiles.VECTOR_BITS // 8
 _WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread
+_STOCHASTIC_WORK: Final = 2**14
 
 
 @dataclass(frozen=True)
@@ -348,6 +352,9 @@ def _holds_float32_sums(format: Format) -> bool:
 
 def product(operands: Operands, accumulator: Sequential | Blocked) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays, in the carrier it is computed in."""
+    inner = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
+    if accumulator.rounding.is_stochastic or inner.rounding.is_stochastic:
+        return _stochastic_product(operands, accumulator)
     a, b, initial = operands.a, operands.b, operands.initial
     batch, rows, steps = a.shape
     sequential = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
@@ -381,5 +388,102 @@ def product(operands: Operands, accumulator: Sequential | Blocked) -> Carrier:
         chain.via_target,
         outer_target,
         grain=max(1, _WORK_PER_PIECE // (height * max(steps, 1) * b.shape[2])),
+    )
+    return out
+
+
+# --- stochastic rounding --------------------------------------------------------------------------
+
+
+@numba.njit(inline="always")
+def _multiply_add(a, b, c, target, mode, element, step, stream, key, unused):  # type: ignore[no-untyped-def]
+    """``a*b + c`` rounded once, with the random bits of a step where the mode needs any."""
+    random = ZERO
+    if mode >= SR:
+        random = philox.step_bits(element, step, stream, key, unused)
+    return words.floating(fma_word_at(a, b, c, target, mode, random, unused))
+
+
+@functools.cache
+def _stochastic_kernel(
+    mode: int, unfused: bool, via: bool, blocked: bool, outer_mode: int
+) -> Callable[..., None]:
+    """The kernel for sums of which a rounding is stochastic, element by element."""
+
+    @parallel.kernel
+    def stochastic_range(  # type: ignore[no-untyped-def]
+        start, stop, a, columns, initial, out, lengths, block,
+        target, product_target, via_target, outer_target, key, unused, outer_key, outer_unused,
+    ):  # fmt: skip
+        _, rows, steps = a.shape
+        for index in range(start, stop):
+            batch = index // rows
+            row = index - batch * rows
+            for j in range(lengths[row]):
+                element = index * columns.shape[1] + j
+                total = initial[batch, row, j] if initial.size > 0 else 0.0
+                for first in range(0, steps, block):
+                    inner = 0.0 if blocked else total
+                    for step in range(first, min(first + block, steps)):
+                        x: Any = np.float64(a[batch, row, step])
+                        y: Any = np.float64(columns[batch, j, step])
+                        if unfused:
+                            zero = np.copysign(0.0, x) * np.copysign(1.0, y)
+                            x = _multiply_add(
+                                x, y, zero, product_target, mode,
+                                element, step, PRODUCTS, key, unused,
+                            )  # fmt: skip
+                            y = 1.0
+                        if via:
+                            inner = _multiply_add(
+                                x, y, inner, via_target, mode, element, step, VIA, key, unused
+                            )
+                            x, y, inner = inner, 1.0, np.copysign(0.0, inner)
+                        inner = _multiply_add(
+                            x, y, inner, target, mode, element, step, INNER, key, unused
+                        )
+                    if blocked:
+                        inner = _multiply_add(
+                            1.0, inner, total, outer_target, outer_mode, element, first // block,
+                            OUTER, outer_key, outer_unused,
+                        )  # fmt: skip
+                    total = inner
+                out[batch, row, j] = total
+
+    return cast(Callable[..., None], stochastic_range)
+
+
+def _stochastic_product(operands: Operands, accumulator: Sequential | Blocked) -> Carrier:
+    batch, rows, columns = operands.shape
+    steps = operands.a.shape[2]
+    blocked = isinstance(accumulator, Blocked)
+    inner = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
+    outer = accumulator.rounding
+    out = np.zeros(operands.shape)
+    initial = operands.initial
+    parallel.run(
+        _stochastic_kernel(
+            mode_number(inner.rounding),
+            not inner.fused,
+            inner.via is not None,
+            blocked,
+            mode_number(outer),
+        ),
+        batch * rows,
+        np.ascontiguousarray(operands.a),
+        np.ascontiguousarray(operands.b.transpose(0, 2, 1)),
+        np.zeros((0, 0, 0)) if initial is None else initial.astype(np.float64),
+        out,
+        operands.row_lengths,
+        accumulator.block if isinstance(accumulator, Blocked) else max(steps, 1),
+        target_of(inner.format, inner.rounding, _FLOAT64),
+        target_of(inner.product or inner.format, inner.rounding, _FLOAT64),
+        target_of(inner.via or inner.format, inner.rounding, _FLOAT64),
+        target_of(accumulator.format, outer, _FLOAT64),
+        philox.key_of(inner.rounding.seed),
+        unused_bits(inner.rounding),
+        philox.key_of(outer.seed),
+        unused_bits(outer),
+        grain=max(1, _STOCHASTIC_WORK // (max(steps, 1) * max(columns, 1))),
     )
     return out

@@ -17,16 +17,18 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu import parallel, words
+from fpemu import parallel, philox, words
 from fpemu.accumulators import Exact
 from fpemu.exact_arithmetic import round_shifted
-from fpemu.operands import Operands
+from fpemu.operands import OUTER, Operands
 from fpemu.parallel import inline
 from fpemu.rounding import (
+    SR,
     Carrier,
     mode_number,
     round_word,
     target_of,
+    unused_bits,
 )
 from fpemu.rounding import round as round_into
 from fpemu.significand import ONE, SIGN, ZERO, unpack
@@ -128,7 +130,9 @@ def round_digits(digits: Any, zero: Any, target: Any, mode: int, random: Any, un
 @functools.cache
 def _product_kernel(mode: int) -> Callable[..., None]:
     @parallel.kernel
-    def exact_range(start, stop, a, columns, initial, out, lengths, block, target):  # type: ignore[no-untyped-def]
+    def exact_range(  # type: ignore[no-untyped-def]
+        start, stop, a, columns, initial, out, lengths, block, target, key, unused
+    ):
         _, rows, steps = a.shape
         digits = np.zeros(DIGITS, np.int64)
         for index in range(start, stop):
@@ -150,18 +154,26 @@ def _product_kernel(mode: int) -> Callable[..., None]:
                             add_product(digits, x, y)
                         else:
                             special += x * y
-                    total = words.floating(
-                        round_digits(digits, target.zero, target, mode, ZERO, ZERO)
-                    )
+                    random = ZERO
+                    if mode >= SR:
+                        element = index * columns.shape[1] + j
+                        random = philox.step_bits(element, first // block, OUTER, key, unused)
+                    bits = round_digits(digits, target.zero, target, mode, random, unused)
                     if special != 0.0:
-                        total = words.floating(round_word(words.word(special), target, mode))
+                        bits = round_word(words.word(special), target, mode)
+                    total = words.floating(bits)
                 out[batch, row, j] = total
 
     return cast(Callable[..., None], exact_range)
 
 
 def _float64_product(operands: Operands) -> NDArray[np.float64] | None:
-    """The exact product, if no sum needs more bits than float64 has."""
+    """The exact product, if no sum needs more bits than float64 has.
+
+    Narrow operands are normal float64 numbers: nothing here can be flushed to zero.
+    """
+    if not operands.narrow:
+        return None
     exponent = operands.last_bit_exponent(with_initial=True)
     greatest = [float(np.max(np.abs(x), initial=0.0)) for x in (operands.a, operands.b)]
     bound = max(operands.a.shape[2], 1) * greatest[0] * greatest[1]
@@ -184,7 +196,8 @@ def product(operands: Operands, accumulator: Exact) -> Carrier:
         raise ValueError(f"an exact sum takes fewer than 2**30 terms, not {steps}")
     mode = mode_number(accumulator.rounding)
     whole = accumulator.block is None or accumulator.block >= steps
-    exact = _float64_product(operands) if whole else None
+    deterministic = not accumulator.rounding.is_stochastic
+    exact = _float64_product(operands) if whole and deterministic else None
     if exact is not None:
         return cast(Carrier, round_into(exact, accumulator.format, accumulator.rounding))
     out = np.zeros(operands.shape)
@@ -199,6 +212,8 @@ def product(operands: Operands, accumulator: Exact) -> Carrier:
         operands.row_lengths,
         accumulator.block or max(steps, 1),
         target_of(accumulator.format, accumulator.rounding, _FLOAT64),
+        philox.key_of(accumulator.rounding.seed),
+        unused_bits(accumulator.rounding),
         grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * max(columns, 1))),
     )
     return out

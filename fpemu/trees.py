@@ -16,19 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu import formats as _formats
-from fpemu import parallel, words
+from fpemu import parallel, philox, words
 from fpemu.accumulators import Pairwise
 from fpemu.arithmetic import ODD_PRECISION, add_float32
-from fpemu.exact_arithmetic import fma_word, multiply_word
+from fpemu.exact_arithmetic import fma_word_at, multiply_word_at
 from fpemu.formats import Format
-from fpemu.operands import Operands, panels
+from fpemu.operands import INNER, OUTER, PRODUCTS, Operands, panels
 from fpemu.rounding import (
     LAYOUTS,
     RTN,
+    SR,
     Carrier,
     mode_number,
     round_word,
     target_of,
+    unused_bits,
 )
 from fpemu.significand import SIGN, ZERO
 from fpemu.superaccumulator import DIGITS, add_product, round_digits
@@ -72,26 +74,26 @@ def _flushed(x, least):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _sum(x, y, target, mode, way):  # type: ignore[no-untyped-def]
+def _sum(x, y, target, mode, way, random, unused):  # type: ignore[no-untyped-def]
     if way == _NATIVE:
         return x + y
-    if way == _NARROW:
+    if way == _NARROW and mode < SR:
         return add_float32(x, y, target, mode)
-    return words.floating(fma_word(1.0, x, y, target, mode))
+    return words.floating(fma_word_at(1.0, x, y, target, mode, random, unused))
 
 
 @numba.njit(inline="always")
-def _leaf(a, b, product_target, mode, fused, way):  # type: ignore[no-untyped-def]
+def _leaf(a, b, product_target, mode, fused, way, random, unused):  # type: ignore[no-untyped-def]
     """A product: exact if fused (and narrow), else rounded."""
     if way == _NATIVE or (fused and way == _NARROW):
         return a * b
     if fused:
         return a  # a wide product is formed when it is merged
-    return words.floating(multiply_word(a, b, product_target, mode))
+    return words.floating(multiply_word_at(a, b, product_target, mode, random, unused))
 
 
 @numba.njit(inline="always")
-def _exact_sum(digits, a, b, c, d, target, mode):  # type: ignore[no-untyped-def]
+def _exact_sum(digits, a, b, c, d, target, mode, random, unused):  # type: ignore[no-untyped-def]
     """``a*b + c*d`` rounded once."""
     special, negative = 0.0, 0
     for x, y in ((a, b), (c, d)):
@@ -104,24 +106,28 @@ def _exact_sum(digits, a, b, c, d, target, mode):  # type: ignore[no-untyped-def
     # IEEE 754 section 6.3
     minus = negative == 2 or (negative == 1 and mode == RTN)
     zero = target.zero_negative if minus else target.zero
-    bits = round_digits(digits, zero, target, mode, ZERO, ZERO)
+    bits = round_digits(digits, zero, target, mode, random, unused)
     return words.floating(round_word(words.word(special), target, mode) if special != 0.0 else bits)
 
 
 @numba.njit(inline="always")
 def _merge(  # type: ignore[no-untyped-def]
-    stack, factors, top, least, target, mode, fused, way, flush, digits
-):
+    stack, factors, top, least, target, mode, fused, way, flush, digits,
+    element, number, stream, key, unused,
+):  # fmt: skip
     """Replace the two highest subtrees on the stack by their sum."""
+    random = ZERO
     for j in range(stack.shape[1]):
+        if mode >= SR:
+            random = philox.step_bits(element + j, number, stream, key, unused)
         if fused and way == _WIDE:
             total = _exact_sum(
                 digits, stack[top - 1, j], factors[top - 1, j], stack[top, j], factors[top, j],
-                target, mode,
+                target, mode, random, unused,
             )  # fmt: skip
             factors[top - 1, j] = 1.0
         else:
-            total = _sum(stack[top - 1, j], stack[top, j], target, mode, way)
+            total = _sum(stack[top - 1, j], stack[top, j], target, mode, way, random, unused)
         stack[top - 1, j] = _flushed(total, least) if flush else total
 
 
@@ -133,7 +139,7 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
     @parallel.kernel
     def tree_range(  # type: ignore[no-untyped-def]
         start, stop, a, panels_b, initial, out, lengths, block, add_trees, merges, least,
-        target, product_target,
+        target, product_target, key, unused,
     ):  # fmt: skip
         _, rows, steps = a.shape
         stack = np.zeros((_DEEPEST, _COLUMNS), a.dtype)
@@ -149,6 +155,9 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
                     continue
                 end = min(_COLUMNS, lengths[row] - p * _COLUMNS)
                 left, right = a[batch, row], panels_b[batch, p]
+                element = index * out.shape[2] + p * _COLUMNS
+                merged = 0
+                random = ZERO
                 total[:] = 0.0
                 if initial.size > 0:
                     total[:end] = initial[batch, row, p * _COLUMNS : p * _COLUMNS + end]
@@ -158,14 +167,21 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
                         top += 1
                         step = first + i
                         for j in range(_COLUMNS):
-                            x = _leaf(left[step], right[step, j], product_target, mode, fused, way)
+                            if mode >= SR and not fused:
+                                random = philox.step_bits(element + j, step, PRODUCTS, key, unused)
+                            x = _leaf(
+                                left[step], right[step, j], product_target, mode, fused, way,
+                                random, unused,
+                            )  # fmt: skip
                             stack[top, j] = _flushed(x, least) if flush else x
                             if wide_products:
                                 factors[top, j] = right[step, j]
                         for _ in range(merges[i]):
                             _merge(
-                                stack, factors, top, least, target, mode, fused, way, flush, digits
-                            )
+                                stack, factors, top, least, target, mode, fused, way, flush, digits,
+                                element, merged, INNER, key, unused,
+                            )  # fmt: skip
+                            merged += 1
                             top -= 1
                     if add_trees:
                         for j in range(_COLUMNS):
@@ -174,13 +190,16 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
                             if wide_products:
                                 factors[1, j] = factors[0, j]
                                 factors[0, j] = 1.0
-                        _merge(stack, factors, 1, least, target, mode, fused, way, flush, digits)
+                        _merge(
+                            stack, factors, 1, least, target, mode, fused, way, flush, digits,
+                            element, first // block, OUTER, key, unused,
+                        )  # fmt: skip
                     elif block == 1 and fused:  # a lone product is still to be rounded
                         for j in range(_COLUMNS):
-                            b = factors[0, j] if wide_products else 1.0
-                            bits = multiply_word(
-                                np.float64(stack[0, j]), np.float64(b), target, mode
-                            )
+                            if mode >= SR:
+                                random = philox.step_bits(element + j, 0, INNER, key, unused)
+                            x, y = np.float64(stack[0, j]), factors[0, j] if wide_products else 1.0
+                            bits = multiply_word_at(x, y, target, mode, random, unused)
                             stack[0, j] = words.floating(bits)
                     for j in range(_COLUMNS):
                         total[j] = stack[0, j]
@@ -247,6 +266,8 @@ def product(operands: Operands, accumulator: Pairwise) -> Carrier:
         dtype.type(format.smallest_normal),
         target_of(format, rounding, _FLOAT64),
         target_of(accumulator.product or format, rounding, _FLOAT64),
+        philox.key_of(rounding.seed),
+        unused_bits(rounding),
         grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * columns)),
     )
     return out

@@ -375,9 +375,3 @@ def test_descriptions_that_contradict_themselves_are_value_errors(arguments):
 def test_bits_and_seeds_that_are_no_integers_are_refused(arguments):
     with pytest.raises((TypeError, ValueError)):
         fpemu.round(1.06, "float8_e4m3fn", Rounding("sr", **arguments))
-
-
-@pytest.mark.parametrize("mode", ["sr", "sr_equal"])
-def test_an_accumulator_has_no_stochastic_rounding_and_says_so(mode):
-    with pytest.raises(NotImplementedError, match=f"mode '{mode}'"):
-        fpemu.dot([1.0], [1.0], fpemu.Sequential("float16", mode))
