@@ -31,11 +31,23 @@ __all__ = [
 ]
 
 
+_MOST_GROWTH: Final = 700.0  # exp of which is a float64
 _EXACT_BITS: Final = 53  # what float64 sums exactly
 _GROUP_BITS: Final = (
     10  # a sum of 16 products of 4-bit numbers is below 2**10, two scales' included
 )
 _FARTHEST: Final = 600  # exponents of products of float32 numbers lie well within
+
+
+def _upward(x: float) -> float:
+    """More than what a few roundings of float64 can have taken away."""
+    return x * (1 + 2.0**-40)
+
+
+def _unit(format: Format, rounding: Rounding) -> float:
+    """The logarithm of 1 + e, e the largest relative error of a rounding to a normal number."""
+    nearest = rounding.mode in ("rne", "rna", "rnz")
+    return math.log1p(format.unit_roundoff * (1 if nearest else 2))
 
 
 class Accumulator:
@@ -60,6 +72,41 @@ class Accumulator:
     def conversion(self) -> Rounding | None:
         """How it rounds other numbers into its input formats by itself; None if it does not."""
         return None
+
+    def error_bound(self, terms: int, *, initial: bool = False) -> float:
+        """A bound of the error of an inner product, relative to the sum of its terms' magnitudes.
+
+        Parameters
+        ----------
+        terms : int
+            The number k of terms, at least 0.
+        initial : bool
+            Whether the sum begins with a value of its own, which then counts among the magnitudes.
+
+        Returns
+        -------
+        float
+            A number B with ``|computed - exact| <= B * sum |a_i b_i|`` whatever the terms, unless
+            something overflows or an input, product or result is subnormal.
+
+        Notes
+        -----
+        Every bound is a product of factors ``1 + e``, one for each rounding that a term passes on
+        its way into the result, less 1.  A rounding to nearest into p bits has ``e = u = 2**-p``,
+        any other one ``e = 2u``.
+
+        References
+        ----------
+        N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1, 4.2.
+        """
+        if terms < 0:
+            raise ValueError(f"terms must be at least 0, not {terms}")
+        growth = self._log_growth(terms, initial) if terms else 0.0
+        return _upward(math.expm1(growth)) if growth < _MOST_GROWTH else math.inf
+
+    def _log_growth(self, terms: int, initial: bool) -> float:
+        """The logarithm of what the roundings make of a term at most."""
+        raise NotImplementedError
 
     def derived(self, *labels: Any) -> Accumulator:
         """The accumulator with seeds of its own, see :meth:`fpemu.Rounding.derived`."""
@@ -130,6 +177,14 @@ class Sequential(Accumulator):
         """The formats whose members it takes for a and for b; None for any number."""
         return self.inputs, self.inputs
 
+    def _log_growth(self, terms: int, initial: bool) -> float:
+        """The first term passes every rounding of the sum, and that of its product."""
+        step = _unit(self.format, self.rounding)
+        if self.via is not None:
+            step += _unit(self.via, self.rounding)
+        product = 0.0 if self.fused else _unit(self.product or self.format, self.rounding)
+        return terms * step + product
+
     def __str__(self) -> str:
         facts = [str(self.format), self.rounding.mode]
         if not self.fused:
@@ -182,6 +237,11 @@ class Blocked(Accumulator):
         _set(self, "block", _positive("block", block))
         _set(self, "inner", inner if isinstance(inner, Sequential) else Sequential(inner))
         _set(self, "rounding", as_rounding(rounding))
+
+    def _log_growth(self, terms: int, initial: bool) -> float:
+        """A term of the first block passes the block's roundings and all of the outer sum's."""
+        inner = self.inner._log_growth(min(self.block, terms), False)
+        return inner + -(-terms // self.block) * _unit(self.format, self.rounding)
 
     def __str__(self) -> str:
         return f"blocked({self.format}, {self.rounding.mode}, {self.block} x {self.inner})"
@@ -265,6 +325,17 @@ class Pairwise(Accumulator):
         """The formats whose members it takes for a and for b; None for any number."""
         return self.inputs, self.inputs
 
+    def _log_growth(self, terms: int, initial: bool) -> float:
+        """A term passes one rounding a level of its tree, and one for every tree to be added."""
+        block = terms if self.block is None else self.block
+        roundings = max(math.ceil(math.log2(block)), 1)
+        if self.block is not None:
+            roundings += -(-terms // block)
+        elif initial:
+            roundings += 1
+        product = 0.0 if self.fused else _unit(self.product or self.format, self.rounding)
+        return roundings * _unit(self.format, self.rounding) + product
+
     def __str__(self) -> str:
         facts = [str(self.format), self.rounding.mode]
         if not self.fused:
@@ -329,6 +400,11 @@ class Exact(Accumulator):
     def input_formats(self) -> tuple[Format | None, Format | None]:
         """The formats whose members it takes for a and for b; None for any number."""
         return self.inputs, self.inputs
+
+    def _log_growth(self, terms: int, initial: bool) -> float:
+        """One rounding for every block."""
+        blocks = 1 if self.block is None else -(-terms // self.block)
+        return blocks * _unit(self.format, self.rounding)
 
     def __str__(self) -> str:
         blocks = "" if self.block is None else f", blocks of {self.block}"
@@ -474,6 +550,22 @@ class TensorCore(Accumulator):
         """How it rounds other numbers into its input formats by itself; None if it does not."""
         return self.converts
 
+    def _log_growth(self, terms: int, initial: bool) -> float:
+        """One truncation of all terms and one rounding for every block.
+
+        The largest of the block's terms, the accumulator among them, is at least the power of two
+        that they are aligned to (a scaled group of fp4 products at least a quarter of it):
+        truncation changes each by less than ``2**-fraction_bits`` of that one, which the sum of
+        magnitudes exceeds.  The largest itself is exact where its bits fit.  With w for all truncations
+        together, one block turns a sum of magnitudes S into at most ``(1 + w) (1 + e) S``.
+        """
+        a, b = self.inputs
+        exact = max(a.precision + b.precision - 2, self.initial.precision - 1) <= self.fraction_bits
+        count = -(-min(self.block, terms) // self.group) + (0 if exact and self.group == 1 else 1)
+        truncated = count * 2.0**-self.fraction_bits * (1 if self.group == 1 else 4)
+        step = math.log1p(truncated) + _unit(self.output, self.rounding)
+        return -(-terms // self.block) * step
+
     def __str__(self) -> str:
         facts = [f"{self.block} terms", f"{self.fraction_bits} bits", str(self.output)]
         return f"tensor core({', '.join([*facts, self.rounding.mode])})"
@@ -509,6 +601,10 @@ class ScaledCore:
     def input_formats(self) -> tuple[Format, Format]:
         """The formats of the elements of a and b."""
         return self.core.inputs
+
+    def error_bound(self, terms: int, *, initial: bool = False) -> float:
+        """As :meth:`Accumulator.error_bound`, for the scaled terms."""
+        return self.core.error_bound(terms, initial=initial)
 
     def __str__(self) -> str:
         return f"scaled {self.core}, {self.scale_block} to a scale in {self.scale}"
@@ -607,6 +703,20 @@ class FlooredCore(Accumulator):
         """How it rounds other numbers into its input formats by itself; None if it does not."""
         return self.converts
 
+    def _log_growth(self, terms: int, initial: bool) -> float:
+        """One truncation of all products, two or more floorings and one rounding for every block.
+
+        Every one of them changes what it is applied to by less than a unit behind the power of two
+        it is aligned to, which the largest term exceeds; an accumulator that is dropped is smaller
+        than ``2**-reach`` of it.
+        """
+        unit = 2.0**-self.fraction_bits
+        cut = min(self.block, terms) * unit + unit + 2.0**-self.sum_fraction_bits
+        cut += 2 * unit if self.halves else 0.0
+        cut += 0.0 if self.reach is None else 2.0**-self.reach
+        step = math.log1p(cut) + _unit(self.format, Rounding("rne"))
+        return -(-terms // self.block) * step
+
     def __str__(self) -> str:
         halves = ", halves" if self.halves else ""
         return f"floored core({self.block} terms{halves}, {self.fraction_bits} bits)"
@@ -684,6 +794,11 @@ class Promoted(Accumulator):
     def conversion(self) -> Rounding | None:
         """How it rounds other numbers into its input formats by itself; None if it does not."""
         return self.inner.conversion
+
+    def _log_growth(self, terms: int, initial: bool) -> float:
+        """A term of the first interval passes its roundings and all of the outer sum's."""
+        inner = self.inner._log_growth(min(self.interval, terms), False)
+        return inner + -(-terms // self.interval) * _unit(self.outer, self.rounding)
 
     def __str__(self) -> str:
         return f"promoted({self.outer}, {self.rounding.mode}, every {self.interval}: {self.inner})"
