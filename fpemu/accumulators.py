@@ -556,8 +556,9 @@ class TensorCore(Accumulator):
         The largest of the block's terms, the accumulator among them, is at least the power of two
         that they are aligned to (a scaled group of fp4 products at least a quarter of it):
         truncation changes each by less than ``2**-fraction_bits`` of that one, which the sum of
-        magnitudes exceeds.  The largest itself is exact where its bits fit.  With w for all truncations
-        together, one block turns a sum of magnitudes S into at most ``(1 + w) (1 + e) S``.
+        magnitudes exceeds.  The largest itself is exact where its bits fit.  With w for all
+        truncations together, one block turns a sum of magnitudes S into at most
+        ``(1 + w) (1 + e) S``.
         """
         a, b = self.inputs
         exact = max(a.precision + b.precision - 2, self.initial.precision - 1) <= self.fraction_bits
