@@ -1,4 +1,4 @@
-"""Random bits as a function of a key and a counter: Philox4x32-10.
+"""Random bits as a function of a key and a counter: Philox4x32-7.
 
 No state passes from one draw to the next, so that the bits of an element depend on its index alone,
 not on threads or on what was drawn before.
@@ -32,7 +32,7 @@ __all__ = [
 BLOCK_WORDS: Final = 2048
 """Words in a block of random bits."""
 
-_ROUNDS: Final = 10
+_ROUNDS: Final = 7  # the least that pass every test of the paper
 _COUNTERS: Final = BLOCK_WORDS // 4
 _MULTIPLIER_A: Final = np.uint32(0xD2511F53)
 _MULTIPLIER_C: Final = np.uint32(0xCD9E8D57)
