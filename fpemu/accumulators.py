@@ -57,6 +57,8 @@ class Accumulator:
     """
 
     format: Format
+    inputs: Format | tuple[Format, Format] | None = None
+    converts: Rounding | None = None
 
     @property
     def initial_format(self) -> Format:
@@ -66,12 +68,12 @@ class Accumulator:
     @property
     def input_formats(self) -> tuple[Format | None, Format | None]:
         """The formats whose members it takes for a and for b; None for any number."""
-        return None, None
+        return self.inputs if isinstance(self.inputs, tuple) else (self.inputs, self.inputs)
 
     @property
     def conversion(self) -> Rounding | None:
         """How it rounds other numbers into its input formats by itself; None if it does not."""
-        return None
+        return self.converts
 
     def error_bound(self, terms: int, *, initial: bool = False) -> float:
         """A bound of the error of an inner product, relative to the sum of its terms' magnitudes.
@@ -168,14 +170,9 @@ class Sequential(Accumulator):
         _set(self, "format", _formats.format(format))
         _set(self, "rounding", as_rounding(rounding))
         _set(self, "fused", bool(fused) and product is None)
-        _set(self, "product", None if product is None else _formats.format(product))
-        _set(self, "via", None if via is None else _formats.format(via))
-        _set(self, "inputs", None if inputs is None else _formats.format(inputs))
-
-    @property
-    def input_formats(self) -> tuple[Format | None, Format | None]:
-        """The formats whose members it takes for a and for b; None for any number."""
-        return self.inputs, self.inputs
+        _set(self, "product", _optional_format(product))
+        _set(self, "via", _optional_format(via))
+        _set(self, "inputs", _optional_format(inputs))
 
     def _log_growth(self, terms: int, initial: bool) -> float:
         """The first term passes every rounding of the sum, and that of its product."""
@@ -313,17 +310,12 @@ class Pairwise(Accumulator):
         _set(self, "format", _formats.format(format))
         _set(self, "rounding", as_rounding(rounding))
         _set(self, "fused", bool(fused) and product is None)
-        _set(self, "product", None if product is None else _formats.format(product))
-        _set(self, "block", None if block is None else _positive("block", block))
+        _set(self, "product", _optional_format(product))
+        _set(self, "block", _optional_positive("block", block))
         if flush not in (None, "signed", "positive"):
             raise ValueError(f"flush must be 'signed', 'positive' or None, not {flush!r}")
         _set(self, "flush", flush)
-        _set(self, "inputs", None if inputs is None else _formats.format(inputs))
-
-    @property
-    def input_formats(self) -> tuple[Format | None, Format | None]:
-        """The formats whose members it takes for a and for b; None for any number."""
-        return self.inputs, self.inputs
+        _set(self, "inputs", _optional_format(inputs))
 
     def _log_growth(self, terms: int, initial: bool) -> float:
         """A term passes one rounding a level of its tree, and one for every tree to be added."""
@@ -393,13 +385,8 @@ class Exact(Accumulator):
     ) -> None:
         _set(self, "format", _formats.format(format))
         _set(self, "rounding", as_rounding(rounding))
-        _set(self, "block", None if block is None else _positive("block", block))
-        _set(self, "inputs", None if inputs is None else _formats.format(inputs))
-
-    @property
-    def input_formats(self) -> tuple[Format | None, Format | None]:
-        """The formats whose members it takes for a and for b; None for any number."""
-        return self.inputs, self.inputs
+        _set(self, "block", _optional_positive("block", block))
+        _set(self, "inputs", _optional_format(inputs))
 
     def _log_growth(self, terms: int, initial: bool) -> float:
         """One rounding for every block."""
@@ -505,7 +492,7 @@ class TensorCore(Accumulator):
         _set(self, "initial", _formats.format(output if initial is None else initial))
         _set(self, "order", None if order is None else tuple(order))
         _set(self, "group", _positive("group", group))
-        _set(self, "converts", None if conversion is None else as_rounding(conversion))
+        _set(self, "converts", _optional_rounding(conversion))
         self._check()
 
     def _check(self) -> None:
@@ -539,16 +526,6 @@ class TensorCore(Accumulator):
     def initial_format(self) -> Format:
         """The format of what a sum may begin with."""
         return self.initial
-
-    @property
-    def input_formats(self) -> tuple[Format | None, Format | None]:
-        """The formats whose members it takes for a and for b."""
-        return self.inputs
-
-    @property
-    def conversion(self) -> Rounding | None:
-        """How it rounds other numbers into its input formats by itself; None if it does not."""
-        return self.converts
 
     def _log_growth(self, terms: int, initial: bool) -> float:
         """One truncation of all terms and one rounding for every block.
@@ -682,7 +659,7 @@ class FlooredCore(Accumulator):
         _set(self, "sum_fraction_bits", _positive("sum_fraction_bits", sum_fraction_bits))
         _set(self, "halves", bool(halves))
         _set(self, "reach", reach)
-        _set(self, "converts", None if conversion is None else as_rounding(conversion))
+        _set(self, "converts", _optional_rounding(conversion))
         bits = max(fraction_bits, sum_fraction_bits) + 3 + math.ceil(math.log2(block + 1))
         if bits > _EXACT_BITS:
             raise ValueError(f"sums take {bits} bits; at most {_EXACT_BITS} are summed exactly")
@@ -693,16 +670,6 @@ class FlooredCore(Accumulator):
     def format(self) -> Format:  # type: ignore[override]
         """The format of the results."""
         return _formats.format("float32")
-
-    @property
-    def input_formats(self) -> tuple[Format | None, Format | None]:
-        """The formats whose members it takes for a and for b."""
-        return self.inputs, self.inputs
-
-    @property
-    def conversion(self) -> Rounding | None:
-        """How it rounds other numbers into its input formats by itself; None if it does not."""
-        return self.converts
 
     def _log_growth(self, terms: int, initial: bool) -> float:
         """One truncation of all products, two or more floorings and one rounding for every block.
@@ -803,6 +770,18 @@ class Promoted(Accumulator):
 
     def __str__(self) -> str:
         return f"promoted({self.outer}, {self.rounding.mode}, every {self.interval}: {self.inner})"
+
+
+def _optional_format(format: FormatLike | None) -> Format | None:
+    return None if format is None else _formats.format(format)
+
+
+def _optional_rounding(rounding: RoundingLike | None) -> Rounding | None:
+    return None if rounding is None else as_rounding(rounding)
+
+
+def _optional_positive(name: str, value: Any) -> int | None:
+    return None if value is None else _positive(name, value)
 
 
 def _positive(name: str, value: Any) -> int:
