@@ -12,6 +12,7 @@ from fpemu.accumulators import (
     TensorCore,
 )
 from fpemu.arithmetic import add, divide, fma, multiply, sqrt, subtract
+from fpemu.arrays import Array, array
 from fpemu.codec import decode, encode, pack, unpack, values
 from fpemu.formats import Format, format
 from fpemu.linalg import dot, matmul
@@ -19,6 +20,7 @@ from fpemu.rounding import Rounding, round
 
 __all__ = [
     "Accumulator",
+    "Array",
     "Blocked",
     "Exact",
     "FlooredCore",
@@ -29,6 +31,7 @@ __all__ = [
     "Sequential",
     "TensorCore",
     "add",
+    "array",
     "decode",
     "devices",
     "divide",
