@@ -53,10 +53,11 @@ def _unit(format: Format, rounding: Rounding) -> float:
 class Accumulator:
     """What every accumulator tells of itself.
 
-    ``format`` is the format of its results.
+    ``format`` is the format of its results, ``rounding`` how they are rounded into it.
     """
 
     format: Format
+    rounding: Rounding
     inputs: Format | tuple[Format, Format] | None = None
     converts: Rounding | None = None
 
@@ -657,6 +658,7 @@ class FlooredCore(Accumulator):
         _set(self, "inputs", _formats.format(inputs))
         _set(self, "fraction_bits", _positive("fraction_bits", fraction_bits))
         _set(self, "sum_fraction_bits", _positive("sum_fraction_bits", sum_fraction_bits))
+        _set(self, "rounding", Rounding("rne"))
         _set(self, "halves", bool(halves))
         _set(self, "reach", reach)
         _set(self, "converts", _optional_rounding(conversion))
