@@ -1,6 +1,6 @@
 """fpemu: what the floating-point arithmetic of a machine does, bit for bit."""
 
-from fpemu import devices, formats, functions, jit, scaling
+from fpemu import devices, formats, functions, jit, reference, scaling
 from fpemu.accumulators import (
     Accumulator,
     Blocked,
@@ -45,6 +45,7 @@ __all__ = [
     "matmul",
     "multiply",
     "pack",
+    "reference",
     "round",
     "scaling",
     "sqrt",

@@ -33,7 +33,7 @@ import threading
 from collections.abc import Callable
 from fractions import Fraction
 from math import factorial
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 import mpmath
 import numpy as np
@@ -47,6 +47,9 @@ from fpemu.formats import Format, FormatLike
 from fpemu.parallel import inline
 from fpemu.rounding import Carrier, Rounding, RoundingLike
 
+if TYPE_CHECKING:
+    from fpemu.composed import layer_norm, rms_norm, softmax
+
 __all__ = [
     "erf",
     "exp",
@@ -54,19 +57,23 @@ __all__ = [
     "expm1",
     "gelu",
     "gelu_tanh",
+    "layer_norm",
     "log",
     "log1p",
     "log2",
     "reciprocal",
     "relu",
+    "rms_norm",
     "rsqrt",
     "sigmoid",
     "silu",
+    "softmax",
     "tanh",
 ]
 
 _MOST_PRECISION: Final = 24
 _MOST_RANDOM_BITS: Final = 20  # more would send too many elements to mpmath
+_COMPOSED: Final = ("layer_norm", "rms_norm", "softmax")
 _Documented = TypeVar("_Documented", bound=Callable[..., Any])
 
 
@@ -1069,3 +1076,12 @@ def relu(
     array = _rounding.as_carrier(x)
     positive = np.where(array <= 0, array.dtype.type(0), array)
     return _rounding.round(positive, format, rounding, out=out)
+
+
+def __getattr__(name: str) -> Any:
+    """The functions that are composed of these; their module builds on this one."""
+    if name in _COMPOSED:
+        from fpemu import composed
+
+        return getattr(composed, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,28 +1,48 @@
-"""The judge: rounding and inner products in exact rational arithmetic, one number at a time.
+"""The judge: rounding, inner products and functions by their definitions, one number at a time.
 
 Nothing here shares code with the kernels.  Every function reads like the definition of what it
 computes and is as slow as that makes it; tests hold the kernels against it, and users can hold
 their own arithmetic and error bounds against it.
 
+What is rational is computed in exact rational arithmetic, and the rest in mpmath.  The precision of
+mpmath's global context plays no part in a result and is left as it was; as that context is not made
+for several threads, neither are the functions here.
+
 References
 ----------
-IEEE Std 754-2019, sections 4.3 (rounding), 6.3 (the sign of zero) and 7.4 (overflow).
+IEEE Std 754-2019, sections 4.3 (rounding), 6.3 (the sign of zero) and 7.4 (overflow).  C99, Annex F
+(special values of functions).  A. Ziv, Fast evaluation of elementary mathematical functions with
+correctly rounded last bit, ACM TOMS 17 (1991).
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import mpmath
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats
 from fpemu.formats import Format, FormatLike
 
-__all__ = ["decode_exact", "dot", "dot_exact", "members", "round_exact"]
+__all__ = [
+    "attention",
+    "decode_exact",
+    "dot",
+    "dot_exact",
+    "function",
+    "gelu",
+    "layer_norm",
+    "members",
+    "rms_norm",
+    "round_exact",
+    "softmax",
+]
 
 Number: TypeAlias = "Fraction | int | float | np.floating | np.integer | mpmath.mpf"
 
@@ -36,7 +56,7 @@ class RoundingLike(Protocol):
 
     @property
     def overflow(self) -> str:
-        """``"ieee"`` or ``"saturate"``."""
+        """``"ieee"``, ``"saturate"`` or ``"infinity"``."""
 
 
 _HALF: Final = Fraction(1, 2)
@@ -64,7 +84,7 @@ _TO_INTEGER: Final[dict[str, Callable[[Fraction], int]]] = {
     "rtn": math.floor,
     "rto": _odd,
 }
-_OVERFLOWS: Final = ("ieee", "saturate")
+_OVERFLOWS: Final = ("ieee", "saturate", "infinity")
 
 # No finite number of any format lies beyond these exponents.
 _FAR: Final = 4096
@@ -87,7 +107,7 @@ def round_exact(
     rounding : str or Rounding
         A mode (``"rne"``, ``"rna"``, ``"rnz"``, ``"rtz"``, ``"rtp"``, ``"rtn"``, ``"rto"``) or an
         object with attributes ``mode`` and ``overflow``.
-    overflow : {"ieee", "saturate"}, optional
+    overflow : {"ieee", "saturate", "infinity"}, optional
         Left out: that of `rounding` if it is an object, else ``"ieee"``.
 
     Returns
@@ -245,7 +265,7 @@ def _infinity(target: Format, negative: bool) -> float:
 def _overflowed(target: Format, negative: bool, mode: str, overflow: str) -> float:
     """The result for a finite number beyond the largest (IEEE 754-2019 §7.4)."""
     away = mode in ("rne", "rna", "rnz") or mode == ("rtn" if negative else "rtp")
-    if overflow == "saturate" or not away:
+    if overflow == "saturate" or not (away or overflow == "infinity"):
         return _signed(target.max_finite, negative)
     return _infinity(target, negative)
 
@@ -400,3 +420,585 @@ def dot(
     1.0078125
     """
     return round_exact(dot_exact(a, b), format, rounding, overflow)
+
+
+# --- functions of one number ---------------------------------------------------------------------
+
+_NAN: Final = math.nan
+_INF: Final = math.inf
+# The values at -inf, -0, +0 and +inf (C99, Annex F, where it has the function).
+_SPECIAL_VALUES: Final = {
+    "erf": (-1.0, -0.0, 0.0, 1.0),
+    "exp": (0.0, 1.0, 1.0, _INF),
+    "exp2": (0.0, 1.0, 1.0, _INF),
+    "expm1": (-1.0, -0.0, 0.0, _INF),
+    "gelu": (-0.0, -0.0, 0.0, _INF),
+    "gelu_tanh": (-0.0, -0.0, 0.0, _INF),
+    "log": (_NAN, -_INF, -_INF, _INF),
+    "log1p": (_NAN, -0.0, 0.0, _INF),
+    "log2": (_NAN, -_INF, -_INF, _INF),
+    "reciprocal": (-0.0, -_INF, _INF, 0.0),
+    "relu": (0.0, 0.0, 0.0, _INF),
+    "rsqrt": (_NAN, -_INF, _INF, 0.0),
+    "sigmoid": (0.0, 0.5, 0.5, 1.0),
+    "silu": (-0.0, -0.0, 0.0, _INF),
+    "sqrt": (_NAN, -0.0, 0.0, _INF),
+    "tanh": (-1.0, -0.0, 0.0, 1.0),
+}
+
+
+def _square_root(x: Fraction) -> Fraction | float | None:
+    if x < 0:
+        return _NAN
+    root = Fraction(math.isqrt(x.numerator), math.isqrt(x.denominator))
+    return root if root * root == x else None
+
+
+def _reciprocal_square_root(x: Fraction) -> Fraction | float | None:
+    root = _square_root(x)
+    return 1 / root if isinstance(root, Fraction) else root
+
+
+def _logarithm(x: Fraction) -> Fraction | float | None:
+    return _NAN if x < 0 else 0.0 if x == 1 else None
+
+
+def _logarithm_to_base_2(x: Fraction) -> Fraction | float | None:
+    if x > 0 and x == Fraction(2) ** _exponent(x):
+        return Fraction(_exponent(x)) or 0.0
+    return _logarithm(x)
+
+
+def _logarithm_of_1_plus(x: Fraction) -> Fraction | float | None:
+    return _NAN if x < -1 else -_INF if x == -1 else None
+
+
+# What is rational, infinite or undefined at a nonzero number; None elsewhere.
+_RATIONAL_VALUES: Final[dict[str, Callable[[Fraction], Fraction | float | None]]] = {
+    "exp2": lambda x: Fraction(2) ** x.numerator if x.denominator == 1 else None,
+    "log": _logarithm,
+    "log1p": _logarithm_of_1_plus,
+    "log2": _logarithm_to_base_2,
+    "reciprocal": lambda x: 1 / x,
+    "relu": lambda x: x if x > 0 else 0.0,
+    "rsqrt": _reciprocal_square_root,
+    "sqrt": _square_root,
+}
+# All other values: no formula cancels, and none makes the error of an intermediate result more than
+# 2**16 times as large where it is used.
+_DEFINITIONS: Final[dict[str, Callable[[Any], Any]]] = {
+    "erf": mpmath.erf,
+    "exp": mpmath.exp,
+    "exp2": lambda x: mpmath.exp(x * mpmath.log(2)),
+    "expm1": mpmath.expm1,
+    "gelu": lambda x: x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2,
+    "gelu_tanh": lambda x: (
+        x / (1 + mpmath.exp(-mpmath.sqrt(8 / mpmath.pi) * (x + 44715 * x**3 / 1000000)))
+    ),
+    "log": mpmath.log,
+    "log1p": mpmath.log1p,
+    "log2": lambda x: mpmath.log(x) / mpmath.log(2),
+    "rsqrt": lambda x: 1 / mpmath.sqrt(x),
+    "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "silu": lambda x: x / (1 + mpmath.exp(-x)),
+    "sqrt": mpmath.sqrt,
+    "tanh": mpmath.tanh,
+}
+
+# Far out a value is so near its limit that any number as near rounds alike.  An argument has at
+# most _FAR bits above and below the line: unless it is itself halfway between two neighbours of a
+# format or one of them, it is more than 2**-4150 away from those, and further than any of the
+# limits is from a value or from what stands for it.
+_FAR_OUT: Final = {"erf": 60, "gelu": 80, "gelu_tanh": 40}
+_USUALLY_FAR_OUT: Final = 3000
+_NOTHING: Final = Fraction(1, 2**8400)
+_FAR_VALUES: Final[dict[str, tuple[Callable[[Fraction], Fraction], ...]]] = {
+    **dict.fromkeys(("exp", "exp2"), (lambda _: _NOTHING, lambda _: 1 / _NOTHING)),
+    "expm1": (lambda _: _NOTHING - 1, lambda _: 1 / _NOTHING),
+    **dict.fromkeys(("erf", "tanh"), (lambda _: _NOTHING - 1, lambda _: 1 - _NOTHING)),
+    "sigmoid": (lambda _: _NOTHING, lambda _: 1 - _NOTHING),
+    **dict.fromkeys(
+        ("gelu", "gelu_tanh", "silu"), (lambda _: -_NOTHING, lambda x: x * (1 - _NOTHING))
+    ),
+}
+
+_FIRST_PRECISION: Final = 128
+_LAST_PRECISION: Final = 2**14
+_GUARD_BITS: Final = 32
+
+
+def function(
+    name: str,
+    x: Number,
+    format: FormatLike,
+    rounding: str | RoundingLike = "rne",
+    overflow: str | None = None,
+) -> float:
+    """The correctly rounded value of an elementary function.
+
+    Parameters
+    ----------
+    name : str
+        One of ``erf exp exp2 expm1 gelu gelu_tanh log log1p log2 reciprocal relu rsqrt sigmoid silu
+        sqrt tanh``, as :mod:`fpemu.functions` defines them.
+    x : Fraction, int, float or mpmath.mpf
+        The argument, taken exactly: any float, infinities, NaN and -0 included, or any ratio of
+        integers of at most 4096 bits.
+    format, rounding, overflow
+        As in :func:`round_exact`; any format, float64 included.
+
+    Returns
+    -------
+    float
+        The exact value rounded once.
+
+    Raises
+    ------
+    ValueError
+        If `name` is unknown, `x` has more bits, the value is NaN and the format has no NaN, or as
+        :func:`round_exact`.
+    TypeError
+        If `x` is not a real number.
+    ArithmeticError
+        If 16384 bits do not tell the value from a number where the rounding changes.  No such
+        argument is known.
+
+    Notes
+    -----
+    Ziv's strategy: mpmath encloses the value, in an ever higher precision until both ends of the
+    enclosure round alike.  That ends, as a value of a transcendental function is no number of a
+    format and not halfway between two, but at arguments that are known and treated as exact: at 0,
+    at 1 for the logarithms, at integers for exp2 and their counterparts for log2.  (For erf, gelu
+    and gelu_tanh this is believed, not proved.)  Square roots are exact where they are rational.
+
+    References
+    ----------
+    A. Ziv, ACM TOMS 17 (1991).  C99, Annex F.  A. Baker, Transcendental Number Theory, chapter 1
+    (the theorem of Lindemann and Weierstrass).
+
+    Examples
+    --------
+    >>> from fpemu.reference import function
+    >>> function("exp", 1, "float64"), function("exp", 1, "bfloat16", "rtz")
+    (2.718281828459045, 2.703125)
+    >>> function("tanh", 1e300, "float64"), function("tanh", 1e300, "float64", "rtz")
+    (1.0, 0.9999999999999999)
+    """
+    if name not in _SPECIAL_VALUES:
+        raise ValueError(f"function {name!r} is none of {', '.join(_SPECIAL_VALUES)}")
+    target = formats.format(format)
+    rounded = functools.partial(round_exact, format=target, rounding=rounding, overflow=overflow)
+    exact = _exact_argument(x, "x")
+    if isinstance(exact, Fraction):
+        value = _known_value(name, exact)
+        if value is None:
+            return _rounded_by_ziv(name, exact, rounded)
+    else:
+        value = _value_at_zero_or_infinity(name, exact)
+    if isinstance(value, float) and math.isnan(value) and not target.has_nan:
+        raise ValueError(f"{name}({x}) is nan, and format {target.name!r} has no NaN")
+    return rounded(value)
+
+
+def _exact_argument(x: Number, name: str) -> Fraction | float:
+    """`_exact`, for numbers that can be written out."""
+    exact = _exact(x)
+    if isinstance(exact, Fraction):
+        bits = max(exact.numerator.bit_length(), exact.denominator.bit_length())
+        if bits > _FAR:  # as are the numbers that stand for an mpf further out
+            raise ValueError(f"{name} is no ratio of integers of at most {_FAR} bits")
+    return exact
+
+
+def _value_at_zero_or_infinity(name: str, x: float) -> float:
+    at_minus_infinity, at_minus_zero, at_zero, at_infinity = _SPECIAL_VALUES[name]
+    if math.isnan(x):
+        return x
+    if math.isinf(x):
+        return at_infinity if x > 0 else at_minus_infinity
+    return at_minus_zero if math.copysign(1.0, x) < 0 else at_zero
+
+
+def _known_value(name: str, x: Fraction) -> Fraction | float | None:
+    """The value, or what rounds alike; None if it has to be enclosed."""
+    if name in _FAR_VALUES and abs(x) >= _FAR_OUT.get(name, _USUALLY_FAR_OUT):
+        below, above = _FAR_VALUES[name]
+        return above(x) if x > 0 else below(x)
+    rational = _RATIONAL_VALUES.get(name)
+    return None if rational is None else rational(x)
+
+
+def _rounded_by_ziv(name: str, x: Fraction, rounded: Callable[[Any], float]) -> float:
+    precision = _FIRST_PRECISION
+    while precision <= _LAST_PRECISION:
+        # Written out, zeros differ by their signs, and one NaN is as good as another.
+        ends = {repr(rounded(end)): end for end in _enclosure(name, x, precision)}
+        if len(ends) == 1:
+            return rounded(*ends.values())
+        precision *= 2
+    raise ArithmeticError(
+        f"{_LAST_PRECISION} bits do not tell how {name}({mpmath.nstr(_mpf(x))}) is to be rounded"
+    )
+
+
+def _enclosure(name: str, x: Fraction, precision: int) -> list[Any]:
+    """Numbers between the least and the greatest of which the value lies.
+
+    The argument is enclosed first, in case it has more bits; where the function has an extremum in
+    between, it is by less beyond both ends than they are widened.
+    """
+    with mpmath.workprec(precision + _GUARD_BITS):
+        arguments = {_mpf(x, "f"), _mpf(x, "c")}  # floor and ceiling, mostly the same
+        values = [_DEFINITIONS[name](argument) for argument in arguments]
+    with mpmath.workprec(2 * precision + _GUARD_BITS):
+        margin = mpmath.ldexp(1, -precision)
+        return [value * (1 + sign * margin) for value in values for sign in (-1, 1)]
+
+
+def _mpf(x: Fraction, towards: str = "n") -> Any:
+    """`x` rounded once to mpmath's working precision."""
+    parts = mpmath.libmp.from_rational(x.numerator, x.denominator, mpmath.mp.prec, towards)
+    return mpmath.mp.make_mpf(parts)
+
+
+# --- vectors, in any precision -------------------------------------------------------------------
+
+Vector: TypeAlias = "ArrayLike | Sequence[mpmath.mpf]"
+_Exact: TypeAlias = "NDArray[np.object_]"  # of Fractions
+
+_BITS_PER_DIGIT: Final = math.log2(10)
+_SPARE_BITS: Final = 32  # for the few errors of one unit that add up
+
+
+def softmax(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
+    """``exp(x) / sum(exp(x))`` along the last axis, to any number of digits.
+
+    Parameters
+    ----------
+    x : array_like of float or mpmath.mpf
+        Finite numbers, at least one-dimensional, taken exactly; integers and Fractions will do.
+    digits : int
+        The accuracy: the relative error of each component is at most ``10**-digits``.
+
+    Returns
+    -------
+    ndarray of mpmath.mpf
+        The shape of `x`.  What is computed further with these numbers is computed in the precision
+        of mpmath's context, which :func:`mpmath.workdps` sets.
+
+    Raises
+    ------
+    ValueError
+        If an element is infinite, NaN or no ratio of integers of at most 4096 bits (the message
+        names its index), `x` is a scalar or its last axis is empty, or `digits` is not positive.
+    TypeError
+        If an element is not a real number.
+
+    References
+    ----------
+    P. Blanchard, D. J. Higham, N. J. Higham, Accurately computing the log-sum-exp and softmax
+    functions, IMA J. Numer. Anal. 41 (2021).
+
+    Examples
+    --------
+    >>> import mpmath
+    >>> from fpemu.reference import softmax
+    >>> mpmath.nstr(softmax([0.0, 1.0])[1], 40)
+    '0.7310585786300048792511592418218362743651'
+    """
+    bits = _working_bits(digits)
+    return _by_rows(lambda row: _softmax(row, Fraction(1), bits), _exact_vectors(x, "x"))
+
+
+def _softmax(scores: Sequence[Fraction], square: Fraction, bits: int) -> list[Any]:
+    """The softmax of scores times the square root of `square`."""
+    top = max(scores)
+    # An exponential's relative error is its argument's absolute one.
+    more = _exponent_bits(max(top - score for score in scores) * (1 + square))
+    with mpmath.workprec(bits + more + len(scores).bit_length()):
+        factor = mpmath.sqrt(_mpf(square))
+        exponentials = [mpmath.exp(_mpf(score - top) * factor) for score in scores]
+        total = mpmath.fsum(exponentials)
+        return [exponential / total for exponential in exponentials]
+
+
+def layer_norm(
+    x: Vector,
+    epsilon: Number = 1e-5,
+    weight: Vector | None = None,
+    bias: Vector | None = None,
+    *,
+    digits: int = 50,
+) -> NDArray[np.object_]:
+    """``(x - mean(x)) / sqrt(var(x) + epsilon) * weight + bias`` along the last axis.
+
+    Parameters
+    ----------
+    x : array_like of float or mpmath.mpf
+        As for :func:`softmax`.
+    epsilon : float, Fraction or mpmath.mpf
+        A nonnegative number, taken exactly: 1e-5 is the float64 number next to ``10**-5``.
+    weight, bias : array_like of float or mpmath.mpf, optional
+        Vectors of as many elements as the last axis of `x` has; left out, 1 and 0.
+    digits : int
+        The accuracy: the error of each component is at most ``10**-digits`` times the sum of the
+        magnitudes of what is before the bias and the bias.  Without a bias it is thus relative.
+
+    Returns
+    -------
+    ndarray of mpmath.mpf
+        The shape of `x`; see :func:`softmax`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`softmax`, for any of the arguments; and if `weight` or `bias` has another shape,
+        or `epsilon` is negative or is 0 where the variance is.
+
+    References
+    ----------
+    J. L. Ba, J. R. Kiros, G. E. Hinton, Layer normalization, arXiv 1607.06450 (2016).
+
+    Examples
+    --------
+    >>> from fpemu.reference import layer_norm
+    >>> [float(z) for z in layer_norm([1.0, 2.0, 3.0, 6.0], epsilon=0.5, bias=[0.0, 0.0, 0.0, 1.0])]
+    [-1.0, -0.5, 0.0, 2.5]
+    """
+    return _normalised(x, epsilon, weight, bias, digits, centred=True)
+
+
+def rms_norm(
+    x: Vector,
+    epsilon: Number = 1e-5,
+    weight: Vector | None = None,
+    *,
+    digits: int = 50,
+) -> NDArray[np.object_]:
+    """``x / sqrt(mean(x**2) + epsilon) * weight`` along the last axis.
+
+    Parameters
+    ----------
+    x, epsilon, weight
+        As for :func:`layer_norm`.
+    digits : int
+        The accuracy: the relative error of each component is at most ``10**-digits``.
+
+    Returns
+    -------
+    ndarray of mpmath.mpf
+        The shape of `x`; see :func:`softmax`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`layer_norm`.
+
+    References
+    ----------
+    B. Zhang, R. Sennrich, Root mean square layer normalization, NeurIPS 2019.
+
+    Examples
+    --------
+    >>> from fpemu.reference import rms_norm
+    >>> [float(z) for z in rms_norm([1.0, -7.0], epsilon=0.0)]
+    [0.2, -1.4]
+    """
+    return _normalised(x, epsilon, weight, None, digits, centred=False)
+
+
+def _normalised(
+    x: Vector,
+    epsilon: Number,
+    weight: Vector | None,
+    bias: Vector | None,
+    digits: int,
+    *,
+    centred: bool,
+) -> NDArray[np.object_]:
+    bits, rows = _working_bits(digits), _exact_vectors(x, "x")
+    weights = _exact_parameter(weight, "weight", rows.shape[-1], 1)
+    biases = _exact_parameter(bias, "bias", rows.shape[-1], 0)
+    exact_epsilon = Fraction(_exact_finite(epsilon, "epsilon"))
+    if exact_epsilon < 0:
+        raise ValueError(f"epsilon must not be negative, as {epsilon} is")
+
+    def normalised_row(row: Sequence[Fraction]) -> list[Any]:
+        centre = _mean(row) if centred else Fraction(0)
+        deviations = [element - centre for element in row]
+        square = _mean([deviation**2 for deviation in deviations]) + exact_epsilon
+        if square == 0:
+            raise ValueError("epsilon is 0, and so are all deviations of a row: 0/0")
+        scaled = [d * factor for d, factor in zip(deviations, weights, strict=True)]
+        with mpmath.workprec(bits):
+            root = mpmath.sqrt(_mpf(square))
+            return [_mpf(d) / root + _mpf(b) for d, b in zip(scaled, biases, strict=True)]
+
+    return _by_rows(normalised_row, rows)
+
+
+def _mean(numbers: Sequence[Fraction]) -> Fraction:
+    return sum(numbers, Fraction(0)) / len(numbers)
+
+
+def gelu(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
+    """``x Phi(x)`` of each element, with the normal distribution function Phi.
+
+    Parameters
+    ----------
+    x : array_like of float or mpmath.mpf
+        As for :func:`softmax`.
+    digits : int
+        The accuracy: the relative error of each component is at most ``10**-digits``.
+
+    Returns
+    -------
+    ndarray of mpmath.mpf
+        The shape of `x`; see :func:`softmax`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`softmax`.
+
+    References
+    ----------
+    D. Hendrycks, K. Gimpel, Gaussian error linear units (GELUs), arXiv 1606.08415 (2016).
+
+    Examples
+    --------
+    >>> import mpmath
+    >>> from fpemu.reference import gelu
+    >>> mpmath.nstr(gelu([-1.0])[0], 40)
+    '-0.1586552539314570514147674543679620775221'
+    """
+    bits = _working_bits(digits)
+
+    def element_gelu(element: Fraction) -> Any:
+        # The relative error of erfc is its argument's times twice the argument's square.
+        with mpmath.workprec(bits + 2 * _exponent_bits(element)):
+            return _DEFINITIONS["gelu"](_mpf(element))
+
+    return _by_rows(lambda row: list(map(element_gelu, row)), _exact_vectors(x, "x"))
+
+
+def attention(
+    q: Vector, k: Vector, v: Vector, causal: bool = False, *, digits: int = 50
+) -> NDArray[np.object_]:
+    """``softmax(q k^T / sqrt(d)) v``, the softmax by rows.
+
+    Parameters
+    ----------
+    q : array_like of float or mpmath.mpf, shape (queries, d)
+        Elements as for :func:`softmax`.
+    k, v : array_like of float or mpmath.mpf, shapes (keys, d) and (keys, columns)
+        Keys and their values.
+    causal : bool
+        Whether query i attends to keys 0 to i alone; there must then be as many of both.
+    digits : int
+        The accuracy: with the weights z of a row, the error of each component is at most
+        ``10**-digits`` times ``sum_j z_j |v_j|``.
+
+    Returns
+    -------
+    ndarray of mpmath.mpf, shape (queries, columns)
+        See :func:`softmax`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`softmax`, for any of the arguments; and if they are not matrices whose shapes
+        match.
+
+    References
+    ----------
+    A. Vaswani et al., Attention is all you need, NeurIPS 2017, section 3.2.1.
+
+    Examples
+    --------
+    >>> from fpemu.reference import attention
+    >>> z = attention([[1.0], [0.0]], [[2.0], [2.0]], [[3.0], [5.0]], causal=True)
+    >>> z.astype(float)
+    array([[3.],
+           [4.]])
+    """
+    bits = _working_bits(digits)
+    queries, keys, values = _matrices(q, k, v, causal)
+    result = np.empty((queries.shape[0], values.shape[1]), object)
+    for i, query in enumerate(queries):
+        count = i + 1 if causal else len(keys)
+        scores = [sum(query * key, Fraction(0)) for key in keys[:count]]
+        weights = _softmax(scores, Fraction(1, len(query)), bits)
+        with mpmath.workprec(bits + count.bit_length()):
+            for j, column in enumerate(values[:count].T):
+                result[i, j] = mpmath.fdot(weights, map(_mpf, column))
+    return result
+
+
+def _matrices(q: Vector, k: Vector, v: Vector, causal: bool) -> tuple[_Exact, _Exact, _Exact]:
+    queries, keys, values = _exact_vectors(q, "q"), _exact_vectors(k, "k"), _exact_vectors(v, "v")
+    shapes = f"q {queries.shape}, k {keys.shape}, v {values.shape}"
+    if not queries.ndim == keys.ndim == values.ndim == 2:
+        raise ValueError(f"attention takes matrices, not shapes {shapes}")
+    if queries.shape[1] != keys.shape[1] or len(keys) != len(values) or len(keys) == 0:
+        raise ValueError(
+            f"shapes must be (queries, d), (keys, d) and (keys, columns), not {shapes}"
+        )
+    if causal and len(queries) != len(keys):
+        raise ValueError(f"causal attention takes as many queries as keys, not shapes {shapes}")
+    return queries, keys, values
+
+
+def _working_bits(digits: int) -> int:
+    if digits < 1:
+        raise ValueError(f"digits must be positive, not {digits}")
+    return math.ceil(digits * _BITS_PER_DIGIT) + _SPARE_BITS
+
+
+def _exponent_bits(x: Fraction) -> int:
+    """How many bits the integer part of a number has."""
+    return int(abs(x)).bit_length()
+
+
+def _exact_finite(x: Number, name: str) -> Fraction | float:
+    exact = _exact_argument(x, name)
+    if isinstance(exact, float) and not math.isfinite(exact):
+        raise ValueError(f"{name} is {x}, which is not a finite number")
+    return exact
+
+
+def _exact_vectors(x: Vector, name: str) -> _Exact:
+    """An array of Fractions, with a last axis that is not empty."""
+    array = np.asarray(x)
+    if array.dtype.kind in "fV" and np.can_cast(array.dtype, np.float64):
+        array = array.astype(np.float64)  # float16 and the types of ml_dtypes
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(f"{name} must hold vectors of at least one element, not {array.shape}")
+    exact = np.empty(array.shape, object)
+    for index, element in np.ndenumerate(array):
+        place = f"{name}[{', '.join(map(str, index))}]"
+        exact[index] = Fraction(_exact_finite(element, place))
+    return exact
+
+
+def _exact_parameter(
+    parameter: Vector | None, name: str, columns: int, default: int
+) -> Sequence[Fraction]:
+    if parameter is None:
+        return [Fraction(default)] * columns
+    exact = _exact_vectors(parameter, name)
+    if exact.shape != (columns,):
+        raise ValueError(
+            f"{name} has shape {exact.shape}, but the rows of x have {columns} elements"
+        )
+    return list(exact)
+
+
+def _by_rows(
+    function_of_row: Callable[[Sequence[Fraction]], list[Any]], x: _Exact
+) -> NDArray[np.object_]:
+    result = np.empty(x.shape, object)
+    rows = result.reshape(-1, x.shape[-1])
+    for i, row in enumerate(x.reshape(-1, x.shape[-1])):
+        rows[i] = function_of_row(list(row))
+    return result

@@ -1,4 +1,4 @@
-"""The judge judged: against ml_dtypes, against numpy, and against a search through all values."""
+"""The judge judged: against ml_dtypes, numpy, MPFR, and a search through all values."""
 
 import bisect
 import functools
@@ -7,6 +7,7 @@ import math
 from fractions import Fraction
 from types import SimpleNamespace
 
+import gmpy2
 import ml_dtypes
 import mpmath
 import numpy as np
@@ -14,9 +15,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpemu import formats
+from fpemu import formats, functions, reference
 from fpemu.formats import Format
-from fpemu.reference import decode_exact, dot, dot_exact, members, round_exact
+from fpemu.reference import (
+    attention,
+    decode_exact,
+    dot,
+    dot_exact,
+    function,
+    gelu,
+    layer_norm,
+    members,
+    rms_norm,
+    round_exact,
+    softmax,
+)
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import ALL_FORMATS, MODES, NAMED, UNUSUAL, label, rounded, rounding_points
 
@@ -428,3 +441,471 @@ def test_inner_products_of_other_things_are_value_errors():
         dot_exact([1.0, 2.0], [1.0, math.nan])
     with pytest.raises(ValueError, match=r"a\[0\] is -inf"):
         dot([-math.inf], [1.0], "float32")
+
+
+# --- functions of one number ---------------------------------------------------------------------
+
+NATIVE = {  # what MPFR rounds correctly by itself
+    "erf": gmpy2.erf,
+    "exp": gmpy2.exp,
+    "exp2": gmpy2.exp2,
+    "expm1": gmpy2.expm1,
+    "log": gmpy2.log,
+    "log1p": gmpy2.log1p,
+    "log2": gmpy2.log2,
+    "reciprocal": lambda x: 1 / x,
+    "rsqrt": gmpy2.rec_sqrt,
+    "sqrt": gmpy2.sqrt,
+    "tanh": gmpy2.tanh,
+}
+COMPOSITE = {  # with relative errors far below 2**-64 of what the precision gives
+    "gelu": lambda x: x * gmpy2.erfc(-x / gmpy2.sqrt(gmpy2.mpfr(2))) / 2,
+    "gelu_tanh": lambda x: (
+        x / (1 + gmpy2.exp(-2 * gmpy2.sqrt(2 / gmpy2.const_pi()) * x * (1 + 44715 * x * x / 10**6)))
+    ),
+    "sigmoid": lambda x: 1 / (1 + gmpy2.exp(-x)),
+    "silu": lambda x: x / (1 + gmpy2.exp(-x)),
+}
+FUNCTIONS = (*NATIVE, *COMPOSITE, "relu")
+EXTREMES = (1e300, 1e200, 1e10, 3001.0, 2999.0, 81.0, 79.0, 61.0, 59.0, 41.0, 39.0, 1e-300, 5e-324)
+
+
+def fraction(number):
+    return Fraction(*map(int, number.as_integer_ratio()))
+
+
+@functools.cache
+def native(name, x):
+    """The value or what rounds alike.
+
+    MPFR gives the neighbours of 200 bits.  A rounding changes at numbers of 54 bits at most, and
+    there is none between those; beyond the exponents of the context any numbers will do.
+    """
+    ends = []
+    for direction in (gmpy2.RoundDown, gmpy2.RoundUp):
+        with gmpy2.context(precision=200, emin=-5000, emax=5000, round=direction):
+            end = NATIVE[name](gmpy2.mpfr(x, 53))
+            assert not gmpy2.is_nan(end)
+            ends.append(fraction(end) if gmpy2.is_finite(end) else None)
+    low, high = (end if end is not None else 2 * sum(filter(None, ends)) for end in ends)
+    return (low + high) / 2 or 0.0
+
+
+@functools.cache
+def composite(name, x, precision):
+    with gmpy2.context(precision=precision, emin=-(10**6), emax=10**6):
+        return fraction(COMPOSITE[name](gmpy2.mpfr(x, 53)))
+
+
+def by_mpfr(name, x, format, mode):
+    if name in NATIVE:
+        return round_exact(native(name, x), format, mode)
+    for precision in (200, 1000, 5000, 20000):
+        margin = Fraction(1, 2 ** (precision - 64))
+        ends = [composite(name, x, precision) * (1 + e) for e in (-margin, margin)]
+        low, high = (round_exact(end, format, mode) for end in ends)
+        if (low, math.copysign(1, low)) == (high, math.copysign(1, high)):
+            return low
+    raise AssertionError(f"20000 bits do not tell {name}({x}) from a member or midpoint")
+
+
+def arguments(name, count):
+    """Arguments of every size, and some whose values lie next to a number of 11 or 12 bits."""
+    generator = np.random.default_rng(FUNCTIONS.index(name))
+    x = np.concatenate(
+        [
+            generator.normal(0, 3, count),
+            2.0 ** generator.uniform(-40, 8, count) * generator.choice([-1, 1], count),
+            2.0 ** np.arange(-1074, 1024, 150),
+            1 + np.arange(-3, 4) * 2.0**-52,
+            np.arange(-9.0, 10.0),
+            0.25 * np.arange(1, 9),
+            np.log(1 + np.arange(1, 9) / 2048),
+            np.sqrt(1 + np.arange(1, 9) / 2048),
+            EXTREMES,
+            np.negative(EXTREMES),
+        ]
+    )
+    x = x[x != 0]
+    least = {"log": 0.0, "log2": 0.0, "sqrt": 0.0, "rsqrt": 0.0, "log1p": -1.0}.get(name, -math.inf)
+    return np.where(x > least, x, np.abs(x)).tolist()
+
+
+@pytest.mark.parametrize("format", ["float64", "float32", "float16", "e8m4", "e11m9"])
+@pytest.mark.parametrize("name", NATIVE)
+def test_functions_are_what_mpfr_encloses(name, format):
+    x = arguments(name, 25)
+    for mode in MODES if format == "float64" else ("rne", "rto"):
+        expected = [by_mpfr(name, value, format, mode) for value in x]
+        assert_same_bits([function(name, value, format, mode) for value in x], expected, x, mode)
+
+
+@pytest.mark.parametrize("name", COMPOSITE)
+def test_functions_that_mpfr_has_not_are_what_it_encloses(name):
+    x = [value for value in arguments(name, 30) if abs(value) < 3500 and abs(value) > 1e-150]
+    if name.startswith("gelu"):
+        x = [value for value in x if abs(value) < (45 if name == "gelu_tanh" else 100)]
+    for format, mode in (
+        ("float64", "rne"),
+        ("float64", "rto"),
+        ("float16", "rtp"),
+        ("e8m4", "rnz"),
+    ):
+        expected = [by_mpfr(name, value, format, mode) for value in x]
+        assert_same_bits([function(name, value, format, mode) for value in x], expected, x, mode)
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "sqrt"])
+def test_functions_are_the_kernels(name):
+    x = np.array([*arguments(name, 250), 0.0, -0.0, math.inf, -math.inf, math.nan, -2.0, -1.0])
+    cases = [("float32", "rne"), ("bfloat16", "rtp"), ("float8_e4m3fn", "rto"), ("e5m7", "rna")]
+    cases += [("float8_e8m0fnu", "rne"), ("binary6p3uf", "rtn"), ("float8_e5m2fnuz", "rnz")]
+    for i, (format, mode) in enumerate(cases):
+        some = x if i == 0 else x[i::3]
+        actual = [function(name, value, format, mode) for value in some.tolist()]
+        assert_same_bits(actual, getattr(functions, name)(some, format, mode), some, (format, mode))
+
+
+@pytest.mark.parametrize("name", ["log", "sqrt", "rsqrt", "log1p", "log2"])
+def test_a_value_that_is_nan_in_a_format_without_nan_is_a_value_error(name):
+    with pytest.raises(ValueError, match=rf"{name}\(-2.0\) is nan.*float4_e2m1fn"):
+        function(name, -2.0, "float4_e2m1fn")
+
+
+def test_functions_check_their_arguments():
+    with pytest.raises(ValueError, match=r"'add'.*erf, exp, .*tanh"):
+        function("add", 1.0, "float16")
+    with pytest.raises(ValueError, match=r"exp\(nan\) is nan.*float4_e2m1fn"):
+        function("exp", math.nan, "float4_e2m1fn")
+    with pytest.raises(ValueError, match="'sr'"):
+        function("exp", 1.0, "float16", "sr")
+    with pytest.raises(TypeError, match="str"):
+        function("exp", "1", "float16")
+
+
+def test_square_roots_at_the_ends_of_their_domain():
+    assert_same_bits([function("sqrt", x, "float64") for x in (0.0, -0.0)], [0.0, -0.0])
+    assert function("sqrt", math.inf, "float64") == math.inf
+    assert math.isnan(function("sqrt", -math.inf, "float64"))
+    assert math.isnan(function("sqrt", -5e-324, "float64"))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_exact_values_are_themselves_in_every_mode(mode):
+    for name, x, value in (
+        ("exp2", -1074.0, 5e-324),
+        ("exp2", 1023, 2.0**1023),
+        ("log2", 2.0**-1074, -1074.0),
+        ("log2", Fraction(1, 2**2000), -2000.0),
+        ("log2", 1.0, 0.0),
+        ("log", 1.0, 0.0),
+        ("sqrt", Fraction(9, 64), 0.375),
+        ("rsqrt", Fraction(9, 64), 8 / 3),
+        ("rsqrt", Fraction(64, 9), 0.375),
+        ("reciprocal", Fraction(3, 2), 2 / 3),
+        ("relu", Fraction(2, 3), 2 / 3),
+    ):
+        if value in (8 / 3, 2 / 3):
+            value = round_exact(Fraction(8 if value > 1 else 2, 3), "float64", mode)
+        assert_same_bits(function(name, x, "float64", mode), value, about=(name, x))
+
+
+def test_overflow_of_functions_is_the_roundings():
+    saturating = SimpleNamespace(mode="rne", overflow="saturate")
+    assert function("exp", 1e300, "float16", saturating) == 65504.0
+    assert function("exp", 1e300, "float16", saturating, "ieee") == math.inf
+    assert function("exp", 12.0, "float16", "rtz") == 65504.0
+    assert math.isnan(function("exp", 12.0, "float8_e4m3fn"))
+
+
+def test_arguments_of_any_type_are_taken_exactly():
+    with mpmath.workprec(300):
+        beside_1 = 1 + mpmath.ldexp(1, -250)
+    assert function("log", beside_1, "float64") == 2.0**-250
+    assert function("log", Fraction(10) ** 1000, "float64") == 1000 * math.log(10)
+    assert function("log1p", Fraction(1, 2**3000) - 1, "float64") == -3000 * math.log(2)
+    assert function("log1p", Fraction(1, 3**2000), "float64", "rtp") == 5e-324
+    assert function("reciprocal", 3**700, "float64") == 1 / 3**700
+    for value in (np.float32(0.1), np.float64(0.1), mpmath.mpf(0.1), Fraction(0.1)):
+        exact = Fraction(float(value))
+        assert function("tanh", value, "float64") == function("tanh", exact, "float64")
+    # A third lies between any two floats, and so does its exponential.
+    below, above = math.nextafter(1 / 3, 0), math.nextafter(1 / 3, 1)
+    for mode in MODES:
+        value = function("exp", Fraction(1, 3), "float64", mode)
+        assert function("exp", below, "float64", mode) <= value
+        assert value <= function("exp", above, "float64", mode)
+
+
+def test_silu_and_gelu_of_arguments_with_many_bits_near_their_minimum():
+    # silu' = 0 where x = -(1 + exp(-x)); neighbours enclose the extremum.
+    with mpmath.workdps(60):
+        x = mpmath.findroot(lambda x: 1 + mpmath.exp(-x) + x * mpmath.exp(-x), -1.278)
+        expected = x / (1 + mpmath.exp(-x))
+    third = Fraction(*map(int, mpmath.libmp.to_rational(x._mpf_))) + Fraction(1, 3 * 2**180)
+    assert function("silu", third, "float64") == round_exact(expected, "float64")
+
+
+@pytest.mark.parametrize(
+    "x", [2**4097, Fraction(1, 3**4000), mpmath.ldexp(1, 10**12), mpmath.ldexp(-1, -(10**12))]
+)
+def test_arguments_that_cannot_be_written_out_are_value_errors(x):
+    with pytest.raises(ValueError, match="x is no ratio of integers of at most 4096 bits"):
+        function("log1p", x, "float64")
+
+
+def test_far_arguments_round_as_those_just_before_them():
+    for name in ("exp", "exp2", "expm1", "sigmoid", "silu", "tanh", "erf", "gelu", "gelu_tanh"):
+        far = reference._FAR_OUT.get(name, reference._USUALLY_FAR_OUT)
+        for mode, sign in itertools.product(("rne", "rtz", "rtp", "rtn"), (1, -1)):
+            if name in ("silu", "gelu", "gelu_tanh") and sign > 0:
+                x = [sign * far, math.nextafter(far, 0)]
+                drop = mode in ("rtz", "rtn")
+                expected = [math.nextafter(value, 0) if drop else value for value in x]
+            else:
+                x = [sign * far, sign * math.nextafter(far, 0)]
+                expected = [function(name, x[1], "float64", mode)] * 2
+            assert_same_bits([function(name, value, "float64", mode) for value in x], expected, x)
+
+
+def test_a_value_that_no_precision_tells_from_a_boundary_ends_in_an_error(monkeypatch):
+    monkeypatch.setattr(reference, "_LAST_PRECISION", 1024)
+    assert function("log2", 8.0, "float16", "rtz") == 3.0
+    monkeypatch.delitem(reference._RATIONAL_VALUES, "log2")
+    with pytest.raises(ArithmeticError, match=r"1024 bits.*log2\(8.0\)"):
+        function("log2", 8.0, "float16", "rtz")
+
+
+def test_functions_neither_use_nor_change_mpmaths_precision():
+    x = [0.1, 0.5, 0.7]
+    expected = [function(name, 0.7, "float64") for name in FUNCTIONS]
+    vectors = [softmax(x), layer_norm(x), rms_norm(x), gelu(x), attention([x], [x], [x])]
+    with mpmath.workprec(7):
+        assert [function(name, 0.7, "float64") for name in FUNCTIONS] == expected
+        again = [softmax(x), layer_norm(x), rms_norm(x), gelu(x), attention([x], [x], [x])]
+        assert mpmath.mp.prec == 7
+    assert mpmath.mp.prec == 53
+    for before, after in zip(vectors, again, strict=True):
+        assert (before == after).all()
+        assert {type(z) for z in before.ravel()} == {mpmath.mpf}
+
+
+# --- vectors --------------------------------------------------------------------------------------
+
+
+def assert_within(actual, expected, digits, scale=None):
+    """Componentwise |actual - expected| <= 10**-digits scale, that of `expected` if left out."""
+    with mpmath.workdps(digits + 400):
+        for i, (got, wanted) in enumerate(zip(np.ravel(actual), np.ravel(expected), strict=True)):
+            size = abs(wanted) if scale is None else np.ravel(scale)[i]
+            assert abs(got - wanted) <= size * mpmath.mpf(10) ** -digits, (i, got, wanted)
+
+
+NASTY = [0.1, -0.1, 1e-300, 5e-324, 700.25, -700.0, 1e5, 99999.5, -1e4]
+
+
+def test_softmax_sums_to_1():
+    for x in (NASTY, [0.0], [3.0] * 7, np.random.default_rng(0).normal(0, 30, 200)):
+        z = softmax(x)
+        with mpmath.workdps(80):
+            assert abs(mpmath.fsum(z) - 1) < mpmath.mpf(10) ** -49
+    with mpmath.workdps(150):
+        assert abs(mpmath.fsum(softmax(NASTY, digits=120)) - 1) < mpmath.mpf(10) ** -119
+
+
+def test_softmax_of_two_is_the_logistic_function():
+    for difference in (0.0, 1.0, -0.3, 1e-20, 800.0, -1e6, 1e300):
+        with mpmath.workdps(400):
+            expected = 1 / (1 + mpmath.exp(mpmath.mpf(difference)))
+        assert_within(softmax([0.0, difference])[0], expected, 50)
+
+
+def test_softmax_does_not_change_with_a_shift():
+    x = np.arange(-5, 6) / 8
+    assert (softmax(x) == softmax(x + 2.0**40)).all()
+    assert not (softmax(x) == softmax(x * 2)).any()
+    ratio = softmax([5e-324, 0.0])
+    with mpmath.workdps(400):
+        assert abs((ratio[0] / ratio[1] - 1) - mpmath.mpf(5e-324)) < mpmath.mpf(10) ** -49
+
+
+def test_vector_functions_reach_the_digits_they_promise():
+    matrix = np.random.default_rng(1).normal(0, 8, (4, 4))
+    with mpmath.workdps(300):
+        one_root = [1 + mpmath.mpf(10) ** -i for i in range(1, 200, 50)]
+    for f in (softmax, gelu, rms_norm, layer_norm):
+        for x in (NASTY, np.array(NASTY) * 1e200, one_root, matrix):
+            for digits in (5, 50):
+                assert_within(f(x, digits=digits), f(x, digits=digits + 60), digits)
+    low = attention(matrix, matrix, matrix)
+    weights = attention(matrix, matrix, np.abs(matrix), digits=110)
+    assert_within(low, attention(matrix, matrix, matrix, digits=110), 50, scale=weights)
+
+
+def test_layer_norm_of_known_vectors():
+    with mpmath.workdps(80):
+        root = mpmath.sqrt(mpmath.mpf(3) / 2)
+        zero = mpmath.mpf(0)
+        expected = [-root, zero, root]
+    assert_within(layer_norm([1e16, 1e16 + 2, 1e16 + 4], 0), expected, 50)
+    assert_within(layer_norm([-1.0, 1.0], 3.0), [mpmath.mpf(-0.5), mpmath.mpf(0.5)], 50)
+    assert_within(layer_norm([7.0]), [zero], 50)
+    scaled = layer_norm(
+        [[1.0, 2.0, 3.0, 6.0]] * 2, 0.5, [2.0, 1.0, 5.0, 0.5], [0.5, 0.0, -1.0, 0.0]
+    )
+    assert scaled.shape == (2, 4)
+    assert_within(scaled, list(map(mpmath.mpf, (-1.5, -0.5, -1.0, 0.75))) * 2, 50)
+
+
+def test_layer_norm_has_mean_zero_and_rms_norm_the_mean_square_1():
+    x = np.random.default_rng(2).normal(1e6, 1.0, 50)
+    with mpmath.workdps(80):
+        assert abs(mpmath.fsum(layer_norm(x))) < mpmath.mpf(10) ** -47
+        for z in (layer_norm(x, 0.0), rms_norm(x, epsilon=0.0)):
+            assert abs(mpmath.fdot(z, z) / 50 - 1) < mpmath.mpf(10) ** -48
+
+
+def test_rms_norm_of_known_vectors():
+    with mpmath.workdps(80):
+        expected = [3 / mpmath.sqrt(mpmath.mpf("12.5")), -8 / mpmath.sqrt(mpmath.mpf("12.5"))]
+        exact_epsilon = 3 / mpmath.sqrt(9 + mpmath.mpf(10) ** -5)
+    assert_within(rms_norm([3.0, 4.0], 0.0, [1.0, -2.0]), expected, 50)
+    assert_within(rms_norm([3.0], Fraction(1, 10**5)), [exact_epsilon], 50)
+    with pytest.raises(AssertionError):
+        assert_within(rms_norm([3.0]), [exact_epsilon], 50)
+
+
+def test_gelu_is_the_normal_distributions():
+    x = [0.0, 1.0, 0.5, 3.0, 1e-300, 12.0, 40.0, 1e10]
+    positive, negative = gelu(x), gelu(np.negative(x))
+    with mpmath.workdps(80):
+        expected = [value * mpmath.ncdf(mpmath.mpf(value)) for value in x[:4]]
+        sums = [a - b for a, b in zip(positive, negative, strict=True)]
+        differences = [a + b for a, b in zip(positive[:4], negative[:4], strict=True)]
+        odd = [value * mpmath.erf(value / mpmath.sqrt(2)) for value in map(mpmath.mpf, x[:4])]
+    assert_within(positive[:4], expected, 50)
+    assert_within(sums, list(map(mpmath.mpf, x)), 49)
+    assert_within(differences, odd, 48)
+    with gmpy2.context(precision=400):
+        tail = -20 * gmpy2.erfc(40 / gmpy2.sqrt(gmpy2.mpfr(2)))
+        assert abs(gmpy2.mpfr(mpmath.nstr(negative[6], 60)) / tail - 1) < 1e-50
+
+
+def test_attention_to_one_key_is_its_value():
+    v = [[0.1, -7.0, 1e300]]
+    assert_within(
+        attention([[1.0, 2.0], [3.0, -1e5]], [[5.0, 6.0]], v), [*map(mpmath.mpf, v[0])] * 2, 50
+    )
+
+
+def test_attention_is_softmax_of_scaled_scores():
+    generator = np.random.default_rng(3)
+    q, k, v = (generator.normal(size=shape) for shape in ((2, 4), (3, 4), (3, 5)))
+    result = attention(q, k, v)
+    assert result.shape == (2, 5)
+    for i in range(2):
+        # The root of 4 is exact.
+        scores = [dot_exact(q[i], key) / 2 for key in k]
+        weights = softmax(scores, digits=60)
+        with mpmath.workdps(70):
+            expected = [mpmath.fdot(weights, map(mpmath.mpf, column)) for column in v.T.tolist()]
+        assert_within(result[i], expected, 50, scale=[mpmath.mpf(10)] * 5)
+    equal = attention([[3.0]], [[2.0]] * 4, [[1.0], [2.0], [4.0], [5.0]])
+    assert_within(equal, [mpmath.mpf(3)], 50)
+
+
+def test_causal_attention_sees_no_later_key():
+    generator = np.random.default_rng(4)
+    q, k, v = (generator.normal(size=(4, 3)) for _ in range(3))
+    causal = attention(q, k, v, causal=True)
+    for i in range(4):
+        assert (causal[i] == attention(q[i : i + 1], k[: i + 1], v[: i + 1])[0]).all()
+    assert not (causal[2] == attention(q, k, v)[2]).any()
+
+
+def test_vector_functions_agree_with_float64():
+    generator = np.random.default_rng(5)
+    x, weight, bias = generator.normal(size=(3, 40)) * 3, *generator.normal(size=(2, 40))
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    z = e / e.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(softmax(x).astype(float), z, rtol=1e-14)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    normal = centred / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
+    actual = layer_norm(x, weight=weight, bias=bias).astype(float)
+    np.testing.assert_allclose(actual, normal * weight + bias, rtol=1e-13, atol=1e-14)
+    root = np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(rms_norm(x, weight=weight).astype(float), x / root * weight, 1e-13)
+    expected = [value / 2 * math.erfc(-value / math.sqrt(2)) for value in x.ravel()]
+    np.testing.assert_allclose(gelu(x).astype(float).ravel(), expected, rtol=1e-12)
+    scores = x @ x.T / math.sqrt(40)
+    e = np.exp(scores - scores.max(axis=1, keepdims=True))
+    expected = (e / e.sum(axis=1, keepdims=True)) @ x
+    np.testing.assert_allclose(attention(x, x, x).astype(float), expected, rtol=1e-12)
+
+
+def test_vectors_of_any_type_are_taken_exactly():
+    x = [0.5, -3.0, 1.0]
+    for same in (
+        np.array(x, np.float16),
+        np.array(x, np.float32),
+        np.array(x, ml_dtypes.bfloat16),
+        np.array(x, ml_dtypes.float8_e4m3fn),
+        np.array(x, np.longdouble),
+        list(map(mpmath.mpf, x)),
+        list(map(Fraction, x)),
+        tuple(x),
+    ):
+        assert (softmax(same) == softmax(x)).all()
+    assert (softmax([2**60 + 1, 2**60]) == softmax([1, 0])).all()
+    with mpmath.workdps(60):
+        third = mpmath.mpf(1) / 3
+    assert softmax([third, 0.0])[0] != softmax([1 / 3, 0.0])[0]
+    assert softmax(np.zeros((2, 3, 4))).shape == (2, 3, 4)
+
+
+@pytest.mark.parametrize("f", [softmax, layer_norm, rms_norm, gelu], ids=lambda f: f.__name__)
+def test_vectors_that_are_not_finite_or_none_are_value_errors(f):
+    with pytest.raises(ValueError, match=r"x\[1\] is nan"):
+        f([1.0, math.nan])
+    with pytest.raises(ValueError, match=r"x\[1, 0\] is -inf"):
+        f(np.array([[1.0, 2.0], [-math.inf, 3.0]]))
+    with pytest.raises(ValueError, match=r"x\[0\] is \+inf"):
+        f([mpmath.inf])
+    with pytest.raises(ValueError, match=r"x\[1\] is no ratio"):
+        f([mpmath.mpf(1), mpmath.ldexp(1, 10**12)])
+    with pytest.raises(ValueError, match=r"\(2, 0\)"):
+        f(np.empty((2, 0)))
+    with pytest.raises(ValueError, match=r"\(\)"):
+        f(1.0)
+    with pytest.raises(ValueError, match="digits must be positive, not 0"):
+        f([1.0], digits=0)
+    with pytest.raises(TypeError, match="NoneType"):
+        f([1.0, None])
+
+
+def test_norms_check_their_parameters():
+    for f in (layer_norm, rms_norm):
+        with pytest.raises(ValueError, match=r"epsilon .*-1"):
+            f([1.0, 2.0], -1.0)
+        with pytest.raises(ValueError, match="epsilon is nan"):
+            f([1.0, 2.0], math.nan)
+        with pytest.raises(ValueError, match="epsilon is 0"):
+            f([0.0, 0.0], 0.0)
+        with pytest.raises(ValueError, match=r"weight has shape \(3,\).*2"):
+            f([1.0, 2.0], weight=[1.0] * 3)
+    with pytest.raises(ValueError, match=r"bias\[1\] is inf"):
+        layer_norm([1.0, 2.0], bias=[0.0, math.inf])
+
+
+def test_attention_checks_its_shapes():
+    one = [[1.0, 2.0]]
+    with pytest.raises(ValueError, match=r"matrices.*q \(2,\)"):
+        attention(one[0], one, one)
+    with pytest.raises(ValueError, match=r"k \(1, 1\)"):
+        attention(one, [[1.0]], one)
+    with pytest.raises(ValueError, match=r"v \(2, 2\)"):
+        attention(one, one, one * 2)
+    with pytest.raises(ValueError, match="causal"):
+        attention(one, one * 2, one * 2, causal=True)
+    with pytest.raises(ValueError, match=r"v\[0, 1\] is nan"):
+        attention(one, one, [[1.0, math.nan]])
