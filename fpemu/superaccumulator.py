@@ -167,6 +167,16 @@ def _product_kernel(mode: int) -> Callable[..., None]:
     return cast(Callable[..., None], exact_range)
 
 
+def _last_bit(x: Carrier) -> int:
+    """The exponent of the lowest bit that is set in any of the finite numbers; 0 without one."""
+    fractions, exponents = np.frexp(x[x != 0].astype(np.float64))
+    if fractions.size == 0:
+        return 0
+    integers = np.ldexp(fractions, _FLOAT64_BITS).astype(np.int64)
+    lowest = np.frexp((integers & -integers).astype(np.float64))[1] - 1
+    return int(np.min(exponents + lowest)) - _FLOAT64_BITS
+
+
 def _float64_product(operands: Operands) -> NDArray[np.float64] | None:
     """The exact product, if no sum needs more bits than float64 has.
 
@@ -174,7 +184,13 @@ def _float64_product(operands: Operands) -> NDArray[np.float64] | None:
     """
     if not operands.narrow:
         return None
-    exponent = operands.last_bit_exponent(with_initial=True)
+    if not all(np.isfinite(x).all() for x in (operands.a, operands.b)):
+        return None
+    exponent = _last_bit(operands.a) + _last_bit(operands.b)
+    if operands.initial is not None:
+        if not np.isfinite(operands.initial).all():
+            return None
+        exponent = min(exponent, _last_bit(operands.initial))
     greatest = [float(np.max(np.abs(x), initial=0.0)) for x in (operands.a, operands.b)]
     bound = max(operands.a.shape[2], 1) * greatest[0] * greatest[1]
     if operands.initial is not None:

@@ -194,7 +194,7 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
                             stack, factors, 1, least, target, mode, fused, way, flush, digits,
                             element, first // block, OUTER, key, unused,
                         )  # fmt: skip
-                    elif block == 1 and fused:  # a lone product is still to be rounded
+                    elif block == 1:  # a lone product is still to be rounded
                         for j in range(_COLUMNS):
                             if mode >= SR:
                                 random = philox.step_bits(element + j, 0, INNER, key, unused)

@@ -1,0 +1,288 @@
+"""Every matrix unit against an independent exact oracle, and what is known of real machines."""
+
+import itertools
+import math
+
+import numba
+import numpy as np
+import pytest
+
+import fpemu
+from fpemu import devices, scaling
+from fpemu.accumulators import ScaledCore
+from tests.oracle.bits import assert_same_bits
+from tests.oracle.units import UNITS, promoted
+
+ORDINARY = [name for name in devices.list() if name in UNITS and "mxf" not in name]
+SCALED = [name for name in devices.list() if "mxf" in name]
+SATURATED = fpemu.Rounding(overflow="saturate")
+
+
+def test_every_unit_has_an_oracle():
+    promoted_units = {name for name in devices.list() if "promoted" in name}
+    exact_units = {name for name in UNITS if name.startswith("kulisch")}
+    assert set(devices.list()) - promoted_units == set(UNITS) - exact_units
+
+
+def near_one(generator, format, shape):
+    return fpemu.round(generator.normal(size=shape), format, SATURATED)
+
+
+def far_apart(generator, format, shape):
+    low, high = format.emin // 2 - 3, format.emax // 2 + 2
+    numbers = np.ldexp(generator.normal(size=shape), generator.integers(low, high, shape))
+    return fpemu.round(numbers, format, SATURATED)
+
+
+def edges(generator, format, shape):
+    """Zeros, subnormals, the ends of the range, few distinct numbers that tie and cancel."""
+    least, normal, largest = format.smallest_subnormal, format.smallest_normal, format.max_finite
+    numbers = [0.0, -0.0, 1.0, -1.0, 1.5, -0.75, least, -least, normal, -normal, largest, -largest]
+    numbers += [2.0 ** (format.emax // 2), -(2.0 ** (format.emin // 2)), 3 * least]
+    return fpemu.round(generator.choice(numbers, shape), format)
+
+
+def any_codes(generator, format, shape):
+    codes = generator.integers(0, 2**format.bits, shape, dtype=np.uint64)
+    kind = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+    width = next(size for size in kind if 8 * size >= format.bits)
+    return fpemu.decode(codes.astype(kind[width]), format)
+
+
+def with_specials(generator, format, shape):
+    numbers = near_one(generator, format, shape)
+    specials = [math.inf, -math.inf, math.nan] if format.infinities else [math.nan, 0.0, 0.0]
+    specials = specials if format.has_nan else [0.0, -0.0, 1.0]
+    return np.where(generator.random(shape) < 0.04, generator.choice(specials, shape), numbers)
+
+
+KINDS = (near_one, far_apart, edges, any_codes, with_specials)
+
+
+def expected_of(unit, a, b, c, *scales):
+    rows, columns = a.shape[0], b.shape[1]
+    return [
+        [
+            unit(
+                a[i].tolist(),
+                b[:, j].tolist(),
+                0.0 if c is None else float(c[i, j]),
+                *(part for pair in scales for part in (pair[0][i], pair[1][:, j])),
+            )
+            for j in range(columns)
+        ]
+        for i in range(rows)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("name", ORDINARY)
+def test_a_unit_is_what_the_oracle_says(name, kind):
+    unit, accumulator = UNITS[name], devices.get(name)
+    generator = np.random.default_rng([len(name), KINDS.index(kind)])
+    for length, given in itertools.product((1, 8, 19, 33), (False, True)):
+        a = kind(generator, unit.input_format, (3, length))
+        b = kind(generator, unit.input_format, (length, 4))
+        c = kind(generator, unit.c_format, (3, 4)) if given else None
+        actual = fpemu.matmul(a, b, accumulator, c=c)
+        assert_same_bits(actual, expected_of(unit, a, b, c), about=(name, kind.__name__, length))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("name", SCALED)
+def test_a_block_scaled_unit_is_what_the_oracle_says(name, kind):
+    unit, accumulator = UNITS[name], devices.get(name)
+    format = scaling.BlockFormat(
+        "any", accumulator.core.inputs[0], accumulator.scale, accumulator.scale_block
+    )
+    generator = np.random.default_rng([len(name), KINDS.index(kind)])
+    scales = fpemu.values(accumulator.scale)
+    scales = scales[scales >= 0]
+    middle = len(scales) // 2
+    for length, near, given in itertools.product((16, 70), (False, True), (False, True)):
+        blocks = -(-length // format.block)
+        choice = scales[middle - 3 : middle + 4] if near else [*scales, math.nan]
+        a_scales = generator.choice(choice, (2, blocks))
+        b_scales = generator.choice(choice, (blocks, 3))
+        a = kind(generator, format.element, (2, length))
+        b = kind(generator, format.element, (length, 3))
+        c = kind(generator, fpemu.format("float32"), (2, 3)) if given else None
+        actual = scaling.matmul(
+            scaling.Scaled(a, a_scales, format, 1),
+            scaling.Scaled(b, b_scales, format, 0),
+            accumulator,
+            c=c,
+        )
+        expected = expected_of(unit, a, b, c, (a_scales, b_scales))
+        assert_same_bits(actual, expected, about=(name, kind.__name__, length))
+
+
+@pytest.mark.parametrize("name", ["e4m3", "e5m2"])
+def test_deepseeks_promotion_is_what_the_oracle_says(name):
+    unit = UNITS[f"hopper.wgmma.{name}"]
+    accumulator = devices.get(f"hopper.wgmma-promoted.{name}")
+    generator = np.random.default_rng(3)
+    a = near_one(generator, unit.input_format, (2, 300))
+    b = near_one(generator, unit.input_format, (300, 2))
+    expected = [[promoted(unit, a[i], b[:, j]) for j in range(2)] for i in range(2)]
+    assert_same_bits(fpemu.matmul(a, b, accumulator), expected)
+
+
+def test_nvidias_nan_has_all_its_bits_set():
+    for name in ORDINARY:
+        if "mma" in name and "mfma" not in name and "float64" not in name:
+            result = fpemu.matmul(
+                np.full((1, 1), np.nan, np.float32), np.ones((1, 1), np.float32), devices.get(name),
+                convert="rne",
+            ) if UNITS[name].input_format.has_nan else None  # fmt: skip
+            if result is not None and "hopper.mma.e" not in name and "blackwell.mma.e" not in name:
+                assert result.view(np.uint32) == 0x7FFFFFFF, name
+
+
+# What is known of the machines
+
+
+def test_volta_loses_what_is_below_2_to_the_minus_23():
+    small = [1.0] + [2.0**-12] * 3
+    assert fpemu.dot(small, small, devices.get("volta.mma.float16")) == 1.0
+    assert fpemu.dot(small, small, fpemu.Exact("float32")) > 1.0
+
+
+def test_truncation_makes_sums_biased_toward_zero():
+    generator = np.random.default_rng(4)
+    a, b = fpemu.round(generator.uniform(0.5, 1, (2, 200, 512)), "float16")
+    exact = (a * b).sum(1)
+
+    def errors(accumulator):
+        return fpemu.matmul(a[:, None], b[:, :, None], accumulator).ravel() - exact
+
+    truncated, nearest = errors(devices.get("volta.mma.float16")), errors(fpemu.Exact("float32"))
+    assert (truncated < 0).all()
+    assert abs(nearest.mean()) < abs(truncated.mean()) / 20
+
+
+def test_hopper_keeps_14_bits_of_fp8_sums_and_promotion_repairs_the_drift():
+    unit = devices.get("hopper.wgmma.e4m3")
+    assert fpemu.dot([1.0, 2.0**-6], [1.0, 2.0**-7], unit) == 1 + 2.0**-13
+    assert fpemu.dot([1.0, 2.0**-7], [1.0, 2.0**-7], unit) == 1.0
+    a, b = fpemu.round(np.random.default_rng(5).uniform(0.5, 1, (2, 20, 8192)), "float8_e4m3fn")
+    exact = np.cumsum(a * b, axis=1)
+
+    def error(accumulator, k):
+        sums = fpemu.matmul(a[:, None, :k], b[:, :k, None], accumulator).ravel()
+        return np.abs(sums / exact[:, k - 1] - 1).mean()
+
+    repaired = devices.get("hopper.wgmma-promoted.e4m3")
+    assert error(unit, 8192) > 10 * error(unit, 128)
+    assert error(repaired, 8192) < 2 * error(repaired, 128) < error(unit, 8192) / 5
+
+
+def test_cdna3_is_not_symmetric_in_sign_and_nvidia_is():
+    generator = np.random.default_rng(6)
+    a, b = fpemu.round(generator.normal(size=(2, 300, 64)), "bfloat16")
+    for name, symmetric in (("cdna3.mfma.bfloat16", False), ("hopper.wgmma.bfloat16", True)):
+        unit = devices.get(name)
+        plus = fpemu.matmul(a[:, None], b[:, :, None], unit)
+        minus = fpemu.matmul(-a[:, None], b[:, :, None], unit)
+        assert (plus == -minus).all() == symmetric
+
+
+def test_order_matters_between_blocks_only():
+    generator = np.random.default_rng(7)
+    a, b = fpemu.round(generator.normal(size=(2, 200, 32)), "float16")
+    unit = devices.get("hopper.wgmma.float16")
+
+    def results(order):
+        return fpemu.matmul(a[:, None, order], b[:, order, None], unit)
+
+    within = np.concatenate([generator.permutation(16), 16 + generator.permutation(16)])
+    assert_same_bits(results(within), results(np.arange(32)))
+    assert (results(np.arange(32)[::-1]) != results(np.arange(32))).any()
+
+
+# Layout and threads
+
+
+@pytest.mark.parametrize("name", ["hopper.wgmma.float16", "cdna2.mfma.bfloat16", "hopper.mma.e4m3"])
+def test_threads_layout_and_parts_do_not_matter(name):
+    unit, format = devices.get(name), UNITS[name].input_format
+    generator = np.random.default_rng(8)
+    a, b = near_one(generator, format, (70, 96)), near_one(generator, format, (96, 130))
+    whole = fpemu.matmul(a, b, unit)
+    available = numba.config.NUMBA_NUM_THREADS
+    numba.set_num_threads(1)
+    try:
+        assert_same_bits(fpemu.matmul(a, b, unit), whole)
+    finally:
+        numba.set_num_threads(available)
+    assert_same_bits(fpemu.matmul(np.asfortranarray(a), b[:, ::-1], unit), whole[:, ::-1])
+    lengths = np.arange(70) + 1
+    part = fpemu.matmul(a, b, unit, row_lengths=lengths)
+    assert_same_bits(part, np.where(np.arange(130) < lengths[:, None], whole, 0.0))
+    stacked = fpemu.matmul(np.stack([a, -a]), b, unit)
+    assert_same_bits(stacked[0], whole)
+
+
+# Errors
+
+
+def test_unknown_units_are_errors_that_name_near_ones():
+    with pytest.raises(ValueError, match=r"unknown unit 'hopper.wgma.e4m3'.*hopper.wgmma.e4m3"):
+        devices.get("hopper.wgma.e4m3")
+
+
+def test_inputs_that_are_no_members_are_errors_unless_converted():
+    unit = devices.get("hopper.wgmma.e4m3")
+    with pytest.raises(ValueError, match=r"a\[0, 1\] is 0.3, which is not a member of float8_e4m3"):
+        fpemu.dot([1.0, 0.3], [1.0, 1.0], unit)
+    with pytest.raises(ValueError, match=r"b\[1, 0\] is 0.3"):
+        fpemu.dot([1.0, 1.0], [1.0, 0.3], unit)
+    with pytest.raises(ValueError, match=r"c.* is 0.1, which is not a member of float32"):
+        fpemu.dot([1.0, 1.0], [1.0, 1.0], unit, c=0.1)
+    with pytest.raises(ValueError, match=r"shape \(3,\) of c"):
+        fpemu.dot([1.0, 1.0], [1.0, 1.0], unit, c=[0.0, 0.0, 0.0])
+    assert fpemu.dot([1.0, 0.3], [1.0, 1.0], unit, convert="rne") == 1.3125
+    assert fpemu.dot([1.0, 0.3], [1.0, 1.0], unit, convert="rtz") == 1.28125
+
+
+def test_tf32_units_truncate_by_themselves():
+    x = np.float32(1 + 2.0**-11 + 2.0**-20)
+    assert fpemu.dot([x], [1.0], devices.get("ampere.mma.tf32")) == 1.0
+    assert fpemu.dot([x], [1.0], devices.get("ampere.mma.tf32"), convert="rne") == 1 + 2.0**-10
+
+
+def test_scaled_units_take_scaled_operands():
+    unit = devices.get("blackwell.tcgen05-mxf8f6f4.e4m3-e8m0-32")
+    assert isinstance(unit, ScaledCore)
+    with pytest.raises(TypeError, match=r"use fpemu.scaling.matmul"):
+        fpemu.dot([1.0], [1.0], unit)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: fpemu.TensorCore(0, 24), ValueError, "block must be at least 1, not 0"),
+        (lambda: fpemu.TensorCore(8.0, 24), TypeError, "block must be an int"),
+        (lambda: fpemu.TensorCore(8, 50), ValueError, "takes 56 bits"),
+        (lambda: fpemu.TensorCore(8, 24, "float8_e4m3fn"), ValueError, "infinities"),
+        (lambda: fpemu.TensorCore(8, 24, "float64"), ValueError, "float32 numbers"),
+        (lambda: fpemu.TensorCore(8, 24, rounding="rtp"), ValueError, "'rtz' or 'rne', not 'rtp'"),
+        (lambda: fpemu.TensorCore(8, 24, order=(0, 0)), ValueError, "permutation"),
+        (lambda: fpemu.TensorCore(8, 24, group=3), ValueError, "multiple of group 3"),
+        (lambda: fpemu.TensorCore(8, 24, exponent_floor=9999), ValueError, "exponent_floor"),
+        (lambda: fpemu.FlooredCore(8, "float64"), ValueError, "float32 numbers"),
+        (lambda: fpemu.FlooredCore(8, "float16", 60), ValueError, "bits"),
+        (
+            lambda: fpemu.Promoted("float32", "float32", 4),
+            TypeError,
+            "inner must be an accumulator",
+        ),
+        (lambda: fpemu.Promoted(fpemu.Exact("e8m7"), "float32", 0), ValueError, "interval"),
+        (lambda: fpemu.Pairwise("float32", block=-1), ValueError, "block must be at least 1"),
+        (lambda: fpemu.Pairwise("float32", flush="yes"), ValueError, "flush must be"),
+        (lambda: fpemu.Exact("float33"), ValueError, "unknown format"),
+    ],
+)
+def test_accumulators_check_their_parameters(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

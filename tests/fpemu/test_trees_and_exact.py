@@ -1,0 +1,202 @@
+"""Pairwise, exact and promoted sums, and sums that begin with a value, against exact oracles."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fpemu
+from fpemu import formats, superaccumulator
+from fpemu.operands import Operands
+from fpemu.reference import round_exact
+from tests.oracle import trees
+from tests.oracle.accumulators import add, exact, multiply
+from tests.oracle.bits import assert_same_bits
+from tests.oracle.points import MODES
+
+NAMES = ("e8m4", "bfloat16", "float16", "float8_e4m3fn", "float32", "e11m20", "float64")
+DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+LENGTHS = (0, 1, 2, 3, 8)
+
+
+def far_apart(generator, shape, format):
+    low, high = max(format.emin // 2, -500) - 3, min(format.emax // 2, 500) + 2
+    return np.ldexp(generator.normal(size=shape), generator.integers(low, high, shape))
+
+
+def few_numbers(generator, shape, format):
+    """Numbers whose products tie, cancel, vanish and overflow."""
+    half = 2.0**-format.precision
+    numbers = [0.0, -0.0, 1.0, -1.0, 1 + half, -1 - half, half, -half, 1.5, 2.0**-60]
+    return generator.choice(numbers, shape)
+
+
+def specials(generator, shape, format):
+    values = [math.inf, -math.inf, math.nan, 0.0] if format.has_nan else [0.0]
+    return np.where(
+        generator.random(shape) < 0.06,
+        generator.choice(values, shape),
+        generator.normal(size=shape),
+    )
+
+
+KINDS = (far_apart, few_numbers, specials)
+
+
+def operands(kind, format, dtype, length):
+    generator = np.random.default_rng([length, KINDS.index(kind)])
+    with np.errstate(all="ignore"):
+        a = kind(generator, (2, length), format).astype(dtype)
+        b = kind(generator, (length, 2), format).astype(dtype)
+    c = fpemu.round(generator.normal(size=(2, 2)), format)
+    c[0, 0] = -0.0 if format.has_negative_zero else 0.0
+    return a, b, c
+
+
+def check(accumulator, a, b, c, oracle):
+    """The product with and without a beginning, element by element."""
+    for start in (None, c):
+        expected = [
+            [
+                oracle(
+                    a[i].tolist(), b[:, j].tolist(), None if start is None else float(start[i, j])
+                )
+                for j in range(b.shape[1])
+            ]
+            for i in range(a.shape[0])
+        ]
+        actual = fpemu.matmul(a, b, accumulator, c=start)
+        assert_same_bits(actual, expected, about=(str(accumulator), a.shape[1], start is not None))
+
+
+@DTYPES
+@pytest.mark.parametrize("options", [{}, {"fused": False}, {"product": "float16"}, {"block": 4}])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_trees_are_summed_by_halves(name, mode, options, dtype):
+    format, rounding = formats.format(name), fpemu.Rounding(mode)
+    accumulator = fpemu.Pairwise(name, rounding, **options)
+
+    def oracle(a, b, start):
+        return trees.pairwise(
+            a,
+            b,
+            format,
+            rounding,
+            fused=accumulator.fused,
+            product=accumulator.product,
+            block=accumulator.block,
+            start=start,
+        )
+
+    for kind, length in itertools.product(KINDS, LENGTHS):
+        check(accumulator, *operands(kind, format, dtype, length), oracle)
+
+
+@DTYPES
+@pytest.mark.parametrize("block", [None, 1, 3])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_exact_sums_are_rounded_once_or_once_a_block(name, mode, block, dtype):
+    format, rounding = formats.format(name), fpemu.Rounding(mode)
+    accumulator = fpemu.Exact(name, rounding, block)
+
+    def oracle(a, b, start):
+        return trees.exactly(a, b, format, rounding, block=block, start=start or 0.0)
+
+    for kind, length in itertools.product(KINDS, LENGTHS):
+        check(accumulator, *operands(kind, format, dtype, length), oracle)
+
+
+def test_exact_sums_of_extreme_numbers():
+    tiny, huge = 5e-324, 1.7e308
+    for a, b, expected in (
+        ([tiny, huge, -huge], [tiny, huge, huge], 0.0),
+        ([tiny, huge, -huge], [1.0, huge, huge], tiny),
+        ([huge, huge, -huge, 1.0], [huge, huge, huge, 1.0], math.inf),
+        ([1.0, 2.0**-1000, -1.0], [1.0, 2.0**-74, 1.0], tiny),
+        ([-1.0, 2.0**-1000, 1.0], [1.0, -(2.0**-74), 1.0], -tiny),
+    ):
+        assert fpemu.dot(a, b, fpemu.Exact("float64")) == expected
+    assert fpemu.dot([tiny], [tiny], fpemu.Exact("float64", "rtp")) == tiny
+    assert math.copysign(1, fpemu.dot([1.0, -1.0], [1.0, 1.0], fpemu.Exact("float64", "rtn"))) == 1
+
+
+def test_the_quick_exact_way_and_the_superaccumulator_agree(monkeypatch):
+    generator = np.random.default_rng(1)
+    a, b = fpemu.round(generator.normal(size=(2, 30, 30)), "float8_e4m3fn").astype(np.float32)
+    quick = fpemu.matmul(a, b, fpemu.Exact("float16"))
+    operands = Operands.of(a[None], b[None], None, np.full(30, 30))
+    assert superaccumulator._float64_product(operands) is not None
+    monkeypatch.setattr(superaccumulator, "_float64_product", lambda _: None)
+    assert_same_bits(fpemu.matmul(a, b, fpemu.Exact("float16")), quick)
+
+
+@DTYPES
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_sequential_sums_may_begin_with_a_value(name, mode, dtype):
+    format, rounding = formats.format(name), fpemu.Rounding(mode)
+
+    def oracle(a, b, start):
+        total = 0.0 if start is None else start
+        for x, y in zip(a, b, strict=True):
+            term = multiply(exact(x), exact(y))
+            total = round_exact(add(exact(total), term, rounding), format, rounding)
+        return total
+
+    for kind, length in itertools.product(KINDS, LENGTHS):
+        a, b, c = operands(kind, format, dtype, length)
+        check(fpemu.Sequential(name, rounding), a, b, c, oracle)
+
+
+@pytest.mark.parametrize("mode", ["rne", "rtp"])
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e5m2", "float32"])
+def test_a_promoted_sequential_sum_is_a_blocked_one(name, mode):
+    generator = np.random.default_rng(2)
+    a, b = generator.normal(size=(3, 50)).astype(np.float32), generator.normal(size=(50, 4))
+    c = fpemu.round(generator.normal(size=(3, 4)), "float32")
+    promoted = fpemu.Promoted(fpemu.Sequential(name), "float32", 7, mode)
+    blocked = fpemu.Blocked("float32", 7, name, mode)
+    assert_same_bits(fpemu.matmul(a, b, promoted), fpemu.matmul(a, b, blocked))
+    assert_same_bits(fpemu.matmul(a, b, promoted, c=c), fpemu.matmul(a, b, blocked, c=c))
+    lengths = [1, 4, 0]
+    part = fpemu.matmul(a, b, promoted, c=c, row_lengths=lengths)
+    assert_same_bits(part, fpemu.matmul(a, b, blocked, c=c, row_lengths=lengths))
+    assert (part[2] == 0).all()
+
+
+def test_any_accumulator_may_be_promoted():
+    generator = np.random.default_rng(3)
+    a, b = fpemu.round(generator.normal(size=(2, 60)), "float16")
+    for inner in (
+        fpemu.Pairwise("bfloat16"),
+        fpemu.Exact("bfloat16"),
+        fpemu.devices.get("volta.mma.float16"),
+    ):
+        total = 0.0
+        for first in range(0, 60, 16):
+            part = fpemu.dot(a[first : first + 16], b[first : first + 16], inner)
+            total = fpemu.add(total, part, "e8m4")
+        assert fpemu.dot(a, b, fpemu.Promoted(inner, "e8m4", 16)) == total
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(-1e3, 1e3, width=32), st.floats(-1e3, 1e3, width=32)), max_size=25
+    ),
+    st.sampled_from(NAMES),
+    st.sampled_from(MODES),
+)
+def test_any_sum_is_that_of_the_definition(pairs, name, mode):
+    a, b = [x for x, _ in pairs], [y for _, y in pairs]
+    format, rounding = formats.format(name), fpemu.Rounding(mode)
+    assert_same_bits(
+        fpemu.dot(a, b, fpemu.Pairwise(name, rounding)), trees.pairwise(a, b, format, rounding)
+    )
+    assert_same_bits(
+        fpemu.dot(a, b, fpemu.Exact(name, rounding)), trees.exactly(a, b, format, rounding)
+    )
