@@ -181,7 +181,7 @@ def _tensor_scale(largest: Array, format: BlockFormat) -> float:
     if greatest == 0.0:
         return 1.0
     reach = format.element.max_finite * format.scale.max_finite
-    scale = float(divide(greatest, reach, "float32"))
+    scale = float(divide(greatest, reach, "float32", _NEAREST))
     return max(scale, _formats.float32.smallest_subnormal)
 
 

@@ -1,0 +1,156 @@
+"""The error bounds of accumulators: never exceeded, and not much too large."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fpemu
+from fpemu import devices
+from fpemu.accumulators import ScaledCore
+from fpemu.reference import dot_exact
+
+MODES = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto", "sr")
+
+
+def rounding(mode):
+    return fpemu.Rounding(mode, seed=1) if mode == "sr" else fpemu.Rounding(mode)
+
+
+ACCUMULATORS = [
+    *(fpemu.Sequential("bfloat16", rounding(mode)) for mode in MODES),
+    *(fpemu.Sequential("e8m4", rounding(mode), fused=False) for mode in MODES),
+    fpemu.Sequential("e8m4", product="e8m2"),
+    fpemu.Sequential("e8m4", via="e8m8"),
+    fpemu.Blocked("e8m4", 8, "e8m6"),
+    fpemu.Blocked("e8m4", 8, fpemu.Sequential("e8m6", "rtz"), "rtn"),
+    *(fpemu.Pairwise("e8m4", rounding(mode)) for mode in MODES),
+    fpemu.Pairwise("e8m4", fused=False),
+    fpemu.Pairwise("e8m4", "rtz", block=4),
+    fpemu.Exact("e8m4"),
+    fpemu.Exact("e8m4", "rtz", 8),
+    fpemu.Promoted(fpemu.Sequential("e8m4"), "e8m6", 8),
+    *(
+        device.accumulator
+        for device in devices.entries()
+        if not isinstance(device.accumulator, ScaledCore)
+    ),
+]
+
+
+def relative_error(accumulator, a, b, c=None):
+    """The error over the sum of magnitudes, exactly."""
+    computed = Fraction(float(fpemu.dot(a, b, accumulator, c=c)))
+    start = Fraction(0) if c is None else Fraction(float(c))
+    exact = dot_exact(a.tolist(), b.tolist()) + start
+    magnitude = dot_exact(np.abs(a).tolist(), np.abs(b).tolist()) + abs(start)
+    return float(abs(computed - exact) / magnitude)
+
+
+def inputs_of(accumulator):
+    return [format or fpemu.format("float32") for format in accumulator.input_formats]
+
+
+def factors(generator, accumulator, kind, length):
+    """Normal numbers of the input formats: far enough from the ends of all ranges."""
+    numbers = []
+    for format in inputs_of(accumulator):
+        spread = min(3, (format.emax - format.emin) // 4)
+        middle = (format.emax + format.emin) // 2 if format.bits <= 8 else 0
+        x = generator.uniform(1, 2, length)
+        if kind != "alike":
+            x = np.ldexp(x, generator.integers(-spread, spread + 1, length))
+        x = np.ldexp(x, middle)
+        numbers.append(fpemu.round(x, format, "rtz"))
+    a, b = numbers
+    if kind == "cancelling":
+        a[1::2], b[1::2] = -a[: length // 2 * 2 : 2][: a[1::2].size], b[::2][: b[1::2].size]
+    elif kind == "mixed":
+        a = a * generator.choice([-1, 1], length)
+    return a, b
+
+
+@pytest.mark.parametrize("accumulator", ACCUMULATORS, ids=str)
+def test_no_sum_is_farther_off_than_the_bound(accumulator):
+    generator = np.random.default_rng(2)
+    for kind in ("positive", "alike", "mixed", "cancelling"):
+        for length in (1, 2, 3, 7, 16, 33, 120):
+            a, b = factors(generator, accumulator, kind, length)
+            bound = accumulator.error_bound(length)
+            assert relative_error(accumulator, a, b) <= bound, (kind, length)
+            c = fpemu.round(generator.normal(), accumulator.initial_format)
+            bound = accumulator.error_bound(length, initial=True)
+            assert relative_error(accumulator, a, b, c) <= bound, (kind, length, c)
+
+
+def worst_terms(accumulator, length, choices):
+    """Terms chosen one after the other so that the error grows fastest."""
+    a = np.zeros(0)
+    for _ in range(length):
+        candidates = np.array([np.append(a, choice) for choice in choices])
+        sums = fpemu.matmul(candidates, np.ones(a.size + 1), accumulator)
+        errors = np.abs(candidates.sum(1) - sums) / np.abs(candidates).sum(1)
+        a = candidates[np.argmax(errors)]
+    return a
+
+
+@pytest.mark.parametrize(
+    ("accumulator", "length", "share"),
+    [
+        (fpemu.Sequential("e8m6"), 12, 0.3),
+        (fpemu.Sequential("e8m6", "rtz"), 12, 0.4),
+        (fpemu.Pairwise("e8m6", "rtz"), 8, 0.3),
+        (devices.get("volta.mma.float16"), 12, 0.2),
+        (devices.get("hopper.wgmma.e4m3"), 31, 0.2),
+    ],
+    ids=str,
+)
+def test_a_search_comes_near_the_bound(accumulator, length, share):
+    p = accumulator.format.precision
+    small = [2.0**-e * (2 - 2.0**-g) for e in (p - 2, p - 1, p, p + 1) for g in (2, 3)]
+    if hasattr(accumulator, "fraction_bits"):
+        # Just below the unit of truncation behind the largest term.
+        unit = 2.0**-(accumulator.fraction_bits)
+        a = np.array([1.0] + [np.sqrt(unit) * 0.99] * (length - 1))
+        a = fpemu.round(a, inputs_of(accumulator)[0], "rtz")
+        b = a
+    else:
+        a = worst_terms(accumulator, length, [1.0, *small])
+        b = np.ones(a.size)
+    reached = relative_error(accumulator, a, b) / accumulator.error_bound(a.size)
+    assert share < reached <= 1
+
+
+def test_half_of_the_bound_is_not_enough():
+    rtz = fpemu.Sequential("e8m6", "rtz")
+    a = np.array([1.0, 2.0**-6 * (1 - 2.0**-10)])
+    assert relative_error(rtz, a, np.ones(2)) > 0.45 * rtz.error_bound(1)
+    one = fpemu.Exact("e8m6")
+    tie = np.array([1.0, 2.0**-7])
+    assert relative_error(one, tie, np.ones(2)) > 0.9 * one.error_bound(2)
+
+
+def test_the_bound_of_no_terms_is_zero_and_a_large_one_is_infinite():
+    assert fpemu.Sequential("e8m4").error_bound(0) == 0
+    assert fpemu.Sequential("e8m0").error_bound(10**6) == np.inf
+    with pytest.raises(ValueError, match="at least 0, not -1"):
+        fpemu.Exact("e8m4").error_bound(-1)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.25, 8, width=16), st.floats(-8, 8, width=16)), min_size=1),
+    st.sampled_from(["e8m2", "bfloat16", "float32"]),
+    st.sampled_from(["rne", "rtz", "rtp"]),
+)
+def test_any_sum_keeps_the_bound(pairs, name, mode):
+    a, b = np.array(pairs).T
+    b = np.where(np.abs(b) < 2.0**-6, 1.0, b)
+    for accumulator in (
+        fpemu.Sequential(name, mode),
+        fpemu.Pairwise(name, mode),
+        fpemu.Blocked(name, 3, name, mode),
+        fpemu.Exact(name, mode),
+    ):
+        assert relative_error(accumulator, a, b) <= accumulator.error_bound(a.size)
