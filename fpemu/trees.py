@@ -213,7 +213,8 @@ def _way_of(accumulator: Pairwise, narrow: bool) -> int:
     """How sums can be formed: native float32 arithmetic rounds to nearest and knows no flushing."""
     formats = (accumulator.format, accumulator.product or accumulator.format)
     rounding = accumulator.rounding
-    native = rounding.mode == "rne" and rounding.overflow == "ieee" and not accumulator.fused
+    to_infinity = rounding.overflow != "saturate"  # which is IEEE's rule to nearest as well
+    native = rounding.mode == "rne" and to_infinity and not accumulator.fused
     if narrow and native and formats == (_formats.float32, _formats.float32):
         return _NATIVE
     holds_sums = all(
