@@ -228,7 +228,8 @@ def _inputs(x: Carrier, accumulator: Pairwise, format: Format | None) -> Carrier
     if accumulator.flush is None or format is None:
         return x
     zeros = x * x.dtype.type(0) if accumulator.flush == "signed" else np.zeros_like(x)
-    return cast(Carrier, np.where(np.abs(x) < format.smallest_normal, zeros, x))
+    subnormal = (x != 0) & (np.abs(x) < format.smallest_normal)
+    return cast(Carrier, np.where(subnormal, zeros, x))
 
 
 def product(operands: Operands, accumulator: Pairwise) -> Carrier:

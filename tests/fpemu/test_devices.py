@@ -251,6 +251,15 @@ def test_tf32_units_truncate_by_themselves():
     assert fpemu.dot([x], [1.0], devices.get("ampere.mma.tf32"), convert="rne") == 1 + 2.0**-10
 
 
+def test_flushing_leaves_zeros_their_signs():
+    unit = devices.get("cdna2.mfma.bfloat16")
+    product = fpemu.dot([1.0], [-0.0], fpemu.Pairwise("float32", fused=False))
+    assert math.copysign(1, product) == -1
+    result = fpemu.dot([1.0, 1.0], [-0.0, -0.0], unit, c=-0.0)
+    assert math.copysign(1, result) == -1
+    assert math.copysign(1, fpemu.dot([1.0, 1.0], [-0.0, -0.0], unit, c=-(2.0**-140))) == 1
+
+
 def test_scaled_units_take_scaled_operands():
     unit = devices.get("blackwell.tcgen05-mxf8f6f4.e4m3-e8m0-32")
     assert isinstance(unit, ScaledCore)
