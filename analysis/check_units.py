@@ -16,34 +16,67 @@ from typing import Any
 import numpy as np
 
 import fpemu
-from fpemu import devices
+from fpemu import devices, scaling
+from fpemu.accumulators import Promoted, ScaledCore
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.fpemu.test_devices import KINDS, ORDINARY
+from tests.fpemu.test_devices import KINDS, expected_of, scaled_operands
 from tests.oracle.bits import differences
-from tests.oracle.units import UNITS
+from tests.oracle.units import UNITS, promoted
 
 SIDE = 20  # rows and columns of a product
+LENGTHS = (1, 2, 4, 8, 11, 16, 24)
+LONG = (1, 16, 33, 70, 128)  # of block-scaled products
+PROMOTED = (1, 32, 128, 129, 300)
+
+
+def ordinary(name: str, kind: Any, generator: np.random.Generator) -> tuple[Any, Any]:
+    """A product by a unit and by its oracle."""
+    unit = UNITS[name]
+    length = int(generator.choice(LENGTHS))
+    a = kind(generator, unit.input_format, (SIDE, length))
+    b = kind(generator, unit.input_format, (length, SIDE))
+    c = kind(generator, unit.c_format, (SIDE, SIDE))
+    return fpemu.matmul(a, b, devices.get(name), c=c), expected_of(unit, a, b, c)
+
+
+def block_scaled(name: str, kind: Any, generator: np.random.Generator) -> tuple[Any, Any]:
+    """The same for a block-scaled unit, with scales near one another or any."""
+    unit = devices.get(name)
+    shape = (SIDE, int(generator.choice(LONG)), SIDE)
+    a, b = scaled_operands(generator, kind, unit, shape, near=bool(generator.integers(2)))
+    c = kind(generator, fpemu.format("float32"), (SIDE, SIDE))
+    expected = expected_of(UNITS[name], a.elements, b.elements, c, (a.scales, b.scales))
+    return scaling.matmul(a, b, unit, c=c), expected
+
+
+def promotion(name: str, kind: Any, generator: np.random.Generator) -> tuple[Any, Any]:
+    """The same for a unit whose sums another accumulator takes."""
+    unit = UNITS[name.replace("-promoted", "")]
+    length = int(generator.choice(PROMOTED))
+    a = kind(generator, unit.input_format, (SIDE, length))
+    b = kind(generator, unit.input_format, (length, SIDE))
+    c = kind(generator, fpemu.format("float32"), (SIDE, SIDE))
+    expected = [
+        [promoted(unit, row, column, c[i, j].item()) for j, column in enumerate(b.T.tolist())]
+        for i, row in enumerate(a.tolist())
+    ]
+    return fpemu.matmul(a, b, devices.get(name), c=c), expected
 
 
 def count_differences(name: str, inner_products: int) -> tuple[int, int]:
     """How many inner products of a unit were compared, and how many differ."""
-    unit, accumulator = UNITS[name], devices.get(name)
+    accumulator = devices.get(name)
+    both = block_scaled if isinstance(accumulator, ScaledCore) else ordinary
+    if isinstance(accumulator, Promoted) and name not in UNITS:
+        both = promotion
     generator = np.random.default_rng(len(name))
     done = wrong = 0
     while done < inner_products:
         kind: Any = KINDS[done // SIDE**2 % len(KINDS)]
-        length = int(generator.choice([1, 2, 4, 8, 11, 16, 24]))
-        a = kind(generator, unit.input_format, (SIDE, length))
-        b = kind(generator, unit.input_format, (length, SIDE))
-        c = kind(generator, unit.c_format, (SIDE, SIDE))
-        rows, columns = a.tolist(), b.T.tolist()
-        expected = [
-            [unit(row, column, float(c[i, j])) for j, column in enumerate(columns)]
-            for i, row in enumerate(rows)
-        ]
-        wrong += differences(fpemu.matmul(a, b, accumulator, c=c), expected).size
+        actual, expected = both(name, kind, generator)
+        wrong += differences(actual, expected).size
         done += SIDE**2
     return done, wrong
 
@@ -56,7 +89,7 @@ def main() -> None:
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
     total_wrong = 0
-    for name in (options.names or ORDINARY)[part::parts]:
+    for name in (options.names or devices.list())[part::parts]:
         done, wrong = count_differences(name, options.inner_products)
         total_wrong += wrong
         print(f"{name:40} {done} inner products, {wrong} differ", flush=True)

@@ -75,6 +75,22 @@ def expected_of(unit, a, b, c, *scales):
     ]
 
 
+def scaled_operands(generator, kind, unit, shape, near):
+    """Operands of a block-scaled unit; with `near`, their scales are so."""
+    rows, length, columns = shape
+    format = scaling.BlockFormat("any", unit.core.inputs[0], unit.scale, unit.scale_block)
+    scales = fpemu.values(unit.scale)
+    scales = scales[scales >= 0]
+    middle = len(scales) // 2
+    choice = scales[middle - 3 : middle + 4] if near else [*scales, math.nan]
+    blocks = -(-length // format.block)
+    a_scales = generator.choice(choice, (rows, blocks))
+    b_scales = generator.choice(choice, (blocks, columns))
+    a = kind(generator, format.element, (rows, length))
+    b = kind(generator, format.element, (length, columns))
+    return scaling.Scaled(a, a_scales, format, 1), scaling.Scaled(b, b_scales, format, 0)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("name", ORDINARY)
 def test_a_unit_is_what_the_oracle_says(name, kind):
@@ -92,28 +108,12 @@ def test_a_unit_is_what_the_oracle_says(name, kind):
 @pytest.mark.parametrize("name", SCALED)
 def test_a_block_scaled_unit_is_what_the_oracle_says(name, kind):
     unit, accumulator = UNITS[name], devices.get(name)
-    format = scaling.BlockFormat(
-        "any", accumulator.core.inputs[0], accumulator.scale, accumulator.scale_block
-    )
     generator = np.random.default_rng([len(name), KINDS.index(kind)])
-    scales = fpemu.values(accumulator.scale)
-    scales = scales[scales >= 0]
-    middle = len(scales) // 2
     for length, near, given in itertools.product((16, 70), (False, True), (False, True)):
-        blocks = -(-length // format.block)
-        choice = scales[middle - 3 : middle + 4] if near else [*scales, math.nan]
-        a_scales = generator.choice(choice, (2, blocks))
-        b_scales = generator.choice(choice, (blocks, 3))
-        a = kind(generator, format.element, (2, length))
-        b = kind(generator, format.element, (length, 3))
+        a, b = scaled_operands(generator, kind, accumulator, (2, length, 3), near)
         c = kind(generator, fpemu.format("float32"), (2, 3)) if given else None
-        actual = scaling.matmul(
-            scaling.Scaled(a, a_scales, format, 1),
-            scaling.Scaled(b, b_scales, format, 0),
-            accumulator,
-            c=c,
-        )
-        expected = expected_of(unit, a, b, c, (a_scales, b_scales))
+        actual = scaling.matmul(a, b, accumulator, c=c)
+        expected = expected_of(unit, a.elements, b.elements, c, (a.scales, b.scales))
         assert_same_bits(actual, expected, about=(name, kind.__name__, length))
 
 
