@@ -50,6 +50,15 @@ def _unit(format: Format, rounding: Rounding) -> float:
     return math.log1p(format.unit_roundoff * (1 if nearest else 2))
 
 
+def _smallest(format: Format, rounding: Rounding, flushed: bool = False) -> float:
+    """The largest absolute error of a rounding to a number that is not normal."""
+    if flushed or not format.subnormals:
+        return format.smallest_normal
+    nearest = rounding.mode in ("rne", "rna", "rnz")
+    quantum = format.smallest_subnormal
+    return (quantum / 2 if nearest else quantum) or quantum  # half of float64's is not a number
+
+
 class Accumulator:
     """What every accumulator tells of itself.
 
@@ -90,7 +99,8 @@ class Accumulator:
         -------
         float
             A number B with ``|computed - exact| <= B * sum |a_i b_i|`` whatever the terms, unless
-            something overflows or an input, product or result is subnormal.
+            something overflows or an input, product or result is subnormal: then
+            :meth:`underflow_bound` is to be added.
 
         Notes
         -----
@@ -107,9 +117,63 @@ class Accumulator:
         growth = self._log_growth(terms, initial) if terms else 0.0
         return _upward(math.expm1(growth)) if growth < _MOST_GROWTH else math.inf
 
+    def underflow_bound(
+        self, terms: int, *, initial: bool = False, largest: float | None = None
+    ) -> float:
+        """A bound of what underflow adds to the error of an inner product.
+
+        Parameters
+        ----------
+        terms : int
+            The number k of terms, at least 0.
+        initial : bool
+            Whether the sum begins with a value of its own.
+        largest : float, optional
+            The largest magnitude in a and b, by which units that align terms by their exponents
+            may lose to a subnormal input's; left out, that of the input formats.
+
+        Returns
+        -------
+        float
+            A number A with ``|computed - exact| <= error_bound * sum |a_i b_i| + A`` whatever the
+            terms, unless something overflows.  Inputs count as the accumulator reads them, after
+            its conversion and flushing.
+
+        Notes
+        -----
+        A rounding whose result is subnormal is off by half of the smallest subnormal number at most
+        (to nearest, otherwise by all of it; where subnormals are flushed, by the smallest normal
+        number).  Every such error passes the later roundings as a term does.
+
+        References
+        ----------
+        N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 2.8.
+
+        Examples
+        --------
+        >>> import fpemu
+        >>> fpemu.Sequential("float8_e4m3fn").underflow_bound(1) >= 2.0**-10
+        True
+        """
+        if not terms:
+            return 0.0
+        growth = 1 + self.error_bound(terms, initial=initial)
+        bound = _upward(self._underflow(terms, initial, largest) * growth)
+        return math.nextafter(bound, math.inf)
+
     def _log_growth(self, terms: int, initial: bool) -> float:
         """The logarithm of what the roundings make of a term at most."""
         raise NotImplementedError
+
+    def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
+        """The sum of what underflow can add in every rounding."""
+        raise NotImplementedError
+
+    def _subnormal_power(self, largest: float | None) -> float:
+        """The largest exponent, as a power of two, that a product of a subnormal can count with."""
+        a, b = (format or _formats.format("float32") for format in self.input_formats)
+        most_a, most_b = (min(x.max_finite, largest or math.inf) for x in (a, b))
+        return max(a.smallest_normal * most_b, b.smallest_normal * most_a)
 
     def derived(self, *labels: Any) -> Accumulator:
         """The accumulator with seeds of its own, see :meth:`fpemu.Rounding.derived`."""
@@ -183,6 +247,14 @@ class Sequential(Accumulator):
         product = 0.0 if self.fused else _unit(self.product or self.format, self.rounding)
         return terms * step + product
 
+    def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
+        step = _smallest(self.format, self.rounding)
+        if self.via is not None:
+            step += _smallest(self.via, self.rounding)
+        if not self.fused:
+            step += _smallest(self.product or self.format, self.rounding)
+        return terms * step
+
     def __str__(self) -> str:
         facts = [str(self.format), self.rounding.mode]
         if not self.fused:
@@ -240,6 +312,10 @@ class Blocked(Accumulator):
         """A term of the first block passes the block's roundings and all of the outer sum's."""
         inner = self.inner._log_growth(min(self.block, terms), False)
         return inner + -(-terms // self.block) * _unit(self.format, self.rounding)
+
+    def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
+        outer = -(-terms // self.block) * _smallest(self.format, self.rounding)
+        return self.inner._underflow(terms, False, largest) + outer
 
     def __str__(self) -> str:
         return f"blocked({self.format}, {self.rounding.mode}, {self.block} x {self.inner})"
@@ -329,6 +405,16 @@ class Pairwise(Accumulator):
         product = 0.0 if self.fused else _unit(self.product or self.format, self.rounding)
         return roundings * _unit(self.format, self.rounding) + product
 
+    def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
+        """A tree of n terms has n - 1 sums; one more takes it to the accumulator."""
+        flushed = self.flush is not None
+        sums = terms + 1 if self.block is None else -(-terms // self.block) * self.block
+        if self.fused and not flushed:
+            product = 0.0
+        else:
+            product = _smallest(self.product or self.format, self.rounding, flushed)
+        return sums * _smallest(self.format, self.rounding, flushed) + terms * product
+
     def __str__(self) -> str:
         facts = [str(self.format), self.rounding.mode]
         if not self.fused:
@@ -393,6 +479,10 @@ class Exact(Accumulator):
         """One rounding for every block."""
         blocks = 1 if self.block is None else -(-terms // self.block)
         return blocks * _unit(self.format, self.rounding)
+
+    def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
+        blocks = 1 if self.block is None else -(-terms // self.block)
+        return blocks * _smallest(self.format, self.rounding)
 
     def __str__(self) -> str:
         blocks = "" if self.block is None else f", blocks of {self.block}"
@@ -538,12 +628,24 @@ class TensorCore(Accumulator):
         truncations together, one block turns a sum of magnitudes S into at most
         ``(1 + w) (1 + e) S``.
         """
+        truncated = self._truncated(terms) * (1 if self.group == 1 else 4)
+        step = math.log1p(truncated) + _unit(self.output, self.rounding)
+        return -(-terms // self.block) * step
+
+    def _truncated(self, terms: int) -> float:
+        """What truncation takes from a block at most, relative to the power it is aligned to."""
         a, b = self.inputs
         exact = max(a.precision + b.precision - 2, self.initial.precision - 1) <= self.fraction_bits
         count = -(-min(self.block, terms) // self.group) + (0 if exact and self.group == 1 else 1)
-        truncated = count * 2.0**-self.fraction_bits * (1 if self.group == 1 else 4)
-        step = math.log1p(truncated) + _unit(self.output, self.rounding)
-        return -(-terms // self.block) * step
+        return count * 2.0**-self.fraction_bits
+
+    def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
+        """Terms are aligned to no less than the floor or the exponent of a subnormal number."""
+        least = max(self._subnormal_power(largest), self.initial.smallest_normal)
+        if self.exponent_floor is not None:
+            least = max(least, 2.0**self.exponent_floor)
+        step = (self._truncated(terms) + 2.0**-self.fraction_bits) * least
+        return -(-terms // self.block) * (step + _smallest(self.output, self.rounding))
 
     def __str__(self) -> str:
         facts = [f"{self.block} terms", f"{self.fraction_bits} bits", str(self.output)]
@@ -680,11 +782,20 @@ class FlooredCore(Accumulator):
         it is aligned to, which the largest term exceeds; an accumulator that is dropped is smaller
         than ``2**-reach`` of it.
         """
+        step = math.log1p(self._cut(terms)) + _unit(self.format, Rounding("rne"))
+        return -(-terms // self.block) * step
+
+    def _cut(self, terms: int) -> float:
+        """What a block loses before its rounding at most, relative to the power aligned to."""
         unit = 2.0**-self.fraction_bits
         cut = min(self.block, terms) * unit + unit + 2.0**-self.sum_fraction_bits
         cut += 2 * unit if self.halves else 0.0
-        cut += 0.0 if self.reach is None else 2.0**-self.reach
-        step = math.log1p(cut) + _unit(self.format, Rounding("rne"))
+        return cut + (0.0 if self.reach is None else 2.0**-self.reach)
+
+    def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
+        """Terms are aligned to no less than the exponent of a subnormal number."""
+        least = max(self._subnormal_power(largest), self.format.smallest_normal)
+        step = self._cut(terms) * least + _smallest(self.format, Rounding("rne"))
         return -(-terms // self.block) * step
 
     def __str__(self) -> str:
@@ -769,6 +880,10 @@ class Promoted(Accumulator):
         """A term of the first interval passes its roundings and all of the outer sum's."""
         inner = self.inner._log_growth(min(self.interval, terms), False)
         return inner + -(-terms // self.interval) * _unit(self.outer, self.rounding)
+
+    def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
+        inner = self.inner._underflow(min(self.interval, terms), False, largest)
+        return -(-terms // self.interval) * (inner + _smallest(self.outer, self.rounding))
 
     def __str__(self) -> str:
         return f"promoted({self.outer}, {self.rounding.mode}, every {self.interval}: {self.inner})"

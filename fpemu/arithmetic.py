@@ -57,12 +57,22 @@ __all__ = ["add", "divide", "fma", "multiply", "sqrt", "subtract"]
 ODD_PRECISION: Final = 51
 """An odd float64 number may be rounded again to this precision."""
 
+_FLOAT64_EMAX: Final = 1023
+
 # Magnitudes between which neither an error underflows nor a result overflows.
 _SMALL: Final = 2.0**-900
 _LARGE: Final = 2.0**900
 
 
 # --- by error-free transformations --------------------------------------------------------------
+
+
+def holds_float32_sums(format: Format) -> bool:
+    """Whether float64 arithmetic adds its members to products of float32 numbers exactly enough.
+
+    The precision leaves the odd sum two bits to spare, and no sum overflows float64.
+    """
+    return format.precision <= ODD_PRECISION and format.emax < _FLOAT64_EMAX
 
 
 @inline

@@ -20,6 +20,7 @@ from fpemu import parallel, philox, tiles, words
 from fpemu.accumulators import Blocked, Sequential
 from fpemu.arithmetic import (
     add_float32,
+    holds_float32_sums,
     multiply_add_float32,
     multiply_add_float64,
 )
@@ -48,8 +49,6 @@ _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 
 # A result is a tie once in 2**dropped times; from here on the exact steps do not matter.
 _FAST_DROPPED: Final = 10
-# Sums of float32 products, made odd in float64, may be rounded again to this precision.
-_ODD_PRECISION: Final = 51
 _VECTOR_BYTES: Final = tiles.VECTOR_BITS // 8
 _WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread
 _STOCHASTIC_WORK: Final = 2**14
@@ -334,17 +333,9 @@ def _chain_of(accumulator: Sequential, operands: Operands, blocked: bool) -> _Ch
             ranged = fast[1] or rounding.overflow != "ieee"
             return replace(chain, flavour=flavour, dtype=dtype, fast=fast[0], ranged=ranged)
     formats = (format, accumulator.product or format, accumulator.via or format)
-    if narrow and all(_holds_float32_sums(each) for each in formats):
+    if narrow and all(holds_float32_sums(each) for each in formats):
         return replace(chain, flavour=_EXACT_NARROW)
     return chain
-
-
-def _holds_float32_sums(format: Format) -> bool:
-    """Whether float64 arithmetic adds its members to products of float32 numbers exactly enough.
-
-    The precision leaves the odd sum two bits to spare, and no sum overflows float64.
-    """
-    return format.precision <= _ODD_PRECISION and format.emax < LAYOUTS[_FLOAT64].bias
 
 
 # --- products -----------------------------------------------------------------------------------
@@ -364,7 +355,7 @@ def product(operands: Operands, accumulator: Sequential | Blocked) -> Carrier:
         block, outer_mode = accumulator.block, mode_number(accumulator.rounding)
         outer_target = target_of(accumulator.format, accumulator.rounding, _FLOAT64)
         both = (accumulator.format, sequential.format)
-        safe = operands.narrow and all(_holds_float32_sums(each) for each in both)
+        safe = operands.narrow and all(holds_float32_sums(each) for each in both)
         outer = _EXACT_NARROW if safe else _EXACT_WIDE
     out = np.zeros((batch, rows, b.shape[2]), _FLOAT64 if outer != _NO_OUTER else chain.dtype)
     if out.size == 0:

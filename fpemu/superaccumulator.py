@@ -3,9 +3,15 @@
 Digits of 32 bits are held in 64-bit integers, so that 2**30 additions fit before a carry has to be
 passed on.  A product is added into at most five neighbouring digits.
 
+Most sums do not need that.  Products of float32 numbers are float64 numbers, and a chain of error-
+free additions gives their float64 sum and, as long as the errors' own sum is exact too, what is
+missing from it.  Two numbers say all that rounding has to know; only where an error's error is not
+zero does the long number decide.
+
 References
 ----------
-U. Kulisch, Computer Arithmetic and Validity, 2nd ed., 2013, chapter 8.
+U. Kulisch, Computer Arithmetic and Validity, 2nd ed., 2013, chapter 8.  T. Ogita, S. M. Rump,
+S. Oishi, "Accurate sum and dot product", SIAM J. Sci. Comput. 26(6), 2005.
 """
 
 from __future__ import annotations
@@ -14,13 +20,15 @@ import functools
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from fpemu import parallel, philox, words
 from fpemu.accumulators import Exact
+from fpemu.arithmetic import holds_float32_sums, odd_sum
 from fpemu.exact_arithmetic import round_shifted
-from fpemu.operands import OUTER, Operands
+from fpemu.operands import OUTER, Operands, panels
 from fpemu.parallel import inline
 from fpemu.rounding import (
     SR,
@@ -44,6 +52,7 @@ _DIGIT: Final = np.uint64(0xFFFFFFFF)
 _MOST_TERMS: Final = 2**30
 _FLOAT64_BITS: Final = 53
 _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
+_COLUMNS: Final = 64
 _WORK_PER_PIECE: Final = 2**14  # multiply-adds worth a thread
 
 
@@ -127,42 +136,93 @@ def round_digits(digits: Any, zero: Any, target: Any, mode: int, random: Any, un
     return round_shifted(sign, high, low, exponent, target, mode, random, unused)
 
 
+@numba.njit(inline="always")
+def _add_block(sums, errors, lost, left, right, first, stop):  # type: ignore[no-untyped-def]
+    """Add products to ``sums + errors``; `lost` stays zero where that is their exact sum.
+
+    A NaN in `lost` stands for sums that are not finite.
+    """
+    for step in range(first, stop):
+        for j in range(sums.size):
+            product = left[step] * right[step, j]
+            total = sums[j] + product
+            part = total - sums[j]
+            error = (sums[j] - (total - part)) + (product - part)
+            corrected = errors[j] + error
+            part = corrected - errors[j]
+            missed = (errors[j] - (corrected - part)) + (error - part)
+            sums[j] = total
+            errors[j] = corrected
+            lost[j] += abs(missed)
+
+
+@numba.njit(inline="always")
+def _long_sum(digits, total, left, right, j, first, stop, target, mode, random, unused):  # type: ignore[no-untyped-def]
+    """A number and a block of products, summed in a superaccumulator and rounded."""
+    special = 0.0
+    if abs(total) < np.inf:
+        add_number(digits, total)
+    else:
+        special = total
+    for step in range(first, stop):
+        x, y = left[step], right[step, j]
+        if abs(x) < np.inf and abs(y) < np.inf:
+            add_product(digits, x, y)
+        else:
+            special += x * y
+    bits = round_digits(digits, target.zero, target, mode, random, unused)
+    return words.floating(round_word(words.word(special), target, mode) if special != 0.0 else bits)
+
+
 @functools.cache
 def _product_kernel(mode: int) -> Callable[..., None]:
+    """The kernel of a mode; with `short`, a sum of two numbers is tried first."""
+
     @parallel.kernel
     def exact_range(  # type: ignore[no-untyped-def]
-        start, stop, a, columns, initial, out, lengths, block, target, key, unused
+        start, stop, a, panels_b, initial, out, lengths, block, short, target, key, unused
     ):
         _, rows, steps = a.shape
         digits = np.zeros(DIGITS, np.int64)
-        for index in range(start, stop):
-            batch = index // rows
-            row = index - batch * rows
-            left = a[batch, row]
-            for j in range(lengths[row]):
-                right = columns[batch, j]
-                total = initial[batch, row, j] if initial.size > 0 else 0.0
+        total, sums = np.empty(_COLUMNS), np.empty(_COLUMNS)
+        errors, lost = np.zeros(_COLUMNS), np.ones(_COLUMNS)
+        random = ZERO
+        for p in range(panels_b.shape[1]):
+            for index in range(start, stop):
+                batch = index // rows
+                row = index - batch * rows
+                if p * _COLUMNS >= lengths[row]:
+                    continue
+                end = min(_COLUMNS, lengths[row] - p * _COLUMNS)
+                left, right = a[batch, row], panels_b[batch, p]
+                element = index * out.shape[2] + p * _COLUMNS
+                total[:] = 0.0
+                if initial.size > 0:
+                    total[:end] = initial[batch, row, p * _COLUMNS : p * _COLUMNS + end]
                 for first in range(0, max(steps, 1), block):
-                    special = 0.0
-                    if abs(total) < np.inf:
-                        add_number(digits, total)
-                    else:
-                        special = total
-                    for step in range(first, min(first + block, steps)):
-                        x, y = np.float64(left[step]), np.float64(right[step])
-                        if abs(x) < np.inf and abs(y) < np.inf:
-                            add_product(digits, x, y)
-                        else:
-                            special += x * y
-                    random = ZERO
-                    if mode >= SR:
-                        element = index * columns.shape[1] + j
-                        random = philox.step_bits(element, first // block, OUTER, key, unused)
-                    bits = round_digits(digits, target.zero, target, mode, random, unused)
-                    if special != 0.0:
-                        bits = round_word(words.word(special), target, mode)
-                    total = words.floating(bits)
-                out[batch, row, j] = total
+                    last = min(first + block, steps)
+                    if short and mode < SR:
+                        sums[:] = total
+                        errors[:] = 0.0
+                        lost[:] = 0.0
+                        _add_block(sums, errors, lost, left, right, first, last)
+                        for j in range(_COLUMNS):
+                            # No sum that is zero is negative.
+                            odd = words.word(words.floating(odd_sum(sums[j], errors[j])) + 0.0)
+                            sums[j] = words.floating(round_word(odd, target, mode))
+                    for j in range(end):
+                        if lost[j] == 0.0:
+                            total[j] = sums[j]
+                            continue
+                        if mode >= SR:
+                            random = philox.step_bits(
+                                element + j, first // block, OUTER, key, unused
+                            )
+                        total[j] = _long_sum(
+                            digits, total[j], left, right, j, first, last,
+                            target, mode, random, unused,
+                        )  # fmt: skip
+                out[batch, row, p * _COLUMNS : p * _COLUMNS + end] = total[:end]
 
     return cast(Callable[..., None], exact_range)
 
@@ -216,17 +276,19 @@ def product(operands: Operands, accumulator: Exact) -> Carrier:
     exact = _float64_product(operands) if whole and deterministic else None
     if exact is not None:
         return cast(Carrier, round_into(exact, accumulator.format, accumulator.rounding))
+    short = operands.narrow and holds_float32_sums(accumulator.format)
     out = np.zeros(operands.shape)
     initial = operands.initial
     parallel.run(
         _product_kernel(mode),
         batch * rows,
-        np.ascontiguousarray(operands.a),
-        np.ascontiguousarray(operands.b.transpose(0, 2, 1)),
+        np.ascontiguousarray(operands.a, dtype=np.float64),
+        panels(operands.b.astype(np.float64, copy=False), _COLUMNS),
         np.zeros((0, 0, 0)) if initial is None else initial.astype(np.float64),
         out,
         operands.row_lengths,
         accumulator.block or max(steps, 1),
+        short,
         target_of(accumulator.format, accumulator.rounding, _FLOAT64),
         philox.key_of(accumulator.rounding.seed),
         unused_bits(accumulator.rounding),

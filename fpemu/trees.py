@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from fpemu import formats as _formats
 from fpemu import parallel, philox, words
 from fpemu.accumulators import Pairwise
-from fpemu.arithmetic import ODD_PRECISION, add_float32
+from fpemu.arithmetic import add_float32, holds_float32_sums
 from fpemu.exact_arithmetic import fma_word_at, multiply_word_at
 from fpemu.formats import Format
 from fpemu.operands import INNER, OUTER, PRODUCTS, Operands, panels
 from fpemu.rounding import (
-    LAYOUTS,
     RTN,
     SR,
     Carrier,
@@ -89,6 +88,8 @@ def _leaf(a, b, product_target, mode, fused, way, random, unused):  # type: igno
         return a * b
     if fused:
         return a  # a wide product is formed when it is merged
+    if way == _NARROW and mode < SR:
+        return words.floating(round_word(words.word(a * b), product_target, mode))
     return words.floating(multiply_word_at(a, b, product_target, mode, random, unused))
 
 
@@ -217,9 +218,7 @@ def _way_of(accumulator: Pairwise, narrow: bool) -> int:
     native = rounding.mode == "rne" and to_infinity and not accumulator.fused
     if narrow and native and formats == (_formats.float32, _formats.float32):
         return _NATIVE
-    holds_sums = all(
-        each.precision <= ODD_PRECISION and each.emax < LAYOUTS[_FLOAT64].bias for each in formats
-    )
+    holds_sums = all(map(holds_float32_sums, formats))
     return _NARROW if narrow and holds_sums else _WIDE
 
 

@@ -154,3 +154,94 @@ def test_any_sum_keeps_the_bound(pairs, name, mode):
         fpemu.Exact(name, mode),
     ):
         assert relative_error(accumulator, a, b) <= accumulator.error_bound(a.size)
+
+
+# Underflow
+
+
+def near_underflow(generator, accumulator, length):
+    """Factors whose products lie about the least numbers of the accumulator's format."""
+    a_format, b_format = inputs_of(accumulator)
+    format = accumulator.format
+    least = np.log2(format.smallest_subnormal)
+    exponents = least + generator.integers(-2, format.precision + 2, length)
+    of_a = np.clip(exponents // 2, a_format.emin, a_format.emax)
+    numbers = generator.uniform(-2, 2, (2, length))
+    numbers *= 2.0 ** np.stack([of_a, np.clip(exponents - of_a, b_format.emin, b_format.emax)])
+    return numbers
+
+
+def subnormal_times_large(generator, accumulator, length):
+    """Subnormal numbers of a's format by large ones of b's, in part the other way round."""
+    a_format, b_format = inputs_of(accumulator)
+    count = 2 ** (a_format.precision - 1)
+    a = generator.integers(-count, count + 1, length) * a_format.smallest_subnormal
+    most = min(b_format.emax, 60, accumulator.format.emax - a_format.emin) - 2
+    b = generator.normal(size=length) * 2.0 ** generator.integers(most - 3, most + 1, length)
+    swapped = generator.random(length) < 0.3 if a_format == b_format else np.zeros(length, bool)
+    return np.where(swapped, [b, a], [a, b])
+
+
+def read_by(accumulator, x, format):
+    """The numbers as the accumulator reads them."""
+    x = fpemu.round(x, format)
+    flushed = getattr(accumulator, "flush", None) and accumulator.inputs is not None
+    return np.where(np.abs(x) < format.smallest_normal, 0.0, x) if flushed else x
+
+
+def errors_and_magnitude(accumulator, a, b, c):
+    computed = Fraction(float(fpemu.dot(a, b, accumulator, c=c)))
+    exact = dot_exact(a.tolist(), b.tolist()) + Fraction(float(c))
+    magnitude = dot_exact(np.abs(a).tolist(), np.abs(b).tolist()) + abs(Fraction(float(c)))
+    return abs(computed - exact), magnitude
+
+
+@pytest.mark.parametrize("kind", [near_underflow, subnormal_times_large])
+@pytest.mark.parametrize("accumulator", ACCUMULATORS, ids=str)
+def test_underflow_adds_no_more_than_its_bound(accumulator, kind):
+    generator = np.random.default_rng(3)
+    formats = inputs_of(accumulator)
+    for length in (1, 2, 3, 7, 16, 33, 100):
+        numbers = kind(generator, accumulator, length)
+        a, b = (read_by(accumulator, *each) for each in zip(numbers, formats, strict=True))
+        format = accumulator.initial_format
+        for c in (0.0, 3 * format.smallest_subnormal, -format.smallest_normal):
+            c = read_by(accumulator, c, format)
+            error, magnitude = errors_and_magnitude(accumulator, a, b, c)
+            relative = Fraction(accumulator.error_bound(length, initial=True))
+            largest = max(np.abs(a).max(), np.abs(b).max())
+            for most in (None, largest):
+                absolute = accumulator.underflow_bound(length, initial=True, largest=most)
+                assert error <= relative * magnitude + Fraction(absolute), (length, c, most)
+
+
+@pytest.mark.parametrize(
+    ("accumulator", "a", "b", "c", "share"),
+    [
+        (fpemu.Sequential("float8_e4m3fn"), [2.0**-5] * 8, [2.0**-5] * 8, 0.0, 0.4),
+        (fpemu.Sequential("float8_e4m3fn", "rtz"), [2.0**-5] * 2, [2.0**-5] * 2, 0.0, 0.3),
+        (fpemu.Pairwise("float16", fused=False), [2.0**-5] * 8, [2.0**-20] * 8, 0.0, 0.4),
+        (fpemu.Exact("float16", "rtz"), [1.0], [2.0**-24 * 0.99], 0.0, 0.9),
+        (
+            devices.get("hopper.wgmma.float16"),
+            [2.0**-24] + [2.0**-6] * 15,
+            [2.0**15] + [2.0**-19] * 15,
+            0.0,
+            0.0,
+        ),
+        (devices.get("volta.mma.float16.float16"), [2.0**-12], [2.0**-13], 0.0, 0.01),
+    ],
+    ids=lambda value: str(value) if isinstance(value, fpemu.accumulators.Accumulator) else "",
+)
+def test_the_bound_of_underflow_is_needed(accumulator, a, b, c, share):
+    error, magnitude = errors_and_magnitude(accumulator, np.array(a), np.array(b), c)
+    relative = Fraction(accumulator.error_bound(len(a))) * magnitude
+    assert error > relative
+    assert error > share * (relative + Fraction(accumulator.underflow_bound(len(a))))
+
+
+def test_no_terms_have_no_underflow():
+    assert fpemu.Sequential("e8m4").underflow_bound(0) == 0
+    assert fpemu.Sequential("float64").underflow_bound(1) > 0
+    with pytest.raises(ValueError, match="at least 0, not -1"):
+        fpemu.Sequential("e8m4").underflow_bound(-1)

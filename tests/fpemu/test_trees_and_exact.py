@@ -135,6 +135,24 @@ def test_the_quick_exact_way_and_the_superaccumulator_agree(monkeypatch):
     assert_same_bits(fpemu.matmul(a, b, fpemu.Exact("float16")), quick)
 
 
+@pytest.mark.parametrize("mode", [mode for mode in MODES if not mode.startswith("sr")])
+@pytest.mark.parametrize("block", [None, 4])
+def test_sums_of_two_numbers_and_the_superaccumulator_agree(mode, block, monkeypatch):
+    generator = np.random.default_rng(2)
+    # Few exponents, so that sums are short, cancel and tie, and many, so that some are not.
+    for spread in (0, 12, 60, 120):
+        exponents = generator.integers(-spread, spread + 1, (2, 40, 40))
+        a, b = fpemu.round(np.ldexp(generator.normal(size=(2, 40, 40)), exponents), "e8m2")
+        a, b = a.astype(np.float32), b.astype(np.float32)
+        c = fpemu.round(generator.normal(size=(40, 40)), "e8m3")
+        accumulator = fpemu.Exact("e8m3", mode, block)
+        with monkeypatch.context() as patch:
+            patch.setattr(superaccumulator, "_float64_product", lambda _: None)
+            quick = fpemu.matmul(a, b, accumulator, c=c)
+            patch.setattr(superaccumulator, "holds_float32_sums", lambda _: False)
+            assert_same_bits(fpemu.matmul(a, b, accumulator, c=c), quick, about=spread)
+
+
 @DTYPES
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NAMES)
