@@ -117,6 +117,101 @@ def test_a_block_scaled_unit_is_what_the_oracle_says(name, kind):
         assert_same_bits(actual, expected, about=(name, kind.__name__, length))
 
 
+# Alignment exponents end at a floor.  That shows where a sum lies next to a number that rounding
+# distinguishes, by less than what is cut off at the floor.
+
+
+def least_exponent(core):
+    """The exponent of what is cut off where terms are aligned to the floor."""
+    return core.exponent_floor - core.fraction_bits
+
+
+def terms_about_the_floor(generator, core, shape):
+    """Powers of two of both signs, and zeros, rows by terms.
+
+    Even terms lie at what rounding distinguishes; odd ones just are, or just are not, cut off.
+    """
+    quantum = round(math.log2(core.output.smallest_subnormal))
+    cut = least_exponent(core) - np.arange(shape[0])[:, None] % 2
+    powers = np.where(np.arange(shape[1]) % 2, cut, quantum + generator.choice([-1, 0, 1], shape))
+    return np.ldexp(generator.choice([-1.0, 0.0, 1.0], shape), powers)
+
+
+FLOORED = [
+    name
+    for name in ORDINARY
+    if isinstance(devices.get(name), fpemu.TensorCore)
+    and devices.get(name).exponent_floor is not None
+    and (name.endswith(("bfloat16", "tf32")) or name.endswith(".float16.float16"))
+]
+
+
+@pytest.mark.parametrize("name", FLOORED)
+def test_terms_about_the_floor(name):
+    unit, core = UNITS[name], devices.get(name)
+    generator = np.random.default_rng(len(name))
+    terms = terms_about_the_floor(generator, core, (200, core.block))
+    # Half of each exponent: so the large terms are products of normal numbers.
+    powers_of_b = np.log2(np.abs(terms).max(0)) // 2
+    b = 2.0 ** powers_of_b[:, None]
+    a = terms / b.T
+    expected = expected_of(unit, a, b, None)
+    assert_same_bits(fpemu.matmul(a, b, core), expected)
+    # The test would be none if the floor did not show.
+    aligned_lower = fpemu.TensorCore(
+        core.block,
+        core.fraction_bits,
+        core.output,
+        core.rounding.mode,
+        exponent_floor=core.exponent_floor - 1,
+        inputs=core.inputs,
+    )
+    assert (fpemu.matmul(a, b, aligned_lower) != fpemu.matmul(a, b, core)).any()
+
+
+def scaled_terms_about_the_floor(generator, core, format):
+    """The same as elements and scales of rows, to be multiplied by ones scaled by 2**-60."""
+    rows = 200
+    if core.group > 1:  # a term of every block, and scales about the floor
+        blocks = core.block // format.block
+        terms = terms_about_the_floor(generator, core, (rows, blocks))
+        a = np.zeros((rows, blocks, format.block))
+        a[:, :, 0] = np.sign(terms)
+        scales = np.where(terms == 0, 1.0, np.abs(terms) * 2.0**60)
+        return a.reshape(rows, -1), scales
+    # Elements as far apart as they are, which share a scale.
+    terms = terms_about_the_floor(generator, core, (rows, core.block))
+    scale = 2.0 ** (least_exponent(core) - 1 - math.log2(format.element.smallest_normal))
+    return terms / scale, np.full((rows, 1), scale * 2.0**60)
+
+
+@pytest.mark.parametrize("name", [n for n in SCALED if "e4m3-e8m0" in n or "e2m1-e8m0-16" in n])
+def test_scaled_terms_about_the_floor(name):
+    unit, scaled = UNITS[name], devices.get(name)
+    core = scaled.core
+    format = scaling.BlockFormat("any", core.inputs[0], scaled.scale, scaled.scale_block)
+    a, a_scales = scaled_terms_about_the_floor(np.random.default_rng(len(name)), core, format)
+    b, b_scales = np.ones((a.shape[1], 1)), np.full((a.shape[1] // format.block, 1), 2.0**-60)
+
+    def product(core):
+        return scaling.matmul(
+            scaling.Scaled(a, a_scales, format, 1),
+            scaling.Scaled(b, b_scales, format, 0),
+            ScaledCore(core, scaled.scale, scaled.scale_block),
+        )
+
+    expected = expected_of(unit, a, b, None, (a_scales, b_scales))
+    assert_same_bits(product(core), expected)
+    aligned_lower = fpemu.TensorCore(
+        core.block,
+        core.fraction_bits,
+        exponent_floor=core.exponent_floor - 1,
+        inputs=core.inputs,
+        group=core.group,
+    )
+    assert (product(aligned_lower) != product(core)).any()
+
+
 @pytest.mark.parametrize("name", ["e4m3", "e5m2"])
 def test_deepseeks_promotion_is_what_the_oracle_says(name):
     unit = UNITS[f"hopper.wgmma.{name}"]
