@@ -157,6 +157,9 @@ def test_terms_about_the_floor(name):
     a = terms / b.T
     expected = expected_of(unit, a, b, None)
     assert_same_bits(fpemu.matmul(a, b, core), expected)
+    # A subnormal accumulator is aligned with the least exponent of its format.
+    c = core.output.smallest_subnormal * generator.choice([-2.0, -1.0, 1.0, 3.0], (200, 1))
+    assert_same_bits(fpemu.matmul(a, b, core, c=c), expected_of(unit, a, b, c))
     # The test would be none if the floor did not show.
     aligned_lower = fpemu.TensorCore(
         core.block,
@@ -193,15 +196,18 @@ def test_scaled_terms_about_the_floor(name):
     a, a_scales = scaled_terms_about_the_floor(np.random.default_rng(len(name)), core, format)
     b, b_scales = np.ones((a.shape[1], 1)), np.full((a.shape[1] // format.block, 1), 2.0**-60)
 
-    def product(core):
+    def product(core, c=None):
         return scaling.matmul(
             scaling.Scaled(a, a_scales, format, 1),
             scaling.Scaled(b, b_scales, format, 0),
             ScaledCore(core, scaled.scale, scaled.scale_block),
+            c=c,
         )
 
-    expected = expected_of(unit, a, b, None, (a_scales, b_scales))
-    assert_same_bits(product(core), expected)
+    subnormal = core.output.smallest_subnormal * np.arange(-1.0, 3.0)[np.arange(200) % 4, None]
+    for c in (None, subnormal):
+        expected = expected_of(unit, a, b, c, (a_scales, b_scales))
+        assert_same_bits(product(core, c), expected)
     aligned_lower = fpemu.TensorCore(
         core.block,
         core.fraction_bits,
