@@ -15,7 +15,7 @@ import numpy as np
 from fpemu import words
 from fpemu.parallel import inline, kernel
 
-__all__ = ["erf", "exp", "expm1", "log", "sigmoid", "tanh"]
+__all__ = ["erf", "erfc", "exp", "expm1", "log", "sigmoid", "tanh"]
 
 _LOG2_E: Final = 1.4426950408889634
 # ln 2 in two parts; the first has so many zeros at its end that its multiples are exact.
@@ -26,6 +26,7 @@ _EXP_TERMS: Final = tuple(1.0 / factorial(n) for n in range(2, 15))
 _ATANH_TERMS: Final = tuple(2.0 / (2 * n + 3) for n in range(12))
 _TWO_OVER_SQRT_PI: Final = 1.1283791670955126
 _FRACTION_TERMS: Final = 80  # of the continued fraction, enough from 2 on
+_MANY_FRACTION_TERMS: Final = 240  # from 1 on
 _SQRT_HALF_WORD: Final = np.uint64(0x3FE6A09E667F3BCD)
 _LARGEST_EXP: Final = 709.782712893384
 _SMALLEST_EXP: Final = -745.1332191019412
@@ -137,23 +138,21 @@ def _exp_minus_square(x: float) -> Any:
     return value - value * words.fused_multiply_add(x, x, -square)
 
 
-@kernel
-def erf(x):  # type: ignore[no-untyped-def]
-    """The error function; error below 16 units.
+@inline
+def _erfc_fraction(size: float, terms: int) -> Any:
+    """``erfc(size)`` by a continued fraction, which takes about 190/size**2 terms."""
+    fraction = size
+    for n in range(terms, 0, -1):
+        fraction = size + 0.5 * n / fraction
+    return 0.5 * _TWO_OVER_SQRT_PI * _exp_minus_square(size) / fraction
 
-    Up to 2 the series ``2/sqrt(pi) e**(-x**2) sum_n 2**n x**(2n+1) / (2n+1)!!``, whose terms are
-    all of one sign; from there on one minus the continued fraction of erfc, which counts for little
-    (Abramowitz & Stegun 7.1.6 and 7.1.14).
+
+@kernel
+def _erf_series(x):  # type: ignore[no-untyped-def]
+    """``erf(x)`` by the series ``2/sqrt(pi) e**(-x**2) sum_n 2**n x**(2n+1) / (2n+1)!!``.
+
+    All terms are of one sign.
     """
-    size = abs(x)
-    if not size < 6.0:
-        return x if x != x else np.copysign(1.0, x)
-    if size >= 2.0:
-        fraction = size
-        for n in range(_FRACTION_TERMS, 0, -1):
-            fraction = size + 0.5 * n / fraction
-        tail = 0.5 * _TWO_OVER_SQRT_PI * _exp_minus_square(size) / fraction
-        return np.copysign(1.0 - tail, x)
     term = x
     total = x
     n = 0
@@ -162,3 +161,28 @@ def erf(x):  # type: ignore[no-untyped-def]
         term *= 2.0 * x * x / (2 * n + 1)
         total += term
     return _TWO_OVER_SQRT_PI * _exp_minus_square(x) * total
+
+
+@kernel
+def erf(x):  # type: ignore[no-untyped-def]
+    """The error function; error below 16 units.
+
+    Up to 2 a series, from there on one minus the continued fraction of erfc, which counts for
+    little (Abramowitz & Stegun 7.1.6 and 7.1.14).
+    """
+    size = abs(x)
+    if not size < 6.0:
+        return x if x != x else np.copysign(1.0, x)
+    if size >= 2.0:
+        return np.copysign(1.0 - _erfc_fraction(size, _FRACTION_TERMS), x)
+    return _erf_series(x)
+
+
+@kernel
+def erfc(x):  # type: ignore[no-untyped-def]
+    """``1 - erf(x)``; error below 64 units, however small it is."""
+    if x >= 2.0:
+        return _erfc_fraction(min(x, 40.0), _FRACTION_TERMS)
+    if x >= 1.0:
+        return _erfc_fraction(x, _MANY_FRACTION_TERMS)
+    return 1.0 - erf(x)

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu.parallel import default_environment
-from lamp import checkpoints
+from lamp import activations, checkpoints
 from lamp.attention import attention
 from lamp.hardware import Hardware, HardwareLike, hardware
-from lamp.layers import activation, check_activation, layer_norm, linear
+from lamp.layers import activation, layer_norm, linear
 from lamp.selection import LAMP
 
 __all__ = ["GPT2", "Forward", "GPT2Config"]
@@ -57,7 +57,7 @@ class GPT2Config:
     scale_attn_weights: bool = True
 
     def __post_init__(self) -> None:
-        check_activation(self.activation_function)
+        activations.activation(self.activation_function)  # raises if there is none
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
             size = getattr(self, name)
             if not isinstance(size, int) or size < 1:

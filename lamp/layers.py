@@ -6,16 +6,18 @@ function of the platform's mathematical library is part of a result.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu import Accumulator, elementary, parallel
+from fpemu import Accumulator, parallel
+from lamp import activations
 
-__all__ = ["ACTIVATIONS", "activation", "check_activation", "layer_norm", "linear"]
+__all__ = ["activation", "layer_norm", "linear"]
 
 _GRAIN: Final = 2**12  # elements worth a thread
 
@@ -93,7 +95,7 @@ def activation(x: NDArray[Any], name: str) -> NDArray[Any]:
     x : ndarray, C-contiguous
         The arguments, which the values replace.
     name : str
-        One of :data:`ACTIVATIONS`, by transformers' names.
+        One of :data:`lamp.activations.ACTIVATIONS`, by transformers' names.
 
     Returns
     -------
@@ -105,58 +107,20 @@ def activation(x: NDArray[Any], name: str) -> NDArray[Any]:
     ValueError
         If there is no such activation, or `x` is not C-contiguous.
     """
-    check_activation(name)
+    function = activations.activation(name).value
     if not x.flags.c_contiguous:
         raise ValueError("an activation works in place: x must be C-contiguous")
-    parallel.run(ACTIVATIONS[name], x.size, x.reshape(-1), grain=_GRAIN)
+    parallel.run(_in_place(function), x.size, x.reshape(-1), grain=_GRAIN)
     return x
 
 
-def check_activation(name: str) -> None:
-    """Raise a ValueError if there is no activation of that name."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"unknown activation {name!r}: expected {', '.join(ACTIVATIONS)}")
+@functools.cache
+def _in_place(function: Callable[..., Any]) -> Callable[..., None]:
+    """The kernel that applies a scalar function in float64 to each element."""
 
+    @parallel.kernel
+    def activation_range(start, stop, x):  # type: ignore[no-untyped-def]
+        for i in range(start, stop):
+            x[i] = function(np.float64(x[i]))
 
-_SQRT_HALF: Final = np.sqrt(0.5)
-_SQRT_2_OVER_PI: Final = np.sqrt(2.0 / np.pi)
-
-
-@parallel.kernel
-def _gelu_range(start, stop, x):  # type: ignore[no-untyped-def]
-    for i in range(start, stop):
-        y = np.float64(x[i])
-        x[i] = 0.5 * y * (1.0 + elementary.erf(y * _SQRT_HALF))
-
-
-@parallel.kernel
-def _gelu_new_range(start, stop, x):  # type: ignore[no-untyped-def]
-    for i in range(start, stop):
-        y = np.float64(x[i])
-        inner = _SQRT_2_OVER_PI * (y + 0.044715 * (y * y * y))
-        x[i] = 0.5 * y * (1.0 + elementary.tanh(inner))
-
-
-@parallel.kernel
-def _silu_range(start, stop, x):  # type: ignore[no-untyped-def]
-    for i in range(start, stop):
-        y = np.float64(x[i])
-        x[i] = y * elementary.sigmoid(y)
-
-
-@parallel.kernel
-def _relu_range(start, stop, x):  # type: ignore[no-untyped-def]
-    for i in range(start, stop):
-        # Written so that NaN stays NaN.
-        x[i] = x[i] if not x[i] < 0 else 0
-
-
-ACTIVATIONS: Final[dict[str, Callable[..., None]]] = {
-    "gelu": _gelu_range,
-    "gelu_new": _gelu_new_range,
-    "gelu_pytorch_tanh": _gelu_new_range,
-    "silu": _silu_range,
-    "swish": _silu_range,
-    "relu": _relu_range,
-}
-"""The kernels of the activations, by transformers' names."""
+    return cast(Callable[..., None], activation_range)

@@ -218,6 +218,35 @@ def test_scaled_terms_about_the_floor(name):
     assert (product(aligned_lower) != product(core)).any()
 
 
+@pytest.mark.parametrize("name", ["cdna3.mfma.e4m3fnuz", "cdna3.mfma.e5m2fnuz"])
+def test_accumulators_out_of_reach(name):
+    """They are dropped from a known distance on; a negative one within it is floored."""
+    unit = UNITS[name]
+    a = np.array([[1.0], [-1.5], [0.25]])
+    b = np.array([[1.0, 2.0]])
+    for distance in (23, 24, 25, 26, 27):
+        for sign in (1.0, -1.0, 1.75, -1.75):
+            c = sign * 2.0**-distance * 2.0 ** np.floor(np.log2(np.abs(a * b)))
+            expected = expected_of(unit, a, b, c)
+            assert_same_bits(fpemu.matmul(a, b, devices.get(name), c=c), expected, about=distance)
+    assert fpemu.dot([1.0], [1.0], devices.get(name), c=-(2.0**-25)) == 1.0 - 2.0**-24
+    assert fpemu.dot([1.0], [1.0], devices.get(name), c=-(2.0**-26)) == 1.0
+
+
+@pytest.mark.parametrize("name", ["cdna3.mfma.bfloat16", "cdna3.mfma.tf32"])
+def test_products_beyond_float32_are_infinities_on_cdna3(name):
+    unit, core = UNITS[name], devices.get(name)
+    for a, b, expected in (
+        ([2.0**64], [2.0**64], math.inf),
+        ([2.0**64], [-(2.0**64)], -math.inf),
+        ([2.0**64 * 1.25], [2.0**64], math.inf),
+        ([2.0**64, 2.0**64], [2.0**64, -(2.0**64)], math.nan),
+        ([2.0**64, 1.0], [2.0**63 * 1.75, 1.0], 2.0**127 * 1.75),
+    ):
+        assert_same_bits(fpemu.dot(a, b, core), expected)
+        assert_same_bits(expected, unit(a, b, 0.0))
+
+
 @pytest.mark.parametrize("name", ["e4m3", "e5m2"])
 def test_deepseeks_promotion_is_what_the_oracle_says(name):
     unit = UNITS[f"hopper.wgmma.{name}"]

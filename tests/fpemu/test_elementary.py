@@ -34,6 +34,7 @@ FUNCTIONS = {
     "tanh": (mpmath.tanh, 8, (-25.0, 25.0)),
     "sigmoid": (exact_sigmoid, 4, (-700.0, 700.0)),
     "erf": (mpmath.erf, 16, (-6.5, 6.5)),
+    "erfc": (mpmath.erfc, 64, (-6.5, 26.0)),
 }
 
 
@@ -92,6 +93,7 @@ LOG_EXPECTED = [0, -np.inf, -np.inf, np.inf, np.nan, np.nan]
         ("tanh", [0.0, np.inf, -np.inf, 100.0], [0, 1, -1, 1]),
         ("sigmoid", [0.0, np.inf, -np.inf, -800.0], [0.5, 1, 0, 0]),
         ("erf", [0.0, np.inf, -np.inf, 7.0], [0, 1, -1, 1]),
+        ("erfc", [0.0, np.inf, -np.inf, -7.0, 30.0], [1, 0, 2, 2, 0]),
     ],
 )  # fmt: skip
 def test_special_arguments(name, given, expected):
