@@ -56,7 +56,6 @@ SHOWN_UNITS = (
     "CDNA2 fp16",
     "CDNA3 bf16",
 )
-TITLES = {"positive": "that are positive", "of both signs": "of both signs"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 
 
@@ -101,7 +100,7 @@ def plot(rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(12, 9), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(2, 2, sharex=True, sharey="row")
-    panels = (("small formats, rounded every step", SHOWN_SMALL), ("machines", SHOWN_UNITS))
+    panels = (("small formats", SHOWN_SMALL), ("machines", SHOWN_UNITS))
     for (what, names), line in zip(panels, grid, strict=True):
         for data, axes in zip(("positive", "of both signs"), line, strict=True):
             for name, colour in zip(names, COLOURS, strict=False):
@@ -110,7 +109,7 @@ def plot(rows: list[Row], path: Path) -> None:
                 )
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
-            axes.set_title(f"{what}: terms {TITLES[data]}", loc="left")
+            axes.set_title(f"{what}, terms {data}", loc="left")
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
         line[0].set_ylabel("error / sum of magnitudes")

@@ -234,6 +234,18 @@ def test_accumulators_out_of_reach(name):
 
 
 @pytest.mark.parametrize("name", ["cdna3.mfma.bfloat16", "cdna3.mfma.tf32"])
+def test_subnormal_accumulators_of_cdna3(name):
+    """They are aligned with float32's least exponent, which shows beside ties of the result."""
+    unit, core = UNITS[name], devices.get(name)
+    generator = np.random.default_rng(9)
+    powers = generator.choice([-150, -149, -157, -158, -159, -160], (300, core.block))
+    a = np.ldexp(generator.choice([-1.0, 0.0, 1.0], powers.shape), powers + 75)
+    b = np.full((core.block, 1), 2.0**-75)
+    c = np.ldexp(generator.choice([-3.0, -1.0, 1.0, 2.0], (300, 1)), -149)
+    assert_same_bits(fpemu.matmul(a, b, core, c=c), expected_of(unit, a, b, c))
+
+
+@pytest.mark.parametrize("name", ["cdna3.mfma.bfloat16", "cdna3.mfma.tf32"])
 def test_products_beyond_float32_are_infinities_on_cdna3(name):
     unit, core = UNITS[name], devices.get(name)
     for a, b, expected in (
