@@ -259,6 +259,26 @@ def test_products_beyond_float32_are_infinities_on_cdna3(name):
         assert_same_bits(expected, unit(a, b, 0.0))
 
 
+FLUSHING = [name for name in ORDINARY if getattr(devices.get(name), "flush", None)]
+
+
+@pytest.mark.parametrize("name", FLUSHING)
+def test_sums_that_become_subnormal_are_flushed(name):
+    unit, accumulator = UNITS[name], devices.get(name)
+    generator = np.random.default_rng(10)
+    # For float16 inputs no product is as small; there the sums are out of reach too.
+    power = max(-126, 2 * unit.input_format.emin)
+    a = np.ldexp(generator.choice([-1.0, 1.0, 1.25, -1.5], (60, 8)), power // 2 + 1)
+    b = np.ldexp(generator.choice([1.0, 1.5], (8, 3)), power // 2)
+    c = np.ldexp(generator.choice([-1.0, 1.0, -1.75], (60, 3)), -126)
+    for start in (None, c):
+        expected = expected_of(unit, a, b, start)
+        assert_same_bits(fpemu.matmul(a, b, accumulator, c=start), expected)
+    if power == -126:
+        kept = fpemu.Pairwise("float32", accumulator.rounding, fused=False, block=accumulator.block)
+        assert (fpemu.matmul(a, b, kept) != fpemu.matmul(a, b, accumulator)).any()
+
+
 @pytest.mark.parametrize("name", ["e4m3", "e5m2"])
 def test_deepseeks_promotion_is_what_the_oracle_says(name):
     unit = UNITS[f"hopper.wgmma.{name}"]
