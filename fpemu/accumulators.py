@@ -45,9 +45,9 @@ def _upward(x: float) -> float:
 
 
 def _unit(format: Format, rounding: Rounding) -> float:
-    """The logarithm of 1 + e, e the largest relative error of a rounding to a normal number."""
+    """The largest relative error of a rounding to a normal number."""
     nearest = rounding.mode in ("rne", "rna", "rnz")
-    return math.log1p(format.unit_roundoff * (1 if nearest else 2))
+    return format.unit_roundoff * (1 if nearest else 2)
 
 
 def _smallest(format: Format, rounding: Rounding, flushed: bool = False) -> float:
@@ -161,9 +161,39 @@ class Accumulator:
         bound = _upward(self._underflow(terms, initial, largest) * growth)
         return math.nextafter(bound, math.inf)
 
+    def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
+        """The roundings that a term may pass on its way into the result.
+
+        Parameters
+        ----------
+        terms : int
+            The number k of terms, at least 1.
+        initial : bool
+            Whether the sum begins with a value of its own.
+
+        Returns
+        -------
+        tuple of (int, float)
+            How many there are at most of every kind, and the largest relative error of one, u or
+            2u of the format rounded into.
+
+        Raises
+        ------
+        TypeError
+            If the accumulator does more to a term than to round it.
+
+        Examples
+        --------
+        >>> import fpemu
+        >>> fpemu.Blocked("bfloat16", 8, "float32").roundings(32)
+        ((8, 5.960464477539063e-08), (4, 0.00390625))
+        """
+        raise TypeError(f"{self} truncates terms: its errors are no sequence of roundings")
+
     def _log_growth(self, terms: int, initial: bool) -> float:
         """The logarithm of what the roundings make of a term at most."""
-        raise NotImplementedError
+        roundings = self.roundings(terms, initial=initial)
+        return math.fsum(count * math.log1p(unit) for count, unit in roundings)
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         """The sum of what underflow can add in every rounding."""
@@ -239,13 +269,12 @@ class Sequential(Accumulator):
         _set(self, "via", _optional_format(via))
         _set(self, "inputs", _optional_format(inputs))
 
-    def _log_growth(self, terms: int, initial: bool) -> float:
-        """The first term passes every rounding of the sum, and that of its product."""
-        step = _unit(self.format, self.rounding)
+    def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
+        """See :meth:`Accumulator.roundings`; the first term passes all, its product's too."""
+        of_sums = [(terms, _unit(self.format, self.rounding))]
         if self.via is not None:
-            step += _unit(self.via, self.rounding)
-        product = 0.0 if self.fused else _unit(self.product or self.format, self.rounding)
-        return terms * step + product
+            of_sums.append((terms, _unit(self.via, self.rounding)))
+        return (*of_sums, *_of_product(self))
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         step = _smallest(self.format, self.rounding)
@@ -308,10 +337,11 @@ class Blocked(Accumulator):
         _set(self, "inner", inner if isinstance(inner, Sequential) else Sequential(inner))
         _set(self, "rounding", as_rounding(rounding))
 
-    def _log_growth(self, terms: int, initial: bool) -> float:
-        """A term of the first block passes the block's roundings and all of the outer sum's."""
-        inner = self.inner._log_growth(min(self.block, terms), False)
-        return inner + -(-terms // self.block) * _unit(self.format, self.rounding)
+    def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
+        """See :meth:`Accumulator.roundings`; those of a block, and all of the outer sum."""
+        blocks = -(-terms // self.block)
+        inner = self.inner.roundings(min(self.block, terms))
+        return (*inner, (blocks, _unit(self.format, self.rounding)))
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         outer = -(-terms // self.block) * _smallest(self.format, self.rounding)
@@ -394,16 +424,15 @@ class Pairwise(Accumulator):
         _set(self, "flush", flush)
         _set(self, "inputs", _optional_format(inputs))
 
-    def _log_growth(self, terms: int, initial: bool) -> float:
-        """A term passes one rounding a level of its tree, and one for every tree to be added."""
+    def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
+        """See :meth:`Accumulator.roundings`; one a level of a tree, one for every tree added."""
         block = terms if self.block is None else self.block
-        roundings = max(math.ceil(math.log2(block)), 1)
+        count = max(math.ceil(math.log2(block)), 1)
         if self.block is not None:
-            roundings += -(-terms // block)
+            count += -(-terms // block)
         elif initial:
-            roundings += 1
-        product = 0.0 if self.fused else _unit(self.product or self.format, self.rounding)
-        return roundings * _unit(self.format, self.rounding) + product
+            count += 1
+        return ((count, _unit(self.format, self.rounding)), *_of_product(self))
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         """A tree of n terms has n - 1 sums; one more takes it to the accumulator."""
@@ -475,10 +504,10 @@ class Exact(Accumulator):
         _set(self, "block", _optional_positive("block", block))
         _set(self, "inputs", _optional_format(inputs))
 
-    def _log_growth(self, terms: int, initial: bool) -> float:
-        """One rounding for every block."""
+    def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
+        """See :meth:`Accumulator.roundings`; one for every block."""
         blocks = 1 if self.block is None else -(-terms // self.block)
-        return blocks * _unit(self.format, self.rounding)
+        return ((blocks, _unit(self.format, self.rounding)),)
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         blocks = 1 if self.block is None else -(-terms // self.block)
@@ -629,7 +658,7 @@ class TensorCore(Accumulator):
         ``(1 + w) (1 + e) S``.
         """
         truncated = self._truncated(terms) * (1 if self.group == 1 else 4)
-        step = math.log1p(truncated) + _unit(self.output, self.rounding)
+        step = math.log1p(truncated) + math.log1p(_unit(self.output, self.rounding))
         return -(-terms // self.block) * step
 
     def _truncated(self, terms: int) -> float:
@@ -782,7 +811,7 @@ class FlooredCore(Accumulator):
         it is aligned to, which the largest term exceeds; an accumulator that is dropped is smaller
         than ``2**-reach`` of it.
         """
-        step = math.log1p(self._cut(terms)) + _unit(self.format, Rounding("rne"))
+        step = math.log1p(self._cut(terms)) + math.log1p(_unit(self.format, self.rounding))
         return -(-terms // self.block) * step
 
     def _cut(self, terms: int) -> float:
@@ -876,10 +905,17 @@ class Promoted(Accumulator):
         """How it rounds other numbers into its input formats by itself; None if it does not."""
         return self.inner.conversion
 
+    def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
+        """See :meth:`Accumulator.roundings`; those of an interval, and all of the outer sum."""
+        intervals = -(-terms // self.interval)
+        inner = self.inner.roundings(min(self.interval, terms))
+        return (*inner, (intervals, _unit(self.outer, self.rounding)))
+
     def _log_growth(self, terms: int, initial: bool) -> float:
-        """A term of the first interval passes its roundings and all of the outer sum's."""
+        """As :meth:`roundings` says, for any inner accumulator."""
         inner = self.inner._log_growth(min(self.interval, terms), False)
-        return inner + -(-terms // self.interval) * _unit(self.outer, self.rounding)
+        outer = math.log1p(_unit(self.outer, self.rounding))
+        return inner + -(-terms // self.interval) * outer
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         inner = self.inner._underflow(min(self.interval, terms), False, largest)
@@ -887,6 +923,13 @@ class Promoted(Accumulator):
 
     def __str__(self) -> str:
         return f"promoted({self.outer}, {self.rounding.mode}, every {self.interval}: {self.inner})"
+
+
+def _of_product(accumulator: Sequential | Pairwise) -> tuple[tuple[int, float], ...]:
+    """The rounding of a term's product, if there is one."""
+    if accumulator.fused:
+        return ()
+    return ((1, _unit(accumulator.product or accumulator.format, accumulator.rounding)),)
 
 
 def _optional_format(format: FormatLike | None) -> Format | None:
