@@ -62,6 +62,14 @@ class Softmax(Composition):
         z = _softmax(rows)
         return z * (vectors - total(z * vectors))
 
+    def jacobian(self, y: ArrayLike) -> Float64:
+        """See :meth:`Composition.jacobian`; without the cancellation of ``z_i (1 - z_i)``."""
+        z = _softmax(rows_of(y, "y"))
+        matrix = -z[..., :, np.newaxis] * z[..., np.newaxis, :]
+        places = np.arange(z.shape[-1])
+        matrix[..., places, places] = z * others(z)
+        return matrix
+
     def amplified(self, y: ArrayLike, errors: ArrayLike) -> Float64:
         """See :meth:`Composition.amplified`."""
         rows, bounds = with_errors(y, errors)

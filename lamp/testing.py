@@ -1,0 +1,337 @@
+"""For tests of error bounds: hypothesis strategies, and the check of a bound against mpmath.
+
+hypothesis is needed for the strategies alone, and comes with the ``test`` extra.
+
+Examples
+--------
+A function of one's own, with its Jacobian's action, and the claim that its bound holds:
+
+>>> import mpmath, numpy as np, fpemu
+>>> from lamp import testing
+>>> from lamp.compositions import Composition
+>>> class Square(Composition):
+...     name = "square"
+...     def value(self, y):
+...         return np.square(y)
+...     def exact(self, y):
+...         return [x * x for x in y]
+...     def jacobian_product(self, y, direction):
+...         return 2 * np.asarray(y) * direction
+...     def amplified(self, y, errors):
+...         return np.abs(2 * np.asarray(y)) * errors
+...     def enclosure(self, y, errors):
+...         return (2 * np.abs(y) + errors) * errors * (1 + 2.0**-40)
+>>> rng = np.random.default_rng(0)
+>>> a, b = fpemu.round(rng.normal(size=(4, 32)), "e8m7"), fpemu.round(rng.normal(size=32), "e8m7")
+>>> tightness = testing.assert_bound_holds(Square(), b, a.T, fpemu.Sequential("e8m4"))
+>>> bool((tightness <= 1).all())
+True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final
+
+import mpmath
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+import fpemu
+from fpemu import Accumulator, Format
+from fpemu.reference import dot_exact
+from lamp import bounds
+from lamp.bounds import Evaluation, ProductErrors
+from lamp.compositions import Composition
+from lamp.rows import Float64, rows_of
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+__all__ = [
+    "accumulators",
+    "assert_bound_holds",
+    "cancelling_vectors",
+    "exact_products",
+    "formats",
+    "peaked_logits",
+    "tightness",
+    "vectors",
+]
+
+_DIGITS: Final = 60
+
+
+# --- the check ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _precision(digits: int) -> Iterator[None]:
+    with mpmath.workdps(digits):
+        yield
+
+
+def _number(x: Fraction) -> Any:
+    return mpmath.mpf(x.numerator) / x.denominator
+
+
+def exact_products(a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> list[list[Fraction]]:
+    """The exact inner products of rows with columns.
+
+    Parameters
+    ----------
+    a : array_like, shape (k,) or (m, k)
+    b : array_like, shape (k, n)
+    c : array_like, shape broadcast to (m, n), optional
+        What the sums begin with.
+
+    Returns
+    -------
+    list of list of Fraction
+        m rows of n.
+    """
+    left, right = np.atleast_2d(rows_of(a, "a")), np.asarray(b, np.float64)
+    start = np.broadcast_to(
+        np.zeros(1) if c is None else np.asarray(c, np.float64), (len(left), right.shape[1])
+    )
+    return [
+        [
+            dot_exact(row.tolist(), column.tolist()) + Fraction(float(start[i, j]))
+            for j, column in enumerate(right.T)
+        ]
+        for i, row in enumerate(left)
+    ]
+
+
+def tightness(
+    composition: Composition,
+    arguments: ProductErrors,
+    exact: Sequence[Sequence[Fraction]],
+    *,
+    order: str = "rigorous",
+    evaluation: Evaluation | None = None,
+) -> tuple[Float64, bounds.Bound]:
+    """Actual errors of f(g(x)) over their bounds.
+
+    Parameters
+    ----------
+    composition : Composition
+        f, whose `exact` is believed.
+    arguments : ProductErrors
+        Its computed arguments, of shape (n,) or (m, n), and the bounds of their errors.
+    exact : sequence of sequences of Fraction, m rows of n
+        Its exact arguments, as :func:`exact_products` gives them.
+    order, evaluation
+        As for :func:`lamp.bounds.bound`.
+
+    Returns
+    -------
+    ratios : ndarray of float64
+        Above 1 where the bound fails; 0 for no error.  Rounded to nearest but never across 1.
+    bound : Bound
+    """
+    found = bounds.bound(composition, arguments, order=order, evaluation=evaluation)
+    computed, limit = np.atleast_2d(found.computed), np.atleast_2d(found.value)
+    ratios = np.empty(computed.shape)
+    with _precision(_DIGITS):
+        for i, row in enumerate(exact):
+            values = composition.exact([_number(x) for x in row])
+            for j, value in enumerate(values):
+                ratios[i, j] = _ratio(computed[i, j], value, limit[i, j])
+    return ratios.reshape(found.computed.shape), found
+
+
+def _ratio(computed: float, exact: Any, limit: float) -> float:
+    if np.isinf(limit):
+        return 0.0
+    if not np.isfinite(computed):
+        return float("inf")  # a bound that is finite promises a number
+    error = abs(mpmath.mpf(float(computed)) - exact)
+    if error == 0:
+        return 0.0
+    if limit == 0.0:
+        return float("inf")
+    ratio = float(error / mpmath.mpf(float(limit)))
+    exceeds = bool(error > mpmath.mpf(float(limit)))
+    return max(ratio, float(np.nextafter(1.0, 2.0))) if exceeds else min(ratio, 1.0)
+
+
+def assert_bound_holds(
+    composition: Composition,
+    a: ArrayLike,
+    b: ArrayLike,
+    accumulator: Accumulator,
+    *,
+    c: ArrayLike | None = None,
+    kind: str = "deterministic",
+    order: str = "rigorous",
+    evaluation: Evaluation | None = None,
+) -> Float64:
+    """Compute f(a b) under an accumulator, and hold the error against its bound.
+
+    Parameters
+    ----------
+    composition : Composition
+        f.
+    a : array_like, shape (k,) or (m, k)
+    b : array_like, shape (k, n)
+        Members of the accumulator's input formats.
+    accumulator : Accumulator
+        How the inner products are summed.
+    c, kind
+        As for :func:`lamp.bounds.products`.
+    order, evaluation
+        As for :func:`lamp.bounds.bound`.
+
+    Returns
+    -------
+    ndarray of float64
+        The errors over their bounds, by component.
+
+    Raises
+    ------
+    AssertionError
+        If a bound is exceeded, with the worst component and the bound in words.
+    """
+    arguments = bounds.products(a, b, accumulator, c=c, kind=kind)
+    exact = exact_products(a, b, c)
+    ratios, found = tightness(composition, arguments, exact, order=order, evaluation=evaluation)
+    if (ratios <= 1).all():
+        return ratios
+    worst = tuple(int(i) for i in np.unravel_index(np.argmax(ratios), ratios.shape))
+    raise AssertionError(
+        f"component {worst} of {composition} is {found.computed[worst]!r}, off by "
+        f"{ratios[worst]:.6g} times the bound {found.value[worst]!r}\n{found.explain()}"
+    )
+
+
+# --- strategies -----------------------------------------------------------------------------------
+
+_FORMATS: Final = (
+    *(f"ps{mu}" for mu in range(2, 11)),
+    "bfloat16",
+    "float16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+)
+
+
+def formats() -> SearchStrategy[Format]:
+    """Formats of few bits: PS(2) to PS(10), bfloat16, float16, both fp8.
+
+    Returns
+    -------
+    SearchStrategy of Format
+    """
+    from hypothesis import strategies
+
+    return strategies.sampled_from(_FORMATS).map(fpemu.format)
+
+
+def accumulators(*, stochastic: bool = False) -> SearchStrategy[Accumulator]:
+    """Accumulators that consist of roundings: sequential, blocked, pairwise, exact, promoted.
+
+    Parameters
+    ----------
+    stochastic : bool
+        Whether they all round stochastically, or none of them does.
+
+    Returns
+    -------
+    SearchStrategy of Accumulator
+    """
+    from hypothesis import strategies as st
+
+    if stochastic:
+        roundings = st.integers(0, 2**32).map(lambda seed: fpemu.Rounding("sr", seed=seed))
+    else:
+        roundings = st.sampled_from(("rne", "rna", "rtz", "rtp", "rtn")).map(fpemu.Rounding)
+    inner = st.builds(fpemu.Sequential, formats(), roundings)
+    return st.one_of(
+        st.builds(fpemu.Sequential, formats(), roundings, st.booleans()),
+        st.builds(fpemu.Blocked, formats(), st.integers(1, 16), inner, roundings),
+        st.builds(fpemu.Pairwise, formats(), roundings, st.booleans()),
+        st.builds(fpemu.Exact, formats(), roundings),
+        st.builds(fpemu.Promoted, inner, formats(), st.integers(1, 16), roundings),
+    )
+
+
+def vectors(length: int, format: Format | str = "bfloat16") -> SearchStrategy[NDArray[Any]]:
+    """Vectors of members of a format whose exponents differ widely.
+
+    Parameters
+    ----------
+    length : int
+    format : Format or str
+
+    Returns
+    -------
+    SearchStrategy of ndarray of float64, shape (length,)
+    """
+    from hypothesis import strategies as st
+
+    member = fpemu.format(format)
+    spread = min(12, member.emax // 2)
+    number = st.tuples(st.floats(-2, 2, width=16), st.integers(-spread, spread))
+
+    def assembled(pairs: list[tuple[float, int]]) -> NDArray[Any]:
+        numbers = np.array([x * 2.0**exponent for x, exponent in pairs])
+        return np.asarray(fpemu.round(numbers, member, fpemu.Rounding(overflow="saturate")))
+
+    return st.lists(number, min_size=length, max_size=length).map(assembled)
+
+
+def cancelling_vectors(
+    length: int, format: Format | str = "bfloat16"
+) -> SearchStrategy[tuple[NDArray[Any], NDArray[Any]]]:
+    """Pairs of vectors whose inner product nearly cancels: the second half undoes the first.
+
+    Parameters
+    ----------
+    length : int
+    format : Format or str
+
+    Returns
+    -------
+    SearchStrategy of a pair of ndarrays of float64, shape (length,)
+    """
+    from hypothesis import strategies as st
+
+    half = length // 2
+
+    def paired(drawn: tuple[NDArray[Any], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+        a, b = drawn
+        a = a.copy()
+        a[half : 2 * half] = -a[:half]
+        b = b.copy()
+        b[half : 2 * half - 1] = b[: max(half - 1, 0)]
+        return a, b
+
+    return st.tuples(vectors(length, format), vectors(length, format)).map(paired)
+
+
+def peaked_logits(length: int) -> SearchStrategy[NDArray[Any]]:
+    """Scores of a softmax with one or a few components far above the others, and ties.
+
+    Parameters
+    ----------
+    length : int
+
+    Returns
+    -------
+    SearchStrategy of ndarray of float64, shape (length,)
+    """
+    from hypothesis import strategies as st
+
+    base = st.lists(st.floats(-4, 4, width=16), min_size=length, max_size=length)
+    peaks = st.lists(st.tuples(st.integers(0, length - 1), st.floats(0, 60, width=16)), max_size=3)
+
+    def raised(drawn: tuple[list[float], list[tuple[int, float]]]) -> NDArray[Any]:
+        scores = np.array(drawn[0])
+        for place, height in drawn[1]:
+            scores[place] += height
+        return scores
+
+    return st.tuples(base, peaks).map(raised)
