@@ -279,6 +279,18 @@ def test_sums_that_become_subnormal_are_flushed(name):
         assert (fpemu.matmul(a, b, kept) != fpemu.matmul(a, b, accumulator)).any()
 
 
+@pytest.mark.parametrize("name", FLUSHING)
+def test_flushed_inputs_have_the_signs_that_they_have(name):
+    unit, accumulator = UNITS[name], devices.get(name)
+    least = unit.input_format.smallest_subnormal
+    a = np.array([[-least, -least], [least, -least], [least, least], [-0.0, -0.0]])
+    b = np.array([[1.0, -1.0], [1.0, -1.0]])
+    for start in (None, np.array([[-0.0]]), np.array([[0.0]]), np.array([[-(2.0**-140)]])):
+        c = None if start is None else np.broadcast_to(start, (4, 2))
+        expected = expected_of(unit, a, b, c)
+        assert_same_bits(fpemu.matmul(a, b, accumulator, c=c), expected)
+
+
 @pytest.mark.parametrize("name", ["e4m3", "e5m2"])
 def test_deepseeks_promotion_is_what_the_oracle_says(name):
     unit = UNITS[f"hopper.wgmma.{name}"]
