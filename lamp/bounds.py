@@ -564,9 +564,11 @@ def bound(
     parts["rounding of f"] = machine.error(composition, held)
     failure = min(1.0, y.shape[-1] * arguments.failure_probability)
     descriptions = dict.fromkeys(parts, arguments.description) | {"rounding of f": str(machine)}
+    computed = np.where(known, machine.value(composition, held), np.nan)
+    is_number = np.isfinite(computed)
     return Bound(
-        np.asarray(machine.value(composition, y)),
-        {name: np.where(known, part, np.inf) for name, part in parts.items()},
+        computed,
+        {name: np.where(is_number, part, np.inf) for name, part in parts.items()},
         order,
         failure,
         str(composition),

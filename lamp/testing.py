@@ -30,8 +30,7 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,8 +41,7 @@ from numpy.typing import ArrayLike, NDArray
 import fpemu
 from fpemu import Accumulator, Format
 from fpemu.reference import dot_exact
-from lamp import bounds
-from lamp.bounds import Evaluation, ProductErrors
+from lamp.bounds import Bound, Evaluation, bound, products
 from lamp.compositions import Composition
 from lamp.rows import Float64, rows_of
 
@@ -55,6 +53,7 @@ __all__ = [
     "assert_bound_holds",
     "cancelling_vectors",
     "exact_products",
+    "exact_values",
     "formats",
     "peaked_logits",
     "tightness",
@@ -65,12 +64,6 @@ _DIGITS: Final = 60
 
 
 # --- the check ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _precision(digits: int) -> Iterator[None]:
-    with mpmath.workdps(digits):
-        yield
 
 
 def _number(x: Fraction) -> Any:
@@ -105,42 +98,48 @@ def exact_products(a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> li
     ]
 
 
-def tightness(
-    composition: Composition,
-    arguments: ProductErrors,
-    exact: Sequence[Sequence[Fraction]],
-    *,
-    order: str = "rigorous",
-    evaluation: Evaluation | None = None,
-) -> tuple[Float64, bounds.Bound]:
-    """Actual errors of f(g(x)) over their bounds.
+def exact_values(composition: Composition, exact: Sequence[Sequence[Fraction]]) -> list[list[Any]]:
+    """F of exact arguments, to 60 digits.
 
     Parameters
     ----------
     composition : Composition
         f, whose `exact` is believed.
-    arguments : ProductErrors
-        Its computed arguments, of shape (n,) or (m, n), and the bounds of their errors.
     exact : sequence of sequences of Fraction, m rows of n
-        Its exact arguments, as :func:`exact_products` gives them.
-    order, evaluation
-        As for :func:`lamp.bounds.bound`.
+        The arguments, as :func:`exact_products` gives them.
 
     Returns
     -------
-    ratios : ndarray of float64
-        Above 1 where the bound fails; 0 for no error.  Rounded to nearest but never across 1.
-    bound : Bound
+    list of list of mpmath.mpf
+        m rows.
     """
-    found = bounds.bound(composition, arguments, order=order, evaluation=evaluation)
-    computed, limit = np.atleast_2d(found.computed), np.atleast_2d(found.value)
-    ratios = np.empty(computed.shape)
-    with _precision(_DIGITS):
-        for i, row in enumerate(exact):
-            values = composition.exact([_number(x) for x in row])
-            for j, value in enumerate(values):
-                ratios[i, j] = _ratio(computed[i, j], value, limit[i, j])
-    return ratios.reshape(found.computed.shape), found
+    with mpmath.workdps(_DIGITS):
+        return [composition.exact([_number(x) for x in row]) for row in exact]
+
+
+def tightness(bound: Bound, exact: Sequence[Sequence[Any]]) -> Float64:
+    """Actual errors over a bound.
+
+    Parameters
+    ----------
+    bound : Bound
+        Of m rows, or of one.
+    exact : sequence of sequences of mpmath.mpf, m rows
+        The exact values, as :func:`exact_values` gives them.
+
+    Returns
+    -------
+    ndarray of float64
+        Shaped as what was computed: above 1 where the bound fails, 0 for no error.  Rounded to
+        nearest but never across 1.
+    """
+    computed, limits = np.atleast_2d(bound.computed), np.atleast_2d(bound.value)
+    with mpmath.workdps(_DIGITS):
+        ratios = [
+            [_ratio(*each) for each in zip(numbers, row, of_row, strict=True)]
+            for numbers, row, of_row in zip(computed.tolist(), exact, limits.tolist(), strict=True)
+        ]
+    return np.array(ratios).reshape(bound.computed.shape)
 
 
 def _ratio(computed: float, exact: Any, limit: float) -> float:
@@ -195,9 +194,9 @@ def assert_bound_holds(
     AssertionError
         If a bound is exceeded, with the worst component and the bound in words.
     """
-    arguments = bounds.products(a, b, accumulator, c=c, kind=kind)
-    exact = exact_products(a, b, c)
-    ratios, found = tightness(composition, arguments, exact, order=order, evaluation=evaluation)
+    arguments = products(a, b, accumulator, c=c, kind=kind)
+    found = bound(composition, arguments, order=order, evaluation=evaluation)
+    ratios = tightness(found, exact_values(composition, exact_products(a, b, c)))
     if (ratios <= 1).all():
         return ratios
     worst = tuple(int(i) for i in np.unravel_index(np.argmax(ratios), ratios.shape))
