@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(BIN)/lamp demo
 
 test: .venv/tested
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 lint: .venv/tested
 	$(BIN)/ruff check

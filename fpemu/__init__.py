@@ -17,6 +17,7 @@ from fpemu.codec import decode, encode, pack, unpack, values
 from fpemu.formats import Format, format
 from fpemu.linalg import dot, matmul
 from fpemu.rounding import Rounding, round
+from fpemu.running import RunningSums
 
 __all__ = [
     "Accumulator",
@@ -28,6 +29,7 @@ __all__ = [
     "Pairwise",
     "Promoted",
     "Rounding",
+    "RunningSums",
     "Sequential",
     "TensorCore",
     "add",

@@ -85,6 +85,11 @@ class Accumulator:
         """How it rounds other numbers into its input formats by itself; None if it does not."""
         return self.converts
 
+    @property
+    def roundoff(self) -> float:
+        """The largest relative error of its rounding: u to nearest, otherwise 2u, u = 2**-p."""
+        return _unit(self.format, self.rounding)
+
     def error_bound(self, terms: int, *, initial: bool = False) -> float:
         """A bound of the error of an inner product, relative to the sum of its terms' magnitudes.
 

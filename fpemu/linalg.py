@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +34,7 @@ from fpemu.rounding import (
     result_dtype,
 )
 from fpemu.rounding import round as round_into
+from fpemu.running import RunningSums, check_running, running_sums
 
 __all__ = ["dot", "matmul"]
 
@@ -136,6 +137,34 @@ def _initial(c: ArrayLike | None, shape: tuple[int, ...], format: Format, mode: 
         ) from error
 
 
+@overload
+def matmul(
+    a: ArrayLike,
+    b: ArrayLike,
+    accumulator: Accumulator,
+    *,
+    c: ArrayLike | None = ...,
+    convert: RoundingLike | None = ...,
+    out: Carrier | None = ...,
+    row_lengths: ArrayLike | None = ...,
+    running: Literal[False] = ...,
+) -> Any: ...
+
+
+@overload
+def matmul(
+    a: ArrayLike,
+    b: ArrayLike,
+    accumulator: Accumulator,
+    *,
+    c: ArrayLike | None = ...,
+    convert: RoundingLike | None = ...,
+    out: Carrier | None = ...,
+    row_lengths: ArrayLike | None = ...,
+    running: Literal[True],
+) -> tuple[Any, RunningSums]: ...
+
+
 @parallel.default_environment()
 def matmul(
     a: ArrayLike,
@@ -146,6 +175,7 @@ def matmul(
     convert: RoundingLike | None = None,
     out: Carrier | None = None,
     row_lengths: ArrayLike | None = None,
+    running: bool = False,
 ) -> Any:
     """Matrix product whose sums are formed by an accumulator.
 
@@ -167,12 +197,17 @@ def matmul(
     row_lengths : array_like of int, shape (m,), optional
         How many leading columns of each row to compute; the others are +0.  A causal attention
         needs ``arange(1, m + 1)``.
+    running : bool
+        Whether to keep the sums of the magnitudes of all partial sums and of their squares, which
+        bound the error of each element and model it.
 
     Returns
     -------
     ndarray or scalar
         Members of the accumulator's format: float32 if `a` and `b` are and the format fits, else
         float64.  The same bits for any number of threads and any memory layout.
+    RunningSums
+        Only with `running`; arrays of the shape of the product.
 
     Raises
     ------
@@ -180,7 +215,8 @@ def matmul(
         If the shapes do not match, an element is not a member of its format, or a NaN arises in a
         format without NaN.
     TypeError
-        If `accumulator` is not one, or `a`, `b` or `c` does not hold real numbers.
+        If `accumulator` is not one, or has no running sums though they are asked for, or `a`, `b`
+        or `c` does not hold real numbers.
 
     Examples
     --------
@@ -189,6 +225,12 @@ def matmul(
     >>> fpemu.matmul(a, a, fpemu.Sequential("e8m7"))
     array([[ 1.015625 ,  0.01953125],
            [15.       , 16.       ]])
+
+    The partial sums of an element, here 3 and 15, bound its error by 2**-8 times their sum:
+
+    >>> product, running = fpemu.matmul(a, a, fpemu.Sequential("e8m7"), running=True)
+    >>> round(running.first[1, 0]), running.roundoff == 2.0**-8
+    (18, True)
     """
     if isinstance(accumulator, ScaledCore):
         raise TypeError(f"{accumulator} takes operands with scales: use fpemu.scaling.matmul")
@@ -197,6 +239,8 @@ def matmul(
             "accumulator must be an accumulator such as Sequential('e8m7'), not "
             f"{type(accumulator).__name__} {str(accumulator)[:60]!r}"
         )
+    if running:
+        check_running(accumulator)
     carriers = as_carrier(a, "a"), as_carrier(b, "b")
     left, right, batch, shape = _matrices(*carriers)
     format = accumulator.format
@@ -208,13 +252,20 @@ def matmul(
     right = _members(right, b_format, given or accumulator.conversion, "b")
     initial = _initial(c, shape, accumulator.initial_format, given)
     operands = _stacked(left, right, initial, batch, row_lengths)
+    if running:
+        operands = replace(operands, running=np.zeros((2, *operands.shape)))
     result = _PRODUCTS[type(accumulator)](operands, accumulator).reshape(shape)
     if not format.has_nan and np.isnan(result).any():
         raise ValueError(f"a sum is NaN, but the accumulator's {format} has no NaN")
     if out is not None:
         out[...] = result
-        return out
-    return result.astype(result_dtype(format, *carriers), copy=False)[()]
+        result = out
+    else:
+        result = result.astype(result_dtype(format, *carriers), copy=False)[()]
+    if not running:
+        return result
+    first, second = (sums.reshape(shape)[()] for sums in running_sums(operands, accumulator))
+    return result, RunningSums(first, second, accumulator.roundoff)
 
 
 def _stacked(

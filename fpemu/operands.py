@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,15 @@ class Operands:
         Members of the format that the accumulator holds; None for +0.
     row_lengths : ndarray of int64, shape (m,)
         How many leading columns of each row to compute.
+    running : ndarray of float64, shape (2, batch, m, n), or of size 0
+        Where to put the sums of the magnitudes of all rounded sums, and of their squares.
     """
 
     a: Carrier
     b: Carrier
     initial: Carrier | None
     row_lengths: NDArray[np.int64]
+    running: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 0, 0, 0)))
 
     @classmethod
     def of(

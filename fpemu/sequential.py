@@ -74,8 +74,12 @@ class _Chain:
 
 
 @numba.njit(inline="always")
-def _advance_fast(a, row, full, panel, tile, first, stop, fast, ranged):  # type: ignore[no-untyped-def]
+def _advance_fast(a, row, full, panel, tile, first, stop, fast, ranged, running):  # type: ignore[no-untyped-def]
     """Take a tile on to the first doubtful step, or to ``stop``."""
+    if running:
+        if ranged:
+            return tiles.advance_ranged_running(a, row, panel, tile, first, stop, fast)
+        return tiles.advance_rounded_running(a, row, panel, tile, first, stop, fast)
     if ranged:
         if full:
             return tiles.advance_ranged_rows(a, row, panel, tile, first, stop, fast)
@@ -111,9 +115,19 @@ def _exact_step(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
+def _add_running(tile):  # type: ignore[no-untyped-def]
+    """Add the magnitudes and squares of a row of accumulators to the rows below it."""
+    for j in range(tile.shape[1]):
+        number = np.float64(tile[0, j])
+        tile[1, j] += abs(number)
+        tile[2, j] += number * number
+
+
+@numba.njit(inline="always")
 def _advance(  # type: ignore[no-untyped-def]
     a, row, full, panel, tile, first, stop,
     fast, target, product_target, via_target, plain, quick, wide, mode, unfused, via, ranged,
+    running,
 ):  # fmt: skip
     """Take a tile from step ``first`` to ``stop``, whatever the flavour.
 
@@ -128,10 +142,11 @@ def _advance(  # type: ignore[no-untyped-def]
         # The lanes of a vector of accumulators are bits of one of these numbers.
         width = _VECTOR_BYTES // a.itemsize
         undecided = np.zeros(tile.size // width, np.int64)
-        step = _advance_fast(a, row, full, panel, tile, first, stop, fast, ranged)
+        several = full and not running  # a tile with running sums has one row of accumulators
+        step = _advance_fast(a, row, several, panel, tile, first, stop, fast, ranged, running)
         while step < stop:
-            _settle(a, row, full, panel, tile, step, undecided, fast, ranged)
-            for vector in range((tile.size if full else tiles.COLUMNS) // width):
+            _settle(a, row, several, panel, tile, step, undecided, fast, ranged)
+            for vector in range((tile.size if several else tiles.COLUMNS) // width):
                 lanes = undecided[vector]
                 lane = vector * width
                 while lanes != 0:
@@ -144,7 +159,11 @@ def _advance(  # type: ignore[no-untyped-def]
                         )  # fmt: skip
                     lanes >>= 1
                     lane += 1
-            step = _advance_fast(a, row, full, panel, tile, step + 1, stop, fast, ranged)
+            if running:
+                _add_running(tile)
+            step = _advance_fast(
+                a, row, several, panel, tile, step + 1, stop, fast, ranged, running
+            )
     else:
         for step in range(first, stop):
             left = np.float64(a[row, step])
@@ -153,6 +172,8 @@ def _advance(  # type: ignore[no-untyped-def]
                     np.float64(tile[0, j]), left, np.float64(panel[step, j]),
                     target, product_target, via_target, mode, unfused, via, wide,
                 )  # fmt: skip
+            if running:
+                _add_running(tile)
 
 
 @numba.njit(inline="always")
@@ -167,9 +188,9 @@ def _begin(tile, initial, batch, row, together, column):  # type: ignore[no-unty
 
 
 @numba.njit(inline="always")
-def _add_block(total, tile, target, mode, wide):  # type: ignore[no-untyped-def]
+def _add_block(total, tile, height, target, mode, wide):  # type: ignore[no-untyped-def]
     """Round the sums of a block into the outer accumulators."""
-    for r in range(tile.shape[0]):
+    for r in range(height):
         for j in range(tile.shape[1]):
             term = np.float64(tile[r, j])
             if wide:
@@ -190,7 +211,14 @@ def _rows_together(flavour: int) -> int:
 
 @functools.cache
 def _product_kernel(
-    flavour: int, mode: int, unfused: bool, via: bool, ranged: bool, outer: int, outer_mode: int
+    flavour: int,
+    mode: int,
+    unfused: bool,
+    via: bool,
+    ranged: bool,
+    outer: int,
+    outer_mode: int,
+    running: bool,
 ) -> Callable[..., None]:
     """The kernel of a flavour; `outer` is that of the outer accumulator, or _NO_OUTER.
 
@@ -201,18 +229,19 @@ def _product_kernel(
     wide = flavour in (_FAST_WIDE, _EXACT_WIDE)
     blocked = outer != _NO_OUTER
     wide_outer = outer == _EXACT_WIDE
-    height = _rows_together(flavour)
+    height = 1 if running else _rows_together(flavour)
+    bands = 3 if running else 1
     columns = tiles.COLUMNS
 
     @parallel.kernel
     def product_range(  # type: ignore[no-untyped-def]
         start, stop, a, panels, initial, out, lengths, block,
-        fast, target, product_target, via_target, outer_target,
+        fast, target, product_target, via_target, outer_target, sums, inner_share,
     ):  # fmt: skip
         _, rows, steps = a.shape
         groups = (rows + height - 1) // height
-        tile = np.zeros((height, columns), a.dtype)
-        total = np.zeros((height, columns), np.float64)
+        tile = np.zeros((bands * height, columns), a.dtype)
+        total = np.zeros((bands * height, columns), np.float64)
         for p in range(panels.shape[1]):
             for group in range(start, stop):
                 batch = group // groups
@@ -226,19 +255,22 @@ def _product_kernel(
                     continue
                 for row in range(first_row, last_row, together):
                     if blocked:
+                        tile[:] = 0.0
                         _begin(total, initial, batch, row, together, p * columns)
                     else:
                         _begin(tile, initial, batch, row, together, p * columns)
                     for first in range(0, steps, block):
                         if blocked:
-                            tile[:] = 0.0
+                            tile[:height] = 0.0
                         _advance(
                             a[batch], row, together == height, panels[batch, p], tile,
                             first, min(first + block, steps), fast, target, product_target,
-                            via_target, plain, quick, wide, mode, unfused, via, ranged,
+                            via_target, plain, quick, wide, mode, unfused, via, ranged, running,
                         )  # fmt: skip
                         if blocked:
-                            _add_block(total, tile, outer_target, outer_mode, wide_outer)
+                            _add_block(total, tile, height, outer_target, outer_mode, wide_outer)
+                            if running:
+                                _add_running(total)
                     for r in range(together):
                         end = min((p + 1) * columns, lengths[row + r])
                         for j in range(p * columns, end):
@@ -246,6 +278,14 @@ def _product_kernel(
                                 out[batch, row + r, j] = total[r, j - p * columns]
                             else:
                                 out[batch, row + r, j] = tile[r, j - p * columns]
+                    if running:
+                        for j in range(p * columns, min((p + 1) * columns, lengths[row])):
+                            for i in range(2):
+                                inner = tile[1 + i, j - p * columns]
+                                if blocked:
+                                    outer_sum = total[1 + i, j - p * columns]
+                                    inner = outer_sum + inner_share ** (1 + i) * inner
+                                sums[i, batch, row, j] = inner
 
     return cast(Callable[..., None], product_range)
 
@@ -319,13 +359,17 @@ def _chain_of(accumulator: Sequential, operands: Operands, blocked: bool) -> _Ch
         product_target=target_of(accumulator.product or format, rounding, _FLOAT64),
         via_target=target_of(accumulator.via or format, rounding, _FLOAT64),
     )
-    if nearest_ieee and narrow and format == _formats.float32:
+    running = operands.running.size > 0  # in float64 lanes, in which no square overflows
+    if nearest_ieee and narrow and format == _formats.float32 and not running:
         return replace(chain, flavour=_PLAIN, dtype=_FLOAT32)
-    if nearest_ieee and format == _formats.float64:
+    if nearest_ieee and format == _formats.float64 and not running:
         return replace(chain, flavour=_PLAIN)
     if once and mode == RNE:
         products_exponent = operands.last_bit_exponent(with_initial=not blocked)
-        if narrow and (fast := _fast_parameters(format, _FLOAT32, products_exponent)):
+        fast = None
+        if narrow and not running:
+            fast = _fast_parameters(format, _FLOAT32, products_exponent)
+        if fast is not None:
             flavour, dtype = _FAST_NARROW, _FLOAT32
         elif fast := _fast_parameters(format, _FLOAT64, products_exponent):
             flavour, dtype = _FAST_NARROW if narrow else _FAST_WIDE, _FLOAT64
@@ -360,11 +404,19 @@ def product(operands: Operands, accumulator: Sequential | Blocked) -> Carrier:
     out = np.zeros((batch, rows, b.shape[2]), _FLOAT64 if outer != _NO_OUTER else chain.dtype)
     if out.size == 0:
         return out
-    height = _rows_together(chain.flavour)
+    running = operands.running.size > 0
+    height = 1 if running else _rows_together(chain.flavour)
     groups = batch * -(-rows // height)
     parallel.run(
         _product_kernel(
-            chain.flavour, chain.mode, chain.unfused, chain.via, chain.ranged, outer, outer_mode
+            chain.flavour,
+            chain.mode,
+            chain.unfused,
+            chain.via,
+            chain.ranged,
+            outer,
+            outer_mode,
+            running,
         ),
         groups,
         np.ascontiguousarray(a, dtype=chain.dtype),
@@ -378,6 +430,8 @@ def product(operands: Operands, accumulator: Sequential | Blocked) -> Carrier:
         chain.product_target,
         chain.via_target,
         outer_target,
+        operands.running,
+        sequential.roundoff / accumulator.roundoff,
         grain=max(1, _WORK_PER_PIECE // (height * max(steps, 1) * b.shape[2])),
     )
     return out

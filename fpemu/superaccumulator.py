@@ -180,11 +180,11 @@ def _product_kernel(mode: int) -> Callable[..., None]:
 
     @parallel.kernel
     def exact_range(  # type: ignore[no-untyped-def]
-        start, stop, a, panels_b, initial, out, lengths, block, short, target, key, unused
+        start, stop, a, panels_b, initial, out, lengths, block, short, target, key, unused, sums
     ):
         _, rows, steps = a.shape
         digits = np.zeros(DIGITS, np.int64)
-        total, sums = np.empty(_COLUMNS), np.empty(_COLUMNS)
+        total, rounded = np.empty(_COLUMNS), np.empty(_COLUMNS)
         errors, lost = np.zeros(_COLUMNS), np.ones(_COLUMNS)
         random = ZERO
         for p in range(panels_b.shape[1]):
@@ -202,17 +202,17 @@ def _product_kernel(mode: int) -> Callable[..., None]:
                 for first in range(0, max(steps, 1), block):
                     last = min(first + block, steps)
                     if short and mode < SR:
-                        sums[:] = total
+                        rounded[:] = total
                         errors[:] = 0.0
                         lost[:] = 0.0
-                        _add_block(sums, errors, lost, left, right, first, last)
+                        _add_block(rounded, errors, lost, left, right, first, last)
                         for j in range(_COLUMNS):
                             # No sum that is zero is negative.
-                            odd = words.word(words.floating(odd_sum(sums[j], errors[j])) + 0.0)
-                            sums[j] = words.floating(round_word(odd, target, mode))
+                            odd = words.word(words.floating(odd_sum(rounded[j], errors[j])) + 0.0)
+                            rounded[j] = words.floating(round_word(odd, target, mode))
                     for j in range(end):
                         if lost[j] == 0.0:
-                            total[j] = sums[j]
+                            total[j] = rounded[j]
                             continue
                         if mode >= SR:
                             random = philox.step_bits(
@@ -222,6 +222,10 @@ def _product_kernel(mode: int) -> Callable[..., None]:
                             digits, total[j], left, right, j, first, last,
                             target, mode, random, unused,
                         )  # fmt: skip
+                    if sums.size > 0:
+                        for j in range(end):
+                            sums[0, batch, row, p * _COLUMNS + j] += abs(total[j])
+                            sums[1, batch, row, p * _COLUMNS + j] += total[j] * total[j]
                 out[batch, row, p * _COLUMNS : p * _COLUMNS + end] = total[:end]
 
     return cast(Callable[..., None], exact_range)
@@ -275,7 +279,10 @@ def product(operands: Operands, accumulator: Exact) -> Carrier:
     deterministic = not accumulator.rounding.is_stochastic
     exact = _float64_product(operands) if whole and deterministic else None
     if exact is not None:
-        return cast(Carrier, round_into(exact, accumulator.format, accumulator.rounding))
+        rounded = cast(Carrier, round_into(exact, accumulator.format, accumulator.rounding))
+        if operands.running.size > 0:
+            operands.running[:] = np.abs(rounded), np.square(rounded, dtype=np.float64)
+        return rounded
     short = operands.narrow and holds_float32_sums(accumulator.format)
     out = np.zeros(operands.shape)
     initial = operands.initial
@@ -292,6 +299,7 @@ def product(operands: Operands, accumulator: Exact) -> Carrier:
         target_of(accumulator.format, accumulator.rounding, _FLOAT64),
         philox.key_of(accumulator.rounding.seed),
         unused_bits(accumulator.rounding),
+        operands.running,
         grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * max(columns, 1))),
     )
     return out

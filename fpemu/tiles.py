@@ -26,8 +26,10 @@ __all__ = [
     "advance_plain_rows",
     "advance_ranged",
     "advance_ranged_rows",
+    "advance_ranged_running",
     "advance_rounded",
     "advance_rounded_rows",
+    "advance_rounded_running",
     "settle_ranged",
     "settle_ranged_rows",
     "settle_rounded",
@@ -72,6 +74,12 @@ class _Lanes:
         """The vector fma."""
         kind = ir.FunctionType(self.numbers, [self.numbers] * 3)
         name = f"llvm.fma.v{self.count}f{self.bits}"
+        return cgutils.get_or_insert_function(builder.module, kind, name)
+
+    def absolute(self, builder: ir.IRBuilder) -> ir.Function:
+        """The vector of magnitudes."""
+        kind = ir.FunctionType(self.numbers, [self.numbers])
+        name = f"llvm.fabs.v{self.count}f{self.bits}"
         return cgutils.get_or_insert_function(builder.module, kind, name)
 
 
@@ -202,7 +210,9 @@ def _tile_intrinsic(rows: int, emit: Callable[..., ir.Value], last: Any = types.
     return intrinsic(typed)
 
 
-def _advance(rows: int, *, rounded: bool = False, ranged: bool = False) -> Any:
+def _advance(
+    rows: int, *, rounded: bool = False, ranged: bool = False, running: bool = False
+) -> Any:
     """An intrinsic that takes a tile from a step on up to the step ``last``.
 
     Each step adds ``a[row + r, step] * panel[step, c]`` to ``accumulators[r, c]`` for ``r < rows``
@@ -214,7 +224,7 @@ def _advance(rows: int, *, rounded: bool = False, ranged: bool = False) -> Any:
         builder, tile, left, panel, step, last, words
     ):
         rounded_step = _RoundedStep(tile.lanes, builder, words, ranged=ranged) if rounded else None
-        return _emit_loop(builder, tile, left, panel, step, last, rounded_step)
+        return _emit_loop(builder, tile, left, panel, step, last, rounded_step, running)
 
     return _tile_intrinsic(rows, emit)
 
@@ -239,24 +249,30 @@ def _settle(rows: int, *, ranged: bool = False) -> Any:
             mask = builder.bitcast(open_, ir.IntType(tile.lanes.count))
             place = builder.gep(undecided, [_INDEX(number)])
             builder.store(builder.zext(mask, _INDEX), place)
-        tile.store(builder, new)
+        tile.store(builder, new, tile.places)
         return _INDEX(0)
 
     return _tile_intrinsic(rows, emit, types.Array(types.int64, 1, "C"))
 
 
 class _Tile:
-    """A block of accumulators: its vectors' places in memory, and loads and stores."""
+    """A block of accumulators: its vectors' places in memory, and loads and stores.
+
+    Below its rows may lie as many rows of running sums of magnitudes, and of squares.
+    """
 
     def __init__(self, lanes: _Lanes, builder: ir.IRBuilder, data: ir.Value, rows: int) -> None:
         self.lanes = lanes
         self.vectors = COLUMNS // lanes.count
         self.rows = rows
-        self.places = [
-            self.place(builder, data, _INDEX(r * COLUMNS), v)
-            for r in range(rows)
-            for v in range(self.vectors)
-        ]
+        self.places, self.magnitudes, self.squares = (
+            [
+                self.place(builder, data, _INDEX((band * rows + r) * COLUMNS), v)
+                for r in range(rows)
+                for v in range(self.vectors)
+            ]
+            for band in range(3)
+        )
 
     def place(self, builder: ir.IRBuilder, data: ir.Value, offset: ir.Value, v: int) -> ir.Value:
         start = builder.add(offset, _INDEX(v * self.lanes.count))
@@ -279,8 +295,10 @@ class _Tile:
             pairs += [(scalar, column) for column in right]
         return pairs
 
-    def store(self, builder: ir.IRBuilder, values: Sequence[ir.Value]) -> None:
-        for value, place in zip(values, self.places, strict=True):
+    def store(
+        self, builder: ir.IRBuilder, values: Sequence[ir.Value], places: Sequence[ir.Value]
+    ) -> None:
+        for value, place in zip(values, places, strict=True):
             builder.store(value, place, align=self.lanes.bits // 8)
 
 
@@ -292,15 +310,18 @@ def _emit_loop(
     first: ir.Value,
     stop: ir.Value,
     rounded_step: _RoundedStep | None,
+    running: bool,
 ) -> ir.Value:
     """The loop over steps; the accumulators live in registers while it runs."""
     lanes = tile.lanes
     multiply_add = lanes.multiply_add(builder)
+    places = [*tile.places, *tile.magnitudes, *tile.squares] if running else tile.places
+    count = len(tile.places)
     before = builder.block
     loop = builder.append_basic_block("advance.loop")
     proceed = builder.append_basic_block("advance.proceed")
     leave = builder.append_basic_block("advance.leave")
-    initial = [tile.load(builder, place) for place in tile.places]
+    initial = [tile.load(builder, place) for place in places]
     builder.cbranch(builder.icmp_signed("<", first, stop), loop, leave)
 
     builder.position_at_end(loop)
@@ -309,7 +330,7 @@ def _emit_loop(
     factors = tile.factors(builder, left, panel, step)
     sums = [
         builder.call(multiply_add, [a, b, total])
-        for (a, b), total in zip(factors, old, strict=True)
+        for (a, b), total in zip(factors, old[:count], strict=True)
     ]
     new = sums
     if rounded_step is None:
@@ -320,6 +341,20 @@ def _emit_loop(
         builder.cbranch(rounded_step.is_doubtful(), leave, proceed)
 
     builder.position_at_end(proceed)
+    if running:
+        magnitudes, squares = old[count : 2 * count], old[2 * count :]
+        absolute = lanes.absolute(builder)
+        new = [
+            *new,
+            *(
+                builder.fadd(sum_, builder.call(absolute, [number]))
+                for sum_, number in zip(magnitudes, new, strict=True)
+            ),
+            *(
+                builder.call(multiply_add, [number, number, sum_])
+                for sum_, number in zip(squares, new, strict=True)
+            ),
+        ]
     following = builder.add(step, _INDEX(1))
     builder.cbranch(builder.icmp_signed("<", following, stop), loop, leave)
 
@@ -341,7 +376,7 @@ def _emit_loop(
         reached.add_incoming(step, loop)
         for phi, value in zip(final, old, strict=True):
             phi.add_incoming(value, loop)
-    tile.store(builder, final)
+    tile.store(builder, final, places)
     return reached
 
 
@@ -351,6 +386,8 @@ advance_rounded = _advance(1, rounded=True)
 advance_rounded_rows = _advance(ROUNDED_ROWS, rounded=True)
 advance_ranged = _advance(1, rounded=True, ranged=True)
 advance_ranged_rows = _advance(ROUNDED_ROWS, rounded=True, ranged=True)
+advance_rounded_running = _advance(1, rounded=True, running=True)
+advance_ranged_running = _advance(1, rounded=True, ranged=True, running=True)
 settle_rounded = _settle(1)
 settle_rounded_rows = _settle(ROUNDED_ROWS)
 settle_ranged = _settle(1, ranged=True)

@@ -114,9 +114,9 @@ def _exact_sum(digits, a, b, c, d, target, mode, random, unused):  # type: ignor
 @numba.njit(inline="always")
 def _merge(  # type: ignore[no-untyped-def]
     stack, factors, top, least, target, mode, fused, way, flush, digits,
-    element, number, stream, key, unused,
+    element, number, stream, key, unused, running,
 ):  # fmt: skip
-    """Replace the two highest subtrees on the stack by their sum."""
+    """Replace the two highest subtrees on the stack by their sum; add it to the running sums."""
     random = ZERO
     for j in range(stack.shape[1]):
         if mode >= SR:
@@ -130,6 +130,16 @@ def _merge(  # type: ignore[no-untyped-def]
         else:
             total = _sum(stack[top - 1, j], stack[top, j], target, mode, way, random, unused)
         stack[top - 1, j] = _flushed(total, least) if flush else total
+    _add_running(running, stack[top - 1])
+
+
+@numba.njit(inline="always")
+def _add_running(running, numbers):  # type: ignore[no-untyped-def]
+    """Add magnitudes and squares of rounded sums, where there is room for them."""
+    for j in range(running.shape[1]):
+        number = np.float64(numbers[j])
+        running[0, j] += abs(number)
+        running[1, j] += number * number
 
 
 @functools.cache
@@ -140,9 +150,10 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
     @parallel.kernel
     def tree_range(  # type: ignore[no-untyped-def]
         start, stop, a, panels_b, initial, out, lengths, block, add_trees, merges, least,
-        target, product_target, key, unused,
+        target, product_target, key, unused, sums,
     ):  # fmt: skip
         _, rows, steps = a.shape
+        running = np.zeros((2, _COLUMNS if sums.size > 0 else 0))
         stack = np.zeros((_DEEPEST, _COLUMNS), a.dtype)
         # The second factor of what waits on the stack, where products are not formed at once.
         factors = np.ones((_DEEPEST if wide_products else 1, _COLUMNS))
@@ -160,6 +171,7 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
                 merged = 0
                 random = ZERO
                 total[:] = 0.0
+                running[:] = 0.0
                 if initial.size > 0:
                     total[:end] = initial[batch, row, p * _COLUMNS : p * _COLUMNS + end]
                 for first in range(0, steps, block):
@@ -180,7 +192,7 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
                         for _ in range(merges[i]):
                             _merge(
                                 stack, factors, top, least, target, mode, fused, way, flush, digits,
-                                element, merged, INNER, key, unused,
+                                element, merged, INNER, key, unused, running,
                             )  # fmt: skip
                             merged += 1
                             top -= 1
@@ -193,7 +205,7 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
                                 factors[0, j] = 1.0
                         _merge(
                             stack, factors, 1, least, target, mode, fused, way, flush, digits,
-                            element, first // block, OUTER, key, unused,
+                            element, first // block, OUTER, key, unused, running,
                         )  # fmt: skip
                     elif block == 1:  # a lone product is still to be rounded
                         for j in range(_COLUMNS):
@@ -202,10 +214,13 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
                             x, y = np.float64(stack[0, j]), factors[0, j] if wide_products else 1.0
                             bits = multiply_word_at(x, y, target, mode, random, unused)
                             stack[0, j] = words.floating(bits)
+                        _add_running(running, stack[0])
                     for j in range(_COLUMNS):
                         total[j] = stack[0, j]
                 for j in range(end):
                     out[batch, row, p * _COLUMNS + j] = total[j]
+                if sums.size > 0:
+                    sums[:, batch, row, p * _COLUMNS : p * _COLUMNS + end] = running[:, :end]
 
     return cast(Callable[..., None], tree_range)
 
@@ -269,6 +284,7 @@ def product(operands: Operands, accumulator: Pairwise) -> Carrier:
         target_of(accumulator.product or format, rounding, _FLOAT64),
         philox.key_of(rounding.seed),
         unused_bits(rounding),
+        operands.running,
         grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * columns)),
     )
     return out

@@ -69,7 +69,7 @@ class ProductErrors:
     computed : ndarray of float64, shape (..., n)
         What the accumulator gave.
     errors : ndarray of float64, shape (..., n)
-        Bounds of ``|computed - exact|``; infinite where the computed value is not finite.
+        Bounds of ``|computed - exact|``; infinite where a sum has overflowed, or may have.
     failure_probability : float
         With what probability one of these bounds may fail: 0 unless the kind is a probabilistic
         one.
@@ -196,8 +196,32 @@ def products(
         errors = outward(constant * _magnitudes(left, right, c), 2) + floor
         description = f"{accumulator}, {kind} bound {constant:.3g} sum |a b|, {terms} terms"
     computed = np.asarray(computed, np.float64)
-    errors = np.where(np.isfinite(computed), errors, np.inf)
-    return ProductErrors(computed, errors, failure, description)
+    within = np.isfinite(computed)
+    limit = _saturation(accumulator)
+    if np.isfinite(limit):
+        # What no sum has reached: else one may have stopped at the largest number unseen.
+        growth = 1.0 + accumulator.error_bound(terms, **constants)
+        within = within & (growth * _magnitudes(left, right, c) + floor < limit)
+    return ProductErrors(computed, np.where(within, errors, np.inf), failure, description)
+
+
+def _saturation(accumulator: Accumulator) -> float:
+    """The least number at which a sum may stop and stay finite; infinite where none does."""
+    limits = [math.inf]
+    fields = list(vars(accumulator).values())
+    directed = [
+        each
+        for each in fields
+        if isinstance(each, Rounding)
+        and each.overflow != "infinity"
+        and (each.overflow == "saturate" or each.mode not in _NEAREST)
+    ]
+    for each in fields:
+        if isinstance(each, Accumulator):
+            limits.append(_saturation(each))
+        elif isinstance(each, Format) and (directed or not (each.infinities or each.has_nan)):
+            limits.append(each.max_finite)
+    return min(limits)
 
 
 def _magnitudes(a: Float64, b: Float64, c: ArrayLike | None) -> Float64:

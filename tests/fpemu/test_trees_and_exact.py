@@ -125,6 +125,22 @@ def test_exact_sums_of_extreme_numbers():
     assert math.copysign(1, fpemu.dot([1.0, -1.0], [1.0, 1.0], fpemu.Exact("float64", "rtn"))) == 1
 
 
+def test_sums_that_are_zero_are_positive():
+    for accumulator in (fpemu.Exact("e8m4", block=1), fpemu.Exact("e8m4", "rtn", block=2)):
+        for c in (-0.0, 0.0, None):
+            result = fpemu.dot([-0.0, 0.0, 1.0], [1.0, -2.0, -0.0], accumulator, c=c)
+            assert_same_bits(result, 0.0)
+
+
+def test_trees_that_saturate():
+    a, b = np.float32([2.0**127, 2.0**127, 1.0]), np.float32([1.0, 1.0, 1.0])
+    for fused in (False, True):
+        for overflow, expected in (("saturate", formats.float32.max_finite), ("ieee", math.inf)):
+            rounding = fpemu.Rounding(overflow=overflow)
+            accumulator = fpemu.Pairwise("float32", rounding, fused)
+            assert fpemu.dot(a, b, accumulator) == expected
+
+
 def test_the_quick_exact_way_and_the_superaccumulator_agree(monkeypatch):
     generator = np.random.default_rng(1)
     a, b = fpemu.round(generator.normal(size=(2, 30, 30)), "float8_e4m3fn").astype(np.float32)
