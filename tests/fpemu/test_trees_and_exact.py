@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -139,6 +140,20 @@ def test_trees_that_saturate():
             rounding = fpemu.Rounding(overflow=overflow)
             accumulator = fpemu.Pairwise("float32", rounding, fused)
             assert fpemu.dot(a, b, accumulator) == expected
+
+
+@pytest.mark.parametrize("make", [fpemu.Exact, fpemu.Pairwise])
+def test_no_bit_below_a_sum_is_lost(make):
+    """However far below, and wherever digits begin: the sum is above the number."""
+    for distance in range(1, 500):
+        for power in (0, distance % 32):
+            number = 2.0**power
+            # 2**-600 is no float32 number.
+            a, b = [number, 2.0**-600], [1.0, 2.0 ** (600 + power - distance)]
+            result = fpemu.dot(a, b, make("e8m4", "rtp"))
+            assert result == round_exact(Fraction(2) ** power * (1 + Fraction(1, 2**distance)),
+                                         "e8m4", "rtp")  # fmt: skip
+            assert result > number
 
 
 def test_the_quick_exact_way_and_the_superaccumulator_agree(monkeypatch):
