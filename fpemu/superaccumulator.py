@@ -207,8 +207,8 @@ def _product_kernel(mode: int) -> Callable[..., None]:
                         lost[:] = 0.0
                         _add_block(rounded, errors, lost, left, right, first, last)
                         for j in range(_COLUMNS):
-                            # No sum that is zero is negative.
-                            odd = words.word(words.floating(odd_sum(rounded[j], errors[j])) + 0.0)
+                            # No sum that is zero is negative, as the errors' zero is positive.
+                            odd = odd_sum(rounded[j], errors[j])
                             rounded[j] = words.floating(round_word(odd, target, mode))
                     for j in range(end):
                         if lost[j] == 0.0:
