@@ -156,6 +156,15 @@ def test_no_bit_below_a_sum_is_lost(make):
             assert result > number
 
 
+def test_sums_of_more_bits_than_float64_has():
+    for power in range(48, 60):
+        a, b = [2.0**26, 1.0], [2.0 ** (power - 26), 1.0]
+        assert fpemu.dot(a, b, fpemu.Exact("e11m40", "rtp")) > 2.0**power
+        small = 2.0 ** (10 - power)
+        assert fpemu.dot([1.0], [1.0], fpemu.Exact("e11m40", "rtp"), c=small) > 1.0
+        assert fpemu.dot([small], [small], fpemu.Exact("e11m40", "rtp"), c=1.0) > 1.0
+
+
 def test_the_quick_exact_way_and_the_superaccumulator_agree(monkeypatch):
     generator = np.random.default_rng(1)
     a, b = fpemu.round(generator.normal(size=(2, 30, 30)), "float8_e4m3fn").astype(np.float32)
