@@ -51,6 +51,7 @@ DIGITS: Final = 136
 _DIGIT: Final = np.uint64(0xFFFFFFFF)
 _MOST_TERMS: Final = 2**30
 _FLOAT64_BITS: Final = 53
+_ALMOST_ONE: Final = 1.0 - 2.0**-40
 _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _COLUMNS: Final = 64
 _WORK_PER_PIECE: Final = 2**14  # multiply-adds worth a thread
@@ -259,7 +260,8 @@ def _float64_product(operands: Operands) -> NDArray[np.float64] | None:
     bound = max(operands.a.shape[2], 1) * greatest[0] * greatest[1]
     if operands.initial is not None:
         bound += float(np.max(np.abs(operands.initial), initial=0.0))
-    if not -1022 <= exponent <= 900 or not bound <= np.ldexp(1.0, exponent + _FLOAT64_BITS):
+    # The bound itself is rounded, if only a little.
+    if not -1022 <= exponent <= 900 or not bound < np.ldexp(_ALMOST_ONE, exponent + _FLOAT64_BITS):
         return None
     result = np.matmul(operands.a.astype(np.float64), operands.b.astype(np.float64))
     if operands.initial is not None:
