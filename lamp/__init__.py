@@ -1,9 +1,21 @@
 """lamp: where precision matters in f(g(x)), and GPT-2 under simulated hardware."""
 
-from lamp import checkpoints
+from lamp import bounds, checkpoints, compositions, testing
 from lamp.gpt2 import GPT2
 from lamp.hardware import Hardware, hardware
 from lamp.metrics import Metrics, evaluate
 from lamp.selection import LAMP, select
 
-__all__ = ["GPT2", "LAMP", "Hardware", "Metrics", "checkpoints", "evaluate", "hardware", "select"]
+__all__ = [
+    "GPT2",
+    "LAMP",
+    "Hardware",
+    "Metrics",
+    "bounds",
+    "checkpoints",
+    "compositions",
+    "evaluate",
+    "hardware",
+    "select",
+    "testing",
+]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 import fpemu
 from fpemu import Accumulator, elementary, parallel
 from lamp.hardware import Hardware
-from lamp.selection import LAMP, select_rows
+from lamp.rows import total
+from lamp.selection import LAMP, select_rows, value_distances
 
 __all__ = ["Recomputation", "attention", "softmax"]
 
@@ -80,22 +81,29 @@ def attention(
     output = np.empty_like(value)
     selected = 0
     for group in _groups(heads, query.itemsize * tokens**2, lamp):
-        q, k = query[group], key[group]
-        scores = _scores(q, k, hardware.scores, divisor, lengths)
+        q, k, v = query[group], key[group], value[group]
+        low = _Scores(q, k, hardware.scores, divisor, lengths)
+        scores = low.values
         rows = scores.reshape(-1, tokens)
         row_lengths = np.tile(lengths, scores.shape[0])
         probabilities = softmax(rows, row_lengths)
         if lamp is not None:
-            first_row = group.start * tokens
-            mask = select_rows(probabilities, rows, row_lengths, lamp, layer, first_row)
+            weights = low.weights(lamp.weights)
+            mask = select_rows(
+                probabilities,
+                row_lengths,
+                lamp,
+                weights=None if weights is None else weights.reshape(rows.shape),
+                sensitivity=_sensitivity(lamp, probabilities.reshape(scores.shape), v),
+                stream=layer,
+                first_row=group.start * tokens,
+            )
             selected += int(np.count_nonzero(mask))
             # All high-precision scores take less time than picking out the selected ones.
-            high = _scores(q, k, hardware.recomputed, divisor, lengths)
+            high = _Scores(q, k, hardware.recomputed, divisor, lengths).values
             np.copyto(scores, high, where=mask.reshape(scores.shape))
             probabilities = softmax(rows, row_lengths)
-        output[group] = fpemu.matmul(
-            probabilities.reshape(scores.shape), value[group], hardware.products
-        )
+        output[group] = fpemu.matmul(probabilities.reshape(scores.shape), v, hardware.products)
     return output, Recomputation(selected, heads * tokens * (tokens + 1) // 2)
 
 
@@ -111,19 +119,72 @@ def _groups(heads: int, head_bytes: int, lamp: LAMP | None) -> Iterator[slice]:
         yield slice(start, min(start + together, heads))
 
 
-def _scores(
-    query: NDArray[Any],
-    key: NDArray[Any],
-    accumulator: Accumulator,
-    divisor: Any,
-    lengths: NDArray[np.int64],
-) -> NDArray[Any]:
+def _sensitivity(
+    lamp: LAMP, probabilities: NDArray[Any], value: NDArray[Any]
+) -> NDArray[Any] | None:
+    """What rules need that look behind the softmax: how far values lie from the output."""
+    if lamp.rule != "value_aware":
+        return None
+    distances = value_distances(probabilities, value)
+    distances *= probabilities
+    return distances.reshape(-1, distances.shape[-1])
+
+
+class _Scores:
     """Scores of the causal pairs: accumulated, divided, and rounded into the format again."""
-    sums = fpemu.matmul(query, key.transpose(0, 2, 1), accumulator, row_lengths=lengths)
-    np.divide(sums, divisor, out=sums)
-    if accumulator.format.carrier != sums.dtype or accumulator.format.precision < 24:
-        fpemu.round(sums, accumulator.format, accumulator.rounding, out=sums)
-    return np.asarray(sums)
+
+    def __init__(
+        self,
+        query: NDArray[Any],
+        key: NDArray[Any],
+        accumulator: Accumulator,
+        divisor: Any,
+        lengths: NDArray[np.int64],
+    ) -> None:
+        self._query, self._key, self._accumulator = query, key.transpose(0, 2, 1), accumulator
+        self._divisor, self._lengths = divisor, lengths
+        sums = self._products(query, self._key, accumulator)
+        np.divide(sums, divisor, out=sums)
+        if accumulator.format.carrier != sums.dtype or accumulator.format.precision < 24:
+            fpemu.round(sums, accumulator.format, accumulator.rounding, out=sums)
+        self.values = sums
+
+    def _products(
+        self, query: NDArray[Any], key: NDArray[Any], accumulator: Accumulator
+    ) -> NDArray[Any]:
+        return np.asarray(fpemu.matmul(query, key, accumulator, row_lengths=self._lengths))
+
+    def weights(self, name: str) -> NDArray[Any] | None:
+        """What the errors of the scores are taken to be proportional to, None for 1."""
+        query, key = self._query, self._key
+        if name == "one":
+            return None
+        if name == "abs":
+            return np.asarray(np.abs(self.values))
+        if name == "products":
+            exact = fpemu.Sequential("float32" if query.dtype == np.float32 else "float64")
+            weights = self._products(np.abs(query), np.abs(key), exact)
+        elif name == "norms":
+            of_query, of_key = (_norms(x) for x in (query, key.swapaxes(1, 2)))
+            weights = (of_query * of_key.swapaxes(1, 2)).astype(query.dtype)
+        else:
+            weights = self._running("first" if name == "running_1" else "second")
+        return np.asarray(weights / self._divisor)
+
+    def _running(self, name: str) -> NDArray[Any]:
+        """Running sums, head by head, as they come in float64."""
+        weights = np.empty_like(self.values)
+        for head, (query, key) in enumerate(zip(self._query, self._key, strict=True)):
+            _, running = fpemu.matmul(
+                query, key, self._accumulator, row_lengths=self._lengths, running=True
+            )
+            weights[head] = getattr(running, name)
+        return weights
+
+
+def _norms(x: NDArray[Any]) -> NDArray[np.float64]:
+    """The lengths of vectors along the last axis, which is kept."""
+    return np.sqrt(total(np.square(x, dtype=np.float64)))
 
 
 def softmax(y: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:

@@ -1,8 +1,9 @@
-"""Which components of a softmax to recompute in higher precision.
+"""Which components of g(x) to recompute in higher precision before f is taken of them.
 
-A rule looks at the cheap scores y and probabilities z = softmax(y) alone: where is the composition
-sensitive to the rounding errors in y?  :class:`LAMP` says which rule, how much, and with what
-weights; :func:`select` applies it to rows.
+A rule looks at the cheap y and at f(y) alone: where is the composition sensitive to the rounding
+errors in y?  Most rules give every component a score, its share in a bound or in an expected error
+that is a sum over components, and the largest scores are taken: exactly the best choice, by
+exchange.  The others meet a condition of a softmax's row with as few components as they can.
 
 References
 ----------
@@ -18,38 +19,148 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+import fpemu
 from fpemu import parallel
+from lamp import taking
 
-__all__ = ["LAMP", "select"]
+__all__ = ["LAMP", "RULES", "SCOPES", "WEIGHTS", "Rule", "select"]
 
-RULES: Final = ("normwise", "total_variation", "random")
-WEIGHTS: Final = ("one", "abs")
+WEIGHTS: Final = ("one", "abs", "products", "norms", "running_1", "running_2")
+"""What the errors of the scores are taken to be proportional to: 1, ``|y|``, ``|q|^T |k|``,
+``||q|| ||k||``, the running sums R1 and R2 of their accumulation."""
+
+SCOPES: Final = ("all", "row")
+"""What a budget is a share of: all components of a call, or those of each row."""
 
 _GRAIN: Final = 16  # rows worth a thread
+_BISECTIONS: Final = 40
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to choose components.
+
+    Parameters
+    ----------
+    name : str
+    summary : str
+        What it does.
+    optimal : str
+        In what sense it is the best choice; empty if it is not.
+    sensitivity : {"spread", "z", "given", None}
+        The part of a component's score that f gives: ``z (1 - z)``, ``z``, what the caller gives;
+        None for rules that have no scores.
+    power : int
+        The power of the weights in the score.
+    condition : bool
+        Whether tau bounds a condition number of a row instead of being a threshold of scores.
+    """
+
+    name: str
+    summary: str
+    optimal: str
+    sensitivity: str | None
+    power: int = 1
+    condition: bool = False
+
+    def check_tau(self, tau: float) -> None:
+        """Raise a ValueError if tau is out of range."""
+        if self.name in ("normwise", "random"):
+            if not 1 < tau <= 2:
+                raise ValueError(f"tau must lie in (1, 2], not {tau}")
+        elif not 0 <= tau < np.inf:
+            raise ValueError(f"tau of {self.name} must be at least 0, not {tau}")
+
+
+_RULES: Final = (
+    Rule(
+        "normwise",
+        "the authors' rule: descending z while those taken sum to less than 2 - tau - 2 z_min",
+        "",
+        None,
+        0,
+        condition=True,
+    ),
+    Rule(
+        "normwise_optimal",
+        "the fewest components with sum z + max(0, 1 - 2 z_min) of the others at most tau",
+        "fewest components for the infinity norm of the relative condition matrix",
+        None,
+        0,
+        condition=True,
+    ),
+    Rule(
+        "componentwise",
+        "the fewest with sum w z + max(0, max w (1 - 2 z)) of the others at most tau",
+        "fewest components for the worst relative error of a probability",
+        None,
+        1,
+        condition=True,
+    ),
+    Rule(
+        "total_variation",
+        "the largest w z (1 - z)",
+        "least first-order bound of the error of z in the 1-norm",
+        "spread",
+    ),
+    Rule(
+        "kl",
+        "the largest w**2 z (1 - z)",
+        "least expected Kullback-Leibler divergence of z, for independent errors",
+        "spread",
+        2,
+    ),
+    Rule(
+        "value_aware",
+        "the largest w z ||v - o||",
+        "least first-order bound of the error of softmax(y) V",
+        "given",
+    ),
+    Rule(
+        "activation",
+        "the largest w times the sensitivity of an activation",
+        "least worst error of a component, or least summed error behind the next matrix",
+        "given",
+    ),
+    Rule(
+        "norm",
+        "the largest w times the sensitivity of a norm",
+        "least first-order bound by columns",
+        "given",
+    ),
+    Rule("largest", "the largest z", "", "z", 0),
+    Rule("random", "the control: components drawn at random", "", None, 0, condition=True),
+)
+RULES: Final = {rule.name: rule for rule in _RULES}
+"""The rules by name."""
 
 
 @dataclass(frozen=True)
 class LAMP:
-    """Look-ahead recomputation of softmax scores: the rule and how much it may recompute.
+    """Look-ahead recomputation: a rule and how much it may recompute.
 
     Parameters
     ----------
-    rule : {"normwise", "total_variation", "random"}
-        ``"normwise"``, the authors' rule: in each row, take probabilities in descending order
-        while the sum of those taken before plus twice the row's smallest is below ``2 - tau``.
-        ``"total_variation"``: one threshold for all rows of a layer on ``w z (1 - z)``, which
-        bounds the error of z in the 1-norm.  ``"random"``: the control, as many components in each
-        row as the normwise rule would take, drawn among all of the row.
+    rule : str
+        One of :data:`RULES`.  ``"normwise"``, the authors' rule: in each row, take probabilities in
+        descending order while the sum of those taken before plus twice the row's smallest is below
+        ``2 - tau``.  It may take one component more than the fewest.  ``"random"``: the control, as
+        many in each row as the normwise rule would take, or a budget, drawn among all of the row.
     tau : float, optional
-        For normwise and random, in (1, 2]: the smaller, the more is recomputed.  For
-        total_variation the threshold, at least 0.
+        For rules with scores the threshold, which all rows share: scores above it are taken.  For
+        the others the condition number that is allowed, for normwise and random in (1, 2].  The
+        smaller, the more is recomputed.
     budget : float, optional
-        For total_variation, instead of `tau`: the share of a layer's components to recompute,
-        those with the largest ``w z (1 - z)``.
-    weights : {"one", "abs"}
-        For total_variation: w = 1, or w = |y|, which models a relative error of the scores.
+        Instead of `tau`: the share of the components to recompute, rounded down.
+    weights : str
+        One of :data:`WEIGHTS`, for rules that take any: what errors are proportional to.
     seed : int
         For random.
+    scope : {"all", "row"}
+        Whether a budget is a share of all components of a layer or of each row.
+    exact_columns : int
+        How many leading columns are recomputed whatever the rule, as attention sinks may be.  They
+        come first in a budget.
 
     Raises
     ------
@@ -62,33 +173,33 @@ class LAMP:
     budget: float | None = None
     weights: str = "one"
     seed: int = 0
+    scope: str = "all"
+    exact_columns: int = 0
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"unknown rule {self.rule!r}: expected {', '.join(RULES)}")
         if self.weights not in WEIGHTS:
             raise ValueError(f"unknown weights {self.weights!r}: expected {', '.join(WEIGHTS)}")
+        if self.scope not in SCOPES:
+            raise ValueError(f"unknown scope {self.scope!r}: expected {', '.join(SCOPES)}")
         if (self.tau is None) == (self.budget is None):
             raise ValueError(
                 f"rule {self.rule!r} takes either tau or a budget, not {self.tau} and {self.budget}"
             )
-        if self.rule == "total_variation":
-            if self.tau is not None and not 0 <= self.tau < np.inf:
-                raise ValueError(f"tau of total_variation must be at least 0, not {self.tau}")
-            if self.budget is not None and not 0 <= self.budget <= 1:
-                raise ValueError(f"budget must be a share in [0, 1], not {self.budget}")
-            return
-        if self.tau is None:
-            raise ValueError(f"rule {self.rule!r} takes tau, not a budget")
-        if not 1 < self.tau <= 2:
-            raise ValueError(f"tau must lie in (1, 2], not {self.tau}")
-        if self.weights != "one":
+        if self.tau is not None:
+            RULES[self.rule].check_tau(self.tau)
+        if self.budget is not None and not 0 <= self.budget <= 1:
+            raise ValueError(f"budget must be a share in [0, 1], not {self.budget}")
+        if self.weights != "one" and not RULES[self.rule].power:
             raise ValueError(f"rule {self.rule!r} takes no weights")
+        if not isinstance(self.exact_columns, int) or self.exact_columns < 0:
+            raise ValueError(f"exact_columns must be at least 0, not {self.exact_columns!r}")
 
     @property
     def needs_all_rows(self) -> bool:
         """Whether the selection in a row depends on the other rows."""
-        return self.budget is not None
+        return self.budget is not None and self.scope == "all"
 
 
 def select(
@@ -98,37 +209,62 @@ def select(
     rule: str | LAMP = "normwise",
     tau: float | None = None,
     budget: float | None = None,
-    weights: str = "one",
+    weights: str | ArrayLike = "one",
     seed: int = 0,
+    scope: str = "all",
+    exact_columns: int = 0,
     row_lengths: ArrayLike | None = None,
     stream: int = 0,
+    values: ArrayLike | None = None,
+    sensitivity: ArrayLike | None = None,
+    consumer: ArrayLike | None = None,
 ) -> NDArray[np.bool_]:
     """Which components to recompute.
 
     Parameters
     ----------
     z : array_like, shape (..., n)
-        Probabilities, softmax of `y` along the last axis.
+        f(y): probabilities, the softmax of `y` along the last axis.  For the rules activation and
+        norm any numbers.
     y : array_like, shape (..., n), optional
-        The scores; needed for weights ``"abs"``.
-    rule, tau, budget, weights, seed
+        The computed arguments of f; needed for weights ``"abs"``.
+    rule, tau, budget, seed, scope, exact_columns
         As in :class:`LAMP`, which may be given as `rule`.  A budget is a share of all the
-        components in the array.
+        components in the array, or of each row.
+    weights : str or array_like, broadcast to the shape of z
+        ``"one"``, ``"abs"`` for ``|y|``, or any nonnegative numbers to which errors are
+        proportional: ``|a|^T |b|``, ``||a|| ||b||``, running sums of :func:`fpemu.matmul`.
     row_lengths : array_like of int, optional
         How many leading components of each row exist, broadcast against the rows ``z.shape[:-1]``;
         the rest are masked: never selected and never counted, but for the normwise rule they are
         zeros of the row, as in the authors' code.
     stream : int
         Random rule: distinguishes calls under one seed.
+    values : array_like, shape (..., n, d), optional
+        The rows v that the probabilities weigh, for the rule value_aware.
+    sensitivity : array_like, broadcast to the shape of z, optional
+        How f reacts to each component, for the rules activation and norm:
+        :meth:`lamp.compositions.Composition.sensitivity`, or a relative condition.
+    consumer : array_like, shape (n,), optional
+        What the next matrix makes of each component, such as the norms of its rows; multiplies the
+        sensitivity.
 
     Returns
     -------
     ndarray of bool, shape (..., n)
+        A component whose score is NaN, of an overflowed row say, comes before all others; a row
+        that holds a NaN is taken whole by the rules without scores, as far as a budget allows.  Of
+        equal scores the first is taken.  Scores are compared in float32.
 
     Raises
     ------
     ValueError
         If a parameter is out of range, shapes differ, or `z` holds a value outside [0, 1].
+
+    Notes
+    -----
+    The rules without scores, with a budget over all rows, take one tau for all: the smallest, to
+    12 digits, with which they keep it.
 
     Examples
     --------
@@ -137,188 +273,244 @@ def select(
     >>> import lamp
     >>> lamp.select([0.6, 0.25, 0.1, 0.05], tau=1.2)
     array([ True,  True, False, False])
+
+    It may take one too many: here recomputing the smallest alone is enough.
+
+    >>> lamp.select([0.02, 0.49, 0.49], tau=1.4)
+    array([False,  True,  True])
+    >>> lamp.select([0.02, 0.49, 0.49], rule="normwise_optimal", tau=1.4)
+    array([ True, False, False])
     """
+    named = weights if isinstance(weights, str) else "one"
     settings = rule
     if not isinstance(settings, LAMP):
-        settings = LAMP(rule=str(rule), tau=tau, budget=budget, weights=weights, seed=seed)
-    probabilities = np.asarray(z)
-    if probabilities.dtype not in (np.float32, np.float64):
-        probabilities = probabilities.astype(np.float64)
-    if probabilities.ndim == 0:
+        settings = LAMP(str(rule), tau, budget, named, seed, scope, exact_columns)
+    rule_ = RULES[settings.rule]
+    shares = _as_float(z)
+    if shares.ndim == 0:
         raise ValueError("z needs at least one dimension")
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise ValueError("z must hold probabilities: a value is NaN or outside [0, 1]")
-    scores = probabilities if y is None else np.asarray(y, dtype=probabilities.dtype)
-    if y is None and settings.weights == "abs":
-        raise ValueError("weights 'abs' need the scores y")
-    if scores.shape != probabilities.shape:
-        raise ValueError(f"y has shape {scores.shape}, but z has shape {probabilities.shape}")
-    columns = probabilities.shape[-1]
-    rows = probabilities.shape[:-1]
+    if rule_.name not in ("activation", "norm") and ((shares < 0) | (shares > 1)).any():
+        wrong = shares[(shares < 0) | (shares > 1)].ravel()[0]
+        raise ValueError(f"z must hold probabilities: {wrong} is outside [0, 1]")
+    arguments = shares if y is None else np.asarray(y, dtype=shares.dtype)
+    if arguments.shape != shares.shape:
+        raise ValueError(f"y has shape {arguments.shape}, but z has shape {shares.shape}")
+    lengths = _checked_lengths(row_lengths, shares)
+    if rule_.name == "value_aware":
+        sensitivity = _distances(shares, values, lengths) * shares
+    elif rule_.sensitivity == "given" and sensitivity is None:
+        raise ValueError(f"rule {rule_.name!r} needs the sensitivity of f")
+    if consumer is not None and sensitivity is not None:
+        sensitivity = np.asarray(sensitivity) * np.asarray(consumer)
+    weight = _checked_weights(weights if isinstance(weights, str) else "array", weights,
+                              None if y is None else arguments, settings)  # fmt: skip
+    mask = select_rows(
+        _rows(shares, shares),
+        lengths,
+        settings,
+        weights=None if weight is None else _rows(weight, shares),
+        sensitivity=None if sensitivity is None else _rows(np.asarray(sensitivity), shares),
+        stream=stream,
+    )
+    return mask.reshape(shares.shape)
+
+
+def _as_float(x: ArrayLike) -> NDArray[Any]:
+    array = np.asarray(x)
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+def _rows(x: NDArray[Any], like: NDArray[Any]) -> NDArray[Any]:
+    """An array broadcast to the shape of another, as rows in float32 or float64."""
+    try:
+        whole = np.broadcast_to(_as_float(x), like.shape)
+    except ValueError as error:
+        raise ValueError(
+            f"shape {x.shape} does not broadcast to {like.shape}, that of z"
+        ) from error
+    return np.ascontiguousarray(whole).reshape(-1, like.shape[-1])
+
+
+def _checked_lengths(row_lengths: ArrayLike | None, z: NDArray[Any]) -> NDArray[np.int64]:
+    columns, rows = z.shape[-1], z.shape[:-1]
     lengths = np.full(rows, columns) if row_lengths is None else np.asarray(row_lengths)
     if lengths.dtype.kind not in "iu" or (
         lengths.size and (lengths.min() < 0 or lengths.max() > columns)
     ):
         raise ValueError(f"row_lengths must be integers in 0..{columns}")
-    return select_rows(
-        np.ascontiguousarray(probabilities).reshape(-1, columns),
-        np.ascontiguousarray(scores).reshape(-1, columns),
-        np.ascontiguousarray(np.broadcast_to(lengths, rows), dtype=np.int64).reshape(-1),
-        settings,
-        stream,
-    ).reshape(probabilities.shape)
+    return np.ascontiguousarray(np.broadcast_to(lengths, rows), dtype=np.int64).reshape(-1)
+
+
+def _checked_weights(
+    name: str, weights: Any, y: NDArray[Any] | None, settings: LAMP
+) -> NDArray[Any] | None:
+    """The weights, None for ones; `settings` may name them too."""
+    if name != "array":
+        name = settings.weights
+    elif not RULES[settings.rule].power:
+        raise ValueError(f"rule {settings.rule!r} takes no weights")
+    if name == "one":
+        return None
+    if name == "abs":
+        if y is None:
+            raise ValueError("weights 'abs' need the scores y")
+        return np.asarray(np.abs(y))
+    if name != "array":
+        raise ValueError(f"weights {name!r} are not known here: give the numbers themselves")
+    numbers = _as_float(weights)
+    if (numbers < 0).any():
+        raise ValueError(f"weights must not be negative, as {numbers[numbers < 0].ravel()[0]} is")
+    return numbers
+
+
+def _distances(z: NDArray[Any], values: ArrayLike | None, lengths: NDArray[np.int64]) -> Any:
+    """``||v_j - o||`` with ``o = z V``, shaped as z."""
+    if values is None:
+        raise ValueError("rule 'value_aware' needs the values")
+    v = np.asarray(values, np.float64)
+    if v.ndim < 2 or v.shape[-2] != z.shape[-1]:
+        raise ValueError(f"values have shape {v.shape}, but z has rows of {z.shape[-1]}")
+    exists = np.arange(z.shape[-1]) < lengths.reshape(*z.shape[:-1], 1)
+    rows = np.where(exists, z, 0.0).astype(np.float64)
+    rows = rows if z.ndim > 1 else rows[np.newaxis]
+    return value_distances(rows, v).reshape(z.shape)
+
+
+def value_distances(z: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
+    """``||v_j - o_i||`` with ``o = z V``, by ``||v||**2 + ||o||**2 - 2 v.o``.
+
+    Parameters
+    ----------
+    z : ndarray, shape (..., m, n)
+    values : ndarray, shape (..., n, d)
+
+    Returns
+    -------
+    ndarray, shape (..., m, n)
+    """
+    sums = fpemu.Sequential("float32" if z.dtype == np.float32 else "float64")
+    output = fpemu.matmul(z, values, sums)
+    across = fpemu.matmul(output, np.swapaxes(values, -1, -2), sums)
+    of_values = (values * values).sum(axis=-1)[..., np.newaxis, :]
+    of_output = (output * output).sum(axis=-1)[..., np.newaxis]
+    return np.asarray(np.sqrt(np.maximum(of_values + of_output - 2 * across, 0)))
 
 
 def select_rows(
     z: NDArray[Any],
-    y: NDArray[Any],
     lengths: NDArray[np.int64],
     settings: LAMP,
-    stream: int,
+    *,
+    weights: NDArray[Any] | None = None,
+    sensitivity: NDArray[Any] | None = None,
+    stream: int = 0,
     first_row: int = 0,
 ) -> NDArray[np.bool_]:
     """`select` on checked, C-contiguous (rows, n) arrays, part of a larger one from `first_row`."""
-    mask = np.zeros(z.shape, np.bool_)
-    rows = z.shape[0]
-    if settings.rule == "total_variation":
-        scores = np.full(z.shape, -1.0, np.float32)
-        parallel.run(
-            _score_rows, rows, z, y, lengths, settings.weights == "abs", scores, grain=_GRAIN
-        )
-        if settings.budget is not None:
-            return _largest(scores, int(np.floor(settings.budget * int(lengths.sum()))))
-        return np.greater(scores, np.float32(settings.tau), out=mask)
-    parallel.run(_normwise_rows, rows, z, lengths, float(settings.tau or 0), mask, grain=_GRAIN)
-    if settings.rule == "random":
-        key = np.uint64(settings.seed % 2**64), np.uint64(stream % 2**64)
-        parallel.run(_shuffle_rows, rows, lengths, *key, first_row, mask, grain=_GRAIN)
+    rule = RULES[settings.rule]
+    if rule.condition and not (rule.name == "random" and settings.budget is not None):
+        mask = _by_condition(z, lengths, settings, weights)
+        if rule.name == "random":
+            taking.shuffle(mask, lengths, settings.seed, stream, first_row)
+        mask[:, : settings.exact_columns] = True
+        mask &= np.arange(z.shape[1]) < lengths[:, np.newaxis]
+        return mask
+    if rule.name == "random":
+        scores = taking.uniform(lengths, z.shape[1], settings.seed, stream, first_row)
+        scores[:, : settings.exact_columns][scores[:, : settings.exact_columns] >= 0] = np.nan
+    else:
+        scores = _scores(z, lengths, rule, weights, sensitivity, settings.exact_columns)
+    if settings.tau is not None:
+        return taking.above(scores, settings.tau)
+    share = float(settings.budget or 0.0)
+    if settings.scope == "all":
+        return taking.largest(scores, int(np.floor(share * int(lengths.sum()))))
+    return taking.largest_of_rows(scores, np.floor(share * lengths).astype(np.int64))
+
+
+def _scores(
+    z: NDArray[Any],
+    lengths: NDArray[np.int64],
+    rule: Rule,
+    weights: NDArray[Any] | None,
+    sensitivity: NDArray[Any] | None,
+    exact_columns: int,
+) -> NDArray[np.float32]:
+    scores = np.full(z.shape, -1.0, np.float32)
+    given = z if sensitivity is None else sensitivity
+    parallel.run(
+        _score_rows,
+        len(z),
+        given,
+        lengths,
+        z if weights is None else weights,
+        rule.sensitivity == "spread",
+        0 if weights is None else rule.power,
+        exact_columns,
+        scores,
+        grain=_GRAIN,
+    )
+    return scores
+
+
+@parallel.kernel
+def _score_rows(start, stop, given, lengths, weights, spread, power, exact_columns, scores):  # type: ignore[no-untyped-def]
+    """The sensitivity, ``z (1 - z)`` if `spread`, times a power of the weight.
+
+    ``z (1 - z)`` is half of the column sums of the absolute Jacobian of softmax.
+    """
+    for row in range(start, stop):
+        for j in range(lengths[row]):
+            score = np.float64(given[row, j])
+            if spread:
+                score *= 1.0 - score
+            if power > 0:
+                weight = np.float64(weights[row, j])
+                score *= weight if power == 1 else weight * weight
+            scores[row, j] = abs(score) if score == score else np.nan
+        for j in range(min(exact_columns, lengths[row])):
+            scores[row, j] = np.nan  # which comes first
+
+
+def _by_condition(
+    z: NDArray[Any], lengths: NDArray[np.int64], settings: LAMP, weights: NDArray[Any] | None
+) -> NDArray[np.bool_]:
+    """The rules that bound a condition number: by tau, by row, or by one tau for all rows."""
+    if settings.tau is not None:
+        return _within(z, lengths, settings.rule, weights, settings.tau)
+    share = float(settings.budget or 0.0)
+    if settings.scope == "row":
+        counts = np.floor(share * lengths).astype(np.int64)
+        if settings.rule == "normwise":
+            scores = np.where(np.arange(z.shape[1]) < lengths[:, np.newaxis], z, -1)
+            return taking.largest_of_rows(scores.astype(np.float32), counts)
+        return _within(z, lengths, settings.rule, weights, 0.0, counts)
+    allowed = int(np.floor(share * int(lengths.sum())))
+    low, high = (1.0, 2.0) if settings.rule == "normwise" else (0.0, 2.0)
+    if weights is not None:
+        high *= float(np.max(weights, initial=0.0, where=np.isfinite(weights)))
+    mask = _within(z, lengths, settings.rule, weights, high)
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        found = _within(z, lengths, settings.rule, weights, middle)
+        if np.count_nonzero(found) <= allowed:
+            mask, high = found, middle
+        else:
+            low = middle
     return mask
 
 
-@parallel.kernel
-def _normwise_rows(start, stop, z, lengths, tau, mask):  # type: ignore[no-untyped-def]
-    """The authors' rule.  A heap yields the largest probabilities without sorting the row."""
-    keys = np.empty(z.shape[1], np.float64)
-    places = np.empty(z.shape[1], np.int64)
-    for row in range(start, stop):
-        length = lengths[row]
-        smallest = 0.0 if length < z.shape[1] else np.inf
-        total = 0.0
-        for j in range(length):
-            smallest = min(smallest, np.float64(z[row, j]))
-            total += np.float64(z[row, j])
-        goal = 2.0 - tau - 2.0 * smallest
-        # All components below this sum to less than total - goal, so that the others suffice; the
-        # factor leaves room for the rounding of the sums.
-        least = (total - goal) / max(length, 1) * 0.999
-        size = 0
-        for j in range(length):
-            if z[row, j] >= least:
-                keys[size], places[size] = np.float64(z[row, j]), j
-                size += 1
-        for root in range(size // 2 - 1, -1, -1):
-            _sift(keys, places, root, size)
-        taken = 0.0
-        while size > 0 and taken + 2.0 * smallest < 2.0 - tau:
-            mask[row, places[0]] = True
-            taken += keys[0]
-            size -= 1
-            keys[0], places[0] = keys[size], places[size]
-            _sift(keys, places, 0, size)
-
-
-@parallel.kernel
-def _sift(keys, places, root, size):  # type: ignore[no-untyped-def]
-    """Restore the heap order below a root: larger keys first, of equal ones the smaller place."""
-    key, place = keys[root], places[root]
-    while True:
-        child = 2 * root + 1
-        if child >= size:
-            break
-        right = child + 1
-        if right < size and _before(keys[right], places[right], keys[child], places[child]):
-            child = right
-        if not _before(keys[child], places[child], key, place):
-            break
-        keys[root], places[root] = keys[child], places[child]
-        root = child
-    keys[root], places[root] = key, place
-
-
-@parallel.inline
-def _before(key, place, other_key, other_place):  # type: ignore[no-untyped-def]
-    return key > other_key or (key == other_key and place < other_place)
-
-
-@parallel.kernel
-def _score_rows(start, stop, z, y, lengths, weighted, scores):  # type: ignore[no-untyped-def]
-    """``w z (1 - z)``, half the column sums of the absolute Jacobian of softmax times w."""
-    for row in range(start, stop):
-        for j in range(lengths[row]):
-            p = np.float64(z[row, j])
-            score = p * (1.0 - p)
-            if weighted:
-                score *= abs(np.float64(y[row, j]))
-            scores[row, j] = score
-
-
-def _largest(scores: NDArray[np.float32], count: int) -> NDArray[np.bool_]:
-    """The `count` largest scores, of equal ones the first; negative ones are masked."""
-    mask = np.zeros(scores.size, np.bool_)
-    if count:
-        _mark_largest(scores.reshape(-1).view(np.uint32), count, mask)
-    return mask.reshape(scores.shape)
-
-
-@parallel.kernel
-def _mark_largest(bits, count, mask):  # type: ignore[no-untyped-def]
-    """Radix selection: the bits of nonnegative floats are ordered as the floats are.
-
-    Eleven bits at a time, a histogram tells in which bin the smallest selected score lies.
-    """
-    known = np.uint32(0)
-    shift = 31  # bits above this one are known of the threshold
-    left = count  # how many of those that agree in the known bits are selected
-    while shift > 0:
-        width = min(shift, 11)
-        histogram = np.zeros(1 << width, np.int64)
-        low = shift - width
-        for word in bits:
-            if word >> np.uint32(shift) == known >> np.uint32(shift):
-                histogram[(word >> np.uint32(low)) & np.uint32((1 << width) - 1)] += 1
-        bin_ = (1 << width) - 1
-        while histogram[bin_] < left:
-            left -= histogram[bin_]
-            bin_ -= 1
-        known |= np.uint32(bin_ << low)
-        shift = low
-    for i in range(bits.size):
-        if bits[i] >> np.uint32(31) == 0:
-            if bits[i] > known:
-                mask[i] = True
-            elif bits[i] == known and left > 0:
-                mask[i] = True
-                left -= 1
-
-
-@parallel.kernel
-def _shuffle_rows(start, stop, lengths, seed, stream, first_row, mask):  # type: ignore[no-untyped-def]
-    """Put each row's selected components in places drawn at random (Fisher-Yates).
-
-    The draws are keyed by (seed, stream, row, draw), so that no thread depends on another.
-    """
-    for row in range(start, stop):
-        key = _mixed(_mixed(_mixed(seed) ^ stream) ^ np.uint64(first_row + row))
-        for j in range(lengths[row] - 1, 0, -1):
-            # The remainder's bias is below 2**-40 for any row that fits in memory.
-            other = np.int64(_mixed(key + np.uint64(j)) % np.uint64(j + 1))
-            mask[row, j], mask[row, other] = mask[row, other], mask[row, j]
-
-
-@parallel.inline
-def _mixed(counter):  # type: ignore[no-untyped-def]
-    """SplitMix64: a 64-bit counter to 64 well-mixed bits (Steele, Lea, Flood, OOPSLA 2014)."""
-    bits = counter + np.uint64(0x9E3779B97F4A7C15)
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
+def _within(
+    z: NDArray[Any],
+    lengths: NDArray[np.int64],
+    rule: str,
+    weights: NDArray[Any] | None,
+    tau: float,
+    counts: NDArray[np.int64] | None = None,
+) -> NDArray[np.bool_]:
+    if rule == "normwise_optimal":
+        return taking.least_normwise(z, lengths, tau, counts)
+    if rule == "componentwise":
+        ones = np.ones_like(z) if weights is None else weights
+        return taking.least_componentwise(z, ones, lengths, tau, counts)
+    return taking.normwise(z, lengths, tau)

@@ -77,6 +77,58 @@ def test_selected_scores_are_those_of_the_high_precision(settings):
         assert np.abs(output - plain_softmax(other) @ value).max() > 1e-4
 
 
+def weights_of(name, query, key, accumulator):
+    """What the errors of scores are taken to be proportional to, one pair at a time."""
+    count, tokens, dimension = query.shape
+    weights = np.zeros((count, tokens, tokens))
+    for h, i in np.ndindex(count, tokens):
+        for j in range(i + 1):
+            q, k = query[h, i], key[h, j]
+            if name == "products":
+                weights[h, i, j] = np.abs(q).astype(float) @ np.abs(k)
+            elif name == "norms":
+                weights[h, i, j] = np.linalg.norm(q.astype(float)) * np.linalg.norm(k.astype(float))
+            else:
+                sums = [
+                    float(fpemu.dot(q[:n], k[:n], accumulator)) for n in range(1, dimension + 1)
+                ]
+                power = int(name[-1])
+                weights[h, i, j] = np.linalg.norm(sums, power)
+    return weights / np.sqrt(dimension)
+
+
+@pytest.mark.parametrize("weights", ["products", "norms", "running_1", "running_2"])
+@pytest.mark.parametrize("rule", ["kl", "total_variation", "componentwise", "value_aware"])
+def test_rules_take_weights_from_queries_and_keys(rule, weights):
+    query, key, value = heads(tokens=12, dimension=4, count=2)
+    machine = lamp.hardware("ps4")
+    low = plain_scores(query, key, machine.scores)
+    high = plain_scores(query, key, Sequential("float32"))
+    lengths = np.tile(np.arange(1, 13), (2, 1))
+    settings = LAMP(rule, budget=0.3, weights=weights, exact_columns=1)
+    w = weights_of(weights, query, key, machine.scores).astype(np.float32)
+    options = {"values": value} if rule == "value_aware" else {}
+    mask = select(
+        plain_softmax(low), low, rule=rule, budget=0.3, weights=w, exact_columns=1,
+        row_lengths=lengths, **options,
+    )  # fmt: skip
+    output, report = attention(query, key, value, hardware=machine, lamp=settings)
+    assert abs(report.selected - mask.sum()) <= 1  # one tau, and weights rounded otherwise
+    if report.selected == mask.sum():
+        z = plain_softmax(np.where(mask, high, low))
+        np.testing.assert_allclose(output, z @ value, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("scope", ["row", "all"])
+@pytest.mark.parametrize("rule", ["normwise", "normwise_optimal", "largest", "random", "kl"])
+def test_every_rule_keeps_its_budget(rule, scope):
+    query, key, value = heads(tokens=30)
+    _, report = attention(
+        query, key, value, hardware=lamp.hardware("ps4"), lamp=LAMP(rule, budget=0.2, scope=scope)
+    )
+    assert 0.1 * report.pairs < report.selected <= 0.2 * report.pairs
+
+
 def test_only_the_random_control_depends_on_seed_and_layer():
     query, key, value = heads()
     machine = lamp.hardware("ps2")

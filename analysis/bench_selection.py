@@ -1,0 +1,99 @@
+"""What a selection costs, against the low-precision scores it guards.
+
+    python analysis/bench_selection.py [--heads 12] [--tokens 1024] [--repetitions 5]
+
+Causal scores of a layer, of head dimension 64, accumulated in PS(4).  The design asks for less than
+the scores cost, and for less than 0.1 s of total_variation on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import fpemu
+from lamp.attention import softmax
+from lamp.selection import LAMP, RULES, select_rows, value_distances
+
+DIMENSION = 64
+TARGET = 0.1
+TAUS = {"normwise": 1.2, "random": 1.2, "normwise_optimal": 1.2, "componentwise": 0.2}
+
+
+def fastest(call: Callable[[], Any], repetitions: int) -> float:
+    """The least time of several calls, in seconds, after one to warm up."""
+    call()
+    times = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--heads", type=int, default=12)
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--repetitions", type=int, default=5)
+    options = parser.parse_args()
+    heads, tokens = options.heads, options.tokens
+    generator = np.random.default_rng(0)
+    shape = (heads, tokens, DIMENSION)
+    query, key, value = (1.5 * generator.normal(size=(3, *shape))).astype(np.float32)
+    lengths = np.arange(1, tokens + 1)
+    accumulator = fpemu.Sequential("e8m4")
+
+    def products(running: bool = False) -> Any:
+        return fpemu.matmul(
+            query, key.transpose(0, 2, 1), accumulator, row_lengths=lengths, running=running
+        )
+
+    y = products().reshape(-1, tokens) / np.float32(np.sqrt(DIMENSION))
+    row_lengths = np.tile(lengths, heads)
+    z = softmax(y, row_lengths)
+    weights = np.abs(y)
+    distances = value_distances(z.reshape(heads, tokens, tokens), value).reshape(z.shape) * z
+    scores = fastest(products, options.repetitions)
+
+    def report(name: str, call: Callable[[], Any], verdict: bool = False) -> None:
+        seconds = fastest(call, options.repetitions)
+        met = ("  yes" if seconds < TARGET else "  NO") if verdict else ""
+        print(f"{name:44} {seconds * 1e3:8.1f} ms {seconds / scores:8.2f}{met}")
+
+    print(
+        f"{heads} x {tokens} x {tokens} causal scores {scores * 1e3:30.1f} ms, times their cost:\n"
+    )
+    report("softmax of the scores", lambda: softmax(y, row_lengths))
+    report("scores with running sums", lambda: products(True))
+    report(
+        "distances of values from outputs",
+        lambda: value_distances(z.reshape(heads, tokens, tokens), value),
+    )
+    for name, rule in RULES.items():
+        tau = TAUS.get(name, 0.01)
+        for amount in ({"tau": tau}, {"budget": 0.03}, {"budget": 0.03, "scope": "row"}):
+            slow = rule.condition and name != "random"  # a budget over all rows takes 40 taus
+            if slow and "budget" in amount and "scope" not in amount:
+                continue
+            settings = LAMP(name, **amount)  # type: ignore[arg-type]
+
+            def run(settings: LAMP = settings, rule: Any = rule) -> Any:
+                return select_rows(
+                    z,
+                    row_lengths,
+                    settings,
+                    weights=weights if rule.power else None,
+                    sensitivity=distances if rule.sensitivity == "given" else None,
+                )
+
+            words = " ".join(f"{key} {value}" for key, value in amount.items())
+            report(f"{name}, {words}", run, verdict=name == "total_variation")
+
+
+if __name__ == "__main__":
+    main()
