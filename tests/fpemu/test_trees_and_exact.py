@@ -127,7 +127,12 @@ def test_exact_sums_of_extreme_numbers():
 
 
 def test_sums_that_are_zero_are_positive():
-    for accumulator in (fpemu.Exact("e8m4", block=1), fpemu.Exact("e8m4", "rtn", block=2)):
+    for accumulator in (
+        fpemu.Exact("e8m4"),
+        fpemu.Exact("e8m4", block=1),
+        fpemu.Exact("e8m4", "rtn", block=2),
+    ):
+        assert_same_bits(fpemu.dot([-0.0], [1.0], accumulator, c=-0.0), 0.0)
         for c in (-0.0, 0.0, None):
             result = fpemu.dot([-0.0, 0.0, 1.0], [1.0, -2.0, -0.0], accumulator, c=c)
             assert_same_bits(result, 0.0)
@@ -154,6 +159,16 @@ def test_no_bit_below_a_sum_is_lost(make):
             assert result == round_exact(Fraction(2) ** power * (1 + Fraction(1, 2**distance)),
                                          "e8m4", "rtp")  # fmt: skip
             assert result > number
+
+
+@pytest.mark.parametrize("block", [None, 4])
+def test_parts_of_rows_of_exact_sums(block):
+    generator = np.random.default_rng(3)
+    a, b = fpemu.round(generator.normal(size=(2, 9, 9)), "float8_e4m3fn").astype(np.float32)
+    lengths = np.arange(9)
+    whole = fpemu.matmul(a, b, fpemu.Exact("float16", block=block))
+    part = fpemu.matmul(a, b, fpemu.Exact("float16", block=block), row_lengths=lengths)
+    assert_same_bits(part, np.where(np.arange(9) < lengths[:, None], whole, 0.0))
 
 
 def test_sums_of_more_bits_than_float64_has():
