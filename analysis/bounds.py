@@ -29,7 +29,6 @@ from rich.progress import track
 
 import fpemu
 from lamp import bounds, testing
-from lamp.bounds import RoundedOnce
 from lamp.compositions import (
     Composition,
     Entrywise,
@@ -40,6 +39,7 @@ from lamp.compositions import (
     Softmax,
     SoftmaxProduct,
 )
+from lamp.evaluations import RoundedOnce
 
 SEED = 2026
 N = 16  # components of a row

@@ -1,6 +1,6 @@
 """lamp: where precision matters in f(g(x)), and GPT-2 under simulated hardware."""
 
-from lamp import bounds, checkpoints, compositions, testing
+from lamp import bounds, checkpoints, compositions, evaluations, testing
 from lamp.gpt2 import GPT2
 from lamp.hardware import Hardware, hardware
 from lamp.metrics import Metrics, evaluate
@@ -15,6 +15,7 @@ __all__ = [
     "checkpoints",
     "compositions",
     "evaluate",
+    "evaluations",
     "hardware",
     "select",
     "testing",

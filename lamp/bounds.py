@@ -12,9 +12,7 @@ References
 N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1 and 3.3.
 N. J. Higham, T. Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci.
 Comput. 41(5), 2019.  M. P. Connolly, N. J. Higham, T. Mary, "Stochastic rounding and its
-probabilistic backward error analysis", SIAM J. Sci. Comput. 43(1), 2021.  P. Blanchard,
-D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and softmax functions",
-IMA J. Numer. Anal. 41, 2021.
+probabilistic backward error analysis", SIAM J. Sci. Comput. 43(1), 2021.
 """
 
 from __future__ import annotations
@@ -22,27 +20,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import fpemu
 from fpemu import Accumulator, Format, Rounding
-from fpemu.formats import FormatLike
-from fpemu.rounding import RoundingLike, as_rounding
-from lamp.compositions import Composition, Softmax
-from lamp.rows import Float64, exp, outward, rows_of, total
+from lamp.compositions import Composition
+from lamp.evaluations import NEAREST, Evaluation, InFloat64
+from lamp.rows import Float64, outward, rows_of
 
 __all__ = [
     "KINDS",
     "ORDERS",
     "Bound",
-    "Evaluation",
-    "InFloat64",
     "ProductErrors",
-    "RoundedOnce",
-    "SoftmaxSteps",
     "bound",
     "products",
 ]
@@ -52,9 +45,6 @@ KINDS: Final = ("deterministic", "probabilistic", "stochastic", "running")
 
 ORDERS: Final = ("rigorous", "first_order")
 """How errors are carried through a composition."""
-
-_NEAREST: Final = ("rne", "rna", "rnz")
-_UNIT: Final = 2.0**-53
 
 
 # --- g: inner products ----------------------------------------------------------------------------
@@ -214,7 +204,7 @@ def _saturation(accumulator: Accumulator) -> float:
         for each in fields
         if isinstance(each, Rounding)
         and each.overflow != "infinity"
-        and (each.overflow == "saturate" or each.mode not in _NEAREST)
+        and (each.overflow == "saturate" or each.mode not in NEAREST)
     ]
     for each in fields:
         if isinstance(each, Accumulator):
@@ -252,7 +242,7 @@ def _roundings_of(accumulator: Accumulator) -> list[Rounding]:
 
 def _check_rounding(accumulator: Accumulator, kind: str) -> None:
     for rounding in _roundings_of(accumulator):
-        if kind == "probabilistic" and rounding.mode not in _NEAREST:
+        if kind == "probabilistic" and rounding.mode not in NEAREST:
             raise ValueError(
                 f"a probabilistic bound takes roundings to nearest, but {accumulator} rounds by "
                 f"{rounding.mode}, whose errors do not average out"
@@ -279,186 +269,6 @@ def _probabilistic_constant(
     factor = math.sqrt(2.0 * math.log(2.0 * (terms + initial) / failure)) / (1.0 - largest)
     exponent = factor * math.sqrt(squares) + squares / (1.0 - largest)
     return math.expm1(exponent) * (1.0 + 2.0**-40) if exponent < 700.0 else math.inf
-
-
-# --- f's own rounding -----------------------------------------------------------------------------
-
-
-class Evaluation(Protocol):
-    """How a machine evaluates f, and how far that can be off."""
-
-    def value(self, composition: Composition, y: Float64) -> Float64:
-        """What it computes for f(y)."""
-        ...
-
-    def error(self, composition: Composition, y: Float64) -> Float64:
-        """A bound of ``|value - f(y)|``."""
-        ...
-
-
-@dataclass(frozen=True)
-class InFloat64:
-    """f as its composition computes it, in float64."""
-
-    def value(self, composition: Composition, y: Float64) -> Float64:
-        """What it computes for f(y)."""
-        return composition.value(y)
-
-    def error(self, composition: Composition, y: Float64) -> Float64:
-        """A bound of ``|value - f(y)|``."""
-        return composition.value_error(y)
-
-    def __str__(self) -> str:
-        return "in float64"
-
-
-@dataclass(frozen=True, init=False)
-class RoundedOnce:
-    """f computed in float64 and rounded once into a format.
-
-    Parameters
-    ----------
-    format : Format or str
-    rounding : Rounding or str
-    """
-
-    format: Format
-    rounding: Rounding
-
-    def __init__(self, format: FormatLike, rounding: RoundingLike = "rne") -> None:
-        object.__setattr__(self, "format", fpemu.format(format))
-        object.__setattr__(self, "rounding", as_rounding(rounding))
-
-    def value(self, composition: Composition, y: Float64) -> Float64:
-        """What it computes for f(y)."""
-        return np.asarray(fpemu.round(composition.value(y), self.format, self.rounding), np.float64)
-
-    def error(self, composition: Composition, y: Float64) -> Float64:
-        """A bound of ``|value - f(y)|``: infinite where the value is."""
-        off = composition.value_error(y)
-        value = np.abs(composition.value(y))
-        rounded = self.value(composition, y)
-        unit, smallest = _units(self.format, self.rounding)
-        error = outward(off + unit * value + smallest, 4)
-        # Where it saturates, the error is there to be seen.
-        saturated = np.abs(rounded) < value * (1.0 - 2.0 * unit)
-        error = np.where(
-            saturated, outward(off + np.abs(value - np.abs(rounded)), 4) + error, error
-        )
-        return np.where(np.isfinite(rounded), error, np.inf)
-
-    def __str__(self) -> str:
-        return f"in float64, rounded once into {self.format} ({self.rounding.mode})"
-
-
-def _units(format: Format, rounding: Rounding) -> tuple[float, float]:
-    """The largest relative error of a rounding to a normal number, the absolute one below."""
-    nearest = rounding.mode in _NEAREST
-    smallest = format.smallest_subnormal if format.subnormals else format.smallest_normal
-    unit = format.unit_roundoff
-    return (
-        (unit, smallest / 2 or smallest) if nearest and format.subnormals else (2 * unit, smallest)
-    )
-
-
-@dataclass(frozen=True, init=False)
-class SoftmaxSteps:
-    """Softmax as :func:`fpemu.functions.softmax` computes it: every step rounded.
-
-    Parameters
-    ----------
-    format : Format or str
-        The format of the result and of steps whose format is left out.
-    rounding : Rounding or str
-    difference, exponential : Format or str, optional
-        The formats of ``y - max(y)`` and of its exponential.
-    accumulator : Accumulator, optional
-        How the exponentials are summed; ``Sequential(format, rounding)`` if left out.
-
-    Notes
-    -----
-    With ``t_j = e |y_j - max y| + s`` for the rounded differences, e and s the relative and
-    absolute error of a rounding, every exponential has a factor within ``e**+-t_j (1 + e)`` and is
-    off by s where it is subnormal; the sum adds ``(1 + B)`` and A; the quotient a rounding.  The
-    largest exponential is one, so absolute errors are relative to a sum of at least 1.
-    """
-
-    format: Format
-    rounding: Rounding
-    difference: Format
-    exponential: Format
-    accumulator: Accumulator
-
-    def __init__(
-        self,
-        format: FormatLike,
-        rounding: RoundingLike = "rne",
-        *,
-        difference: FormatLike | None = None,
-        exponential: FormatLike | None = None,
-        accumulator: Accumulator | None = None,
-    ) -> None:
-        how = as_rounding(rounding)
-        of_result = fpemu.format(format)
-        fields = {
-            "format": of_result,
-            "rounding": how,
-            "difference": fpemu.format(difference or of_result),
-            "exponential": fpemu.format(exponential or of_result),
-            "accumulator": accumulator or fpemu.Sequential(of_result, how.derived("accumulator")),
-        }
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
-
-    def value(self, composition: Composition, y: Float64) -> Float64:
-        """What it computes for f(y)."""
-        if not isinstance(composition, Softmax):
-            raise TypeError(f"steps of a softmax do not evaluate {composition}")
-        return np.asarray(
-            fpemu.functions.softmax(
-                y,
-                self.format,
-                self.rounding,
-                difference=self.difference,
-                exponential=self.exponential,
-                accumulator=self.accumulator,
-            ),
-            np.float64,
-        )
-
-    def error(self, composition: Composition, y: Float64) -> Float64:
-        """A bound of ``|value - f(y)|``."""
-        n = y.shape[-1]
-        z = composition.value(y)
-        masked = z == 0.0
-        unit_d, least_d = _units(self.difference, self.rounding)
-        unit_e, least_e = _units(self.exponential, self.rounding)
-        unit_q, least_q = _units(self.format, self.rounding)
-        relative = self.accumulator.error_bound(n)
-        absolute = self.accumulator.underflow_bound(n, largest=1.0)
-        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            distance = np.where(np.isfinite(y), y.max(axis=-1, keepdims=True) - y, 0.0)
-            shift = unit_d * distance + least_d
-            # The range of differences may end before the difference does: exponentials are >= 0.
-            far = distance > self.difference.max_finite
-            grown, shrunk = z * exp(shift), np.where(far, 0.0, z * exp(-shift))
-            grown = np.where(
-                far, outward(z + math.exp(-min(self.difference.max_finite, 700.0)), 1), grown
-            )
-            above = (1.0 + relative) * ((1.0 + unit_e) * total(grown) + n * least_e) + absolute
-            below = (1.0 - relative) * ((1.0 - unit_e) * total(shrunk) - n * least_e) - absolute
-            high = (grown * (1.0 + unit_e) + least_e) / below * (1.0 + unit_q) + least_q
-            low = (shrunk * (1.0 - unit_e) - least_e) / above * (1.0 - unit_q) - least_q
-            error = np.maximum(high - z, z - low) + (16.0 * n + 16384.0) * _UNIT * (high + z)
-        # A quotient of a nonnegative number by a sum that holds it.
-        error = np.where((below > 0) & np.isfinite(error), error, np.inf)
-        return np.where(masked & ~np.isfinite(y), 0.0, outward(error, n))
-
-    def __str__(self) -> str:
-        return (
-            f"in steps: difference {self.difference}, exponential {self.exponential}, sum "
-            f"{self.accumulator}, quotient {self.format} ({self.rounding.mode})"
-        )
 
 
 # --- f of g ---------------------------------------------------------------------------------------

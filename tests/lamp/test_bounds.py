@@ -14,8 +14,8 @@ import fpemu
 from fpemu import devices
 from fpemu.accumulators import Accumulator
 from lamp import bounds, testing
-from lamp.bounds import InFloat64, RoundedOnce, SoftmaxSteps
-from lamp.compositions import Entrywise, LayerNorm, Residual, Softmax, SoftmaxProduct
+from lamp.compositions import Entrywise, LayerNorm, Residual, RMSNorm, Softmax, SoftmaxProduct
+from lamp.evaluations import InFloat64, NormSteps, RoundedOnce, SoftmaxSteps
 from tests.lamp.compositions import COMPOSITIONS, NAMES, N
 
 EVERY = pytest.mark.parametrize("composition", COMPOSITIONS, ids=NAMES)
@@ -299,6 +299,38 @@ def test_steps_of_a_softmax_are_covered(steps):
     assert (masked[~np.isfinite(y)] == 0).all()
     with pytest.raises(TypeError, match="steps of a softmax do not evaluate layer_norm"):
         steps.value(LayerNorm(), y)
+
+
+@pytest.mark.parametrize(
+    "composition",
+    [RMSNorm(), RMSNorm(np.linspace(-2, 1, N), 0.1), LayerNorm(),
+     LayerNorm(np.linspace(-2, 1, N), np.linspace(0, 3, N)), LayerNorm(epsilon=0.0)],
+    ids=lambda each: f"{each} {each.epsilon}",
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "steps",
+    [
+        NormSteps("bfloat16"),
+        NormSteps("e8m4", "rtz"),
+        NormSteps("float16", statistics="float32", accumulator=fpemu.Sequential("float32")),
+        NormSteps("e8m6", "rtp", centred="float32", accumulator=fpemu.Pairwise("e8m9", "rtn")),
+        NormSteps("bfloat16", normalised="e8m5", scaled="e8m9", statistics="float16"),
+    ],
+    ids=str,
+)
+def test_steps_of_a_norm_are_covered(composition, steps):
+    generator = np.random.default_rng(10)
+    y = np.concatenate([generator.normal(size=(8, N)) * scale for scale in (0.01, 1, 30)])
+    y[1::3] += 20.0  # means that cancel
+    y = np.asarray(fpemu.round(y, "bfloat16"))
+    exact = [[Fraction(float(x)) for x in row] for row in y]
+    found = bounds.ProductErrors(y, np.zeros_like(y), 0.0, "exact")
+    ratios, bound = ratios_of(composition, found, exact, evaluation=steps)
+    assert (ratios <= 1).all()
+    assert ratios.max() > 0.02
+    assert np.isfinite(bound.value).mean() > 0.5
+    with pytest.raises(TypeError, match="steps of a norm do not evaluate softmax"):
+        steps.value(Softmax(), y)
 
 
 # What it says
