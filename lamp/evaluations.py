@@ -41,6 +41,18 @@ class Evaluation(Protocol):
         ...
 
 
+def _largest(*arithmetic: Format | Accumulator) -> float:
+    """The least of the largest numbers of formats and accumulators: below it nothing overflows."""
+    limits = [math.inf]
+    for each in arithmetic:
+        if isinstance(each, Format):
+            limits.append(each.max_finite)
+        else:
+            fields = vars(each).values()
+            limits.append(_largest(*(x for x in fields if isinstance(x, Format | Accumulator))))
+    return min(limits)
+
+
 @dataclass(frozen=True)
 class InFloat64:
     """f as its composition computes it, in float64."""
@@ -195,8 +207,10 @@ class SoftmaxSteps:
             high = (grown * (1.0 + unit_e) + least_e) / below * (1.0 + unit_q) + least_q
             low = (shrunk * (1.0 - unit_e) - least_e) / above * (1.0 - unit_q) - least_q
             error = np.maximum(high - z, z - low) + (16.0 * n + 16384.0) * _UNIT * (high + z)
-        # A quotient of a nonnegative number by a sum that holds it.
-        error = np.where((below > 0) & np.isfinite(error), error, np.inf)
+            # A sum that overflows, to infinity say, would make zeros of all.
+            sums = total(exp(-distance)) * above
+        sure = (below > 0) & (sums < _largest(self.accumulator)) & np.isfinite(error)
+        error = np.where(sure, error, np.inf)
         return np.where(masked & ~np.isfinite(y), 0.0, outward(error, n))
 
     def __str__(self) -> str:
@@ -278,7 +292,7 @@ class NormSteps:
         return np.asarray(found, np.float64)
 
     def error(self, composition: Composition, y: Float64) -> Float64:
-        """A bound of ``|value - f(y)|``; infinite where the variance may come out as zero."""
+        """A bound of ``|value - f(y)|``; infinite where a step may overflow or divide by zero."""
         gain = getattr(composition, "gain", None)
         bias = getattr(composition, "bias", None)
         n = y.shape[-1]
@@ -286,13 +300,10 @@ class NormSteps:
             exact, off = self._differences(composition, y)
             root = np.sqrt(total(exact * exact) / n)
             moved = outward(np.sqrt(total(off * off) / n), n)
-            least, most = self._roots(
-                np.maximum(root * (1 - _slack(n)) - moved, 0.0),
-                root * (1 + _slack(n)) + moved,
-                composition,
-                np.abs(exact).max(axis=-1, keepdims=True) + moved * np.sqrt(n),
-                n,
-            )
+            largest = np.abs(exact).max(axis=-1, keepdims=True) + moved * np.sqrt(n)
+            low = np.maximum(root * (1 - _slack(n)) - moved, 0.0)
+            high = root * (1 + _slack(n)) + moved
+            least, most, squares = self._roots(low, high, composition, largest, n)
             size = np.abs(exact)
             true = 1.0 / np.sqrt(root * root + _epsilon(composition))
             far = (size + off) * most - size * true
@@ -308,7 +319,14 @@ class NormSteps:
                 value = np.abs(composition.value(y))
                 error = self._rounded(error, value, self.format)
             error = outward(error + composition.value_error(y), n)
-        return np.where(np.isfinite(error), error, np.inf)
+            sure = squares * n < _largest(self.accumulator)
+            sure &= np.maximum(squares, most) < _largest(self.statistics)
+            sure &= total(np.abs(y)) * 2 < _largest(self.accumulator, self.statistics)
+            sure &= largest < _largest(self.centred)
+            reached = np.abs(composition.value(y)) + error
+            others = (self.normalised, self.scaled, self.format)
+            sure = sure & (np.maximum(reached, (size + off) * most) < _largest(*others))
+        return np.where(sure & np.isfinite(error), error, np.inf)
 
     def _differences(self, composition: Composition, y: Float64) -> tuple[Float64, Float64]:
         """What is normalised, and how far its computed values are off."""
@@ -329,8 +347,8 @@ class NormSteps:
 
     def _roots(
         self, low: Float64, high: Float64, composition: Composition, largest: Float64, n: int
-    ) -> tuple[Float64, Float64]:
-        """The interval of the computed ``1 / sqrt(mean of squares + epsilon)``."""
+    ) -> tuple[Float64, Float64, Float64]:
+        """The interval of the computed ``1 / sqrt(mean square + epsilon)``; the largest square."""
         unit, smallest = _units(self.statistics, self.rounding)
         relative = self.accumulator.error_bound(n)
         most = max(1.0, float(np.max(largest, initial=1.0)))
@@ -348,7 +366,8 @@ class NormSteps:
             rounded(rounded(each, sign) + epsilon, sign)
             for each, sign in zip(squares, (-1, 1), strict=True)
         ]
-        return rounded(1.0 / np.sqrt(raised[1]), -1), rounded(1.0 / np.sqrt(raised[0]), 1)
+        low_root, high_root = (1.0 / np.sqrt(each) for each in reversed(raised))
+        return rounded(low_root, -1), rounded(high_root, 1), raised[1]
 
     def _rounded(self, error: Float64, value: Float64, format: Format) -> Float64:
         """The error after a rounding of what is off by an error from a value."""

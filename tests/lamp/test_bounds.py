@@ -333,6 +333,82 @@ def test_steps_of_a_norm_are_covered(composition, steps):
         steps.value(Softmax(), y)
 
 
+FLOAT32 = fpemu.Sequential("float32")
+COARSE_SOFTMAX = {
+    "difference": SoftmaxSteps("float32", difference="e8m3", accumulator=FLOAT32),
+    "exponential": SoftmaxSteps("float32", exponential="e8m3", accumulator=FLOAT32),
+    "subnormal exponential": SoftmaxSteps("float32", exponential="e3m2", accumulator=FLOAT32),
+    "sum": SoftmaxSteps("float32", accumulator=fpemu.Exact("e8m3")),
+    "subnormal sum": SoftmaxSteps("float32", accumulator=fpemu.Exact("e5m3", "rtz")),
+    "quotient": SoftmaxSteps(
+        "e8m3", difference="float32", exponential="float32", accumulator=FLOAT32
+    ),
+    "subnormal quotient": SoftmaxSteps(
+        "e3m2", difference="float32", exponential="float32", accumulator=FLOAT32
+    ),
+}
+COARSE_NORM = {
+    "statistics": NormSteps("float32", statistics="e8m3", accumulator=FLOAT32),
+    "centred": NormSteps("float32", centred="e8m3", accumulator=FLOAT32),
+    "normalised": NormSteps("float32", normalised="e8m3", accumulator=FLOAT32),
+    "scaled": NormSteps("float32", scaled="e8m3", accumulator=FLOAT32),
+    "result": NormSteps(
+        "e8m3",
+        statistics="float32",
+        centred="float32",
+        normalised="float32",
+        scaled="float32",
+        accumulator=FLOAT32,
+    ),
+    "sums": NormSteps("float32", accumulator=fpemu.Exact("e8m3")),
+    "subnormal sums": NormSteps("float32", accumulator=fpemu.Exact("e4m3", "rtz")),
+}
+
+
+def reached(composition, steps, rows):
+    """Errors over bounds upward and downward; float64 is exact beside one coarse step."""
+    exact, found = composition.value(rows), steps.value(composition, rows)
+    with np.errstate(invalid="ignore"):
+        ratios = np.abs(found - exact) / steps.error(composition, rows)
+        ratios = np.where(np.isnan(ratios), 0.0, ratios)
+    assert ratios.max() <= 1
+    larger = (found > exact) == (exact > 0)
+    return np.where(larger, ratios, 0.0).max(), np.where(larger, 0.0, ratios).max()
+
+
+@pytest.mark.parametrize("step", COARSE_SOFTMAX)
+def test_each_step_of_a_softmax_counts(step):
+    """With one coarse step the bound is nearly reached: without that step's term it would fail."""
+    generator = np.random.default_rng(11)
+    a, b = -generator.uniform(0, 1.4, (2, 20000, 1))
+    a *= generator.choice([1, 8], a.shape)
+    b *= generator.choice([1, 4], b.shape)
+    rows = np.concatenate([np.zeros_like(a), *[a] * 6, b], axis=1)
+    up, down = reached(Softmax(), COARSE_SOFTMAX[step], rows)
+    assert max(up, down) > 0.4
+    if step in ("difference", "exponential", "sum", "quotient"):
+        assert min(up, down) > 0.6
+
+
+@pytest.mark.parametrize("step", COARSE_NORM)
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "gain"])
+@pytest.mark.parametrize("norm", [RMSNorm, LayerNorm])
+def test_each_step_of_a_norm_counts(norm, step, plain):
+    gain = None if plain else np.linspace(0.5, 2, N)
+    composition = norm(gain) if norm is RMSNorm or plain else norm(gain, np.linspace(0, 3, N))
+    missing = ["normalised"] if plain else []  # which is the result then
+    missing += ["scaled"] if norm is RMSNorm or plain else []
+    missing += ["centred"] if norm is RMSNorm else []
+    generator = np.random.default_rng(12)
+    rows = generator.normal(size=(20000, N))
+    alike = np.where(np.arange(N) == 3, rows, rows[:, :1])
+    rows = np.concatenate([rows, alike, alike + 5, 0.02 * rows])
+    up, down = reached(composition, COARSE_NORM[step], rows)
+    if step not in missing:
+        assert max(up, down) > 0.55
+        assert min(up, down) > 0.4 or step == "subnormal sums"
+
+
 # What it says
 
 
