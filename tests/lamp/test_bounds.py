@@ -121,6 +121,18 @@ def test_any_bound_holds(data):
     )
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_that_underflow_are_covered(kind):
+    """A product below half of the least number is lost whole, far beyond any relative bound."""
+    a, b = np.array([[2.0**-6]]), np.array([[2.0**-5, -(2.0**-5), 1.75 * 2.0**-5]])
+    accumulator = fpemu.Sequential("float8_e4m3fn")
+    ratios = testing.assert_bound_holds(Residual(np.zeros(3)), a, b, accumulator, kind=kind)
+    assert ratios.max() > 0.5
+    relative = accumulator.error_bound(1) * np.abs(a @ b)
+    lost = np.abs(a @ b - fpemu.matmul(a, b, accumulator))
+    assert (lost > relative).any()
+
+
 # A wrong bound is found out
 
 
