@@ -16,3 +16,15 @@ def test_algorithms_in_a_small_arithmetic_keep_what_theory_promises(format):
     assert run.returncode == 0, run.stdout + run.stderr
     assert f"Newton's square roots in {format}: at most 0.7" in run.stdout
     assert run.stdout.count("relative error") == 4
+
+
+SCRIPTS = sorted(path.name for path in ANALYSIS.glob("*.py") if "__main__" in path.read_text())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_say_what_they_do(script):
+    """Which imports all that they need, but for the peers of benchmarks."""
+    command = [sys.executable, str(ANALYSIS / script), "--help"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout.startswith("usage: ")
