@@ -9,11 +9,11 @@ the scores cost, and for less than 0.1 s of total_variation on two cores.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from benchmark import fastest
 
 import fpemu
 from lamp.attention import softmax
@@ -22,17 +22,6 @@ from lamp.selection import LAMP, RULES, select_rows, value_distances
 DIMENSION = 64
 TARGET = 0.1
 TAUS = {"normwise": 1.2, "random": 1.2, "normwise_optimal": 1.2, "componentwise": 0.2}
-
-
-def fastest(call: Callable[[], Any], repetitions: int) -> float:
-    """The least time of several calls, in seconds, after one to warm up."""
-    call()
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def main() -> None:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmark import fastest
 
 import fpemu
 from fpemu import devices
@@ -49,17 +48,6 @@ def oracles() -> dict[str, Any]:
     except ImportError:
         return {}
     return dict(units.UNITS)
-
-
-def fastest(call: Callable[[], Any], repetitions: int) -> float:
-    """The least time of several calls, in seconds, after one to warm up."""
-    call()
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def operands(accumulator: Any, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -283,6 +283,11 @@ def best_seconds(
     return best
 
 
+def fastest(call: Callable[[], Any], repetitions: int) -> float:
+    """The shortest time of one call, in seconds, after one to warm up."""
+    return best_seconds({"call": call}, repetitions)["call"]
+
+
 def environment(modules: Iterable[str]) -> dict[str, Any]:
     """Cores, threads and library versions; nothing that names a machine."""
     versions = {"python": platform.python_version()}
