@@ -202,8 +202,8 @@ def assert_bound_holds(
         return ratios
     worst = tuple(int(i) for i in np.unravel_index(np.argmax(ratios), ratios.shape))
     raise AssertionError(
-        f"component {worst} of {composition} is {found.computed[worst]!r}, off by "
-        f"{ratios[worst]:.6g} times the bound {found.value[worst]!r}\n{found.explain()}"
+        f"component {worst} of {composition} is {float(found.computed[worst])!r}, off by "
+        f"{ratios[worst]:.6g} times the bound {float(found.value[worst])!r}\n{found.explain()}"
     )
 
 

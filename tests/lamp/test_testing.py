@@ -1,0 +1,132 @@
+"""What users test their own bounds with."""
+
+from fractions import Fraction
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fpemu
+from lamp import bounds, testing
+from lamp.compositions import Composition, Softmax
+
+
+class Doubled(Composition):
+    """A composition that states too little, or just enough."""
+
+    name = "twice y"
+
+    def __init__(self, stated):
+        self.stated = stated
+
+    def value(self, y):
+        return 2 * np.asarray(y, float)
+
+    def exact(self, y):
+        return [2 * x for x in y]
+
+    def jacobian_product(self, y, direction):
+        return 2 * np.broadcast_to(direction, np.shape(y))
+
+    def amplified(self, y, errors):
+        return self.stated * np.broadcast_to(errors, np.shape(y))
+
+    def enclosure(self, y, errors):
+        return self.amplified(y, errors)
+
+
+TIE = np.array([[1.0]]), np.array([[1.0 + 2.0**-7, 1.5]])
+
+
+def test_a_statement_that_is_right_passes_and_one_that_is_wrong_does_not():
+    accumulator = fpemu.Sequential("e8m6")
+    ratios = testing.assert_bound_holds(Doubled(2.0), *TIE, accumulator)
+    assert ratios.shape == (1, 2)
+    assert 0.9 < ratios.max() <= 1
+    assert ratios[0, 1] == 0
+    with pytest.raises(AssertionError) as failure:
+        testing.assert_bound_holds(Doubled(1.0), *TIE, accumulator)
+    message = str(failure.value)
+    assert "component (0, 0) of twice y is 2.0, off by 1." in message
+    assert "sequential(e8m6, rne), deterministic bound" in message
+
+
+def test_what_a_composition_leaves_out_is_made_of_the_rest():
+    y = np.array([1.0, -2.0])
+    doubled = Doubled(2.0)
+    np.testing.assert_array_equal(doubled.jacobian(y), 2 * np.eye(2))
+    np.testing.assert_array_equal(doubled.sensitivity(y), [2.0, 2.0])
+    np.testing.assert_array_equal(doubled.sensitivity(y, 2), [2.0, 2.0])
+    np.testing.assert_array_equal(doubled.output_condition(y), [1.0, 1.0])
+
+    class Unbounded(Doubled):
+        enclosure = Composition.enclosure
+
+    found = bounds.products(*TIE, fpemu.Sequential("e8m6"))
+    with pytest.raises(NotImplementedError, match="no rigorous bound of twice y is known"):
+        bounds.bound(Unbounded(2.0), found)
+    bounds.bound(Unbounded(2.0), found, order="first_order")
+
+
+def test_ratios_are_never_rounded_across_one():
+    exact = [[mpmath.mpf(1)]]
+
+    def ratio(value, limit):
+        found = bounds.Bound(
+            np.array([[value]]), {"all": np.array([[limit]])}, "rigorous", 0.0, "f", {"all": ""}
+        )
+        return testing.tightness(found, exact)[0, 0]
+
+    limit = float(2.0**-30)
+    grown = bounds.outward(np.array(limit), 4)  # a bound is rounded up once more
+    assert ratio(1.0 + 2.0**-30, limit) < 1
+    assert ratio(1.0 + 2 * float(grown), limit) > 1
+    assert ratio(1.0, 0.0) == 0
+    assert ratio(np.inf, np.inf) == 0
+    assert ratio(np.inf, 1.0) == np.inf
+
+
+def test_exact_products_are_rational():
+    a, b = np.array([[0.1, 0.2]]), np.array([[0.3], [0.7]])
+    (row,) = testing.exact_products(a, b, c=1.0)
+    expected = Fraction(0.1) * Fraction(0.3) + Fraction(0.2) * Fraction(0.7) + 1
+    assert row == [expected]
+    with mpmath.workdps(30):
+        (values,) = testing.exact_values(Softmax(), [[Fraction(0), Fraction(1, 3)]])
+        assert abs(values[1] - 1 / (1 + mpmath.exp(-mpmath.mpf(1) / 3))) < 1e-25
+
+
+@given(testing.formats(), st.data())
+@settings(max_examples=30)
+def test_vectors_are_members_of_their_format(format, data):
+    vector = data.draw(testing.vectors(5, format))
+    np.testing.assert_array_equal(fpemu.round(vector, format), vector)
+
+
+@given(testing.cancelling_vectors(8))
+@settings(max_examples=50)
+def test_cancelling_vectors_cancel(pair):
+    a, b = pair
+    terms = a * b
+    undone = terms[:3] + terms[4:7]
+    np.testing.assert_array_equal(undone, 0)
+
+
+@given(testing.peaked_logits(6))
+@settings(max_examples=50)
+def test_peaked_logits_are_scores(scores):
+    assert scores.shape == (6,)
+    assert np.isfinite(scores).all()
+
+
+@given(testing.accumulators(), testing.accumulators(stochastic=True))
+@settings(max_examples=50, deadline=None)
+def test_accumulators_round_as_they_are_asked_to(plain, stochastic):
+    def is_stochastic(accumulator):
+        inner = getattr(accumulator, "inner", None)
+        return accumulator.rounding.is_stochastic and (inner is None or is_stochastic(inner))
+
+    assert not plain.rounding.is_stochastic
+    assert is_stochastic(stochastic)
