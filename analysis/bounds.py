@@ -57,7 +57,7 @@ PROMISES = (0.5, 0.1, 0.01, 1e-3)
 
 _generator = np.random.default_rng(SEED)
 _gain, _shift = _generator.normal(size=(2, N))
-_matrix = _generator.normal(size=(N, 4))
+_matrix = _generator.normal(size=(N, N))
 COMPOSITIONS: dict[str, Composition] = {
     "softmax": Softmax(),
     "softmax V": SoftmaxProduct(_matrix),

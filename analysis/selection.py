@@ -10,7 +10,8 @@ the order of summation contribute.  In a layer: what is left of the errors of z,
 output and of the rows' divergence, by layer and head, also for the best choice knowing the true
 errors.
 
-Writes selection_model.csv, selection_layers.csv and selection.png.
+Writes selection_model.csv, selection_layers.csv, selection_weights.csv (how well each weight tells
+the true errors) and selection.png.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ RULES: dict[str, dict[str, Any]] = {
     "R2 z |v-o|, model": {"rule": "value_aware", "weights": "running_2"},
     "|y| z |v-o|, model": {"rule": "value_aware", "weights": "abs"},
 }
+ELSEWHERE = ("random", "authors' rule, model", BEST, "R2 z(1-z), model", "R2 z |v-o|, model")
 SHOWN = ("random", "authors' rule, model", "z(1-z), model", "|y| z(1-z), model", BEST)
 COLOURS = ("#999999", "#d55e00", "#e69f00", "#0072b2", "#009e73")
 ORDERS: dict[str, Callable[[str], fpemu.Accumulator]] = {
@@ -186,7 +188,7 @@ def model_rows(task: tuple[str, str, int, int]) -> list[ModelRow]:
 
     base = study.run(accumulator, None, windows)
     rows = [row("none", 0.0, base)]
-    rules = RULES if order == "sequential" else {key: RULES[key] for key in ("random", BEST)}
+    rules = RULES if order == "sequential" else {key: RULES[key] for key in ELSEWHERE}
     for rule, options in rules.items():
         for rate in RATES:
             if "model" in rule:
@@ -286,23 +288,48 @@ class Heads:
         )
 
 
+def ranks(x: Any) -> Any:
+    """The places of numbers in their order."""
+    found = np.empty(x.size)
+    found[np.argsort(x, kind="stable")] = np.arange(x.size)
+    return found
+
+
 TRUE_ERRORS = {
     "true errors**2 z(1-z)": {"rule": "kl", "weights": "true errors"},
     "true errors z |v-o|": {"rule": "value_aware", "weights": "true errors"},
 }
 
 
-def layer_rows(task: tuple[str, int]) -> list[LayerRow]:
-    """All rules in all layers and heads, one text, at one rate of each layer."""
+@dataclass(frozen=True)
+class WeightRow:
+    """How well a weight tells the true errors of a layer's scores."""
+
+    format: str
+    layer: int
+    weight: str
+    correlation: float  # of ranks (Spearman's)
+
+
+def layer_rows(task: tuple[str, int]) -> tuple[list[LayerRow], list[WeightRow]]:
+    """All rules in all layers and heads, one text, at one rate of each layer; and the weights."""
     name, tokens = task
     study = Study.of(1, tokens)
     rows: list[LayerRow] = []
+    weights: list[WeightRow] = []
     # One layer has no other to share a threshold with.
     single = {key: x for key, x in RULES.items() if "column" not in key and "layer" not in key}
     chosen = {key.removesuffix(", model"): x for key, x in single.items()} | TRUE_ERRORS
     for layer, recorded in enumerate(record(study.model, study.windows[0])):
         heads = Heads(*recorded, fpemu.Sequential(FORMATS[name]))
         pairs = heads.lengths.sum()
+        causal = np.broadcast_to(np.tri(heads.length, dtype=bool), heads.low.shape)
+        truth = ranks(heads.weights["true errors"][causal])
+        weights += [
+            WeightRow(name, layer, key, float(np.corrcoef(ranks(weight[causal]), truth)[0, 1]))
+            for key, weight in heads.weights.items()
+            if key not in ("one", "true errors")
+        ]
         for rule, options in ({"none": {}} | chosen).items():
             mask = np.zeros(heads.low.shape, bool)
             if options:
@@ -313,7 +340,7 @@ def layer_rows(task: tuple[str, int]) -> list[LayerRow]:
                 LayerRow(name, layer, head, rule, LAYER_RATE, mask[head].sum() / pairs, *of_head)
                 for head, of_head in enumerate(heads.errors(mask).tolist())
             ]
-    return rows
+    return rows, weights
 
 
 # --- output ---------------------------------------------------------------------------------------
@@ -327,7 +354,9 @@ def write(path: Path, rows: list[Any]) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def tables(console: Console, rows: list[ModelRow], layers: list[LayerRow]) -> None:
+def tables(
+    console: Console, rows: list[ModelRow], layers: list[LayerRow], weights: list[WeightRow]
+) -> None:
     """The gains of all rules at PS(4), the orders of summation, and a layer's errors."""
     table = Table(title="KL without recomputation over KL, PS(4), index order [95% interval]")
     for heading in ("rule", *(f"{rate:.0%}" for rate in RATES)):
@@ -343,9 +372,11 @@ def tables(console: Console, rows: list[ModelRow], layers: list[LayerRow]) -> No
     table = Table(
         title="KL by the order of summation, without recomputation and with the best rule"
     )
-    for heading in ("format", "order", "none", *(f"{rate:.0%}" for rate in RATES)):
-        table.add_column(heading, no_wrap=True)
-    for name in FORMATS:
+    shown = [(rule, rate) for rule in ELSEWHERE[2:] for rate in RATES]
+    headings = (f"{rule.removesuffix(', model')} {rate:.0%}" for rule, rate in shown)
+    for heading in ("format", "order", "none", *headings):
+        table.add_column(heading)
+    for name in dict.fromkeys(row.format for row in rows):
         for order in ORDERS:
             found = [
                 r for r in rows if (r.format, r.order) == (name, order) and r.rule in ("none", BEST)
@@ -362,6 +393,17 @@ def tables(console: Console, rows: list[ModelRow], layers: list[LayerRow]) -> No
             for name in ("tv", "output", "kl")
         )
         table.add_row(rule, *(f"{mean:.3g}" for mean in means))
+    console.print(table)
+    table = Table(title="Rank correlation of weights with true errors, mean over layers")
+    keys = list(dict.fromkeys(row.weight for row in weights))
+    for heading in ("format", *keys):
+        table.add_column(heading)
+    for name in dict.fromkeys(row.format for row in weights):
+        means = (
+            np.mean([row.correlation for row in weights if (row.format, row.weight) == (name, key)])
+            for key in keys
+        )
+        table.add_row(name, *(f"{mean:.2f}" for mean in means))
     console.print(table)
 
 
@@ -424,7 +466,7 @@ def main() -> None:
     for name in options.formats:
         if name not in FORMATS:
             parser.error(f"--formats: {name!r} is none of {', '.join(FORMATS)}")
-    console = Console(width=max(110, Console().width))
+    console = Console(width=max(140, Console().width))
     tasks = [
         (name, order, options.windows, options.tokens)
         for order in ORDERS
@@ -432,6 +474,7 @@ def main() -> None:
     ]
     rows: list[ModelRow] = []
     layers: list[LayerRow] = []
+    weights: list[WeightRow] = []
     with ProcessPoolExecutor(
         options.jobs, initializer=numba.set_num_threads, initargs=(1,)
     ) as pool:
@@ -439,11 +482,13 @@ def main() -> None:
             rows += found
         each = [(name, options.tokens) for name in options.formats]
         for of_layers in track(pool.map(layer_rows, each), "layers", len(each), console=console):
-            layers += of_layers
+            layers += of_layers[0]
+            weights += of_layers[1]
     write(options.output / "selection_model.csv", rows)
     write(options.output / "selection_layers.csv", layers)
+    write(options.output / "selection_weights.csv", weights)
     plot(rows, options.output / "selection.png")
-    tables(console, rows, layers)
+    tables(console, rows, layers, weights)
 
 
 if __name__ == "__main__":

@@ -167,10 +167,10 @@ class SoftmaxProduct(Composition):
         n = rows.shape[-1]
         with np.errstate(invalid="ignore", over="ignore"):
             grown = np.where(z > 0, z * expm1(bounds), 0.0)
-            moved = self._spread(grown, output) / total(z * exp(-bounds))
-        # The distance of values from the output is known up to the rounding of the output.
-        slack = outward(np.abs(self.values).max(axis=0), n) * (4.0 * n + 4096.0) * _UNIT
-        moved += total(grown) / total(z * exp(-bounds)) * slack
+            # The distance of values from the output is known up to the rounding of the output.
+            slack = outward(np.abs(self.values).max(axis=0), n) * (4.0 * n + 4096.0) * _UNIT
+            share = total(z * exp(-bounds))
+            moved = self._spread(grown, output) / share + total(grown) / share * slack
         farthest = np.maximum(self.values.max(axis=0) - output, output - self.values.min(axis=0))
         moved = np.where(moved < farthest + slack, moved, farthest + slack)
         return outward(moved, n)
