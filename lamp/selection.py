@@ -302,8 +302,8 @@ def select(
         raise ValueError(f"rule {rule_.name!r} needs the sensitivity of f")
     if consumer is not None and sensitivity is not None:
         sensitivity = np.asarray(sensitivity) * np.asarray(consumer)
-    weight = _checked_weights(weights if isinstance(weights, str) else "array", weights,
-                              None if y is None else arguments, settings)  # fmt: skip
+    given = settings.weights if isinstance(weights, str) else _numbers(weights, settings)
+    weight = _weights(given, None if y is None else arguments)
     mask = select_rows(
         _rows(shares, shares),
         lengths,
@@ -341,26 +341,27 @@ def _checked_lengths(row_lengths: ArrayLike | None, z: NDArray[Any]) -> NDArray[
     return np.ascontiguousarray(np.broadcast_to(lengths, rows), dtype=np.int64).reshape(-1)
 
 
-def _checked_weights(
-    name: str, weights: Any, y: NDArray[Any] | None, settings: LAMP
-) -> NDArray[Any] | None:
-    """The weights, None for ones; `settings` may name them too."""
-    if name != "array":
-        name = settings.weights
-    elif not RULES[settings.rule].power:
+def _numbers(weights: ArrayLike, settings: LAMP) -> NDArray[Any]:
+    """Weights that are given as numbers, checked."""
+    if not RULES[settings.rule].power:
         raise ValueError(f"rule {settings.rule!r} takes no weights")
-    if name == "one":
-        return None
-    if name == "abs":
-        if y is None:
-            raise ValueError("weights 'abs' need the scores y")
-        return np.asarray(np.abs(y))
-    if name != "array":
-        raise ValueError(f"weights {name!r} are not known here: give the numbers themselves")
     numbers = _as_float(weights)
     if (numbers < 0).any():
         raise ValueError(f"weights must not be negative, as {numbers[numbers < 0].ravel()[0]} is")
     return numbers
+
+
+def _weights(given: str | NDArray[Any], y: NDArray[Any] | None) -> NDArray[Any] | None:
+    """The numbers that weights by name or in numbers stand for, None for ones."""
+    if not isinstance(given, str):
+        return given
+    if given == "one":
+        return None
+    if given != "abs":
+        raise ValueError(f"weights {given!r} are not known here: give the numbers themselves")
+    if y is None:
+        raise ValueError("weights 'abs' need the scores y")
+    return np.asarray(np.abs(y))
 
 
 def _distances(z: NDArray[Any], values: ArrayLike | None, lengths: NDArray[np.int64]) -> Any:
