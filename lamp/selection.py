@@ -160,7 +160,7 @@ class LAMP:
         Whether a budget is a share of all components of a layer or of each row.
     exact_columns : int
         How many leading columns are recomputed whatever the rule, as attention sinks may be.  They
-        come first in a budget.
+        come first in a budget; rules without scores take them in addition to theirs.
 
     Raises
     ------
@@ -498,6 +498,8 @@ def _by_condition(
             mask, high = found, middle
         else:
             low = middle
+    # Rows that are taken whole, as they hold a NaN, may be more than is allowed.
+    mask.reshape(-1)[np.flatnonzero(mask)[allowed:]] = False
     return mask
 
 

@@ -451,6 +451,8 @@ def test_what_is_not_a_number_comes_first(rule):
     mask = select(z, rule=rule, tau=tau, **options)
     assert mask[1].all()
     assert not mask[[0, 2, 3]].all(axis=1).any()
+    few = select(z, rule=rule, budget=4 / 24, **options)
+    np.testing.assert_array_equal(few.sum(axis=1), [0, 4, 0, 0])
     if not RULES[rule].condition:
         budget = select(z, rule=rule, budget=6 / 24, **options)
         np.testing.assert_array_equal(budget.sum(axis=1), [0, 6, 0, 0])
