@@ -48,20 +48,19 @@ def largest(scores: NDArray[np.float32], count: int) -> Mask:
     mask = np.zeros(scores.size, np.bool_)
     if count:
         words = np.ascontiguousarray(scores).reshape(-1).view(np.uint32)
-        threshold, left = _threshold(words, count)
-        ties = np.zeros(_PIECES, np.int64)
-        parallel.run(_count_ties, _PIECES, words, threshold, ties)
+        threshold, left, ties = _threshold(words, count)
         before = np.concatenate([[0], np.cumsum(ties)[:-1]])
         parallel.run(_mark, _PIECES, words, threshold, left - before, mask)
     return mask.reshape(scores.shape)
 
 
-def _threshold(words: NDArray[np.uint32], count: int) -> tuple[np.uint32, int]:
-    """The least of the `count` largest words, and how many equal to it are among those.
+def _threshold(words: NDArray[np.uint32], count: int) -> tuple[np.uint32, int, NDArray[np.int64]]:
+    """The least of the `count` largest words, how many equal to it are among those and in pieces.
 
     Radix selection: histograms of a few bits at a time tell in which bin it lies.
     """
     known, shift = np.uint32(0), 31
+    ties = np.zeros(_PIECES, np.int64)
     while shift > 0:
         width = min(shift, _DIGIT)
         histograms = np.zeros((_PIECES, 1 << width), np.int64)
@@ -72,7 +71,8 @@ def _threshold(words: NDArray[np.uint32], count: int) -> tuple[np.uint32, int]:
         count -= int(above_bin[bin_ + 1]) if bin_ + 1 < len(above_bin) else 0
         shift -= width
         known |= np.uint32(bin_ << shift)
-    return known, count
+        ties = histograms[:, bin_]
+    return known, count, ties
 
 
 @parallel.kernel
@@ -85,15 +85,6 @@ def _histogram(start, stop, words, known, shift, low, histograms):  # type: igno
             word = words[i]
             if word >> np.uint32(shift) == known >> np.uint32(shift):
                 histograms[piece, (word >> np.uint32(low)) & bits] += 1
-
-
-@parallel.kernel
-def _count_ties(start, stop, words, threshold, ties):  # type: ignore[no-untyped-def]
-    for piece in range(start, stop):
-        count = 0
-        for i in range(piece * words.size // _PIECES, (piece + 1) * words.size // _PIECES):
-            count += 1 if words[i] == threshold else 0
-        ties[piece] = count
 
 
 @parallel.kernel
