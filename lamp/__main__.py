@@ -34,7 +34,7 @@ def demo(
         Path, typer.Option(help="Folder for results.csv and the plot.", file_okay=False)
     ] = Path("demo"),
     model: Annotated[
-        str, typer.Option(help="A transformers directory of a GPT-2, or 'embedded'.")
+        str, typer.Option(help="A transformers directory, a hub name, or 'embedded'.")
     ] = "embedded",
     text: Annotated[
         Path | None, typer.Option(help="A UTF-8 text file; the embedded sample if left out.")
@@ -76,7 +76,7 @@ def main() -> None:
 
     try:
         app()
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if "--debug" in sys.argv:
             raise
         typer.echo(f"lamp: {error}", err=True)

@@ -1,7 +1,8 @@
 """Weights, configurations, tokenizers and texts from disk.
 
 A checkpoint is a directory as transformers writes it: ``config.json``, ``model.safetensors`` (or
-shards with an index) and tokenizer files.  ``"embedded"`` is the model that ships with the package.
+shards with an index; ``pytorch_model.bin`` where PyTorch is installed) and tokenizer files, or the
+name of one on the Hugging Face hub.  ``"embedded"`` is the model that ships with the package.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +26,11 @@ EMBEDDED: Final = Path(__file__).parent / "embedded"
 
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
-_NUMPY_TYPES: Final = ("F16", "F32", "F64")
+_PICKLED: Final = "pytorch_model.bin"
+_PICKLED_INDEX: Final = "pytorch_model.bin.index.json"
+_TYPES: Final = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
+_HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_FILES: Final = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
 
 
 def directory(path_or_name: str | os.PathLike[str]) -> Path:
@@ -33,7 +39,8 @@ def directory(path_or_name: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     path_or_name : str or path-like
-        A directory, or ``"embedded"``.
+        A directory, ``"embedded"``, or the name of a model on the Hugging Face hub, which is taken
+        from huggingface_hub's cache or fetched into it.
 
     Returns
     -------
@@ -42,18 +49,45 @@ def directory(path_or_name: str | os.PathLike[str]) -> Path:
     Raises
     ------
     FileNotFoundError
-        If there is no such directory, or it holds no ``config.json``.
+        If there is no such directory or model, or it holds no ``config.json``.
     """
     if path_or_name == "embedded":
         return EMBEDDED
     path = Path(path_or_name)
     if not path.is_dir():
-        raise FileNotFoundError(
-            f"no model {str(path_or_name)!r}: expected 'embedded' or a transformers directory"
-        )
+        if not isinstance(path_or_name, str) or not _HUB_NAME.fullmatch(path_or_name):
+            raise FileNotFoundError(
+                f"no model {str(path_or_name)!r}: expected 'embedded', a transformers directory or "
+                "the name of a model on the Hugging Face hub"
+            )
+        path = _from_hub(path_or_name)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is no checkpoint: it holds no config.json")
     return path
+
+
+def _from_hub(name: str) -> Path:
+    """The cached files of a model on the hub; fetched first if they are not all there."""
+    import huggingface_hub as hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = list(_HUB_FILES)
+    try:
+        found = Path(hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if (found / "config.json").is_file() and any(found.glob("*.safetensors")):
+            return found
+    except LocalEntryNotFoundError:
+        pass  # it is fetched below
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # offline, unknown, gated: each has an error of its own
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(
+            f"no model {name!r}: expected 'embedded', a transformers directory or the name of a "
+            "model on the Hugging Face hub.  There is no such directory, the hub's cache "
+            f"({hub.constants.HF_HUB_CACHE}) does not hold it, and it could not be fetched: "
+            f"{type(error).__name__}: {reason}"
+        ) from error
 
 
 def load_config(path: Path) -> Mapping[str, Any]:
@@ -134,6 +168,8 @@ def _transformers() -> ModuleType:
 def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
     """All floating-point tensors of a checkpoint; half-precision ones are widened to float32.
 
+    Tensors of float32 and float64 in safetensors files are mapped into memory, not read.
+
     Parameters
     ----------
     path : Path
@@ -142,68 +178,104 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
     Returns
     -------
     dict
-        Tensor name to array of float32 or float64.
+        Tensor name to array of float32 or float64, not to be written to.
 
     Raises
     ------
     FileNotFoundError
         If there are no weights, or a shard is missing.
     ValueError
-        If a file is no safetensors file, or the index of shards is broken.
+        If a file is broken, or the index of shards is.
+    ModuleNotFoundError
+        If there is only a ``pytorch_model.bin``, and no PyTorch to read it.
     """
     tensors: dict[str, NDArray[np.floating[Any]]] = {}
     for file in _weight_files(path):
-        tensors.update(_read_safetensors(file))
+        read = _read_pickled if file.suffix == ".bin" else _read_safetensors
+        tensors.update(read(file))
     return tensors
 
 
 def _weight_files(path: Path) -> list[Path]:
-    if (path / _SINGLE).is_file():
-        return [path / _SINGLE]
-    if not (path / _INDEX).is_file():
-        raise FileNotFoundError(f"{path} holds no weights: expected {_SINGLE} or {_INDEX}")
+    for single, index in ((_SINGLE, _INDEX), (_PICKLED, _PICKLED_INDEX)):
+        if (path / single).is_file():
+            return [path / single]
+        if (path / index).is_file():
+            return _shards(path / index)
+    raise FileNotFoundError(
+        f"{path} holds no weights: expected {_SINGLE}, {_INDEX}, {_PICKLED} or {_PICKLED_INDEX}"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
     try:
-        index = json.loads((path / _INDEX).read_text(encoding="utf-8"))
-        files = [path / name for name in sorted(set(index["weight_map"].values()))]
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = [index.parent / name for name in sorted(set(places.values()))]
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path / _INDEX} is broken: expected an object whose 'weight_map' gives each tensor's "
+            f"{index} is broken: expected an object whose 'weight_map' gives each tensor's "
             f"file ({error!r})"
         ) from error
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(f"{path / _INDEX} names {file.name}, which is missing")
+            raise FileNotFoundError(f"{index} names {file.name}, which is missing")
     return files
 
 
 def _read_safetensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
+    """The tensors of a safetensors file, mapped into memory.
+
+    The library checks the file but has no mapped arrays: it copies.
+    """
     import safetensors
 
     try:
-        with safetensors.safe_open(file, framework="np") as tensors:
-            kinds = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
-            for name, kind in kinds.items():
-                if kind in _NUMPY_TYPES:
-                    yield name, _widened(tensors.get_tensor(name))
+        with safetensors.safe_open(file, framework="np"):
+            pass
     except safetensors.SafetensorError as error:
         raise ValueError(f"{file} is not a safetensors file: {error}") from error
-    if "BF16" in kinds.values():
-        yield from _read_bfloat16(file)
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["dtype"] in _TYPES:
+            kind, shape = _TYPES[entry["dtype"]], tuple(entry["shape"])
+            yield name, _widened(_mapped(file, kind, shape, 8 + size + entry["data_offsets"][0]))
 
 
-def _read_bfloat16(file: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The bfloat16 tensors, which numpy has no type for: the upper halves of float32 numbers."""
-    import safetensors
-
-    deserialize: Any = safetensors.deserialize
-    for name, tensor in deserialize(file.read_bytes()):
-        if tensor["dtype"] == "BF16":
-            halves = np.frombuffer(tensor["data"], "<u2").astype(np.uint32)
-            yield name, (halves << 16).view(np.float32).reshape(tensor["shape"])
+def _mapped(file: Path, kind: str, shape: tuple[int, ...], offset: int) -> NDArray[Any]:
+    if 0 in shape:
+        return np.empty(shape, kind)
+    # Copy-on-write: kernels are compiled for arrays that can be written to.
+    array = np.asarray(np.memmap(file, kind, "c", offset, shape))
+    return array if array.flags.aligned else array.copy()
 
 
 def _widened(array: NDArray[Any]) -> NDArray[np.floating[Any]]:
+    """Half precision in float32: bfloat16, held in integers, is the upper half of one."""
+    if array.dtype == np.uint16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _read_pickled(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
+    """The tensors of a PyTorch file; nothing in it is executed."""
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{file} needs PyTorch to be read: install torch, or convert it to {_SINGLE}"
+        ) from error
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+        floating = {n: t for n, t in tensors.items() if t.is_floating_point()}
+    except Exception as error:  # pickle, zip, key and other errors, by version of torch
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{file} is not a file of PyTorch tensors: {reason}") from error
+    for name, tensor in floating.items():
+        if tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+            yield name, wide.numpy()
 
 
 def read_text(path: Path | None = None) -> str:

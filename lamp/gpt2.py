@@ -258,7 +258,7 @@ class GPT2:
         Parameters
         ----------
         path_or_name : str or path-like
-            A transformers directory of a GPT-2, or ``"embedded"``.
+            A transformers directory of a GPT-2, ``"embedded"``, or a name on the Hugging Face hub.
         hardware : Hardware or str
             The machine.
         lamp : LAMP, optional
@@ -271,7 +271,7 @@ class GPT2:
         Raises
         ------
         FileNotFoundError
-            If there is no such directory, or a file is missing.
+            If there is no such model, or a file is missing.
         ValueError
             If the checkpoint is of another kind of model, or tensors are missing or misshapen.
         """

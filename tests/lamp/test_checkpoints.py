@@ -1,6 +1,8 @@
 """Reading checkpoints and texts, whole and broken."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +53,94 @@ def test_shards_are_put_together(tmp_path):
     (split / "shard-1.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"names shard-1\.safetensors, which is missing"):
         GPT2.from_pretrained(split)
+
+
+def test_weights_are_mapped_into_memory_and_not_changed(tmp_path):
+    path = random_checkpoint(tmp_path)
+    before = (path / "model.safetensors").read_bytes()
+    model = GPT2.from_pretrained(path)
+    base = model._weights.blocks[0].up_weight
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    model._weights.blocks[0].up_weight[0, 0] += 1  # a copy of the page
+    assert (path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_pytorch_files_hold_the_same_model(tmp_path, dtype, sharded):
+    path = random_checkpoint(tmp_path, dtype=dtype)
+    expected = GPT2.from_pretrained(path, hardware="fp64").logits([1, 2, 3])
+    tensors = safetensors.torch.load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    if sharded:
+        names = sorted(tensors)
+        places = {name: f"pytorch_model-{i % 2}.bin" for i, name in enumerate(names)}
+        for shard in set(places.values()):
+            torch.save({n: tensors[n] for n in names if places[n] == shard}, path / shard)
+        index = path / "pytorch_model.bin.index.json"
+        index.write_text(json.dumps({"weight_map": places}))
+    else:
+        tensors["transformer.h.0.attn.bias"] = torch.ones(2, 2, dtype=torch.uint8)  # as old ones
+        torch.save(tensors, path / "pytorch_model.bin")
+    model = GPT2.from_pretrained(path, hardware="fp64")
+    np.testing.assert_array_equal(model.logits([1, 2, 3]), expected)
+
+
+class Trap:
+    """A pickle that would write a file when it is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_what_a_pytorch_file_would_execute_is_not_executed(tmp_path):
+    path = random_checkpoint(tmp_path)
+    (path / "model.safetensors").unlink()
+    torch.save({"wte.weight": Trap(str(tmp_path / "trapped"))}, path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is not a file of PyTorch tensors"):
+        GPT2.from_pretrained(path)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_pytorch_files_need_pytorch(tmp_path, monkeypatch):
+    path = random_checkpoint(tmp_path)
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ModuleNotFoundError, match="needs PyTorch to be read: install torch, or"):
+        checkpoints.load_tensors(path)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub that is not connected and whose cache holds nothing."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_models_of_the_hub_are_taken_from_its_cache(tmp_path, hub):
+    commit = "0" * 40
+    cached = hub / "models--someone--small"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    path = random_checkpoint(cached / "snapshots" / commit)
+    assert checkpoints.directory("someone/small") == path
+    expected = GPT2.from_pretrained(path).logits([1, 2])
+    np.testing.assert_array_equal(GPT2.from_pretrained("someone/small").logits([1, 2]), expected)
+
+
+@pytest.mark.parametrize("name", ["someone/unknown", "gpt17"])
+def test_a_model_that_cannot_be_fetched_is_named_with_the_cache(hub, name):
+    with pytest.raises(
+        FileNotFoundError, match=rf"no model '{name}'.*could not be fetched"
+    ) as info:
+        checkpoints.directory(name)
+    assert str(hub) in str(info.value)
 
 
 def test_names_without_a_prefix_are_accepted(tmp_path):
@@ -165,9 +255,11 @@ def test_a_broken_tokenizer_is_named(tmp_path, text):
         GPT2.from_pretrained(path).encode("text")
 
 
-def test_a_missing_directory_says_what_was_expected():
-    with pytest.raises(FileNotFoundError, match="no model 'gpt17': expected 'embedded' or"):
-        GPT2.from_pretrained("gpt17")
+@pytest.mark.parametrize("path", ["no/such/folder", Path("gpt17"), "./gpt17 "])
+def test_a_missing_directory_says_what_was_expected(path):
+    """These are no names of the hub, so that nothing is fetched."""
+    with pytest.raises(FileNotFoundError, match=r"no model '.*': expected 'embedded', a transform"):
+        GPT2.from_pretrained(path)
 
 
 def test_a_missing_tokenizer_is_said_when_it_is_asked_for(tmp_path):
