@@ -56,8 +56,10 @@ def attention(
 
     Parameters
     ----------
-    query, key, value : ndarray, shape (heads, tokens, d)
-        In the hardware's storage format.
+    query : ndarray, shape (heads, rows, d)
+        In the hardware's storage format; the last tokens of those that there are keys of.
+    key, value : ndarray, shape (heads, tokens, d)
+        Of all tokens so far.
     hardware : Hardware
         The arithmetic of every step.
     lamp : LAMP, optional
@@ -69,18 +71,19 @@ def attention(
 
     Returns
     -------
-    output : ndarray, shape (heads, tokens, d)
+    output : ndarray, shape (heads, rows, d)
         In the storage format.
     recomputation : Recomputation
     """
-    heads, tokens, dimension = query.shape
+    heads, count, dimension = query.shape
+    tokens = key.shape[1]
     if lamp is None or not hardware.scores_are_low:
         lamp = None
     divisor = query.dtype.type(np.sqrt(dimension) if scaled else 1.0)
-    lengths = np.arange(1, tokens + 1)
-    output = np.empty_like(value)
+    lengths = np.arange(tokens - count + 1, tokens + 1)
+    output = np.empty_like(query)
     selected = 0
-    for group in _groups(heads, query.itemsize * tokens**2, lamp):
+    for group in _groups(heads, query.itemsize * count * tokens, lamp):
         q, k, v = query[group], key[group], value[group]
         low = _Scores(q, k, hardware.scores, divisor, lengths)
         scores = low.values
@@ -96,7 +99,7 @@ def attention(
                 weights=None if weights is None else weights.reshape(rows.shape),
                 sensitivity=_sensitivity(lamp, probabilities.reshape(scores.shape), v),
                 stream=layer,
-                first_row=group.start * tokens,
+                first_row=group.start * count,
             )
             selected += int(np.count_nonzero(mask))
             # All high-precision scores take less time than picking out the selected ones.
@@ -104,7 +107,7 @@ def attention(
             np.copyto(scores, high, where=mask.reshape(scores.shape))
             probabilities = softmax(rows, row_lengths)
         output[group] = fpemu.matmul(probabilities.reshape(scores.shape), v, hardware.products)
-    return output, Recomputation(selected, heads * tokens * (tokens + 1) // 2)
+    return output, Recomputation(selected, heads * int(lengths.sum()))
 
 
 def _groups(heads: int, head_bytes: int, lamp: LAMP | None) -> Iterator[slice]:

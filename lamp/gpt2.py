@@ -23,9 +23,10 @@ from lamp import activations, checkpoints
 from lamp.attention import attention
 from lamp.hardware import Hardware, HardwareLike, hardware
 from lamp.layers import activation, layer_norm, linear
+from lamp.sampling import Sampler
 from lamp.selection import LAMP
 
-__all__ = ["GPT2", "Forward", "GPT2Config"]
+__all__ = ["GPT2", "Cache", "Forward", "GPT2Config"]
 
 _PREFIX = "transformer."
 
@@ -203,6 +204,36 @@ class Forward:
     def recomputation_rate(self) -> float:
         """The recomputed share of all causal query-key products."""
         return float(self.selected.sum() / self.pairs.sum())
+
+
+class Cache:
+    """Keys and values of the tokens that a model has read.
+
+    Parameters
+    ----------
+    config : GPT2Config
+        The shape of the model.
+    dtype : numpy.dtype
+        The type of its numbers.
+    capacity : int
+        For how many tokens there is room.
+    """
+
+    def __init__(self, config: GPT2Config, dtype: np.dtype[Any], capacity: int) -> None:
+        dimension = config.n_embd // config.n_head
+        shape = (config.n_layer, 2, config.n_head, capacity, dimension)
+        self._numbers = np.empty(shape, dtype)
+        self.length = 0
+
+    def extended(
+        self, layer: int, key: NDArray[Any], value: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """All keys and values of a layer, those of new tokens put behind the others."""
+        stop = self.length + key.shape[1]
+        self._numbers[layer, 0, :, self.length : stop] = key
+        self._numbers[layer, 1, :, self.length : stop] = value
+        keys, values = self._numbers[layer, :, :, :stop]
+        return keys, values
 
 
 class GPT2:
@@ -407,15 +438,24 @@ class GPT2:
         TypeError
             If tokens are not integers.
         """
-        numbers = self._check_tokens(tokens)
+        return self._forward(self._check_tokens(tokens), None)
+
+    def _forward(self, numbers: NDArray[np.int64], cache: Cache | None) -> Forward:
+        """Tokens behind those of a cache, which they are added to."""
         weights, machine = self._weights, self.hardware
+        first = 0 if cache is None else cache.length
         epsilon = self.config.layer_norm_epsilon
         selected, pairs = [], []
-        x = weights.token_embedding[numbers] + weights.position_embedding[: len(numbers)]
+        x = (
+            weights.token_embedding[numbers]
+            + weights.position_embedding[first : first + len(numbers)]
+        )
         for layer, block in enumerate(weights.blocks):
             h = layer_norm(x, block.norm_1_weight, block.norm_1_bias, epsilon)
             qkv = linear(h, block.qkv_weight, block.qkv_bias, machine.products)
             query, key, value = self._split_heads(qkv)
+            if cache is not None:
+                key, value = cache.extended(layer, key, value)
             heads, recomputation = attention(
                 query,
                 key,
@@ -433,9 +473,83 @@ class GPT2:
             x += linear(h, block.down_weight, block.down_bias, machine.products)
             selected.append(recomputation.selected)
             pairs.append(recomputation.pairs)
+        if cache is not None:
+            cache.length += len(numbers)
         h = layer_norm(x, weights.norm_weight, weights.norm_bias, epsilon)
         logits = linear(h, weights.token_embedding.T, None, machine.products)
         return Forward(logits, np.array(selected, np.int64), np.array(pairs, np.int64))
+
+    @default_environment()
+    def generate(
+        self,
+        tokens: ArrayLike,
+        count: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> NDArray[np.int64]:
+        r"""Continue a text.
+
+        Each token is chosen from the logits of the full forward pass over all tokens before it.
+        Keys and values are kept from one token to the next where that gives the same bits: not with
+        stochastic roundings, trees of sums over the tokens, or a LAMP that is not causal, as the
+        normwise rule is not.
+
+        Parameters
+        ----------
+        tokens : array_like of int, shape (length,)
+            The beginning.
+        count : int
+            How many tokens to add.
+        temperature : float
+            What logits are divided by before they become probabilities; 0 takes the most probable
+            token, the first of equal ones.
+        top_k : int, optional
+            Draw from the k most probable tokens only.
+        top_p : float, optional
+            Draw from the fewest most probable tokens that have this probability together.
+        seed : int
+            Of the draws.
+
+        Returns
+        -------
+        ndarray of int64, shape (length + count,)
+
+        Raises
+        ------
+        ValueError
+            If there are no tokens, more in all than the model has positions, a token is not in the
+            vocabulary, a parameter is out of range, or a logit is NaN.
+        TypeError
+            If tokens are not integers.
+
+        Examples
+        --------
+        >>> import lamp
+        >>> model = lamp.GPT2.from_pretrained("embedded")
+        >>> model.decode(model.generate(model.encode("ROMEO.\nO, she doth"), 4))
+        'ROMEO.\nO, she doth not know her,'
+        """
+        sampler = Sampler(temperature, top_k, top_p, seed)
+        text = self._check_tokens(tokens)
+        if not isinstance(count, (int, np.integer)) or count < 0:
+            raise ValueError(f"count must be an integer that is not negative, not {count!r}")
+        total = len(text) + int(count)
+        if total > self.config.n_positions:
+            raise ValueError(
+                f"{len(text)} tokens and {count} more are beyond the model's "
+                f"{self.config.n_positions} positions"
+            )
+        cache = None
+        if self.hardware.is_causal and (self.lamp is None or self.lamp.is_causal):
+            cache = Cache(self.config, self.hardware.storage.carrier, total)
+        while len(text) < total:
+            unread = text if cache is None else text[cache.length :]
+            token = sampler.draw(self._forward(unread, cache).logits[-1])
+            text = np.append(text, token)
+        return text
 
     def _split_heads(self, qkv: NDArray[Any]) -> NDArray[Any]:
         """(length, 3 * width) to query, key and value of shape (heads, length, d)."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import fpemu
-from fpemu import Accumulator, Format, Sequential
+from fpemu import Accumulator, Format, Pairwise, Rounding, Sequential
 
 __all__ = ["Hardware", "HardwareLike", "hardware"]
 
@@ -53,6 +53,27 @@ class Hardware:
     def scores_are_low(self) -> bool:
         """Whether the scores are computed in less than the recomputed precision."""
         return self.scores != self.recomputed
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token's numbers can be computed before later tokens are known.
+
+        They cannot where random bits go by places in arrays that grow, nor where a tree of sums
+        takes its shape from their length; more terms of zero change no other accumulator.
+        """
+        if isinstance(self.products, Pairwise) and self.products.block is None:
+            return False
+        return not any(map(_draws, (self.products, self.scores, self.recomputed)))
+
+
+def _draws(accumulator: Accumulator) -> bool:
+    """Whether an accumulator has a stochastic rounding anywhere."""
+    for value in vars(accumulator).values():
+        if isinstance(value, Rounding) and value.is_stochastic:
+            return True
+        if isinstance(value, Accumulator) and _draws(value):
+            return True
+    return False
 
 
 HardwareLike = Hardware | str

@@ -201,6 +201,17 @@ class LAMP:
         """Whether the selection in a row depends on the other rows."""
         return self.budget is not None and self.scope == "all"
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether the selection in a causal row is the same whatever rows come after it.
+
+        It is not at random, as draws go by the number of the row, nor for the normwise rule with a
+        tau: a row shorter than the array has zeros behind it, which are its smallest.
+        """
+        if self.needs_all_rows or self.rule == "random":
+            return False
+        return not (self.rule == "normwise" and self.tau is not None)
+
 
 def select(
     z: ArrayLike,

@@ -1,0 +1,181 @@
+"""Generation: the cache changes no bit, and tokens are drawn with their probabilities."""
+
+import numpy as np
+import pytest
+
+import fpemu
+import lamp
+from fpemu import Blocked, Exact, Pairwise, Promoted, Rounding, Sequential
+from lamp.gpt2 import GPT2
+from lamp.sampling import Sampler
+
+torch = pytest.importorskip("torch", reason="random checkpoints are made with PyTorch")
+from transformers import GPT2LMHeadModel  # noqa: E402
+
+from tests.lamp.models import random_checkpoint  # noqa: E402
+
+IN_FIVES = Promoted(Sequential("e8m7"), "float32", 5)
+STOCHASTIC = Sequential("bfloat16", Rounding("sr", seed=3))
+
+# The machine, what is recomputed, whether keys and values can be kept.
+SETTINGS = {
+    "fp32": ("fp32", None, True),
+    "fp64": ("fp64", None, True),
+    "ps4": ("ps4", None, True),
+    "blocked": (lamp.Hardware("m", products=Blocked("bfloat16", 4)), None, True),
+    "promoted": (lamp.Hardware("m", products=IN_FIVES), None, True),
+    "exact": (lamp.Hardware("m", products=Exact("float16", block=4)), None, True),
+    "tree of fours": (lamp.Hardware("m", products=Pairwise("bfloat16", block=4)), None, True),
+    "tree": (lamp.Hardware("m", products=Pairwise("bfloat16")), None, False),
+    "stochastic products": (lamp.Hardware("m", products=STOCHASTIC), None, False),
+    "stochastic scores": (lamp.Hardware("m", scores=STOCHASTIC), None, False),
+    "threshold": ("ps2", lamp.LAMP("total_variation", tau=0.02, weights="abs"), True),
+    "running": ("ps2", lamp.LAMP("kl", tau=0.02, weights="running_2"), True),
+    "values": ("ps2", lamp.LAMP("value_aware", tau=0.05), True),
+    "condition": ("ps2", lamp.LAMP("normwise_optimal", tau=1.2), True),
+    "budget of rows": ("ps2", lamp.LAMP("largest", budget=0.3, scope="row"), True),
+    "authors": ("ps2", lamp.LAMP(tau=1.2), False),
+    "budget": ("ps2", lamp.LAMP("total_variation", budget=0.2), False),
+    "random": ("ps2", lamp.LAMP("random", budget=0.2, scope="row"), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_generation_sees_the_bits_of_the_full_forward_pass(tmp_path, monkeypatch, name):
+    machine, settings, kept = SETTINGS[name]
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path), hardware=machine, lamp=settings)
+    seen, read = [], []
+    forward = GPT2._forward
+
+    def recorded(self, numbers, cache):
+        result = forward(self, numbers, cache)
+        seen.append(result.logits[-1].copy())
+        read.append(len(numbers))
+        return result
+
+    monkeypatch.setattr(GPT2, "_forward", recorded)
+    text = model.generate([5, 9, 2, 60], 9)
+    monkeypatch.undo()
+    assert text[:4].tolist() == [5, 9, 2, 60]
+    assert len(text) == 13
+    assert read == ([4] + 8 * [1] if kept else list(range(4, 13)))
+    for position, logits in enumerate(seen, 4):
+        np.testing.assert_array_equal(logits, model.forward(text[:position]).logits[-1])
+        assert text[position] == logits.argmax()
+
+
+def test_greedy_tokens_are_those_of_transformers(tmp_path):
+    path = random_checkpoint(tmp_path)
+    theirs = GPT2LMHeadModel.from_pretrained(path, dtype=torch.float64).eval()
+    beginning = torch.tensor([[7, 8, 9]])
+    expected = theirs.generate(
+        beginning, attention_mask=torch.ones_like(beginning), max_new_tokens=20, do_sample=False,
+        pad_token_id=0, eos_token_id=None,
+    )  # fmt: skip
+    found = GPT2.from_pretrained(path, hardware="fp64").generate([7, 8, 9], 20)
+    assert found.tolist() == expected[0].tolist()
+
+
+def test_the_same_seed_gives_the_same_text(tmp_path):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path))
+    texts = [model.generate([1], 15, temperature=2.0, seed=s).tolist() for s in (0, 0, 1)]
+    assert texts[0] == texts[1] != texts[2]
+    assert model.generate([1], 0, temperature=2.0).tolist() == [1]
+
+
+LOGITS = np.array([0.5, 2.0, -1.0, 2.0, 1.0, -np.inf], np.float32)
+
+
+def shares(temperature, kept):
+    """The probabilities of the tokens that may be drawn, by definition."""
+    e = np.exp(LOGITS.astype(float) / temperature)
+    e[[i for i in range(len(e)) if i not in kept]] = 0.0
+    return e / e.sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "temperature", "kept"),
+    [
+        ({}, 1.0, range(6)),
+        ({}, 0.5, range(6)),
+        ({}, 3.0, range(6)),
+        ({"top_k": 1}, 1.0, [1]),  # the first of equal ones
+        ({"top_k": 3}, 1.0, [1, 3, 4]),
+        ({"top_k": 99}, 1.0, range(6)),
+        # 0.379, 0.379, 0.139, 0.085, 0.019, 0
+        ({"top_p": 0.37}, 1.0, [1]),
+        ({"top_p": 0.75}, 1.0, [1, 3]),
+        ({"top_p": 0.77}, 1.0, [1, 3, 4]),
+        ({"top_p": 1.0}, 1.0, range(6)),
+        # top_p is of what top_k leaves: 0.422, 0.422, 0.155
+        ({"top_k": 3, "top_p": 0.83}, 1.0, [1, 3]),
+    ],
+)
+def test_tokens_are_drawn_with_their_probabilities(options, temperature, kept):
+    sampler = Sampler(temperature, seed=5, **options)
+    count = 20_000
+    drawn = np.bincount([sampler.draw(LOGITS) for _ in range(count)], minlength=6)
+    expected = shares(temperature, list(kept))
+    assert not drawn[expected == 0].any()
+    deviation = np.sqrt(expected * (1 - expected) / count)
+    assert (np.abs(drawn / count - expected) <= 4.5 * deviation).all()
+
+
+def test_temperature_zero_and_the_smallest_take_the_most_probable_token():
+    assert Sampler().draw(LOGITS) == 1
+    assert {Sampler(5e-324, seed=s).draw(LOGITS) for s in range(40)} == {1, 3}
+    assert Sampler(1.0).draw(np.array([0.0, np.inf, 3.0])) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -0.1}, "temperature must not be negative, as -0.1 is"),
+        ({"temperature": np.nan}, "temperature"),
+        ({"temperature": np.inf}, "temperature"),
+        ({"top_k": 0}, "top_k must be a positive integer, not 0"),
+        ({"top_k": 2.5}, "top_k"),
+        ({"top_p": 0.0}, r"top_p must lie in \(0, 1\], not 0.0"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"seed": -1}, "seed"),
+        ({"count": -1}, "count must be an integer that is not negative, not -1"),
+        ({"count": 1.5}, "count"),
+        ({"count": 22}, "3 tokens and 22 more are beyond the model's 24 positions"),
+    ],
+)
+def test_bad_parameters_are_refused(tmp_path, options, message):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        model.generate([1, 2, 3], **{"count": 2, **options})
+
+
+def test_what_is_no_distribution_is_refused():
+    for logits in ([0.0, np.nan], [-np.inf, -np.inf]):
+        with pytest.raises(ValueError, match="gives no probabilities"):
+            Sampler().draw(np.array(logits))
+
+
+def test_more_zero_terms_change_no_sum_but_a_tree_s():
+    """What :attr:`lamp.Hardware.is_causal` rests on, for all units of real machines."""
+    generator = np.random.default_rng(0)
+    units = [
+        device.accumulator
+        for device in fpemu.devices.entries()
+        if isinstance(device.accumulator, fpemu.Accumulator)
+    ]
+    changed = [u for u in [*units, Pairwise("e8m4")] if _changes(u, generator)]
+    assert changed == [Pairwise("e8m4")]
+
+
+def _changes(unit, generator):
+    first, second = unit.input_formats
+    for terms, zeros in ((1, 70), (17, 3), (40, 24), (50, 33), (63, 2), (70, 57)):
+        a, b = generator.normal(size=(2, 4, terms)), generator.normal(size=(2, terms, 3))
+        a = a if first is None else fpemu.round(a, first)
+        b = b if second is None else fpemu.round(b, second)
+        longer = np.pad(a, ((0, 0), (0, 0), (0, zeros)))
+        taller = np.pad(b, ((0, 0), (0, zeros), (0, 0)), constant_values=1.0)
+        sums = fpemu.matmul(a, b, unit), fpemu.matmul(longer, taller, unit)
+        if not np.array_equal(*sums):
+            return True
+    return False
