@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -209,6 +210,19 @@ class Accumulator:
         a, b = (format or _formats.format("float32") for format in self.input_formats)
         most_a, most_b = (min(x.max_finite, largest or math.inf) for x in (a, b))
         return max(a.smallest_normal * most_b, b.smallest_normal * most_a)
+
+    def parts(self) -> Iterator[Accumulator]:
+        """The accumulator and those that it is made of."""
+        yield self
+        for value in vars(self).values():
+            if isinstance(value, Accumulator):
+                yield from value.parts()
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether results depend on random bits."""
+        values = (value for part in self.parts() for value in vars(part).values())
+        return any(isinstance(value, Rounding) and value.is_stochastic for value in values)
 
     def derived(self, *labels: Any) -> Accumulator:
         """The accumulator with seeds of its own, see :meth:`fpemu.Rounding.derived`."""

@@ -48,10 +48,8 @@ class RunningSums:
 
 def check_running(accumulator: Accumulator) -> None:
     """Raise a TypeError if an accumulator has no running sums."""
-    inner = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
     if not isinstance(accumulator, Sequential | Blocked | Pairwise | Exact) or (
-        not isinstance(accumulator, Pairwise | Exact)
-        and (accumulator.rounding.is_stochastic or inner.rounding.is_stochastic)
+        not isinstance(accumulator, Pairwise | Exact) and accumulator.is_stochastic
     ):
         raise TypeError(
             f"{accumulator} has no running sums: they are those of one rounding after another, "

@@ -387,8 +387,7 @@ def _chain_of(accumulator: Sequential, operands: Operands, blocked: bool) -> _Ch
 
 def product(operands: Operands, accumulator: Sequential | Blocked) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays, in the carrier it is computed in."""
-    inner = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
-    if accumulator.rounding.is_stochastic or inner.rounding.is_stochastic:
+    if accumulator.is_stochastic:
         return _stochastic_product(operands, accumulator)
     a, b, initial = operands.a, operands.b, operands.initial
     batch, rows, steps = a.shape

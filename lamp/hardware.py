@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import fpemu
-from fpemu import Accumulator, Format, Pairwise, Rounding, Sequential
+from fpemu import Accumulator, Format, Pairwise, Sequential
 
 __all__ = ["Hardware", "HardwareLike", "hardware"]
 
@@ -61,19 +61,11 @@ class Hardware:
         They cannot where random bits go by places in arrays that grow, nor where a tree of sums
         takes its shape from their length; more terms of zero change no other accumulator.
         """
-        if isinstance(self.products, Pairwise) and self.products.block is None:
-            return False
-        return not any(map(_draws, (self.products, self.scores, self.recomputed)))
-
-
-def _draws(accumulator: Accumulator) -> bool:
-    """Whether an accumulator has a stochastic rounding anywhere."""
-    for value in vars(accumulator).values():
-        if isinstance(value, Rounding) and value.is_stochastic:
-            return True
-        if isinstance(value, Accumulator) and _draws(value):
-            return True
-    return False
+        whole_trees = (
+            isinstance(part, Pairwise) and part.block is None for part in self.products.parts()
+        )
+        steps = (self.products, self.scores, self.recomputed)
+        return not any(whole_trees) and not any(step.is_stochastic for step in steps)
 
 
 HardwareLike = Hardware | str

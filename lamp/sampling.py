@@ -19,7 +19,7 @@ from lamp import rows
 __all__ = ["Sampler"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sampler:
     """How tokens are drawn.
 
@@ -32,7 +32,7 @@ class Sampler:
     top_p : float, optional
         The probability that the fewest tokens which may be drawn have together.
     seed : int
-        Of the draws, whose n-th is the same whatever was drawn before.
+        Of the draws.
 
     Raises
     ------
@@ -55,7 +55,7 @@ class Sampler:
             raise ValueError(f"top_p must lie in (0, 1], not {self.top_p}")
         if not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"seed must be an integer that is not negative, not {self.seed!r}")
-        object.__setattr__(self, "_generator", np.random.default_rng(self.seed))
+        self._generator = np.random.default_rng(self.seed)
 
     def draw(self, logits: NDArray[Any]) -> int:
         """A token.

@@ -15,6 +15,7 @@ from transformers import GPT2LMHeadModel  # noqa: E402
 from tests.lamp.models import random_checkpoint  # noqa: E402
 
 IN_FIVES = Promoted(Sequential("e8m7"), "float32", 5)
+TREES_OF_FIVE = Promoted(Pairwise("e8m4"), "float32", 5)
 STOCHASTIC = Sequential("bfloat16", Rounding("sr", seed=3))
 
 # The machine, what is recomputed, whether keys and values can be kept.
@@ -27,6 +28,7 @@ SETTINGS = {
     "exact": (lamp.Hardware("m", products=Exact("float16", block=4)), None, True),
     "tree of fours": (lamp.Hardware("m", products=Pairwise("bfloat16", block=4)), None, True),
     "tree": (lamp.Hardware("m", products=Pairwise("bfloat16")), None, False),
+    "trees of five, promoted": (lamp.Hardware("m", products=TREES_OF_FIVE), None, False),
     "stochastic products": (lamp.Hardware("m", products=STOCHASTIC), None, False),
     "stochastic scores": (lamp.Hardware("m", scores=STOCHASTIC), None, False),
     "threshold": ("ps2", lamp.LAMP("total_variation", tau=0.02, weights="abs"), True),
