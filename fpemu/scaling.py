@@ -185,6 +185,13 @@ def _tensor_scale(largest: Array, format: BlockFormat) -> float:
     return max(scale, _formats.float32.smallest_subnormal)
 
 
+def _given_scale(scale: float) -> float:
+    """The scale of an array that is not found from it, checked."""
+    if not 0 < scale < np.inf or round_into(scale, "float32") != scale:
+        raise ValueError(f"tensor_scale must be a positive float32 number, not {scale!r}")
+    return float(scale)
+
+
 def _fitted_scales(largest: Array, format: BlockFormat, tensor_scale: float) -> Array:
     """The blocks' scales relative to the array's: the nearest that take them to the largest."""
     finite = np.isfinite(largest)
@@ -213,6 +220,7 @@ def quantise(
     axis: int = -1,
     rule: str = "floor",
     rounding: RoundingLike = "rne",
+    tensor_scale: float | None = None,
 ) -> Scaled:
     """Put an array into a block-scaled format.
 
@@ -235,6 +243,9 @@ def quantise(
         ``max |x| / (6 * 448)`` in float32.
     rounding : Rounding or str
         The rounding of the elements, which saturate on overflow.
+    tensor_scale : float, optional
+        The scale of the whole array for a format that has one, a positive float32 number; others
+        take no notice of it.  Left out, it is found from the array.
 
     Returns
     -------
@@ -244,7 +255,8 @@ def quantise(
     Raises
     ------
     ValueError
-        If the format or rule is unknown, or `x` has no dimension.
+        If the format or rule is unknown, `x` has no dimension, or `tensor_scale` is no positive
+        float32 number.
 
     Examples
     --------
@@ -266,17 +278,15 @@ def quantise(
     axis = normalize_axis_index(axis, array.ndim)
     moved = np.moveaxis(array, axis, -1)
     largest = _block_maxima(np.abs(moved), format.block)
-    tensor_scale = 1.0
     if format.tensor_scale:
-        tensor_scale = _tensor_scale(largest, format)
-        scales = _fitted_scales(largest, format, tensor_scale)
+        own = _tensor_scale(largest, format) if tensor_scale is None else _given_scale(tensor_scale)
+        scales = _fitted_scales(largest, format, own)
     else:
+        own = 1.0
         scales = _power_scales(largest, format, rule)
     spread = np.repeat(scales, format.block, -1)[..., : moved.shape[-1]]
-    elements = _elements(moved, spread * tensor_scale, format, rounding)
-    return Scaled(
-        np.moveaxis(elements, -1, axis), np.moveaxis(scales, -1, axis), format, axis, tensor_scale
-    )
+    elements = _elements(moved, spread * own, format, rounding)
+    return Scaled(np.moveaxis(elements, -1, axis), np.moveaxis(scales, -1, axis), format, axis, own)
 
 
 def dequantise(scaled: Scaled) -> Array:

@@ -7,39 +7,24 @@ the softmax is taken again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu import Accumulator, elementary, parallel
-from lamp.hardware import Hardware
-from lamp.rows import total
+from fpemu import elementary, parallel
+from lamp.hardware import Function, Hardware, Product
+from lamp.layers import left_operand, overflowed, products, right_operand, written_type
+from lamp.lookahead import Recomputation, error_weights
 from lamp.selection import LAMP, select_rows, value_distances
 
-__all__ = ["Recomputation", "attention", "softmax"]
+__all__ = ["attention", "softmax"]
 
 _ROW_GRAIN: Final = 16  # rows worth a thread
 _GROUP_BYTES: Final = 2**24  # of the scores of a group of heads
-
-
-@dataclass(frozen=True)
-class Recomputation:
-    """How much of a layer's attention was recomputed.
-
-    Parameters
-    ----------
-    selected : int
-        Query-key products computed in the high precision.
-    pairs : int
-        Causal query-key pairs.
-    """
-
-    selected: int
-    pairs: int
+_ROUNDED_ROWS: Final = 1024  # rows of probabilities in float64 at a time
 
 
 def attention(
@@ -51,15 +36,16 @@ def attention(
     lamp: LAMP | None = None,
     layer: int = 0,
     scaled: bool = True,
+    observe: Callable[[str, NDArray[Any]], None] | None = None,
 ) -> tuple[NDArray[Any], Recomputation]:
     """Causal attention of all heads of a layer.
 
     Parameters
     ----------
     query : ndarray, shape (heads, rows, d)
-        In the hardware's storage format; the last tokens of those that there are keys of.
-    key, value : ndarray, shape (heads, tokens, d)
-        Of all tokens so far.
+        In the hardware's carrier; the last tokens of those that there are keys of.
+    key, value : ndarray, shape (key heads, tokens, d)
+        Of all tokens so far; each serves as many heads as there are more of those.
     hardware : Hardware
         The arithmetic of every step.
     lamp : LAMP, optional
@@ -67,32 +53,44 @@ def attention(
     layer : int
         The layer's number, which random selections depend on.
     scaled : bool
-        Whether scores are divided by the square root of d.
+        Whether scores are divided by the square root of d, rounded into float64.
+    observe : callable, optional
+        Is given the scores as they are first computed (``"low_scores"``), which of them are
+        recomputed (``"mask"``), the ``"scores"`` and the ``"probabilities"``, all of shape
+        (heads, rows, tokens); zeros stand for later tokens.
 
     Returns
     -------
     output : ndarray, shape (heads, rows, d)
-        In the storage format.
     recomputation : Recomputation
     """
     heads, count, dimension = query.shape
-    tokens = key.shape[1]
+    tokens, shared = key.shape[1], heads // key.shape[0]
     if lamp is None or not hardware.scores_are_low:
         lamp = None
-    divisor = query.dtype.type(np.sqrt(dimension) if scaled else 1.0)
+    divisor = float(np.sqrt(dimension)) if scaled else 1.0
     lengths = np.arange(tokens - count + 1, tokens + 1)
     output = np.empty_like(query)
     selected = 0
-    for group in _groups(heads, query.itemsize * count * tokens, lamp):
-        q, k, v = query[group], key[group], value[group]
-        low = _Scores(q, k, hardware.scores, divisor, lengths)
+    together = observe is not None or (lamp is not None and lamp.needs_all_rows)
+    for group in _groups(heads, query.itemsize * count * tokens, together):
+        of_keys = np.arange(group.start, group.stop) // shared
+        q, k, v = query[group], key[of_keys], value[of_keys]
+        low = _Scores(q, k, hardware.scores, divisor, lengths, watched=lamp is not None)
         scores = low.values
+        if observe is not None:
+            observe("low_scores", scores.copy())
+            observe("mask", np.zeros(scores.shape, np.bool_))
         rows = scores.reshape(-1, tokens)
         row_lengths = np.tile(lengths, scores.shape[0])
-        probabilities = softmax(rows, row_lengths)
         if lamp is not None:
+            # All high-precision scores take less time than picking out the selected ones.
+            high = _Scores(q, k, hardware.recomputed, divisor, lengths).values.reshape(rows.shape)
+            mask = low.overflowed.reshape(rows.shape)
+            np.copyto(rows, high, where=mask)
+            probabilities = softmax(rows, row_lengths, hardware.softmax)
             weights = low.weights(lamp.weights)
-            mask = select_rows(
+            mask |= select_rows(
                 probabilities,
                 row_lengths,
                 lamp,
@@ -102,24 +100,34 @@ def attention(
                 first_row=group.start * count,
             )
             selected += int(np.count_nonzero(mask))
-            # All high-precision scores take less time than picking out the selected ones.
-            high = _Scores(q, k, hardware.recomputed, divisor, lengths).values
-            np.copyto(scores, high, where=mask.reshape(scores.shape))
-            probabilities = softmax(rows, row_lengths)
-        output[group] = fpemu.matmul(probabilities.reshape(scores.shape), v, hardware.products)
-    return output, Recomputation(selected, heads * int(lengths.sum()))
+            np.copyto(rows, high, where=mask)
+            if observe is not None:
+                observe("mask", mask.reshape(scores.shape))
+        probabilities = softmax(rows, row_lengths, hardware.softmax).reshape(scores.shape)
+        if observe is not None:
+            observe("scores", scores)
+            observe("probabilities", probabilities)
+        output[group] = _weighted(probabilities, v, hardware.values)
+    return output, Recomputation(selected, heads * int(lengths.sum()), dimension)
 
 
-def _groups(heads: int, head_bytes: int, lamp: LAMP | None) -> Iterator[slice]:
-    """Heads that are worked on together: as few as memory asks for, but all if a rule needs them.
+def _weighted(probabilities: NDArray[Any], value: NDArray[Any], step: Product) -> NDArray[Any]:
+    """Probabilities times values."""
+    a, b = left_operand(probabilities, step), right_operand(value, step, step.scale)
+    sums = products(a, b, step)
+    if step.output == step.accumulator.format and step.scaling == "none":
+        return sums
+    return np.asarray(fpemu.round(sums, step.output, step.rounding))
+
+
+def _groups(heads: int, head_bytes: int, together: bool) -> Iterator[slice]:
+    """Heads that are worked on at a time: as few as memory asks for, or all `together`.
 
     No result depends on the grouping.
     """
-    together = max(1, _GROUP_BYTES // head_bytes)
-    if lamp is not None and lamp.needs_all_rows:
-        together = heads
-    for start in range(0, heads, together):
-        yield slice(start, min(start + together, heads))
+    step = heads if together else max(1, _GROUP_BYTES // head_bytes)
+    for start in range(0, heads, step):
+        yield slice(start, min(start + step, heads))
 
 
 def _sensitivity(
@@ -134,66 +142,52 @@ def _sensitivity(
 
 
 class _Scores:
-    """Scores of the causal pairs: accumulated, divided, and rounded into the format again."""
+    """Scores of the causal pairs: sums over the root, that exact quotient rounded once."""
 
     def __init__(
         self,
         query: NDArray[Any],
         key: NDArray[Any],
-        accumulator: Accumulator,
-        divisor: Any,
+        step: Product,
+        divisor: float,
         lengths: NDArray[np.int64],
+        watched: bool = False,
     ) -> None:
-        self._query, self._key, self._accumulator = query, key.transpose(0, 2, 1), accumulator
+        self._query, self._key, self._step = query, key.transpose(0, 2, 1), step
         self._divisor, self._lengths = divisor, lengths
-        sums = self._products(query, self._key, accumulator)
-        np.divide(sums, divisor, out=sums)
-        if accumulator.format.carrier != sums.dtype or accumulator.format.precision < 24:
-            fpemu.round(sums, accumulator.format, accumulator.rounding, out=sums)
-        self.values = sums
+        self._operands = left_operand(query, step), right_operand(self._key, step, step.scale)
+        sums = products(*self._operands, step, lengths)
+        self._beyond = overflowed(sums, step.accumulator.format) if watched else None
+        self.values = _quotient(sums, divisor, step).astype(query.dtype, copy=False)
 
-    def _products(
-        self, query: NDArray[Any], key: NDArray[Any], accumulator: Accumulator
-    ) -> NDArray[Any]:
-        return np.asarray(fpemu.matmul(query, key, accumulator, row_lengths=self._lengths))
+    @property
+    def overflowed(self) -> NDArray[np.bool_]:
+        """Which scores the step may have had no room for."""
+        assert self._beyond is not None, "these scores were not watched"
+        return self._beyond | overflowed(self.values, self._step.output)
 
     def weights(self, name: str) -> NDArray[Any] | None:
         """What the errors of the scores are taken to be proportional to, None for 1."""
-        query, key = self._query, self._key
-        if name == "one":
-            return None
-        if name == "abs":
-            return np.asarray(np.abs(self.values))
-        if name == "products":
-            exact = fpemu.Sequential("float32" if query.dtype == np.float32 else "float64")
-            weights = self._products(np.abs(query), np.abs(key), exact)
-        elif name == "norms":
-            of_query, of_key = (_norms(x) for x in (query, key.swapaxes(1, 2)))
-            weights = (of_query * of_key.swapaxes(1, 2)).astype(query.dtype)
-        else:
-            weights = self._running("first" if name == "running_1" else "second")
-        return np.asarray(weights / self._divisor)
-
-    def _running(self, name: str) -> NDArray[Any]:
-        """Running sums, head by head, as they come in float64."""
-        weights = np.empty_like(self.values)
-        for head, (query, key) in enumerate(zip(self._query, self._key, strict=True)):
-            _, running = fpemu.matmul(
-                query, key, self._accumulator, row_lengths=self._lengths, running=True
-            )
-            weights[head] = getattr(running, name)
-        return weights
+        if name in ("one", "abs"):
+            return None if name == "one" else np.asarray(np.abs(self.values))
+        found = error_weights(
+            name, (self._query, self._key), self._operands, self._step, self._lengths
+        )
+        return np.asarray(found / self._divisor)
 
 
-def _norms(x: NDArray[Any]) -> NDArray[np.float64]:
-    """The lengths of vectors along the last axis, which is kept."""
-    return np.sqrt(total(np.square(x, dtype=np.float64)))
+def _quotient(sums: NDArray[Any], divisor: float, step: Product) -> NDArray[Any]:
+    """``sums / divisor``, the exact quotient rounded once into the output of a step."""
+    smallest = step.accumulator.format.smallest_subnormal / divisor
+    power = np.frexp(divisor)[0] == 0.5
+    if power and smallest >= np.finfo(sums.dtype).smallest_subnormal:  # exact in the carrier
+        np.multiply(sums, sums.dtype.type(1 / divisor), out=sums)
+        return np.asarray(fpemu.round(sums, step.output, step.rounding))
+    return np.asarray(fpemu.divide(sums, divisor, step.output, step.rounding))
 
 
-def softmax(y: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
+def softmax(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDArray[Any]:
     """Softmax of the leading components of each row, zeros after them.
-
-    Computed in float64 and rounded once into the type of `y`.
 
     Parameters
     ----------
@@ -201,14 +195,47 @@ def softmax(y: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
         Scores, float32 or float64, C-contiguous.
     lengths : ndarray of int64, shape (rows,)
         How many components of each row exist, at least 1.
+    step : Function
+        In float64 and rounded once, or every inner step rounded.
 
     Returns
     -------
     ndarray, shape (rows, n)
+        Members of the step's output format, in the type of `y`.
     """
     out = np.zeros_like(y)
-    parallel.run(_softmax_rows, y.shape[0], y, lengths, out, grain=_ROW_GRAIN)
+    if step.steps is None and written_type(y, step) == y.dtype and step.output.precision >= 24:
+        parallel.run(_softmax_rows, y.shape[0], y, lengths, out, grain=_ROW_GRAIN)
+        return out
+    # Some rows at a time, as they are float64 for a while.
+    for start in range(0, len(y), _ROUNDED_ROWS):
+        part = slice(start, start + _ROUNDED_ROWS)
+        out[part] = _softmax_rounded(y[part], lengths[part], _for_rows(step, start))
     return out
+
+
+def _for_rows(step: Function, start: int) -> Function:
+    """A step with random bits of its own for the rows from `start`."""
+    return step.derived("rows", start) if step.is_stochastic else step
+
+
+def _softmax_rounded(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDArray[Any]:
+    if step.steps is None:
+        wide = np.zeros(y.shape)
+        parallel.run(_softmax_rows, len(y), y, lengths, wide, grain=_ROW_GRAIN)
+        return np.asarray(fpemu.round(wide, step.output, step.rounding))
+    exists = np.arange(y.shape[1]) < lengths[:, np.newaxis]
+    masked = np.where(exists, y, y.dtype.type(-np.inf))
+    return np.asarray(
+        fpemu.functions.softmax(
+            masked,
+            step.output,
+            step.rounding,
+            difference=step.steps,
+            exponential=step.steps,
+            accumulator=fpemu.Sequential(step.steps, step.rounding),
+        )
+    )
 
 
 @parallel.kernel

@@ -90,13 +90,18 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def load_config(path: Path) -> Mapping[str, Any]:
-    """The configuration of a GPT-2 checkpoint, with transformers' defaults for what it omits.
+_FAMILIES: Final = {"gpt2": "GPT2Config", "llama": "LlamaConfig"}
+
+
+def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
+    """The configuration of a checkpoint, with transformers' defaults for what it omits.
 
     Parameters
     ----------
     path : Path
         The directory.
+    family : {"gpt2", "llama"}
+        The kind of model that is expected.
 
     Returns
     -------
@@ -112,14 +117,15 @@ def load_config(path: Path) -> Mapping[str, Any]:
         kind = found.get("model_type")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path / 'config.json'} is not a model configuration: {error}") from error
-    if kind != "gpt2":
-        raise ValueError(f"{path} holds a model of type {kind!r}, expected 'gpt2'")
+    if kind != family:
+        raise ValueError(f"{path} holds a model of type {kind!r}, expected {family!r}")
+    reader = getattr(_transformers(), _FAMILIES[family])
     try:
-        config: Mapping[str, Any] = _transformers().GPT2Config.from_dict(found).to_dict()
+        config: Mapping[str, Any] = reader.from_dict(found).to_dict()
     except Exception as error:  # transformers' own checks raise what they like
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path / 'config.json'} is not a GPT-2 configuration: {reason}"
+            f"{path / 'config.json'} is not a configuration of type {family!r}: {reason}"
         ) from error
     return config
 

@@ -8,7 +8,8 @@ The metrics of Budzinskiy et al., arXiv 2601.21623, section 5: KL divergence, fl
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from fpemu import elementary, parallel
 
 if TYPE_CHECKING:
-    from lamp.gpt2 import GPT2
+    from lamp.decoder import Decoder, Forward
 
 __all__ = ["Metrics", "evaluate"]
 
@@ -40,9 +41,14 @@ class Metrics:
         exp of the mean negative log-probability of the text's own next tokens; NaN if the text has
         none.
     recomputation_rate : float
-        Recomputed share of the causal query-key products.
+        Recomputed share of the components that look-ahead looks at: causal query-key products,
+        arguments of norms and activations.
     layer_rates : tuple of float
-        The same of each layer.
+        The same of each layer; empty if look-ahead is off.
+    step_rates : mapping of str to tuple of float
+        The same of each step (scores, attention_output, mlp_up, mlp_down) and layer.
+    high_precision_share : float
+        Multiply-adds of recomputed components over those of all products.
     """
 
     tokens: int
@@ -52,23 +58,76 @@ class Metrics:
     perplexity: float
     recomputation_rate: float
     layer_rates: tuple[float, ...]
+    step_rates: Mapping[str, tuple[float, ...]]
+    high_precision_share: float
+
+
+@dataclass
+class _Totals:
+    """Sums over windows."""
+
+    rows: list[NDArray[np.float64]] = field(default_factory=list)
+    selected: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    components: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    repeated: int = 0
+    multiply_adds: int = 0
+
+    def add(self, rows: NDArray[np.float64], forward: Forward) -> None:
+        """Those of a window."""
+        self.rows.append(rows)
+        self.repeated += forward.repeated
+        self.multiply_adds += forward.multiply_adds
+        for step, layers in forward.recomputed.items():
+            for sums, name in ((self.selected, "selected"), (self.components, "components")):
+                counts = np.array([getattr(part, name) for part in layers], np.int64)
+                sums[step] = sums.get(step, 0) + counts
+
+    def metrics(self) -> Metrics:
+        """The means."""
+        divergences, flips, expected, losses = np.concatenate(self.rows).T
+        selected, components = sum(self.selected.values()), sum(self.components.values())
+        layers: Any = np.divide(selected, components) if self.components else np.empty(0)
+        everything = int(np.sum(components))
+        steps = {step: self.selected[step] / self.components[step] for step in self.selected}
+        return Metrics(
+            tokens=len(flips),
+            kl=_mean(divergences),
+            flip_rate=_mean(flips),
+            reference_perplexity=_perplexity(expected[~np.isnan(expected)]),
+            perplexity=_perplexity(losses[~np.isnan(expected)]),
+            recomputation_rate=int(np.sum(selected)) / everything if everything else 0.0,
+            layer_rates=tuple(layers.tolist()),
+            step_rates={step: tuple(rates.tolist()) for step, rates in steps.items()},
+            high_precision_share=self.repeated / self.multiply_adds,
+        )
 
 
 def evaluate(
-    reference: GPT2 | ArrayLike,
-    model: GPT2,
+    reference: Decoder | ArrayLike,
+    model: Decoder,
     tokens: ArrayLike,
+    *,
+    length: int | None = None,
+    stride: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Metrics:
     """Run a model and compare it with a reference, position by position.
 
     Parameters
     ----------
-    reference : GPT2 or array_like
+    reference : Decoder or array_like
         The reference model, usually the same weights in float64, or its logits for these tokens.
-    model : GPT2
+    model : Decoder
         The model under test.
-    tokens : array_like of int, shape (length,) or (windows, length)
+    tokens : array_like of int, shape (tokens,) or (windows, tokens)
         Token numbers; each window is a text of its own.
+    length : int, optional
+        Cut one long text into windows of so many tokens, the last one shorter.
+    stride : int, optional
+        How many tokens from one window to the next; those before are context and compared with
+        nothing.  Left out, it is the length: nothing overlaps.
+    progress : callable, optional
+        Is given the number of positions compared, after every window.
 
     Returns
     -------
@@ -77,69 +136,96 @@ def evaluate(
     Raises
     ------
     ValueError
-        If there are no tokens, a token is out of range, or logits have another shape.
+        If there are no tokens, a token is out of range, logits have another shape, or length and
+        stride make no windows.
 
     Examples
     --------
     >>> import lamp
-    >>> model = lamp.GPT2.from_pretrained("embedded", hardware="ps4")
+    >>> model = lamp.GPT2.from_pretrained("embedded", hardware="scores-ps4")
     >>> tokens = model.encode("When shall we three meet again?")
     >>> metrics = lamp.evaluate(model.with_hardware("fp64"), model, tokens)
     >>> 0 < metrics.kl < 0.1
     True
     """
-    windows = np.atleast_2d(np.asarray(tokens))
-    expected = reference_logits(reference, windows)
-    divergences, flips, losses, reference_losses = [], [], [], []
-    selected: Any = 0
-    pairs: Any = 0
-    for window, reference_rows in zip(windows, expected, strict=True):
-        result = model.forward(window)
-        if reference_rows.shape != result.logits.shape:
+    totals = _Totals()
+    windows = _windows(np.asarray(tokens), length, stride)
+    model_of_reference: Any = reference if hasattr(reference, "forward") else None
+    given: Any = None if model_of_reference else _given(reference, windows)
+    for index, window in enumerate(windows):
+        runs = model_of_reference is not None
+        expected = model_of_reference.forward(window.tokens).logits if runs else given[index]
+        result = model.forward(window.tokens)
+        if expected.shape != result.logits.shape:
             raise ValueError(
-                f"reference logits have shape {reference_rows.shape}, but the model's have "
+                f"reference logits have shape {expected.shape}, but the model's have "
                 f"{result.logits.shape}"
             )
-        following = np.append(window[1:], -1).astype(np.int64)
-        rows = _compare(reference_rows, result.logits, following)
-        divergences.append(rows[:, 0])
-        flips.append(rows[:, 1])
-        reference_losses.append(rows[:-1, 2])
-        losses.append(rows[:-1, 3])
-        selected = selected + result.selected
-        pairs = pairs + result.pairs
-    return Metrics(
-        tokens=windows.size,
-        kl=_mean(divergences),
-        flip_rate=_mean(flips),
-        reference_perplexity=_perplexity(reference_losses),
-        perplexity=_perplexity(losses),
-        recomputation_rate=float(np.sum(selected) / np.sum(pairs)),
-        layer_rates=tuple(float(rate) for rate in np.atleast_1d(selected / pairs)),
-    )
+        rows = _compare(expected, result.logits, window.following)[window.context :]
+        totals.add(rows, result)
+        if progress is not None:
+            progress(len(rows))
+    return totals.metrics()
 
 
-def reference_logits(reference: GPT2 | ArrayLike, windows: NDArray[Any]) -> NDArray[Any]:
-    """The logits of a reference for (windows, length) tokens: (windows, length, vocabulary)."""
-    if hasattr(reference, "forward"):
-        return np.stack([reference.forward(window).logits for window in windows])
+@dataclass(frozen=True)
+class _Window:
+    """Tokens, those that follow each (-1 for none), and how many are context alone."""
+
+    tokens: NDArray[Any]
+    following: NDArray[np.int64]
+    context: int = 0
+
+
+def _windows(tokens: NDArray[Any], length: int | None, stride: int | None) -> list[_Window]:
+    if length is None:
+        if stride is not None:
+            raise ValueError("a stride needs the length of the windows")
+        return [_Window(text, _following(text)) for text in np.atleast_2d(tokens)]
+    step = length if stride is None else stride
+    if tokens.ndim != 1 or not 1 <= step <= length:
+        raise ValueError(
+            f"windows of {length} tokens with a stride of {step} need one text and a stride from 1 "
+            f"to the length; the tokens have shape {tokens.shape}"
+        )
+    following, windows, covered = _following(tokens), [], 0
+    for start in range(0, len(tokens), step):
+        here = slice(start, start + length)
+        windows.append(_Window(tokens[here], following[here], covered - start))
+        covered = start + len(tokens[here])
+        if covered == len(tokens):
+            break
+    return windows
+
+
+def _following(text: NDArray[Any]) -> NDArray[np.int64]:
+    return np.append(text[1:], -1).astype(np.int64)
+
+
+def _given(reference: Any, windows: list[_Window]) -> NDArray[Any]:
+    """Logits of the reference that are given: (windows, length, vocabulary)."""
     logits = np.asarray(reference)
     if logits.ndim == 2 and len(windows) == 1:
         logits = logits[np.newaxis]
-    if logits.ndim != 3 or logits.shape[:2] != windows.shape:
+    shape = len(windows), len(windows[0].tokens)
+    if logits.ndim != 3 or logits.shape[:2] != shape:
         raise ValueError(
-            f"reference logits have shape {logits.shape}, but the tokens have shape {windows.shape}"
+            f"reference logits have shape {logits.shape}, but the tokens have shape {shape}"
         )
     return logits
 
 
-def _mean(parts: list[NDArray[np.float64]]) -> float:
+def reference_logits(reference: Decoder, windows: NDArray[Any]) -> NDArray[Any]:
+    """The logits of a reference for (windows, length) tokens: (windows, length, vocabulary)."""
+    return np.stack([reference.forward(window).logits for window in windows])
+
+
+def _mean(values: NDArray[np.float64]) -> float:
     """The mean, correctly rounded, so that it does not depend on how the text was cut up."""
-    values = np.concatenate(parts)
     return math.fsum(values) / len(values) if len(values) else math.nan
 
 
-def _perplexity(losses: list[NDArray[np.float64]]) -> float:
+def _perplexity(losses: NDArray[np.float64]) -> float:
     with np.errstate(over="ignore"):  # a loss above 700 nats is a perplexity of infinity
         return float(np.exp(_mean(losses)))
 

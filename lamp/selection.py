@@ -23,7 +23,10 @@ import fpemu
 from fpemu import parallel
 from lamp import taking
 
-__all__ = ["LAMP", "RULES", "SCOPES", "WEIGHTS", "Rule", "select"]
+__all__ = ["LAMP", "PLACES", "RULES", "SCOPES", "WEIGHTS", "Rule", "select"]
+
+PLACES: Final = ("softmax", "norm", "activation")
+"""The functions f that arguments are recomputed of."""
 
 WEIGHTS: Final = ("one", "abs", "products", "norms", "running_1", "running_2")
 """What the errors of the scores are taken to be proportional to: 1, ``|y|``, ``|q|^T |k|``,
@@ -62,6 +65,14 @@ class Rule:
     sensitivity: str | None
     power: int = 1
     condition: bool = False
+
+    def places(self, *, tau: bool) -> tuple[str, ...]:
+        """Where it makes sense, with a tau or a budget; the place it has by itself comes first."""
+        if self.name in PLACES:
+            return (self.name,)
+        if self.name == "random" and not tau:
+            return PLACES
+        return ("softmax",)
 
     def check_tau(self, tau: float) -> None:
         """Raise a ValueError if tau is out of range."""
@@ -175,6 +186,7 @@ class LAMP:
     seed: int = 0
     scope: str = "all"
     exact_columns: int = 0
+    on: str = ""
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -195,6 +207,14 @@ class LAMP:
             raise ValueError(f"rule {self.rule!r} takes no weights")
         if not isinstance(self.exact_columns, int) or self.exact_columns < 0:
             raise ValueError(f"exact_columns must be at least 0, not {self.exact_columns!r}")
+        places = RULES[self.rule].places(tau=self.tau is not None)
+        if not self.on:
+            object.__setattr__(self, "on", places[0])
+        if self.on not in places:
+            kind = "tau" if self.tau is not None else "a budget"
+            raise ValueError(
+                f"rule {self.rule!r} with {kind} is for {' or '.join(places)}, not {self.on!r}"
+            )
 
     @property
     def needs_all_rows(self) -> bool:

@@ -113,7 +113,7 @@ def equal_rate_grid(
 
     def run(mu: int, lamp: LAMP | None, tau: float | None) -> Result:
         start = time.perf_counter()
-        metrics = evaluate(reference, model.with_hardware(f"ps{mu}", lamp), windows)
+        metrics = evaluate(reference, model.with_hardware(f"scores-ps{mu}", lamp), windows)
         return Result(mu, lamp, tau, metrics, time.perf_counter() - start)
 
     for mu in stored_bits:

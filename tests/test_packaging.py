@@ -45,7 +45,7 @@ def test_the_wheel_works_in_an_empty_folder(wheel, tmp_path):
     program = (
         "import fpemu, lamp; "
         "assert fpemu.__file__.startswith(SITE) and lamp.__file__.startswith(SITE); "
-        "model = lamp.GPT2.from_pretrained('embedded', hardware='ps4'); "
+        "model = lamp.GPT2.from_pretrained('embedded', hardware='scores-ps4'); "
         "print(model.logits(model.encode('O Romeo, Romeo')).shape[1])"
     ).replace("SITE", repr(str(site)))
     environment = {**os.environ, "PYTHONPATH": str(site)}

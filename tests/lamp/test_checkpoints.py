@@ -59,11 +59,11 @@ def test_weights_are_mapped_into_memory_and_not_changed(tmp_path):
     path = random_checkpoint(tmp_path)
     before = (path / "model.safetensors").read_bytes()
     model = GPT2.from_pretrained(path)
-    base = model._weights.blocks[0].up_weight
+    base = model._weights.blocks[0].mlp_up.weight
     while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
         base = base.base
     assert isinstance(base, np.memmap)
-    model._weights.blocks[0].up_weight[0, 0] += 1  # a copy of the page
+    model._weights.blocks[0].mlp_up.weight[0, 0] += 1  # a copy of the page
     assert (path / "model.safetensors").read_bytes() == before
 
 
@@ -156,7 +156,7 @@ def test_half_precision_checkpoints_run(tmp_path):
     path = random_checkpoint(tmp_path, dtype=torch.bfloat16)
     model = GPT2.from_pretrained(path)
     assert model.logits([1, 2, 3]).dtype == np.float32
-    weights = model._weights.token_embedding
+    weights = model._weights.tokens
     np.testing.assert_array_equal(weights, torch.tensor(weights).bfloat16().float().numpy())
 
 

@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 
 import fpemu
-from lamp import layers
+from fpemu.reference import round_exact
+from lamp import Function, Product, layers
 from lamp.activations import ACTIVATIONS
+from lamp.layers import Norm
+from tests.oracle import decoder
 
 UNIT_64 = 2.0**-53
 UNITS = {np.float32: 2.0**-24, np.float64: UNIT_64}
+SATURATING = fpemu.Rounding("rne", "saturate")
+
+
+def step_in(dtype):
+    """A function in the precision of a carrier."""
+    return Function(np.dtype(dtype).name)
 
 
 def exact_activation(name, y):
@@ -42,7 +51,7 @@ def arguments(dtype):
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_are_their_definitions(name, dtype):
     x = arguments(dtype)
-    found = layers.activation(x.copy(), name)
+    found = layers.activation(x, name, step_in(dtype))
     assert found.dtype == dtype
     with mpmath.workdps(800):  # 1 + tanh cancels
         for y, value in zip(x.tolist(), found.tolist(), strict=True):
@@ -57,23 +66,57 @@ def test_activations_are_their_definitions(name, dtype):
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_of_infinity_and_nan(name):
-    found = layers.activation(np.array([np.inf, np.nan], np.float32), name)
+    found = layers.activation(np.array([np.inf, np.nan], np.float32), name, Function())
     assert found[0] == (1 if name in ("sigmoid", "tanh") else np.inf)
     assert np.isnan(found[1])
 
 
-def test_an_activation_replaces_its_argument():
-    x = np.array([[-1.0, 2.0]], np.float32)
-    assert layers.activation(x, "relu") is x
-    np.testing.assert_array_equal(x, [[0.0, 2.0]])
-
-
-def test_an_activation_that_cannot_work_is_refused():
-    x = np.ones((4, 4), np.float32)
+def test_an_unknown_activation_is_refused():
     with pytest.raises(ValueError, match="unknown activation 'mish': expected gelu"):
-        layers.activation(x, "mish")
-    with pytest.raises(ValueError, match="C-contiguous"):
-        layers.activation(x.T[::2], "relu")
+        layers.activation(np.ones((4, 4), np.float32), "mish", Function())
+
+
+def test_an_activation_of_any_layout_leaves_its_argument_alone():
+    x = np.arange(-6.0, 6.0, dtype=np.float32).reshape(3, 4).T[::2]
+    before = x.copy()
+    np.testing.assert_array_equal(layers.activation(x, "relu", Function()), np.maximum(x, 0))
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("mode", ["rne", "rtz", "rtp"])
+@pytest.mark.parametrize("output", ["bfloat16", "float8_e4m3fn", "float32"])
+def test_functions_are_rounded_once_into_their_output(output, mode):
+    """From float64: a first rounding into float32 would move ties."""
+    x = arguments(np.float32)
+    step = Function(output, mode)
+    found = layers.activation(x, "gelu_new", step)
+    exact = layers.activation(x.astype(np.float64), "gelu_new", Function("float64"))
+    expected = [round_exact(float(v), output, mode) for v in exact]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.array(expected, np.float32))
+    weight = np.linspace(-2, 2, x.size).astype(np.float32)
+    for parameters in (Norm(weight, weight[::-1].copy()), Norm(weight, None, centred=False)):
+        rows = x[np.newaxis]
+        found = layers.norm(rows, parameters, 1e-5, step)
+        exact = layers.norm(rows.astype(np.float64), parameters, 1e-5, Function("float64"))
+        expected = [round_exact(float(v), output, mode) for v in exact[0]]
+        np.testing.assert_array_equal(found[0], np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_norm_in_steps_is_fpemu_s(centred):
+    generator = np.random.default_rng(7)
+    x = fpemu.round(generator.normal(0, 3, (4, 24)).astype(np.float32), "bfloat16")
+    weight, bias = generator.normal(1, 1, (2, 24)).astype(np.float32)
+    step = Function("bfloat16", "rne", "float16")
+    inner = {"statistics": "float16", "normalised": "float16"}
+    if centred:
+        inner |= {"centred": "float16", "scaled": "float16", "bias": bias}
+    plain = fpemu.functions.layer_norm if centred else fpemu.functions.rms_norm
+    expected = plain(x, "bfloat16", weight=weight, accumulator=fpemu.Sequential("float16"), **inner)
+    found = layers.norm(x, Norm(weight, bias if centred else None, centred), 1e-5, step)
+    np.testing.assert_array_equal(found, expected)
+    assert (found != layers.norm(x, Norm(weight, bias), 1e-5, Function("bfloat16"))).any()
 
 
 def exact_layer_norm(row, weight, bias, epsilon):
@@ -95,7 +138,7 @@ def test_layer_norm_is_its_definition(dtype, epsilon, rows, n, shift):
     x = (generator.normal(0, 3, (rows, n)) + shift).astype(dtype)
     weight, bias = generator.normal(1, 1, (2, n)).astype(dtype)
     before = x.copy()
-    found = layers.layer_norm(x, weight, bias, epsilon)
+    found = layers.norm(x, Norm(weight, bias), epsilon, step_in(dtype))
     assert found.dtype == dtype
     np.testing.assert_array_equal(x, before)
     with mpmath.workdps(40):
@@ -113,7 +156,7 @@ def test_layer_norm_is_its_definition(dtype, epsilon, rows, n, shift):
 def test_layer_norm_subtracts_the_mean_before_squaring():
     """The mean of the squares less the square of the mean would lose all digits here."""
     x = np.array([[2.0**26 + 1, 2.0**26 - 1, 2.0**26 + 1, 2.0**26 - 1]])
-    found = layers.layer_norm(x, np.ones(4), np.zeros(4), 0.0)
+    found = layers.norm(x, Norm(np.ones(4), np.zeros(4)), 0.0, Function("float64"))
     np.testing.assert_array_equal(found, [[1.0, -1.0, 1.0, -1.0]])
 
 
@@ -121,31 +164,53 @@ def test_rows_do_not_depend_on_one_another_or_on_threads():
     generator = np.random.default_rng(5)
     x = generator.normal(size=(500, 33)).astype(np.float32)
     weight, bias = generator.normal(size=(2, 33)).astype(np.float32)
-    norms = layers.layer_norm(x, weight, bias, 1e-5)
-    values = layers.activation(x.copy(), "gelu_new")
+    norms = layers.norm(x, Norm(weight, bias), 1e-5, Function())
+    values = layers.activation(x, "gelu_new", Function())
     for row in (0, 250, 499):
-        one = layers.layer_norm(x[row : row + 1], weight, bias, 1e-5)
+        one = layers.norm(x[row : row + 1], Norm(weight, bias), 1e-5, Function())
         np.testing.assert_array_equal(norms[row], one[0])
     before = numba.get_num_threads()
     try:
         numba.set_num_threads(1)
-        np.testing.assert_array_equal(layers.layer_norm(x, weight, bias, 1e-5), norms)
-        np.testing.assert_array_equal(layers.activation(x.copy(), "gelu_new"), values)
+        np.testing.assert_array_equal(layers.norm(x, Norm(weight, bias), 1e-5, Function()), norms)
+        np.testing.assert_array_equal(layers.activation(x, "gelu_new", Function()), values)
     finally:
         numba.set_num_threads(before)
 
 
-@pytest.mark.parametrize("accumulator", ["float32", "float64", "e8m4"])
+PRODUCTS = {
+    "sequential": Product("e8m7"),
+    "output narrower than the sums": Product("float32", output="bfloat16", rounding="rtz"),
+    "rounded operands": Product("float32", "float8_e4m3fn", "bfloat16"),
+    "tensor": Product("float32", "float8_e4m3fn", "bfloat16", SATURATING, "tensor", 0.5),
+    "row": Product("float32", "float8_e4m3fn", "bfloat16", SATURATING, "row"),
+    "block": Product("e8m10", "float8_e5m2", "float32", SATURATING, "block", block=5),
+    "mxfp8": Product("float32", "mxfp8_e4m3", "bfloat16"),
+    "nvfp4": Product("float32", "nvfp4", "bfloat16", scale=2.0),
+}
+
+
 @pytest.mark.parametrize("dtype", UNITS)
-def test_linear_is_the_product_and_the_bias_in_the_type_of_its_input(accumulator, dtype):
-    generator = np.random.default_rng(6)
-    x, weight = (generator.normal(size=s).astype(dtype) for s in [(4, 9), (9, 5)])
-    bias = generator.normal(size=5).astype(dtype)
-    chain = fpemu.Sequential(accumulator)
-    product = fpemu.matmul(x, weight, chain)
-    found = layers.linear(x, weight, bias, chain)
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(found, (product + bias).astype(dtype))
-    bare = layers.linear(x, weight, None, chain)
-    assert bare.dtype == dtype
-    np.testing.assert_array_equal(bare, product.astype(dtype))
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_linear_is_the_oracle_s(name, dtype):
+    generator = np.random.default_rng(3)
+    x, weight = generator.normal(size=(3, 13)), generator.normal(size=(13, 5))
+    x[1], weight[:, 2] = 0.0, 0.0  # no largest magnitude to make a scale of
+    x, weight = (fpemu.round(v, "float32").astype(dtype) for v in (x, weight))
+    bias = generator.normal(size=5).astype(np.float32).astype(dtype)
+    step = PRODUCTS[name]
+    for of_bias in (bias, None):
+        matrix = layers.Matrix(weight, of_bias, fpemu.formats.float32)
+        for _ in range(2):  # the second time from what it has kept
+            found = layers.linear(x, matrix, step)
+            np.testing.assert_array_equal(found, decoder.linear(x, weight, of_bias, step))
+            assert found.dtype == dtype
+
+
+def test_what_a_matrix_has_kept_is_for_one_step():
+    weight = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    matrix = layers.Matrix(weight, None, fpemu.formats.float32)
+    x = np.ones((1, 8), np.float32)
+    for name in ("row", "rounded operands", "row", "nvfp4", "sequential"):
+        found = layers.linear(x, matrix, PRODUCTS[name])
+        np.testing.assert_array_equal(found, decoder.linear(x, weight, None, PRODUCTS[name]))

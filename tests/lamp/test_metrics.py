@@ -5,19 +5,21 @@ import numpy as np
 import pytest
 
 import lamp
-from lamp.gpt2 import Forward
+from lamp.decoder import Forward
+from lamp.lookahead import Recomputation
 from lamp.metrics import evaluate
 
 
 class Canned:
     """A model whose logits are given."""
 
-    def __init__(self, logits, selected=(1, 3), pairs=(10, 10)):
+    def __init__(self, logits):
         self.logits = list(np.atleast_3d(logits))
-        self.selected, self.pairs = np.array(selected), np.array(pairs)
 
     def forward(self, tokens):
-        return Forward(self.logits.pop(0), self.selected, self.pairs)
+        scores = Recomputation(1, 10, 4), Recomputation(3, 10, 4)
+        up = Recomputation(0, 20, 8), Recomputation(9, 20, 8)
+        return Forward(self.logits.pop(0), {"scores": scores, "mlp_up": up}, 880)
 
 
 def exact_divergence(reference, model):
@@ -66,8 +68,10 @@ def test_flips_perplexity_and_rates_by_hand():
     # Position 0 predicts token 0, position 1 token 1; position 2 predicts nothing in the text.
     assert metrics.reference_perplexity == pytest.approx((0.5 * 0.7) ** -0.5)
     assert metrics.perplexity == pytest.approx((0.25 * 0.7) ** -0.5)
-    assert metrics.layer_rates == (0.1, 0.3)
-    assert metrics.recomputation_rate == 0.2
+    assert metrics.step_rates == {"scores": (0.1, 0.3), "mlp_up": (0.0, 0.45)}
+    assert metrics.layer_rates == (1 / 30, 0.4)
+    assert metrics.recomputation_rate == 13 / 60
+    assert metrics.high_precision_share == (4 * 4 + 9 * 8) / 880
 
 
 def test_windows_are_texts_of_their_own():
