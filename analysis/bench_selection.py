@@ -17,7 +17,8 @@ from benchmark import fastest
 
 import fpemu
 from lamp.attention import softmax
-from lamp.selection import LAMP, RULES, select_rows, value_distances
+from lamp.rules import LAMP, RULES
+from lamp.selection import select_rows, value_distances
 
 DIMENSION = 64
 TARGET = 0.1

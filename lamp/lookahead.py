@@ -13,7 +13,8 @@ import fpemu
 from lamp.hardware import Product
 from lamp.layers import Operand
 from lamp.rows import total
-from lamp.selection import LAMP, select_rows
+from lamp.rules import LAMP
+from lamp.selection import select_rows
 
 __all__ = ["LookAhead", "Recomputation", "error_weights", "mixed"]
 
@@ -94,7 +95,7 @@ def error_weights(
     Parameters
     ----------
     name : {"products", "norms", "running_1", "running_2"}
-        See :data:`lamp.selection.WEIGHTS`.
+        See :data:`lamp.rules.WEIGHTS`.
     factors : tuple of ndarray, shapes (..., m, k) and (..., k, n)
         The factors.
     operands : tuple of Operand

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lamp.metrics import Metrics, evaluate, reference_logits
-from lamp.selection import LAMP
+from lamp.rules import LAMP
 
 if TYPE_CHECKING:
     from lamp.gpt2 import GPT2

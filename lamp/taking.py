@@ -133,7 +133,7 @@ def _largest_rows(start, stop, words, counts, mask):  # type: ignore[no-untyped-
 
 
 def normwise(z: NDArray[Any], lengths: Lengths, tau: float) -> Mask:
-    """The authors' rule: see :class:`lamp.selection.LAMP`."""
+    """The authors' rule: see :class:`lamp.rules.LAMP`."""
     mask = np.zeros(z.shape, np.bool_)
     parallel.run(_normwise_rows, len(z), z, lengths, tau, mask, grain=_GRAIN)
     return mask

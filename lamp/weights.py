@@ -13,6 +13,7 @@ import fpemu
 from fpemu import Format
 from lamp.hardware import Hardware
 from lamp.layers import Matrix, Norm
+from lamp.rotary import Rotary
 
 __all__ = ["Block", "Shape", "Tensors", "Weights"]
 
@@ -32,6 +33,8 @@ class Shape:
         Of every norm.
     scaled : bool
         Whether scores are divided by the square root of the head dimension.
+    rotary : Rotary, optional
+        How queries and keys are turned.
     """
 
     vocabulary: int
@@ -45,6 +48,7 @@ class Shape:
     activation: str
     epsilon: float
     scaled: bool = True
+    rotary: Rotary | None = None
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import fpemu
 import lamp
 from fpemu import Sequential
 from fpemu.reference import round_exact
+from lamp import LAMP, select
 from lamp.attention import attention, softmax
-from lamp.selection import LAMP, select
 
 
 def heads(tokens=20, dimension=16, count=3, seed=0, dtype=np.float32, scale=1.5):

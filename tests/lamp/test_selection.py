@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from lamp import LAMP, select
 from lamp.compositions import Entrywise, LayerNorm, SoftmaxProduct
-from lamp.selection import RULES
+from lamp.rules import RULES
 
 
 def softmax(y):
@@ -506,3 +506,47 @@ def test_random_budgets_are_uniform():
     whole = select(z, rule="random", budget=0.3)
     assert whole.sum() == 6000
     assert (whole != select(z, rule="random", budget=0.3, seed=1)).any()
+
+
+TEXTS = {
+    "softmax:tv:0.01": LAMP("total_variation", tau=0.01),
+    "softmax:normwise:1.2": LAMP(tau=1.2),
+    "softmax:kl:7%:weights=running_2:scope=row": LAMP(
+        "kl", budget=0.07, weights="running_2", scope="row"
+    ),
+    "norm:norm:1%": LAMP("norm", budget=0.01),
+    "activation:random:12.5%:seed=7": LAMP("random", budget=0.125, seed=7, on="activation"),
+    "softmax:value_aware:1e-3:exact_columns=1": LAMP("value_aware", tau=1e-3, exact_columns=1),
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_settings_in_words(text):
+    assert LAMP.parse(text) == TEXTS[text]
+    assert LAMP.parse(str(TEXTS[text])) == TEXTS[text]
+
+
+@given(st.floats(0, 1), st.booleans(), st.sampled_from(list(RULES.values())))
+def test_settings_survive_being_written_down(amount, is_budget, rule):
+    tau = 1 + max(amount, 2**-50) if rule.name in ("normwise", "random") else amount
+    chosen = LAMP(rule.name, **({"budget": amount} if is_budget else {"tau": tau}))
+    assert LAMP.parse(str(chosen)) == chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tv:0.01", "begins with 'tv': expected one of softmax, norm, activation"),
+        ("softmax:tv", "is not PLACE:RULE:AMOUNT"),
+        ("softmax:tv:much", "'much' is neither a tau nor a share in percent"),
+        ("softmax:tw:0.1", "unknown rule 'tw'"),
+        ("softmax:tv:101%", r"budget must be a share in \[0, 1\], not 1.01"),
+        ("softmax:norm:1%", "rule 'norm' with a budget is for norm, not 'softmax'"),
+        ("softmax:tv:1%:weight=abs", "'weight=abs' is not one of weights=..., seed=..."),
+        ("softmax:random:1%:seed=x", "invalid literal"),
+    ],
+)
+def test_settings_in_wrong_words_are_refused(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        LAMP.parse(text)
+    assert str(caught.value).startswith(repr(text))

@@ -1,0 +1,301 @@
+"""The rules of look-ahead recomputation and their settings, as data.
+
+References
+----------
+Budzinskiy et al., "LAMP: Look-Ahead Mixed-Precision Inference of Large Language Models",
+arXiv 2601.21623.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+import numpy as np
+
+__all__ = ["LAMP", "PLACES", "RULES", "SCOPES", "WEIGHTS", "Rule"]
+
+PLACES: Final = ("softmax", "norm", "activation")
+"""The functions f that arguments are recomputed of."""
+
+WEIGHTS: Final = ("one", "abs", "products", "norms", "running_1", "running_2")
+"""What the errors of the scores are taken to be proportional to: 1, ``|y|``, ``|q|^T |k|``,
+``||q|| ||k||``, the running sums R1 and R2 of their accumulation."""
+
+SCOPES: Final = ("all", "row")
+"""What a budget is a share of: all components of a call, or those of each row."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to choose components.
+
+    Parameters
+    ----------
+    name : str
+    summary : str
+        What it does.
+    optimal : str
+        In what sense it is the best choice; empty if it is not.
+    sensitivity : {"spread", "z", "given", None}
+        The part of a component's score that f gives: ``z (1 - z)``, ``z``, what the caller gives;
+        None for rules that have no scores.
+    power : int
+        The power of the weights in the score.
+    condition : bool
+        Whether tau bounds a condition number of a row instead of being a threshold of scores.
+    """
+
+    name: str
+    summary: str
+    optimal: str
+    sensitivity: str | None
+    power: int = 1
+    condition: bool = False
+
+    def places(self, *, tau: bool) -> tuple[str, ...]:
+        """Where it makes sense, with a tau or a budget; the place it has by itself comes first."""
+        if self.name in PLACES:
+            return (self.name,)
+        if self.name == "random" and not tau:
+            return PLACES
+        return ("softmax",)
+
+    def check_tau(self, tau: float) -> None:
+        """Raise a ValueError if tau is out of range."""
+        if self.name in ("normwise", "random"):
+            if not 1 < tau <= 2:
+                raise ValueError(f"tau must lie in (1, 2], not {tau}")
+        elif not 0 <= tau < np.inf:
+            raise ValueError(f"tau of {self.name} must be at least 0, not {tau}")
+
+
+_RULES: Final = (
+    Rule(
+        "normwise",
+        "the authors' rule: descending z while those taken sum to less than 2 - tau - 2 z_min",
+        "",
+        None,
+        0,
+        condition=True,
+    ),
+    Rule(
+        "normwise_optimal",
+        "the fewest components with sum z + max(0, 1 - 2 z_min) of the others at most tau",
+        "fewest components for the infinity norm of the relative condition matrix",
+        None,
+        0,
+        condition=True,
+    ),
+    Rule(
+        "componentwise",
+        "the fewest with sum w z + max(0, max w (1 - 2 z)) of the others at most tau",
+        "fewest components for the worst relative error of a probability",
+        None,
+        1,
+        condition=True,
+    ),
+    Rule(
+        "total_variation",
+        "the largest w z (1 - z)",
+        "least first-order bound of the error of z in the 1-norm",
+        "spread",
+    ),
+    Rule(
+        "kl",
+        "the largest w**2 z (1 - z)",
+        "least expected Kullback-Leibler divergence of z, for independent errors",
+        "spread",
+        2,
+    ),
+    Rule(
+        "value_aware",
+        "the largest w z ||v - o||",
+        "least first-order bound of the error of softmax(y) V",
+        "given",
+    ),
+    Rule(
+        "activation",
+        "the largest w times the sensitivity of an activation",
+        "least worst error of a component, or least summed error behind the next matrix",
+        "given",
+    ),
+    Rule(
+        "norm",
+        "the largest w times the sensitivity of a norm",
+        "least first-order bound by columns",
+        "given",
+    ),
+    Rule("largest", "the largest z", "", "z", 0),
+    Rule("random", "the control: components drawn at random", "", None, 0, condition=True),
+)
+RULES: Final = {rule.name: rule for rule in _RULES}
+"""The rules by name."""
+
+_SHORT: Final = {"tv": "total_variation"}
+_OPTIONS: Final[dict[str, Any]] = {"weights": str, "seed": int, "scope": str, "exact_columns": int}
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """A field by name in the text of settings."""
+    name, equals, value = text.partition("=")
+    if name not in _OPTIONS or not equals:
+        raise ValueError(f"{text!r} is not one of {', '.join(f'{name}=...' for name in _OPTIONS)}")
+    return name, _OPTIONS[name](value)
+
+
+def _amount(text: str) -> float:
+    """A tau, or a budget in percent: decimals are exact, so that 7% is 0.07."""
+    try:
+        number = Decimal(text.removesuffix("%"))
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is neither a tau nor a share in percent") from None
+    return float(number / 100 if text.endswith("%") else number)
+
+
+def _percent(share: float) -> str:
+    return f"{(Decimal(repr(share)) * 100).normalize():f}%"
+
+
+@dataclass(frozen=True)
+class LAMP:
+    """Look-ahead recomputation: a rule and how much it may recompute.
+
+    Parameters
+    ----------
+    rule : str
+        One of :data:`RULES`.  ``"normwise"``, the authors' rule: in each row, take probabilities in
+        descending order while the sum of those taken before plus twice the row's smallest is below
+        ``2 - tau``.  It may take one component more than the fewest.  ``"random"``: the control, as
+        many in each row as the normwise rule would take, or a budget, drawn among all of the row.
+    tau : float, optional
+        For rules with scores the threshold, which all rows share: scores above it are taken.  For
+        the others the condition number that is allowed, for normwise and random in (1, 2].  The
+        smaller, the more is recomputed.
+    budget : float, optional
+        Instead of `tau`: the share of the components to recompute, rounded down.
+    weights : str
+        One of :data:`WEIGHTS`, for rules that take any: what errors are proportional to.
+    seed : int
+        For random.
+    scope : {"all", "row"}
+        Whether a budget is a share of all components of a layer or of each row.
+    exact_columns : int
+        How many leading columns are recomputed whatever the rule, as attention sinks may be.  They
+        come first in a budget; rules without scores take them in addition to theirs.
+    on : {"softmax", "norm", "activation"}
+        The place whose arguments are recomputed; left out, the one that the rule is for.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range or does not belong to the rule.
+
+    Examples
+    --------
+    Settings can be written down as ``PLACE:RULE:AMOUNT``, where an amount in percent is a budget
+    and any other is tau, and more fields by name; ``tv`` is total_variation for short:
+
+    >>> import lamp
+    >>> settings = lamp.LAMP.parse("softmax:tv:1%:weights=abs")
+    >>> settings == lamp.LAMP("total_variation", budget=0.01, weights="abs")
+    True
+    >>> str(settings)
+    'softmax:total_variation:1%:weights=abs'
+    """
+
+    rule: str = "normwise"
+    tau: float | None = None
+    budget: float | None = None
+    weights: str = "one"
+    seed: int = 0
+    scope: str = "all"
+    exact_columns: int = 0
+    on: str = ""
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ValueError(f"unknown rule {self.rule!r}: expected {', '.join(RULES)}")
+        if self.weights not in WEIGHTS:
+            raise ValueError(f"unknown weights {self.weights!r}: expected {', '.join(WEIGHTS)}")
+        if self.scope not in SCOPES:
+            raise ValueError(f"unknown scope {self.scope!r}: expected {', '.join(SCOPES)}")
+        if (self.tau is None) == (self.budget is None):
+            raise ValueError(
+                f"rule {self.rule!r} takes either tau or a budget, not {self.tau} and {self.budget}"
+            )
+        if self.tau is not None:
+            RULES[self.rule].check_tau(self.tau)
+        if self.budget is not None and not 0 <= self.budget <= 1:
+            raise ValueError(f"budget must be a share in [0, 1], not {self.budget}")
+        if self.weights != "one" and not RULES[self.rule].power:
+            raise ValueError(f"rule {self.rule!r} takes no weights")
+        if not isinstance(self.exact_columns, int) or self.exact_columns < 0:
+            raise ValueError(f"exact_columns must be at least 0, not {self.exact_columns!r}")
+        places = RULES[self.rule].places(tau=self.tau is not None)
+        if not self.on:
+            object.__setattr__(self, "on", places[0])
+        if self.on not in places:
+            kind = "tau" if self.tau is not None else "a budget"
+            raise ValueError(
+                f"rule {self.rule!r} with {kind} is for {' or '.join(places)}, not {self.on!r}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> LAMP:
+        """The settings that a text says: ``PLACE:RULE:AMOUNT[:FIELD=VALUE...]``.
+
+        Parameters
+        ----------
+        text : str
+
+        Returns
+        -------
+        LAMP
+
+        Raises
+        ------
+        ValueError
+            If the text is not of that form, or says something impossible.
+        """
+        place, *parts = text.split(":")
+        if place not in PLACES:
+            raise ValueError(f"{text!r} begins with {place!r}: expected one of {', '.join(PLACES)}")
+        if len(parts) < 2:
+            raise ValueError(
+                f"{text!r} is not PLACE:RULE:AMOUNT, such as softmax:tv:0.01 or norm:norm:1%"
+            )
+        rule, amount, *options = parts
+        try:
+            values = dict(_option(option) for option in options)
+            values["budget" if amount.endswith("%") else "tau"] = _amount(amount)
+            return cls(_SHORT.get(rule, rule), on=place, **values)
+        except ValueError as error:
+            raise ValueError(f"{text!r}: {error}") from error
+
+    def __str__(self) -> str:
+        amount = f"{self.tau!r}" if self.budget is None else _percent(self.budget)
+        shown = (field for field in fields(self) if field.name in _OPTIONS)
+        options = (
+            f"{field.name}={getattr(self, field.name)}"
+            for field in shown
+            if getattr(self, field.name) != field.default
+        )
+        return ":".join([self.on, self.rule, amount, *options])
+
+    @property
+    def needs_all_rows(self) -> bool:
+        """Whether the selection in a row depends on the other rows."""
+        return self.budget is not None and self.scope == "all"
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the selection in a causal row is the same whatever rows come after it.
+
+        It is not at random, as draws go by the number of the row, nor for the normwise rule with a
+        tau: a row shorter than the array has zeros behind it, which are its smallest.
+        """
+        if self.needs_all_rows or self.rule == "random":
+            return False
+        return not (self.rule == "normwise" and self.tau is not None)
