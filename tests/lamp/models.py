@@ -1,17 +1,63 @@
-"""Checkpoints of random GPT-2 models, as transformers writes them."""
+"""Checkpoints of random models, as transformers writes them, and transformers' own logits."""
 
+import contextlib
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from torch.overrides import TorchFunctionMode
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+GPT2_SHAPE = {"vocab_size": 61, "n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head": 4}
+LLAMA_SHAPE = {
+    "vocab_size": 61,
+    "max_position_embeddings": 24,
+    "hidden_size": 32,
+    "intermediate_size": 44,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+class Float64(TorchFunctionMode):
+    """transformers' Llama in float64 throughout, if it is built and run under this mode.
+
+    Whatever the type of its weights, it makes rotary tables, mean squares and softmax in float32:
+    this puts float64 wherever it asks for that.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        def wide(x):
+            return torch.float64 if x is torch.float32 else x
+
+        if func is torch.Tensor.float:
+            func = torch.Tensor.double
+        return func(*map(wide, args), **{k: wide(v) for k, v in (kwargs or {}).items()})
 
 
 def random_checkpoint(path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **options):
-    """Save a random model; its weights are large enough for attention to be peaked."""
-    shape = {"vocab_size": 61, "n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    """Save a random GPT-2; its weights are large enough for attention to be peaked."""
+    config = GPT2Config(**{**GPT2_SHAPE, "initializer_range": 0.3, **options})
+    return _save(GPT2LMHeadModel, config, path, seed, dtype)
+
+
+def random_llama_checkpoint(
+    path: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **options
+):
+    """Save a random Llama, likewise."""
+    config = LlamaConfig(**{**LLAMA_SHAPE, "initializer_range": 0.3, **options})
+    return _save(LlamaForCausalLM, config, path, seed, dtype)
+
+
+def _save(kind, config, path: Path, seed: int, dtype: torch.dtype):
     torch.manual_seed(seed)
-    config = GPT2Config(**{**shape, "initializer_range": 0.3, **options})
-    model = GPT2LMHeadModel(config)
+    model = kind(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:  # biases and norms, which begin as zeros and ones
@@ -20,8 +66,16 @@ def random_checkpoint(path: Path, *, seed: int = 0, dtype: torch.dtype = torch.f
     return path
 
 
+def transformers_model(path: Path, dtype: torch.dtype):
+    """transformers' own model of a checkpoint of any family."""
+    return AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, attn_implementation="eager"
+    ).eval()
+
+
 def transformers_logits(path: Path, tokens, dtype: torch.dtype):
-    """The logits of transformers' own GPT-2."""
-    model = GPT2LMHeadModel.from_pretrained(path, dtype=dtype, attn_implementation="eager").eval()
-    with torch.no_grad():
+    """transformers' own logits; in float64 every step of theirs is."""
+    mode = Float64() if dtype == torch.float64 else contextlib.nullcontext()
+    with mode, torch.no_grad():
+        model = transformers_model(path, dtype)
         return model(torch.as_tensor(tokens)[None]).logits[0].numpy()
