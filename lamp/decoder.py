@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -473,7 +473,7 @@ class Decoder(ABC):
         >>> model = lamp.GPT2.from_pretrained("embedded", hardware="scores-ps4")
         >>> trace = model.trace(model.encode("Now is the winter"), 2)
         >>> trace.steps["scores"].shape, bool(abs(trace.errors["scores"]).max() < 2.0)
-        ((8, 4, 4), True)
+        ((4, 5, 5), True)
         """
         if not 0 <= layer < self.shape.layers:
             raise ValueError(f"layer {layer} is not in 0..{self.shape.layers - 1}")
@@ -530,7 +530,7 @@ class Decoder(ABC):
         >>> model = lamp.GPT2.from_pretrained("embedded", hardware="bf16")
         >>> errors = model.depth_map(model.encode("Now is the winter")).relative
         >>> errors.shape, bool(errors.max() < 0.1)
-        ((7, 4), True)
+        ((7, 5), True)
         """
         numbers = self._check_tokens(tokens)
         exact = self.with_hardware("fp64")
@@ -556,7 +556,69 @@ class Decoder(ABC):
         self._forward(numbers, None, observe)
         return np.stack(found)
 
-    @default_environment()
+    def stream(
+        self,
+        tokens: ArrayLike,
+        count: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: ArrayLike = (),
+    ) -> Iterator[int]:
+        r"""Continue a text and give each token as soon as it is chosen.
+
+        Parameters
+        ----------
+        tokens, count, temperature, top_k, top_p, seed, stop
+            As :meth:`generate`, and checked before the first token is asked for.
+
+        Returns
+        -------
+        iterator of int
+            The tokens behind the beginning; one of `stop`, if it comes, is the last.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`generate`; for a logit that is NaN when its token is asked for.
+
+        Examples
+        --------
+        >>> import lamp
+        >>> model = lamp.GPT2.from_pretrained("embedded")
+        >>> for token in model.stream(model.encode("ROMEO.\nO, she doth"), 4):
+        ...     print(model.decode([token]), end="|")
+         not| know| her|,|
+        """
+        sampler = Sampler(temperature, top_k, top_p, seed)
+        text = self._check_tokens(tokens)
+        if not isinstance(count, (int, np.integer)) or count < 0:
+            raise ValueError(f"count must be an integer that is not negative, not {count!r}")
+        total = len(text) + int(count)
+        if total > self.shape.positions:
+            raise ValueError(
+                f"{len(text)} tokens and {count} more are beyond the model's "
+                f"{self.shape.positions} positions"
+            )
+        return self._stream(text, total, sampler, self._check_stop(stop))
+
+    def _stream(
+        self, text: NDArray[np.int64], total: int, sampler: Sampler, stop: frozenset[int]
+    ) -> Iterator[int]:
+        cache = None
+        if self.hardware.is_causal and self.look_ahead.is_causal:
+            cache = Cache(self.shape, self.hardware.carrier, total)
+        while len(text) < total:
+            unread = text if cache is None else text[cache.length :]
+            with default_environment():  # not while the caller has the token
+                token = sampler.draw(self._forward(unread, cache).logits[-1])
+            text = np.append(text, token)
+            yield token
+            if token in stop:
+                return
+
     def generate(
         self,
         tokens: ArrayLike,
@@ -566,6 +628,7 @@ class Decoder(ABC):
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
+        stop: ArrayLike = (),
     ) -> NDArray[np.int64]:
         r"""Continue a text.
 
@@ -589,10 +652,14 @@ class Decoder(ABC):
             Draw from the fewest most probable tokens that have this probability together.
         seed : int
             Of the draws.
+        stop : array_like of int
+            Tokens that end the text, such as the tokenizer's ``eos_token_id``: the first of them
+            that is chosen is the last token.
 
         Returns
         -------
-        ndarray of int64, shape (length + count,)
+        ndarray of int64, shape (length + count,) or shorter
+            Beginning and continuation.
 
         Raises
         ------
@@ -609,24 +676,10 @@ class Decoder(ABC):
         >>> model.decode(model.generate(model.encode("ROMEO.\nO, she doth"), 4))
         'ROMEO.\nO, she doth not know her,'
         """
-        sampler = Sampler(temperature, top_k, top_p, seed)
-        text = self._check_tokens(tokens)
-        if not isinstance(count, (int, np.integer)) or count < 0:
-            raise ValueError(f"count must be an integer that is not negative, not {count!r}")
-        total = len(text) + int(count)
-        if total > self.shape.positions:
-            raise ValueError(
-                f"{len(text)} tokens and {count} more are beyond the model's "
-                f"{self.shape.positions} positions"
-            )
-        cache = None
-        if self.hardware.is_causal and self.look_ahead.is_causal:
-            cache = Cache(self.shape, self.hardware.carrier, total)
-        while len(text) < total:
-            unread = text if cache is None else text[cache.length :]
-            token = sampler.draw(self._forward(unread, cache).logits[-1])
-            text = np.append(text, token)
-        return text
+        added = self.stream(
+            tokens, count, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop
+        )
+        return np.concatenate([np.asarray(tokens, np.int64), np.fromiter(added, np.int64)])
 
     # --- checks -----------------------------------------------------------------------------------
 
@@ -646,6 +699,15 @@ class Decoder(ABC):
                 f"{length} tokens are more than the model's {self.shape.positions} positions"
             )
         return self._check_numbers(numbers)
+
+    def _check_stop(self, stop: ArrayLike) -> frozenset[int]:
+        numbers = np.atleast_1d(np.asarray(stop))
+        if not numbers.size:
+            return frozenset()
+        try:
+            return frozenset(self._check_numbers(numbers).tolist())
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"stop: {error}") from error
 
     def _check_numbers(self, numbers: NDArray[Any]) -> NDArray[np.int64]:
         if numbers.dtype.kind not in "iu":

@@ -85,6 +85,41 @@ def test_the_same_seed_gives_the_same_text(tmp_path):
     assert model.generate([1], 0, temperature=2.0).tolist() == [1]
 
 
+@pytest.mark.parametrize("name", ["fp32", "authors"])
+def test_a_stream_gives_the_tokens_of_generate_one_by_one(tmp_path, name):
+    machine, settings, _ = SETTINGS[name]
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path), hardware=machine, lamp=settings)
+    options = {"temperature": 1.5, "top_k": 9, "seed": 4}
+    whole = model.generate([5, 9], 8, **options).tolist()
+    stream = model.stream([5, 9], 8, **options)
+    assert [next(stream) for _ in range(3)] == whole[2:5]
+    assert list(stream) == whole[5:]
+
+
+def test_the_first_token_to_stop_at_is_the_last(tmp_path):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path))
+    options = {"temperature": 2.0, "seed": 3}
+    whole = model.generate([1, 2], 12, **options).tolist()
+    later = whole[6]
+    end = whole.index(later, 2) + 1
+    for stop in (later, [later]):
+        assert model.generate([1, 2], 12, stop=stop, **options).tolist() == whole[:end]
+    # Those of the beginning stop nothing.
+    unseen = next(token for token in range(61) if token not in whole[2:])
+    assert model.generate([1, 2], 12, stop=[unseen], **options).tolist() == whole
+    assert len(model.generate([later, 2], 1, stop=later)) == 3
+
+
+def test_a_stream_refuses_before_its_first_token(tmp_path):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path))
+    with pytest.raises(ValueError, match="24 positions"):
+        model.stream([1], 24)
+    with pytest.raises(ValueError, match=r"stop: token 97 at position 1 is not in 0\.\.60"):
+        model.stream([1], 2, stop=[3, 97])
+    with pytest.raises(TypeError, match="stop: tokens must be integers, not float64"):
+        model.stream([1], 2, stop=[0.5])
+
+
 LOGITS = np.array([0.5, 2.0, -1.0, 2.0, 1.0, -np.inf], np.float32)
 
 
