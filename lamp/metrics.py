@@ -62,9 +62,28 @@ class Metrics:
     high_precision_share: float
 
 
+@dataclass(frozen=True)
+class Window:
+    """A part of a text that goes through a model at once.
+
+    Parameters
+    ----------
+    tokens : ndarray of int
+        What the model reads.
+    following : ndarray of int64
+        The token behind each; -1 for none.
+    context : int
+        How many of the first are compared with nothing.
+    """
+
+    tokens: NDArray[Any]
+    following: NDArray[np.int64]
+    context: int = 0
+
+
 @dataclass
-class _Totals:
-    """Sums over windows."""
+class Totals:
+    """What windows add up to."""
 
     rows: list[NDArray[np.float64]] = field(default_factory=list)
     selected: dict[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -72,8 +91,14 @@ class _Totals:
     repeated: int = 0
     multiply_adds: int = 0
 
-    def add(self, rows: NDArray[np.float64], forward: Forward) -> None:
-        """Those of a window."""
+    def add(self, expected: NDArray[Any], forward: Forward, window: Window) -> int:
+        """Compare a window's logits with the reference's; how many positions that were."""
+        if expected.shape != forward.logits.shape:
+            raise ValueError(
+                f"reference logits have shape {expected.shape}, but the model's have "
+                f"{forward.logits.shape}"
+            )
+        rows = _compare(expected, forward.logits, window.following)[window.context :]
         self.rows.append(rows)
         self.repeated += forward.repeated
         self.multiply_adds += forward.multiply_adds
@@ -81,6 +106,7 @@ class _Totals:
             for sums, name in ((self.selected, "selected"), (self.components, "components")):
                 counts = np.array([getattr(part, name) for part in layers], np.int64)
                 sums[step] = sums.get(step, 0) + counts
+        return len(rows)
 
     def metrics(self) -> Metrics:
         """The means."""
@@ -148,66 +174,51 @@ def evaluate(
     >>> 0 < metrics.kl < 0.1
     True
     """
-    totals = _Totals()
-    windows = _windows(np.asarray(tokens), length, stride)
+    totals = Totals()
+    parts = windows(np.asarray(tokens), length, stride)
     model_of_reference: Any = reference if hasattr(reference, "forward") else None
-    given: Any = None if model_of_reference else _given(reference, windows)
-    for index, window in enumerate(windows):
+    given: Any = None if model_of_reference else _given(reference, parts)
+    for index, window in enumerate(parts):
         runs = model_of_reference is not None
         expected = model_of_reference.forward(window.tokens).logits if runs else given[index]
-        result = model.forward(window.tokens)
-        if expected.shape != result.logits.shape:
-            raise ValueError(
-                f"reference logits have shape {expected.shape}, but the model's have "
-                f"{result.logits.shape}"
-            )
-        rows = _compare(expected, result.logits, window.following)[window.context :]
-        totals.add(rows, result)
+        compared = totals.add(expected, model.forward(window.tokens), window)
         if progress is not None:
-            progress(len(rows))
+            progress(compared)
     return totals.metrics()
 
 
-@dataclass(frozen=True)
-class _Window:
-    """Tokens, those that follow each (-1 for none), and how many are context alone."""
-
-    tokens: NDArray[Any]
-    following: NDArray[np.int64]
-    context: int = 0
-
-
-def _windows(tokens: NDArray[Any], length: int | None, stride: int | None) -> list[_Window]:
+def windows(tokens: NDArray[Any], length: int | None, stride: int | None) -> list[Window]:
+    """The parts of a text that go through a model one by one, as :func:`evaluate` cuts it."""
     if length is None:
         if stride is not None:
             raise ValueError("a stride needs the length of the windows")
-        return [_Window(text, _following(text)) for text in np.atleast_2d(tokens)]
+        return [Window(text, _following(text)) for text in np.atleast_2d(tokens)]
     step = length if stride is None else stride
     if tokens.ndim != 1 or not 1 <= step <= length:
         raise ValueError(
             f"windows of {length} tokens with a stride of {step} need one text and a stride from 1 "
             f"to the length; the tokens have shape {tokens.shape}"
         )
-    following, windows, covered = _following(tokens), [], 0
+    following, parts, covered = _following(tokens), [], 0
     for start in range(0, len(tokens), step):
         here = slice(start, start + length)
-        windows.append(_Window(tokens[here], following[here], covered - start))
+        parts.append(Window(tokens[here], following[here], covered - start))
         covered = start + len(tokens[here])
         if covered == len(tokens):
             break
-    return windows
+    return parts
 
 
 def _following(text: NDArray[Any]) -> NDArray[np.int64]:
     return np.append(text[1:], -1).astype(np.int64)
 
 
-def _given(reference: Any, windows: list[_Window]) -> NDArray[Any]:
+def _given(reference: Any, parts: list[Window]) -> NDArray[Any]:
     """Logits of the reference that are given: (windows, length, vocabulary)."""
     logits = np.asarray(reference)
-    if logits.ndim == 2 and len(windows) == 1:
+    if logits.ndim == 2 and len(parts) == 1:
         logits = logits[np.newaxis]
-    shape = len(windows), len(windows[0].tokens)
+    shape = len(parts), len(parts[0].tokens)
     if logits.ndim != 3 or logits.shape[:2] != shape:
         raise ValueError(
             f"reference logits have shape {logits.shape}, but the tokens have shape {shape}"
