@@ -17,6 +17,7 @@ from benchmark import fastest
 
 import fpemu
 from lamp.attention import softmax
+from lamp.hardware import Function
 from lamp.rules import LAMP, RULES
 from lamp.selection import select_rows, value_distances
 
@@ -45,7 +46,7 @@ def main() -> None:
 
     y = products().reshape(-1, tokens) / np.float32(np.sqrt(DIMENSION))
     row_lengths = np.tile(lengths, heads)
-    z = softmax(y, row_lengths)
+    z = softmax(y, row_lengths, Function())
     weights = np.abs(y)
     distances = value_distances(z.reshape(heads, tokens, tokens), value).reshape(z.shape) * z
     scores = fastest(products, options.repetitions)
@@ -58,7 +59,7 @@ def main() -> None:
     print(
         f"{heads} x {tokens} x {tokens} causal scores {scores * 1e3:30.1f} ms, times their cost:\n"
     )
-    report("softmax of the scores", lambda: softmax(y, row_lengths))
+    report("softmax of the scores", lambda: softmax(y, row_lengths, Function()))
     report("scores with running sums", lambda: products(True))
     report(
         "distances of values from outputs",

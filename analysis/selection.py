@@ -34,7 +34,7 @@ from rich.table import Table
 
 import fpemu
 import lamp
-from lamp import LAMP, checkpoints, gpt2
+from lamp import LAMP, checkpoints
 from lamp.attention import softmax
 from lamp.metrics import evaluate, reference_logits
 from lamp.selection import select_rows, value_distances
@@ -204,19 +204,8 @@ def model_rows(task: tuple[str, str, int, int]) -> list[ModelRow]:
 
 def record(model: lamp.GPT2, window: Any) -> list[tuple[Any, Any, Any]]:
     """Queries, keys and values of all layers of the model in float32."""
-    found: list[tuple[Any, Any, Any]] = []
-    original = gpt2.attention
-
-    def recorder(query: Any, key: Any, value: Any, **options: Any) -> Any:
-        found.append((query, key, value))
-        return original(query, key, value, **options)
-
-    gpt2.attention = recorder
-    try:
-        model.forward(window)
-    finally:
-        gpt2.attention = original
-    return found
+    traces = (model.trace(window, layer).steps for layer in range(model.shape.layers))
+    return [(steps["query"], steps["key"], steps["value"]) for steps in traces]
 
 
 class Heads:
@@ -257,7 +246,8 @@ class Heads:
 
     def softmax(self, y: Any) -> Any:
         """The probabilities of causal scores."""
-        return softmax(self._rows(y), np.tile(self.lengths, self.heads)).reshape(y.shape)
+        rows, lengths = self._rows(y), np.tile(self.lengths, self.heads)
+        return softmax(rows, lengths, lamp.Function("float64")).reshape(y.shape)
 
     def selected(self, options: dict[str, Any], settings: LAMP, layer: int) -> Any:
         """Which scores a rule recomputes."""
