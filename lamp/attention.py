@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 import fpemu
 from fpemu import elementary, parallel
 from lamp.hardware import Function, Hardware, Product
-from lamp.layers import left_operand, overflowed, products, right_operand, written_type
+from lamp.layers import (
+    left_operand,
+    overflowed,
+    products,
+    right_operand,
+    sums_are_output,
+    written_type,
+)
 from lamp.lookahead import Recomputation, error_weights
 from lamp.rules import LAMP
 from lamp.selection import select_rows, value_distances
@@ -116,7 +123,7 @@ def _weighted(probabilities: NDArray[Any], value: NDArray[Any], step: Product) -
     """Probabilities times values."""
     a, b = left_operand(probabilities, step), right_operand(value, step, step.scale)
     sums = products(a, b, step)
-    if step.output == step.accumulator.format and step.scaling == "none":
+    if sums_are_output(step):
         return sums
     return np.asarray(fpemu.round(sums, step.output, step.rounding))
 

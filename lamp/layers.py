@@ -34,6 +34,7 @@ __all__ = [
     "products",
     "right_operand",
     "rounded",
+    "sums_are_output",
     "written_type",
 ]
 
@@ -214,6 +215,13 @@ def _scaled(
     return np.asarray(result)
 
 
+def sums_are_output(step: Product) -> bool:
+    """Whether the sums of a product are what its rounding into the output would make of them."""
+    has_scales = step.scaling != "none" or isinstance(step.operands, BlockFormat)
+    saturates = step.rounding.overflow == "saturate"
+    return bool(step.output == step.accumulator.format and not has_scales and not saturates)
+
+
 def overflowed(x: NDArray[Any], format: Format) -> NDArray[np.bool_]:
     """Which numbers a format may not have had room for: as large as its largest, infinite, NaN."""
     return np.asarray(~(np.abs(x) < format.max_finite))
@@ -247,7 +255,7 @@ def linear(
 def _biased(sums: NDArray[Any], matrix: Matrix, step: Product, x: NDArray[Any]) -> NDArray[Any]:
     if matrix.bias is not None:
         return _into(fpemu.add(sums, matrix.bias, step.output, step.rounding), x)
-    if step.output == step.accumulator.format and step.scaling == "none":
+    if sums_are_output(step):
         return _into(sums, x)
     return _into(fpemu.round(sums, step.output, step.rounding), x)
 

@@ -1,4 +1,4 @@
-"""Machines: each preset against the oracle of the whole model, and what a Hardware may be."""
+"""Machines: each preset against the oracle of whole models, and what a Hardware may be."""
 
 from dataclasses import replace
 
@@ -10,47 +10,10 @@ import lamp
 from fpemu import Rounding, Sequential, devices
 from lamp import Function, Hardware, Product, Sum, machines
 from lamp.attention import softmax
-from lamp.gpt2 import GPT2, GPT2Config
 from lamp.hardware import STEPS
-from tests.oracle import decoder
+from tests.lamp.tiny_models import FAMILIES, TOKENS
 
-CONFIG = GPT2Config(
-    vocab_size=7,
-    n_positions=6,
-    n_embd=18,
-    n_layer=2,
-    n_head=2,
-    n_inner=36,
-    activation_function="gelu_new",
-    layer_norm_epsilon=1e-5,
-)
-TOKENS = [3, 1, 6, 3, 0]
 FP8, MX = "hopper.wgmma.e4m3", "blackwell.tcgen05-mxf8f6f4.e4m3-e8m0-32"
-
-
-def tensors(seed=0):
-    """Those of a random model, with peaked attention."""
-    generator = np.random.default_rng(seed)
-    width, inner = CONFIG.n_embd, CONFIG.n_inner
-    shapes = {"wte.weight": (CONFIG.vocab_size, width), "wpe.weight": (CONFIG.n_positions, width)}
-    norms = ["ln_f"]
-    for layer in range(CONFIG.n_layer):
-        at = f"h.{layer}."
-        norms += [at + "ln_1", at + "ln_2"]
-        for name, inputs, outputs in (
-            ("attn.c_attn", width, 3 * width),
-            ("attn.c_proj", width, width),
-            ("mlp.c_fc", width, inner),
-            ("mlp.c_proj", inner, width),
-        ):
-            shapes[f"{at}{name}.weight"] = inputs, outputs
-            shapes[f"{at}{name}.bias"] = (outputs,)
-    for name in norms:
-        shapes[f"{name}.weight"] = shapes[f"{name}.bias"] = (width,)
-    return {
-        f"transformer.{name}": generator.normal(0, 0.4, shape).astype(np.float32)
-        for name, shape in shapes.items()
-    }
 
 
 def presets():
@@ -77,41 +40,78 @@ MIXED = Hardware(
 )
 
 
-@pytest.mark.parametrize("spec", [*presets(), MIXED], ids=str)
-def test_every_machine_computes_what_the_oracle_does(spec):
-    machine = lamp.hardware(spec)
-    held = tensors()
-    logits = GPT2(CONFIG, held, hardware=machine).logits(TOKENS)
+SATURATING = Rounding("rne", "saturate")
+# Whose sums look like their output but are not: sums that a scale or a saturation changes.
+ALIKE = Hardware(
+    "sums and output alike",
+    qkv=Product("e8m7", "nvfp4"),
+    attention_output=Product("e8m9", "nvfp4"),
+    mlp_up=Product("e8m6", "nvfp4"),
+    mlp_down=Product("float8_e5m2", rounding=SATURATING),
+    lm_head=Product("float8_e4m3", rounding=SATURATING),
+)
+IN_STEPS = Hardware(
+    "functions in steps",
+    norm=Function("e8m9", "rtp", "tf32"),
+    softmax=Function("bfloat16", "rna", "e6m8"),
+)
+
+
+def assert_same(found, expected):
+    """The same numbers, and zeros of the same sign."""
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("spec", [*presets(), MIXED, ALIKE, IN_STEPS], ids=str)
+def test_every_machine_computes_what_the_oracle_does(spec, family):
+    """Step by step."""
+    machine, tiny = lamp.hardware(spec), FAMILIES[family]
+    held = tiny.tensors()
+    if spec is ALIKE:
+        for name in ("lm_head.weight", "transformer.wte.weight"):
+            held = {**held, name: held[name] * 600} if name in held else held
+    model = tiny.model(machine, tensors=held)
+    logits = model.logits(TOKENS)
     assert logits.dtype == machine.carrier
-    expected = decoder.gpt2_logits(held, CONFIG, machine, TOKENS)
+    expected, layers = tiny.oracle(held, tiny.config, machine, TOKENS)
     if spec == "fp64":
         # Its functions are accurate but not correctly rounded into float64.
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-14 * np.abs(expected).max())
         return
-    np.testing.assert_array_equal(logits, expected)
+    for layer, steps in enumerate(layers):
+        trace = model.trace(TOKENS, layer)
+        for name, numbers in steps.items():
+            assert_same(trace.steps[name], numbers)
+    assert_same(logits, expected)
+    if spec is ALIKE:
+        assert np.abs(logits).max() == fpemu.format("float8_e4m3").max_finite
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", [*STEPS, "weights"])
-def test_every_step_matters(name):
+def test_every_step_matters(name, family):
     """An oracle and a model that took no notice of a step would agree, too."""
-    held, exact = tensors(), lamp.hardware("fp32")
-    plain = GPT2(CONFIG, held, hardware=exact).logits(TOKENS)
+    tiny, exact = FAMILIES[family], lamp.hardware("fp32")
+    plain = tiny.model(exact).logits(TOKENS)
     other = replace(exact, **{name: getattr(MIXED, name)})
-    changed = GPT2(CONFIG, held, hardware=other).logits(TOKENS)
+    changed = tiny.model(other).logits(TOKENS)
     assert (changed != plain).any() == (name != "recomputed")
 
 
-def test_sums_are_those_of_the_machine():
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sums_are_those_of_the_machine(family):
     """Units whose storage does not hide their sums tell them apart."""
-    held = tensors()
     names = ("fp32", "bf16", "fp16", "ampere-tf32", "ps7", "ps2", "scores-ps2")
-    logits = [GPT2(CONFIG, held, hardware=name).logits(TOKENS).tobytes() for name in names]
+    logits = [FAMILIES[family].model(name).logits(TOKENS).tobytes() for name in names]
     assert len(set(logits)) == len(names)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["fp32", "bf16", "hopper", "hopper-fp8", "mxfp8", "nvfp4"])
-def test_a_token_does_not_depend_on_later_ones_and_can_be_generated(name):
-    model = GPT2(CONFIG, tensors(), hardware=name)
+def test_a_token_does_not_depend_on_later_ones_and_can_be_generated(name, family):
+    model = FAMILIES[family].model(name)
     assert model.hardware.is_causal
     np.testing.assert_array_equal(model.logits(TOKENS)[:3], model.logits(TOKENS[:3]))
     text = model.generate(TOKENS[:2], 4)
@@ -127,7 +127,7 @@ def test_stochastic_steps_have_bits_of_their_own_in_every_layer():
     assert derived[0].residual.rounding.seed not in (5, derived[1].residual.rounding.seed)
     assert derived[0].mlp_up == machine.mlp_up
     assert not machine.is_causal
-    model = GPT2(CONFIG, tensors(), hardware=machine)
+    model = FAMILIES["gpt2"].model(machine)
     np.testing.assert_array_equal(model.logits(TOKENS), model.logits(TOKENS))
     other = replace(machine, residual=Sum("bfloat16", Rounding("sr", seed=6)))
     assert (model.with_hardware(other).logits(TOKENS) != model.logits(TOKENS)).any()

@@ -15,9 +15,17 @@ from fpemu.accumulators import Promoted, ScaledCore, Sequential
 from fpemu.formats import Format
 from fpemu.reference import round_exact
 from fpemu.scaling import BlockFormat
-from tests.oracle import accumulators, units
+from lamp.hardware import Sum
+from tests.oracle import accumulators, operations, units
 
-_NAMES = {"gelu_new": "gelu_tanh", "gelu": "gelu", "silu": "silu", "relu": "relu"}
+_NAMES = {
+    "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+    "silu": "silu",
+    "relu": "relu",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+}
 
 
 def fraction(x):
@@ -130,45 +138,49 @@ def product(a, b, step):
             result = inner(*spread, step.accumulator)
         if a.whole == b.whole == 1.0:
             return result
-        both = round_exact(fraction(a.whole) * fraction(b.whole), "float32")
-        return times(result, both)
+        return operations.multiply(
+            result, operations.multiply(a.whole, b.whole, "float32"), "float32"
+        )
     if step.scaling == "none":
         return inner(a.values, b.values, step.accumulator)
     size = step.block if step.scaling == "block" else len(a.values)
     total = None
     parts = zip(pieces(a.values, size), pieces(b.values, size), a.scales, b.scales, strict=True)
     for x, y, of_x, of_y in parts:
-        scaled = times(inner(x, y, step.accumulator), fraction(of_x) * fraction(of_y))
-        total = scaled if total is None else plus(total, scaled, "float32")
+        both = operations.multiply(of_x, of_y, "float64")  # exact, of two float32 numbers
+        scaled = operations.multiply(inner(x, y, step.accumulator), both, "float32")
+        total = scaled if total is None else operations.add(total, scaled, "float32")
     return total
-
-
-def times(x, factor):
-    return round_exact(fraction(x) * fraction_of(factor), "float32") if x else x
-
-
-def fraction_of(x):
-    return x if isinstance(x, Fraction) else fraction(x)
-
-
-def plus(x, y, format, rounding="rne"):
-    exact = fraction(x) + fraction(y)
-    return round_exact(exact, format, rounding) if exact else 0.0
 
 
 def linear(x, weight, bias, step):
     """``x @ weight + bias``."""
+    return watched(x, weight, bias, step)[0]
+
+
+def watched(x, weight, bias, step):
+    """``x @ weight + bias``, and where the step had no room for the sum or for that."""
     scale = whole_scale(weight, step.operands, step)
     rows = [Vector(row, step, step.scale) for row in x]
     columns = [Vector(column, step, scale) for column in np.transpose(weight)]
     result = np.empty((len(rows), len(columns)))
+    beyond = np.empty(result.shape, bool)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
-            exact = fraction(product(row, column, step))
-            if bias is not None:
-                exact += fraction(bias[j])
-            result[i, j] = round_exact(exact, step.output, step.rounding) if exact else 0.0
-    return result
+            sum_ = product(row, column, step)
+            if bias is None:
+                result[i, j] = round_exact(sum_, step.output, step.rounding)
+            else:
+                result[i, j] = operations.add(sum_, bias[j], step.output, step.rounding)
+            beyond[i, j] = no_room(sum_, step.accumulator.format) or no_room(
+                result[i, j], step.output
+            )
+    return result, beyond
+
+
+def no_room(x, format):
+    """Whether a number may have overflowed: NaN, infinite, or the largest."""
+    return not abs(x) < format.max_finite
 
 
 # --- functions ------------------------------------------------------------------------------------
@@ -179,6 +191,9 @@ def rounded(numbers, step):
 
 
 def norm(x, weight, bias, epsilon, step):
+    """LayerNorm, or RMSNorm where there is no bias."""
+    if step.steps is not None:
+        return np.array([norm_in_steps(row, weight, bias, epsilon, step) for row in x])
     if bias is None:
         rows = reference.rms_norm(x, epsilon, weight)
     else:
@@ -186,76 +201,271 @@ def norm(x, weight, bias, epsilon, step):
     return np.array([rounded(row, step) for row in rows])
 
 
+def norm_in_steps(row, weight, bias, epsilon, step):
+    """A row whose every inner step is rounded, the sums term after term."""
+    inner_, mode, count = step.steps, step.rounding, len(row)
+
+    def mean(a, b):
+        sum_ = accumulators.sequential(a, b, inner_, mode)
+        return operations.divide(sum_, count, inner_, mode)
+
+    centred = [float(x) for x in row]
+    if bias is not None:
+        centre = mean(centred, [1.0] * count)
+        centred = [operations.subtract(x, centre, inner_, mode) for x in centred]
+    raised = operations.add(mean(centred, centred), epsilon, inner_, mode)
+    root = reference.function("rsqrt", raised, inner_, mode)
+    result = []
+    for x, w, b in zip(centred, weight, weight if bias is None else bias, strict=True):
+        normalised = operations.multiply(x, root, inner_, mode)
+        if bias is None:
+            result.append(operations.multiply(normalised, w, step.output, mode))
+        else:
+            scaled = operations.multiply(normalised, w, inner_, mode)
+            result.append(operations.add(scaled, b, step.output, mode))
+    return result
+
+
+def softmax(scores, step):
+    if step.steps is None:
+        return rounded(reference.softmax(scores), step)
+    inner_, mode, top = step.steps, step.rounding, max(scores)
+    differences = [operations.subtract(score, top, inner_, mode) for score in scores]
+    shares = [reference.function("exp", x, inner_, mode) for x in differences]
+    total = accumulators.sequential(shares, [1.0] * len(shares), inner_, mode)
+    return [operations.divide(share, total, step.output, mode) for share in shares]
+
+
 def activation(x, name, step):
-    values = [_activation(float(v), name, step) for v in np.ravel(x)]
+    values = [
+        reference.function(_NAMES[name], float(v), step.output, step.rounding) for v in np.ravel(x)
+    ]
     return np.reshape(values, np.shape(x))
 
 
-def _activation(x, name, step):
-    if step.output.precision <= 24:
-        return reference.function(_NAMES[name], x, step.output, step.rounding)
-    with mpmath.workdps(60):
-        root = mpmath.sqrt(2 / mpmath.pi)
-        inner_ = root * (x + mpmath.mpf("0.044715") * mpmath.mpf(x) ** 3)
-        assert name == "gelu_new"
-        return round_exact(x * (1 + mpmath.tanh(inner_)) / 2, step.output, step.rounding)
+def elementwise(operation, x, y, step):
+    """A sum or product of two arrays."""
+    pairs = zip(np.ravel(x), np.ravel(y), strict=True)
+    values = [operation(float(a), float(b), step.output, step.rounding) for a, b in pairs]
+    return np.reshape(values, np.shape(x))
 
 
 def add(x, y, step):
-    pairs = zip(np.ravel(x), np.ravel(y), strict=True)
-    sums = [plus(a, b, step.output, step.rounding) for a, b in pairs]
-    return np.reshape(sums, np.shape(x))
+    return elementwise(operations.add, x, y, step)
 
 
-def attention(query, key, value, machine):
-    """One head."""
-    step, divisor = machine.scores, fraction(math.sqrt(query.shape[1]))
+# --- attention ------------------------------------------------------------------------------------
+
+
+def scores_of(query, key, step, divisor):
+    """All causal scores of a head, zeros after them, and where the step had no room."""
     rows = [Vector(row, step, step.scale) for row in query]
     columns = [Vector(row, step, step.scale) for row in key]
-    values = [Vector(column, machine.values, machine.values.scale) for column in value.T]
-    result = np.empty(query.shape)
+    scores = np.zeros((len(query), len(key)))
+    beyond = np.zeros(scores.shape, bool)
     for i, row in enumerate(rows):
-        scores = []
-        for column in columns[: i + 1]:
-            exact = fraction(product(row, column, step)) / divisor
-            scores.append(round_exact(exact, step.output, step.rounding) if exact else 0.0)
-        probabilities = rounded(reference.softmax(scores), machine.softmax)
-        padded = probabilities + [0.0] * (len(key) - len(scores))
-        weights = Vector(padded, machine.values, machine.values.scale)
-        for j, column in enumerate(values):
-            sum_ = product(weights, column, machine.values)
-            result[i, j] = round_exact(sum_, machine.values.output, machine.values.rounding)
+        for j, column in enumerate(columns[: i + 1]):
+            sum_ = product(row, column, step)
+            scores[i, j] = operations.divide(sum_, divisor, step.output, step.rounding)
+            beyond[i, j] = no_room(sum_, step.accumulator.format) or no_room(
+                scores[i, j], step.output
+            )
+    return scores, beyond
+
+
+def attention(query, key, value, machine, mask=None):
+    """A head: its steps by the names they have in a trace.
+
+    Where there is a mask, and where the step had no room, scores are those of the recomputed step.
+    """
+    divisor = math.sqrt(query.shape[1])
+    low, beyond = scores_of(query, key, machine.scores, divisor)
+    scores = low
+    if mask is not None:
+        high, _ = scores_of(query, key, machine.recomputed, divisor)
+        scores = np.where(mask | beyond, high, low)
+    probabilities = np.zeros(scores.shape)
+    for i, row in enumerate(scores):
+        probabilities[i, : i + 1] = softmax(row[: i + 1].tolist(), machine.softmax)
+    step = machine.values
+    weights = [Vector(row, step, step.scale) for row in probabilities]
+    columns = [Vector(column, step, step.scale) for column in value.T]
+    result = [
+        [round_exact(product(w, v, step), step.output, step.rounding) for v in columns]
+        for w in weights
+    ]
+    return {
+        "low_scores": low,
+        "scores": scores,
+        "probabilities": probabilities,
+        "heads": np.array(result),
+    }
+
+
+def turned(heads, rotary, step):
+    """Queries or keys with their positions in them: turned in float64, then rounded once more.
+
+    Cosines and sines are correctly rounded into float64, as those of the first 64 positions are.
+    """
+    result = np.empty(heads.shape)
+    half = heads.shape[2] // 2
+    for head, position, i in np.ndindex(heads.shape[0], heads.shape[1], half):
+        with mpmath.workdps(60):
+            angle = position * frequency(rotary, i)
+            c, s = (round_exact(f(angle), "float64") for f in (mpmath.cos, mpmath.sin))
+        a, b = (float(heads[head, position, place]) for place in (i, half + i))
+        left = operations.subtract(in_double(a, c), in_double(b, s), "float64")
+        right = operations.add(in_double(b, c), in_double(a, s), "float64")
+        result[head, position, i] = round_exact(left, step.output, step.rounding)
+        result[head, position, half + i] = round_exact(right, step.output, step.rounding)
     return result
+
+
+def in_double(a, b):
+    return operations.multiply(a, b, "float64")
+
+
+def frequency(rotary, pair):
+    """What a pair turns by from one position to the next."""
+    plain = mpmath.power(rotary.theta, mpmath.mpf(-2 * pair) / rotary.dimension)
+    if rotary.kind == "default":
+        return plain
+    if rotary.kind == "linear":
+        return plain / rotary.factors[0]
+    factor, low, high, positions = rotary.factors
+    wavelength = 2 * mpmath.pi / plain
+    if wavelength < positions / mpmath.mpf(high):
+        return plain
+    if wavelength > positions / mpmath.mpf(low):
+        return plain / factor
+    smooth = (positions / wavelength - low) / (mpmath.mpf(high) - low)
+    return (1 - smooth) * plain / factor + smooth * plain
+
+
+# --- layers ---------------------------------------------------------------------------------------
+
+
+def attended(qkv, counts, machine, rotary=None, mask=None):
+    """All heads of a layer: its steps by their names."""
+    heads, key_heads = counts
+    size = qkv.shape[1] // (heads + 2 * key_heads)
+    columns = np.split(qkv, qkv.shape[1] // size, axis=1)
+    query = np.array(columns[:heads])
+    key = np.array(columns[heads : heads + key_heads])
+    value = np.array(columns[heads + key_heads :])
+    if rotary is not None:
+        query, key = turned(query, rotary, machine.qkv), turned(key, rotary, machine.qkv)
+    found = []
+    for head in range(heads):
+        own = head * key_heads // heads
+        of_head = None if mask is None else mask[head]
+        found.append(attention(query[head], key[own], value[own], machine, of_head))
+    steps = {name: np.array([each[name] for each in found]) for name in found[0]}
+    steps["heads"] = np.hstack(list(steps["heads"]))
+    return {"query": query, "key": key, "value": value, **steps}
+
+
+def into_stream(x, h, matrix, machine, name, mask=None):
+    """The stream plus a product; where there is a mask, parts of both are the recomputed step's."""
+    step, twin = getattr(machine, name), machine.recomputed
+    product_, beyond = watched(h, *matrix, step)
+    low = add(x, product_, machine.residual)
+    if mask is None:
+        return low
+    for index, number in np.ndenumerate(low):
+        beyond[index] |= no_room(number, machine.residual.output)
+    high = add(x, linear(h, *matrix, twin), Sum(twin.output, twin.rounding))
+    return np.where(mask | beyond, high, low)
+
+
+def up(h, matrix, machine, mask=None):
+    """The arguments of the activation; where there is a mask, some are the recomputed step's."""
+    low, beyond = watched(h, *matrix, machine.mlp_up)
+    if mask is None:
+        return low
+    return np.where(mask | beyond, linear(h, *matrix, machine.recomputed), low)
+
+
+def held_by(tensors, machine):
+    """The weights as a machine stores them."""
+    return {
+        name: np.reshape([round_exact(float(v), machine.weights) for v in np.ravel(x)], x.shape)
+        for name, x in tensors.items()
+    }
 
 
 # --- GPT-2 ----------------------------------------------------------------------------------------
 
 
-def gpt2_logits(tensors, config, machine, tokens):
-    """The logits of a GPT-2 from its tensors under transformers' names."""
-    held = {
-        name: np.reshape([round_exact(float(v), machine.weights) for v in np.ravel(x)], x.shape)
-        for name, x in tensors.items()
-    }
+def gpt2(tensors, config, machine, tokens, masks=None):
+    """The logits of a GPT-2, from its tensors under transformers' names, and each layer's steps.
+
+    Steps have the names of a trace.  Masks say by layer and name what is recomputed.
+    """
+    held = held_by(tensors, machine)
 
     def take(name):
         return held[f"transformer.{name}.weight"], held[f"transformer.{name}.bias"]
 
-    epsilon, heads = config.layer_norm_epsilon, config.n_head
+    epsilon, heads, layers = config.layer_norm_epsilon, config.n_head, []
     embedding = held["transformer.wte.weight"]
     positions = held["transformer.wpe.weight"][: len(tokens)]
     x = add(embedding[tokens], positions, machine.embedding)
     for layer in range(config.n_layer):
-        at = f"h.{layer}."
-        h = norm(x, *take(at + "ln_1"), epsilon, machine.norm)
+        at, mask = f"h.{layer}.", masks[layer] if masks is not None else {}
+        steps = {"stream": x}
+        h = steps["norm_1"] = norm(x, *take(at + "ln_1"), epsilon, machine.norm)
         qkv = linear(h, *take(at + "attn.c_attn"), machine.qkv)
-        query, key, value = (np.split(part, heads, axis=1) for part in np.split(qkv, 3, axis=1))
-        of_heads = [attention(*of_head, machine) for of_head in zip(query, key, value, strict=True)]
-        h = linear(np.hstack(of_heads), *take(at + "attn.c_proj"), machine.attention_output)
-        x = add(x, h, machine.residual)
-        h = norm(x, *take(at + "ln_2"), epsilon, machine.norm)
-        h = linear(h, *take(at + "mlp.c_fc"), machine.mlp_up)
+        steps |= attended(qkv, (heads, heads), machine, mask=mask.get("mask"))
+        matrix, name = take(at + "attn.c_proj"), "attention_output"
+        x = into_stream(x, steps["heads"], matrix, machine, name, mask.get(f"{name}_mask"))
+        steps[name] = x
+        h = steps["norm_2"] = norm(x, *take(at + "ln_2"), epsilon, machine.norm)
+        h = steps["mlp_up"] = up(h, take(at + "mlp.c_fc"), machine, mask.get("mlp_up_mask"))
         h = activation(h, config.activation_function, machine.activation)
-        x = add(x, linear(h, *take(at + "mlp.c_proj"), machine.mlp_down), machine.residual)
+        steps["activation"] = h
+        matrix, name = take(at + "mlp.c_proj"), "mlp_down"
+        x = steps[name] = into_stream(x, h, matrix, machine, name, mask.get(f"{name}_mask"))
+        layers.append(steps)
     h = norm(x, *take("ln_f"), epsilon, machine.norm)
-    return linear(h, embedding.T, None, machine.lm_head)
+    return linear(h, embedding.T, None, machine.lm_head), layers
+
+
+# --- Llama ----------------------------------------------------------------------------------------
+
+
+def llama(tensors, config, machine, tokens, masks=None):
+    """The same of a Llama."""
+    held = held_by(tensors, machine)
+
+    def take(name):
+        """Inputs by outputs, which is not how transformers has them."""
+        return held[f"model.{name}.weight"].T, held.get(f"model.{name}.bias")
+
+    def normed(x, name):
+        return norm(x, held[f"model.{name}.weight"], None, config.rms_norm_eps, machine.norm)
+
+    counts, layers = (config.num_attention_heads, config.num_key_value_heads), []
+    embedding = held["model.embed_tokens.weight"]
+    x = np.array([rounded(row, machine.embedding) for row in embedding[tokens]])
+    for layer in range(config.num_hidden_layers):
+        at, mask = f"layers.{layer}.", masks[layer] if masks is not None else {}
+        steps = {"stream": x}
+        h = steps["norm_1"] = normed(x, at + "input_layernorm")
+        parts = [take(f"{at}self_attn.{name}_proj") for name in "qkv"]
+        bias = None if parts[0][1] is None else np.concatenate([part[1] for part in parts])
+        qkv = linear(h, np.hstack([part[0] for part in parts]), bias, machine.qkv)
+        steps |= attended(qkv, counts, machine, config.rotary, mask.get("mask"))
+        matrix, name = take(at + "self_attn.o_proj"), "attention_output"
+        x = into_stream(x, steps["heads"], matrix, machine, name, mask.get(f"{name}_mask"))
+        steps[name] = x
+        h = steps["norm_2"] = normed(x, at + "post_attention_layernorm")
+        gated = linear(h, *take(at + "mlp.up_proj"), machine.mlp_up)
+        h = steps["mlp_up"] = up(h, take(at + "mlp.gate_proj"), machine, mask.get("mlp_up_mask"))
+        h = activation(h, config.hidden_act, machine.activation)
+        h = steps["activation"] = elementwise(operations.multiply, h, gated, machine.activation)
+        matrix, name = take(at + "mlp.down_proj"), "mlp_down"
+        x = steps[name] = into_stream(x, h, matrix, machine, name, mask.get(f"{name}_mask"))
+        layers.append(steps)
+    head = embedding if config.tie_word_embeddings else held["lm_head.weight"]
+    return linear(normed(x, "norm"), head.T, None, machine.lm_head), layers
