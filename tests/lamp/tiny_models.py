@@ -67,10 +67,8 @@ def llama_tensors(config: LlamaConfig = LLAMA_CONFIG, seed: int = 0) -> dict[str
     width, inner = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
-    shapes = {
-        "model.embed_tokens.weight": (config.vocab_size, width),
-        "model.norm.weight": (width,),
-    }
+    tokens = config.vocab_size, width
+    shapes = {"model.embed_tokens.weight": tokens, "model.norm.weight": (width,)}
     if not config.tie_word_embeddings:
         shapes["lm_head.weight"] = tokens
     for layer in range(config.num_hidden_layers):
