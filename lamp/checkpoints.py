@@ -30,6 +30,7 @@ __all__ = [
     "load_tokenizer",
     "model_type",
     "read_text",
+    "transformers",
 ]
 
 EMBEDDED: Final = Path(__file__).parent / "embedded"
@@ -49,6 +50,10 @@ _PICKLED_INDEX: Final = "pytorch_model.bin.index.json"
 _TYPES: Final = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_FILES: Final = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
+_EXPECTED: Final = (
+    f"expected {', '.join(map(repr, ('embedded', *PACKAGED)))}, a transformers directory, a GGUF "
+    "file or the name of a model on the Hugging Face hub"
+)
 
 
 def directory(path_or_name: str | os.PathLike[str]) -> Path:
@@ -75,18 +80,28 @@ def directory(path_or_name: str | os.PathLike[str]) -> Path:
     if path_or_name in PACKAGED:
         return _from_package(str(path_or_name))
     path = Path(path_or_name)
-    if path.suffix == _GGUF and path.is_file():
+    if _is_gguf(path):
         return path
     if not path.is_dir():
-        if not isinstance(path_or_name, str) or not _HUB_NAME.fullmatch(path_or_name):
-            raise FileNotFoundError(
-                f"no model {str(path_or_name)!r}: expected 'embedded', a transformers directory or "
-                "the name of a model on the Hugging Face hub"
-            )
-        path = _from_hub(path_or_name)
+        named = isinstance(path_or_name, str) and _HUB_NAME.fullmatch(path_or_name)
+        if not named or path.suffix == _GGUF:
+            raise FileNotFoundError(f"no model {str(path_or_name)!r}: {_EXPECTED}")
+        path = _from_hub(str(path_or_name))
     if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path} is no checkpoint: it holds no config.json")
+        raise FileNotFoundError(f"{path} is no checkpoint: it holds no config.json{_hint(path)}")
     return path
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix == _GGUF and path.is_file()
+
+
+def _hint(path: Path) -> str:
+    """What in a directory could have been meant."""
+    files = sorted(str(file) for file in path.glob(f"*{_GGUF}") if file.is_file())
+    if not files:
+        return ""
+    return f"; a GGUF file is opened by its own path: {' or '.join(files)}"
 
 
 def _from_package(name: str) -> Path:
@@ -120,8 +135,7 @@ def _from_hub(name: str) -> Path:
     except Exception as error:  # offline, unknown, gated: each has an error of its own
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
-            f"no model {name!r}: expected 'embedded', a transformers directory or the name of a "
-            "model on the Hugging Face hub.  There is no such directory, the hub's cache "
+            f"no model {name!r}: {_EXPECTED}.  There is no such directory, the hub's cache "
             f"({hub.constants.HF_HUB_CACHE}) does not hold it, and it could not be fetched: "
             f"{type(error).__name__}: {reason}"
         ) from error
@@ -162,7 +176,7 @@ def model_type(path: Path) -> str:
     ValueError
         If ``config.json`` is no JSON object.
     """
-    return "llama" if path.suffix == _GGUF else str(_read_config(path).get("model_type"))
+    return "llama" if _is_gguf(path) else str(_read_config(path).get("model_type"))
 
 
 def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
@@ -187,10 +201,10 @@ def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
     kind = model_type(path)
     if kind != family:
         raise ValueError(f"{path} holds a model of type {kind!r}, expected {family!r}")
-    if path.suffix == _GGUF:
+    if _is_gguf(path):
         config: Mapping[str, Any] = _gguf().load_config(path)
         return config
-    reader = getattr(_transformers(), _CONFIGURATIONS[family])
+    reader = getattr(transformers(), _CONFIGURATIONS[family])
     try:
         config = reader.from_dict(_read_config(path)).to_dict()
     except Exception as error:  # transformers' own checks raise what they like
@@ -207,7 +221,7 @@ def load_tokenizer(path: Path) -> Any:
     Parameters
     ----------
     path : Path
-        The directory.
+        As :func:`directory` gives it.
 
     Returns
     -------
@@ -220,18 +234,23 @@ def load_tokenizer(path: Path) -> Any:
     ValueError
         If its files cannot be read.
     """
-    if path.suffix == _GGUF:
+    if _is_gguf(path):
         return _gguf().load_tokenizer(path)
     if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise FileNotFoundError(f"{path} holds no tokenizer (tokenizer.json or vocab.json)")
     try:
-        return _transformers().AutoTokenizer.from_pretrained(path)
+        return transformers().AutoTokenizer.from_pretrained(path)
     except Exception as error:  # JSON, key and other errors, by version of transformers
         raise ValueError(f"the tokenizer of {path} cannot be read: {error!r}") from error
 
 
-def _transformers() -> ModuleType:
-    """transformers, imported when it is needed and without its advice to install PyTorch."""
+def transformers() -> ModuleType:
+    """transformers, imported when it is needed and without its advice to install PyTorch.
+
+    Returns
+    -------
+    module
+    """
     quiet = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
     before = os.environ.get(quiet)
     os.environ[quiet] = "1"
@@ -247,12 +266,13 @@ def _transformers() -> ModuleType:
 def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
     """All floating-point tensors of a checkpoint; half-precision ones are widened to float32.
 
-    Tensors of float32 and float64 in safetensors files are mapped into memory, not read.
+    Tensors of float32 and float64 in safetensors files are mapped into memory, not read; quantised
+    ones in GGUF files become the float32 numbers that they stand for.
 
     Parameters
     ----------
     path : Path
-        The directory.
+        As :func:`directory` gives it.
 
     Returns
     -------
@@ -266,10 +286,11 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
     ValueError
         If a file is broken, or the index of shards is.
     ModuleNotFoundError
-        If there is only a ``pytorch_model.bin``, and no PyTorch to read it.
+        If there is only a ``pytorch_model.bin``, and no PyTorch to read it, or a GGUF file, and no
+        package gguf.
     """
     tensors: dict[str, NDArray[np.floating[Any]]] = {}
-    if path.suffix == _GGUF:
+    if _is_gguf(path):
         tensors.update(_gguf().load_tensors(path))
         return tensors
     for file in _weight_files(path):

