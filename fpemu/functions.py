@@ -28,14 +28,11 @@ Floating-Point Arithmetic, 2nd ed., sections 4.3 and 10.  C99, Annex F (special 
 from __future__ import annotations
 
 import functools
-import os
-import threading
 from collections.abc import Callable
 from fractions import Fraction
 from math import factorial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
-import mpmath
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -44,6 +41,7 @@ from fpemu import parallel, philox, words
 from fpemu import rounding as _rounding
 from fpemu.exact_arithmetic import number_word_at
 from fpemu.formats import Format, FormatLike
+from fpemu.multiprecision import own_context
 from fpemu.parallel import inline
 from fpemu.rounding import Carrier, Rounding, RoundingLike
 
@@ -703,16 +701,6 @@ _DEFINITIONS: Final[dict[str, Callable[[Any, Any], Any]]] = {
 _FIRST_PRECISION: Final = 90
 _LAST_PRECISION: Final = 20000
 _GUARD_BITS: Final = 24
-_mpmath_lock = threading.Lock()  # mpmath keeps constants such as pi in an unguarded cache
-
-
-def _renew_lock() -> None:
-    global _mpmath_lock
-    _mpmath_lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _odd_float(number: Any) -> float:
@@ -737,8 +725,8 @@ def _odd_by_mpmath(name: str, x: float) -> float:
     ArithmeticError
         If the value cannot be told from a float64 number: the kernels must not send such here.
     """
-    with _mpmath_lock:
-        return _odd_by_ziv(name, x, mpmath.MPContext())
+    with own_context() as context:
+        return _odd_by_ziv(name, x, context)
 
 
 def _odd_by_ziv(name: str, x: float, context: Any) -> float:

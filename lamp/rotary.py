@@ -18,6 +18,7 @@ import mpmath
 import numpy as np
 from numpy.typing import NDArray
 
+from fpemu.multiprecision import own_context
 from lamp.rows import Float64
 
 __all__ = ["Rotary"]
@@ -51,7 +52,8 @@ class Rotary:
     Raises
     ------
     ValueError
-        If the dimension is odd, the kind unknown or a number not positive.
+        If the dimension is not even and positive, the kind unknown, a number not positive, or the
+        high frequency factor not above the low one.
     """
 
     dimension: int
@@ -60,8 +62,9 @@ class Rotary:
     factors: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.dimension % 2:
-            raise ValueError(f"rotary positions need an even head dimension, not {self.dimension}")
+        size = self.dimension
+        if not isinstance(size, int) or size < 2 or size % 2:
+            raise ValueError(f"rotary positions need an even head dimension, not {size!r}")
         counts = {"default": 0, "linear": 1, "llama3": len(_LLAMA_3)}
         if self.kind not in counts:
             raise ValueError(
@@ -74,32 +77,70 @@ class Rotary:
                 f"rotary positions of type {self.kind!r} need {counts[self.kind] + 1} positive "
                 f"numbers, not {numbers}"
             )
+        if self.kind == "llama3" and not self.factors[1] < self.factors[2]:
+            raise ValueError(
+                "high_freq_factor must be above low_freq_factor, but they are "
+                f"{self.factors[2]} and {self.factors[1]}"
+            )
 
     @classmethod
     def from_mapping(cls, dimension: int, parameters: Mapping[str, Any]) -> Rotary:
-        """The angles that transformers' ``rope_parameters`` mean."""
+        """The angles that transformers' ``rope_parameters`` mean.
+
+        Parameters
+        ----------
+        dimension : int
+        parameters : mapping
+            Under the names of transformers 5, or those of ``rope_scaling`` before it.
+
+        Returns
+        -------
+        Rotary
+
+        Raises
+        ------
+        ValueError
+            If they are of a type that is not implemented, or a number is missing or none.
+        """
         kind = str(parameters.get("rope_type") or parameters.get("type") or "default")
+        if parameters.get("partial_rotary_factor", 1.0) != 1.0:
+            raise ValueError("partial_rotary_factor is not implemented")
         names = {"linear": ("factor",), "llama3": _LLAMA_3}.get(kind, ())
         missing = [name for name in names if name not in parameters]
         if missing:
             raise ValueError(f"rotary positions of type {kind!r} need {', '.join(missing)}")
-        factors = tuple(float(parameters[name]) for name in names)
-        return cls(dimension, float(parameters.get("rope_theta") or 10000.0), kind, factors)
+        given = {"rope_theta": parameters.get("rope_theta") or 10000.0}
+        given |= {name: parameters[name] for name in names}
+        for name, number in given.items():
+            if not isinstance(number, (int, float)):
+                raise ValueError(f"{name} of rotary positions is {number!r}, expected a number")
+        theta, *factors = map(float, given.values())
+        return cls(dimension, theta, kind, tuple(factors))
 
-    def frequencies(self) -> list[Any]:
-        """What each pair turns by from one position to the next, in mpmath's precision."""
-        theta, count = mpmath.mpf(self.theta), self.dimension
-        plain = [theta ** (-mpmath.mpf(2 * i) / count) for i in range(count // 2)]
+    def frequencies(self, mp: Any = mpmath.mp) -> list[Any]:
+        """What each pair turns by from one position to the next.
+
+        Parameters
+        ----------
+        mp : mpmath.MPContext
+            In whose precision; mpmath's global one if left out.
+
+        Returns
+        -------
+        list of mpf
+        """
+        theta, count = mp.mpf(self.theta), self.dimension
+        plain = [theta ** (-mp.mpf(2 * i) / count) for i in range(count // 2)]
         if self.kind == "linear":
             return [frequency / self.factors[0] for frequency in plain]
         if self.kind == "llama3":
-            return [self._stretched(frequency) for frequency in plain]
+            return [self._stretched(frequency, mp) for frequency in plain]
         return plain
 
-    def _stretched(self, frequency: Any) -> Any:
+    def _stretched(self, frequency: Any, mp: Any) -> Any:
         """Llama 3: low frequencies over the factor, middle ones partly."""
-        factor, low, high, positions = (mpmath.mpf(x) for x in self.factors)
-        turns = positions * frequency / (2 * mpmath.pi)
+        factor, low, high, positions = (mp.mpf(x) for x in self.factors)
+        turns = positions * frequency / (2 * mp.pi)
         share = min(max((turns - low) / (high - low), 0), 1)
         return frequency * (share + (1 - share) / factor)
 
@@ -123,13 +164,14 @@ class Rotary:
 
 @functools.lru_cache(8)
 def _table(rotary: Rotary, first: int, count: int) -> tuple[Float64, Float64]:
-    """Cosines and sines of positions, (count, dimension / 2), within some units of 2**-53.
+    """Cosines and sines of positions, (count, dimension / 2), within 3 units of 2**-53.
 
-    mpmath gives those of every 64th position and of the first 64; the others are their sums'.
+    mpmath gives those of every 64th position and of the first 64, correctly rounded; the others are
+    their sums'.
     """
-    fine = _exact(rotary, 1, 0, min(_STEP, first + count))
     low, high = first // _STEP, (first + count - 1) // _STEP + 1
-    coarse = _exact(rotary, _STEP, low, high)
+    fine = _exact(rotary, range(_STEP))
+    coarse = _exact(rotary, range(low * _STEP, high * _STEP, _STEP))
     positions = np.arange(first, first + count)
     cosine, sine = coarse[:, positions // _STEP - low]
     cosine_of_rest, sine_of_rest = fine[:, positions % _STEP]
@@ -139,10 +181,11 @@ def _table(rotary: Rotary, first: int, count: int) -> tuple[Float64, Float64]:
     )
 
 
-def _exact(rotary: Rotary, step: int, start: int, stop: int) -> Float64:
-    """Cosines and sines of every `step`-th position, (2, stop - start, dimension / 2)."""
-    with mpmath.workdps(_DIGITS):
-        frequencies = rotary.frequencies()
-        angles = [[f * (step * n) for f in frequencies] for n in range(start, stop)]
-        rows = [[[float(g(a)) for a in row] for row in angles] for g in (mpmath.cos, mpmath.sin)]
-    return np.array(rows)
+@functools.lru_cache(32)
+def _exact(rotary: Rotary, positions: range) -> Float64:
+    """Correctly rounded cosines and sines, (2, positions, dimension / 2)."""
+    with own_context() as mp:
+        mp.dps = _DIGITS
+        frequencies = rotary.frequencies(mp)
+        angles = [[frequency * n for frequency in frequencies] for n in positions]
+        return np.array([[[float(g(a)) for a in row] for row in angles] for g in (mp.cos, mp.sin)])
