@@ -20,13 +20,10 @@ The tables ``[products]``, ``[functions]`` and ``[sums]`` are for all steps of a
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import os
-import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +33,7 @@ from fpemu import Accumulator, Format, Rounding, accumulators, devices
 from fpemu.accumulators import ScaledCore
 from fpemu.scaling import BlockFormat
 from lamp.hardware import STEPS, Function, Hardware, Product, Sum
+from lamp.toml_files import Document
 
 __all__ = ["dumps", "load", "loads", "save", "unit_names"]
 
@@ -51,8 +49,6 @@ _KINDS: Final = {
     "promoted": accumulators.Promoted,
 }
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
-_TABLE: Final = re.compile(r"\s*\[\s*([\w-]+)\s*\]")
-_KEY: Final = re.compile(r"\s*\"?([\w-]+)\"?\s*(?:\.[^=]*)?=")
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -76,14 +72,7 @@ def load(path: str | os.PathLike[str]) -> Hardware:
     ValueError
         If it is not TOML or says something impossible; the message names the line.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no hardware file {str(file)!r}")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error}") from error
-    return loads(text, str(file))
+    return _Reader(Document.read(path, "hardware")).machine()
 
 
 def loads(text: str, source: str = "<string>") -> Hardware:
@@ -112,49 +101,20 @@ def loads(text: str, source: str = "<string>") -> Hardware:
     >>> print(machine.scores.accumulator, machine.scores.output, machine.qkv.output)
     sequential(e8m4, rne) bfloat16 bfloat16
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        end = f"line {len(text.splitlines())}, at the end"
-        reason = str(error).replace("at end of document", end)
-        raise ValueError(f"{source} is not TOML: {reason}") from error
-    return _Reader(text, source).machine(document)
+    return _Reader(Document(text, source)).machine()
 
 
 class _Reader:
-    """Turns a document into a machine; knows on which line what stands."""
+    """Turns a document into a machine."""
 
-    def __init__(self, text: str, source: str) -> None:
-        self._source = source
-        self._lines: dict[tuple[str, str], int] = {}
-        table = ""
-        for number, line in enumerate(text.splitlines(), 1):
-            if match := _TABLE.match(line):
-                table = match[1]
-                self._lines.setdefault((table, ""), number)
-            elif match := _KEY.match(line):
-                self._lines.setdefault((table, match[1]), number)
+    def __init__(self, document: Document) -> None:
+        self._document = document
 
-    def _error(self, message: object, table: str, key: str = "") -> ValueError:
-        line = self._lines.get((table, key)) or self._lines.get((table, ""))
-        # A step may also be a key of the first table.
-        line = line or self._lines.get(("", table))
-        where = f"{self._source}, line {line}" if line else self._source
-        return ValueError(f"{where}: {message}")
-
-    def _check_names(self, given: Iterable[str], known: Iterable[str], table: str) -> None:
-        for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(known)}"
-                where = (table, name) if table else (name, "")
-                what = f"of [{table}] " if table else ""
-                raise self._error(f"unknown key {name!r} {what}- {hint}", *where)
-
-    def machine(self, document: Mapping[str, Any]) -> Hardware:
-        """The machine in a document."""
+    def machine(self) -> Hardware:
+        """The machine in the document."""
+        document = self._document.values
         known = ["name", "preset", "weights", *_GROUPS, *STEPS]
-        self._check_names(document, known, "")
+        self._document.check_names(document, known, "")
         base = self._base(document.get("preset", "fp32"))
         changed: dict[str, Any] = {"name": str(document.get("name", base.name))}
         if "weights" in document:
@@ -169,7 +129,7 @@ class _Reader:
         try:
             return replace(base, **changed)
         except (ValueError, TypeError) as error:
-            raise self._error(error, str(error).split()[0]) from error
+            raise self._document.error(error, str(error).split()[0]) from error
 
     def _base(self, name: Any) -> Hardware:
         from lamp.machines import hardware
@@ -177,34 +137,38 @@ class _Reader:
         try:
             return hardware(name)
         except (ValueError, TypeError, OSError) as error:
-            raise self._error(error, "", "preset") from error
+            raise self._document.error(error, "", "preset") from error
 
     def _step(self, step: Any, kind: Any, table: Any, name: str) -> Any:
         if not isinstance(table, Mapping):
             table = {"accumulator" if kind is Product else "output": table}
         names = [field.name for field in fields(kind)]
-        self._check_names(table, [*names, "unit"] if kind is Product else names, name)
+        self._document.check_names(table, [*names, "unit"] if kind is Product else names, name)
         if "unit" in table and "accumulator" in table:
-            raise self._error("a unit is an accumulator: give one of the two", name, "unit")
+            raise self._document.error(
+                "a unit is an accumulator: give one of the two", name, "unit"
+            )
         values = {}
         for key, given in table.items():
             try:
                 values["accumulator" if key == "unit" else key] = _field(key, given)
             except (ValueError, TypeError) as error:
-                raise self._error(f"{key} of [{name}]: {error}", name, key) from error
+                raise self._document.error(f"{key} of [{name}]: {error}", name, key) from error
         if "accumulator" in values and step.operands == step.accumulator.input_formats[0]:
             values.setdefault("operands", None)  # what the new accumulator takes
         try:
             return replace(step, **values)
         except (ValueError, TypeError) as error:
             keys = [key for key, given in table.items() if str(given) in str(error)]
-            raise self._error(f"[{name}]: {error}", name, keys[0] if keys else "") from error
+            raise self._document.error(
+                f"[{name}]: {error}", name, keys[0] if keys else ""
+            ) from error
 
     def _format(self, given: Any, key: str) -> Format:
         try:
             return _as_format(given)
         except (ValueError, TypeError) as error:
-            raise self._error(error, "", key) from error
+            raise self._document.error(error, "", key) from error
 
 
 def _field(key: str, given: Any) -> Any:
