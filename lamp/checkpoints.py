@@ -25,6 +25,7 @@ __all__ = [
     "EMBEDDED",
     "PACKAGED",
     "directory",
+    "files",
     "load_config",
     "load_tensors",
     "load_tokenizer",
@@ -297,6 +298,27 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
         read = _read_pickled if file.suffix == ".bin" else _read_safetensors
         tensors.update(read(file))
     return tensors
+
+
+def files(path: Path) -> list[Path]:
+    """The files that a model's numbers come from.
+
+    Parameters
+    ----------
+    path : Path
+        As :func:`directory` gives it.
+
+    Returns
+    -------
+    list of Path
+        Configuration and weights, without the tokenizer.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no weights, or a shard is missing.
+    """
+    return [path] if _is_gguf(path) else [path / "config.json", *_weight_files(path)]
 
 
 def _weight_files(path: Path) -> list[Path]:

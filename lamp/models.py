@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 from lamp import checkpoints
@@ -13,7 +14,7 @@ from lamp.llama import Llama
 from lamp.machines import HardwareLike
 from lamp.rules import LAMP
 
-__all__ = ["FAMILIES", "from_pretrained"]
+__all__ = ["FAMILIES", "from_pretrained", "reader"]
 
 FAMILIES: Final[dict[str, type[Decoder]]] = {kind.family: kind for kind in (GPT2, Llama)}
 """The classes by transformers' name of the kind of model."""
@@ -54,9 +55,46 @@ def from_pretrained(
     >>> type(lamp.from_pretrained("embedded")).__name__
     'GPT2'
     """
-    kind = checkpoints.model_type(checkpoints.directory(path_or_name))
+    kind = _family(checkpoints.directory(path_or_name), path_or_name)
+    return kind.from_pretrained(path_or_name, hardware=hardware, lamp=lamp)
+
+
+def reader(path_or_name: str | os.PathLike[str] = "embedded") -> Decoder:
+    """A model without its weights: it tells sizes and tokens, but does not run.
+
+    Parameters
+    ----------
+    path_or_name : str or path-like
+        As :func:`from_pretrained`.
+
+    Returns
+    -------
+    GPT2 or Llama
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`from_pretrained`.
+
+    Examples
+    --------
+    >>> from lamp import models
+    >>> model = models.reader("embedded")
+    >>> model.shape.positions, len(model.encode("Now is the winter"))
+    (512, 5)
+    """
+    source = checkpoints.directory(path_or_name)
+    kind = _family(source, path_or_name)
+    model = object.__new__(kind)
+    model.config = kind._configure(checkpoints.load_config(source, kind.family))
+    model.shape = kind._shape(model.config)
+    model._source = source
+    return model
+
+
+def _family(source: Path, name: str | os.PathLike[str]) -> type[Decoder]:
+    """The class of a checkpoint's model."""
+    kind = checkpoints.model_type(source)
     if kind not in FAMILIES:
-        raise ValueError(
-            f"{path_or_name} holds a model of type {kind!r}, expected {' or '.join(FAMILIES)}"
-        )
-    return FAMILIES[kind].from_pretrained(path_or_name, hardware=hardware, lamp=lamp)
+        raise ValueError(f"{name} holds a model of type {kind!r}, expected {' or '.join(FAMILIES)}")
+    return FAMILIES[kind]
