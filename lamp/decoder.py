@@ -45,7 +45,7 @@ __all__ = ["Cache", "Decoder", "DepthMap", "Forward", "Trace"]
 
 Observer = Callable[[str, int, NDArray[Any]], None]
 
-_STREAMS = {"scores": 0, "attention_output": 1, "mlp_up": 2, "mlp_down": 3}
+_STREAMS = {"scores": 0, "attention_output": 1, "mlp_up": 2, "mlp_down": 3, "lm_head": 4}
 _STREAM_STEP = 2**32  # more than there are layers
 
 
@@ -59,7 +59,7 @@ class Forward:
         Next-token logits at each position.
     recomputed : mapping of str to tuple of Recomputation
         For every step that look-ahead is on for (scores, attention_output, mlp_up, mlp_down) what
-        it recomputed in each layer.
+        it recomputed in each layer; for lm_head, the only one.
     multiply_adds : int
         Of all products, once each.
     """
@@ -408,7 +408,7 @@ class Decoder(ABC):
             h = work.normed(x, after, layer + 1, "final_norm" if last else "norm_1")
         if cache is not None:
             cache.length += len(numbers)
-        logits = linear(h, weights.head, work.machine.lm_head)
+        logits = work.logits(h, weights.head)
         layers = {step: tuple(parts) for step, parts in work.recomputed.items()}
         return Forward(logits, layers, self._multiply_adds(first, len(numbers)))
 
@@ -803,14 +803,16 @@ class _Work:
         settings, twin = self._look_ahead.norm, machine.recomputed
         if settings is None:
             return add(x, linear(h, matrix, step), machine.residual)
-        beyond = np.zeros((len(h), matrix.weight.shape[1]), np.bool_)
-        low = add(x, linear(h, matrix, step, beyond), machine.residual)
+        low, high, beyond = _both(h, matrix, step, twin)
+        low = add(x, low, machine.residual)
         beyond |= overflowed(low, machine.residual.output)
-        high = add(x, linear(h, matrix, twin), Sum(twin.output, twin.rounding))
+        high = add(x, high, Sum(twin.output, twin.rounding))
         np.copyto(low, high, where=beyond)
         kind = LayerNorm if following.centred else RMSNorm
         sensitivity = kind(following.weight, epsilon=self._shape.epsilon).sensitivity(low, 2)
-        return self._recomputed(low, high, beyond, settings, sensitivity, (h, matrix), name, layer)
+        return self._recomputed(
+            (low, high, beyond), settings, (h, matrix), name, layer, sensitivity=sensitivity
+        )
 
     def activated(
         self, h: NDArray[Any], block: Block, machine: Hardware, layer: int
@@ -822,8 +824,7 @@ class _Work:
         if settings is None:
             y = linear(h, matrix, step)
         else:
-            beyond = np.zeros((len(h), matrix.weight.shape[1]), np.bool_)
-            y, high = linear(h, matrix, step, beyond), linear(h, matrix, twin)
+            y, high, beyond = _both(h, matrix, step, twin)
             np.copyto(y, high, where=beyond)
             slope = activations.activation(self._shape.activation).slope
             sensitivity = (
@@ -832,7 +833,7 @@ class _Work:
             if gated is not None:
                 sensitivity *= np.abs(gated)
             y = self._recomputed(
-                y, high, beyond, settings, sensitivity, (h, matrix), "mlp_up", layer
+                (y, high, beyond), settings, (h, matrix), "mlp_up", layer, sensitivity=sensitivity
             )
         self.seen("mlp_up", layer, y)
         out = activation(y, self._shape.activation, machine.activation)
@@ -842,19 +843,32 @@ class _Work:
         self.seen("activation", layer, out)
         return out
 
+    def logits(self, h: NDArray[Any], head: Matrix) -> NDArray[Any]:
+        """The logits, those recomputed that their probabilities ask for."""
+        step, settings = self.machine.lm_head, self._look_ahead.logits
+        if settings is None:
+            return linear(h, head, step)
+        low, high, beyond = _both(h, head, step, self.machine.recomputed)
+        np.copyto(low, high, where=beyond)
+        lengths = np.full(len(low), low.shape[1], np.int64)
+        shares = softmax(low, lengths, Function(self.machine.recomputed.output))
+        return self._recomputed(
+            (low, high, beyond), settings, (h, head), "lm_head", self._shape.layers, shares=shares
+        )
+
     def _recomputed(
         self,
-        low: NDArray[Any],
-        high: NDArray[Any],
-        beyond: NDArray[np.bool_],
+        parts: tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]],
         settings: LAMP,
-        sensitivity: NDArray[Any],
         factors: tuple[NDArray[Any], Matrix],
         name: str,
         layer: int,
+        *,
+        shares: NDArray[Any] | None = None,
+        sensitivity: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """Components of a product, with those replaced that a rule takes."""
-        h, matrix = factors
+        (low, high, beyond), (h, matrix) = parts, factors
         step = getattr(self.machine, name)
         weights: Any = None
         if settings.weights == "abs":
@@ -868,6 +882,7 @@ class _Work:
             high,
             beyond,
             settings,
+            shares=shares,
             sensitivity=sensitivity,
             weights=weights,
             stream=stream,
@@ -876,6 +891,14 @@ class _Work:
         self._count(name, Recomputation(selected, mask.size, matrix.weight.shape[0]))
         self.seen(f"{name}_mask", layer, mask)
         return low
+
+
+def _both(
+    h: NDArray[Any], matrix: Matrix, step: Product, twin: Product
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """A product as its step computes it, in the high precision, and where the step overflowed."""
+    beyond = np.zeros((len(h), matrix.weight.shape[1]), np.bool_)
+    return linear(h, matrix, step, beyond), linear(h, matrix, twin), beyond
 
 
 def _rounded_sum(x: NDArray[Any], step: Sum) -> Any:

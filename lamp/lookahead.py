@@ -44,13 +44,14 @@ class LookAhead:
 
     Parameters
     ----------
-    softmax, norm, activation : LAMP, optional
+    softmax, norm, activation, logits : LAMP, optional
         The rule of each place.
     """
 
     softmax: LAMP | None = None
     norm: LAMP | None = None
     activation: LAMP | None = None
+    logits: LAMP | None = None
 
     @classmethod
     def of(cls, lamp: LAMP | Iterable[LAMP] | None) -> LookAhead:
@@ -79,7 +80,7 @@ class LookAhead:
     @property
     def is_causal(self) -> bool:
         """Whether what is recomputed of a token is the same whatever tokens come after it."""
-        rules = (self.softmax, self.norm, self.activation)
+        rules = (self.softmax, self.norm, self.activation, self.logits)
         return all(rule is None or rule.is_causal for rule in rules)
 
 
@@ -149,7 +150,8 @@ def mixed(
     beyond: NDArray[np.bool_],
     settings: LAMP,
     *,
-    sensitivity: NDArray[Any],
+    shares: NDArray[Any] | None,
+    sensitivity: NDArray[Any] | None,
     weights: NDArray[Any] | None,
     stream: int,
 ) -> NDArray[np.bool_]:
@@ -163,7 +165,9 @@ def mixed(
     beyond : ndarray of bool, shape (rows, n)
         Components that are taken whatever the rule.
     settings : LAMP
-    sensitivity : ndarray, shape (rows, n)
+    shares : ndarray, shape (rows, n), optional
+        The probabilities of a softmax, for its rules; for others the low components do.
+    sensitivity : ndarray, shape (rows, n), optional
     weights : ndarray, shape (rows, n), optional
     stream : int
         Tells random selections apart.
@@ -174,8 +178,9 @@ def mixed(
         What was recomputed.
     """
     lengths = np.full(len(low), low.shape[1], np.int64)
+    z = low if shares is None else shares
     mask = beyond | select_rows(
-        low, lengths, settings, weights=weights, sensitivity=sensitivity, stream=stream
+        z, lengths, settings, weights=weights, sensitivity=sensitivity, stream=stream
     )
     np.copyto(low, high, where=mask)
     return mask

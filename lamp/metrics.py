@@ -42,11 +42,12 @@ class Metrics:
         none.
     recomputation_rate : float
         Recomputed share of the components that look-ahead looks at: causal query-key products,
-        arguments of norms and activations.
+        arguments of norms and activations, logits.
     layer_rates : tuple of float
         The same of each layer; empty if look-ahead is off.
     step_rates : mapping of str to tuple of float
-        The same of each step (scores, attention_output, mlp_up, mlp_down) and layer.
+        The same of each step (scores, attention_output, mlp_up, mlp_down) and layer, and of lm_head
+        alone.
     high_precision_share : float
         Multiply-adds of recomputed components over those of all products.
     """
@@ -111,9 +112,10 @@ class Totals:
     def metrics(self) -> Metrics:
         """The means."""
         divergences, flips, expected, losses = np.concatenate(self.rows).T
-        selected, components = sum(self.selected.values()), sum(self.components.values())
-        layers: Any = np.divide(selected, components) if self.components else np.empty(0)
-        everything = int(np.sum(components))
+        selected, components = (
+            sum(int(counts.sum()) for counts in kind.values())
+            for kind in (self.selected, self.components)
+        )
         steps = {step: self.selected[step] / self.components[step] for step in self.selected}
         return Metrics(
             tokens=len(flips),
@@ -121,11 +123,22 @@ class Totals:
             flip_rate=_mean(flips),
             reference_perplexity=_perplexity(expected[~np.isnan(expected)]),
             perplexity=_perplexity(losses[~np.isnan(expected)]),
-            recomputation_rate=int(np.sum(selected)) / everything if everything else 0.0,
-            layer_rates=tuple(layers.tolist()),
+            recomputation_rate=selected / components if components else 0.0,
+            layer_rates=self._layer_rates(),
             step_rates={step: tuple(rates.tolist()) for step, rates in steps.items()},
             high_precision_share=self.repeated / self.multiply_adds,
         )
+
+    def _layer_rates(self) -> tuple[float, ...]:
+        """Those of all steps of a layer together."""
+        steps = [step for step in self.selected if step != "lm_head"]
+        if not steps:
+            return ()
+        selected, components = (
+            np.sum([kind[step] for step in steps], axis=0)
+            for kind in (self.selected, self.components)
+        )
+        return tuple((selected / components).tolist())
 
 
 def evaluate(

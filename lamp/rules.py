@@ -16,8 +16,8 @@ import numpy as np
 
 __all__ = ["LAMP", "PLACES", "RULES", "SCOPES", "WEIGHTS", "Rule"]
 
-PLACES: Final = ("softmax", "norm", "activation")
-"""The functions f that arguments are recomputed of."""
+PLACES: Final = ("softmax", "norm", "activation", "logits")
+"""The functions f that arguments are recomputed of; of the last softmax, those are the logits."""
 
 WEIGHTS: Final = ("one", "abs", "products", "norms", "running_1", "running_2")
 """What the errors of the scores are taken to be proportional to: 1, ``|y|``, ``|q|^T |k|``,
@@ -60,7 +60,7 @@ class Rule:
             return (self.name,)
         if self.name == "random" and not tau:
             return PLACES
-        return ("softmax",)
+        return ("softmax",) if self.name == "value_aware" else ("softmax", "logits")
 
     def check_tau(self, tau: float) -> None:
         """Raise a ValueError if tau is out of range."""
@@ -184,7 +184,7 @@ class LAMP:
     exact_columns : int
         How many leading columns are recomputed whatever the rule, as attention sinks may be.  They
         come first in a budget; rules without scores take them in addition to theirs.
-    on : {"softmax", "norm", "activation"}
+    on : {"softmax", "norm", "activation", "logits"}
         The place whose arguments are recomputed; left out, the one that the rule is for.
 
     Raises
