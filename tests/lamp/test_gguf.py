@@ -292,18 +292,17 @@ def test_metadata_is_what_the_package_gguf_reads(tmp_path):
     assert {k: type(v) for k, v in found.items()} == {k: type(v) for k, v in expected.items()}
 
 
-@pytest.mark.parametrize("alignment", [2, 32, 4096])
-def test_tensors_lie_where_the_alignment_puts_them(tmp_path, alignment):
+@pytest.mark.parametrize(
+    ("alignment", "padding"), [(2, 0), (2, 1), (2, 2), (2, 3), (32, 0), (4096, 0)]
+)
+def test_tensors_lie_where_the_alignment_puts_them(tmp_path, alignment, padding):
+    """With paddings of up to three bytes, some lie where no float32 does."""
     source = random_llama_checkpoint(tmp_path / "source")
-    config = TheirConfig.from_pretrained(source).to_dict()
-    (_, embedding) = arrays_of(source, config)["token_embd.weight"]
-    halves = {"token_embd.weight": embedding.astype(np.float16)}  # of 61 x 32, so others move
     path = tmp_path / "model.gguf"
-    convert(source, path, drop=tuple(halves), more=halves, alignment=alignment)
+    convert(source, path, alignment=alignment, extra={"a.text": "x" * padding})
     tensors = checkpoints.load_tensors(path)
     for name, array in checkpoints.load_tensors(source).items():
-        close = array.astype(np.float16) if name == "model.embed_tokens.weight" else array
-        np.testing.assert_array_equal(tensors[name], close)
+        np.testing.assert_array_equal(tensors[name], array)
         assert tensors[name].flags.aligned
 
 
@@ -338,7 +337,7 @@ BLOCK = "blk.1.attn_k.weight"
             r"does not say llama\.attention\.layer_norm_rms_epsilon",
         ),
         ({"extra": {"llama.block_count": 3}}, r"has no tensor 'blk\.2\.attn_norm\.weight'"),
-        ({"extra": {"llama.block_count": 2**31}}, r"2147483648 layers in \d+ tensors"),
+        ({"extra": {"llama.block_count": 10**5}}, r"has 100000 layers in \d+ tensors"),
         ({"extra": {"llama.block_count": 1}}, r"'blk\.1\.[a-z_.]+', which is none of a Llama of 1"),
         ({"extra": {"llama.block_count": 0}}, r"block_count = 0, expected a positive integer"),
         ({"extra": {"llama.block_count": True}}, r"block_count = True, expected a positive int"),
