@@ -9,6 +9,8 @@ from lamp.metrics import Metrics, evaluate
 from lamp.models import from_pretrained
 from lamp.rules import LAMP
 from lamp.selection import select
+from lamp.studies import Study
+from lamp.sweeping import sweep
 
 __all__ = [
     "Function",
@@ -18,6 +20,7 @@ __all__ = [
     "Llama",
     "Metrics",
     "Product",
+    "Study",
     "Sum",
     "bounds",
     "checkpoints",
@@ -27,5 +30,6 @@ __all__ = [
     "from_pretrained",
     "hardware",
     "select",
+    "sweep",
     "testing",
 ]
