@@ -1,12 +1,13 @@
 """A decoder in mpmath: what rounding errors of a small model are measured against.
 
-Slow and plain; no code is shared with the kernels.
+Slow and plain; no code is shared with the kernels.  It sets the precision of mpmath's global
+context while it works, so that other threads must leave mpmath alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import mpmath
 import numpy as np
@@ -19,6 +20,8 @@ from lamp.weights import Block, Shape, Weights
 __all__ = ["streams"]
 
 Row = list[Any]
+
+_FEWEST_DIGITS: Final = 17  # what tells all float64 numbers apart
 
 
 def streams(
@@ -33,12 +36,22 @@ def streams(
     shape : Shape
     tokens : sequence of int
     digits : int
-        With how many decimal digits to compute.
+        With how many decimal digits to compute, at least 17.
 
     Returns
     -------
     ndarray of mpmath.mpf, shape (layers + 1, tokens, width)
+
+    Raises
+    ------
+    ValueError
+        If there are too few digits.
     """
+    if not isinstance(digits, int) or digits < _FEWEST_DIGITS:
+        raise ValueError(
+            f"digits must be an integer of at least {_FEWEST_DIGITS}, more than float64 has, not "
+            f"{digits!r}"
+        )
     with mpmath.workdps(digits):
         x = [_row(weights.tokens[token]) for token in tokens]
         if weights.positions is not None:

@@ -92,6 +92,11 @@ class LlamaConfig:
                 f"{self.num_attention_heads} heads do not share {self.num_key_value_heads} heads "
                 "of keys"
             )
+        if self.rotary.dimension != self.head_dim:
+            raise ValueError(
+                f"rotary positions are of dimension {self.rotary.dimension}, but head_dim is "
+                f"{self.head_dim}"
+            )
 
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any]) -> LlamaConfig:
@@ -105,7 +110,9 @@ class LlamaConfig:
         values = {name: config.get(name) for name in _SIZES}
         heads, width = values["num_attention_heads"], values["hidden_size"]
         values["num_key_value_heads"] = values["num_key_value_heads"] or heads
-        if not values["head_dim"] and isinstance(heads, int) and isinstance(width, int) and heads:
+        if values["head_dim"] is None and isinstance(heads, int) and isinstance(width, int):
+            if heads < 1 or width % heads:
+                raise ValueError(f"width {width} does not divide into {heads} heads")
             values["head_dim"] = width // heads
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         rope = {"rope_theta": config.get("rope_theta"), **rope}
@@ -123,9 +130,16 @@ class LlamaConfig:
 class Llama(Decoder):
     """A Llama that runs on a simulated machine.
 
-    Queries and keys are turned in float64 and rounded into the output of qkv once more; the
-    activated gate is rounded into the output of the activation, and so is its product with what it
-    gates.
+    Queries and keys are members of the output of qkv.  They are turned in float64, ``a c - b s``
+    and ``b c + a s`` with every product and sum rounded, the cosines and sines within 3 units of
+    2**-53, and what that gives is rounded into the output of qkv once more.  So it is rounded
+    twice, as where a machine turns in one format and stores in another: it may differ from the
+    exactly turned number rounded once where that lies next to the middle between two numbers of the
+    output, or cancels to nearly nothing.
+
+    The gate and what it gates are products of the step mlp_up.  The activated gate is rounded into
+    the output of the activation, and so is its product with what it gates.  Look-ahead at the
+    activation recomputes its arguments, the gate, alone.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from transformers import (
@@ -74,8 +75,9 @@ def transformers_model(path: Path, dtype: torch.dtype):
 
 
 def transformers_logits(path: Path, tokens, dtype: torch.dtype):
-    """transformers' own logits; in float64 every step of theirs is."""
+    """transformers' own logits of one text or several; in float64 every step of theirs is."""
     mode = Float64() if dtype == torch.float64 else contextlib.nullcontext()
     with mode, torch.no_grad():
         model = transformers_model(path, dtype)
-        return model(torch.as_tensor(tokens)[None]).logits[0].numpy()
+        logits = model(torch.atleast_2d(torch.as_tensor(tokens))).logits.numpy()
+    return logits if np.ndim(tokens) == 2 else logits[0]

@@ -280,25 +280,29 @@ def attention(query, key, value, machine, mask=None):
     """
     divisor = math.sqrt(query.shape[1])
     low, beyond = scores_of(query, key, machine.scores, divisor)
-    scores = low
+    steps = {"low_scores": low, "scores": low}
     if mask is not None:
         high, _ = scores_of(query, key, machine.recomputed, divisor)
-        scores = np.where(mask | beyond, high, low)
-    probabilities = np.zeros(scores.shape)
-    for i, row in enumerate(scores):
-        probabilities[i, : i + 1] = softmax(row[: i + 1].tolist(), machine.softmax)
+        steps = mixture("scores", low, high, beyond, mask) | {"low_scores": low}
+    steps["probabilities"] = np.zeros(low.shape)
+    for i, row in enumerate(steps["scores"]):
+        steps["probabilities"][i, : i + 1] = softmax(row[: i + 1].tolist(), machine.softmax)
     step = machine.values
-    weights = [Vector(row, step, step.scale) for row in probabilities]
+    weights = [Vector(row, step, step.scale) for row in steps["probabilities"]]
     columns = [Vector(column, step, step.scale) for column in value.T]
     result = [
         [round_exact(product(w, v, step), step.output, step.rounding) for v in columns]
         for w in weights
     ]
+    return {**steps, "heads": np.array(result)}
+
+
+def mixture(name, low, high, beyond, mask):
+    """A step of which parts are recomputed, and what tests ask of it besides."""
     return {
-        "low_scores": low,
-        "scores": scores,
-        "probabilities": probabilities,
-        "heads": np.array(result),
+        name: np.where(mask | beyond, high, low),
+        f"{name}_before": np.where(beyond, high, low),  # what a rule sees
+        f"{name}_beyond": beyond,
     }
 
 
@@ -365,25 +369,27 @@ def attended(qkv, counts, machine, rotary=None, mask=None):
     return {"query": query, "key": key, "value": value, **steps}
 
 
-def into_stream(x, h, matrix, machine, name, mask=None):
+def into_stream(x, h, matrix, machine, name, masks):
     """The stream plus a product; where there is a mask, parts of both are the recomputed step's."""
     step, twin = getattr(machine, name), machine.recomputed
     product_, beyond = watched(h, *matrix, step)
     low = add(x, product_, machine.residual)
+    mask = masks.get(f"{name}_mask")
     if mask is None:
-        return low
+        return {name: low}
     for index, number in np.ndenumerate(low):
         beyond[index] |= no_room(number, machine.residual.output)
     high = add(x, linear(h, *matrix, twin), Sum(twin.output, twin.rounding))
-    return np.where(mask | beyond, high, low)
+    return mixture(name, low, high, beyond, mask)
 
 
-def up(h, matrix, machine, mask=None):
+def up(h, matrix, machine, masks):
     """The arguments of the activation; where there is a mask, some are the recomputed step's."""
     low, beyond = watched(h, *matrix, machine.mlp_up)
+    mask = masks.get("mlp_up_mask")
     if mask is None:
-        return low
-    return np.where(mask | beyond, linear(h, *matrix, machine.recomputed), low)
+        return {"mlp_up": low}
+    return mixture("mlp_up", low, linear(h, *matrix, machine.recomputed), beyond, mask)
 
 
 def held_by(tensors, machine):
@@ -412,20 +418,20 @@ def gpt2(tensors, config, machine, tokens, masks=None):
     positions = held["transformer.wpe.weight"][: len(tokens)]
     x = add(embedding[tokens], positions, machine.embedding)
     for layer in range(config.n_layer):
-        at, mask = f"h.{layer}.", masks[layer] if masks is not None else {}
-        steps = {"stream": x}
-        h = steps["norm_1"] = norm(x, *take(at + "ln_1"), epsilon, machine.norm)
-        qkv = linear(h, *take(at + "attn.c_attn"), machine.qkv)
-        steps |= attended(qkv, (heads, heads), machine, mask=mask.get("mask"))
+        at, imposed = f"h.{layer}.", masks[layer] if masks is not None else {}
+        steps = {"stream": x, "norm_1": norm(x, *take(at + "ln_1"), epsilon, machine.norm)}
+        qkv = linear(steps["norm_1"], *take(at + "attn.c_attn"), machine.qkv)
+        steps |= attended(qkv, (heads, heads), machine, mask=imposed.get("mask"))
         matrix, name = take(at + "attn.c_proj"), "attention_output"
-        x = into_stream(x, steps["heads"], matrix, machine, name, mask.get(f"{name}_mask"))
-        steps[name] = x
-        h = steps["norm_2"] = norm(x, *take(at + "ln_2"), epsilon, machine.norm)
-        h = steps["mlp_up"] = up(h, take(at + "mlp.c_fc"), machine, mask.get("mlp_up_mask"))
-        h = activation(h, config.activation_function, machine.activation)
+        steps |= into_stream(x, steps["heads"], matrix, machine, name, imposed)
+        x = steps[name]
+        steps["norm_2"] = norm(x, *take(at + "ln_2"), epsilon, machine.norm)
+        steps |= up(steps["norm_2"], take(at + "mlp.c_fc"), machine, imposed)
+        h = activation(steps["mlp_up"], config.activation_function, machine.activation)
         steps["activation"] = h
         matrix, name = take(at + "mlp.c_proj"), "mlp_down"
-        x = steps[name] = into_stream(x, h, matrix, machine, name, mask.get(f"{name}_mask"))
+        steps |= into_stream(x, h, matrix, machine, name, imposed)
+        x = steps[name]
         layers.append(steps)
     h = norm(x, *take("ln_f"), epsilon, machine.norm)
     return linear(h, embedding.T, None, machine.lm_head), layers
@@ -449,23 +455,23 @@ def llama(tensors, config, machine, tokens, masks=None):
     embedding = held["model.embed_tokens.weight"]
     x = np.array([rounded(row, machine.embedding) for row in embedding[tokens]])
     for layer in range(config.num_hidden_layers):
-        at, mask = f"layers.{layer}.", masks[layer] if masks is not None else {}
-        steps = {"stream": x}
-        h = steps["norm_1"] = normed(x, at + "input_layernorm")
+        at, imposed = f"layers.{layer}.", masks[layer] if masks is not None else {}
+        steps = {"stream": x, "norm_1": normed(x, at + "input_layernorm")}
         parts = [take(f"{at}self_attn.{name}_proj") for name in "qkv"]
         bias = None if parts[0][1] is None else np.concatenate([part[1] for part in parts])
-        qkv = linear(h, np.hstack([part[0] for part in parts]), bias, machine.qkv)
-        steps |= attended(qkv, counts, machine, config.rotary, mask.get("mask"))
+        qkv = linear(steps["norm_1"], np.hstack([part[0] for part in parts]), bias, machine.qkv)
+        steps |= attended(qkv, counts, machine, config.rotary, imposed.get("mask"))
         matrix, name = take(at + "self_attn.o_proj"), "attention_output"
-        x = into_stream(x, steps["heads"], matrix, machine, name, mask.get(f"{name}_mask"))
-        steps[name] = x
+        steps |= into_stream(x, steps["heads"], matrix, machine, name, imposed)
+        x = steps[name]
         h = steps["norm_2"] = normed(x, at + "post_attention_layernorm")
-        gated = linear(h, *take(at + "mlp.up_proj"), machine.mlp_up)
-        h = steps["mlp_up"] = up(h, take(at + "mlp.gate_proj"), machine, mask.get("mlp_up_mask"))
-        h = activation(h, config.hidden_act, machine.activation)
+        gated = steps["gated"] = linear(h, *take(at + "mlp.up_proj"), machine.mlp_up)
+        steps |= up(h, take(at + "mlp.gate_proj"), machine, imposed)
+        h = activation(steps["mlp_up"], config.hidden_act, machine.activation)
         h = steps["activation"] = elementwise(operations.multiply, h, gated, machine.activation)
         matrix, name = take(at + "mlp.down_proj"), "mlp_down"
-        x = steps[name] = into_stream(x, h, matrix, machine, name, mask.get(f"{name}_mask"))
+        steps |= into_stream(x, h, matrix, machine, name, imposed)
+        x = steps[name]
         layers.append(steps)
     head = embedding if config.tie_word_embeddings else held["lm_head.weight"]
     return linear(normed(x, "norm"), head.T, None, machine.lm_head), layers
