@@ -1,13 +1,21 @@
-"""Results for people: tables, CSV files and plots."""
+"""Results for people: tables, CSV files and plots.
+
+Tables fit into 80 columns, whatever the machines and models are called.
+"""
 
 from __future__ import annotations
 
 import csv
+import math
 import os
-from collections.abc import Sequence
+import string
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lamp.differences import Difference
+from lamp.metrics import Metrics
+from lamp.runs import Run
 from lamp.studies import Result
 
 if TYPE_CHECKING:
@@ -15,7 +23,25 @@ if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType
     from rich.table import Table
 
-__all__ = ["plot_results", "results_table", "write_csv"]
+__all__ = [
+    "LETTERS",
+    "comparison_table",
+    "differences_table",
+    "metrics_table",
+    "perplexity",
+    "plot_results",
+    "rates_table",
+    "results_table",
+    "write_csv",
+]
+
+LETTERS: Final = string.ascii_uppercase
+"""What machines are called in a table of several."""
+
+_HEAD: Final = "lm_head"  # the step that is in no layer
+_GAP: Final = 2  # between the columns of a table with a heading
+_RATE_WIDTH: Final = 7  # of a column of percentages, the space before it included
+_LONGEST_NAME: Final = 4  # of a reference in the heading of a column
 
 _CSV_FIELDS: Final = (
     "stored_bits",
@@ -76,6 +102,195 @@ def results_table(results: Sequence[Result], title: str) -> Table:
             f"{result.seconds:.1f}",
         )
     return table
+
+
+def metrics_table(run: Run, reference: str) -> Table:
+    """A table of a run for the terminal: what was measured, how much, of what.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    reference : str
+        The name of the machine that it is compared with.
+
+    Returns
+    -------
+    rich.table.Table
+    """
+    table = _plain_table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", style="bold", no_wrap=True)
+    table.add_column(style="dim")
+    metrics = run.metrics
+    table.add_row("KL divergence", _scientific(metrics.kl), f"nats a token, from {reference}")
+    table.add_row("flips", f"{metrics.flip_rate:.2%}", "of the most probable next tokens")
+    table.add_row(
+        "perplexity",
+        perplexity(metrics.perplexity),
+        f"{reference}: {perplexity(metrics.reference_perplexity)}",
+    )
+    if run.setting.lamp:
+        of = "of what look-ahead looks at"
+        table.add_row("recomputed", f"{metrics.recomputation_rate:.2%}", of)
+        share = f"{metrics.high_precision_share:.2%}"
+        table.add_row("high precision", share, "of all multiply-adds, on top of them")
+    table.add_row("time", f"{_seconds(run.seconds)} s", f"{run.speed:,.0f} tokens/s")
+    return table
+
+
+def rates_table(metrics: Metrics, width: int) -> Table:
+    """A table of recomputation rates for the terminal: steps from top to bottom, layers across.
+
+    Parameters
+    ----------
+    metrics : Metrics
+        Of a run under look-ahead.
+    width : int
+        How many columns there are; more layers go below the first.
+
+    Returns
+    -------
+    rich.table.Table
+    """
+    rows = {step: _percentages(rates) for step, rates in metrics.step_rates.items()}
+    head = rows.pop(_HEAD, None)
+    if len(rows) > 1:
+        rows["all"] = _percentages(metrics.layer_rates)
+    columns = [f"layer {n}" if n == 0 else str(n) for n in range(len(metrics.layer_rates))]
+    if rows and all(len(set(cells)) == 1 for cells in rows.values()):
+        columns = ["each layer"]
+    heading = "recomputed, %"
+    label = 2 + max(map(len, (heading, _HEAD, *rows)))
+    across = max(1, min(len(columns), (width - label) // _RATE_WIDTH))
+    table = _plain_table(show_header=False)
+    table.padding = 0
+    table.add_column(no_wrap=True, min_width=label)
+    for _ in range(across):
+        table.add_column(justify="right", no_wrap=True, min_width=_RATE_WIDTH)
+    for start in range(0, len(columns), across):
+        chosen = slice(start, start + across)
+        table.add_row("" if start else heading, *columns[chosen], style="bold")
+        for step, cells in rows.items():
+            table.add_row(step, *cells[: len(columns)][chosen])
+    if head is not None:
+        table.add_row("" if rows else heading, "head", style="bold")
+        table.add_row(_HEAD, *head)
+    return table
+
+
+def _percentages(rates: Sequence[float]) -> list[str]:
+    return [f"{100 * rate:.2f}" for rate in rates]
+
+
+def comparison_table(runs: Sequence[Run], reference: str) -> Table:
+    """A table of the same model and text under several machines, which letters stand for.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        The runs; all are compared with the first, too.
+    reference : str
+        The name of the machine that all are compared with.
+
+    Returns
+    -------
+    rich.table.Table
+    """
+    name = reference if len(reference) <= _LONGEST_NAME else "ref."
+    headings = ["", f"KL\nfrom {name}", f"flips\nfrom {name}", "perplexity"]
+    high = any(run.setting.lamp for run in runs)
+    headings += ["recom-\nputed", "high\nprec."] if high else []
+    headings += ["time\ns", "KL\nfrom A", "flips\nfrom A"]
+    table = _headed_table(headings)
+    for letter, run in zip(LETTERS, runs, strict=False):
+        metrics, first = run.metrics, run.first
+        rates = metrics.recomputation_rate, metrics.high_precision_share
+        look_ahead = [f"{rate:.2%}" for rate in rates] if run.setting.lamp else ["-", "-"]
+        table.add_row(
+            letter,
+            _scientific(metrics.kl),
+            f"{metrics.flip_rate:.2%}",
+            perplexity(metrics.perplexity),
+            *(look_ahead if high else []),
+            _seconds(run.seconds),
+            "-" if first is None else _scientific(first.kl),
+            "-" if first is None else f"{first.flip_rate:.2%}",
+        )
+    return table
+
+
+def differences_table(found: Sequence[Difference], width: int) -> Table:
+    """A table of what differs between machines, which letters stand for.
+
+    Parameters
+    ----------
+    found : sequence of Difference
+        As :func:`lamp.differences.differences` gives it.
+    width : int
+        How many columns there are; machines go one below the other if they do not fit side by side.
+
+    Returns
+    -------
+    rich.table.Table
+    """
+    rows = [(label, each.what, each.values) for each in found for label in each.labels()]
+    cells = [("step", "", LETTERS[: len(rows[0][2])]), *rows]
+    columns = [[label, what, *values] for label, what, values in cells]
+    needed = sum(_GAP + max(map(len, column)) for column in zip(*columns, strict=True))
+    if needed - _GAP <= width:
+        table = _headed_table(columns[0], "left")
+        for label, row in zip(_once(rows), columns[1:], strict=True):
+            table.add_row(label, *row[1:])
+        return table
+    table = _headed_table(["step", "", "", ""], "left")
+    for label, (_, what, values) in zip(_once(rows), rows, strict=True):
+        owners: dict[str, list[str]] = {}
+        for letter, value in zip(LETTERS, values, strict=False):
+            owners.setdefault(value, []).append(letter)
+        for index, (value, letters) in enumerate(owners.items()):
+            table.add_row(*((label, what) if index == 0 else ("", "")), " ".join(letters), value)
+    return table
+
+
+def _once(rows: Sequence[tuple[str, Any, Any]]) -> Iterator[str]:
+    """Labels, those that repeat the one above left empty."""
+    previous = ""
+    for label, *_ in rows:
+        yield "" if label == previous else label
+        previous = label
+
+
+def _plain_table(**options: Any) -> Table:
+    from rich.table import Table
+
+    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, **options)
+
+
+def _headed_table(headings: Sequence[str], justify: Any = "right") -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify=justify, vertical="bottom", overflow="fold")
+    return table
+
+
+def _scientific(number: float) -> str:
+    """A number of any size; 0 if it is that exactly."""
+    return "NaN" if math.isnan(number) else f"{number:.2e}" if number else "0"
+
+
+def _seconds(number: float) -> str:
+    return f"{number:.2f}" if number < 100 else f"{number:.0f}"
+
+
+def perplexity(number: float) -> str:
+    """A perplexity for people."""
+    if math.isnan(number):
+        return "NaN"
+    return f"{number:.3f}" if number < 1e5 else f"{number:.3e}"
 
 
 def write_csv(results: Sequence[Result], path: Path) -> None:
