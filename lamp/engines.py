@@ -6,6 +6,7 @@ An engine has workers.  It is given a run for a worker that is free, and tells h
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import queue
@@ -21,6 +22,7 @@ from dataclasses import replace
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import numba
 
@@ -346,7 +348,6 @@ class Cluster(Engine):
         self._address = self._client.scheduler.address
         self._running: dict[str, tuple[str, Any]] = {}
         self._texts: dict[str, Any] = {}
-        self._hosts: dict[str, str] = {}
         self._slots: dict[str, int] = {}
         self._counted = -_REFRESH
         self._ended: queue.SimpleQueue[tuple[Task, Any]] = queue.SimpleQueue()
@@ -362,6 +363,7 @@ class Cluster(Engine):
                     threads_per_worker=1,
                     memory_limit=0,
                     dashboard_address=None,
+                    silence_logs=logging.ERROR,
                 )
             )
         try:
@@ -386,9 +388,7 @@ class Cluster(Engine):
     def free(self) -> list[str]:
         """Workers that have fewer runs than threads."""
         if time.monotonic() - self._counted > _REFRESH:
-            workers = self._client.scheduler_info(n_workers=-1)["workers"]
-            self._slots = {address: each["nthreads"] for address, each in workers.items()}
-            self._hosts = {address: each["host"] for address, each in workers.items()}
+            self._slots = dict(self._client.nthreads())
             self._counted = time.monotonic()
         busy = Counter(worker for worker, _ in self._running.values())
         return [
@@ -402,8 +402,8 @@ class Cluster(Engine):
             key = f"lamp-text-{task.text_digest}"
             text = self._client.submit(_given, task.text, key=key, pure=False)
             self._texts[task.text_digest] = text
-        host = self._hosts[worker]
-        sharing = sum(n for other, n in self._slots.items() if self._hosts[other] == host)
+        host = urlsplit(worker).hostname
+        sharing = sum(n for each, n in self._slots.items() if urlsplit(each).hostname == host)
         future = self._client.submit(
             _run_on_cluster,
             replace(task, text=None),

@@ -25,7 +25,7 @@ from lamp import models, runs
 from lamp.engines import Engine, engine
 from lamp.store import Member, Outcome, Record, Store
 from lamp.studies import Case, Study
-from lamp.texts import Source
+from lamp.texts import STANDARD_INPUT, Source, read_standard_input
 from lamp.working import Checkpoint, Task, code_digest, file_digest, windows_digest
 
 __all__ = ["Interrupted", "Plan", "Status", "Sweep", "planned", "sweep"]
@@ -177,7 +177,11 @@ def planned(study: Study, digests: Callable[[Path], str]) -> Plan:
     texts: dict[tuple[str, Source], tuple[runs.Text, str]] = {}
     readers: dict[str, Any] = {}
     plan = Plan([], {}, [])
-    for case in study.cases():
+    cases = study.cases()
+    given = None
+    if any(case.source.source == STANDARD_INPUT for case in cases):
+        given = read_standard_input()
+    for case in cases:
         if case.model not in checkpoints:
             with study.blamed(*case.places["model"]):
                 checkpoints[case.model] = Checkpoint.of(case.model, digests)
@@ -185,7 +189,7 @@ def planned(study: Study, digests: Callable[[Path], str]) -> Plan:
         pair = case.model, case.source
         if pair not in texts:
             with study.blamed(*case.places["text"]):
-                text = case.source.read(readers[case.model])
+                text = case.source.read(readers[case.model], given)
                 texts[pair] = text, windows_digest(text)
             plan.notes.extend(note for note in text.notes() if note not in plan.notes)
         task = _task(case, checkpoints[case.model], *texts[pair])

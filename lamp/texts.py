@@ -140,8 +140,13 @@ class Source:
             return self
         return replace(self, source=str(place), name=self.label)
 
-    def documents(self) -> Iterator[str]:
+    def documents(self, given: str | None = None) -> Iterator[str]:
         """The documents, those that are blank left out.
+
+        Parameters
+        ----------
+        given : str, optional
+            Standard input, if it has been read, which is possible once.
 
         Yields
         ------
@@ -156,19 +161,21 @@ class Source:
         ModuleNotFoundError
             If the package that reads it is not installed; names the extra.
         """
-        found = (document for document in KINDS[self.kind](self) if document.strip())
+        found = (document for document in KINDS[self.kind](self, given) if document.strip())
         first = next(found, None)
         if first is None:
             raise ValueError(f"{self.source} holds no text")
         yield from itertools.chain([first], found)
 
-    def read(self, model: Decoder) -> runs.Text:
+    def read(self, model: Decoder, given: str | None = None) -> runs.Text:
         """The tokens that a model reads.
 
         Parameters
         ----------
         model : Decoder
             The model.
+        given : str, optional
+            As for :meth:`documents`.
 
         Returns
         -------
@@ -183,7 +190,7 @@ class Source:
         """
         parts: list[NDArray[np.int64]] = []
         count = 0
-        for document in self.documents():
+        for document in self.documents(given):
             parts.append(model.encode(_SEPARATOR + document if parts else document))
             count += len(parts[-1])
             if self.tokens is not None and count >= self.tokens:
@@ -228,17 +235,17 @@ def read_standard_input() -> str:
     return text
 
 
-def _plain(source: Source) -> Iterator[str]:
+def _plain(source: Source, given: str | None) -> Iterator[str]:
     if source.source == STANDARD_INPUT:
-        yield read_standard_input()
+        yield read_standard_input() if given is None else given
     else:
         yield checkpoints.read_text(None if source.source == HELD_OUT else Path(source.source))
 
 
-def _lines(source: Source) -> Iterator[str]:
+def _lines(source: Source, given: str | None) -> Iterator[str]:
     """The lines of a file, read as they are wanted."""
     if source.is_given:
-        yield from next(_plain(source)).split("\n")
+        yield from next(_plain(source, given)).split("\n")
         return
     path = Path(source.source)
     if not path.is_file():
@@ -250,8 +257,8 @@ def _lines(source: Source) -> Iterator[str]:
             raise ValueError(f"{path} is not UTF-8 text: {error}") from error
 
 
-def _jsonl(source: Source) -> Iterator[str]:
-    for number, line in enumerate(_lines(source), 1):
+def _jsonl(source: Source, given: str | None) -> Iterator[str]:
+    for number, line in enumerate(_lines(source, given), 1):
         if not line.strip():
             continue
         where = f"{source.source}, line {number}"
@@ -273,7 +280,7 @@ def _field(record: dict[str, Any], source: Source, where: str) -> str:
     return value
 
 
-def _parquet(source: Source) -> Iterator[str]:
+def _parquet(source: Source, given: str | None) -> Iterator[str]:
     pyarrow = _module("pyarrow", source)
     path = Path(source.source)
     if not path.is_file():
@@ -290,7 +297,7 @@ def _parquet(source: Source) -> Iterator[str]:
         raise ValueError(f"{path} is not a Parquet file: {error}") from error
 
 
-def _dataset(source: Source) -> Iterator[str]:
+def _dataset(source: Source, given: str | None) -> Iterator[str]:
     datasets = _module("datasets", source)
     try:
         rows = datasets.load_dataset(source.source, source.subset or None, split=source.split)
@@ -318,7 +325,7 @@ def _module(name: str, source: Source) -> ModuleType:
         ) from error
 
 
-KINDS: Final[dict[str, Callable[[Source], Iterator[str]]]] = {
+KINDS: Final[dict[str, Callable[[Source, str | None], Iterator[str]]]] = {
     "plain": _plain,
     "jsonl": _jsonl,
     "parquet": _parquet,

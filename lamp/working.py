@@ -359,6 +359,7 @@ class Worker:
         if self._loaded is None or self._loaded[0] != name:
             self._loaded = None  # two need not fit into memory
             task.checkpoint.check()
+            _check_memory(task.checkpoint)
             loaded = models.from_pretrained(task.checkpoint.name, hardware=setting.hardware)
         else:
             loaded = self._loaded[1]
@@ -424,6 +425,16 @@ class Worker:
             os.replace(partial, file)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _check_memory(checkpoint: Checkpoint) -> None:
+    """Raise a MemoryError if not even what is on the disk fits: the system kills who tries."""
+    size, memory = sum(size for size, _ in checkpoint.status), physical_memory()
+    if memory is not None and size > memory:
+        raise MemoryError(
+            f"the files of {checkpoint.name} have {size / 2**30:.1f} GiB, and there are "
+            f"{memory / 2**30:.1f} GiB of memory"
+        )
 
 
 def _cut(file: Path, lengths: list[int]) -> list[NDArray[Any]]:
