@@ -407,6 +407,17 @@ def test_divisors_of_one_are_no_scaling(tmp_path):
     assert list(map(float, rotary.frequencies())) == list(map(float, plain.frequencies()))
 
 
+@pytest.mark.parametrize(
+    "change", [{"high_freq_factor": 4.001}, {"original_max_position_embeddings": 8191}]
+)
+def test_divisors_close_to_those_of_llama_3_are_not_taken_for_them(tmp_path, change):
+    rope = {"rope_parameters": {**LLAMA_3, **change}, "head_dim": 64}
+    source = random_llama_checkpoint(tmp_path / "source", max_position_embeddings=20000, **rope)
+    path = convert(source, tmp_path / "model.gguf")
+    with pytest.raises(ValueError, match="not those of a Llama 3"):
+        checkpoints.load_config(path, "llama")
+
+
 def changed(path, position, new):
     """Other bytes at a place."""
     data = bytearray(path.read_bytes())
@@ -599,7 +610,9 @@ def test_texts_begin_and_end_as_the_file_says(tmp_path):
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-PIECES = st.sampled_from([" ", "  ", "\n\n", "the", "'s", "12", "123", "<|end|>", "\u0661", "\xa0"])
+PIECES = st.sampled_from(
+    [" ", " ,", " n't", "  ", "\n\n", "the", "'s", "12", "123", "<|end|>", "\u0661", "\xa0"]
+)
 
 
 @pytest.fixture(scope="module")
