@@ -421,6 +421,8 @@ class _Reader:
             source = Source(**fields)
             return source.label, source.inside(self._folder)
         if key == "models":
+            if not isinstance(given, (str, os.PathLike)):
+                raise TypeError(f"a model is a name or a path, not {given!r}")
             return _shown(given), os.fspath(self._beside(given))
         if key == "hardware":
             return _shown(given), self._machine(given)
@@ -445,7 +447,10 @@ def _settings(given: Any) -> tuple[LAMP, ...]:
         return ()
     if isinstance(given, str):
         return tuple(Setting.parse(f"fp32+{given}").lamp)
-    return tuple(Setting("fp32", [given] if isinstance(given, LAMP) else given).lamp)
+    several = [given] if isinstance(given, LAMP) else given
+    if not isinstance(several, Iterable):
+        raise TypeError(f"lamp must be a LAMP, several, a string or None, not {given!r}")
+    return tuple(Setting("fp32", several).lamp)
 
 
 # --- the grid of the demo -------------------------------------------------------------------------
