@@ -14,6 +14,7 @@ from lamp.commands.demo import demo
 from lamp.commands.generate import generate
 from lamp.commands.machines import list_machines, show_machine
 from lamp.commands.run import run
+from lamp.commands.sweep import status, sweep
 
 _INTERRUPTED = 130  # 128 and the number of the signal, as shells have it
 
@@ -33,7 +34,7 @@ def _main(
     """Options that hold for every command."""
 
 
-for command in (run, generate, compare, demo):
+for command in (run, generate, compare, sweep, status, demo):
     app.command()(command)
 
 machines = typer.Typer(help="The machines that models run on.", no_args_is_help=True)
