@@ -13,6 +13,7 @@ from lamp.commands.compare import compare
 from lamp.commands.demo import demo
 from lamp.commands.generate import generate
 from lamp.commands.machines import list_machines, show_machine
+from lamp.commands.report import report
 from lamp.commands.run import run
 from lamp.commands.sweep import status, sweep
 
@@ -34,7 +35,7 @@ def _main(
     """Options that hold for every command."""
 
 
-for command in (run, generate, compare, sweep, status, demo):
+for command in (run, generate, compare, sweep, status, report, demo):
     app.command()(command)
 
 machines = typer.Typer(help="The machines that models run on.", no_args_is_help=True)

@@ -1,0 +1,81 @@
+"""The command `lamp report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    store: Annotated[Path, typer.Argument(help="A store of results.", metavar="STORE")],
+    study: Annotated[
+        str | None, typer.Option(help="One study; left out, all of the store.", metavar="NAME")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page; left out, beside the store, with the ending .html.", metavar="FILE"
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="Also write all runs as a CSV file, one a row.", metavar="FILE"),
+    ] = None,
+    parquet: Annotated[
+        Path | None,
+        typer.Option(help="The same as a Parquet file; needs pyarrow.", metavar="FILE"),
+    ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(help="Also write the charts as pictures into a folder.", metavar="DIR"),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Write the results of a sweep as one HTML page, and as files for other programs."""
+    from lamp import reports
+
+    page = store.with_suffix(".html") if output is None else output
+    _check({"--output": page, "--csv": csv, "--parquet": parquet}, store)
+    try:
+        studies = reports.read(store, study)
+    except LookupError as error:
+        raise typer.BadParameter(str(error.args[0]), param_hint="--study") from error
+    for path, write in (
+        (parquet, reports.write_parquet),
+        (csv, reports.write_csv),
+        (page, reports.write_page),
+    ):
+        if path is not None:
+            write(studies, path)
+            typer.echo(f"{path}: {_described(path)}")
+    if png is not None:
+        pictures = reports.write_pictures(studies, png)
+        typer.echo(f"{png}: {len(pictures)} pictures")
+    if show:
+        _open(page)
+
+
+def _check(paths: dict[str, Path | None], store: Path) -> None:
+    """No file is written twice, and none over the store."""
+    taken = {store.resolve(): "the store"}
+    for option, path in paths.items():
+        if path is not None:
+            place = path.resolve()
+            if place in taken:
+                message = f"{str(path)!r} is {taken[place]}: name another file"
+                raise typer.BadParameter(message, param_hint=option)
+            taken[place] = f"the file of {option}"
+
+
+def _described(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
+
+
+def _open(page: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        raise OSError(f"no browser could be started to open {page}")

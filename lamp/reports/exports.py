@@ -1,0 +1,154 @@
+"""Results as files for other programs: CSV and Parquet, one row a run, in full precision."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from lamp.reports.results import Results
+from lamp.store import Record
+
+__all__ = ["as_csv", "as_parquet", "columns", "rows"]
+
+_LABELS: Final = ("model", "text", "hardware", "lamp", "reference")
+_COUNTS: Final = ("position", "tokens")
+_NUMBERS: Final = (
+    "kl",
+    "flip_rate",
+    "reference_perplexity",
+    "perplexity",
+    "recomputation_rate",
+    "high_precision_share",
+)
+_ENDED: Final = ("seconds", "started_at", "finished_at", "error", "environment")
+_BEFORE: Final = ("study", "position", *_LABELS)
+_AFTER: Final = ("state", "tokens", *_NUMBERS, *_ENDED, "key")
+
+
+def columns(studies: Iterable[Results]) -> list[str]:
+    """The names of the columns, those of the grids' variables among them.
+
+    Parameters
+    ----------
+    studies : iterable of Results
+
+    Returns
+    -------
+    list of str
+    """
+    return [*_BEFORE, *_variables(studies).values(), *_AFTER]
+
+
+def _variables(studies: Iterable[Results]) -> dict[str, str]:
+    """Columns by variable: they are called alike, unless another column is called so."""
+    names = dict.fromkeys(name for study in studies for name in study.variables)
+    taken = {*_BEFORE, *_AFTER, *names}
+    found = {}
+    for name in names:
+        column = name
+        while column in (*_BEFORE, *_AFTER) or (column != name and column in taken):
+            column = f"grid_{column}"
+        taken.add(column)
+        found[name] = column
+    return found
+
+
+def rows(studies: Sequence[Results]) -> list[dict[str, Any]]:
+    """All runs of studies, one after the other.
+
+    Parameters
+    ----------
+    studies : sequence of Results
+
+    Returns
+    -------
+    list of dict
+        Column to value; None where there is none.
+    """
+    variables = _variables(studies)
+    return [_row(record, variables) for study in studies for record in study.records]
+
+
+def _row(record: Record, variables: Mapping[str, str]) -> dict[str, Any]:
+    member, metrics = record.member, record.metrics
+    measured = {name: getattr(metrics, name, None) for name in ("tokens", *_NUMBERS)}
+    return {
+        "study": record.study,
+        "position": record.position,
+        **{label: getattr(member, label) for label in _LABELS},
+        **{column: member.variables.get(name) for name, column in variables.items()},
+        "state": record.state,
+        **measured,
+        **{name: getattr(record, name) for name in _ENDED},
+        "key": member.key,
+    }
+
+
+def as_csv(studies: Sequence[Results]) -> bytes:
+    """A CSV file with a heading.
+
+    Parameters
+    ----------
+    studies : sequence of Results
+
+    Returns
+    -------
+    bytes
+        UTF-8; NaN is ``nan``, infinity is ``inf``, and what is not there is empty.
+    """
+    written = io.StringIO(newline="")
+    writer = csv.DictWriter(written, columns(studies), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows(studies))
+    return written.getvalue().encode("utf-8", "replace")
+
+
+def as_parquet(studies: Sequence[Results]) -> bytes:
+    """A Parquet file; NaN is NaN, and what is not there is null.
+
+    Parameters
+    ----------
+    studies : sequence of Results
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If pyarrow is not installed.
+    """
+    try:
+        arrow = importlib.import_module("pyarrow")
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "Parquet files need pyarrow: pip install 'fpemu-lamp[parquet]'", name="pyarrow"
+        ) from error
+    found = rows(studies)
+    arrays = {
+        name: arrow.array(*_typed(arrow, name, [row[name] for row in found]), from_pandas=False)
+        for name in columns(studies)
+    }
+    written = io.BytesIO()
+    parquet.write_table(arrow.table(arrays), written)
+    return written.getvalue()
+
+
+def _typed(arrow: Any, name: str, values: list[Any]) -> tuple[list[Any], Any]:
+    """The values of a column and their type: that of the store, or what a variable's have."""
+    if name in _COUNTS:
+        return values, arrow.int64()
+    if name in (*_NUMBERS, "seconds"):
+        return values, arrow.float64()
+    given = [value for value in values if value is not None]
+    if name not in (*_BEFORE, *_AFTER) and given:
+        if all(isinstance(value, int) for value in given):
+            return values, arrow.int64()
+        if all(isinstance(value, (int, float)) for value in given):
+            return [None if value is None else float(value) for value in values], arrow.float64()
+    return [None if value is None else str(value) for value in values], arrow.string()

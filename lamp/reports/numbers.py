@@ -1,0 +1,132 @@
+"""Numbers as reports show them."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+__all__ = ["decimals", "percent", "power", "scientific", "seconds", "short_percent"]
+
+_SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _special(number: float) -> str | None:
+    if math.isnan(number):
+        return "NaN"
+    if math.isinf(number):
+        return "∞" if number > 0 else "-∞"
+    return None if number else "0"
+
+
+def scientific(number: float) -> str:
+    """With three digits and an exponent.
+
+    Parameters
+    ----------
+    number : float
+
+    Returns
+    -------
+    str
+    """
+    return _special(number) or f"{number:.2e}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, aligned with others in a column.
+
+    Parameters
+    ----------
+    share : float
+
+    Returns
+    -------
+    str
+    """
+    if (special := _special(share)) is not None:
+        return special if special != "0" else "0%"
+    return f"{share:.3%}" if abs(share) >= 5e-6 else f"{100 * share:.1e}%"
+
+
+def short_percent(share: float) -> str:
+    """A share in percent with three digits at most, for where there is little room.
+
+    Parameters
+    ----------
+    share : float
+
+    Returns
+    -------
+    str
+    """
+    if (special := _special(share)) is not None:
+        return special
+    if abs(share) < 1e-6:
+        return f"{power(100 * share)}%"
+    digits = max(0, 2 - math.floor(math.log10(abs(100 * share))))
+    shown = f"{100 * share:.{digits}f}"
+    return f"{shown.rstrip('0').rstrip('.') if '.' in shown else shown}%"
+
+
+def decimals(number: float, places: int = 3) -> str:
+    """With so many decimals, or an exponent if it is large.
+
+    Parameters
+    ----------
+    number : float
+    places : int
+
+    Returns
+    -------
+    str
+    """
+    if (special := _special(number)) is not None:
+        return special
+    return f"{number:,.{places}f}" if abs(number) < 1e5 else f"{number:.{places}e}"
+
+
+def seconds(number: float) -> str:
+    """A time for people.
+
+    Parameters
+    ----------
+    number : float
+
+    Returns
+    -------
+    str
+    """
+    if number < 60:
+        return f"{number:.3g} s"
+    minutes = round(number / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def power(number: float) -> str:
+    """With a power of ten in small figures, where that is the shortest.
+
+    Parameters
+    ----------
+    number : float
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from lamp.reports.numbers import power
+    >>> power(2e-5), power(1e-7), power(0.5)
+    ('2·10⁻⁵', '10⁻⁷', '0.5')
+    """
+    if (special := _special(number)) is not None:
+        return special
+    plain = f"{number:.6g}"
+    if 1e-2 <= abs(number) < 1e5 or "e" not in f"{number:.5e}":
+        return plain
+    mantissa, _, exponent = f"{number:.5e}".partition("e")
+    mantissa = mantissa.rstrip("0").rstrip(".")
+    shown = f"10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+    return shown if mantissa == "1" else f"{mantissa}·{shown}"
