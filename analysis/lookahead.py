@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -309,6 +310,9 @@ def plot(rows: list[Spent], path: Path) -> None:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(lambda kl, _: f"{kl:g}")
         axes.set_title(machine, loc="left", weight="bold")
         axes.set_xlabel("multiply-adds done again in float32")
         axes.grid(alpha=0.3)
