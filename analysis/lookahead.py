@@ -309,6 +309,8 @@ def plot(rows: list[Spent], path: Path) -> None:
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=words)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        # Nothing low is left where all is recomputed: that is below any sensible axis.
+        axes.set_ylim(max(min(row.kl for row in here) / 1.2, base / 100), 1.3 * base)
         axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
