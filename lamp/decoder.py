@@ -225,7 +225,8 @@ class Decoder(ABC):
         Parameters
         ----------
         path_or_name : str or path-like
-            A transformers directory, ``"embedded"``, or a name on the Hugging Face hub.
+            A transformers directory, a GGUF file, a name on the Hugging Face hub, ``"embedded"``,
+            or a name in :data:`lamp.checkpoints.PACKAGED`.
         hardware : Hardware or str
             The machine.
         lamp : LAMP or iterable of LAMP, optional
