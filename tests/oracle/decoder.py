@@ -383,13 +383,13 @@ def into_stream(x, h, matrix, machine, name, masks):
     return mixture(name, low, high, beyond, mask)
 
 
-def up(h, matrix, machine, masks):
-    """The arguments of the activation; where there is a mask, some are the recomputed step's."""
-    low, beyond = watched(h, *matrix, machine.mlp_up)
-    mask = masks.get("mlp_up_mask")
+def alone(h, matrix, machine, name, masks):
+    """A product; where there is a mask, parts of it are the recomputed step's."""
+    low, beyond = watched(h, *matrix, getattr(machine, name))
+    mask = masks.get(f"{name}_mask")
     if mask is None:
-        return {"mlp_up": low}
-    return mixture("mlp_up", low, linear(h, *matrix, machine.recomputed), beyond, mask)
+        return {name: low}
+    return mixture(name, low, linear(h, *matrix, machine.recomputed), beyond, mask)
 
 
 def held_by(tensors, machine):
@@ -404,9 +404,9 @@ def held_by(tensors, machine):
 
 
 def gpt2(tensors, config, machine, tokens, masks=None):
-    """The logits of a GPT-2, from its tensors under transformers' names, and each layer's steps.
+    """The steps of each layer of a GPT-2, by the names of a trace, and behind them its logits.
 
-    Steps have the names of a trace.  Masks say by layer and name what is recomputed.
+    Tensors have transformers' names.  Masks say by layer and name what is recomputed.
     """
     held = held_by(tensors, machine)
 
@@ -418,7 +418,7 @@ def gpt2(tensors, config, machine, tokens, masks=None):
     positions = held["transformer.wpe.weight"][: len(tokens)]
     x = add(embedding[tokens], positions, machine.embedding)
     for layer in range(config.n_layer):
-        at, imposed = f"h.{layer}.", masks[layer] if masks is not None else {}
+        at, imposed = f"h.{layer}.", {} if masks is None else masks[layer]
         steps = {"stream": x, "norm_1": norm(x, *take(at + "ln_1"), epsilon, machine.norm)}
         qkv = linear(steps["norm_1"], *take(at + "attn.c_attn"), machine.qkv)
         steps |= attended(qkv, (heads, heads), machine, mask=imposed.get("mask"))
@@ -426,7 +426,7 @@ def gpt2(tensors, config, machine, tokens, masks=None):
         steps |= into_stream(x, steps["heads"], matrix, machine, name, imposed)
         x = steps[name]
         steps["norm_2"] = norm(x, *take(at + "ln_2"), epsilon, machine.norm)
-        steps |= up(steps["norm_2"], take(at + "mlp.c_fc"), machine, imposed)
+        steps |= alone(steps["norm_2"], take(at + "mlp.c_fc"), machine, "mlp_up", imposed)
         h = activation(steps["mlp_up"], config.activation_function, machine.activation)
         steps["activation"] = h
         matrix, name = take(at + "mlp.c_proj"), "mlp_down"
@@ -434,7 +434,8 @@ def gpt2(tensors, config, machine, tokens, masks=None):
         x = steps[name]
         layers.append(steps)
     h = norm(x, *take("ln_f"), epsilon, machine.norm)
-    return linear(h, embedding.T, None, machine.lm_head), layers
+    imposed = {} if masks is None else masks[-1]
+    return [*layers, alone(h, (embedding.T, None), machine, "lm_head", imposed)]
 
 
 # --- Llama ----------------------------------------------------------------------------------------
@@ -455,7 +456,7 @@ def llama(tensors, config, machine, tokens, masks=None):
     embedding = held["model.embed_tokens.weight"]
     x = np.array([rounded(row, machine.embedding) for row in embedding[tokens]])
     for layer in range(config.num_hidden_layers):
-        at, imposed = f"layers.{layer}.", masks[layer] if masks is not None else {}
+        at, imposed = f"layers.{layer}.", {} if masks is None else masks[layer]
         steps = {"stream": x, "norm_1": normed(x, at + "input_layernorm")}
         parts = [take(f"{at}self_attn.{name}_proj") for name in "qkv"]
         bias = None if parts[0][1] is None else np.concatenate([part[1] for part in parts])
@@ -466,7 +467,7 @@ def llama(tensors, config, machine, tokens, masks=None):
         x = steps[name]
         h = steps["norm_2"] = normed(x, at + "post_attention_layernorm")
         gated = steps["gated"] = linear(h, *take(at + "mlp.up_proj"), machine.mlp_up)
-        steps |= up(h, take(at + "mlp.gate_proj"), machine, imposed)
+        steps |= alone(h, take(at + "mlp.gate_proj"), machine, "mlp_up", imposed)
         h = activation(steps["mlp_up"], config.hidden_act, machine.activation)
         h = steps["activation"] = elementwise(operations.multiply, h, gated, machine.activation)
         matrix, name = take(at + "mlp.down_proj"), "mlp_down"
@@ -474,4 +475,5 @@ def llama(tensors, config, machine, tokens, masks=None):
         x = steps[name]
         layers.append(steps)
     head = embedding if config.tie_word_embeddings else held["lm_head.weight"]
-    return linear(normed(x, "norm"), head.T, None, machine.lm_head), layers
+    imposed = {} if masks is None else masks[-1]
+    return [*layers, alone(normed(x, "norm"), (head.T, None), machine, "lm_head", imposed)]
