@@ -820,8 +820,10 @@ class _Work:
     ) -> NDArray[Any]:
         """What the feed-forward layer makes of the normed stream, before it goes down."""
         settings, twin, step = self._look_ahead.activation, machine.recomputed, machine.mlp_up
-        gated = None if block.gate is None else linear(h, block.mlp_up, step)
+        gated, mended = None, 0
         matrix = block.mlp_up if block.gate is None else block.gate
+        if block.gate is not None:
+            gated, mended = _mended(h, block.mlp_up, step, None if settings is None else twin)
         if settings is None:
             y = linear(h, matrix, step)
         else:
@@ -834,7 +836,13 @@ class _Work:
             if gated is not None:
                 sensitivity *= np.abs(gated)
             y = self._recomputed(
-                (y, high, beyond), settings, (h, matrix), "mlp_up", layer, sensitivity=sensitivity
+                (y, high, beyond),
+                settings,
+                (h, matrix),
+                "mlp_up",
+                layer,
+                sensitivity=sensitivity,
+                besides=mended,
             )
         self.seen("mlp_up", layer, y)
         out = activation(y, self._shape.activation, machine.activation)
@@ -867,8 +875,9 @@ class _Work:
         *,
         shares: NDArray[Any] | None = None,
         sensitivity: NDArray[Any] | None = None,
+        besides: int = 0,
     ) -> NDArray[Any]:
-        """Components of a product, with those replaced that a rule takes."""
+        """Components of a product, with those replaced that a rule takes; `besides` count, too."""
         (low, high, beyond), (h, matrix) = parts, factors
         step = getattr(self.machine, name)
         weights: Any = None
@@ -888,7 +897,7 @@ class _Work:
             weights=weights,
             stream=stream,
         )
-        selected = int(np.count_nonzero(mask))
+        selected = int(np.count_nonzero(mask)) + besides
         self._count(name, Recomputation(selected, mask.size, matrix.weight.shape[0]))
         self.seen(f"{name}_mask", layer, mask)
         return low
@@ -900,6 +909,19 @@ def _both(
     """A product as its step computes it, in the high precision, and where the step overflowed."""
     beyond = np.zeros((len(h), matrix.weight.shape[1]), np.bool_)
     return linear(h, matrix, step, beyond), linear(h, matrix, twin), beyond
+
+
+def _mended(
+    h: NDArray[Any], matrix: Matrix, step: Product, twin: Product | None
+) -> tuple[NDArray[Any], int]:
+    """A product, and how many components overflowed and are of the high precision, if there is."""
+    if twin is None:
+        return linear(h, matrix, step), 0
+    beyond = np.zeros((len(h), matrix.weight.shape[1]), np.bool_)
+    low = linear(h, matrix, step, beyond)
+    if beyond.any():
+        np.copyto(low, linear(h, matrix, twin), where=beyond)
+    return low, int(np.count_nonzero(beyond))
 
 
 def _rounded_sum(x: NDArray[Any], step: Sum) -> Any:

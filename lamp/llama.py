@@ -139,7 +139,8 @@ class Llama(Decoder):
 
     The gate and what it gates are products of the step mlp_up.  The activated gate is rounded into
     the output of the activation, and so is its product with what it gates.  Look-ahead at the
-    activation recomputes its arguments, the gate, alone.
+    activation recomputes components of its argument, the gate; of what that gates it recomputes,
+    and counts, those that overflowed.
 
     Parameters
     ----------

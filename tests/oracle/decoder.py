@@ -466,7 +466,11 @@ def llama(tensors, config, machine, tokens, masks=None):
         steps |= into_stream(x, steps["heads"], matrix, machine, name, imposed)
         x = steps[name]
         h = steps["norm_2"] = normed(x, at + "post_attention_layernorm")
-        gated = steps["gated"] = linear(h, *take(at + "mlp.up_proj"), machine.mlp_up)
+        gated, beyond = watched(h, *take(at + "mlp.up_proj"), machine.mlp_up)
+        if "mlp_up_mask" in imposed:
+            high = linear(h, *take(at + "mlp.up_proj"), machine.recomputed)
+            gated = np.where(beyond, high, gated)
+            steps |= {"gated": gated, "gated_beyond": beyond}
         steps |= alone(h, take(at + "mlp.gate_proj"), machine, "mlp_up", imposed)
         h = activation(steps["mlp_up"], config.hidden_act, machine.activation)
         h = steps["activation"] = elementwise(operations.multiply, h, gated, machine.activation)
