@@ -423,7 +423,7 @@ def read_text(path: Path | None = None) -> str:
         If the file is empty or not UTF-8.
     """
     path = EMBEDDED / "held_out.txt" if path is None else path
-    if not path.is_file():
+    if path.is_dir() or not path.exists():  # a pipe is a file, too
         raise FileNotFoundError(f"no text file {str(path)!r}")
     try:
         text = path.read_text(encoding="utf-8")

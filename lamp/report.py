@@ -226,7 +226,7 @@ def differences_table(found: Sequence[Difference], width: int) -> Table:
     Parameters
     ----------
     found : sequence of Difference
-        As :func:`lamp.differences.differences` gives it.
+        As :func:`lamp.differences.differences` gives it; at least one.
     width : int
         How many columns there are; machines go one below the other if they do not fit side by side.
 

@@ -31,6 +31,7 @@ __all__ = [
     "Setting",
     "Text",
     "run",
+    "setting_parts",
     "side_by_side",
     "versions",
     "window_sizes",
@@ -97,9 +98,8 @@ class Setting:
         FileNotFoundError
             If there is no such file.
         """
-        stem, ending, rest = text.rpartition(".toml")
-        first, *others = _JOINED.split(rest)
-        return cls(hardware(stem + ending + first), [LAMP.parse(other) for other in others])
+        name, rules = setting_parts(text)
+        return cls(hardware(name), [LAMP.parse(rule) for rule in rules])
 
     def __str__(self) -> str:
         return "+".join([self.hardware.name, *map(str, self.lamp)])
@@ -117,6 +117,13 @@ class Setting:
             "lamp": [str(each) for each in self.lamp],
             "setting_sha256": self.digest,
         }
+
+
+def setting_parts(text: str) -> tuple[str, list[str]]:
+    """The machine and the rules in what :meth:`Setting.parse` takes."""
+    stem, ending, rest = text.rpartition(".toml")
+    first, *rules = _JOINED.split(rest)
+    return stem + ending + first, rules
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lamp.commands import options
+from lamp.texts import HELD_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 def compare(
     machines: options.Settings,
     model: options.Model = "embedded",
-    text: options.Source = None,
+    text: options.Source = HELD_OUT,
     token_ids: options.TokenIds = None,
     tokens: options.Tokens = 4096,
     length: options.Length = None,
     stride: options.Stride = None,
-    reference: options.Reference = "fp64",  # type: ignore[assignment]
+    reference: options.Reference = "fp64",
     shuffle: options.Shuffle = False,
     seed: options.ShuffleSeed = None,
     json: options.Json = False,
@@ -34,10 +35,11 @@ def compare(
     from lamp.commands import inputs, outputs
     from lamp.differences import differences
 
-    options.check_machines(machines)
     options.check_source(text, token_ids)
     shuffled = options.shuffle_seed(shuffle, seed)
-    network = models.from_pretrained(model, hardware=machines[0].hardware)
+    settings = options.settings(machines)
+    exact = options.machine(reference, "--reference")
+    network = models.from_pretrained(model, hardware=settings[0].hardware)
     read = inputs.read_text(
         network,
         text=text,
@@ -47,17 +49,17 @@ def compare(
         stride=stride,
         shuffled=shuffled,
     )
-    total = len(read.tokens) * len(machines)
-    with outputs.progress_bar(f"{len(machines)} machines", total) as progress:
-        found = runs.side_by_side(network, read, machines, reference=reference, progress=progress)
-    look_ahead = any(each.lamp for each in machines)
-    differing = differences([each.hardware for each in machines], recomputed=look_ahead)
+    total = len(read.tokens) * len(settings)
+    with outputs.progress_bar(f"{len(settings)} machines", total) as progress:
+        found = runs.side_by_side(network, read, settings, reference=exact, progress=progress)
+    look_ahead = any(each.lamp for each in settings)
+    differing = differences([each.hardware for each in settings], recomputed=look_ahead)
     if json:
         outputs.print_json(
             {
                 "model": outputs.model_record(model, network),
                 "text": read.record(),
-                "reference": reference.name,
+                "reference": exact.name,
                 "runs": [each.record() for each in found],
                 "differences": [asdict(each) for each in differing],
                 "notes": read.notes(),
@@ -65,7 +67,7 @@ def compare(
         )
         return
     typer.echo(outputs.describe(model, network, read))
-    _print(found, differing, read, reference.name)
+    _print(found, differing, read, exact.name)
 
 
 def _print(

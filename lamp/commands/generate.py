@@ -27,7 +27,7 @@ def generate(
         ),
     ],
     model: options.Model = "embedded",
-    hardware: options.Machine = "fp32",  # type: ignore[assignment]
+    hardware: options.Machine = "fp32",
     lamp: options.Rules = None,
     tokens: Annotated[int, typer.Option(min=1, help="Add so many tokens, at most.")] = 64,
     temperature: Annotated[
@@ -53,19 +53,18 @@ def generate(
     json: options.Json = False,
 ) -> None:
     """Continue a text, token by token, until the model ends it."""
-    from lamp import models, runs
+    from lamp import models
     from lamp.commands import outputs
     from lamp.sampling import Sampler
 
-    with options.usage("--lamp"):
-        setting = runs.Setting(hardware, lamp or ())
+    setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
     with options.usage():
         Sampler(temperature, top_k, top_p, seed)
     for name, value in (("--top-k", top_k), ("--top-p", top_p)):
         if value is not None and temperature == 0.0:
             message = f"{value} has no effect at temperature 0: give a --temperature above it"
             raise typer.BadParameter(message, param_hint=name)
-    network = models.from_pretrained(model, hardware=hardware, lamp=lamp)
+    network = models.from_pretrained(model, hardware=setting.hardware, lamp=setting.lamp)
     text = _Continued.of(network, prompt, chat=chat)
     with options.usage("--tokens"):
         stream = network.stream(
@@ -116,9 +115,9 @@ class _Continued:
     @classmethod
     def of(cls, model: Decoder, prompt: str, *, chat: bool) -> _Continued:
         """A prompt, or what the chat template makes of it."""
-        from lamp.commands import inputs
+        from lamp.texts import STANDARD_INPUT, read_standard_input
 
-        text = inputs.read_standard_input() if prompt == "-" else prompt
+        text = read_standard_input() if prompt == STANDARD_INPUT else prompt
         beginning = model.encode(_in_chat(model.tokenizer, text) if chat else text)
         if not len(beginning):
             raise typer.BadParameter(f"{text!r} has no tokens to begin with", param_hint="--prompt")

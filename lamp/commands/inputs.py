@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lamp import checkpoints, runs
+from lamp import runs, texts
 from lamp.commands.options import usage
 
 if TYPE_CHECKING:
     from lamp.decoder import Decoder
 
-_STANDARD_INPUT = "-"
+_IN_WORDS: Final = {
+    texts.HELD_OUT: "the held-out sample",
+    texts.STANDARD_INPUT: "standard input",
+}
 
 
 def read_text(
     model: Decoder,
     *,
-    text: str | None,
+    text: str,
     token_ids: str | None,
     tokens: int,
     length: int | None,
@@ -31,47 +33,30 @@ def read_text(
     """The text that the options of a command say."""
     with usage("--length, --stride"):
         length, stride = runs.window_sizes(model, length, stride)
-    source, numbers = _tokens(model, text, token_ids)
-    return runs.Text.of(
-        numbers,
-        model,
-        source=source,
-        count=tokens,
-        length=length,
-        stride=stride,
-        shuffled=shuffled,
-    )
-
-
-def _tokens(
-    model: Decoder, text: str | None, token_ids: str | None
-) -> tuple[str, NDArray[np.int64]]:
-    """Where tokens are from, and they themselves."""
     if token_ids is not None:
-        return token_ids, read_token_ids(Path(token_ids))
-    if text == _STANDARD_INPUT:
-        return "standard input", encode(model, read_standard_input())
-    words = checkpoints.read_text(None if text is None else Path(text))
-    return "the held-out sample" if text is None else text, encode(model, words)
-
-
-def encode(model: Decoder, text: str) -> NDArray[np.int64]:
-    """The tokens of a text; a model without a tokenizer is told what to do."""
+        return runs.Text.of(
+            read_token_ids(Path(token_ids)),
+            model,
+            source=token_ids,
+            count=tokens,
+            length=length,
+            stride=stride,
+            shuffled=shuffled,
+        )
     try:
-        return model.encode(text)
+        model.tokenizer  # noqa: B018  (it is loaded here)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}: give token numbers, by --token-ids FILE") from error
-
-
-def read_standard_input() -> str:
-    """All of standard input."""
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"standard input is not UTF-8 text: {error}") from error
-    if not text:
-        raise ValueError("standard input is empty: expected a text")
-    return text
+    source = texts.Source(
+        text,
+        tokens=tokens,
+        length=length,
+        stride=stride,
+        shuffled=shuffled is not None,
+        seed=shuffled or 0,
+        name=_IN_WORDS.get(text, text),
+    )
+    return source.read(model)
 
 
 def read_token_ids(path: Path) -> NDArray[np.int64]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
@@ -12,9 +12,8 @@ from lamp.hardware import Hardware
 from lamp.machines import hardware
 from lamp.report import LETTERS
 from lamp.rules import LAMP
-from lamp.runs import Setting
-
-Parsed = TypeVar("Parsed")
+from lamp.runs import Setting, setting_parts
+from lamp.texts import HELD_OUT
 
 
 @contextmanager
@@ -26,33 +25,32 @@ def usage(option: str | None = None) -> Iterator[None]:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
-def _parser(parse: Callable[[str], Parsed]) -> Callable[[str], Parsed]:
-    """A parser for an option; what a TOML file says wrong is a failure, not bad usage."""
-
-    def parsed(text: str) -> Parsed:
-        if ".toml" in text:
-            return parse(text)
-        with usage():
-            return parse(text)
-
-    return parsed
+def machine(name: str, option: str) -> Hardware:
+    """The machine that an option names; what a TOML file says wrong is a failure, not bad usage."""
+    if name.endswith(".toml"):
+        return hardware(name)
+    with usage(option):
+        return hardware(name)
 
 
-def _hardware(text: str) -> Hardware:
-    return hardware(text)
+def setting(name: str, rules: Iterable[str], options: tuple[str, str]) -> Setting:
+    """The machine that one option names, and the rules that another says."""
+    chosen = machine(name, options[0])
+    with usage(options[1]):
+        return Setting(chosen, [LAMP.parse(rule) for rule in rules])
 
 
-def check_machines(settings: list[Setting]) -> None:
-    """There are several, and letters for all."""
-    if not 2 <= len(settings) <= len(LETTERS):
-        names = " ".join(map(str, settings))
-        message = f"expected 2 to {len(LETTERS)} machines, not {len(settings)}: {names}"
-        raise typer.BadParameter(message, param_hint="MACHINE")
+def settings(texts: Sequence[str]) -> list[Setting]:
+    """The machines to compare: several, and letters for all."""
+    if not 2 <= len(texts) <= len(LETTERS):
+        message = f"expected 2 to {len(LETTERS)} machines, not {len(texts)}: {' '.join(texts)}"
+        raise typer.BadParameter(message, param_hint="MACHINES")
+    return [setting(*setting_parts(text), ("MACHINES", "MACHINES")) for text in texts]
 
 
-def check_source(text: str | None, token_ids: str | None) -> None:
+def check_source(text: str, token_ids: str | None) -> None:
     """A text and token numbers are not both given."""
-    if text is not None and token_ids is not None:
+    if text != HELD_OUT and token_ids is not None:
         hint = "--text, --token-ids"
         raise typer.BadParameter("give a text or token numbers, not both", param_hint=hint)
 
@@ -74,43 +72,36 @@ Model = Annotated[
     ),
 ]
 Machine = Annotated[
-    Hardware,
+    str,
     typer.Option(
         help="The machine: a name that 'lamp hardware list' shows, or a file that ends in .toml.",
-        parser=_parser(_hardware),
         metavar="NAME|FILE.toml",
     ),
 ]
 Reference = Annotated[
-    Hardware,
-    typer.Option(
-        help="The machine to compare with.", parser=_parser(_hardware), metavar="NAME|FILE.toml"
-    ),
+    str, typer.Option(help="The machine to compare with.", metavar="NAME|FILE.toml")
 ]
-# Not "tv" for short in a help text: what writes it takes that between colons for an emoji.
+# Not tv for short in help texts: what writes them takes it for an emoji between colons.
 Rules = Annotated[
-    list[LAMP] | None,
+    list[str] | None,
     typer.Option(
         help="What look-ahead recomputes, such as softmax:total_variation:0.01 or norm:norm:1%; "
         "may be given once for each place: softmax, norm, activation, logits.",
-        parser=_parser(LAMP.parse),
         metavar="PLACE:RULE:AMOUNT",
     ),
 ]
 Settings = Annotated[
-    list[Setting],
+    list[str],
     typer.Argument(
         help="Two machines or more: names or .toml files, each with what look-ahead recomputes on "
-        "it, such as scores-ps4+softmax:total_variation:0.01.",
-        parser=_parser(Setting.parse),
-        metavar="MACHINE[+LAMP]",
+        "it, joined by +, such as ps4+softmax:kl:0.01.",
     ),
 ]
 Source = Annotated[
-    str | None,
+    str,
     typer.Option(
-        help="A UTF-8 text file, or '-' for standard input; left out, the held-out sample that "
-        "comes with the embedded model.",
+        help="A UTF-8 text file, JSON lines (.jsonl) or a table (.parquet) with a field 'text', "
+        "or '-' for standard input; 'held-out' is the sample that comes with the embedded model.",
         metavar="FILE|-",
     ),
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from lamp.commands import options
+from lamp.texts import HELD_OUT
 
 if TYPE_CHECKING:
     from lamp.runs import Run, Text
@@ -14,14 +15,14 @@ if TYPE_CHECKING:
 
 def run(
     model: options.Model = "embedded",
-    hardware: options.Machine = "fp32",  # type: ignore[assignment]
+    hardware: options.Machine = "fp32",
     lamp: options.Rules = None,
-    text: options.Source = None,
+    text: options.Source = HELD_OUT,
     token_ids: options.TokenIds = None,
     tokens: options.Tokens = 4096,
     length: options.Length = None,
     stride: options.Stride = None,
-    reference: options.Reference = "fp64",  # type: ignore[assignment]
+    reference: options.Reference = "fp64",
     shuffle: options.Shuffle = False,
     seed: options.ShuffleSeed = None,
     json: options.Json = False,
@@ -32,9 +33,9 @@ def run(
 
     options.check_source(text, token_ids)
     shuffled = options.shuffle_seed(shuffle, seed)
-    with options.usage("--lamp"):
-        setting = runs.Setting(hardware, lamp or ())
-    network = models.from_pretrained(model, hardware=hardware)
+    setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
+    exact = options.machine(reference, "--reference")
+    network = models.from_pretrained(model, hardware=setting.hardware)
     read = inputs.read_text(
         network,
         text=text,
@@ -44,21 +45,21 @@ def run(
         stride=stride,
         shuffled=shuffled,
     )
-    with outputs.progress_bar(hardware.name, len(read.tokens)) as progress:
-        found = runs.run(network, read, setting, reference=reference, progress=progress)
+    with outputs.progress_bar(setting.hardware.name, len(read.tokens)) as progress:
+        found = runs.run(network, read, setting, reference=exact, progress=progress)
     if json:
         outputs.print_json(
             {
                 "model": outputs.model_record(model, network),
                 "text": read.record(),
-                "reference": reference.name,
+                "reference": exact.name,
                 **found.record(),
                 "notes": [*read.notes(), *found.notes()],
             }
         )
         return
     typer.echo(outputs.describe(model, network, read))
-    _print(found, read, reference.name)
+    _print(found, read, exact.name)
 
 
 def _print(found: Run, read: Text, reference: str) -> None:
