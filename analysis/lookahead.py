@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -152,17 +153,25 @@ def overflows(model: Any, name: str, text: Text) -> Iterator[Overflow]:
                 parts = [run.forward(window) for window in text.windows]
             logits = np.stack([part.logits for part in parts])
             good = np.isfinite(logits).all(axis=-1)
-            kept = evaluate(text.reference[good][None], _Given(logits[good]), np.zeros(good.sum()))
+            divergence, flips = kept(text.reference[good], logits[good])
             yield Overflow(
                 name,
                 machine_name,
                 words,
                 1.0 - float(good.mean()),
-                kept.kl,
-                kept.flip_rate,
+                divergence,
+                flips,
                 float(np.mean([part.recomputation_rate for part in parts])),
                 sum(part.repeated for part in parts) / sum(part.multiply_adds for part in parts),
             )
+
+
+def kept(reference: Any, logits: Any) -> tuple[float, float]:
+    """The divergence and the flips of tokens that are not lost."""
+    if not len(logits):
+        return math.nan, math.nan
+    metrics = evaluate(reference[None], _Given(logits), np.zeros(len(logits)))
+    return metrics.kl, metrics.flip_rate
 
 
 class _Given:

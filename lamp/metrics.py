@@ -202,6 +202,8 @@ def evaluate(
 
 def windows(tokens: NDArray[Any], length: int | None, stride: int | None) -> list[Window]:
     """The parts of a text that go through a model one by one, as :func:`evaluate` cuts it."""
+    if not tokens.size:
+        raise ValueError("there are no tokens")
     if length is None:
         if stride is not None:
             raise ValueError("a stride needs the length of the windows")

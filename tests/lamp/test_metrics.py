@@ -93,6 +93,12 @@ def test_a_model_is_its_own_reference():
     assert metrics.tokens == len(tokens)
 
 
+@pytest.mark.parametrize("length", [None, 4])
+def test_no_tokens_are_refused(length):
+    with pytest.raises(ValueError, match="there are no tokens"):
+        evaluate(np.zeros((1, 0, 5)), Canned(np.zeros((1, 0, 5))), [], length=length)
+
+
 def test_reference_logits_of_another_shape_are_refused():
     logits = np.zeros((3, 5))
     with pytest.raises(ValueError, match="reference logits have shape"):
