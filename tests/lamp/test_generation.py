@@ -6,17 +6,30 @@ import pytest
 import fpemu
 import lamp
 from fpemu import Blocked, Exact, Pairwise, Promoted, Rounding, Sequential
+from lamp.decoder import Cache
 from lamp.gpt2 import GPT2
 from lamp.sampling import Sampler
 
 torch = pytest.importorskip("torch", reason="random checkpoints are made with PyTorch")
-from transformers import GPT2LMHeadModel  # noqa: E402
+from tests.lamp.models import (  # noqa: E402
+    Float64,
+    random_checkpoint,
+    random_llama_checkpoint,
+    transformers_model,
+)
 
-from tests.lamp.models import random_checkpoint  # noqa: E402
+FAMILIES = {"gpt2": random_checkpoint, "llama": random_llama_checkpoint}
 
 IN_FIVES = Promoted(Sequential("e8m7"), "float32", 5)
 TREES_OF_FIVE = Promoted(Pairwise("e8m4"), "float32", 5)
-STOCHASTIC = Sequential("bfloat16", Rounding("sr", seed=3))
+DRAWN = Rounding("sr", seed=3)
+STOCHASTIC = Sequential("bfloat16", DRAWN)
+EVERYWHERE = [
+    lamp.LAMP("total_variation", tau=0.02),
+    lamp.LAMP("norm", budget=0.2, scope="row"),
+    lamp.LAMP("activation", tau=0.5, weights="abs"),
+    lamp.LAMP("kl", tau=0.01, weights="abs", on="logits"),
+]
 
 # The machine, what is recomputed, whether keys and values can be kept.
 SETTINGS = {
@@ -31,23 +44,29 @@ SETTINGS = {
     "trees of five, promoted": (lamp.Hardware("m", values=TREES_OF_FIVE), None, False),
     "stochastic values": (lamp.Hardware("m", values=STOCHASTIC), None, False),
     "stochastic scores": (lamp.Hardware("m", scores=STOCHASTIC), None, False),
+    "stochastic qkv": (lamp.Hardware("m", qkv=lamp.Product(rounding=DRAWN)), None, False),
+    "bf16": ("bf16", None, True),
+    "hopper-fp8": ("hopper-fp8", None, True),
+    "mxfp8": ("mxfp8", None, True),
     "threshold": ("scores-ps2", lamp.LAMP("total_variation", tau=0.02, weights="abs"), True),
     "running": ("scores-ps2", lamp.LAMP("kl", tau=0.02, weights="running_2"), True),
     "values": ("scores-ps2", lamp.LAMP("value_aware", tau=0.05), True),
     "condition": ("scores-ps2", lamp.LAMP("normwise_optimal", tau=1.2), True),
     "budget of rows": ("scores-ps2", lamp.LAMP("largest", budget=0.3, scope="row"), True),
+    "everywhere": ("ps3", EVERYWHERE, True),
     "authors": ("scores-ps2", lamp.LAMP(tau=1.2), False),
     "budget": ("scores-ps2", lamp.LAMP("total_variation", budget=0.2), False),
     "random": ("scores-ps2", lamp.LAMP("random", budget=0.2, scope="row"), False),
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", SETTINGS)
-def test_generation_sees_the_bits_of_the_full_forward_pass(tmp_path, monkeypatch, name):
+def test_generation_sees_the_bits_of_the_full_forward_pass(tmp_path, monkeypatch, name, family):
     machine, settings, kept = SETTINGS[name]
-    model = GPT2.from_pretrained(random_checkpoint(tmp_path), hardware=machine, lamp=settings)
+    model = lamp.from_pretrained(FAMILIES[family](tmp_path), hardware=machine, lamp=settings)
     seen, read = [], []
-    forward = GPT2._forward
+    forward = type(model)._forward
 
     def recorded(self, numbers, cache):
         result = forward(self, numbers, cache)
@@ -55,7 +74,7 @@ def test_generation_sees_the_bits_of_the_full_forward_pass(tmp_path, monkeypatch
         read.append(len(numbers))
         return result
 
-    monkeypatch.setattr(GPT2, "_forward", recorded)
+    monkeypatch.setattr(type(model), "_forward", recorded)
     text = model.generate([5, 9, 2, 60], 9)
     monkeypatch.undo()
     assert text[:4].tolist() == [5, 9, 2, 60]
@@ -66,15 +85,31 @@ def test_generation_sees_the_bits_of_the_full_forward_pass(tmp_path, monkeypatch
         assert text[position] == logits.argmax()
 
 
-def test_greedy_tokens_are_those_of_transformers(tmp_path):
-    path = random_checkpoint(tmp_path)
-    theirs = GPT2LMHeadModel.from_pretrained(path, dtype=torch.float64).eval()
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["fp32", "fp64", "bf16", "scores-ps4", "hopper-fp8"])
+def test_tokens_that_are_read_in_parts_have_the_bits_of_those_read_at_once(tmp_path, name, family):
+    """Across the 64th position, where rotary tables begin anew."""
+    longest = "n_positions" if family == "gpt2" else "max_position_embeddings"
+    model = lamp.from_pretrained(FAMILIES[family](tmp_path, **{longest: 140}), hardware=name)
+    text = np.random.default_rng(0).integers(0, 61, 133)
+    expected = model.forward(text).logits
+    cache = Cache(model.shape, model.hardware.carrier, len(text))
+    for start, stop in ((0, 5), (5, 63), (63, 64), (64, 65), (65, 66), (66, 130), (130, 133)):
+        part = model._forward(text[start:stop], cache)
+        np.testing.assert_array_equal(part.logits, expected[start:stop])
+    assert cache.length == len(text)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens_are_those_of_transformers(tmp_path, family):
+    path = FAMILIES[family](tmp_path)
     beginning = torch.tensor([[7, 8, 9]])
-    expected = theirs.generate(
-        beginning, attention_mask=torch.ones_like(beginning), max_new_tokens=20, do_sample=False,
-        pad_token_id=0, eos_token_id=None,
-    )  # fmt: skip
-    found = GPT2.from_pretrained(path, hardware="fp64").generate([7, 8, 9], 20)
+    with Float64():
+        expected = transformers_model(path, torch.float64).generate(
+            beginning, attention_mask=torch.ones_like(beginning), max_new_tokens=20,
+            do_sample=False, pad_token_id=0, eos_token_id=None,
+        )  # fmt: skip
+    found = lamp.from_pretrained(path, hardware="fp64").generate([7, 8, 9], 20)
     assert found.tolist() == expected[0].tolist()
 
 
