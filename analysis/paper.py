@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -44,7 +45,15 @@ KINDS = {False: "natural", True: "shuffled"}
 RULES = {"normwise": ("-", "o", "authors' rule"), "random": (":", "x", "random control")}
 
 
-def study(model: str, text: str, tokens: int, length: int, reference: str) -> lamp.Study:
+def study(
+    model: str,
+    text: str,
+    tokens: int,
+    length: int,
+    reference: str,
+    stored_bits: Sequence[int],
+    taus: Sequence[float],
+) -> lamp.Study:
     """All runs for a model."""
     part = {"source": text, "tokens": tokens, "length": length}
     return lamp.Study(
@@ -54,7 +63,7 @@ def study(model: str, text: str, tokens: int, length: int, reference: str) -> la
         hardware=["scores-ps{mu}"],
         lamp=["none", "softmax:normwise:{tau}", "softmax:random:{tau}:seed={seed}"],
         reference=reference,
-        grid={"mu": STORED_BITS, "tau": TAUS, "seed": (0,)},
+        grid={"mu": stored_bits, "tau": taus, "seed": (0,)},
     )
 
 
@@ -94,6 +103,11 @@ def rate_for(base: float, curve: Sequence[Any], factor: float) -> float:
     return math.nan
 
 
+def precisions(records: Sequence[Record]) -> list[int]:
+    """The numbers of stored bits."""
+    return sorted({record.member.variables["mu"] for record in records})
+
+
 def table(records: Sequence[Record], model: str) -> Table:
     """How much has to be recomputed."""
     title = f"{model}: scores recomputed for a divergence that many times smaller"
@@ -104,7 +118,7 @@ def table(records: Sequence[Record], model: str) -> Table:
         found.add_column(f"{factor}x")
     found.add_column("random, at the most")
     for text in KINDS.values():
-        for mu in STORED_BITS:
+        for mu in precisions(records):
             (base,) = chosen(records, text, mu, "none")
             curve = chosen(records, text, mu, "normwise")
             control = chosen(records, text, mu, "random")
@@ -123,11 +137,12 @@ def plot(records: Sequence[Record], model: str, path: Path) -> None:
     figure = Figure(figsize=(11.0, 8.0), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2, sharex=True, sharey="row")
-    colours = _colours()
+    bits = precisions(records)
+    colours = _colours(bits)
     for column, text in enumerate(KINDS.values()):
         for row, name in enumerate(("kl", "flip_rate")):
             axes = panels[row][column]
-            for mu in STORED_BITS:
+            for mu in bits:
                 for rule, (style, marker, _) in RULES.items():
                     curve = chosen(records, text, mu, rule)
                     points = [(m.recomputation_rate, getattr(m, name)) for m in curve]
@@ -152,7 +167,7 @@ def plot(records: Sequence[Record], model: str, path: Path) -> None:
         panels[1][column].set_xlabel("query-key products recomputed in float32")
     panels[0][0].set_ylabel("KL(reference || model), nats per token")
     panels[1][0].set_ylabel("tokens whose argmax flips")
-    handles = [Line2D([], [], color=colours[mu], lw=4, label=f"PS({mu})") for mu in STORED_BITS]
+    handles = [Line2D([], [], color=colours[mu], lw=4, label=f"PS({mu})") for mu in bits]
     handles += [
         Line2D([], [], color="0.25", linestyle=style, marker=marker, markersize=4, label=label)
         for style, marker, label in RULES.values()
@@ -163,11 +178,9 @@ def plot(records: Sequence[Record], model: str, path: Path) -> None:
     figure.savefig(path, dpi=160)
 
 
-def _colours() -> dict[int, Any]:
-    from matplotlib import colormaps
-
-    scale = Normalize(min(STORED_BITS), max(STORED_BITS) + 2)
-    return {mu: colormaps["viridis"](scale(mu)) for mu in STORED_BITS}
+def _colours(bits: Sequence[int]) -> dict[int, Any]:
+    scale = Normalize(min(bits), max(bits) + 2)  # the lightest yellow is hard to see
+    return {mu: colormaps["viridis"](scale(mu)) for mu in bits}
 
 
 def main() -> None:
@@ -176,12 +189,22 @@ def main() -> None:
     parser.add_argument("--text", default="held-out", help="a text file")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--length", type=int, default=256, help="of a window")
+    parser.add_argument("--stored-bits", type=int, nargs="+", default=STORED_BITS)
+    parser.add_argument("--taus", type=float, nargs="+", default=TAUS)
     parser.add_argument("--reference", default="fp64", help="the paper's is fp32")
     parser.add_argument("--store", type=Path, default=Path("paper.sqlite"))
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--output", type=Path, default=Path(), help="an existing folder")
     options = parser.parse_args()
-    planned = study(options.model, options.text, options.tokens, options.length, options.reference)
+    planned = study(
+        options.model,
+        options.text,
+        options.tokens,
+        options.length,
+        options.reference,
+        options.stored_bits,
+        options.taus,
+    )
     lamp.sweep(planned, store=options.store, jobs=options.jobs)
     with Store.open(options.store) as store:
         records = list(store.records(planned.name))
