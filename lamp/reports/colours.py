@@ -22,7 +22,7 @@ LIGHT: Final[Mapping[str, str]] = {
     "c2": "#009e73",
     "c3": "#c46b9c",
     "c4": "#b98000",
-    "c5": "#3f9bd3",
+    "c5": "#3590cb",
     "c6": "#3a3f47",
 }
 """By name: ground, text, lesser text, lines, a pale ground, and one for each kind of marks."""

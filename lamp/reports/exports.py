@@ -151,4 +151,9 @@ def _typed(arrow: Any, name: str, values: list[Any]) -> tuple[list[Any], Any]:
             return values, arrow.int64()
         if all(isinstance(value, (int, float)) for value in given):
             return [None if value is None else float(value) for value in values], arrow.float64()
-    return [None if value is None else str(value) for value in values], arrow.string()
+    return [None if value is None else _encodable(str(value)) for value in values], arrow.string()
+
+
+def _encodable(text: str) -> str:
+    """A text without halves of characters, which JSON may have and UTF-8 has not."""
+    return text.encode("utf-8", "replace").decode()

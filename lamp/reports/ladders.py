@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lamp.reports import frames
@@ -65,7 +67,7 @@ class _Ladder:
         title = f"{self.variable}, stored significand bits" if bits else self.variable
         shapes: list[Shape] = [*frames.frame(across, up, title, KL.title)]
         lines = list(self._lines(across, up))
-        shapes += [line for line, _ in lines]
+        shapes += [line for joined, _ in lines for line in joined]
         shapes += [mark for _, marks in lines for mark in marks]
         return Drawing(
             f"ladder-{self.variable}",
@@ -77,8 +79,8 @@ class _Ladder:
             self._legend([record for _, record in steps]),
         )
 
-    def _lines(self, across: Axis, up: Axis) -> Iterator[tuple[Line, list[Mark]]]:
-        """The runs of a family with the same look-ahead are joined."""
+    def _lines(self, across: Axis, up: Axis) -> Iterator[tuple[list[Line], list[Mark]]]:
+        """The runs of a family with the same look-ahead are joined, where KL is finite."""
         for colour, rungs in enumerate(self.families.values()):
             by_lamp: dict[str, _Rungs] = {}
             for value, record in sorted(rungs, key=lambda rung: rung[0]):
@@ -94,9 +96,24 @@ class _Ladder:
                     )
                     for value, record in chosen
                 ]
-                points = tuple((mark.x, mark.y) for mark in marks)
-                yield Line(points, "path" if lamp == NONE else "front", colour), marks
+                finite = [math.isfinite(KL.value(record)) for _, record in chosen]
+                lines = [
+                    Line(points, "path" if lamp == NONE else "front", colour)
+                    for points in _stretches(marks, finite)
+                ]
+                yield lines, marks
 
     def _legend(self, records: list[Record]) -> tuple[Entry, ...]:
         families = (Entry(name, i, role="path") for i, name in enumerate(self.families))
         return (*families, *self.study.legend(records))
+
+
+def _stretches(
+    marks: Sequence[Mark], joined: Sequence[bool]
+) -> Iterator[tuple[tuple[float, float], ...]]:
+    """Where the marks to be joined are, from one that is not to the next."""
+    pairs = zip(marks, joined, strict=True)
+    for together, stretch in itertools.groupby(pairs, key=lambda pair: pair[1]):
+        points = tuple((mark.x, mark.y) for mark, _ in stretch)
+        if together and len(points) > 1:
+            yield points

@@ -345,7 +345,7 @@ def read(store: Store, study: str | None = None) -> list[Results]:
     if not definitions:
         raise ValueError(f"the store {store.path} has no studies yet")
     if study is not None and study not in definitions:
-        near = difflib.get_close_matches(study, definitions, 3, 0.4)
+        near = difflib.get_close_matches(study, definitions, 3, 0.6)
         hint = f"did you mean {', '.join(near)}?" if near else f"it has {_listed(definitions)}"
         raise LookupError(f"the store {store.path} has no study {study!r}: {hint}")
     environments = store.environments()

@@ -22,6 +22,7 @@ Kind = Literal["zero", "infinite", "nan"]
 _NAMES: Final[dict[Kind, str]] = {"zero": "0", "infinite": "∞", "nan": "NaN"}
 _GAP: Final = 5.0  # between a band and the axis
 _DIGITS: Final = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9))
+_LEAST: Final = 1e-300  # what is less is as good as zero
 _MOST_TICKS: Final = 100
 _STEPS: Final = (8, 6, 5, 4, 3, 2)  # decades from one tick to the next
 
@@ -129,7 +130,12 @@ class Axis:
                 chosen = values if len(values) > len(chosen) else chosen
             else:
                 break
-        return [(self.place(value), self.label(value)) for value in chosen]
+        marks = ((self.place(value), self.label(value)) for value in chosen)
+        return [(place, label) for place, label in marks if self._is_clear(place)]
+
+    def _is_clear(self, place: float) -> bool:
+        """Whether what is written there is clear of the names of bands."""
+        return all(abs(place - band.middle) >= 0.7 * self.room for band in self.bands)
 
     def _fit(self, values: Sequence[float]) -> bool:
         """Whether there is room for all of their labels."""
@@ -176,7 +182,7 @@ def _kind(value: float, log: bool) -> Kind | None:
         return "nan"
     if math.isinf(value):
         return "infinite"
-    return "zero" if log and value <= 0 else None
+    return "zero" if log and value < _LEAST else None
 
 
 def axis(
@@ -232,7 +238,7 @@ def _limits(values: Sequence[float], log: bool, anchored: bool) -> tuple[float, 
     """The ends of an axis, somewhat beyond the values."""
     if not log and anchored:
         low, high = min(values, default=0.0), max(values, default=0.0)
-        return min(0.0, 1.05 * low), (1.05 * high if high > 0 else 1.0)
+        return min(0.0, 1.05 * low), (1.05 * high if high > _LEAST else 1.0)
     if not log:
         margin = max(0.05 * (max(values) - min(values)), 0.1)
         return min(values) - margin, max(values) + margin
@@ -240,4 +246,4 @@ def _limits(values: Sequence[float], log: bool, anchored: bool) -> tuple[float, 
         return 1e-3, 1.0
     low, high = math.log10(min(values)), math.log10(max(values))
     margin = max(0.07 * (high - low), 0.1)
-    return 10.0 ** max(low - margin, -323), 10.0 ** min(high + margin, 308)
+    return 10.0 ** max(low - margin, -307), 10.0 ** min(high + margin, 308)

@@ -16,8 +16,7 @@ from lamp.store import Record
 
 __all__ = ["failures", "missing", "runs", "texts", "times"]
 
-_LONG: Final = 40  # letters of a label that may be broken
-_MOST_MISSING: Final = 200  # rows of what has not run
+_MOST: Final = 200  # runs in a list
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class _Column:
     value: Callable[[Record], float | str]
     show: Callable[[float], str] | None = None
     meaning: str = ""
+    longest: int = 24  # letters in a line
 
 
 _RUNS: Final = (
@@ -35,7 +35,7 @@ _RUNS: Final = (
     _Column("model", lambda record: record.member.model),
     _Column("text", lambda record: record.member.text),
     _Column("hardware", lambda record: record.member.hardware),
-    _Column("LAMP", lambda record: record.member.lamp, None, "what look-ahead recomputes"),
+    _Column("LAMP", lambda record: record.member.lamp, None, "what look-ahead recomputes", 40),
     _Column("KL", KL.value, numbers.scientific, "divergence from the reference, nats a token"),
     _Column(
         "flips",
@@ -130,7 +130,7 @@ def _run(record: Record, on_front: bool) -> Element:
 def _cell(column: _Column, record: Record) -> Element:
     value = column.value(record)
     if column.show is None or isinstance(value, str):
-        long = "long" if len(str(value)) > _LONG else None
+        long = "long" if len(str(value)) > column.longest else None
         return element("td", str(value), class_="none" if value == NONE else long)
     style = "n" if math.isfinite(value) else "n bad"
     return element("td", column.show(value), class_=style, data_v=_exact(value))
@@ -169,12 +169,8 @@ def texts(study: Results) -> Element:
     return _plain(f"texts of {study.name}", headings, rows)
 
 
-def _called(record: Record) -> str:
-    return str(record.member)
-
-
 def failures(study: Results) -> Element:
-    """Runs that have failed, by why.
+    """Why runs have failed, and which.
 
     Parameters
     ----------
@@ -187,18 +183,11 @@ def failures(study: Results) -> Element:
     reasons: dict[str, list[Record]] = {}
     for record in study.having("failed"):
         reasons.setdefault(record.error or "for no known reason", []).append(record)
-    return element(
-        "ul",
-        (
-            element(
-                "li",
-                element("p", reason, class_="bad"),
-                element("ul", (element("li", _called(record)) for record in records)),
-            )
-            for reason, records in reasons.items()
-        ),
-        class_="failures",
+    items = (
+        element("li", element("p", reason, class_="bad"), _listed(records))
+        for reason, records in reasons.items()
     )
+    return element("ul", items, class_="failures")
 
 
 def missing(study: Results) -> Element:
@@ -211,13 +200,17 @@ def missing(study: Results) -> Element:
     Returns
     -------
     Element
-        Closed at first.
     """
-    records = study.having("missing")
-    listed = [element("li", _called(record)) for record in records[:_MOST_MISSING]]
-    if len(records) > _MOST_MISSING:
-        listed.append(element("li", f"and {len(records) - _MOST_MISSING:,} more"))
-    return element("details", element("summary", "which"), element("ul", listed))
+    return _listed(study.having("missing"))
+
+
+def _listed(records: Sequence[Record]) -> Element:
+    """Runs, of which at first only the number is to be seen."""
+    items = [element("li", str(record.member)) for record in records[:_MOST]]
+    if len(records) > _MOST:
+        items.append(element("li", f"and {len(records) - _MOST:,} more"))
+    count = f"{len(records):,} run{'' if len(records) == 1 else 's'}"
+    return element("details", element("summary", count), element("ul", items))
 
 
 def times(study: Results, model: str) -> Element:

@@ -1,0 +1,96 @@
+"""Stores of results that nobody has computed, with everything in them that reports have to show."""
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+
+from lamp.metrics import Metrics
+from lamp.store import Member, Outcome, Store
+
+MARKUP = "<script>alert(1)</script>"
+QUOTED = "\"a\" & 'b' </title></table><!-- $style \x00 {mu}"
+HALF = "\udcff"  # of a character: JSON can hold it, UTF-8 cannot
+ERROR = "<img src=x onerror=alert(2)> did not fit"
+MODELS = ("embedded", MARKUP)
+TEXTS = ("held-out", QUOTED)
+LAMP = (
+    "none",
+    "softmax:normwise:1.5",
+    "softmax:normwise:1.05",
+    "softmax:total_variation:1%:weights=abs",
+    "softmax:total_variation:10%:weights=abs",
+    "softmax:random:1%:seed=3+norm:norm:5%",
+    MARKUP,
+)
+PLACES = (
+    {"host": "here", "cores": 2, "threads": 2, "numpy": "2.4", "memory": 2**34},
+    {"host": MARKUP, "processor": "other", "nested": {"b": [1, 2]}},
+)
+_TIME = "2026-01-{:02}T{:02}:30:00.000+00:00"
+_LAYERS = 6
+
+
+def write(path: Path, machines: int = 3, studies: tuple[str, ...] = ("scores", "words")) -> Path:
+    """A store with two studies: done, failed and missing runs, NaN, infinity and zeros."""
+    with Store.open(path, write=True) as store:
+        for study in studies:
+            _fill(store, study, machines if study == studies[0] else 1)
+    return path
+
+
+def _fill(store: Store, study: str, machines: int) -> None:
+    hardware = [f"scores-ps{mu}" for mu in range(2, 2 + machines)] + ["bf16", f"fp8 {MARKUP}"]
+    members = []
+    for model, text, machine, lamp in itertools.product(MODELS, TEXTS, hardware, LAMP):
+        key = f"{study}-{len(members)}"
+        mu = machine.removeprefix("scores-ps")
+        variables = {"mu": int(mu), "tokens": 64} if mu.isdigit() else {"share": MARKUP + HALF}
+        members.append(Member(key, model, text, machine, lamp, "fp64", variables))
+    definition = {
+        "name": study,
+        "models": list(MODELS),
+        "texts": [{"source": TEXTS[0]}, {"source": "b", "name": QUOTED}],
+        "hardware": ["scores-ps{mu}", "bf16", f"fp8 {MARKUP}"],
+        "lamp": list(LAMP),
+        "reference": "fp64",
+        "grid": {"mu": list(range(2, 2 + machines)), "share": [MARKUP + HALF], "tokens": [64]},
+    }
+    store.plan(study, definition, members)
+    for position, member in enumerate(members):
+        if position % 23 == 22:
+            continue
+        store.finish(member.key, f'{{"position":{position}}}', _outcome(position, member))
+
+
+def _outcome(position: int, member: Member) -> Outcome:
+    rng = np.random.default_rng(position)
+    failed = position % 19 == 18
+    metrics = None if failed else _metrics(position, member, rng)
+    seconds = float(rng.uniform(0.5, 3))
+    times = _TIME.format(1 + position % 28, position % 24), _TIME.format(1 + position % 28, 23)
+    place = PLACES[position % len(PLACES)]
+    return Outcome(metrics, seconds, *times, place, ERROR if failed else "", "Trace" * failed)
+
+
+def _metrics(position: int, member: Member, rng: np.random.Generator) -> Metrics:
+    """Numbers of all sizes; by turns divergences that are NaN, infinite, or nothing."""
+    rate = 0.0 if member.lamp == "none" or position % 17 == 16 else float(10 ** rng.uniform(-3, 0))
+    bits = member.variables.get("mu", 5)
+    divergence = {9: math.nan, 11: math.inf, 12: 0.0}.get(position % 13)
+    if divergence is None:
+        divergence = float(4.0**-bits * 10 ** rng.uniform(-0.5, 0) / (1 + 50 * rate))
+    rows = {"mlp_up": rng.uniform(0, 2 * rate, _LAYERS), "scores": np.full(_LAYERS, rate)}
+    steps = {step: tuple(np.minimum(row, 1).tolist()) for step, row in rows.items()}
+    return Metrics(
+        tokens=1024,
+        kl=divergence,
+        flip_rate=float(rng.integers(0, 20)) / 1024,
+        reference_perplexity=26.5 if member.text == TEXTS[0] else math.nan,
+        perplexity=26.5 + float(rng.uniform()) if math.isfinite(divergence) else math.nan,
+        recomputation_rate=rate,
+        layer_rates=() if member.lamp == "none" else steps["scores"],
+        step_rates={} if member.lamp == "none" else steps,
+        high_precision_share=rate / 100,
+    )
