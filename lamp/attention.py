@@ -212,7 +212,8 @@ def softmax(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDAr
         Members of the step's output format, in the type of `y`.
     """
     out = np.zeros_like(y)
-    if step.steps is None and written_type(y, step) == y.dtype and step.output.precision >= 24:
+    written = written_type(y, step) == y.dtype and step.output == fpemu.format(y.dtype.name)
+    if step.steps is None and written:
         parallel.run(_softmax_rows, y.shape[0], y, lengths, out, grain=_ROW_GRAIN)
         return out
     # Some rows at a time, as they are float64 for a while.

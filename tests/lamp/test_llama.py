@@ -2,6 +2,7 @@
 
 import tempfile
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 
 import fpemu
 import lamp
+from fpemu.reference import round_exact
+from lamp import layers
 from lamp.llama import Llama, LlamaConfig
-from lamp.rotary import Rotary
+from lamp.rotary import Rotary, _table
 from tests.lamp.tiny_models import LLAMA_CONFIG, TOKENS, llama_tensors
 
 torch = pytest.importorskip("torch", reason="the cross-check against transformers needs PyTorch")
@@ -185,9 +188,9 @@ def test_what_is_computed_is_counted(tmp_path):
         "mlp_down": (20 * 32, 44),
     }
     assert result.recomputed.keys() == expected.keys()
-    for name, layers in result.recomputed.items():
-        assert [(layer.components, layer.terms) for layer in layers] == 2 * [expected[name]]
-        assert all(0 < layer.selected < layer.components for layer in layers)
+    for name, parts in result.recomputed.items():
+        assert [(part.components, part.terms) for part in parts] == 2 * [expected[name]]
+        assert all(0 < part.selected < part.components for part in parts)
 
 
 def test_another_machine_shares_the_weights():
@@ -214,6 +217,24 @@ def test_turned_queries_and_keys_are_rounded_with_random_bits_of_their_own():
     assert (query[:, 1:] != key[:, 1:]).mean() > 0.2
     assert (np.abs(query - key) <= 2.0**-7 * np.abs(key)).all()  # neighbours
     np.testing.assert_array_equal(model.logits(TOKENS), model.logits(TOKENS))
+
+
+def test_turned_queries_are_rounded_twice():
+    """Into float64 step by step, then into the output of qkv: once would be different."""
+    step = lamp.Product("float64", output="e11m50")
+    model = Llama(LLAMA_CONFIG, llama_tensors(), hardware=lamp.Hardware("twice", qkv=step))
+    steps = model.trace(TOKENS, 0).steps
+    rows = layers.linear(steps["norm_1"], model._weights.blocks[0].qkv, step)
+    cosines, sines = _table(LLAMA_CONFIG.rotary, 0, len(TOKENS))
+    others = 0
+    for head, row, i in np.ndindex(4, len(TOKENS), 3):
+        a, b = (float(rows[row, 6 * head + at]) for at in (i, i + 3))
+        c, s = float(cosines[row, i]), float(sines[row, i])
+        found = float(steps["query"][head, row, i])
+        assert found == round_exact(a * c - b * s, step.output)
+        exact = Fraction(a) * Fraction(c) - Fraction(b) * Fraction(s)
+        others += found != round_exact(exact, step.output)
+    assert others > 3
 
 
 # --- what is wrong --------------------------------------------------------------------------------
