@@ -1,0 +1,291 @@
+"""The documentation: it builds, asks for nothing from elsewhere, and what it shows is true."""
+
+import fnmatch
+import functools
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+import fpemu
+import lamp
+from fpemu import devices, functions, jit, reference, scaling
+from fpemu.__main__ import main as fpemu_command
+from lamp import bounds, compositions, evaluations, testing
+from lamp.__main__ import main as lamp_command
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+PUBLIC = (
+    *(fpemu, functions, jit, reference, devices, scaling),
+    *(lamp, bounds, compositions, evaluations, testing),
+)
+COMMANDS = {"fpemu": fpemu_command, "lamp": lamp_command}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+_FENCE = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+_OPTION = re.compile(r"^:(\w+): (.*)\n", re.MULTILINE)
+_NUMBER = re.compile(r"[\d.,]+")
+# What may come before the output of a command: words that differ from run to run, the exit code.
+_EXAMPLE = re.compile(
+    r"(?:^% varies: (?P<varies>[^\n]*)\n\n)?(?:^% exit: (?P<exit>\d+)\n\n)?"
+    r"^```console\n(?P<body>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def fences(page, kind):
+    """The bodies of the code blocks of a kind, without their options."""
+    found = [each for each in _FENCE.finditer(page.read_text()) if each["kind"] == kind]
+    return [_OPTION.sub("", each["body"]) for each in found]
+
+
+def has(page, kind):
+    return bool(fences(page, kind))
+
+
+def names(pages):
+    return [page.stem for page in pages]
+
+
+# --- the site -------------------------------------------------------------------------------------
+
+
+class Document(HTMLParser):
+    """What a page refers to, and what it can be referred to by."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.anchors, self.loaded, self.links = set(), [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.anchors |= {given[name] for name in ("id", "name") if given.get(name)}
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+        elif tag == "link" and given.get("href"):
+            self.loaded.append(given["href"])
+        self.loaded += [
+            given[name] for name in ("src", "srcset", "poster", "data") if name in given
+        ]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("sphinx", reason="the extra docs is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    options = ["--fail-on-warning", "--keep-going", "--quiet"]
+    run = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, ROOT / "docs", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def documents(site):
+    return {path: Document(path.read_text()) for path in sorted(site.glob("*.html"))}
+
+
+def test_every_page_is_built(documents):
+    assert {path.stem for path in documents} >= set(names(PAGES))
+
+
+def test_nothing_is_loaded_from_the_network(site, documents):
+    loaded = [url for document in documents.values() for url in document.loaded]
+    assert len(loaded) > len(documents)  # styles and scripts of the theme
+    assert [url for url in loaded if urlsplit(url).netloc] == []
+    styles = sorted(site.rglob("*.css"))
+    assert styles
+    for style in styles:
+        assert not re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", style.read_text()), style
+
+
+def test_links_within_the_site_lead_somewhere(documents):
+    broken = []
+    for path, document in documents.items():
+        for link in document.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            there = target.is_file()
+            if there and parts.fragment:
+                known = documents.get(target)
+                there = known is None or unquote(parts.fragment) in known.anchors
+            if not there:
+                broken.append((path.name, link))
+    assert broken == []
+
+
+def test_formulas_are_mathml(documents):
+    pages = {path.stem: path.read_text() for path in documents}
+    assert pages["mathematics"].count("<math") > 100
+    assert "\\frac" not in pages["mathematics"]
+    assert "$" not in re.sub(
+        r"<(pre|code|script).*?</\1>", "", pages["mathematics"], flags=re.DOTALL
+    )
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_everything_public_is_in_the_reference(documents, module):
+    anchors = set().union(*(document.anchors for document in documents.values()))
+    full = [f"{module.__name__}.{name}" for name in module.__all__]
+    assert [name for name in full if not {name, f"module-{name}"} & anchors] == []
+
+
+def test_tables_hold_what_the_packages_do(documents):
+    (hardware,) = (path.read_text() for path in documents if path.stem == "hardware")
+    assert {unit.split(".", 2)[1] for unit in devices.list()} <= set(
+        re.findall(r'<span class="pre">[\w-]+\.([\w-]+)</span>', hardware)
+    )
+
+
+# --- what pages show ------------------------------------------------------------------------------
+
+
+def test_python_on_every_page_is_a_doctest(pytestconfig):
+    places = [path for place in pytestconfig.getini("testpaths") for path in ROOT.glob(place)]
+    patterns = pytestconfig.getoption("doctestglob")
+    for page in PAGES:
+        assert page in places
+        assert any(fnmatch.fnmatch(page.name, pattern) for pattern in patterns)
+        for body in fences(page, "python"):
+            assert body.startswith(">>> "), (page.name, body)
+            assert body.endswith("\n\n"), f"{page.name}: the end would be taken for output: {body}"
+
+
+def words(text):
+    return [line.split() for line in text.rstrip().splitlines()]
+
+
+def is_shown(expected, actual, varying):
+    """Whether an output is the one that is shown, but for numbers that vary."""
+    shown, found = words(expected), words(actual)
+    return [len(line) for line in shown] == [len(line) for line in found] and all(
+        one == other or (one in varying and _NUMBER.fullmatch(other))
+        for shown_line, found_line in zip(shown, found, strict=True)
+        for one, other in zip(shown_line, found_line, strict=True)
+    )
+
+
+def exit_code(command):
+    """What a command ends with."""
+    try:
+        command()
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def run(line, monkeypatch, capsys):
+    """Run a command as typed: its exit code, and what it prints, of errors when it fails."""
+    words_typed = shlex.split(line)
+    monkeypatch.setattr(sys, "argv", words_typed)
+    capsys.readouterr()
+    code = exit_code(COMMANDS[words_typed[0]])
+    output, errors = capsys.readouterr()
+    return code, output + (errors if code else "")
+
+
+WITH_COMMANDS = [page for page in PAGES if has(page, "console")]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=names(WITH_COMMANDS))
+def test_commands_print_what_is_shown(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = page.read_text()
+    for each in _FENCE.finditer(text):
+        options = dict(_OPTION.findall(each["body"]))
+        if "caption" in options:
+            body = _OPTION.sub("", each["body"])
+            (tmp_path / options["caption"]).write_text(body)
+            assert re.search(rf"^\$ .*\b{re.escape(options['caption'])}\b", text, re.MULTILINE)
+    for example in _EXAMPLE.finditer(text):
+        for step in re.split(r"^\$ ", example["body"], flags=re.MULTILINE)[1:]:
+            line, _, expected = step.partition("\n")
+            code, output = run(line, monkeypatch, capsys)
+            assert code == int(example["exit"] or 0), (line, output)
+            varying = (example["varies"] or "").split()
+            assert is_shown(expected, output, varying), f"{line}\n{output}"
+
+
+def has_target(name):
+    return re.search(rf"^{name}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_other_commands_could_be_typed():
+    """Those that make environments, or take long: what they name is there."""
+    for page in PAGES:
+        for line in "".join(fences(page, "sh")).splitlines():
+            program, *arguments = shlex.split(line, comments=True)
+            if program == "make":
+                assert all(map(has_target, arguments)), line
+            elif program.endswith("pip"):
+                (extra,) = re.findall(r"\[(\w+)\]", line)
+                assert extra in PROJECT["project"]["optional-dependencies"], line
+            else:
+                assert program.startswith(".venv/bin/"), line
+                paths = [word for word in arguments if "/" in word]
+                assert paths, line
+                assert all((ROOT / path).exists() for path in paths), line
+
+
+@functools.cache
+def sources():
+    files = [*ROOT.glob("fpemu/*.py"), *ROOT.glob("lamp/*.py")]
+    return {line.strip() for file in files for line in file.read_text().splitlines()}
+
+
+def test_excerpts_are_lines_of_the_packages():
+    excerpts = [
+        line
+        for page in PAGES
+        for body in fences(page, "{code-block} python")
+        for line in body.splitlines()
+    ]
+    assert excerpts
+    assert [line for line in excerpts if line.strip() not in sources()] == []
+
+
+KINDS = {"python", "console", "sh", "{code-block} toml", "{code-block} python"}
+GENERATED = {"{eval-rst}", "{toctree}", "{include} ../CHANGELOG.md"}
+
+
+def test_no_code_is_of_a_kind_that_nobody_runs():
+    for page in PAGES:
+        for each in _FENCE.finditer(page.read_text()):
+            generated = each["kind"] in GENERATED or each["kind"].startswith("{facts} ")
+            assert generated or each["kind"] in KINDS, (page.name, each["kind"])
+
+
+def test_every_module_is_on_the_map():
+    text = (ROOT / "docs" / "contributing.md").read_text()
+    table = text[text.index("## Layout") : text.index("## Standards")]
+    named = {span.rsplit("/", 1)[-1] for span in re.findall(r"`([\w/]+\.py)`", table)}
+    folders = set(re.findall(r"`(\w+/\w+)/`", table)) | set(re.findall(r"`(\w+/)`", table))
+    for package in ("fpemu", "lamp"):
+        for path in (ROOT / package).iterdir():
+            if path.is_dir() and path.name != "__pycache__":
+                folder = f"{package}/{path.name}"
+                assert folder in folders or f"{path.name}/" in folders, folder
+            elif path.suffix == ".py" and path.name != "__init__.py":
+                assert path.name in named, path
+
+
+def test_the_change_log_has_the_version():
+    log = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## (\S+)", log, re.MULTILINE)
+    assert versions[0] in (PROJECT["project"]["version"], "Unreleased")
+    assert PROJECT["project"]["version"] in versions
