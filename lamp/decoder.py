@@ -476,8 +476,8 @@ class Decoder(ABC):
         >>> trace.steps["scores"].shape, bool(abs(trace.errors["scores"]).max() < 2.0)
         ((4, 5, 5), True)
         """
-        if not 0 <= layer < self.shape.layers:
-            raise ValueError(f"layer {layer} is not in 0..{self.shape.layers - 1}")
+        if not isinstance(layer, (int, np.integer)) or not 0 <= layer < self.shape.layers:
+            raise ValueError(f"layer {layer!r} is not in 0..{self.shape.layers - 1}")
         steps: dict[str, NDArray[Any]] = {}
 
         def observe(name: str, at: int, numbers: NDArray[Any]) -> None:

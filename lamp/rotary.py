@@ -159,7 +159,8 @@ class Rotary:
         """
         cosine, sine = _table(self, first, heads.shape[1])
         left, right = np.split(heads.astype(np.float64), 2, axis=-1)
-        return np.concatenate([left * cosine - right * sine, right * cosine + left * sine], -1)
+        with np.errstate(over="ignore", invalid="ignore"):  # of what overflowed before
+            return np.concatenate([left * cosine - right * sine, right * cosine + left * sine], -1)
 
 
 @functools.lru_cache(8)

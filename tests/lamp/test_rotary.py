@@ -170,6 +170,16 @@ def test_lengths_and_relative_positions_are_kept():
     np.testing.assert_allclose(scores, scores[0], rtol=0, atol=1e-13)
 
 
+def test_what_has_overflowed_is_turned_without_a_word():
+    """Infinite or NaN, as IEEE 754 says; warnings are errors here."""
+    heads = np.array([[[np.inf, 1.0], [np.inf, -np.inf], [np.nan, 0.0], [1.7e308, 1.7e308]]])
+    turned = ROTARIES["a pair"].turned(heads, 0)[0]
+    np.testing.assert_array_equal(turned[0], [np.inf, np.nan])  # inf * sin(0)
+    np.testing.assert_array_equal(turned[1], [np.inf, np.nan])
+    assert np.isnan(turned[2]).all()
+    assert ROTARIES["a pair"].turned(heads[:, 3:], 1)[0, 0, 1] == np.inf
+
+
 def test_nobody_s_precision_of_mpmath_matters():
     """Neither the one that is set, nor what other threads do to it meanwhile."""
     rotaries = [Rotary(12, 1000.0 + i) for i in range(30)]

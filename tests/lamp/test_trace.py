@@ -169,11 +169,17 @@ def test_a_trace_is_not_overwritten_by_what_follows():
         np.testing.assert_array_equal(first.steps[name], numbers)
 
 
-@pytest.mark.parametrize("layer", [-1, 2, 99])
+@pytest.mark.parametrize("layer", [-1, 2, 99, 0.5, "first"])
 def test_a_layer_that_is_not_there_is_refused(layer):
     model = FAMILIES["llama"].model("fp32")
-    with pytest.raises(ValueError, match=rf"layer {layer} is not in 0\.\.1"):
+    with pytest.raises(ValueError, match=rf"layer {layer!r} is not in 0\.\.1"):
         model.trace(TOKENS, layer)
+
+
+def test_a_layer_is_any_integer():
+    model = FAMILIES["llama"].model("fp32")
+    found, expected = (model.trace(TOKENS, layer).steps for layer in (np.int64(1), 1))
+    np.testing.assert_array_equal(found["stream"], expected["stream"])
 
 
 def test_tokens_that_are_not_there_are_refused():
