@@ -137,7 +137,7 @@ class _Continued:
         for token in stream:
             self.added.append(token)
             if token in self.stop:
-                break
+                continue  # it is the last one, and no text
             tokens.append(token)
             text = self.model.decode(tokens)
             if not text.endswith(_UNFINISHED):

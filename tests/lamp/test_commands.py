@@ -114,7 +114,7 @@ def test_a_text_comes_from_a_file_a_pipe_or_as_numbers(tokens, model, tmp_path):
     (tmp_path / "numbers.txt").write_text("\n ".join(map(str, numbers)) + "\n")
     np.save(tmp_path / "numbers.npy", numbers.astype(np.uint16))
     os.mkfifo(tmp_path / "pipe")
-    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(words,))
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(words,), daemon=True)
     writer.start()
     options = ["run", "--hardware", "scores-ps2", "--tokens", len(numbers)]
     found = [
@@ -216,6 +216,21 @@ def test_overflow_is_said_in_words(tmp_path):
     swapped = record("run", "--reference", machine, "--tokens", 40)
     assert swapped["notes"][0] == overflow.replace("the machine's", "the reference's")
     assert swapped["not_finite"] == 0
+
+
+def test_positions_that_overflow_are_counted_once(model, tokens, tmp_path):
+    (tmp_path / "narrow.toml").write_text(NARROW.replace("scores]", "lm_head]"))
+    machine = lamp.hardware(tmp_path / "narrow.toml")
+    found = record(
+        "run", "--hardware", tmp_path / "narrow.toml", "--tokens", 38, "--length", 22,
+        "--stride", 16,
+    )  # fmt: skip
+    low = model.with_hardware(machine)
+    # The windows begin at 0 and 16; the second one has 6 tokens of context.
+    logits = np.concatenate([low.logits(tokens[:22]), low.logits(tokens[16:38])[6:]])
+    assert not np.isfinite(logits[22]).all()
+    assert found["not_finite"] == np.count_nonzero(~np.isfinite(logits).all(axis=1))
+    assert 0 < found["not_finite"] < 38
 
 
 def test_one_token_has_no_perplexity():
