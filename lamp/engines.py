@@ -36,6 +36,7 @@ _SHARE: Final = 4  # of the memory for reference logits: a fourth
 _UNKNOWN_MEMORY: Final = 2**31
 _ATTEMPTS: Final = 3  # of a run whose process dies
 _LOCAL: Final = "local"
+_PATIENCE = "20s"  # for a scheduler that does not answer
 _REFRESH: Final = 2.0  # seconds after which workers of a cluster are counted again
 
 
@@ -362,13 +363,13 @@ class Cluster(Engine):
                     n_workers=jobs or parallel.thread_count(),
                     threads_per_worker=1,
                     memory_limit=0,
-                    dashboard_address=None,
+                    dashboard_address=":0",
                     silence_logs=logging.ERROR,
                 )
             )
         try:
             return self._owned.enter_context(
-                distributed.Client(address, set_as_default=False, timeout="10s")
+                distributed.Client(address, set_as_default=False, timeout=_PATIENCE)
             )
         except (OSError, ValueError) as error:
             raise ConnectionError(f"no dask scheduler at {cluster}: {error}") from error

@@ -8,6 +8,7 @@ reference is computed again for every run, window by window.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -387,9 +388,12 @@ class Worker:
             try:
                 if not file.is_file():
                     self._write(file, size, rows, task, model)
-                return _cut(file, [len(window.tokens) for window in windows])
-            except OSError:  # no room, or another sweep has ended and cleared it away
+            except OSError:
+                self._spill = None  # no room, nor will there be
                 return self._computed(task, model)
+            # It is gone if another sweep of the store has ended by now.
+            with contextlib.suppress(FileNotFoundError):
+                return _cut(file, [len(window.tokens) for window in windows])
         return self._computed(task, model)
 
     def _computed(self, task: Task, model: Decoder) -> Iterator[NDArray[Any]]:

@@ -29,7 +29,9 @@ def _memory(text: str) -> int:
 
 Study = Annotated[
     Path,
-    typer.Argument(help="A TOML file; see the documentation of lamp.studies.", metavar="STUDY"),
+    typer.Argument(
+        help="A TOML file, as 'python -m pydoc lamp.studies' describes it.", metavar="STUDY"
+    ),
 ]
 Target = Annotated[
     Path | None,
@@ -38,7 +40,14 @@ Target = Annotated[
         metavar="FILE",
     ),
 ]
-Jobs = Annotated[int, typer.Option(min=0, help="How many processes measure runs at once.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="How many processes measure runs at once; left out, one, and as many as there are "
+        "cores in a local cluster.",
+    ),
+]
 Cluster = Annotated[
     str | None,
     typer.Option(
@@ -65,7 +74,7 @@ Results = Annotated[Path, typer.Argument(help="The SQLite file of a sweep.", met
 def sweep(
     study: Study,
     store: Target = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     cluster: Cluster = None,
     memory: Memory = None,
     dry_run: DryRun = False,

@@ -36,9 +36,14 @@ def _is_complete_when_killed_after(seconds: float, folder: Path, store: Path) ->
     if child == 0:
         lamp.sweep(study(folder), store=store)
         os._exit(0)
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    end = time.monotonic() + seconds
+    ended, status = 0, 0
+    while not ended and time.monotonic() < end:
+        time.sleep(0.001)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status):
         assert os.WEXITSTATUS(status) == 0
     return not os.WIFSIGNALED(status)
@@ -59,9 +64,10 @@ def main() -> None:
     duration = time.perf_counter() - start
     middle = number = 0
     while kills < int(sys.argv[3]):
-        store = folder / f"killed-{number}.sqlite"
-        while not _is_complete_when_killed_after(generator.uniform(0, duration), folder, store):
+        store, longest = folder / f"killed-{number}.sqlite", duration
+        while not _is_complete_when_killed_after(generator.uniform(0, longest), folder, store):
             kills += 1
+            longest += duration / 20  # the machine may have become slower
             if kills % 2:  # a look at a store repairs it, which is for the next sweep to do, too
                 middle += _is_in_the_middle(store)
         number += 1

@@ -1,4 +1,4 @@
-"""A study that takes a moment: a random GPT-2 of 61 tokens, a text, some machines."""
+"""A study that takes a moment: a random GPT-2 that knows letters, a text, some machines."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,9 @@ from lamp.gpt2 import GPT2Config
 from tests.lamp.tiny_models import gpt2_tensors
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,;:!?\n"
+VOCABULARY = len(_LETTERS) + 1
 _CONFIG = GPT2Config(
-    vocab_size=len(_LETTERS) + 1,
+    vocab_size=VOCABULARY,
     n_positions=24,
     n_embd=8,
     n_layer=2,
