@@ -17,24 +17,41 @@ import fpemu
 import lamp
 from fpemu import devices, functions, jit, reference, scaling
 from fpemu.__main__ import main as fpemu_command
-from lamp import bounds, compositions, evaluations, testing
+from lamp import (
+    bounds,
+    checkpoints,
+    compositions,
+    differences,
+    evaluations,
+    machine_files,
+    reports,
+    runs,
+    store,
+    studies,
+    sweeping,
+    testing,
+    texts,
+)
 from lamp.__main__ import main as lamp_command
 
 ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 PUBLIC = (
     *(fpemu, functions, jit, reference, devices, scaling),
-    *(lamp, bounds, compositions, evaluations, testing),
+    *(lamp, bounds, checkpoints, compositions, differences, evaluations, machine_files, reports),
+    *(runs, store, studies, sweeping, testing, texts),
 )
 COMMANDS = {"fpemu": fpemu_command, "lamp": lamp_command}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 _FENCE = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _OPTION = re.compile(r"^:(\w+): (.*)\n", re.MULTILINE)
+_NAMED = re.compile(r"# (\w+\.toml)\n")
 _NUMBER = re.compile(r"[\d.,]+")
 # What may come before the output of a command: words that differ from run to run, the exit code.
 _EXAMPLE = re.compile(
-    r"(?:^% varies: (?P<varies>[^\n]*)\n\n)?(?:^% exit: (?P<exit>\d+)\n\n)?"
+    r"(?:^<!-- varies: (?P<varies>[^\n]*) -->\n\n)?(?:^<!-- exit: (?P<exit>\d+) -->\n\n)?"
     r"^```console\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -140,8 +157,20 @@ def test_formulas_are_mathml(documents):
 @pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
 def test_everything_public_is_in_the_reference(documents, module):
     anchors = set().union(*(document.anchors for document in documents.values()))
-    full = [f"{module.__name__}.{name}" for name in module.__all__]
-    assert [name for name in full if not {name, f"module-{name}"} & anchors] == []
+    package = module.__name__.partition(".")[0]
+    missing = [
+        name
+        for name in module.__all__
+        if not {f"{place}.{name}" for place in (module.__name__, package)} & anchors
+        and f"module-{module.__name__}.{name}" not in anchors
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_everything_public_has_a_docstring(module):
+    things = {name: getattr(module, name) for name in module.__all__}
+    assert [name for name, thing in things.items() if callable(thing) and not thing.__doc__] == []
 
 
 def test_tables_hold_what_the_packages_do(documents):
@@ -198,7 +227,16 @@ def run(line, monkeypatch, capsys):
     return code, output + (errors if code else "")
 
 
-WITH_COMMANDS = [page for page in PAGES if has(page, "console")]
+def files(text):
+    """The files that a page shows: by their caption, or by a comment on their first line."""
+    for each in _FENCE.finditer(text):
+        options, body = dict(_OPTION.findall(each["body"])), _OPTION.sub("", each["body"])
+        name = options.get("caption") or (_NAMED.match(body) or [None, None])[1]
+        if name is not None:
+            yield name, body
+
+
+WITH_COMMANDS = [page for page in (README, *PAGES) if has(page, "console")]
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=names(WITH_COMMANDS))
@@ -206,12 +244,9 @@ def test_commands_print_what_is_shown(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     text = page.read_text()
-    for each in _FENCE.finditer(text):
-        options = dict(_OPTION.findall(each["body"]))
-        if "caption" in options:
-            body = _OPTION.sub("", each["body"])
-            (tmp_path / options["caption"]).write_text(body)
-            assert re.search(rf"^\$ .*\b{re.escape(options['caption'])}\b", text, re.MULTILINE)
+    for name, body in files(text):
+        (tmp_path / name).write_text(body)
+        assert re.search(rf"^\$ .*\b{re.escape(name)}\b", text, re.MULTILINE)
     for example in _EXAMPLE.finditer(text):
         for step in re.split(r"^\$ ", example["body"], flags=re.MULTILINE)[1:]:
             line, _, expected = step.partition("\n")
@@ -282,6 +317,13 @@ def test_every_module_is_on_the_map():
                 assert folder in folders or f"{path.name}/" in folders, folder
             elif path.suffix == ".py" and path.name != "__init__.py":
                 assert path.name in named, path
+
+
+def test_every_script_is_told_of():
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    scripts = [path for path in (ROOT / "analysis").glob("*.py") if "__main__" in path.read_text()]
+    assert scripts
+    assert [path.name for path in scripts if path.name not in text] == []
 
 
 def test_the_change_log_has_the_version():

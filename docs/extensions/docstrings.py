@@ -41,12 +41,13 @@ def resolve(
 
 
 def soften(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Make headings in a module's docstring no sections of the page that it stands on."""
+    """Put a module's name before its docstring, whose headings are no sections of the page."""
     if what != "module":
         return
     for place in range(len(lines) - 1, 0, -1):
         if _UNDERLINE.fullmatch(lines[place]):
             lines[place - 1 : place + 1] = [f".. rubric:: {lines[place - 1]}", ""]
+    lines[:0] = [f".. rubric:: :code:`{name}`", ""]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
