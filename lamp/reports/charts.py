@@ -79,7 +79,7 @@ def _chart(title: str, note: str, drawings: Iterable[Drawing]) -> list[Chart]:
 def _work(study: Results) -> list[Chart]:
     note = (
         "Each mark is a run: a colour is a machine, a shape a rule. Thin lines join the runs that "
-        "no other on the same machine beats; level lines are runs without look-ahead."
+        "no other on the same machine beats; dotted lines are runs without look-ahead."
     )
     groups = [tuple((name, drawing) for drawing in scatter(study, x, y)) for name, x, y in _WORK]
     if not groups[0]:

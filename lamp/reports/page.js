@@ -55,6 +55,7 @@ for (const table of all("table.runs")) {
 for (const charts of all(".charts")) {
   const buttons = all("[data-pick]", charts).map((item) => {
     const button = wrapped(item);
+    button.title = "only these";
     button.setAttribute("aria-pressed", "false");
     button.addEventListener("click", () => {
       button.setAttribute("aria-pressed", String(button.ariaPressed !== "true"));

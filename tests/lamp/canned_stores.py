@@ -79,6 +79,10 @@ def _metrics(position: int, member: Member, rng: np.random.Generator) -> Metrics
     rate = 0.0 if member.lamp == "none" or position % 17 == 16 else float(10 ** rng.uniform(-3, 0))
     bits = member.variables.get("mu", 5)
     divergence = {9: math.nan, 11: math.inf, 12: 0.0}.get(position % 13)
+    if member.lamp == MARKUP and member.text == QUOTED:
+        divergence = math.nan  # one machine after the other
+    if member.lamp == "none" and member.model == MARKUP and "mu" not in member.variables:
+        divergence = math.nan  # several without look-ahead
     if divergence is None:
         divergence = float(4.0**-bits * 10 ** rng.uniform(-0.5, 0) / (1 + 50 * rate))
     rows = {"mlp_up": rng.uniform(0, 2 * rate, _LAYERS), "scores": np.full(_LAYERS, rate)}
