@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import elementary, parallel
+from lamp.rows import exp
 
 if TYPE_CHECKING:
     from lamp.decoder import Decoder, Forward
@@ -252,8 +253,8 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def _perplexity(losses: NDArray[np.float64]) -> float:
-    with np.errstate(over="ignore"):  # a loss above 700 nats is a perplexity of infinity
-        return float(np.exp(_mean(losses)))
+    # A loss above 709 nats is a perplexity of infinity.
+    return float(exp(np.array([_mean(losses)]))[0])
 
 
 def _compare(
