@@ -13,6 +13,7 @@ import queue
 import signal
 import threading
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -258,6 +259,8 @@ class Processes(Engine):
                     self.submit(worker, task)
                 else:
                     found.append((task, _died(_ATTEMPTS)))
+            except Exception as error:  # the run could not be sent, or how it ended
+                found.append((task, _unsent(error)))
         return found
 
     def close(self, *, now: bool = False) -> None:
@@ -283,6 +286,10 @@ def _taken(ended: queue.SimpleQueue[Any], seconds: float) -> list[Any]:
 def _died(times: int, reason: str = "") -> Outcome:
     error = f"the process that ran it died {times} times, for want of memory perhaps"
     return Outcome(None, 0.0, now(), now(), {}, error, reason)
+
+
+def _unsent(error: BaseException) -> Outcome:
+    return Outcome(None, 0.0, now(), now(), {}, f"{type(error).__name__}: {error}")
 
 
 # --- a cluster ------------------------------------------------------------------------------------
@@ -347,6 +354,7 @@ class Cluster(Engine):
             with _without_interrupts():
                 self._client = self._connected(distributed, cluster, jobs)
         self._address = self._client.scheduler.address
+        self._nonce = uuid.uuid4().hex
         self._running: dict[str, tuple[str, Any]] = {}
         self._texts: dict[str, Any] = {}
         self._slots: dict[str, int] = {}
@@ -412,7 +420,8 @@ class Cluster(Engine):
             self._memory,
             self._spill,
             sharing,
-            key=f"lamp-run-{task.key}",
+            # Not the key alone: what another sweep got for it the cluster may still remember.
+            key=f"lamp-run-{task.key}-{self._nonce}",
             workers=[worker],
             allow_other_workers=True,
             retries=_ATTEMPTS,
@@ -437,8 +446,7 @@ class Cluster(Engine):
     def _failure(self, error: BaseException) -> Outcome:
         if isinstance(error, _distributed().KilledWorker):
             return _died(1 + error.allowed_failures, str(error))
-        reason = f"{type(error).__name__}: {error}"
-        return Outcome(None, 0.0, now(), now(), {}, reason)
+        return _unsent(error)
 
     def close(self, *, now: bool = False) -> None:
         """Leave the cluster; what it runs by now is of no use."""

@@ -86,9 +86,13 @@ class _Lines:
         self._console = console
         self._written = 0
         self._stopping = False
+        self._waiting = False
 
     def __call__(self, status: Status) -> None:
         """Write what is new."""
+        if status.elsewhere and not status.running and not self._waiting:
+            self._waiting = True
+            self._print(f"waiting for another sweep, which has {status.elsewhere} of the runs")
         if status.stopping and not self._stopping:
             self._stopping = True
             self._print(_STOPPING)

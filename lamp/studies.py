@@ -32,6 +32,7 @@ Files are looked for beside the study's own.  :class:`lamp.texts.Source` says wh
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import time
@@ -282,7 +283,8 @@ class Study:
         if not listed or not values:
             raise self._error(f"{name} of [grid] must be a list of values", "grid", name)
         for value in values:
-            if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (isinstance(value, str) or (number and math.isfinite(value))):
                 raise self._error(
                     f"{name} of [grid] must have numbers or strings, not {value!r}", "grid", name
                 )

@@ -260,6 +260,36 @@ def test_a_run_whose_process_dies_again_and_again_fails(tasks, processes):
     assert outcome.metrics == Worker(ENOUGH).run(tasks[0]).metrics
 
 
+def test_a_run_that_cannot_be_sent_fails(tasks, processes):
+    processes.submit(processes.free()[0], replace(tasks[0], text=lambda: None))
+    ((_, outcome),) = waited(processes, 1)
+    assert "pickle" in outcome.error
+
+
+def test_a_cluster_tries_a_failed_run_again(study, tmp_path, expected, cluster):
+    """It may remember how the run ended before."""
+
+    def change():
+        from lamp.working import Worker
+
+        Worker.real, Worker._measured = Worker._measured, None
+
+    def change_back():
+        from lamp.working import Worker
+
+        Worker._measured = Worker.real
+
+    few = replace(study, lamp=["none"], document=None)
+    cluster.run(change)
+    try:
+        first = lamp.sweep(few, store=tmp_path / "s.sqlite", cluster=cluster)
+    finally:
+        cluster.run(change_back)
+    assert len(first.failed) == first.ran == 6
+    second = lamp.sweep(few, store=tmp_path / "s.sqlite", cluster=cluster)
+    assert (second.ran, second.failed) == (6, ())
+
+
 def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(study, tmp_path, expected, cluster):
     killed = []
 

@@ -223,6 +223,7 @@ GOOD = 'name = "a"\nhardware = ["ps{mu}"]\n[grid]\nmu = [2, 4]\n'
         (GOOD.replace("[2, 4]", "2"), r"line 4: mu of \[grid\] must be a list of values"),
         (GOOD.replace("[2, 4]", "[]"), r"line 4: mu of \[grid\] must be a list of values"),
         (GOOD.replace("[2, 4]", "[[2]]"), r"line 4: mu of \[grid\] must have numbers or strings"),
+        (GOOD.replace("[2, 4]", "[inf]"), "must have numbers or strings, not inf"),
         (GOOD.replace("[2, 4]", "[2, 44]"), "line 2: unknown hardware 'ps44'"),
         ('name = "a"\ngrid = 7', "line 2: grid must be a table of lists"),
         (

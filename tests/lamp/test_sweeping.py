@@ -573,6 +573,14 @@ def test_a_file_gets_lines(status):
     assert len(lines) == 4
 
 
+def test_who_waits_is_told_for_whom():
+    from rich.console import Console
+
+    with open(os.devnull, "w") as nowhere:
+        text = shown(Console(record=True, file=nowhere), Status("tiny", 8, 6, elsewhere=2))
+    assert text == "waiting for another sweep, which has 2 of the runs\n"
+
+
 def test_time_left_is_at_the_pace_so_far(status, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: status.begun + 60)
     assert (status.left, status.failed, status.seconds_left) == (4, 1, 80)
