@@ -24,6 +24,7 @@ __all__ = ["duration", "shown"]
 _BANDS: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)  # of recomputation rates: up to, and including
 _MOST_RUNNING: Final = 8
 _LAST: Final = 3
+_NARROWEST: Final = len("recomputed")
 _REFRESH: Final = 4  # times a second
 
 
@@ -160,7 +161,7 @@ class _Table:
         )
         parts: list[Any] = [head, *_running(status)]
         if status.ended:
-            parts += ["", _bands(self._best), "", _last(status)]
+            parts += ["", _last(status), "", _bands(self._best)]
         if status.stopping:
             parts.append(f"[yellow]{_STOPPING}")
         return Group(*parts)
@@ -197,25 +198,31 @@ def _running(status: Status) -> list[str]:
 
 def _bands(best: dict[float, tuple[float, Member]]) -> Table:
     """The smallest divergence at every rate of recomputation."""
-    table = _headed("recomputed", "least KL", "of")
+    table = _headed("least KL", "recomputed", "of")
     for band, (kl, member) in sorted(best.copy().items()):
         label = f"to {band:.0%}" if band else "nothing"
-        table.add_row(label, _number(kl), _plain(str(member)))
+        table.add_row(_number(kl), label, _plain(str(member)))
     return table
 
 
 def _last(status: Status) -> Table:
-    table = _headed("last", "")
+    table = _headed("last", "recomputed", "of")
     for member, outcome in status.ended[: -_LAST - 1 : -1]:
-        style = "red" if outcome.metrics is None else ""
-        table.add_row(_plain(str(member)), _plain(_said(outcome)), style=style)
+        metrics, run = outcome.metrics, _plain(str(member))
+        if metrics is None:
+            table.add_row("failed", "", f"{run}: {_plain(outcome.error)}", style="red")
+        else:
+            rate = f"{metrics.recomputation_rate:.2%}" if metrics.layer_rates else "nothing"
+            table.add_row(_number(metrics.kl), rate, run)
     return table
 
 
 def _headed(*columns: str) -> Table:
+    """A table whose last column alone gives way."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in columns:
-        table.add_column(column, no_wrap=True)
+    for column in columns[:-1]:
+        table.add_column(column, no_wrap=True, min_width=_NARROWEST)
+    table.add_column(columns[-1], no_wrap=True)
     return table

@@ -383,7 +383,7 @@ class _Reader:
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._folder = Path(study.folder)
+        self._folder = Path(study.folder).absolute()  # workers may be elsewhere
         self._read: dict[tuple[Any, ...], tuple[str, Any]] = {}
         self._called: dict[tuple[str, str], Any] = {}
         with study.blamed("", "reference"):

@@ -100,6 +100,15 @@ def test_numbers_that_are_not_finite_survive(path, value):
     }
 
 
+def test_a_store_may_have_any_name(tmp_path):
+    path = tmp_path / "a?b=c#d %20 é.sqlite"
+    with Store.open(path, write=True) as store:
+        store.plan("study", {}, [member("a")])
+    with Store.open(path) as store:
+        assert only(store.records()).state == "missing"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_failure_says_why(path):
     with Store.open(path, write=True) as store:
         store.plan("study", {}, [member("a")])

@@ -145,6 +145,12 @@ def test_files_are_looked_for_beside_the_study(folder):
     assert case.reference.name == "bf16"
 
 
+def test_places_do_not_depend_on_where_a_worker_is(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (case,) = Study("a", models=["mine"], texts=["text.txt"]).cases()
+    assert (case.model, case.source.source) == (str(folder / "mine"), str(folder / "text.txt"))
+
+
 def test_a_text_has_the_values_of_its_variables_as_numbers():
     text = {"source": "a-{seed}.txt", "length": "{length}", "shuffled": True, "seed": "{seed}"}
     study = Study("a", texts=[text], grid={"length": [64], "seed": [3, 4]})

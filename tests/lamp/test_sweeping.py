@@ -20,6 +20,7 @@ from lamp import progress, sweeping, working
 from lamp.__main__ import main
 from lamp.store import Outcome, Store, now
 from lamp.sweeping import Interrupted, Status
+from lamp.texts import Source
 from lamp.working import Task
 from tests.lamp import killed_sweeps, tiny_studies
 from tests.lamp.tiny_studies import results
@@ -153,6 +154,22 @@ def test_a_text_that_is_fed_alike_is_the_same(study, store):
     lamp.sweep(study, store=store)
     same = [{"source": "text.txt", "tokens": 6, "length": 20, "stride": 20}]
     assert new_runs(replace(study, texts=same), store) == 0
+
+
+def test_windows_that_are_compared_elsewhere_are_others(tmp_path):
+    """A monotonous text: the windows have the same tokens, and other numbers are compared."""
+    tiny_studies.save_checkpoint(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("a" * 9)
+    model = lamp.models.reader(tmp_path / "model")
+
+    def read(**sizes):
+        return Source(str(tmp_path / "text.txt"), length=4, **sizes).read(model)
+
+    one, other = read(tokens=6, stride=2), read(tokens=7, stride=3)
+    for ours, theirs in zip(one.windows, other.windows, strict=True):
+        assert (ours.tokens == theirs.tokens).all()
+        assert (ours.following == theirs.following).all()
+    assert working.windows_digest(one) != working.windows_digest(other)
 
 
 def test_a_configuration_says_everything(study, store):
@@ -352,18 +369,26 @@ def test_a_sweep_with_processes_that_is_killed_leaves_none_behind(tmp_path, stor
     )
     path = tmp_path / "script.py"
     path.write_text(script)
-    run = subprocess.run(
-        [sys.executable, path, tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.getcwd()},
-    )
-    assert run.returncode == -signal.SIGKILL, run.stderr
-    children = [int(word) for word in run.stdout.split()]
+    # Not through pipes, which processes that are left behind would keep open.
+    with (tmp_path / "output").open("w") as output:
+        run = subprocess.run(
+            [sys.executable, path, tmp_path],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.getcwd()},
+        )
+    printed = (tmp_path / "output").read_text()
+    assert run.returncode == -signal.SIGKILL, printed
+    children = [int(word) for word in printed.split()]
     assert len(children) == 2
-    # Output was read to its end: whoever had it open has closed it.
-    assert [pid for pid in children if is_running(pid)] == []
+    deadline = time.monotonic() + 60
+    while any(map(is_running, children)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    left = [child for child in children if is_running(child)]
+    for child in left:
+        os.kill(child, signal.SIGKILL)
+    assert left == []
     resumed = lamp.sweep(study, store=store)
     assert 0 < resumed.ran <= 6
     assert results(resumed.records) == expected
@@ -555,7 +580,7 @@ def test_a_terminal_shows_a_table(status, expected):
     assert f"running {expected[4][1]}" in text
     assert "2 in another sweep" in text
     assert "1 failed" in text
-    assert "failed: it [broke]" in text
+    assert f"{status.ended[2][0]}: it [broke]" in text
     assert "least KL" in text
     assert f"{status.ended[1][1].metrics.kl:.3e}" in text
 
