@@ -57,6 +57,13 @@ def check_running(accumulator: Accumulator) -> None:
         )
 
 
+def _product(a: Any, b: Any, operands: Operands) -> Any:
+    """A product in float64, term after term: numpy's own has other bits for other layouts."""
+    from fpemu.linalg import matmul  # which imports this module
+
+    return matmul(a, b, Sequential("float64"), row_lengths=operands.row_lengths)
+
+
 def running_sums(
     operands: Operands, accumulator: Accumulator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -78,9 +85,8 @@ def running_sums(
         product = Sequential(inner.product or inner.format, inner.rounding)
         share = product.roundoff / accumulator.roundoff
         a, b = np.abs(operands.a.astype(np.float64)), np.abs(operands.b.astype(np.float64))
-        wanted = np.arange(operands.shape[2]) < operands.row_lengths[:, None]
         with np.errstate(over="ignore", invalid="ignore"):
-            first = first + np.where(wanted, share * np.matmul(a, b), 0.0)
-            squares = squares + np.where(wanted, share**2 * np.matmul(a * a, b * b), 0.0)
+            first = first + share * _product(a, b, operands)
+            squares = squares + share**2 * _product(a * a, b * b, operands)
     # More than the roundings of all these sums take away.
     return first * (1.0 + (4.0 * steps + 64.0) * 2.0**-53), np.sqrt(squares)

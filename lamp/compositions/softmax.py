@@ -85,7 +85,8 @@ class Softmax(Composition):
         shrunk = _shrinkage(bounds)
         own = exp(-bounds)
         rising = shrunk * rest + own * others(z * shrunk)
-        up = z * rising / (z + own * others(z * own))
+        with np.errstate(invalid="ignore"):  # 0 / 0 where an error may be infinite
+            up = z * rising / (z + own * others(z * own))
         # Down: the same with the signs changed, divided by the largest exponential.
         most = bounds.max(axis=-1, keepdims=True)
         with np.errstate(invalid="ignore"):

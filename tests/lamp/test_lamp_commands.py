@@ -151,7 +151,8 @@ def test_fewer_tokens_than_asked_for_are_said(tmp_path):
     (note,) = found["notes"]
     count = found["text"]["tokens"]
     assert note == f"{file} has {count} tokens, fewer than the 4096 asked for"
-    assert note in command(*options).replace("\n", " ").replace("  ", " ")
+    # A line may end anywhere in a long path.
+    assert "".join(note.split()) in "".join(command(*options).split())
     assert record(*options, "--tokens", count)["notes"] == []
 
 
