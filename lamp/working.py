@@ -3,7 +3,8 @@
 A worker keeps the model and the reference logits that it had last, as the next run most often wants
 them too.  Reference logits that do not fit into its memory go to a file beside the store, if there
 is one, which other workers on the machine share; where there is no room for that either, the
-reference is computed again for every run, window by window.
+reference is computed again for every run, window by window.  From a file they come as fast as from
+memory; to compute them again makes a run two to three times as long (analysis/bench_sweep.py).
 """
 
 from __future__ import annotations
