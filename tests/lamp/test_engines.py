@@ -267,7 +267,11 @@ def test_a_run_that_cannot_be_sent_fails(tasks, processes):
 
 
 def test_a_cluster_tries_a_failed_run_again(study, tmp_path, expected, cluster):
-    """It may remember how the run ended before."""
+    """It may remember how the run ended before, as here, where someone holds on to it."""
+    held = []
+
+    def hold(status):
+        held.extend(distributed.Future(key, cluster) for key in list(cluster.futures))
 
     def change():
         from lamp.working import Worker
@@ -282,7 +286,7 @@ def test_a_cluster_tries_a_failed_run_again(study, tmp_path, expected, cluster):
     few = replace(study, lamp=["none"], document=None)
     cluster.run(change)
     try:
-        first = lamp.sweep(few, store=tmp_path / "s.sqlite", cluster=cluster)
+        first = lamp.sweep(few, store=tmp_path / "s.sqlite", cluster=cluster, progress=hold)
     finally:
         cluster.run(change_back)
     assert len(first.failed) == first.ran == 6

@@ -76,7 +76,8 @@ def test_an_entry_stands_for_all_values_of_its_variables():
         "scores-ps2+softmax:normwise:1.2",
         "scores-ps4+softmax:normwise:1.2",
     ]
-    last = study.cases()[-1]
+    first, *_, last = study.cases()
+    assert first.variables == {}
     assert last.variables == {"tau": 1.2, "mu": 4}
     assert last.labels == {
         "model": "embedded",
