@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import numba
 import numpy as np
+from numba.np.ufunc import parallel as numba_parallel
 
 __all__ = ["default_environment", "inline", "kernel", "run", "thread_count"]
 
@@ -114,8 +115,16 @@ def default_environment() -> Iterator[None]:
 
 
 def thread_count() -> int:
-    """How many threads a call uses: Numba's setting (``NUMBA_NUM_THREADS``, set_num_threads)."""
-    return int(numba.get_num_threads())
+    """How many threads a call uses: Numba's setting (``NUMBA_NUM_THREADS``, set_num_threads).
+
+    ``numba.get_num_threads`` would launch Numba's own threads, which nothing here needs, and holds
+    a lock that forked processes share: all would hang once one has been killed while it had it.
+    """
+    try:
+        numba.threading_layer()
+    except ValueError:  # not launched yet, so nobody has set anything
+        return int(numba.config.NUMBA_NUM_THREADS)
+    return int(getattr(numba_parallel, "_get_num_threads", numba.get_num_threads)())
 
 
 class _Pool:

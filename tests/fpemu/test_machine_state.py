@@ -105,6 +105,32 @@ def test_everything_works_after_a_fork(inputs, expected):
     assert holds_after_fork(lambda: wrong_cases(run_work(inputs), expected) == [])
 
 
+KILLED = """
+import multiprocessing, os, signal
+import fpemu, numba, numpy
+from numba.np.ufunc import parallel
+multiprocessing.set_start_method("fork")
+if LAUNCHED:
+    numba.set_num_threads(1)
+else:
+    parallel._set_init_process_lock()
+child = os.fork()
+if child == 0:
+    parallel._backend_init_process_lock.acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+os.waitpid(child, 0)
+assert (fpemu.round(numpy.full(2**17, 1.001), "bfloat16") == 1).all()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+@pytest.mark.parametrize("launched", [False, True])
+def test_a_forked_process_may_be_killed_at_any_moment(launched):
+    """Numba has a lock that forked processes share; one that is killed may leave it locked."""
+    script = KILLED.replace("LAUNCHED", str(launched))
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
+
+
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
 @pytest.mark.parametrize("setter", ["torch", "libm"])
 def test_flush_to_zero_of_another_library_does_not_matter(setter, warm, inputs, expected, tmp_path):

@@ -67,6 +67,7 @@ def main() -> None:
         store, longest = folder / f"killed-{number}.sqlite", duration
         while not _is_complete_when_killed_after(generator.uniform(0, longest), folder, store):
             kills += 1
+            assert kills < 10 * int(sys.argv[3]), f"{store} does not get complete"
             longest += duration / 20  # the machine may have become slower
             if kills % 2:  # a look at a store repairs it, which is for the next sweep to do, too
                 middle += _is_in_the_middle(store)
