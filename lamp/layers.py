@@ -7,9 +7,8 @@ platform's mathematical library is part of a result.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -398,17 +397,5 @@ def activation(x: NDArray[Any], name: str, step: Function) -> NDArray[Any]:
     function = activations.activation(name).value
     flat = np.ascontiguousarray(x).reshape(-1)
     out = np.empty(flat.shape, written_type(x, step))
-    parallel.run(_map(function), flat.size, flat, out, grain=_GRAIN)
+    parallel.run(parallel.mapping(function), flat.size, flat, out, grain=_GRAIN)
     return rounded(out, x, step).reshape(x.shape)
-
-
-@functools.cache
-def _map(function: Callable[..., Any]) -> Callable[..., None]:
-    """The kernel that applies a scalar function in float64 to each element."""
-
-    @parallel.kernel
-    def activation_range(start, stop, x, out):  # type: ignore[no-untyped-def]
-        for i in range(start, stop):
-            out[i] = function(np.float64(x[i]))
-
-    return cast(Callable[..., None], activation_range)

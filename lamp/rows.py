@@ -6,9 +6,8 @@ functions and add in index order.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,21 +43,11 @@ def rows_of(x: ArrayLike, name: str) -> Float64:
     return array.astype(np.float64)
 
 
-@functools.cache
-def _map_kernel(function: Callable[..., Any]) -> Callable[..., None]:
-    @parallel.kernel
-    def map_range(start, stop, x, out):  # type: ignore[no-untyped-def]
-        for i in range(start, stop):
-            out[i] = function(x[i])
-
-    return cast(Callable[..., None], map_range)
-
-
 def mapped(function: Callable[..., Any], x: Float64) -> Float64:
     """A scalar function for Numba kernels, of every element."""
     flat = np.ascontiguousarray(x).reshape(-1)
     out = np.empty_like(flat)
-    parallel.run(_map_kernel(function), flat.size, flat, out, grain=_GRAIN)
+    parallel.run(parallel.mapping(function), flat.size, flat, out, grain=_GRAIN)
     return out.reshape(x.shape)
 
 

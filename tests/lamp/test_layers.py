@@ -1,5 +1,8 @@
 """Norms, activations and linear maps against definitions in exact or 40-digit arithmetic."""
 
+import os
+import subprocess
+import sys
 from fractions import Fraction
 
 import mpmath
@@ -9,7 +12,7 @@ import pytest
 
 import fpemu
 from fpemu.reference import round_exact
-from lamp import Function, Product, layers
+from lamp import Function, Product, layers, rows
 from lamp.activations import ACTIVATIONS
 from lamp.layers import Norm
 from tests.oracle import decoder
@@ -214,3 +217,34 @@ def test_what_a_matrix_has_kept_is_for_one_step():
     for name in ("row", "rounded operands", "row", "nvfp4", "sequential"):
         found = layers.linear(x, matrix, PRODUCTS[name])
         np.testing.assert_array_equal(found, decoder.linear(x, weight, None, PRODUCTS[name]))
+
+
+COMPILED = """
+import numpy, lamp
+from lamp import activations, layers, rows
+from lamp.hardware import Function
+x = numpy.zeros((2, 3))
+layers.activation(x, "gelu", Function())
+rows.mapped(activations.activation("gelu").slope, x)
+layers.norm(x, layers.Norm(x[0]), 1e-5, Function())
+"""
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    found = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", COMPILED], check=True, env=environment)
+        found.append({file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.nb?")})
+    assert found[0]
+    assert found[0] == found[1]
+
+
+def test_a_function_of_ones_own_is_mapped_as_it_is_now():
+    """Its name does not stand for it: it is not kept for other processes."""
+
+    def scaled(factor):
+        return numba.njit(lambda x: factor * x)
+
+    for factor in (2.0, 3.0):
+        assert rows.mapped(scaled(factor), np.array([1.5]))[0] == 1.5 * factor
