@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 import numba
@@ -47,6 +47,7 @@ _NO_FLOOR: Final = 2.0**-600  # below every product's exponent
 _INFINITE_PRODUCT: Final = 2.0**128  # CDNA3
 _CANONICAL_NAN: Final = 0x7FFFFFFF
 _WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
+_STRIP: Final = 2**22  # numbers of a right operand that are taken at once
 
 
 @inline
@@ -356,8 +357,33 @@ def with_canonical_nan(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return x
 
 
+def _in_strips(operands: Operands, product: Callable[[Operands, slice], Carrier]) -> Carrier:
+    """A product strip of columns by strip: what a right operand is split into is larger than it."""
+    batch, _, columns = operands.shape
+    height = max(1, batch * operands.b.shape[1])
+    width = max(1, _STRIP // height // _COLUMNS) * _COLUMNS
+    if columns <= width:
+        return product(operands, slice(None))
+    out = np.empty(operands.shape, np.float32)
+    for first in range(0, columns, width):
+        here = slice(first, first + width)
+        initial = operands.initial
+        strip = replace(
+            operands,
+            b=operands.b[:, :, here],
+            initial=None if initial is None else initial[:, :, here],
+            row_lengths=np.clip(operands.row_lengths - first, 0, width),
+        )
+        out[:, :, here] = product(strip, here)
+    return out
+
+
 def product(operands: Operands, accumulator: TensorCore) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays on a tensor core."""
+    return _in_strips(operands, lambda strip, here: _product(strip, accumulator))
+
+
+def _product(operands: Operands, accumulator: TensorCore) -> Carrier:
     left, right, others = _sides(operands, accumulator.input_formats)
     floor = accumulator.exponent_floor
     return _run(
@@ -378,6 +404,15 @@ def scaled_product(
     operands: Operands, scales: tuple[NDArray[Any], NDArray[Any]], unit: ScaledCore
 ) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays of elements, given each one's scale."""
+    of_a, of_b = scales
+    return _in_strips(
+        operands, lambda strip, here: _scaled_product(strip, (of_a, of_b[:, :, here]), unit)
+    )
+
+
+def _scaled_product(
+    operands: Operands, scales: tuple[NDArray[Any], NDArray[Any]], unit: ScaledCore
+) -> Carrier:
     core = unit.core
     grouped = core.group > 1
     sides = []
@@ -419,6 +454,10 @@ def _reordered(side: _Side, order: tuple[int, ...] | None, axis: int) -> _Side:
 
 def floored_product(operands: Operands, accumulator: FlooredCore) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays on CDNA3's matrix core."""
+    return _in_strips(operands, lambda strip, here: _floored_product(strip, accumulator))
+
+
+def _floored_product(operands: Operands, accumulator: FlooredCore) -> Carrier:
     left, right, others = _sides(operands, accumulator.input_formats)
     greatest = [np.max(np.abs(side.values), initial=0.0) for side in (left, right)]
     reach = accumulator.reach

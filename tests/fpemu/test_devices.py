@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fpemu
-from fpemu import devices, scaling
+from fpemu import devices, fused, scaling
 from fpemu.accumulators import ScaledCore
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.units import UNITS, promoted
@@ -395,6 +395,40 @@ def test_threads_layout_and_parts_do_not_matter(name):
     assert_same_bits(part, np.where(np.arange(130) < lengths[:, None], whole, 0.0))
     stacked = fpemu.matmul(np.stack([a, -a]), b, unit)
     assert_same_bits(stacked[0], whole)
+
+
+# One of each kernel.
+STRIPPED = ["hopper.wgmma.e4m3", "cdna3.mfma.bfloat16", "cdna3.mfma.e4m3fnuz"]
+
+
+@pytest.mark.parametrize("name", STRIPPED)
+def test_large_products_are_formed_strip_by_strip(name, monkeypatch):
+    """With what sums begin with, short rows, and numbers that are not finite in some strips."""
+    unit, format = devices.get(name), UNITS[name].input_format
+    generator = np.random.default_rng(9)
+    a, b = near_one(generator, format, (2, 9, 64)), near_one(generator, format, (2, 64, 300))
+    b[1, 3, 200] = np.nan
+    initial = generator.normal(size=(9, 300)).astype(np.float32)
+    options = {"c": initial, "row_lengths": np.arange(9) * 37}
+    whole = fpemu.matmul(a, b, unit, **options)
+    assert np.isnan(whole[1, :, 200]).sum() == 3
+    monkeypatch.setattr(fused, "_STRIP", 2 * 64 * 128)
+    assert_same_bits(fpemu.matmul(a, b, unit, **options), whole)
+
+
+@pytest.mark.parametrize("name", [n for n in SCALED if "e4m3-e8m0" in n or "e2m1-e8m0-16" in n])
+def test_large_scaled_products_are_formed_strip_by_strip(name, monkeypatch):
+    unit = devices.get(name)
+    format = scaling.BlockFormat("own", unit.core.inputs[0], unit.scale, unit.scale_block)
+    generator = np.random.default_rng(10)
+    a, b = (
+        generator.normal(size=(5, 64)),
+        generator.normal(size=(64, 200)) * np.exp2(np.arange(200) % 7),
+    )
+    operands = scaling.quantise(a, format), scaling.quantise(b, format, axis=0)
+    whole = scaling.matmul(*operands, unit)
+    monkeypatch.setattr(fused, "_STRIP", 64 * 64)
+    assert_same_bits(scaling.matmul(*operands, unit), whole)
 
 
 # Errors
