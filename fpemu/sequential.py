@@ -124,56 +124,60 @@ def _add_running(tile):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _advance(  # type: ignore[no-untyped-def]
-    a, row, full, panel, tile, first, stop,
-    fast, target, product_target, via_target, plain, quick, wide, mode, unfused, via, ranged,
-    running,
-):  # fmt: skip
-    """Take a tile from step ``first`` to ``stop``, whatever the flavour.
-
-    The flavour and options are constants; what they exclude is not even compiled.
-    """
-    if plain:
-        if full:
-            tiles.advance_plain_rows(a, row, panel, tile, first, stop, fast)
-        else:
-            tiles.advance_plain(a, row, panel, tile, first, stop, fast)
-    elif quick:
-        # The lanes of a vector of accumulators are bits of one of these numbers.
-        width = _VECTOR_BYTES // a.itemsize
-        undecided = np.zeros(tile.size // width, np.int64)
-        several = full and not running  # a tile with running sums has one row of accumulators
-        step = _advance_fast(a, row, several, panel, tile, first, stop, fast, ranged, running)
-        while step < stop:
-            _settle(a, row, several, panel, tile, step, undecided, fast, ranged)
-            for vector in range((tile.size if several else tiles.COLUMNS) // width):
-                lanes = undecided[vector]
-                lane = vector * width
-                while lanes != 0:
-                    if lanes & 1:
-                        r, j = lane // tiles.COLUMNS, lane % tiles.COLUMNS
-                        tile[r, j] = _exact_step(
-                            np.float64(tile[r, j]), np.float64(a[row + r, step]),
-                            np.float64(panel[step, j]), target, product_target, via_target,
-                            mode, unfused, via, wide,
-                        )  # fmt: skip
-                    lanes >>= 1
-                    lane += 1
-            if running:
-                _add_running(tile)
-            step = _advance_fast(
-                a, row, several, panel, tile, step + 1, stop, fast, ranged, running
-            )
+def _advance_plain(a, row, full, panel, tile, first, stop, fast):  # type: ignore[no-untyped-def]
+    """Take a tile from step ``first`` to ``stop`` by the lanes' own arithmetic."""
+    if full:
+        tiles.advance_plain_rows(a, row, panel, tile, first, stop, fast)
     else:
-        for step in range(first, stop):
-            left = np.float64(a[row, step])
-            for j in range(tiles.COLUMNS):
-                tile[0, j] = _exact_step(
-                    np.float64(tile[0, j]), left, np.float64(panel[step, j]),
-                    target, product_target, via_target, mode, unfused, via, wide,
-                )  # fmt: skip
-            if running:
-                _add_running(tile)
+        tiles.advance_plain(a, row, panel, tile, first, stop, fast)
+
+
+@numba.njit(inline="always")
+def _advance_quickly(  # type: ignore[no-untyped-def]
+    a, row, full, panel, tile, first, stop,
+    fast, target, product_target, via_target, wide, mode, ranged, running,
+):  # fmt: skip
+    """Take a tile from step ``first`` to ``stop``: fast steps, and exact ones where those doubt."""
+    # The lanes of a vector of accumulators are bits of one of these numbers.
+    width = _VECTOR_BYTES // a.itemsize
+    undecided = np.zeros(tile.size // width, np.int64)
+    several = full and not running  # a tile with running sums has one row of accumulators
+    step = _advance_fast(a, row, several, panel, tile, first, stop, fast, ranged, running)
+    while step < stop:
+        _settle(a, row, several, panel, tile, step, undecided, fast, ranged)
+        for vector in range((tile.size if several else tiles.COLUMNS) // width):
+            lanes = undecided[vector]
+            lane = vector * width
+            while lanes != 0:
+                if lanes & 1:
+                    r, j = lane // tiles.COLUMNS, lane % tiles.COLUMNS
+                    tile[r, j] = _exact_step(
+                        np.float64(tile[r, j]), np.float64(a[row + r, step]),
+                        np.float64(panel[step, j]), target, product_target, via_target,
+                        mode, False, False, wide,
+                    )  # fmt: skip
+                lanes >>= 1
+                lane += 1
+        if running:
+            _add_running(tile)
+        step = _advance_fast(a, row, several, panel, tile, step + 1, stop, fast, ranged, running)
+
+
+@numba.njit(inline="always")
+def _advance_exactly(  # type: ignore[no-untyped-def]
+    a, row, panel, tile, first, stop,
+    target, product_target, via_target, wide, mode, unfused, via, running,
+):  # fmt: skip
+    """Take a tile of one row from step ``first`` to ``stop`` by exact steps alone."""
+    for step in range(first, stop):
+        left = np.float64(a[row, step])
+        for j in range(tiles.COLUMNS):
+            tile[0, j] = _exact_step(
+                np.float64(tile[0, j]), left, np.float64(panel[step, j]),
+                target, product_target, via_target, mode, unfused, via, wide,
+            )  # fmt: skip
+        if running:
+            _add_running(tile)
 
 
 @numba.njit(inline="always")
@@ -262,11 +266,25 @@ def _product_kernel(
                     for first in range(0, steps, block):
                         if blocked:
                             tile[:height] = 0.0
-                        _advance(
-                            a[batch], row, together == height, panels[batch, p], tile,
-                            first, min(first + block, steps), fast, target, product_target,
-                            via_target, plain, quick, wide, mode, unfused, via, ranged, running,
-                        )  # fmt: skip
+                        last = min(first + block, steps)
+                        full = together == height
+                        # Constants decide which of these is compiled at all.
+                        if plain:
+                            _advance_plain(
+                                a[batch], row, full, panels[batch, p], tile, first, last, fast
+                            )
+                        elif quick:
+                            _advance_quickly(
+                                a[batch], row, full, panels[batch, p], tile, first, last,
+                                fast, target, product_target, via_target, wide, mode, ranged,
+                                running,
+                            )  # fmt: skip
+                        else:
+                            _advance_exactly(
+                                a[batch], row, panels[batch, p], tile, first, last,
+                                target, product_target, via_target, wide, mode, unfused, via,
+                                running,
+                            )  # fmt: skip
                         if blocked:
                             _add_block(total, tile, height, outer_target, outer_mode, wide_outer)
                             if running:

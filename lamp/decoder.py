@@ -884,7 +884,7 @@ class _Work:
         if settings.weights == "abs":
             weights = np.abs(low)
         elif settings.weights != "one":
-            operands = left_operand(h, step), matrix.operand(step)
+            operands = left_operand(h, step), matrix.operand(step, len(h))
             weights = error_weights(settings.weights, (h, matrix.weight), operands, step)
         stream = layer + _STREAMS[name] * _STREAM_STEP
         mask = mixed(

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _GRAIN: Final = 2**12  # elements worth a thread
+_MANY_ROWS: Final = 64  # which take far longer to multiply than weights to round
 _NEAREST: Final = Rounding()
 
 
@@ -63,7 +64,8 @@ class Operand:
 class Matrix:
     """The weights of a linear layer.
 
-    What a step makes of them is kept for the next time, for one step at a time.
+    What a step makes of them is kept for the next time, for one step at a time and as long as few
+    rows are multiplied: many take far longer than that, and a second copy of a model is large.
 
     Parameters
     ----------
@@ -77,14 +79,18 @@ class Matrix:
         self.weight, self.bias, self.format = weight, bias, format
         self._prepared: tuple[Any, Operand] | None = None
 
-    def operand(self, step: Product) -> Operand:
-        """The weights as a step takes them."""
+    def operand(self, step: Product, rows: int) -> Operand:
+        """The weights as a step takes them to multiply so many rows."""
         if step.operands is None or (step.operands == self.format and step.scaling == "none"):
             return Operand(self.weight)
         key = step.operands, step.rounding, step.scaling, step.block
-        if self._prepared is None or self._prepared[0] != key:
-            self._prepared = key, right_operand(self.weight, step, None)
-        return self._prepared[1]
+        if self._prepared is not None and self._prepared[0] == key:
+            return self._prepared[1]
+        self._prepared = None
+        operand = right_operand(self.weight, step, None)
+        if rows < _MANY_ROWS:
+            self._prepared = key, operand
+        return operand
 
     @functools.cached_property
     def row_norms(self) -> NDArray[np.float64]:
@@ -244,7 +250,7 @@ def linear(
     ndarray, shape (rows, outputs)
         Members of the step's output format, in the type of `x`.
     """
-    sums = products(left_operand(x, step), matrix.operand(step), step)
+    sums = products(left_operand(x, step), matrix.operand(step, len(x)), step)
     result = _biased(sums, matrix, step, x)
     if beyond is not None:
         beyond |= overflowed(sums, step.accumulator.format) | overflowed(result, step.output)

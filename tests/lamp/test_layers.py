@@ -219,6 +219,23 @@ def test_what_a_matrix_has_kept_is_for_one_step():
         np.testing.assert_array_equal(found, decoder.linear(x, weight, None, PRODUCTS[name]))
 
 
+@pytest.mark.parametrize(("rows", "kept"), [(1, True), (63, True), (64, False)])
+def test_weights_are_kept_as_a_step_takes_them_for_few_rows(rows, kept, monkeypatch):
+    prepared = []
+
+    def counted(*arguments):
+        prepared.append(arguments)
+        return right_operand(*arguments)
+
+    right_operand = layers.right_operand
+    monkeypatch.setattr(layers, "right_operand", counted)
+    weight = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    matrix = layers.Matrix(weight, None, fpemu.formats.float32)
+    for _ in range(3):
+        layers.linear(np.ones((rows, 8), np.float32), matrix, PRODUCTS["row"])
+    assert len(prepared) == (1 if kept else 3)
+
+
 COMPILED = """
 import numpy, lamp
 from lamp import activations, layers, rows
