@@ -189,25 +189,26 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
                             stack[top, j] = _flushed(x, least) if flush else x
                             if wide_products:
                                 factors[top, j] = right[step, j]
-                        for _ in range(merges[i]):
+                        # One call of _merge for both kinds of sums makes less code to compile.
+                        outer = 1 if add_trees and i == block - 1 else 0
+                        for number in range(merges[i] + outer):
+                            stream, place = INNER, merged
+                            if number == merges[i]:  # the tree is added to the total
+                                for j in range(_COLUMNS):
+                                    stack[1, j] = stack[0, j]
+                                    stack[0, j] = total[j]
+                                    if wide_products:
+                                        factors[1, j] = factors[0, j]
+                                        factors[0, j] = 1.0
+                                top, stream, place = 1, OUTER, first // block
+                            else:
+                                merged += 1
                             _merge(
                                 stack, factors, top, least, target, mode, fused, way, flush, digits,
-                                element, merged, INNER, key, unused, running,
+                                element, place, stream, key, unused, running,
                             )  # fmt: skip
-                            merged += 1
                             top -= 1
-                    if add_trees:
-                        for j in range(_COLUMNS):
-                            stack[1, j] = stack[0, j]
-                            stack[0, j] = total[j]
-                            if wide_products:
-                                factors[1, j] = factors[0, j]
-                                factors[0, j] = 1.0
-                        _merge(
-                            stack, factors, 1, least, target, mode, fused, way, flush, digits,
-                            element, first // block, OUTER, key, unused, running,
-                        )  # fmt: skip
-                    elif block == 1:  # a lone product is still to be rounded
+                    if block == 1 and not add_trees:  # a lone product is still to be rounded
                         for j in range(_COLUMNS):
                             if mode >= SR:
                                 random = philox.step_bits(element + j, 0, INNER, key, unused)

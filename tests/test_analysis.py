@@ -21,10 +21,26 @@ def test_algorithms_in_a_small_arithmetic_keep_what_theory_promises(format):
 SCRIPTS = sorted(path.name for path in ANALYSIS.glob("*.py") if "__main__" in path.read_text())
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_say_what_they_do(script):
+# In one process, as most of the time is for imports.
+HELP = """
+import io, runpy, sys, contextlib
+for script in sys.argv[1:]:
+    sys.argv = [script, "--help"]
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output):
+            runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, script
+    assert output.getvalue().startswith("usage: "), script
+    print(script)
+"""
+
+
+def test_scripts_say_what_they_do():
     """Which imports all that they need, but for the peers of benchmarks."""
-    command = [sys.executable, str(ANALYSIS / script), "--help"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    scripts = [str(ANALYSIS / script) for script in SCRIPTS]
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ANALYSIS)!r})\n{HELP}"]
+    run = subprocess.run([*command, *scripts], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.startswith("usage: ")
+    assert run.stdout.split() == scripts

@@ -22,7 +22,7 @@ def model():
 @pytest.fixture(scope="module")
 def windows(model):
     tokens = model.encode(checkpoints.read_text(None))
-    return studies.spread_windows(tokens, 512, 4)  # the demo's own
+    return studies.spread_windows(tokens, 512, 2)
 
 
 @pytest.fixture(scope="module")

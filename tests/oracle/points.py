@@ -12,6 +12,9 @@ from fpemu.formats import Format
 from fpemu.reference import RoundingLike, decode_exact, round_exact
 
 MODES: Final = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto")
+# For what only hands a mode on, to roundings that are tested in all of them; a kernel of its own is
+# compiled for each.  One to nearest, the one whose zero sums are negative, and one of the others.
+SOME_MODES: Final = ("rne", "rtn", "rto")
 
 NAMED: Final = tuple(formats.named_formats().values())
 
