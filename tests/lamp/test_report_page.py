@@ -92,8 +92,15 @@ class Browser:
     def pixels(self):
         """The whole page as it looks."""
         from matplotlib import image
+        from selenium.common.exceptions import TimeoutException
 
-        taken = self.command("Page.captureScreenshot", captureBeyondViewport=True)
+        for attempt in range(3):
+            try:
+                taken = self.command("Page.captureScreenshot", captureBeyondViewport=True)
+                break
+            except TimeoutException:  # seen where the browser was still changing pages
+                if attempt == 2:
+                    raise
         return image.imread(io.BytesIO(base64.b64decode(taken["data"])), format="png")[..., :3]
 
 
