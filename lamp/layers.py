@@ -84,8 +84,9 @@ class Matrix:
         if step.operands is None or (step.operands == self.format and step.scaling == "none"):
             return Operand(self.weight)
         key = step.operands, step.rounding, step.scaling, step.block
-        if self._prepared is not None and self._prepared[0] == key:
-            return self._prepared[1]
+        kept = self._prepared  # which another thread may change
+        if kept is not None and kept[0] == key:
+            return kept[1]
         self._prepared = None
         operand = right_operand(self.weight, step, None)
         if rows < _MANY_ROWS:
