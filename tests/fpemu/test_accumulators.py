@@ -310,7 +310,7 @@ def test_once_nan_always_nan():
 @given(
     pairs=st.lists(st.tuples(*2 * [st.floats(width=32)]), max_size=6),
     format=st.sampled_from(FORMATS),
-    mode=st.sampled_from(SOME_MODES),
+    mode=st.sampled_from(MODES),
     fused=st.booleans(),
     via=st.sampled_from([None, "float32", "e11m30"]),
     single=st.booleans(),

@@ -262,7 +262,7 @@ def test_any_accumulator_may_be_promoted():
         st.tuples(st.floats(-1e3, 1e3, width=32), st.floats(-1e3, 1e3, width=32)), max_size=25
     ),
     st.sampled_from(NAMES),
-    st.sampled_from(SOME_MODES),
+    st.sampled_from(MODES),
 )
 def test_any_sum_is_that_of_the_definition(pairs, name, mode):
     a, b = [x for x, _ in pairs], [y for _, y in pairs]
