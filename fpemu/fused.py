@@ -358,7 +358,7 @@ def with_canonical_nan(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _in_strips(operands: Operands, product: Callable[[Operands, slice], Carrier]) -> Carrier:
-    """A product strip of columns by strip: what a right operand is split into is larger than it."""
+    """A product by strips of columns, as what a right operand is split into is larger than it."""
     batch, _, columns = operands.shape
     height = max(1, batch * operands.b.shape[1])
     width = max(1, _STRIP // height // _COLUMNS) * _COLUMNS

@@ -23,7 +23,8 @@ SCRIPTS = sorted(path.name for path in ANALYSIS.glob("*.py") if "__main__" in pa
 
 # In one process, as most of the time is for imports.
 HELP = """
-import io, runpy, sys, contextlib
+import contextlib, io, pathlib, runpy, sys
+sys.path.insert(0, str(pathlib.Path(sys.argv[1]).parent))
 for script in sys.argv[1:]:
     sys.argv = [script, "--help"]
     output = io.StringIO()
@@ -40,7 +41,7 @@ for script in sys.argv[1:]:
 def test_scripts_say_what_they_do():
     """Which imports all that they need, but for the peers of benchmarks."""
     scripts = [str(ANALYSIS / script) for script in SCRIPTS]
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ANALYSIS)!r})\n{HELP}"]
-    run = subprocess.run([*command, *scripts], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", HELP, *scripts]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.split() == scripts
