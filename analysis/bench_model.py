@@ -24,8 +24,9 @@ from benchmark import best_seconds, environment, print_environment, print_table
 from safetensors.numpy import save_file
 
 import lamp
-from lamp import LAMP, decoder
-from lamp.gpt2 import GPT2Config
+from lamp import LAMP
+from lamp.models import decoder
+from lamp.models.gpt2 import GPT2Config
 
 LOOK_AHEAD = {
     "threshold": LAMP("total_variation", tau=2e-3, weights="abs"),

@@ -41,7 +41,7 @@ from benchmark import (
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu import parallel
+from fpemu._kernels import launching as parallel
 
 FORMATS: Final = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "e8m5", "float16")
 DIRECTED: Final = ("rtz", "rtp", "rtn", "rto", "rna")

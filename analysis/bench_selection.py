@@ -16,10 +16,10 @@ import numpy as np
 from benchmark import fastest
 
 import fpemu
-from lamp.attention import softmax
-from lamp.hardware import Function
-from lamp.rules import LAMP, RULES
-from lamp.selection import select_rows, value_distances
+from lamp.lookahead.rules import LAMP, RULES
+from lamp.lookahead.selection import select_rows, value_distances
+from lamp.machines.machine import Function
+from lamp.models.attention import softmax
 
 DIMENSION = 64
 TARGET = 0.1

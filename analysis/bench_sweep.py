@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import lamp
-from lamp import metrics, runs
-from lamp.store import Outcome, Store, now
-from lamp.sweeping import Status, planned
-from lamp.texts import Source
-from lamp.working import Worker, file_digest
+from lamp.evaluation import metrics, runs
+from lamp.evaluation.texts import Source
+from lamp.studies.store import Outcome, Store, now
+from lamp.studies.sweeps import Status, planned
+from lamp.studies.worker import Worker, file_digest
 
 OVERHEAD = 0.02
 MINUTES = 10.0

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu import parallel
+from fpemu._kernels import launching as parallel
 
 Carrier = NDArray[np.float32] | NDArray[np.float64]
 

@@ -29,7 +29,7 @@ from rich.progress import track
 
 import fpemu
 from lamp import bounds, testing
-from lamp.compositions import (
+from lamp.bounds.compositions import (
     Composition,
     Entrywise,
     EntrywiseProduct,
@@ -39,7 +39,7 @@ from lamp.compositions import (
     Softmax,
     SoftmaxProduct,
 )
-from lamp.evaluations import RoundedOnce
+from lamp.bounds.evaluations import RoundedOnce
 
 SEED = 2026
 N = 16  # components of a row

@@ -38,8 +38,8 @@ from rich.table import Table
 
 import lamp
 from lamp import LAMP, Hardware, Product, checkpoints
-from lamp.metrics import evaluate, reference_logits
-from lamp.studies import spread_windows
+from lamp.evaluation.metrics import evaluate, reference_logits
+from lamp.studies.study import spread_windows
 
 RULES = {"softmax": "total_variation", "norm": "norm", "activation": "activation", "logits": "kl"}
 PLACES = tuple(RULES)
@@ -181,7 +181,7 @@ class _Given:
         self.logits = logits
 
     def forward(self, tokens: Any) -> Any:
-        return lamp.decoder.Forward(self.logits, {}, 1)
+        return lamp.models.Forward(self.logits, {}, 1)
 
 
 # --- budgets --------------------------------------------------------------------------------------

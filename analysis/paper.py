@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lamp
-from lamp.store import Record, Store
+from lamp.studies.store import Record, Store
 
 STORED_BITS = tuple(range(2, 23, 2))
 TAUS = (2.0, 1.8, 1.6, 1.4, 1.2, 1.1, 1.05, 1.02)

@@ -721,8 +721,8 @@ subject, not a writer.
 ```python
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
-model = GPT2LMHeadModel.from_pretrained("lamp/embedded", dtype="float32")
-tokenizer = AutoTokenizer.from_pretrained("lamp/embedded")
+model = GPT2LMHeadModel.from_pretrained("lamp/models/embedded", dtype="float32")
+tokenizer = AutoTokenizer.from_pretrained("lamp/models/embedded")
 ```
 
 `<|endoftext|>` (token 0) precedes every text, in training and in all the figures below.

@@ -12,7 +12,7 @@ from fpemu.accumulators import (
     TensorCore,
 )
 from fpemu.arithmetic import add, divide, fma, multiply, sqrt, subtract
-from fpemu.arrays import Array, array
+from fpemu.arrays.container import Array, array
 from fpemu.codec import decode, encode, pack, unpack, values
 from fpemu.formats import Format, format
 from fpemu.linalg import dot, matmul
@@ -39,8 +39,8 @@ __all__ = [
     "divide",
     "dot",
     "encode",
-    "format",
     "fma",
+    "format",
     "formats",
     "functions",
     "jit",

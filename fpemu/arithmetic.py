@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fpemu import formats as _formats
-from fpemu import parallel, philox, words
-from fpemu.exact_arithmetic import (
+from fpemu._kernels import launching as parallel
+from fpemu._kernels import random_bits as philox
+from fpemu._kernels import words
+from fpemu._kernels.exact import (
     divide_word,
     divide_word_at,
     fma_word,
@@ -32,8 +34,9 @@ from fpemu.exact_arithmetic import (
     sqrt_word,
     sqrt_word_at,
 )
+from fpemu._kernels.launching import inline
+from fpemu._kernels.significands import SIGN
 from fpemu.formats import Format, FormatLike
-from fpemu.parallel import inline
 from fpemu.rounding import (
     MODES,
     RTN,
@@ -50,7 +53,6 @@ from fpemu.rounding import (
     target_of,
     unused_bits,
 )
-from fpemu.significand import SIGN
 
 __all__ = ["add", "divide", "fma", "multiply", "sqrt", "subtract"]
 

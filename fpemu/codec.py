@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
-from fpemu import parallel, words
+from fpemu._kernels import launching as parallel
+from fpemu._kernels import words
+from fpemu._kernels.launching import inline
+from fpemu._kernels.significands import INFINITY, SIGN, ZERO, assemble
+from fpemu._kernels.significands import unpack as significand_of
 from fpemu.formats import Format, FormatLike
-from fpemu.parallel import inline
 from fpemu.rounding import Carrier, RoundingLike, as_carrier
 from fpemu.rounding import round as round_into
-from fpemu.significand import INFINITY, SIGN, ZERO, assemble
-from fpemu.significand import unpack as significand_of
 
 __all__ = ["decode", "encode", "pack", "unpack", "values"]
 

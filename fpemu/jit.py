@@ -35,15 +35,9 @@ import numba
 import numpy as np
 
 from fpemu import formats as _formats
-from fpemu import philox, words
-from fpemu.arithmetic import (
-    ODD_PRECISION,
-    quick_add,
-    quick_divide,
-    quick_multiply,
-    quick_sqrt,
-)
-from fpemu.exact_arithmetic import (
+from fpemu._kernels import random_bits as philox
+from fpemu._kernels import words
+from fpemu._kernels.exact import (
     divide_word,
     divide_word_at,
     fma_word,
@@ -54,8 +48,15 @@ from fpemu.exact_arithmetic import (
     sqrt_word,
     sqrt_word_at,
 )
+from fpemu._kernels.launching import inline
+from fpemu.arithmetic import (
+    ODD_PRECISION,
+    quick_add,
+    quick_divide,
+    quick_multiply,
+    quick_sqrt,
+)
 from fpemu.formats import FormatLike
-from fpemu.parallel import inline
 from fpemu.rounding import (
     RoundingLike,
     as_rounding,

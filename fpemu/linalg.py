@@ -9,7 +9,11 @@ from typing import Any, Final, Literal, cast, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpemu import fused, parallel, sequential, superaccumulator, trees
+from fpemu._kernels import launching as parallel
+from fpemu._kernels import pairwise as trees
+from fpemu._kernels import sequential, superaccumulator
+from fpemu._kernels import tensor_core as fused
+from fpemu._kernels.operands import Operands
 from fpemu.accumulators import (
     Accumulator,
     Blocked,
@@ -23,7 +27,6 @@ from fpemu.accumulators import (
 )
 from fpemu.arithmetic import add
 from fpemu.formats import Format
-from fpemu.operands import Operands
 from fpemu.rounding import (
     Carrier,
     Rounding,

@@ -23,9 +23,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
-from fpemu import parallel, philox, words
+from fpemu._kernels import launching as parallel
+from fpemu._kernels import random_bits as philox
+from fpemu._kernels import words
+from fpemu._kernels.launching import inline
 from fpemu.formats import Format, FormatLike
-from fpemu.parallel import inline
 
 __all__ = ["Rounding", "RoundingLike", "round"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fpemu._kernels.operands import Operands
 from fpemu.accumulators import Accumulator, Blocked, Exact, Pairwise, Sequential
-from fpemu.operands import Operands
 
 __all__ = ["RunningSums", "check_running", "running_sums"]
 

@@ -20,12 +20,13 @@ from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
-from fpemu import fused, parallel
+from fpemu._kernels import launching as parallel
+from fpemu._kernels import tensor_core as fused
+from fpemu._kernels.operands import Operands
 from fpemu.accumulators import Accumulator, ScaledCore
 from fpemu.arithmetic import divide, multiply
 from fpemu.formats import Format
 from fpemu.linalg import matmul as _matmul
-from fpemu.operands import Operands
 from fpemu.rounding import Carrier, Rounding, RoundingLike, as_carrier, as_rounding
 from fpemu.rounding import round as round_into
 

@@ -41,10 +41,9 @@ from numpy.typing import ArrayLike, NDArray
 import fpemu
 from fpemu import Accumulator, Format
 from fpemu.reference import dot_exact
-from lamp.bounds import Bound, bound, products
-from lamp.compositions import Composition
-from lamp.evaluations import Evaluation
-from lamp.rows import Float64, rows_of
+from lamp._kernels.rows import Float64, rows_of
+from lamp.bounds import Bound, Evaluation, bound, products
+from lamp.bounds.compositions import Composition
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy

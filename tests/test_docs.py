@@ -17,22 +17,14 @@ import fpemu
 import lamp
 from fpemu import devices, functions, jit, reference, scaling
 from fpemu.__main__ import main as fpemu_command
-from lamp import (
-    bounds,
-    checkpoints,
-    compositions,
-    differences,
-    evaluations,
-    machine_files,
-    reports,
-    runs,
-    store,
-    studies,
-    sweeping,
-    testing,
-    texts,
-)
-from lamp.__main__ import main as lamp_command
+from lamp import bounds, checkpoints, compositions, evaluations, reports, testing
+from lamp.cli.application import main as lamp_command
+from lamp.evaluation import runs, texts
+from lamp.machines import differences
+from lamp.machines import files as machine_files
+from lamp.studies import store
+from lamp.studies import study as studies
+from lamp.studies import sweeps as sweeping
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -33,7 +33,7 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel):
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"fpemu", "lamp"}
     for name in ("config.json", "model.safetensors", "tokenizer.json", "held_out.txt", "README.md"):
-        assert f"lamp/embedded/{name}" in names
+        assert f"lamp/models/embedded/{name}" in names
     assert "fpemu/py.typed" in names
 
 

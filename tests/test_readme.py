@@ -29,7 +29,7 @@ def test_the_tour_and_the_commands_run(tmp_path):
         assert run.returncode == 0, run.stdout + run.stderr
         assert run.stdout
     page = (tmp_path / "scores.html").read_text(encoding="utf-8")
-    store = lamp.store.Store.open(tmp_path / "scores.sqlite")
+    store = lamp.studies.Store.open(tmp_path / "scores.sqlite")
     with store:
         records = list(store.records("scores"))
     assert [record.state for record in records] == ["done"] * len(records)

@@ -16,10 +16,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lamp.reports import charts, exports, files, results
+from lamp._files import writing as files
+from lamp.reports import charts, exports, results
 from lamp.reports.page import page
 from lamp.reports.results import Results
-from lamp.store import Store
+from lamp.studies import Store
 
 __all__ = ["Results", "read", "write_csv", "write_page", "write_parquet", "write_pictures"]
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from lamp.reports.colours import HUES
 
-__all__ = ["Box", "Drawing", "Entry", "Line", "Mark", "SHAPES", "Shape", "Text", "hollow", "hue"]
+__all__ = ["SHAPES", "Box", "Drawing", "Entry", "Line", "Mark", "Shape", "Text", "hollow", "hue"]
 
 Anchor = Literal["start", "middle", "end"]
 Point = tuple[float, float]

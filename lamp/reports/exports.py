@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from lamp.reports.results import Results
-from lamp.store import Record
+from lamp.studies import Record
 
 __all__ = ["as_csv", "as_parquet", "columns", "rows"]
 

@@ -7,12 +7,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from lamp.hardware import STEPS
+from lamp.machines import STEPS
 from lamp.reports import frames, numbers
 from lamp.reports.drawing import Box, Drawing, Shape, Text
 from lamp.reports.quantities import KL, RATE, described
 from lamp.reports.results import Case, Results, metrics
-from lamp.store import Record
+from lamp.studies import Record
 
 __all__ = ["heat_maps"]
 

@@ -12,7 +12,7 @@ from lamp.reports.drawing import Drawing, Entry, Line, Mark, Shape
 from lamp.reports.quantities import KL, described
 from lamp.reports.results import NONE, Case, Results
 from lamp.reports.scales import Axis, axis
-from lamp.store import Record
+from lamp.studies import Record
 
 __all__ = ["ladders"]
 

@@ -20,7 +20,7 @@ from lamp.reports.colours import DARK, LIGHT
 from lamp.reports.drawing import Drawing, Entry
 from lamp.reports.markup import Child, Element, element, written
 from lamp.reports.results import Results, metrics
-from lamp.store import Record
+from lamp.studies import Record
 
 __all__ = ["page"]
 

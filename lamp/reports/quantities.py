@@ -8,7 +8,7 @@ from typing import Final
 
 from lamp.reports import numbers
 from lamp.reports.results import NONE, Measure, metrics, speed
-from lamp.store import Record
+from lamp.studies import Record
 
 __all__ = ["FLIPS", "KL", "RATE", "SHARE", "SPEED", "Quantity", "described"]
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from lamp.metrics import Metrics
+from lamp.evaluation import Metrics
 from lamp.reports.drawing import Entry
 from lamp.reports.fronts import front
-from lamp.store import Record, Store
+from lamp.studies import Record, Store
 
 __all__ = ["NONE", "Case", "Measure", "Results", "Rung", "metrics", "read", "rule", "speed"]
 

@@ -12,7 +12,7 @@ from lamp.reports.drawing import Box, Drawing, Entry, Line, Mark, Shape, Text
 from lamp.reports.quantities import KL, SPEED, Quantity, described
 from lamp.reports.results import Results
 from lamp.reports.scales import Axis, axis
-from lamp.store import Record
+from lamp.studies import Record
 
 __all__ = ["divergences", "speeds"]
 

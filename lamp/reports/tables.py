@@ -12,7 +12,7 @@ from lamp.reports import numbers
 from lamp.reports.markup import Child, Element, element
 from lamp.reports.quantities import KL, RATE
 from lamp.reports.results import NONE, Results, metrics, speed
-from lamp.store import Record
+from lamp.studies import Record
 
 __all__ = ["failures", "missing", "runs", "texts", "times"]
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import fpemu
-from fpemu import devices, fused, scaling
+from fpemu import devices, scaling
+from fpemu._kernels import tensor_core as fused
 from fpemu.accumulators import ScaledCore
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.units import UNITS, promoted

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import fpemu
-from fpemu import philox
-from fpemu.operands import INNER, OUTER, PRODUCTS, VIA
+from fpemu._kernels import random_bits as philox
+from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, VIA
 from fpemu.rounding import Rounding
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.stochastic import signed

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 import fpemu
-from fpemu import exact_arithmetic, formats, philox
+from fpemu import formats
+from fpemu._kernels import exact as exact_arithmetic
+from fpemu._kernels import random_bits as philox
 from fpemu.rounding import Rounding
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.stochastic import Root, signed

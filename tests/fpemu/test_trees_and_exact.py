@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fpemu
-from fpemu import formats, superaccumulator
-from fpemu.operands import Operands
+from fpemu import formats
+from fpemu._kernels import superaccumulator
+from fpemu._kernels.operands import Operands
 from fpemu.reference import round_exact
 from tests.oracle import trees
 from tests.oracle.accumulators import add, exact, multiply

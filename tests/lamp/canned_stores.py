@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lamp.metrics import Metrics
-from lamp.store import Member, Outcome, Store
+from lamp.evaluation.metrics import Metrics
+from lamp.studies.store import Member, Outcome, Store
 
 MARKUP = "<script>alert(1)</script>"
 QUOTED = "\"a\" & 'b' </title></table><!-- $style \x00 {mu}"

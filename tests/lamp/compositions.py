@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lamp.compositions import (
+from lamp.bounds.compositions import (
     Entrywise,
     EntrywiseProduct,
     LayerNorm,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import fpemu
 from lamp import bounds, testing
-from lamp.compositions import Composition, Softmax
+from lamp.bounds.compositions import Composition, Softmax
 
 
 class Doubled(Composition):

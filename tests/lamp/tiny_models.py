@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from lamp.gpt2 import GPT2, GPT2Config
-from lamp.llama import Llama, LlamaConfig
-from lamp.rotary import Rotary
+from lamp.models.gpt2 import GPT2, GPT2Config
+from lamp.models.llama import Llama, LlamaConfig
+from lamp.models.rotary import Rotary
 from tests.oracle import decoder
 
 TOKENS = [3, 1, 6, 3, 0]

@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lamp import Study
-from lamp.gpt2 import GPT2Config
+from lamp.models.gpt2 import GPT2Config
 from tests.lamp.tiny_models import gpt2_tensors
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,;:!?\n"

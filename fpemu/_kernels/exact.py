@@ -1,0 +1,315 @@
+"""Sums, products, quotients and square roots in integer arithmetic, rounded once into a target.
+
+These are exact for any float64 operands, any format and any mode, and serve wherever floating-point
+arithmetic would lose an error term.  A stochastic mode needs more of a result than where it lies
+among the numbers of the format: 128 bits of it, the last of which stands for all further ones.
+
+References
+----------
+IEEE Std 754-2019, sections 5.4.1 and 6.3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fpemu._kernels import words
+from fpemu._kernels.launching import inline
+from fpemu._kernels.significands import (
+    INFINITY,
+    ONE,
+    SIGN,
+    ZERO,
+    round_pair,
+    round_significand,
+    unpack,
+)
+from fpemu.rounding import RTN, SR, Target, round_word
+
+__all__ = [
+    "divide_word",
+    "divide_word_at",
+    "fma_word",
+    "fma_word_at",
+    "multiply_word",
+    "multiply_word_at",
+    "number_word_at",
+    "round_shifted",
+    "sqrt_word",
+    "sqrt_word_at",
+]
+
+_ROOT_BITS = 98  # of a square root, beside the 27 before the point
+
+
+@inline
+def _shift_pair(high: Any, low: Any, distance: int) -> Any:
+    """A 128-bit integer shifted right; the lowest bit stands for all that falls off."""
+    if distance == 0:
+        return high, low
+    if distance < 64:
+        lost = words.shift_left(low, np.uint64(64 - distance))
+        carried = words.shift_left(high, np.uint64(64 - distance))
+        low = words.bit_or(words.shift_right(low, np.uint64(distance)), carried)
+        high = words.shift_right(high, np.uint64(distance))
+    elif distance < 128:
+        rest = distance - 64
+        lost = words.bit_or(low, words.shift_left(high, np.uint64(64 - rest)) if rest else ZERO)
+        low = words.shift_right(high, np.uint64(rest))
+        high = ZERO
+    else:
+        lost = words.bit_or(high, low)
+        high = low = ZERO
+    return high, words.bit_or(low, ONE if lost != 0 else ZERO)
+
+
+@inline
+def _zero_of(sign_a: Any, sign_b: Any, target: Target, mode: int) -> Any:
+    """The zero that a sum of terms of these signs gives when it is exactly zero."""
+    negative = sign_a != 0 if sign_a == sign_b else mode == RTN
+    return target.zero_negative if negative else target.zero
+
+
+@inline
+def round_shifted(
+    sign: Any,
+    high: Any,
+    low: Any,
+    exponent: int,
+    target: Target,
+    mode: int,
+    random: Any,
+    unused: Any,
+) -> Any:
+    """The word of a 128-bit integer, not zero, times ``2**exponent``, rounded into the target."""
+    if high == 0:
+        high, low = low, ZERO
+        exponent -= 64
+    shift = np.int64(words.leading_zeros(high))
+    if shift > 0:
+        carried = words.shift_right(low, np.uint64(64 - shift))
+        high = words.bit_or(words.shift_left(high, np.uint64(shift)), carried)
+        low = words.shift_left(low, np.uint64(shift))
+    return round_pair(sign, high, low, exponent - shift + 64, target, mode, random, unused)
+
+
+@inline
+def number_word_at(bits: Any, target: Target, mode: int, random: Any, unused: Any) -> Any:
+    """The word of a float64 number rounded into the target, random bits as for `round_pair`."""
+    magnitude = words.bit_and(bits, ~SIGN)
+    if mode < SR or magnitude == 0 or magnitude >= INFINITY:
+        return round_word(bits, target, mode)
+    sign = words.bit_and(bits, SIGN)
+    significand, exponent = unpack(magnitude)
+    return round_pair(sign, significand, ZERO, exponent, target, mode, random, unused)
+
+
+@inline
+def fma_word(a: float, b: float, c: float, target: Target, mode: int) -> Any:
+    """`fma_word_at` for the modes that need no random bits."""
+    return fma_word_at(a, b, c, target, mode, ZERO, ZERO)
+
+
+@inline
+def fma_word_at(
+    a: float, b: float, c: float, target: Target, mode: int, random: Any, unused: Any
+) -> Any:
+    """The word of ``a*b + c`` rounded once into the target, for any float64 operands.
+
+    `random` and `unused` are as for :func:`~fpemu.significand.round_pair`.
+    """
+    bits_a, bits_b, bits_c = words.word(a), words.word(b), words.word(c)
+    sign_c = words.bit_and(bits_c, SIGN)
+    sign_p = words.bit_and(words.bit_xor(bits_a, bits_b), SIGN)
+    magnitude_a = words.bit_and(bits_a, ~SIGN)
+    magnitude_b = words.bit_and(bits_b, ~SIGN)
+    magnitude_c = words.bit_and(bits_c, ~SIGN)
+    if magnitude_a >= INFINITY or magnitude_b >= INFINITY:
+        return round_word(words.word(a * b + c), target, mode)
+    if magnitude_c >= INFINITY:  # a*b is finite, whatever float64 makes of it
+        return round_word(bits_c, target, mode)
+    if magnitude_a == 0 or magnitude_b == 0:
+        if magnitude_c == 0:
+            return _zero_of(sign_p, sign_c, target, mode)
+        return number_word_at(bits_c, target, mode, random, unused)
+
+    left, exponent_a = unpack(magnitude_a)
+    right, exponent_b = unpack(magnitude_b)
+    high = words.multiply_high(left, right)
+    low = left * right
+    exponent = exponent_a + exponent_b  # of the lowest of the 128 bits
+    sign = sign_p
+    if magnitude_c != 0:
+        # The highest bit of each term goes to 126 (or 125), so that a sum does not overflow.
+        high, low = _shift_pair(high, low, 1)
+        exponent += 1
+        high_c, exponent_c = unpack(magnitude_c)
+        high_c = words.shift_right(high_c, 1)
+        low_c = ZERO
+        exponent_c += 1 - 64
+        if exponent_c >= exponent:
+            high, low = _shift_pair(high, low, exponent_c - exponent)
+            exponent = exponent_c
+        else:
+            high_c, low_c = _shift_pair(high_c, low_c, exponent - exponent_c)
+        if sign_p == sign_c:
+            total = words.add(low, low_c)
+            high = words.add(words.add(high, high_c), ONE if total < low else ZERO)
+            low = total
+        else:
+            if high < high_c or (high == high_c and low < low_c):
+                high, high_c = high_c, high
+                low, low_c = low_c, low
+                sign = sign_c
+            borrow = ONE if low < low_c else ZERO
+            high = words.subtract(words.subtract(high, high_c), borrow)
+            low = words.subtract(low, low_c)
+            if high == 0 and low == 0:
+                return _zero_of(sign_p, sign_c, target, mode)
+    return round_shifted(sign, high, low, exponent, target, mode, random, unused)
+
+
+@inline
+def _round_with_error(
+    sign: Any, result: float, error: float, exponent: int, target: Target, mode: int
+) -> Any:
+    """The word of ``(result + error) * 2**exponent``, of which `result` > 0 is the nearest float64.
+
+    Only the sign of the error counts, and it must not be a tie's: a last bit that says "a little
+    more" or "a little less" stands for it.  A result with a negative error must not be a power of
+    two; no quotient or square root of float64 numbers is rounded up to one.
+    """
+    significand, place = unpack(words.word(result))
+    if error > 0.0:
+        significand = words.bit_or(significand, ONE)
+    if error < 0.0:
+        significand = words.subtract(significand, ONE)
+    return round_significand(sign, significand, place + exponent, target, mode)
+
+
+@inline
+def _scaled(magnitude: Any) -> Any:
+    """A positive finite magnitude as ``m * 2**e``, m a float64 in [2**52, 2**53)."""
+    significand, exponent = unpack(magnitude)
+    return np.float64(np.int64(words.shift_right(significand, 11))), exponent + 11
+
+
+@inline
+def _quotient_pair(dividend: Any, divisor: Any) -> Any:
+    """``dividend / divisor * 2**121`` as a 128-bit integer, for integers in [2**52, 2**53).
+
+    Long division in digits of 11 bits, which the remainder, below 2**53, leaves room for.
+    """
+    high, low = ZERO, np.uint64(1 if dividend >= divisor else 0)
+    remainder = dividend - low * divisor
+    for _ in range(11):
+        remainder = words.shift_left(remainder, 11)
+        digit = remainder // divisor
+        remainder -= digit * divisor
+        high = words.bit_or(words.shift_left(high, 11), words.shift_right(low, 53))
+        low = words.bit_or(words.shift_left(low, 11), digit)
+    # The quotient has at most 122 bits: there is room to shift its rest in.
+    high = words.bit_or(words.shift_left(high, 1), words.shift_right(low, 63))
+    return high, words.bit_or(words.shift_left(low, 1), ONE if remainder != 0 else ZERO)
+
+
+@inline
+def divide_word(a: float, b: float, target: Target, mode: int) -> Any:
+    """`divide_word_at` for the modes that need no random bits."""
+    return divide_word_at(a, b, target, mode, ZERO, ZERO)
+
+
+@inline
+def divide_word_at(a: float, b: float, target: Target, mode: int, random: Any, unused: Any) -> Any:
+    """The word of ``a / b`` rounded once into the target, for any float64 operands."""
+    magnitude_a = words.bit_and(words.word(a), ~SIGN)
+    magnitude_b = words.bit_and(words.word(b), ~SIGN)
+    if magnitude_a >= INFINITY or magnitude_b >= INFINITY or magnitude_a == 0 or magnitude_b == 0:
+        return round_word(words.word(a / b), target, mode)
+    sign = words.bit_and(words.bit_xor(words.word(a), words.word(b)), SIGN)
+    if mode >= SR:
+        left, exponent_a = unpack(magnitude_a)
+        right, exponent_b = unpack(magnitude_b)
+        high, low = _quotient_pair(words.shift_right(left, 11), words.shift_right(right, 11))
+        exponent = exponent_a - exponent_b - 122
+        return round_shifted(sign, high, low, exponent, target, mode, random, unused)
+    dividend, exponent_a = _scaled(magnitude_a)
+    divisor, exponent_b = _scaled(magnitude_b)
+    quotient = dividend / divisor
+    error = words.fused_multiply_add(-quotient, divisor, dividend)
+    # No quotient of two numbers lies halfway between two numbers of their precision.
+    return _round_with_error(sign, quotient, error, exponent_a - exponent_b, target, mode)
+
+
+@inline
+def _root_pair(radicand: Any) -> Any:
+    """``sqrt(radicand) * 2**99`` as a 128-bit integer, for an integer in [2**52, 2**54).
+
+    Bit by bit, as on paper.  The remainder is at most twice the root, of 125 bits.
+    """
+    low = np.uint64(np.sqrt(np.float64(radicand)))
+    if low * low > radicand:
+        low -= ONE
+    high, rest_high, rest_low = ZERO, ZERO, radicand - low * low
+    for _ in range(_ROOT_BITS):
+        rest_high = words.bit_or(words.shift_left(rest_high, 2), words.shift_right(rest_low, 62))
+        rest_low = words.shift_left(rest_low, 2)
+        # The next bit is set if the rest holds 4*root + 1.
+        trial_high = words.bit_or(words.shift_left(high, 2), words.shift_right(low, 62))
+        trial_low = words.bit_or(words.shift_left(low, 2), 1)
+        high = words.bit_or(words.shift_left(high, 1), words.shift_right(low, 63))
+        low = words.shift_left(low, 1)
+        if rest_high > trial_high or (rest_high == trial_high and rest_low >= trial_low):
+            borrow = ONE if rest_low < trial_low else ZERO
+            rest_high = words.subtract(words.subtract(rest_high, trial_high), borrow)
+            rest_low = words.subtract(rest_low, trial_low)
+            low = words.bit_or(low, 1)
+    sticky = ONE if words.bit_or(rest_high, rest_low) != 0 else ZERO
+    high = words.bit_or(words.shift_left(high, 1), words.shift_right(low, 63))
+    return high, words.bit_or(words.shift_left(low, 1), sticky)
+
+
+@inline
+def sqrt_word(a: float, target: Target, mode: int) -> Any:
+    """`sqrt_word_at` for the modes that need no random bits."""
+    return sqrt_word_at(a, target, mode, ZERO, ZERO)
+
+
+@inline
+def sqrt_word_at(a: float, target: Target, mode: int, random: Any, unused: Any) -> Any:
+    """The word of the square root of `a` rounded once into the target, for any float64."""
+    bits = words.word(a)
+    if bits >= INFINITY or bits == 0:  # infinite, NaN, negative or zero
+        return round_word(words.word(np.sqrt(a)), target, mode)
+    if mode >= SR:
+        significand, exponent = unpack(bits)
+        exponent += 11
+        odd = exponent & 1
+        high, low = _root_pair(words.shift_right(significand, np.uint64(11 - odd)))
+        exponent = (exponent - odd) // 2 - (_ROOT_BITS + 1)
+        return round_shifted(ZERO, high, low, exponent, target, mode, random, unused)
+    radicand, exponent = _scaled(bits)
+    if exponent % 2 != 0:
+        radicand *= 2.0
+        exponent -= 1
+    root = np.sqrt(radicand)
+    error = words.fused_multiply_add(-root, root, radicand)
+    # Nor does a square root.
+    return _round_with_error(ZERO, root, error, exponent // 2, target, mode)
+
+
+@inline
+def multiply_word(a: float, b: float, target: Target, mode: int) -> Any:
+    """`multiply_word_at` for the modes that need no random bits."""
+    return multiply_word_at(a, b, target, mode, ZERO, ZERO)
+
+
+@inline
+def multiply_word_at(
+    a: float, b: float, target: Target, mode: int, random: Any, unused: Any
+) -> Any:
+    """The word of ``a * b`` rounded once into the target, for any float64 operands."""
+    sign = words.bit_and(words.bit_xor(words.word(a), words.word(b)), SIGN)
+    return fma_word_at(a, b, words.floating(sign), target, mode, random, unused)

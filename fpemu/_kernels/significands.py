@@ -1,0 +1,149 @@
+"""Numbers taken apart: a 64-bit significand and an exponent, and the way back with one rounding.
+
+Every operation in integer arithmetic begins with :func:`unpack` and ends in
+:func:`round_significand`; both work on float64 words.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fpemu._kernels import words
+from fpemu._kernels.launching import inline
+from fpemu.rounding import RNA, RNE, RNZ, RTN, RTO, RTP, SR, SR_EQUAL, Target, signed_result
+
+__all__ = ["assemble", "round_pair", "round_significand", "rounds_up", "unpack"]
+
+SIGN = np.uint64(2**63)
+INFINITY = np.uint64(0x7FF << 52)
+ZERO = np.uint64(0)
+ONE = np.uint64(1)
+_BIAS = 1023
+_FRACTION_BITS = 52
+_FRACTION = np.uint64(2**52 - 1)
+_IMPLICIT = np.uint64(2**52)
+_HALF = np.uint64(2**63)
+
+
+@inline
+def rounds_up(odd: bool, against_half: int, negative: bool, mode: int) -> bool:
+    """Whether an inexact magnitude goes up, its tail being below (-1), at (0) or above half."""
+    if mode == RNE:
+        return against_half > 0 or (against_half == 0 and odd)
+    if mode == RNA:
+        return against_half >= 0
+    if mode == RNZ:
+        return against_half > 0
+    if mode == RTP:
+        return not negative
+    if mode == RTN:
+        return negative
+    return not odd if mode == RTO else False
+
+
+@inline
+def round_significand(sign: Any, significand: Any, exponent: int, target: Target, mode: int) -> Any:
+    """The word of ``significand * 2**exponent`` rounded into the target.
+
+    The significand has its highest bit set; its lowest bit may stand for any nonzero rest.
+    """
+    quantum = np.int64(target.quantum_field) - (_BIAS + _FRACTION_BITS)
+    excess = np.int64(target.quantum_field) - np.int64(target.normal_field)
+    # A normal_field of 0 stands for emin = -1023, below float64's own normal numbers.
+    dropped = max(64 - _FRACTION_BITS - 1 + excess, quantum - exponent)
+    if dropped < 64:
+        kept = words.shift_right(significand, np.uint64(dropped))
+        tail = words.shift_left(significand, np.uint64(64 - dropped))
+    else:
+        kept = ZERO
+        tail = significand if dropped == 64 else ONE
+    if tail != 0:
+        against_half = 1 if tail > _HALF else 0 if tail == _HALF else -1
+        if rounds_up(words.bit_and(kept, 1) != 0, against_half, sign != 0, mode):
+            kept = words.add(kept, 1)
+    kept = _at_least_smallest(kept, target)
+    return signed_result(assemble(kept, exponent + dropped), sign, target)
+
+
+@inline
+def _at_least_smallest(kept: Any, target: Target) -> Any:
+    """One quantum instead of none where the format has no zero, whatever a zero becomes there."""
+    return ONE if kept == 0 and target.zero != 0 else kept
+
+
+@inline
+def round_pair(
+    sign: Any,
+    high: Any,
+    low: Any,
+    exponent: int,
+    target: Target,
+    mode: int,
+    random: Any,
+    unused: Any,
+) -> Any:
+    """The word of ``(high + low / 2**64) * 2**exponent`` rounded into the target, in any mode.
+
+    The highest bit of `high` is set; the lowest one of `low` may stand for any nonzero rest.  A
+    stochastic mode truncates the discarded fraction to ``64 - unused`` bits and goes up if adding
+    `random`, whose ``unused`` low bits are clear, carries out of them.
+    """
+    if mode < SR:
+        significand = words.bit_or(high, ONE if low != 0 else ZERO)
+        return round_significand(sign, significand, exponent, target, mode)
+    quantum = np.int64(target.quantum_field) - (_BIAS + _FRACTION_BITS)
+    excess = np.int64(target.quantum_field) - np.int64(target.normal_field)
+    dropped = max(64 - _FRACTION_BITS - 1 + excess, quantum - exponent)
+    kept, fraction, rest = ZERO, ZERO, high
+    if dropped < 64:
+        kept = words.shift_right(high, np.uint64(dropped))
+        fraction = words.shift_left(high, np.uint64(64 - dropped))
+        fraction = words.bit_or(fraction, words.shift_right(low, np.uint64(dropped)))
+        rest = words.shift_left(low, np.uint64(64 - dropped))
+    elif dropped < 128:
+        fraction = words.shift_right(high, np.uint64(dropped - 64))
+    if mode == SR_EQUAL:
+        up = words.bit_or(fraction, rest) != 0 and words.bit_and(random, _HALF) != 0
+    else:
+        truncated = words.shift_left(words.shift_right(fraction, unused), unused)
+        up = words.add(truncated, random) < truncated
+    if up:
+        kept = words.add(kept, 1)
+    kept = _at_least_smallest(kept, target)
+    return signed_result(assemble(kept, exponent + dropped), sign, target)
+
+
+@inline
+def assemble(integer: Any, exponent: int) -> Any:
+    """The magnitude word of ``integer * 2**exponent``, at most 2**53 each; infinity beyond."""
+    if integer == 0:
+        return integer
+    top = 63 - np.int64(words.leading_zeros(integer))
+    field = top + exponent + _BIAS
+    if field >= 2 * _BIAS + 1:
+        return INFINITY
+    if field <= 0:
+        shift = exponent + _BIAS + _FRACTION_BITS - 1
+        return words.shift_left(integer, np.uint64(shift))
+    if top <= _FRACTION_BITS:
+        fraction = words.shift_left(integer, np.uint64(_FRACTION_BITS - top))
+    else:
+        fraction = words.shift_right(integer, np.uint64(top - _FRACTION_BITS))
+    return words.add(
+        words.bit_and(fraction, _FRACTION), words.shift_left(np.uint64(field), _FRACTION_BITS)
+    )
+
+
+@inline
+def unpack(magnitude: Any) -> Any:
+    """Significand with its highest bit at 63, and its exponent, of a nonzero finite magnitude."""
+    field = np.int64(words.shift_right(magnitude, _FRACTION_BITS))
+    fraction = words.bit_and(magnitude, _FRACTION)
+    significand = words.bit_or(fraction, _IMPLICIT) if field > 0 else fraction
+    shift = np.int64(words.leading_zeros(significand))
+    return (
+        words.shift_left(significand, np.uint64(shift)),
+        max(field, np.int64(1)) - _BIAS - _FRACTION_BITS - shift,
+    )

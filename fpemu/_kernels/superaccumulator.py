@@ -1,0 +1,309 @@
+"""Exact inner products: a fixed-point number as long as the range of float64 products.
+
+Digits of 32 bits are held in 64-bit integers, so that 2**30 additions fit before a carry has to be
+passed on.  A product is added into at most five neighbouring digits.
+
+Most sums do not need that.  Products of float32 numbers are float64 numbers, and a chain of error-
+free additions gives their float64 sum and, as long as the errors' own sum is exact too, what is
+missing from it.  Two numbers say all that rounding has to know; only where an error's error is not
+zero does the long number decide.
+
+References
+----------
+U. Kulisch, Computer Arithmetic and Validity, 2nd ed., 2013, chapter 8.  T. Ogita, S. M. Rump,
+S. Oishi, "Accurate sum and dot product", SIAM J. Sci. Comput. 26(6), 2005.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from fpemu._kernels import launching as parallel
+from fpemu._kernels import random_bits as philox
+from fpemu._kernels import words
+from fpemu._kernels.exact import round_shifted
+from fpemu._kernels.launching import inline
+from fpemu._kernels.operands import OUTER, Operands, panels
+from fpemu._kernels.significands import ONE, SIGN, ZERO, unpack
+from fpemu.accumulators import Exact
+from fpemu.arithmetic import holds_float32_sums, odd_sum
+from fpemu.rounding import (
+    SR,
+    Carrier,
+    mode_number,
+    round_word,
+    target_of,
+    unused_bits,
+)
+from fpemu.rounding import round as round_into
+
+__all__ = ["DIGITS", "add_number", "add_product", "product", "round_digits"]
+
+# The last bit of the least product, 2**-2148, is in digit 0; 2**2048 and 2**31 additions fit.
+_BASE: Final = -2176
+DIGITS: Final = 136
+"""Digits of a superaccumulator: an int64 array of this length."""
+
+_DIGIT: Final = np.uint64(0xFFFFFFFF)
+_MOST_TERMS: Final = 2**30
+_FLOAT64_BITS: Final = 53
+_ALMOST_ONE: Final = 1.0 - 2.0**-40
+_FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
+_COLUMNS: Final = 64
+_WORK_PER_PIECE: Final = 2**14  # multiply-adds worth a thread
+
+
+@inline
+def _add_pair(digits: Any, negative: bool, high: Any, low: Any, exponent: int) -> None:
+    """Add a 128-bit integer times ``2**exponent``, or subtract it."""
+    place = exponent - _BASE
+    first = place >> 5
+    shift = np.uint64(place & 31)
+    sign = np.int64(-1 if negative else 1)
+    carried = ZERO
+    for i in range(4):
+        half = low if i < 2 else high
+        digit = words.bit_and(words.shift_right(half, np.uint64(32 * (i & 1))), _DIGIT)
+        shifted = words.bit_or(words.shift_left(digit, shift), carried)
+        digits[first + i] += sign * np.int64(words.bit_and(shifted, _DIGIT))
+        carried = words.shift_right(shifted, 32)
+    digits[first + 4] += sign * np.int64(carried)
+
+
+@inline
+def add_product(digits: Any, a: float, b: float) -> None:
+    """Add the exact product of two finite float64 numbers."""
+    bits_a, bits_b = words.word(a), words.word(b)
+    magnitude_a, magnitude_b = words.bit_and(bits_a, ~SIGN), words.bit_and(bits_b, ~SIGN)
+    if magnitude_a == 0 or magnitude_b == 0:
+        return
+    left, exponent_a = unpack(magnitude_a)
+    right, exponent_b = unpack(magnitude_b)
+    # 53 bits each, so that the last bit of the product is one that a product can have.
+    left, right = words.shift_right(left, 11), words.shift_right(right, 11)
+    negative = words.bit_and(words.bit_xor(bits_a, bits_b), SIGN) != 0
+    high, low = words.multiply_high(left, right), words.multiply(left, right)
+    _add_pair(digits, negative, high, low, exponent_a + exponent_b + 22)
+
+
+@inline
+def add_number(digits: Any, x: float) -> None:
+    """Add a finite float64 number."""
+    add_product(digits, x, 1.0)
+
+
+@inline
+def round_digits(digits: Any, zero: Any, target: Any, mode: int, random: Any, unused: Any) -> Any:
+    """The word of the sum rounded into a target, `zero` if it is zero.  The digits are cleared."""
+    carry = np.int64(0)
+    for i in range(DIGITS):
+        carried = digits[i] + carry
+        digits[i] = np.int64(words.bit_and(np.uint64(carried), _DIGIT))
+        carry = carried >> np.int64(32)
+    sign = SIGN if carry < 0 else ZERO
+    if carry < 0:  # the two's complement of the digits
+        carried = np.int64(1)
+        for i in range(DIGITS):
+            carried += np.int64(words.bit_xor(np.uint64(digits[i]), _DIGIT))
+            digits[i] = np.int64(words.bit_and(np.uint64(carried), _DIGIT))
+            carried >>= np.int64(32)
+    top = DIGITS - 1
+    while top >= 0 and digits[top] == 0:
+        top -= 1
+    if top < 0:
+        return zero
+    # The lowest digits hold no bits of products, so there are five from the top one down.
+    high = words.bit_or(words.shift_left(np.uint64(digits[top]), 32), np.uint64(digits[top - 1]))
+    low = words.bit_or(words.shift_left(np.uint64(digits[top - 2]), 32), np.uint64(digits[top - 3]))
+    following = words.shift_left(np.uint64(digits[top - 4]), 32)
+    sticky = ZERO
+    for i in range(top - 4):
+        sticky = words.bit_or(sticky, np.uint64(digits[i]))
+    shift = words.leading_zeros(high)
+    if shift != 0:
+        back = words.subtract(np.uint64(64), shift)
+        high = words.bit_or(words.shift_left(high, shift), words.shift_right(low, back))
+        low = words.bit_or(words.shift_left(low, shift), words.shift_right(following, back))
+        following = words.shift_left(following, shift)
+    if words.bit_or(following, sticky) != 0:
+        low = words.bit_or(low, ONE)
+    for i in range(DIGITS):
+        digits[i] = 0
+    exponent = _BASE + 32 * (top - 3) - np.int64(shift)
+    return round_shifted(sign, high, low, exponent, target, mode, random, unused)
+
+
+@numba.njit(inline="always")
+def _add_block(sums, errors, lost, left, right, first, stop):  # type: ignore[no-untyped-def]
+    """Add products to ``sums + errors``; `lost` stays zero where that is their exact sum.
+
+    A NaN in `lost` stands for sums that are not finite.
+    """
+    for step in range(first, stop):
+        for j in range(sums.size):
+            product = left[step] * right[step, j]
+            total = sums[j] + product
+            part = total - sums[j]
+            error = (sums[j] - (total - part)) + (product - part)
+            corrected = errors[j] + error
+            part = corrected - errors[j]
+            missed = (errors[j] - (corrected - part)) + (error - part)
+            sums[j] = total
+            errors[j] = corrected
+            lost[j] += abs(missed)
+
+
+@numba.njit(inline="always")
+def _long_sum(digits, total, left, right, j, first, stop, target, mode, random, unused):  # type: ignore[no-untyped-def]
+    """A number and a block of products, summed in a superaccumulator and rounded."""
+    special = 0.0
+    if abs(total) < np.inf:
+        add_number(digits, total)
+    else:
+        special = total
+    for step in range(first, stop):
+        x, y = left[step], right[step, j]
+        if abs(x) < np.inf and abs(y) < np.inf:
+            add_product(digits, x, y)
+        else:
+            special += x * y
+    bits = round_digits(digits, target.zero, target, mode, random, unused)
+    return words.floating(round_word(words.word(special), target, mode) if special != 0.0 else bits)
+
+
+@functools.cache
+def _product_kernel(mode: int) -> Callable[..., None]:
+    """The kernel of a mode; with `short`, a sum of two numbers is tried first."""
+
+    @parallel.kernel
+    def exact_range(  # type: ignore[no-untyped-def]
+        start, stop, a, panels_b, initial, out, lengths, block, short, target, key, unused, sums
+    ):
+        _, rows, steps = a.shape
+        digits = np.zeros(DIGITS, np.int64)
+        total, rounded = np.empty(_COLUMNS), np.empty(_COLUMNS)
+        errors, lost = np.zeros(_COLUMNS), np.ones(_COLUMNS)
+        random = ZERO
+        for p in range(panels_b.shape[1]):
+            for index in range(start, stop):
+                batch = index // rows
+                row = index - batch * rows
+                if p * _COLUMNS >= lengths[row]:
+                    continue
+                end = min(_COLUMNS, lengths[row] - p * _COLUMNS)
+                left, right = a[batch, row], panels_b[batch, p]
+                element = index * out.shape[2] + p * _COLUMNS
+                total[:] = 0.0
+                if initial.size > 0:
+                    total[:end] = initial[batch, row, p * _COLUMNS : p * _COLUMNS + end]
+                for first in range(0, max(steps, 1), block):
+                    last = min(first + block, steps)
+                    if short and mode < SR:
+                        rounded[:] = total
+                        errors[:] = 0.0
+                        lost[:] = 0.0
+                        _add_block(rounded, errors, lost, left, right, first, last)
+                        for j in range(_COLUMNS):
+                            # No sum that is zero is negative, as the errors' zero is positive.
+                            odd = odd_sum(rounded[j], errors[j])
+                            rounded[j] = words.floating(round_word(odd, target, mode))
+                    for j in range(end):
+                        if lost[j] == 0.0:
+                            total[j] = rounded[j]
+                            continue
+                        if mode >= SR:
+                            random = philox.step_bits(
+                                element + j, first // block, OUTER, key, unused
+                            )
+                        total[j] = _long_sum(
+                            digits, total[j], left, right, j, first, last,
+                            target, mode, random, unused,
+                        )  # fmt: skip
+                    if sums.size > 0:
+                        for j in range(end):
+                            sums[0, batch, row, p * _COLUMNS + j] += abs(total[j])
+                            sums[1, batch, row, p * _COLUMNS + j] += total[j] * total[j]
+                out[batch, row, p * _COLUMNS : p * _COLUMNS + end] = total[:end]
+
+    return cast(Callable[..., None], exact_range)
+
+
+def _last_bit(x: Carrier) -> int:
+    """The exponent of the lowest bit that is set in any of the finite numbers; 0 without one."""
+    fractions, exponents = np.frexp(x[x != 0].astype(np.float64))
+    if fractions.size == 0:
+        return 0
+    integers = np.ldexp(fractions, _FLOAT64_BITS).astype(np.int64)
+    lowest = np.frexp((integers & -integers).astype(np.float64))[1] - 1
+    return int(np.min(exponents + lowest)) - _FLOAT64_BITS
+
+
+def _float64_product(operands: Operands) -> NDArray[np.float64] | None:
+    """The exact product, if no sum needs more bits than float64 has.
+
+    Narrow operands are normal float64 numbers: nothing here can be flushed to zero.
+    """
+    if not operands.narrow:
+        return None
+    if not all(np.isfinite(x).all() for x in (operands.a, operands.b)):
+        return None
+    exponent = _last_bit(operands.a) + _last_bit(operands.b)
+    if operands.initial is not None:
+        if not np.isfinite(operands.initial).all():
+            return None
+        exponent = min(exponent, _last_bit(operands.initial))
+    greatest = [float(np.max(np.abs(x), initial=0.0)) for x in (operands.a, operands.b)]
+    bound = max(operands.a.shape[2], 1) * greatest[0] * greatest[1]
+    if operands.initial is not None:
+        bound += float(np.max(np.abs(operands.initial), initial=0.0))
+    # The bound itself is rounded, if only a little.
+    if not -1022 <= exponent <= 900 or not bound < np.ldexp(_ALMOST_ONE, exponent + _FLOAT64_BITS):
+        return None
+    result = np.matmul(operands.a.astype(np.float64), operands.b.astype(np.float64))
+    if operands.initial is not None:
+        result += operands.initial
+    beyond = np.arange(operands.shape[2]) >= operands.row_lengths[:, None]
+    return cast(NDArray[np.float64], np.where(beyond, 0.0, result + 0.0))  # no zero is negative
+
+
+def product(operands: Operands, accumulator: Exact) -> Carrier:
+    """The product of (batch, m, k) and (batch, k, n) arrays, rounded once or once a block."""
+    batch, rows, columns = operands.shape
+    steps = operands.a.shape[2]
+    if steps >= _MOST_TERMS:
+        raise ValueError(f"an exact sum takes fewer than 2**30 terms, not {steps}")
+    mode = mode_number(accumulator.rounding)
+    whole = accumulator.block is None or accumulator.block >= steps
+    deterministic = not accumulator.rounding.is_stochastic
+    exact = _float64_product(operands) if whole and deterministic else None
+    if exact is not None:
+        rounded = cast(Carrier, round_into(exact, accumulator.format, accumulator.rounding))
+        if operands.running.size > 0:
+            operands.running[:] = np.abs(rounded), np.square(rounded, dtype=np.float64)
+        return rounded
+    short = operands.narrow and holds_float32_sums(accumulator.format)
+    out = np.zeros(operands.shape)
+    initial = operands.initial
+    parallel.run(
+        _product_kernel(mode),
+        batch * rows,
+        np.ascontiguousarray(operands.a, dtype=np.float64),
+        panels(operands.b.astype(np.float64, copy=False), _COLUMNS),
+        np.zeros((0, 0, 0)) if initial is None else initial.astype(np.float64),
+        out,
+        operands.row_lengths,
+        accumulator.block or max(steps, 1),
+        short,
+        target_of(accumulator.format, accumulator.rounding, _FLOAT64),
+        philox.key_of(accumulator.rounding.seed),
+        unused_bits(accumulator.rounding),
+        operands.running,
+        grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * max(columns, 1))),
+    )
+    return out

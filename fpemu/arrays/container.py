@@ -1,0 +1,343 @@
+"""An array on which ordinary numpy code runs in emulated arithmetic: :func:`array`.
+
+Every operation of numpy that is listed in :mod:`fpemu.array_functions` is done on members of the
+array's format and rounded once into it; every other one is a TypeError, so that nothing is computed
+in float64 unnoticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import ArrayLike, NDArray
+
+from fpemu import formats as _formats
+from fpemu.accumulators import Accumulator, Sequential
+from fpemu.formats import Format, FormatLike
+from fpemu.rounding import Rounding, RoundingLike, as_rounding
+from fpemu.rounding import round as round_into
+
+__all__ = ["Array", "array"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """The arithmetic of an array: its format, its rounding and how its sums are formed."""
+
+    format: Format
+    rounding: Rounding
+    accumulator: Accumulator | None = None
+
+    @property
+    def sums(self) -> Accumulator:
+        """The accumulator of sums and products of matrices."""
+        return self.accumulator or Sequential(self.format, self.rounding)
+
+    def after(self, *labels: Any) -> Style:
+        """The style of a result: random bits of later operations must not be those of this one."""
+        return replace(self, rounding=self.rounding.derived(*labels))
+
+    def rounded(self, x: ArrayLike, *labels: Any) -> NDArray[Any]:
+        """Numbers rounded into the format, in its carrier."""
+        rounded = round_into(x, self.format, self.rounding.derived(*labels))
+        return np.asarray(rounded).astype(self.format.carrier)
+
+    def wrap(self, values: Any) -> Array:
+        """An array of numbers that are members of the format already."""
+        return Array(np.asarray(values).astype(self.format.carrier, copy=False), self)
+
+
+def common_style(operands: Any) -> Style:
+    """The style of an operation on arrays, plain operands aside.
+
+    Raises
+    ------
+    TypeError
+        If formats, roundings (but for seeds) or accumulators differ.
+    """
+    styles = [operand.style for operand in operands if isinstance(operand, Array)]
+    first = styles[0]
+    for other in styles[1:]:
+        if other.format != first.format:
+            raise TypeError(
+                f"operands are in {first.format} and {other.format}: say the format of the result, "
+                "as in fpemu.add(a, b, format), or convert one with astype(format)"
+            )
+        if replace(other.rounding, seed=None) != replace(first.rounding, seed=None):
+            raise TypeError(
+                f"operands have roundings {first.rounding.mode!r} and {other.rounding.mode!r}: "
+                "convert one with astype(format, rounding)"
+            )
+        given = {style.accumulator for style in (first, other)} - {None}
+        if len(given) > 1:
+            raise TypeError(f"operands have accumulators {' and '.join(map(str, given))}")
+        accumulator = first.accumulator or other.accumulator
+        first = replace(first, accumulator=accumulator)
+        if other.rounding.seed != first.rounding.seed and first.rounding.seed is not None:
+            first = first.after("with", other.rounding.seed)
+    return first
+
+
+class Array(NDArrayOperatorsMixin):
+    """Members of a format, and how they are computed with; made by :func:`array`.
+
+    Attributes
+    ----------
+    values : ndarray
+        The numbers: float32 if that holds every member of the format, else float64.
+    format : Format
+    rounding : Rounding
+        Of every operation.  A stochastic one with a seed gives each result a seed that is derived
+        from those of the operands and the operation, so that draws of different operations are
+        independent and a program gives the same bits every time; arrays made with the same seed
+        draw alike.
+    accumulator : Accumulator
+        How sums, means and matrix products are formed: as inner products with ones in index order.
+    """
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, values: NDArray[Any], style: Style) -> None:
+        self.values = values
+        self.style = style
+
+    @property
+    def format(self) -> Format:
+        """The format of the numbers and of every result."""
+        return self.style.format
+
+    @property
+    def rounding(self) -> Rounding:
+        """The rounding of every operation."""
+        return self.style.rounding
+
+    @property
+    def accumulator(self) -> Accumulator:
+        """How sums and matrix products are formed."""
+        return self.style.sums
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each dimension."""
+        return self.values.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return self.values.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self.values.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the numbers that hold the members."""
+        return self.values.dtype
+
+    @property
+    def T(self) -> Array:  # noqa: N802 - numpy's name
+        """The transpose, a view."""
+        return Array(self.values.T, self.style)
+
+    # --- numpy's protocols ------------------------------------------------------------------------
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The numbers as a plain array."""
+        return np.array(self.values, dtype=dtype, copy=copy)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        from fpemu.arrays import protocol as array_functions
+
+        return array_functions.apply_ufunc(ufunc, method, inputs, options)
+
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+        from fpemu.arrays import protocol as array_functions
+
+        return array_functions.apply_function(function, arguments, options)
+
+    # --- a container ------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, key: Any) -> Array:
+        """Part of the array; one element is an array without dimensions."""
+        return Array(np.asarray(self.values[_plain_key(key)]), self.style)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(value, Array):
+            common_style((self, value))
+            self.values[_plain_key(key)] = value.values
+        else:
+            self.values[_plain_key(key)] = self.style.rounded(value, "set")
+
+    def __iter__(self) -> Iterator[Array]:
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+    def __float__(self) -> float:
+        return float(self.values)
+
+    def __int__(self) -> int:
+        return int(self.values)
+
+    def item(self) -> float:
+        """The one element as a Python float."""
+        return float(self.values.item())
+
+    def tolist(self) -> Any:
+        """The elements as Python floats."""
+        return self.values.tolist()
+
+    def __repr__(self) -> str:
+        numbers = np.array2string(self.values, separator=", ", prefix="array(")
+        mode = self.rounding.mode
+        rounding = "" if mode == "rne" else f", rounding={mode}"
+        return f"array({numbers}, format={self.format}{rounding})"
+
+    def __str__(self) -> str:
+        return str(self.values)
+
+    # --- methods that numpy's arrays have ---------------------------------------------------------
+
+    def astype(self, format: Any, rounding: RoundingLike | None = None) -> Any:
+        """The numbers rounded into another format, or as a plain array of a dtype.
+
+        Parameters
+        ----------
+        format : Format, str or dtype
+            A format, or ``numpy.float64`` and the like for a plain array.
+        rounding : Rounding or str, optional
+            Of the result; left out, that of this array.
+
+        Returns
+        -------
+        Array or ndarray
+        """
+        if isinstance(format, np.dtype | type):
+            return self.values.astype(format)
+        wanted = self.rounding if rounding is None else as_rounding(rounding)
+        return array(self.values, format, wanted.derived("astype"))
+
+    def copy(self) -> Array:
+        """A copy of the numbers."""
+        return Array(self.values.copy(), self.style)
+
+    def reshape(self, *shape: Any) -> Array:
+        """The same numbers in another shape."""
+        return Array(self.values.reshape(*shape), self.style)
+
+    def transpose(self, *axes: Any) -> Array:
+        """The dimensions in another order."""
+        return Array(self.values.transpose(*axes), self.style)
+
+    def ravel(self) -> Array:
+        """All numbers in a row."""
+        return Array(self.values.ravel(), self.style)
+
+    def sum(self, axis: Any = None, *, keepdims: bool = False) -> Any:
+        """Sums by the accumulator, in index order."""
+        return np.sum(self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: Any = None, *, keepdims: bool = False) -> Any:
+        """The sum, divided by the exact number of terms and rounded again."""
+        return np.mean(self, axis=axis, keepdims=keepdims)
+
+    def prod(self, axis: Any = None, *, keepdims: bool = False) -> Any:
+        """Products in index order, every one rounded."""
+        return np.prod(self, axis=axis, keepdims=keepdims)
+
+    def max(self, axis: Any = None, *, keepdims: bool = False) -> Any:
+        """The largest numbers."""
+        return np.max(self, axis=axis, keepdims=keepdims)
+
+    def min(self, axis: Any = None, *, keepdims: bool = False) -> Any:
+        """The smallest numbers."""
+        return np.min(self, axis=axis, keepdims=keepdims)
+
+    def argmax(self, axis: Any = None) -> Any:
+        """Where the largest numbers are."""
+        return np.argmax(self.values, axis=axis)
+
+    def argmin(self, axis: Any = None) -> Any:
+        """Where the smallest numbers are."""
+        return np.argmin(self.values, axis=axis)
+
+    def cumsum(self, axis: int | None = None) -> Any:
+        """Partial sums in index order, every one rounded."""
+        return np.cumsum(self, axis=axis)
+
+    def dot(self, other: Any) -> Any:
+        """The inner or matrix product by the accumulator."""
+        return np.dot(self, other)
+
+    def any(self, axis: Any = None) -> Any:
+        """Whether a number is not zero."""
+        return np.any(self.values, axis=axis)
+
+    def all(self, axis: Any = None) -> Any:
+        """Whether all numbers are not zero."""
+        return np.all(self.values, axis=axis)
+
+
+def _plain_key(key: Any) -> Any:
+    return key.values if isinstance(key, Array) else key
+
+
+def array(
+    x: ArrayLike,
+    format: FormatLike,
+    rounding: RoundingLike = "rne",
+    *,
+    accumulator: Accumulator | None = None,
+) -> Array:
+    """An array on which numpy's ufuncs, reductions and ``@`` run in emulated arithmetic.
+
+    Parameters
+    ----------
+    x : array_like
+        Real numbers, rounded into the format.
+    format : Format or str
+        The format of the elements and of every result.
+    rounding : Rounding or str
+        The rounding of every operation.
+    accumulator : Accumulator, optional
+        How sums and matrix products are formed; left out, ``Sequential(format, rounding)``.  Its
+        results are rounded into `format` if they are members of another one.
+
+    Returns
+    -------
+    Array
+        Plain operands of an operation are rounded into the format first, as a constant in a program
+        for the machine would be.  Operands in different formats are a TypeError.
+
+    Raises
+    ------
+    ValueError
+        If a format or mode is unknown, or a NaN meets a format without NaN.
+    TypeError
+        If `x` does not hold real numbers or `accumulator` is none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fpemu
+    >>> x = fpemu.array([1.0, 0.3, 3.0], "float8_e4m3fn")
+    >>> x * 0.1 + 1
+    array([1.125, 1.   , 1.25 ], format=float8_e4m3fn)
+    >>> np.exp(x) @ x
+    array(64., format=float8_e4m3fn)
+    """
+    if accumulator is not None and not isinstance(accumulator, Accumulator):
+        raise TypeError(f"accumulator must be an accumulator, not {type(accumulator).__name__}")
+    style = Style(_formats.format(format), as_rounding(rounding), accumulator)
+    rounded = np.asarray(round_into(np.asarray(x), style.format, style.rounding))
+    return Array(rounded.astype(style.format.carrier), style.after("array"))

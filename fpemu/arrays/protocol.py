@@ -1,0 +1,474 @@
+"""What numpy's functions do on an :class:`fpemu.Array`, as tables from function to function."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
+from numpy.typing import NDArray
+
+from fpemu import arithmetic
+from fpemu._kernels import launching as parallel
+from fpemu._kernels import random_bits as philox
+from fpemu._kernels import words
+from fpemu._kernels.exact import fma_word_at, multiply_word_at
+from fpemu._kernels.significands import ZERO
+from fpemu.arrays.container import Array, Style, common_style
+from fpemu.functions import rounded as functions
+from fpemu.linalg import matmul
+from fpemu.rounding import SR, mode_number, target_of, unused_bits
+
+__all__ = ["apply_function", "apply_ufunc"]
+
+_Operation = Callable[..., Any]
+
+# --- ufuncs ---------------------------------------------------------------------------------------
+
+
+def _square(x: Any, format: Any, rounding: Any) -> Any:
+    return arithmetic.multiply(x, x, format, rounding)
+
+
+def _reciprocal(x: Any, format: Any, rounding: Any) -> Any:
+    return arithmetic.divide(1.0, x, format, rounding)
+
+
+def _power(x: Any, exponent: Any, format: Any, rounding: Any) -> Any:
+    if not np.all(np.asarray(exponent) == 2):
+        raise TypeError("numpy.power is emulated for the exponent 2 alone: multiply instead")
+    return _square(x, format, rounding)
+
+
+# The exact result, rounded once: functions of values, format and rounding.
+_ROUNDED: Final[dict[Any, _Operation]] = {
+    np.add: arithmetic.add,
+    np.subtract: arithmetic.subtract,
+    np.multiply: arithmetic.multiply,
+    np.divide: arithmetic.divide,
+    np.sqrt: arithmetic.sqrt,
+    np.square: _square,
+    np.reciprocal: _reciprocal,
+    np.power: _power,
+    np.exp: functions.exp,
+    np.exp2: functions.exp2,
+    np.expm1: functions.expm1,
+    np.log: functions.log,
+    np.log2: functions.log2,
+    np.log1p: functions.log1p,
+    np.tanh: functions.tanh,
+}
+# Results that are numbers of the format, or become so by rounding: -x where there is no sign.
+_SELECTING: Final = {
+    np.negative,
+    np.positive,
+    np.absolute,
+    np.fabs,
+    np.maximum,
+    np.minimum,
+    np.fmax,
+    np.fmin,
+    np.sign,
+    np.copysign,
+    np.floor,
+    np.ceil,
+    np.trunc,
+    np.rint,
+}
+# Results that are no numbers of the format: plain arrays.
+_PLAIN: Final = {
+    np.equal,
+    np.not_equal,
+    np.less,
+    np.less_equal,
+    np.greater,
+    np.greater_equal,
+    np.isnan,
+    np.isinf,
+    np.isfinite,
+    np.signbit,
+    np.logical_and,
+    np.logical_or,
+    np.logical_xor,
+    np.logical_not,
+}
+
+
+def _members(style: Style, operand: Any, *labels: Any) -> NDArray[Any]:
+    """The values of an array, or plain numbers rounded into the format."""
+    return operand.values if isinstance(operand, Array) else style.rounded(operand, *labels)
+
+
+def _call(ufunc: Any, inputs: tuple[Any, ...]) -> Any:
+    style = common_style(inputs)
+    name = ufunc.__name__
+    if ufunc is np.power:
+        operands = [_members(style, inputs[0]), inputs[1]]
+    else:
+        operands = [_members(style, x, name, i) for i, x in enumerate(inputs)]
+    if ufunc is np.matmul:
+        return _product(style, *operands)
+    if ufunc in _PLAIN:
+        return ufunc(*operands)
+    result_style = style.after(name)
+    if ufunc in _SELECTING:
+        return result_style.wrap(result_style.rounded(ufunc(*operands)))
+    if ufunc not in _ROUNDED:
+        raise TypeError(f"numpy.{name} is not emulated: its result would be computed in float64")
+    return result_style.wrap(_ROUNDED[ufunc](*operands, style.format, result_style.rounding))
+
+
+def _outer(ufunc: Any, inputs: tuple[Any, ...]) -> Any:
+    left, right = inputs
+    shape = np.shape(left) + (1,) * np.ndim(right)
+    return _call(ufunc, (np.reshape(left, shape), right))
+
+
+def apply_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """A ufunc or one of its methods, on arrays of which at least one is an Array."""
+    out = options.pop("out", (None,))[0]
+    if options.pop("where", True) is not True:
+        raise TypeError(f"where= is not emulated in numpy.{ufunc.__name__}: use numpy.where")
+    if method == "reduce" and ufunc in _REDUCTIONS:
+        result = _REDUCTIONS[ufunc](*inputs, **_reduction_options(options))
+    elif method == "accumulate" and ufunc in _SCANS:
+        result = _scan(inputs[0], options.get("axis", inputs[1] if len(inputs) > 1 else 0), ufunc)
+    elif options:
+        raise TypeError(f"numpy.{ufunc.__name__} takes no {', '.join(options)} here")
+    elif method == "__call__":
+        result = _call(ufunc, inputs)
+    elif method == "outer":
+        result = _outer(ufunc, inputs)
+    else:
+        raise TypeError(f"numpy.{ufunc.__name__}.{method} is not emulated")
+    return result if out is None else _put(result, out)
+
+
+def _reduction_options(options: dict[str, Any]) -> dict[str, Any]:
+    """What numpy passes to ``ufunc.reduce``, without what is not said."""
+    given = dict(options)
+    axis = given.pop("axis", 0)
+    keepdims = given.pop("keepdims", False)
+    for name in ("dtype", "initial"):
+        if given.pop(name, None) not in (None, np._NoValue):
+            raise TypeError(f"{name}= is not emulated in a reduction")
+    if given:
+        raise TypeError(f"a reduction takes no {', '.join(given)} here")
+    return {"axis": axis, "keepdims": keepdims}
+
+
+def _put(result: Any, out: Any) -> Any:
+    """Store a result in ``out``, an Array of its format or a plain array for a plain result."""
+    if isinstance(result, Array) != isinstance(out, Array):
+        kind = "an Array" if isinstance(result, Array) else "a plain array"
+        raise TypeError(f"out must be {kind}, not {type(out).__name__}")
+    if not isinstance(out, Array):
+        out[...] = result
+        return out
+    if out.format != result.format:
+        raise TypeError(f"out is in {out.format}, but the result is in {result.format}")
+    if out.shape != result.shape:
+        raise ValueError(f"out has shape {out.shape}, but the result has shape {result.shape}")
+    out.values[...] = result.values
+    out.style = result.style
+    return out
+
+
+# --- sums and products ----------------------------------------------------------------------------
+
+
+def _product(style: Style, left: NDArray[Any], right: NDArray[Any]) -> Array:
+    """The matrix product by the style's accumulator."""
+    result_style = style.after("matmul")
+    sums = style.sums.derived("matmul")
+    product = matmul(left, right, sums, convert="rne")
+    if sums.format != style.format:
+        product = result_style.rounded(product)
+    return result_style.wrap(product)
+
+
+def _rows(x: Array, axis: Any) -> tuple[NDArray[Any], tuple[int, ...], tuple[int, ...]]:
+    """The axes to reduce made the last one; the shapes of the result without and with them."""
+    axes = tuple(range(x.ndim)) if axis is None else normalize_axis_tuple(axis, x.ndim)
+    kept = tuple(i for i in range(x.ndim) if i not in axes)
+    shape = tuple(x.shape[i] for i in kept)
+    length = int(np.prod([x.shape[i] for i in axes], dtype=np.int64))
+    rows = x.values.transpose(*kept, *axes).reshape(-1 if length else int(np.prod(shape)), length)
+    return rows, shape, tuple(1 if i in axes else x.shape[i] for i in range(x.ndim))
+
+
+def _sum(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+    rows, shape, shape_kept = _rows(x, axis)
+    total = _product(x.style, rows, np.ones(rows.shape[1], x.dtype))
+    return total.reshape(shape_kept if keepdims else shape)
+
+
+def _mean(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+    total = _sum(x, axis, keepdims)
+    if total.size == 0 or x.size == 0:
+        raise ValueError(f"an array of shape {x.shape} has no mean")
+    count = x.size // total.size
+    style = total.style.after("mean")
+    return style.wrap(arithmetic.divide(total.values, count, style.format, style.rounding))
+
+
+def _prod(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+    rows, shape, shape_kept = _rows(x, axis)
+    result = np.ones(rows.shape[0])
+    if rows.shape[1]:
+        result = _scanned(x.style, rows, np.multiply)[:, -1]
+    return x.style.after("multiply").wrap(result).reshape(shape_kept if keepdims else shape)
+
+
+def _selected(function: _Operation) -> _Operation:
+    def select(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+        return x.style.wrap(function(x.values, axis=axis, keepdims=keepdims))
+
+    return select
+
+
+def _norm(x: Array, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Array:
+    """The 2-norm of vectors: the accumulator's inner product, then the square root."""
+    if ord not in (None, 2) or (ord == 2 and axis is None and x.ndim != 1):
+        raise TypeError("numpy.linalg.norm is emulated for the 2-norm of vectors alone")
+    rows, shape, shape_kept = _rows(x, axis)
+    squares = _product(x.style, rows[:, np.newaxis, :], rows[:, :, np.newaxis])
+    root = cast(Array, np.sqrt(squares))
+    return root.reshape(shape_kept if keepdims else shape)
+
+
+@functools.cache
+def _scan_kernel(multiplies: bool, mode: int) -> Callable[..., None]:
+    """Partial sums or products along rows, every one rounded once."""
+
+    @parallel.kernel
+    def scan_range(start, stop, x, out, target, key, unused):  # type: ignore[no-untyped-def]
+        for row in range(start, stop):
+            total = np.float64(x[row, 0])
+            out[row, 0] = total
+            for i in range(1, x.shape[1]):
+                random = ZERO
+                if mode >= SR:
+                    random = philox.step_bits(row, i, 0, key, unused)
+                number = np.float64(x[row, i])
+                if multiplies:
+                    bits = multiply_word_at(total, number, target, mode, random, unused)
+                else:
+                    bits = fma_word_at(1.0, number, total, target, mode, random, unused)
+                total = words.floating(bits)
+                out[row, i] = total
+
+    return cast(Callable[..., None], scan_range)
+
+
+@parallel.default_environment()
+def _scanned(style: Style, rows: NDArray[Any], ufunc: Any) -> NDArray[np.float64]:
+    rounding = style.rounding.derived("scan", ufunc.__name__)
+    out = np.empty(rows.shape)
+    if out.size:
+        parallel.run(
+            _scan_kernel(ufunc is np.multiply, mode_number(rounding)),
+            rows.shape[0],
+            np.ascontiguousarray(rows),
+            out,
+            target_of(style.format, rounding, np.dtype(np.float64)),
+            philox.key_of(rounding.seed),
+            unused_bits(rounding),
+            grain=max(1, 2**14 // rows.shape[1]),
+        )
+    return out
+
+
+_SCANS: Final = {np.add, np.multiply}
+
+
+def _scan(x: Array, axis: int | None, ufunc: Any) -> Array:
+    flat = x.ravel() if axis is None else x
+    place = normalize_axis_index(0 if axis is None else axis, flat.ndim)
+    moved = np.moveaxis(flat.values, place, -1)
+    result = _scanned(x.style, moved.reshape(-1, moved.shape[-1]), ufunc).reshape(moved.shape)
+    return x.style.after("scan").wrap(np.moveaxis(result, -1, place))
+
+
+_REDUCTIONS: Final[dict[Any, _Operation]] = {
+    np.add: _sum,
+    np.multiply: _prod,
+    np.maximum: _selected(np.max),
+    np.minimum: _selected(np.min),
+}
+
+# --- functions ------------------------------------------------------------------------------------
+
+
+def _dot(left: Any, right: Any) -> Array:
+    style = common_style((left, right))
+    a, b = _members(style, left, "dot", 0), _members(style, right, "dot", 1)
+    if a.ndim == 0 or b.ndim == 0:
+        return cast(Array, np.multiply(left, right))
+    if b.ndim > 2:
+        raise TypeError("numpy.dot is emulated for up to two dimensions: use @")
+    return _product(style, a, b)
+
+
+def _where(condition: Any, x: Any, y: Any) -> Array:
+    style = common_style((x, y))
+    return style.wrap(np.where(condition, _members(style, x, "where"), _members(style, y, "where")))
+
+
+def _clip(x: Any, a_min: Any = None, a_max: Any = None) -> Array:
+    style = common_style((x, a_min, a_max))
+    low, high = (None if b is None else _members(style, b, "clip") for b in (a_min, a_max))
+    return style.wrap(np.clip(_members(style, x, "clip"), cast(Any, low), cast(Any, high)))
+
+
+def _joined(function: _Operation) -> _Operation:
+    def join(arrays: Any, *arguments: Any, **options: Any) -> Array:
+        style = common_style(arrays)
+        parts = [_members(style, x, "join", i) for i, x in enumerate(arrays)]
+        return style.wrap(function(parts, *arguments, **options))
+
+    return join
+
+
+def _filled(value: float) -> _Operation:
+    def fill(x: Array, shape: Any = None) -> Array:
+        return _full_like(x, value, shape)
+
+    return fill
+
+
+def _full_like(x: Array, fill_value: Any, shape: Any = None) -> Array:
+    style = x.style
+    values = np.empty(x.shape if shape is None else shape, x.dtype)
+    values[...] = _members(style, fill_value, "full")
+    return style.wrap(values)
+
+
+def _axis_only(function: _Operation) -> _Operation:
+    """A reduction as numpy's function of that name."""
+
+    def reduce(
+        a: Array, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False
+    ) -> Any:
+        if dtype is not None:
+            raise TypeError("dtype= is not emulated: use astype(format)")
+        result = function(a, axis=axis, keepdims=keepdims is True)
+        return result if out is None else _put(result, out)
+
+    return reduce
+
+
+def _extreme(function: _Operation) -> _Operation:
+    def reduce(a: Array, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
+        result = a.style.wrap(function(a.values, axis=axis, keepdims=keepdims is True))
+        return result if out is None else _put(result, out)
+
+    return reduce
+
+
+def _cumulative(ufunc: Any) -> _Operation:
+    def scan(a: Array, axis: Any = None) -> Array:
+        return _scan(a, axis, ufunc)
+
+    return scan
+
+
+_FUNCTIONS: Final[dict[Any, _Operation]] = {
+    np.sum: _axis_only(_sum),
+    np.mean: _axis_only(_mean),
+    np.prod: _axis_only(_prod),
+    np.max: _extreme(np.max),
+    np.min: _extreme(np.min),
+    np.amax: _extreme(np.max),
+    np.amin: _extreme(np.min),
+    np.cumsum: _cumulative(np.add),
+    np.cumprod: _cumulative(np.multiply),
+    np.dot: _dot,
+    np.linalg.norm: _norm,
+    np.outer: lambda a, b: _outer(np.multiply, (np.ravel(a), np.ravel(b))),
+    np.where: _where,
+    np.clip: _clip,
+    np.zeros_like: _filled(0.0),
+    np.ones_like: _filled(1.0),
+    np.full_like: _full_like,
+    np.empty_like: _filled(0.0),
+    **{
+        function: _joined(function)
+        for function in (np.concatenate, np.stack, np.vstack, np.hstack, np.column_stack)
+    },
+}
+# Functions that move elements about; those of a list give a list.
+_MOVING: Final = {
+    np.reshape,
+    np.ravel,
+    np.transpose,
+    np.swapaxes,
+    np.moveaxis,
+    np.squeeze,
+    np.expand_dims,
+    np.broadcast_to,
+    np.atleast_1d,
+    np.atleast_2d,
+    np.flip,
+    np.fliplr,
+    np.flipud,
+    np.roll,
+    np.rot90,
+    np.repeat,
+    np.tile,
+    np.take,
+    np.take_along_axis,
+    np.diag,
+    np.diagonal,
+    np.tril,
+    np.triu,
+    np.sort,
+    np.copy,
+    np.split,
+    np.array_split,
+}
+# Functions whose results are plain.
+_TELLING: Final = {
+    np.shape,
+    np.ndim,
+    np.size,
+    np.argmax,
+    np.argmin,
+    np.argsort,
+    np.any,
+    np.all,
+    np.nonzero,
+    np.flatnonzero,
+    np.count_nonzero,
+    np.array_equal,
+    np.allclose,
+    np.isclose,
+    np.array2string,
+    np.array_repr,
+    np.array_str,
+}
+
+
+def _unwrapped(argument: Any) -> Any:
+    if isinstance(argument, Array):
+        return argument.values
+    if isinstance(argument, list | tuple):
+        return type(argument)(map(_unwrapped, argument))
+    return argument
+
+
+def apply_function(function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """A function of numpy, on arrays of which at least one is an Array."""
+    if function in _FUNCTIONS:
+        return _FUNCTIONS[function](*arguments, **options)
+    plain = {name: _unwrapped(option) for name, option in options.items()}
+    if function in _TELLING:
+        return function(*map(_unwrapped, arguments), **plain)
+    if function in _MOVING:
+        style = common_style(x for x in (*arguments, *options.values()) if isinstance(x, Array))
+        moved = function(*map(_unwrapped, arguments), **plain)
+        return [*map(style.wrap, moved)] if isinstance(moved, list) else style.wrap(moved)
+    name = f"{function.__module__}.{function.__name__}"
+    raise TypeError(f"{name} is not emulated: take the plain numbers with numpy.asarray first")

@@ -1,0 +1,7 @@
+"""Everything of lamp that is compiled."""
+
+__all__ = [
+    "activations",
+    "picking",
+    "rows",
+]

@@ -1,0 +1,224 @@
+"""Softmax, alone and times the values of an attention head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import mpmath
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fpemu._kernels import launching as parallel
+from lamp._kernels.rows import Float64, exp, expm1, others, outward, product, rows_of, total
+from lamp.bounds.compositions.base import (
+    Composition,
+    as_matrix,
+    check_norm,
+    with_errors,
+    with_vector,
+)
+
+__all__ = ["Softmax", "SoftmaxProduct"]
+
+_UNIT: Final = 2.0**-53
+
+
+def _softmax(y: Float64) -> Float64:
+    exponentials = exp(y - y.max(axis=-1, keepdims=True))
+    return exponentials / total(exponentials)
+
+
+def _shrinkage(errors: Float64) -> Float64:
+    """``1 - e**-errors``."""
+    return -expm1(-errors)
+
+
+class Softmax(Composition):
+    """``z = exp(y) / sum(exp(y))``, with ``J = diag(z) - z z^T``.  Scores of -inf are masked.
+
+    The enclosure is attained: ``z^_i / z_i = e^d_i / sum_j z_j e^d_j`` grows with d_i and falls
+    with the other d_j.
+
+    Examples
+    --------
+    >>> from lamp.compositions import Softmax
+    >>> Softmax().value([0.0, 0.0])
+    array([0.5, 0.5])
+    >>> Softmax().amplified([0.0, 0.0], [0.25, 0.0])
+    array([0.0625, 0.0625])
+    """
+
+    name = "softmax"
+
+    def value(self, y: ArrayLike) -> Float64:
+        """See :meth:`Composition.value`."""
+        return _softmax(rows_of(y, "y"))
+
+    def exact(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.exact`."""
+        largest = max(y)
+        exponentials = [mpmath.exp(x - largest) for x in y]
+        sum_ = mpmath.fsum(exponentials)
+        return [x / sum_ for x in exponentials]
+
+    def jacobian_product(self, y: ArrayLike, direction: ArrayLike) -> Float64:
+        """See :meth:`Composition.jacobian_product`."""
+        rows, vectors = with_vector(y, direction, "direction")
+        z = _softmax(rows)
+        return z * (vectors - total(z * vectors))
+
+    def jacobian(self, y: ArrayLike) -> Float64:
+        """See :meth:`Composition.jacobian`; without the cancellation of ``z_i (1 - z_i)``."""
+        z = _softmax(rows_of(y, "y"))
+        matrix = -z[..., :, np.newaxis] * z[..., np.newaxis, :]
+        places = np.arange(z.shape[-1])
+        matrix[..., places, places] = z * others(z)
+        return matrix
+
+    def amplified(self, y: ArrayLike, errors: ArrayLike) -> Float64:
+        """See :meth:`Composition.amplified`."""
+        rows, bounds = with_errors(y, errors)
+        z = _softmax(rows)
+        return z * (others(z) * bounds + others(z * bounds))
+
+    def enclosure(self, y: ArrayLike, errors: ArrayLike) -> Float64:
+        """See :meth:`Composition.enclosure`."""
+        rows, bounds = with_errors(y, errors)
+        z = _softmax(rows)
+        rest = others(z)
+        # Up: z_i (e^h_i - sum_j z_j e^+-h_j) / sum, with both divided by e^h_i and 1 = sum z.
+        shrunk = _shrinkage(bounds)
+        own = exp(-bounds)
+        rising = shrunk * rest + own * others(z * shrunk)
+        with np.errstate(invalid="ignore"):  # 0 / 0 where an error may be infinite
+            up = z * rising / (z + own * others(z * own))
+        # Down: the same with the signs changed, divided by the largest exponential.
+        most = bounds.max(axis=-1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            grown = np.where(bounds == most, 1.0, exp(bounds - most))
+            falling = others(z * grown * shrunk) + exp(-most) * shrunk * rest
+            down = z * falling / (z * exp(-bounds - most) + others(z * grown))
+        # No probability falls by more than itself or grows by more than the rest.
+        down = np.where(np.isfinite(most) & (down < z), down, z)
+        up = np.where(up < rest, up, rest)
+        return outward(np.maximum(up, down), rows.shape[-1])
+
+    def sensitivity(self, y: ArrayLike, norm: int = 1) -> Float64:
+        """See :meth:`Composition.sensitivity`: ``2 z (1 - z)`` in the 1-norm."""
+        check_norm(norm)
+        z = _softmax(rows_of(y, "y"))
+        if norm == 1:
+            return 2.0 * z * others(z)
+        rest = others(z)
+        return z * np.sqrt(rest * rest + others(z * z))
+
+
+class SoftmaxProduct(Composition):
+    """``o = softmax(y) V``: what leaves an attention head.
+
+    ``dO_c = sum_j z_j (V_jc - o_c) dy_j``, and exactly
+    ``o^ - o = sum_j z_j (e^d_j - 1) (V_j - o) / sum_j z_j e^d_j``.
+
+    Parameters
+    ----------
+    values : array_like, shape (n, m)
+        V.
+    """
+
+    name = "softmax times values"
+
+    def __init__(self, values: ArrayLike) -> None:
+        self.values = as_matrix(values, "values")
+
+    def _probabilities(self, y: Float64) -> Float64:
+        if y.shape[-1] != len(self.values):
+            raise ValueError(
+                f"y has rows of {y.shape[-1]}, but there are {len(self.values)} values"
+            )
+        return _softmax(y)
+
+    def value(self, y: ArrayLike) -> Float64:
+        """See :meth:`Composition.value`."""
+        return product(self._probabilities(rows_of(y, "y")), self.values)
+
+    def value_error(self, y: ArrayLike) -> Float64:
+        """See :meth:`Composition.value_error`."""
+        z = self._probabilities(rows_of(y, "y"))
+        magnitude = product(z, np.abs(self.values))
+        return outward(magnitude, z.shape[-1]) - magnitude
+
+    def exact(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.exact`."""
+        z = Softmax().exact(y)
+        return [
+            mpmath.fsum(p * mpmath.mpf(float(v)) for p, v in zip(z, column, strict=True))
+            for column in self.values.T
+        ]
+
+    def jacobian_product(self, y: ArrayLike, direction: ArrayLike) -> Float64:
+        """See :meth:`Composition.jacobian_product`."""
+        return product(Softmax().jacobian_product(y, direction), self.values)
+
+    def amplified(self, y: ArrayLike, errors: ArrayLike) -> Float64:
+        """See :meth:`Composition.amplified`."""
+        rows, bounds = with_errors(y, errors)
+        z = self._probabilities(rows)
+        return self._spread(z * bounds, product(z, self.values))
+
+    def enclosure(self, y: ArrayLike, errors: ArrayLike) -> Float64:
+        """See :meth:`Composition.enclosure`."""
+        rows, bounds = with_errors(y, errors)
+        z = self._probabilities(rows)
+        output = product(z, self.values)
+        n = rows.shape[-1]
+        with np.errstate(invalid="ignore", over="ignore"):
+            grown = np.where(z > 0, z * expm1(bounds), 0.0)
+            # The distance of values from the output is known up to the rounding of the output.
+            slack = outward(np.abs(self.values).max(axis=0), n) * (4.0 * n + 4096.0) * _UNIT
+            share = total(z * exp(-bounds))
+            moved = self._spread(grown, output) / share + total(grown) / share * slack
+        farthest = np.maximum(self.values.max(axis=0) - output, output - self.values.min(axis=0))
+        moved = np.where(moved < farthest + slack, moved, farthest + slack)
+        return outward(moved, n)
+
+    def sensitivity(self, y: ArrayLike, norm: int = 1) -> Float64:
+        """See :meth:`Composition.sensitivity`: ``z_j ||V_j - o||``."""
+        check_norm(norm)
+        z = self._probabilities(rows_of(y, "y"))
+        output = product(z, self.values)
+        rows, outputs = z.reshape(-1, z.shape[-1]), output.reshape(-1, output.shape[-1])
+        out = np.empty_like(rows)
+        parallel.run(_distance_rows, len(rows), self.values, outputs, norm == 2, out)
+        return z * out.reshape(z.shape)
+
+    def _spread(self, weights: Float64, output: Float64) -> Float64:
+        """``sum_j weights_j |V_jc - output_c|``."""
+        rows = np.ascontiguousarray(weights).reshape(-1, weights.shape[-1])
+        outputs = output.reshape(-1, output.shape[-1])
+        out = np.empty_like(outputs)
+        parallel.run(_spread_rows, len(rows), rows, self.values, outputs, out)
+        return out.reshape(output.shape)
+
+
+@parallel.kernel
+def _spread_rows(start, stop, weights, values, outputs, out):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        out[row, :] = 0.0
+        for j in range(values.shape[0]):
+            weight = weights[row, j]
+            if weight != 0.0:  # infinity times no distance is no error
+                for c in range(values.shape[1]):
+                    distance = abs(values[j, c] - outputs[row, c])
+                    out[row, c] += weight * distance if distance > 0.0 else 0.0
+
+
+@parallel.kernel
+def _distance_rows(start, stop, values, outputs, squared, out):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        for j in range(values.shape[0]):
+            sum_ = 0.0
+            for c in range(values.shape[1]):
+                distance = abs(values[j, c] - outputs[row, c])
+                sum_ += distance * distance if squared else distance
+            out[row, j] = np.sqrt(sum_) if squared else sum_

@@ -1,0 +1,54 @@
+"""The command `lamp demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_STORED_BITS = (2, 4, 7)
+_TAUS = (1.5, 1.2, 1.05)
+_RUNS = len(_STORED_BITS) * (1 + 3 * len(_TAUS))
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option(help="Folder for results.csv and the plot.", file_okay=False)
+    ] = Path("demo"),
+    model: Annotated[
+        str, typer.Option(help="A transformers directory, a hub name, or 'embedded'.")
+    ] = "embedded",
+    text: Annotated[
+        Path | None, typer.Option(help="A UTF-8 text file; the embedded sample if left out.")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="How many windows of the text.")] = 4,
+    length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512,
+) -> None:
+    """Run GPT-2 with low-precision attention scores, with and without look-ahead recomputation."""
+    from rich.console import Console
+    from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
+
+    from lamp.models import GPT2, checkpoints
+    from lamp.reports import console as report
+    from lamp.studies import study as studies
+
+    network = GPT2.from_pretrained(model)
+    tokens = network.encode(checkpoints.read_text(text))
+    chosen = studies.spread_windows(tokens, length, windows)
+    output.mkdir(parents=True, exist_ok=True)
+
+    results = []
+    columns = (*Progress.get_default_columns()[:2], TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("compiling, reference", total=_RUNS)
+        for result in studies.equal_rate_grid(network, chosen, _STORED_BITS, _TAUS):
+            results.append(result)
+            progress.update(task, advance=1, description=f"PS({result.stored_bits})")
+
+    title = f"{model} model, {chosen.size} tokens: attention scores with mu stored bits"
+    Console().print(report.results_table(results, title))
+    table, picture = output / "results.csv", output / "kl_vs_recomputation.png"
+    report.write_csv(results, table)
+    report.plot_results(results, picture)
+    typer.echo(f"Wrote {table} and {picture}")

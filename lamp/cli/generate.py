@@ -1,0 +1,182 @@
+"""The command `lamp generate`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lamp.cli import options
+
+if TYPE_CHECKING:
+    from lamp.models import Decoder
+
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+"""What the bytes of half a character are decoded as."""
+
+
+def generate(
+    prompt: Annotated[
+        str,
+        typer.Option(
+            help="The beginning, taken as it is, or '-' for standard input.", metavar="TEXT|-"
+        ),
+    ],
+    model: options.Model = "embedded",
+    hardware: options.Machine = "fp32",
+    lamp: options.Rules = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Add so many tokens, at most.")] = 64,
+    temperature: Annotated[
+        float,
+        typer.Option(help="What logits are divided by; 0 takes the most probable token each time."),
+    ] = 0.0,
+    top_k: Annotated[
+        int | None, typer.Option(help="Draw from the so many most probable tokens only.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Draw from the fewest most probable tokens that have this probability together."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The seed of the draws.")] = 0,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat", help="Put the prompt into the model's chat template; print the answer alone."
+        ),
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Continue a text, token by token, until the model ends it."""
+    from lamp.cli import outputs
+    from lamp.models import Sampler
+    from lamp.models import loading as models
+
+    setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
+    with options.usage():
+        Sampler(temperature, top_k, top_p, seed)
+    for name, value in (("--top-k", top_k), ("--top-p", top_p)):
+        if value is not None and temperature == 0.0:
+            message = f"{value} has no effect at temperature 0: give a --temperature above it"
+            raise typer.BadParameter(message, param_hint=name)
+    network = models.from_pretrained(model, hardware=setting.hardware, lamp=setting.lamp)
+    text = _Continued.of(network, prompt, chat=chat)
+    with options.usage("--tokens"):
+        stream = network.stream(
+            text.beginning,
+            tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop=text.stop,
+        )
+    start = time.perf_counter()
+    pieces = text.pieces(stream)
+    if not json:
+        _print(pieces, "" if chat else text.prompt)
+        _remark(text, time.perf_counter() - start)
+        return
+    continuation = "".join(pieces)
+    seconds = time.perf_counter() - start
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    outputs.print_json(
+        {
+            "model": outputs.model_record(model, network),
+            **setting.record(),
+            "prompt": text.prompt,
+            "chat": chat,
+            "prompt_tokens": text.beginning,
+            "text": continuation,
+            "tokens": text.added,
+            "ended": text.ended,
+            "sampling": sampling,
+            "seconds": seconds,
+            "tokens_per_second": len(text.added) / seconds,
+        }
+    )
+
+
+@dataclass
+class _Continued:
+    """A text that a model continues."""
+
+    model: Decoder
+    prompt: str
+    beginning: list[int]
+    stop: list[int]
+    added: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, model: Decoder, prompt: str, *, chat: bool) -> _Continued:
+        """A prompt, or what the chat template makes of it."""
+        from lamp.evaluation import STANDARD_INPUT, read_standard_input
+
+        text = read_standard_input() if prompt == STANDARD_INPUT else prompt
+        beginning = model.encode(_in_chat(model.tokenizer, text) if chat else text)
+        if not len(beginning):
+            raise typer.BadParameter(f"{text!r} has no tokens to begin with", param_hint="--prompt")
+        end: Any = getattr(model.tokenizer, "eos_token_id", None)
+        stop = [int(end)] if end is not None and 0 <= end < model.shape.vocabulary else []
+        return cls(model, text, beginning.tolist(), stop)
+
+    @property
+    def ended(self) -> str:
+        """Why no more is added: the model has ended the text, or the count is reached."""
+        return "end of text" if self.added and self.added[-1] in self.stop else "count"
+
+    def pieces(self, stream: Iterator[int]) -> Iterator[str]:
+        """The text of tokens as they come, whole characters only, without that of the last one."""
+        tokens = list(self.beginning)
+        shown = self.model.decode(tokens)
+        for token in stream:
+            self.added.append(token)
+            if token in self.stop:
+                continue  # it is the last one, and no text
+            tokens.append(token)
+            text = self.model.decode(tokens)
+            if not text.endswith(_UNFINISHED):
+                yield text[len(shown) :]
+                shown = text
+        yield self.model.decode(tokens)[len(shown) :]
+
+
+def _in_chat(tokenizer: Any, prompt: str) -> str:
+    """A prompt as a user's message, and the beginning of the answer."""
+    if not getattr(tokenizer, "chat_template", None):
+        message = "the model's tokenizer has no chat template: leave it out"
+        raise typer.BadParameter(message, param_hint="--chat")
+    messages = [{"role": "user", "content": prompt}]
+    try:
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # a template is a program, and raises what it likes
+        raise ValueError(f"the model's chat template fails: {error!r}") from error
+    return text
+
+
+def _print(pieces: Iterable[str], prompt: str) -> None:
+    """Text as it comes; a line that is begun is ended, whatever happens."""
+    last = prompt
+    typer.echo(prompt, nl=False)
+    try:
+        for piece in pieces:
+            typer.echo(piece, nl=False)
+            last = piece or last
+    finally:
+        if not last.endswith("\n"):
+            typer.echo()
+
+
+def _remark(text: _Continued, seconds: float) -> None:
+    """How fast it went and why it ended, on a terminal."""
+    if sys.stderr.isatty():
+        count = len(text.added)
+        reason = ", ended by the model" if text.ended == "end of text" else ""
+        typer.secho(f"{count} tokens, {count / seconds:.1f} a second{reason}", dim=True, err=True)

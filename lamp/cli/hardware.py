@@ -1,0 +1,52 @@
+"""The commands `lamp hardware list` and `lamp hardware show`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def list_machines() -> None:
+    """List the machines that have names."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lamp.machines import hardware, names, summary
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("name", no_wrap=True)
+    for column in ("stored in", "products of weights", "scores"):
+        table.add_column(column)
+    for name in names():
+        machine = hardware(name.format(mu=4))
+        same = machine.scores == machine.qkv
+        scores = "the same" if same else summary(machine, "scores")
+        table.add_row(name, machine.residual.output.name, summary(machine, "qkv"), scores)
+    Console().print(table)
+    typer.echo("\nmu: 0 to 23 stored significand bits, shown for 4.  Or a file that ends in .toml.")
+
+
+def show_machine(
+    name: Annotated[str, typer.Argument(help="A machine's name, or a file that ends in .toml.")],
+    toml: Annotated[bool, typer.Option("--toml", help="Print a TOML file to start from.")] = False,
+) -> None:
+    """Show how a machine computes each step."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lamp.machines import STEPS, hardware
+    from lamp.machines import files as machine_files
+
+    machine = hardware(name)
+    if toml:
+        typer.echo(machine_files.dumps(machine), nl=False)
+        return
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("step", no_wrap=True)
+    table.add_column("how")
+    table.add_row("weights", f"stored in {machine.weights}")
+    for step in STEPS:
+        table.add_row(step, str(getattr(machine, step)))
+    typer.echo(f"{machine.name}: numbers between steps in {machine.carrier} arrays")
+    Console().print(table)

@@ -1,0 +1,91 @@
+"""What commands read: texts and token numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lamp.cli.options import usage
+from lamp.evaluation import runs, texts
+
+if TYPE_CHECKING:
+    from lamp.models import Decoder
+
+_IN_WORDS: Final = {
+    texts.HELD_OUT: "the held-out sample",
+    texts.STANDARD_INPUT: "standard input",
+}
+
+
+def read_text(
+    model: Decoder,
+    *,
+    text: str,
+    token_ids: str | None,
+    tokens: int,
+    length: int | None,
+    stride: int | None,
+    shuffled: int | None,
+) -> runs.Text:
+    """The text that the options of a command say."""
+    with usage("--length, --stride"):
+        length, stride = runs.window_sizes(model, length, stride)
+    if token_ids is not None:
+        return runs.Text.of(
+            read_token_ids(Path(token_ids)),
+            model,
+            source=token_ids,
+            count=tokens,
+            length=length,
+            stride=stride,
+            shuffled=shuffled,
+        )
+    try:
+        model.tokenizer  # noqa: B018  (it is loaded here)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}: give token numbers, by --token-ids FILE") from error
+    source = texts.Source(
+        text,
+        tokens=tokens,
+        length=length,
+        stride=stride,
+        shuffled=shuffled is not None,
+        seed=shuffled or 0,
+        name=_IN_WORDS.get(text, text),
+    )
+    return source.read(model)
+
+
+def read_token_ids(path: Path) -> NDArray[np.int64]:
+    """Token numbers in a file."""
+    if path.is_dir() or not path.exists():
+        raise FileNotFoundError(f"no file of token numbers {str(path)!r}")
+    if path.suffix == ".npy":
+        return _read_array(path)
+    numbers = []
+    for word in path.read_bytes().split():
+        try:
+            numbers.append(np.int64(int(word)))
+        except (ValueError, OverflowError) as error:
+            raise ValueError(
+                f"{path} holds {word.decode(errors='replace')!r} at position {len(numbers)}: "
+                "expected token numbers between white space"
+            ) from error
+    return np.array(numbers, np.int64)
+
+
+def _read_array(path: Path) -> NDArray[np.int64]:
+    try:
+        numbers = np.load(path, allow_pickle=False)
+        shape, kind = numbers.shape, numbers.dtype
+    except (ValueError, EOFError, OSError, AttributeError) as error:
+        raise ValueError(f"{path} is not a .npy file of integers: {error}") from error
+    if len(shape) != 1 or kind.kind not in "iu":
+        raise ValueError(
+            f"{path} holds an array of {kind} of shape {shape}: expected integers in one row"
+        )
+    found: NDArray[np.int64] = numbers
+    return found

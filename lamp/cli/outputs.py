@@ -1,0 +1,81 @@
+"""What commands print: JSON on standard output, progress and remarks on standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from lamp.evaluation import runs
+from lamp.models import Decoder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def console() -> Console:
+    """Standard output for tables; names stand as they are, not as markup or emoji codes."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """One JSON object; what JSON has no number for is null, and "nulls" says what it is."""
+    whole = runs.without_nan({**record, "versions": runs.versions()})
+    typer.echo(json.dumps(whole, indent=2, allow_nan=False))
+
+
+def model_record(name: str, model: Decoder) -> dict[str, Any]:
+    """A model as plain data."""
+    shape = model.shape
+    return {
+        "name": name,
+        "family": model.family,
+        "layers": shape.layers,
+        "width": shape.width,
+        "vocabulary": shape.vocabulary,
+        "positions": shape.positions,
+    }
+
+
+def describe(name: str, model: Decoder, text: runs.Text) -> str:
+    """A model and what it reads, in words."""
+    count = len(text.windows)
+    tokens = f"{len(text.tokens):,} token{'s' if len(text.tokens) > 1 else ''}"
+    parts = f"{count} windows of {text.length}" if count > 1 else "one window"
+    strides = f", {text.stride} apart" if text.stride < text.length and count > 1 else ""
+    shuffled = "" if text.shuffled is None else f", shuffled with seed {text.shuffled}"
+    return (
+        f"{name}: {type(model).__name__}, {model.shape.layers} layers\n"
+        f"{text.source}: {tokens}, {parts}{strides}{shuffled}"
+    )
+
+
+def print_notes(console: Console, notes: Mapping[str, list[str]]) -> None:
+    """What is to be known about numbers, under what it is about."""
+    written = [f"{about}: {'; '.join(each)}." for about, each in notes.items() if each]
+    for line in ["", *written] if written else []:
+        console.print(line)
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, if that is a terminal; gives what to call with each advance."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    errors = Console(stderr=True)
+    columns = (
+        bars.TextColumn("{task.description}", markup=False),
+        bars.BarColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    hidden = not errors.is_terminal
+    with bars.Progress(*columns, console=errors, transient=True, disable=hidden) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda advance: progress.advance(task, advance)

@@ -1,0 +1,76 @@
+"""The command `lamp run`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from lamp.cli import options
+from lamp.evaluation import HELD_OUT
+
+if TYPE_CHECKING:
+    from lamp.evaluation import Run, Text
+
+
+def run(
+    model: options.Model = "embedded",
+    hardware: options.Machine = "fp32",
+    lamp: options.Rules = None,
+    text: options.Source = HELD_OUT,
+    token_ids: options.TokenIds = None,
+    tokens: options.Tokens = 4096,
+    length: options.Length = None,
+    stride: options.Stride = None,
+    reference: options.Reference = "fp64",
+    shuffle: options.Shuffle = False,
+    seed: options.ShuffleSeed = None,
+    json: options.Json = False,
+) -> None:
+    """Run a model on a text under a machine, and compare it with a reference."""
+    from lamp.cli import inputs, outputs
+    from lamp.evaluation import runs
+    from lamp.models import loading as models
+
+    options.check_source(text, token_ids)
+    shuffled = options.shuffle_seed(shuffle, seed)
+    setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
+    exact = options.machine(reference, "--reference")
+    network = models.from_pretrained(model, hardware=setting.hardware)
+    read = inputs.read_text(
+        network,
+        text=text,
+        token_ids=token_ids,
+        tokens=tokens,
+        length=length,
+        stride=stride,
+        shuffled=shuffled,
+    )
+    with outputs.progress_bar(setting.hardware.name, len(read.tokens)) as progress:
+        found = runs.run(network, read, setting, reference=exact, progress=progress)
+    if json:
+        outputs.print_json(
+            {
+                "model": outputs.model_record(model, network),
+                "text": read.record(),
+                "reference": exact.name,
+                **found.record(),
+                "notes": [*read.notes(), *found.notes()],
+            }
+        )
+        return
+    typer.echo(outputs.describe(model, network, read))
+    _print(found, read, exact.name)
+
+
+def _print(found: Run, read: Text, reference: str) -> None:
+    from lamp.cli import outputs
+    from lamp.reports import console as report
+
+    console = outputs.console()
+    console.print()
+    console.print(report.metrics_table(found, reference))
+    if found.metrics.step_rates:
+        console.print()
+        console.print(report.rates_table(found.metrics, console.width))
+    outputs.print_notes(console, {"Note": [*read.notes(), *found.notes()]})

@@ -1,0 +1,18 @@
+"""Look-ahead: rules as data, the components they pick, and their recomputation."""
+
+from lamp.lookahead import rules
+from lamp.lookahead.recomputation import LookAhead, Recomputation, error_weights, mixed
+from lamp.lookahead.rules import LAMP
+from lamp.lookahead.selection import select, select_rows, value_distances
+
+__all__ = [
+    "LAMP",
+    "LookAhead",
+    "Recomputation",
+    "error_weights",
+    "mixed",
+    "rules",
+    "select",
+    "select_rows",
+    "value_distances",
+]

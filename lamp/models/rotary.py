@@ -1,0 +1,192 @@
+"""Rotary positions: queries and keys turned by angles that grow with the position.
+
+References
+----------
+J. Su et al., "RoFormer: enhanced transformer with rotary position embedding", arXiv 2104.09864; the
+pairs are those of transformers, component i with component i + d/2.  The scaled frequencies of
+Llama 3 are those of its technical report's code, "The Llama 3 herd of models", arXiv 2407.21783.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import mpmath
+import numpy as np
+from numpy.typing import NDArray
+
+from fpemu.multiprecision import own_context
+from lamp._kernels.rows import Float64
+
+__all__ = ["Rotary"]
+
+_STEP: Final = 64  # positions from one exactly known angle to the next
+_DIGITS: Final = 40
+_LLAMA_3: Final = (
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """The angles of a model.
+
+    Parameters
+    ----------
+    dimension : int
+        That of a head, even.
+    theta : float
+        Pair i turns by ``theta**(-2 i / dimension)`` a position.
+    kind : {"default", "linear", "llama3"}
+        Whether all frequencies are divided by a factor, or the low ones.
+    factors : tuple of float
+        For ``"linear"`` the factor; for ``"llama3"`` the factor, the low and the high frequency
+        factor and the original number of positions.
+
+    Raises
+    ------
+    ValueError
+        If the dimension is not even and positive, the kind unknown, a number not positive, or the
+        high frequency factor not above the low one.
+    """
+
+    dimension: int
+    theta: float = 10000.0
+    kind: str = "default"
+    factors: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        size = self.dimension
+        if not isinstance(size, int) or size < 2 or size % 2:
+            raise ValueError(f"rotary positions need an even head dimension, not {size!r}")
+        counts = {"default": 0, "linear": 1, "llama3": len(_LLAMA_3)}
+        if self.kind not in counts:
+            raise ValueError(
+                f"rotary positions of type {self.kind!r} are not implemented: expected one of "
+                f"{', '.join(counts)}"
+            )
+        numbers = self.theta, *self.factors
+        if len(self.factors) != counts[self.kind] or not all(0 < x < np.inf for x in numbers):
+            raise ValueError(
+                f"rotary positions of type {self.kind!r} need {counts[self.kind] + 1} positive "
+                f"numbers, not {numbers}"
+            )
+        if self.kind == "llama3" and not self.factors[1] < self.factors[2]:
+            raise ValueError(
+                "high_freq_factor must be above low_freq_factor, but they are "
+                f"{self.factors[2]} and {self.factors[1]}"
+            )
+
+    @classmethod
+    def from_mapping(cls, dimension: int, parameters: Mapping[str, Any]) -> Rotary:
+        """The angles that transformers' ``rope_parameters`` mean.
+
+        Parameters
+        ----------
+        dimension : int
+        parameters : mapping
+            Under the names of transformers 5, or those of ``rope_scaling`` before it.
+
+        Returns
+        -------
+        Rotary
+
+        Raises
+        ------
+        ValueError
+            If they are of a type that is not implemented, or a number is missing or none.
+        """
+        kind = str(parameters.get("rope_type") or parameters.get("type") or "default")
+        if parameters.get("partial_rotary_factor", 1.0) != 1.0:
+            raise ValueError("partial_rotary_factor is not implemented")
+        names = {"linear": ("factor",), "llama3": _LLAMA_3}.get(kind, ())
+        missing = [name for name in names if name not in parameters]
+        if missing:
+            raise ValueError(f"rotary positions of type {kind!r} need {', '.join(missing)}")
+        given = {"rope_theta": parameters.get("rope_theta") or 10000.0}
+        given |= {name: parameters[name] for name in names}
+        for name, number in given.items():
+            if not isinstance(number, (int, float)):
+                raise ValueError(f"{name} of rotary positions is {number!r}, expected a number")
+        theta, *factors = map(float, given.values())
+        return cls(dimension, theta, kind, tuple(factors))
+
+    def frequencies(self, mp: Any = mpmath.mp) -> list[Any]:
+        """What each pair turns by from one position to the next.
+
+        Parameters
+        ----------
+        mp : mpmath.MPContext
+            In whose precision; mpmath's global one if left out.
+
+        Returns
+        -------
+        list of mpf
+        """
+        theta, count = mp.mpf(self.theta), self.dimension
+        plain = [theta ** (-mp.mpf(2 * i) / count) for i in range(count // 2)]
+        if self.kind == "linear":
+            return [frequency / self.factors[0] for frequency in plain]
+        if self.kind == "llama3":
+            return [self._stretched(frequency, mp) for frequency in plain]
+        return plain
+
+    def _stretched(self, frequency: Any, mp: Any) -> Any:
+        """Llama 3: low frequencies over the factor, middle ones partly."""
+        factor, low, high, positions = (mp.mpf(x) for x in self.factors)
+        turns = positions * frequency / (2 * mp.pi)
+        share = min(max((turns - low) / (high - low), 0), 1)
+        return frequency * (share + (1 - share) / factor)
+
+    def turned(self, heads: NDArray[Any], first: int) -> Float64:
+        """Vectors with their positions in them.
+
+        Parameters
+        ----------
+        heads : ndarray, shape (heads, rows, dimension)
+        first : int
+            The position of the first row.
+
+        Returns
+        -------
+        ndarray of float64, shape (heads, rows, dimension)
+        """
+        cosine, sine = _table(self, first, heads.shape[1])
+        left, right = np.split(heads.astype(np.float64), 2, axis=-1)
+        with np.errstate(over="ignore", invalid="ignore"):  # of what overflowed before
+            return np.concatenate([left * cosine - right * sine, right * cosine + left * sine], -1)
+
+
+@functools.lru_cache(8)
+def _table(rotary: Rotary, first: int, count: int) -> tuple[Float64, Float64]:
+    """Cosines and sines of positions, (count, dimension / 2), within 3 units of 2**-53.
+
+    mpmath gives those of every 64th position and of the first 64, correctly rounded; the others are
+    their sums'.
+    """
+    low, high = first // _STEP, (first + count - 1) // _STEP + 1
+    fine = _exact(rotary, range(_STEP))
+    coarse = _exact(rotary, range(low * _STEP, high * _STEP, _STEP))
+    positions = np.arange(first, first + count)
+    cosine, sine = coarse[:, positions // _STEP - low]
+    cosine_of_rest, sine_of_rest = fine[:, positions % _STEP]
+    return (
+        cosine * cosine_of_rest - sine * sine_of_rest,
+        sine * cosine_of_rest + cosine * sine_of_rest,
+    )
+
+
+@functools.lru_cache(32)
+def _exact(rotary: Rotary, positions: range) -> Float64:
+    """Correctly rounded cosines and sines, (2, positions, dimension / 2)."""
+    with own_context() as mp:
+        mp.dps = _DIGITS
+        frequencies = rotary.frequencies(mp)
+        angles = [[frequency * n for frequency in frequencies] for n in positions]
+        return np.array([[[float(g(a)) for a in row] for row in angles] for g in (mp.cos, mp.sin)])

@@ -1,0 +1,107 @@
+"""The metrics against mpmath and by hand."""
+
+import mpmath
+import numpy as np
+import pytest
+
+import lamp
+from lamp.evaluation.metrics import evaluate
+from lamp.lookahead.recomputation import Recomputation
+from lamp.models.decoder import Forward
+
+
+class Canned:
+    """A model whose logits are given."""
+
+    def __init__(self, logits):
+        self.logits = list(np.atleast_3d(logits))
+
+    def forward(self, tokens):
+        scores = Recomputation(1, 10, 4), Recomputation(3, 10, 4)
+        up = Recomputation(0, 20, 8), Recomputation(9, 20, 8)
+        return Forward(self.logits.pop(0), {"scores": scores, "mlp_up": up}, 880)
+
+
+def exact_divergence(reference, model):
+    with mpmath.workdps(60):
+        p = [mpmath.e ** mpmath.mpf(float(x)) for x in reference]
+        q = [mpmath.e ** mpmath.mpf(float(x)) for x in model]
+        sp, sq = mpmath.fsum(p), mpmath.fsum(q)
+        terms = (a / sp * mpmath.log((a / sp) / (b / sq)) for a, b in zip(p, q, strict=True))
+        return float(mpmath.fsum(terms))
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-6, 1e-3, 0.1, 1.0, 10.0, 300.0])
+def test_divergence_is_accurate_whatever_its_size(size):
+    rng = np.random.default_rng(0)
+    reference = 3 * rng.standard_normal((4, 50))
+    model = reference + size * rng.standard_normal((4, 50))
+    metrics = evaluate(reference, Canned(model[np.newaxis]), np.arange(4))
+    exact = np.mean([exact_divergence(r, m) for r, m in zip(reference, model, strict=True)])
+    # Differences of logits below their last place are not there to be seen.
+    assert metrics.kl == pytest.approx(exact, rel=1e-11 + 1e-14 / size)
+
+
+def test_divergence_of_float32_logits_is_that_of_their_values():
+    rng = np.random.default_rng(1)
+    reference = (3 * rng.standard_normal((2, 40))).astype(np.float32)
+    model = (reference + 0.01 * rng.standard_normal((2, 40))).astype(np.float32)
+    metrics = evaluate(reference, Canned(model[np.newaxis]), [0, 1])
+    exact = np.mean([exact_divergence(r, m) for r, m in zip(reference, model, strict=True)])
+    assert metrics.kl == pytest.approx(exact, rel=1e-10)
+
+
+def test_equal_logits_have_no_divergence_and_no_flips():
+    logits = np.random.default_rng(2).standard_normal((5, 30))
+    metrics = evaluate(logits, Canned(logits[np.newaxis]), np.arange(5))
+    assert (metrics.kl, metrics.flip_rate) == (0.0, 0.0)
+    assert metrics.perplexity == metrics.reference_perplexity
+
+
+def test_flips_perplexity_and_rates_by_hand():
+    log = np.log
+    reference = log([[0.5, 0.25, 0.25], [0.2, 0.7, 0.1], [0.3, 0.3, 0.4]])
+    model = log([[0.25, 0.5, 0.25], [0.2, 0.7, 0.1], [0.3, 0.3, 0.4]])
+    metrics = evaluate(reference, Canned(model[np.newaxis]), [2, 0, 1])
+    assert metrics.tokens == 3
+    assert metrics.flip_rate == pytest.approx(1 / 3)
+    # Position 0 predicts token 0, position 1 token 1; position 2 predicts nothing in the text.
+    assert metrics.reference_perplexity == pytest.approx((0.5 * 0.7) ** -0.5)
+    assert metrics.perplexity == pytest.approx((0.25 * 0.7) ** -0.5)
+    assert metrics.step_rates == {"scores": (0.1, 0.3), "mlp_up": (0.0, 0.45)}
+    assert metrics.layer_rates == (1 / 30, 0.4)
+    assert metrics.recomputation_rate == 13 / 60
+    assert metrics.high_precision_share == (4 * 4 + 9 * 8) / 880
+
+
+def test_windows_are_texts_of_their_own():
+    rng = np.random.default_rng(3)
+    reference, model = rng.standard_normal((2, 2, 4, 9))
+    tokens = rng.integers(0, 9, (2, 4))
+    both = evaluate(reference, Canned(model), tokens)
+    single = [evaluate(reference[i], Canned(model[i : i + 1]), tokens[i]) for i in range(2)]
+    assert both.kl == pytest.approx(np.mean([m.kl for m in single]))
+    losses = [np.log(m.perplexity) for m in single]
+    assert np.log(both.perplexity) == pytest.approx(np.mean(losses))
+
+
+def test_a_model_is_its_own_reference():
+    model = lamp.GPT2.from_pretrained("embedded")
+    tokens = model.encode("Once more unto the breach, dear friends")
+    metrics = evaluate(model, model, tokens)
+    assert metrics.kl == 0.0
+    assert metrics.tokens == len(tokens)
+
+
+@pytest.mark.parametrize("length", [None, 4])
+def test_no_tokens_are_refused(length):
+    with pytest.raises(ValueError, match="there are no tokens"):
+        evaluate(np.zeros((1, 0, 5)), Canned(np.zeros((1, 0, 5))), [], length=length)
+
+
+def test_reference_logits_of_another_shape_are_refused():
+    logits = np.zeros((3, 5))
+    with pytest.raises(ValueError, match="reference logits have shape"):
+        evaluate(logits, Canned(logits[np.newaxis]), [0, 1])
+    with pytest.raises(ValueError, match="reference logits have shape"):
+        evaluate(np.zeros((3, 4)), Canned(logits[np.newaxis]), [0, 1, 2])

@@ -1,0 +1,552 @@
+"""The rules against slow, plain versions of their definitions."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lamp import LAMP, select
+from lamp.bounds.compositions import Entrywise, LayerNorm, SoftmaxProduct
+from lamp.lookahead.rules import RULES
+
+
+def softmax(y):
+    e = np.exp(y - y.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def authors_rule(row, tau):
+    """Descending order, while the sum of those before plus twice the smallest is below 2 - tau."""
+    mask = np.zeros(len(row), bool)
+    before = 0.0
+    for j in np.argsort(-row, kind="stable"):
+        if not before + 2 * row.min() < 2 - tau:
+            break
+        mask[j] = True
+        before += row[j]
+    return mask
+
+
+def condition(row, mask):
+    """THEORY's kappa: the infinity norm of I - 1 z^T restricted to the columns not selected."""
+    jacobian = (np.eye(len(row)) - row)[:, ~mask]
+    return np.abs(jacobian).sum(axis=1).max(initial=0.0)
+
+
+rows_of_scores = hnp.arrays(
+    np.float64,
+    st.tuples(st.integers(1, 4), st.integers(1, 40)),
+    elements=st.floats(-12, 12, width=32),
+)
+
+
+@given(rows_of_scores, st.floats(1.001, 2.0))
+def test_normwise_is_the_authors_rule(y, tau):
+    z = softmax(y)
+    expected = np.array([authors_rule(row, tau) for row in z])
+    np.testing.assert_array_equal(select(z, tau=tau), expected)
+
+
+@given(rows_of_scores, st.floats(1.001, 1.999))
+def test_normwise_keeps_the_condition_below_tau(y, tau):
+    z = softmax(y)
+    for row, mask in zip(z, select(z, tau=tau), strict=True):
+        assert condition(row, mask) <= tau + 1e-12
+
+
+def test_normwise_may_take_one_component_too_many():
+    # The best single choice is the smallest component: 1.00 against 1.47.
+    z = np.array([0.02, 0.49, 0.49])
+    assert condition(z, np.array([True, False, False])) == pytest.approx(1.00)
+    assert condition(z, np.array([False, True, False])) == pytest.approx(1.47)
+    assert select(z, tau=1.4).sum() == 2
+
+
+def test_masked_positions_are_zeros_of_the_row_to_the_normwise_rule():
+    z = softmax(np.array([[0.0, 0.1, 0.2, 0.3]]))
+    padded = np.zeros((1, 6))
+    padded[:, :4] = z
+    expected = authors_rule(padded[0], 1.05)
+    mask = select(padded, tau=1.05, row_lengths=[4])
+    np.testing.assert_array_equal(mask[0], expected & (np.arange(6) < 4))
+    # Without the padding the smallest probability counts and less is taken.
+    assert select(z, tau=1.05).sum() < mask.sum()
+
+
+def test_equal_probabilities_are_taken_from_the_front():
+    np.testing.assert_array_equal(select(np.full(4, 0.25), tau=1.2), [True, True, False, False])
+
+
+def test_tau_of_two_selects_nothing():
+    assert not select(softmax(np.arange(8.0)), tau=2.0).any()
+
+
+@given(rows_of_scores, st.floats(0, 0.3), st.sampled_from(["one", "abs"]))
+def test_total_variation_is_one_threshold(y, tau, weights):
+    z = softmax(y)
+    w = np.abs(y) if weights == "abs" else 1.0
+    mask = select(z, y, rule="total_variation", tau=tau, weights=weights)
+    score = (w * z * (1 - z)).astype(np.float32)
+    np.testing.assert_array_equal(mask, score > np.float32(tau))
+
+
+@given(rows_of_scores, st.floats(0, 1), st.sampled_from(["one", "abs"]), st.randoms())
+def test_a_budget_takes_exactly_its_share_and_the_largest(y, budget, weights, random):
+    z = softmax(y)
+    lengths = np.array([random.randint(1, y.shape[1]) for _ in y])
+    exists = np.arange(y.shape[1]) < lengths[:, None]
+    mask = select(z, y, rule="total_variation", budget=budget, weights=weights, row_lengths=lengths)
+    assert mask.sum() == int(np.floor(budget * lengths.sum()))
+    assert not (mask & ~exists).any()
+    w = np.abs(y) if weights == "abs" else 1.0
+    score = (w * z * (1 - z)).astype(np.float32)
+    if mask.any() and (exists & ~mask).any():
+        assert score[mask].min() >= score[exists & ~mask].max()
+
+
+@given(rows_of_scores, st.floats(1.001, 2.0), st.integers(0, 2**64), st.integers(0, 1000))
+def test_random_takes_as_many_of_each_row_as_normwise(y, tau, seed, stream):
+    z = softmax(y)
+    lengths = np.maximum(1, np.arange(len(z)) * 7 % y.shape[1])
+    normwise = select(z, tau=tau, row_lengths=lengths)
+    options = {"tau": tau, "seed": seed, "row_lengths": lengths, "stream": stream}
+    mask = select(z, rule="random", **options)
+    np.testing.assert_array_equal(mask.sum(axis=1), normwise.sum(axis=1))
+    assert not (mask & (np.arange(y.shape[1]) >= lengths[:, None])).any()
+    np.testing.assert_array_equal(mask, select(z, rule="random", **options))
+
+
+def test_random_is_uniform_over_the_places_of_a_row():
+    rows, columns = 40_000, 5
+    z = np.tile(softmax(np.array([3.0, 0.0, 0.0, 0.0, 0.0])), (rows, 1))
+    mask = select(z, rule="random", tau=1.2)
+    assert mask.sum() == rows
+    # Each place is hit with probability 1/5: five standard deviations.
+    spread = np.sqrt(rows * 0.2 * 0.8)
+    assert np.abs(mask.sum(axis=0) - rows / columns).max() < 5 * spread
+
+
+def test_random_depends_on_seed_and_stream():
+    z = softmax(np.random.default_rng(0).standard_normal((50, 50)))
+    first = select(z, rule="random", tau=1.5)
+    assert (first != select(z, rule="random", tau=1.5, seed=1)).any()
+    assert (first != select(z, rule="random", tau=1.5, stream=1)).any()
+
+
+@settings(max_examples=20)
+@given(st.sampled_from([LAMP(tau=1.2), LAMP("random", tau=1.2), LAMP("total_variation", tau=0.01)]))
+def test_float32_and_batches_are_accepted(rule):
+    z = softmax(np.random.default_rng(1).standard_normal((2, 3, 20))).astype(np.float32)
+    mask = select(z, rule=rule)
+    assert mask.shape == z.shape
+    if rule.rule != "random":
+        np.testing.assert_array_equal(mask[1, 2], select(z[1, 2], rule=rule))
+
+
+def test_the_same_selection_on_any_number_of_threads():
+    import numba
+
+    z = softmax(np.random.default_rng(2).standard_normal((500, 60)))
+    before = numba.get_num_threads()
+    masks = []
+    for threads in (1, before):
+        numba.set_num_threads(threads)
+        masks.append([select(z, rule=r, tau=1.1) for r in ("normwise", "random")])
+    numba.set_num_threads(before)
+    np.testing.assert_array_equal(masks[0], masks[1])
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.5, 2.01, -1.0, float("nan")])
+def test_tau_out_of_range_is_refused(tau):
+    with pytest.raises(ValueError, match=r"tau must lie in \(1, 2\], not"):
+        LAMP(tau=tau)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"rule": "best", "tau": 1.5}, "unknown rule 'best'"),
+        ({}, "takes either tau or a budget"),
+        ({"rule": "total_variation", "tau": 0.1, "budget": 0.1}, "takes either tau or a budget"),
+        ({"rule": "total_variation", "budget": 1.5}, r"share in \[0, 1\], not 1.5"),
+        ({"rule": "total_variation", "tau": -0.1}, "at least 0, not -0.1"),
+        ({"rule": "total_variation", "tau": 0.1, "weights": "y"}, "unknown weights 'y'"),
+        ({"rule": "kl", "budget": 0.1, "scope": "head"}, "unknown scope 'head'"),
+        ({"rule": "kl", "tau": float("nan")}, "tau of kl must be at least 0, not nan"),
+        ({"rule": "largest", "tau": 0.1, "weights": "abs"}, "takes no weights"),
+        ({"tau": 1.5, "exact_columns": -1}, "exact_columns must be at least 0, not -1"),
+        ({"rule": "normwise", "tau": 1.5, "weights": "abs"}, "takes no weights"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings_, message):
+    with pytest.raises(ValueError, match=message):
+        LAMP(**settings_)
+
+
+def test_bad_arrays_are_refused():
+    z = np.array([0.5, 0.5])
+    with pytest.raises(ValueError, match=r"1.5 is outside \[0, 1\]"):
+        select([0.5, 1.5], tau=1.5)
+    with pytest.raises(ValueError, match=r"-0.5 is outside \[0, 1\]"):
+        select([-0.5, np.nan], tau=1.5)
+    with pytest.raises(ValueError, match=r"weights must not be negative, as -1\.0 is"):
+        select(z, rule="kl", tau=0.1, weights=[1.0, -1.0])
+    with pytest.raises(ValueError, match=r"shape \(3,\) does not broadcast"):
+        select(z, rule="kl", tau=0.1, weights=[1.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match="weights 'norms' are not known here"):
+        select(z, rule="kl", tau=0.1, weights="norms")
+    with pytest.raises(ValueError, match="rule 'normwise' takes no weights"):
+        select(z, tau=1.5, weights=[1.0, 2.0])
+    with pytest.raises(ValueError, match="'value_aware' needs the values"):
+        select(z, rule="value_aware", tau=0.1)
+    with pytest.raises(ValueError, match=r"values have shape \(3, 1\)"):
+        select(z, rule="value_aware", tau=0.1, values=np.ones((3, 1)))
+    with pytest.raises(ValueError, match="'activation' needs the sensitivity"):
+        select(z, rule="activation", tau=0.1)
+    with pytest.raises(ValueError, match="need the scores y"):
+        select(z, rule="total_variation", tau=0.1, weights="abs")
+    with pytest.raises(ValueError, match="y has shape"):
+        select(z, [1.0], rule="total_variation", tau=0.1)
+    with pytest.raises(ValueError, match=r"integers in 0\.\.2"):
+        select(z, tau=1.5, row_lengths=3)
+    with pytest.raises(ValueError, match="at least one dimension"):
+        select(0.5, tau=1.5)
+
+
+# --- optimality, by brute force over all subsets --------------------------------------------------
+
+
+def componentwise_condition(row, weights, mask):
+    """sum w z + max(0, max w (1 - 2 z)) over the components that are not selected."""
+    left = ~mask
+    if not left.any():
+        return 0.0
+    return (weights * row)[left].sum() + max(0.0, (weights * (1 - 2 * row))[left].max())
+
+
+def subsets(n):
+    return np.array(list(itertools.product([False, True], repeat=n)))
+
+
+def fewest(conditions, masks, tau):
+    """The least number of components with which a condition is at most tau."""
+    return masks[conditions <= tau].sum(axis=1).min()
+
+
+short_rows = st.integers(1, 9).flatmap(
+    lambda n: st.tuples(
+        hnp.arrays(np.float64, n, elements=st.floats(-5, 5, width=16)),
+        hnp.arrays(np.float64, n, elements=st.floats(0, 4, width=16)),
+    )
+)
+
+
+@settings(max_examples=150)
+@given(short_rows, st.floats(1.001, 2.0))
+def test_the_authors_rule_takes_at_most_one_too_many_and_the_optimal_one_none(row, tau):
+    z = softmax(row[0])
+    masks = subsets(len(z))
+    conditions = np.array([condition(z, mask) for mask in masks])
+    best = fewest(conditions, masks, tau)
+    # Within the rounding of sums the condition may be met or not.
+    assert fewest(conditions, masks, tau + 1e-12) <= select(
+        z, rule="normwise_optimal", tau=tau
+    ).sum() <= fewest(conditions, masks, tau - 1e-12)  # fmt: skip
+    assert condition(z, select(z, rule="normwise_optimal", tau=tau)) <= tau + 1e-12
+    assert select(z, tau=tau).sum() <= best + 1
+
+
+def test_the_authors_rule_does_take_one_too_many():
+    generator = np.random.default_rng(3)
+    excess = []
+    for _ in range(500):
+        z = softmax(generator.normal(size=generator.integers(3, 12)))
+        tau = generator.uniform(1.0, 2.0)
+        taken, fewest_ = (
+            select(z, rule=rule, tau=tau).sum() for rule in ("normwise", "normwise_optimal")
+        )
+        excess.append(taken - fewest_)
+    assert set(excess) == {0, 1}
+    assert sum(excess) > 5
+
+
+@settings(max_examples=150)
+@given(short_rows, st.floats(0.01, 4.0))
+def test_componentwise_takes_the_fewest(row, tau):
+    z, w = softmax(row[0]), row[1]
+    masks = subsets(len(z))
+    conditions = np.array([componentwise_condition(z, w, mask) for mask in masks])
+    mask = select(z, rule="componentwise", tau=tau, weights=w)
+    assert componentwise_condition(z, w, mask) <= tau + 1e-12
+    low, high = (fewest(conditions, masks, tau + sign * 1e-12) for sign in (1, -1))
+    assert low <= mask.sum() <= high
+
+
+@settings(max_examples=100)
+@given(short_rows, st.floats(0, 1))
+def test_budgets_of_a_row_are_spent_best(row, share):
+    z, w = softmax(row[0]), row[1]
+    count = int(np.floor(share * len(z)))
+    masks = subsets(len(z))
+    masks = masks[masks.sum(axis=1) == count]
+    for rule, of in (
+        ("normwise_optimal", lambda mask: condition(z, mask)),
+        ("componentwise", lambda mask: componentwise_condition(z, w, mask)),
+    ):
+        weights = {"weights": w} if rule == "componentwise" else {}
+        mask = select(z, rule=rule, budget=share, scope="row", **weights)
+        assert mask.sum() == count
+        assert of(mask) <= min(map(of, masks)) + 1e-12
+
+
+VALUES = np.random.default_rng(4).normal(size=(9, 3))
+
+
+@settings(max_examples=100)
+@given(short_rows, st.floats(0, 1))
+def test_the_largest_scores_leave_the_least(row, share):
+    z, w = softmax(row[0]), row[1]
+    values = VALUES[: len(z)]
+    distances = np.linalg.norm(values - z @ values, axis=1)
+    count = int(np.floor(share * len(z)))
+    masks = subsets(len(z))
+    masks = masks[masks.sum(axis=1) == count]
+    for rule, scores in (
+        ("total_variation", w * z * (1 - z)),
+        ("kl", w**2 * z * (1 - z)),
+        ("value_aware", w * z * distances),
+        ("activation", w * distances),
+        ("norm", w * distances),
+        ("largest", z),
+    ):
+        options = {} if rule == "largest" else {"weights": w}
+        if rule == "value_aware":
+            options["values"] = values
+        if rule in ("activation", "norm"):
+            options["sensitivity"] = distances
+        for scope in ("row", "all"):
+            mask = select(z, rule=rule, budget=share, scope=scope, **options)
+            assert mask.sum() == count
+            left = [scores[~other].sum() for other in masks]
+            assert scores[~mask].sum() <= min(left) + 1e-6
+
+
+# --- budgets, masks, ties, NaN --------------------------------------------------------------------
+
+
+def batch():
+    generator = np.random.default_rng(5)
+    y = generator.normal(size=(3, 7, 20)) * 2
+    return softmax(y), y, generator.integers(1, 21, (3, 7))
+
+
+def options_of(rule, z):
+    if rule == "value_aware":
+        return {"values": np.random.default_rng(6).normal(size=(z.shape[0], z.shape[-1], 4))}
+    if rule in ("activation", "norm"):
+        return {"sensitivity": z * 2}
+    return {}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("scope", ["row", "all"])
+def test_budgets_are_kept_by_every_rule(rule, scope):
+    z, _, lengths = batch()
+    exists = np.arange(20) < lengths[..., None]
+    z = np.where(exists, z, 0.0)
+    z /= z.sum(axis=-1, keepdims=True)
+    for share in (0.0, 0.1, 0.37, 1.0):
+        mask = select(
+            z, rule=rule, budget=share, scope=scope, row_lengths=lengths, **options_of(rule, z)
+        )
+        assert not (mask & ~exists).any()
+        if scope == "row":
+            np.testing.assert_array_equal(mask.sum(-1), np.floor(share * lengths))
+            continue
+        allowed = int(np.floor(share * lengths.sum()))
+        if RULES[rule].condition and rule != "random":
+            assert mask.sum() <= allowed
+            assert mask.sum() >= allowed - 25  # one tau for all rows takes steps
+        else:
+            assert mask.sum() == allowed
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if name != "random"])
+def test_rows_of_a_batch_do_not_depend_on_each_other(rule):
+    z, _, lengths = batch()
+    z = np.where(np.arange(20) < lengths[..., None], z, 0.0)
+    tau = 1.3 if RULES[rule].condition else 0.05
+    options = options_of(rule, z)
+    whole = select(z, rule=rule, tau=tau, row_lengths=lengths, **options)
+    for i, j in np.ndindex(3, 7):
+        n = lengths[i, j]
+        part = {name: x[i][:n] if name == "values" else x[i, j][:n] for name, x in options.items()}
+        # To the normwise rule masked positions are zeros of the row.
+        row, length = (z[i, j], n) if rule == "normwise" else (z[i, j, :n], n)
+        alone = select(row, rule=rule, tau=tau, row_lengths=length, **part)
+        np.testing.assert_array_equal(whole[i, j, :n], alone[:n])
+        assert not whole[i, j, n:].any()
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_same_choice_on_any_number_of_threads_and_in_any_layout(rule):
+    import numba
+
+    generator = np.random.default_rng(7)
+    z = softmax(generator.normal(size=(300, 40)))
+    tau = 1.2 if RULES[rule].condition else 0.03
+    options = options_of(rule, z[None]) | (
+        {"values": generator.normal(size=(40, 4))} if rule == "value_aware" else {}
+    )
+    if "sensitivity" in options:
+        options["sensitivity"] = options["sensitivity"][0]
+
+    def masks(z):
+        return [
+            select(z, rule=rule, **amount, **options)
+            for amount in ({"tau": tau}, {"budget": 0.1}, {"budget": 0.1, "scope": "row"})
+        ]
+
+    expected = masks(z)
+    available = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        np.testing.assert_array_equal(masks(z), expected)
+    finally:
+        numba.set_num_threads(available)
+    np.testing.assert_array_equal(masks(np.asfortranarray(z)), expected)
+
+
+def test_of_equal_scores_the_first_are_taken():
+    z = np.full((2, 4), 0.25)
+    for rule in ("total_variation", "kl", "largest"):
+        np.testing.assert_array_equal(
+            select(z, rule=rule, budget=0.5, scope="row"), [[True, True, False, False]] * 2
+        )
+        mask = select(z, rule=rule, budget=3 / 8)
+        np.testing.assert_array_equal(mask, [[True, True, True, False], [False] * 4])
+
+
+def test_many_equal_scores_are_taken_from_the_front_over_all_pieces():
+    generator = np.random.default_rng(8)
+    z = generator.choice([0.0, 0.25, 0.5], (50, 40))
+    for share in (0.1, 0.5, 0.9):
+        mask = select(z, rule="largest", budget=share).ravel()
+        count = int(np.floor(share * z.size))
+        expected = np.zeros(z.size, bool)
+        expected[np.argsort(-z.ravel(), kind="stable")[:count]] = True
+        np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if name != "random"])
+def test_what_is_not_a_number_comes_first(rule):
+    z = softmax(np.random.default_rng(9).normal(size=(4, 6)))
+    z[1] = np.nan  # a row that overflowed
+    tau = 1.99 if RULES[rule].condition else 0.9
+    options = options_of(rule, z[None])
+    options = {name: x[0] for name, x in options.items()}
+    mask = select(z, rule=rule, tau=tau, **options)
+    assert mask[1].all()
+    assert not mask[[0, 2, 3]].all(axis=1).any()
+    few = select(z, rule=rule, budget=4 / 24, **options)
+    np.testing.assert_array_equal(few.sum(axis=1), [0, 4, 0, 0])
+    if not RULES[rule].condition:
+        budget = select(z, rule=rule, budget=6 / 24, **options)
+        np.testing.assert_array_equal(budget.sum(axis=1), [0, 6, 0, 0])
+        infinite = select(
+            np.full((1, 3), 1 / 3), rule="kl", budget=1 / 3, weights=[[1.0, np.inf, 2.0]]
+        )
+        np.testing.assert_array_equal(infinite, [[False, True, False]])
+
+
+def test_leading_columns_may_always_be_exact():
+    z = softmax(np.random.default_rng(10).normal(size=(5, 10)))
+    for rule in ("kl", "total_variation", "normwise", "componentwise", "random"):
+        tau = 1.9 if RULES[rule].condition else 0.2
+        plain = select(z, rule=rule, tau=tau)
+        mask = select(z, rule=rule, tau=tau, exact_columns=2)
+        np.testing.assert_array_equal(mask[:, :2], True)
+        if rule != "random":
+            np.testing.assert_array_equal(mask[:, 2:], plain[:, 2:])
+    mask = select(z, rule="kl", budget=0.3, exact_columns=2)
+    assert mask.sum() == 15
+    assert mask[:, :2].all()
+
+
+def test_sensitivities_come_from_compositions():
+    generator = np.random.default_rng(11)
+    y = generator.normal(size=(4, 8))
+    gelu = Entrywise("gelu_new")
+    norms = np.linalg.norm(generator.normal(size=(8, 5)), axis=1)
+    w = np.abs(y)
+    mask = select(
+        gelu.value(y), y, rule="activation", tau=0.5, weights="abs",
+        sensitivity=gelu.sensitivity(y), consumer=norms,
+    )  # fmt: skip
+    np.testing.assert_array_equal(mask, w * np.abs(gelu.slope(y)) * norms > 0.5)
+    norm = LayerNorm()
+    mask = select(norm.value(y), rule="norm", budget=0.25, sensitivity=norm.sensitivity(y, 2))
+    scores = np.linalg.norm(norm.jacobian(y), axis=-2)
+    assert scores[mask].min() >= scores[~mask].max()
+    values = generator.normal(size=(8, 3))
+    z = softmax(y)
+    mask = select(z, rule="value_aware", budget=0.5, values=values)
+    scores = SoftmaxProduct(values).sensitivity(y, 2)
+    assert scores[mask].min() >= scores[~mask].max()
+
+
+def test_random_budgets_are_uniform():
+    z = np.full((2000, 10), 0.1)
+    mask = select(z, rule="random", budget=0.3, scope="row")
+    np.testing.assert_array_equal(mask.sum(axis=1), 3)
+    assert np.abs(mask.mean(axis=0) - 0.3).max() < 5 * np.sqrt(0.21 / 2000)
+    whole = select(z, rule="random", budget=0.3)
+    assert whole.sum() == 6000
+    assert (whole != select(z, rule="random", budget=0.3, seed=1)).any()
+
+
+TEXTS = {
+    "softmax:tv:0.01": LAMP("total_variation", tau=0.01),
+    "softmax:normwise:1.2": LAMP(tau=1.2),
+    "softmax:kl:7%:weights=running_2:scope=row": LAMP(
+        "kl", budget=0.07, weights="running_2", scope="row"
+    ),
+    "norm:norm:1%": LAMP("norm", budget=0.01),
+    "activation:random:12.5%:seed=7": LAMP("random", budget=0.125, seed=7, on="activation"),
+    "softmax:value_aware:1e-3:exact_columns=1": LAMP("value_aware", tau=1e-3, exact_columns=1),
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_settings_in_words(text):
+    assert LAMP.parse(text) == TEXTS[text]
+    assert LAMP.parse(str(TEXTS[text])) == TEXTS[text]
+
+
+@given(st.floats(0, 1), st.booleans(), st.sampled_from(list(RULES.values())))
+def test_settings_survive_being_written_down(amount, is_budget, rule):
+    tau = 1 + max(amount, 2**-50) if rule.name in ("normwise", "random") else amount
+    chosen = LAMP(rule.name, **({"budget": amount} if is_budget else {"tau": tau}))
+    assert LAMP.parse(str(chosen)) == chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tv:0.01", "begins with 'tv': expected one of softmax, norm, activation"),
+        ("softmax:tv", "is not PLACE:RULE:AMOUNT"),
+        ("softmax:tv:much", "'much' is neither a tau nor a share in percent"),
+        ("softmax:tw:0.1", "unknown rule 'tw'"),
+        ("softmax:tv:101%", r"budget must be a share in \[0, 1\], not 1.01"),
+        ("softmax:norm:1%", "rule 'norm' with a budget is for norm, not 'softmax'"),
+        ("softmax:tv:1%:weight=abs", "'weight=abs' is not one of weights=..., seed=..."),
+        ("softmax:random:1%:seed=x", "invalid literal"),
+    ],
+)
+def test_settings_in_wrong_words_are_refused(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        LAMP.parse(text)
+    assert str(caught.value).startswith(repr(text))

@@ -1,0 +1,125 @@
+"""Machines in TOML: what is written is read, and errors name the line."""
+
+import pytest
+from tests.lamp.machines.test_machines import MIXED, presets
+
+import fpemu
+import lamp
+from fpemu import Blocked, Exact, Format, Pairwise, Promoted, Rounding, Sequential, devices
+from lamp import Hardware
+from lamp.machines import files as machine_files
+
+ODD = Format("odd", 7, 4, 3, infinities=False, high_nans=0)
+
+
+@pytest.mark.parametrize("spec", [*presets(), MIXED], ids=str)
+def test_what_is_written_is_read(tmp_path, spec):
+    machine = lamp.hardware(spec)
+    path = tmp_path / "machine.toml"
+    machine.save(path)
+    assert Hardware.load(path) == machine
+    assert lamp.hardware(path) == lamp.hardware(str(path)) == machine
+    assert [file.name for file in tmp_path.iterdir()] == ["machine.toml"]
+
+
+@pytest.mark.parametrize(
+    "accumulator",
+    [
+        Sequential("bfloat16", Rounding("sr", seed=4, random_bits=9)),
+        Sequential("e8m3", fused=False, product="e8m5", via="float32"),
+        Blocked("e8m7", 4, Sequential("e8m9", "rtz")),
+        Pairwise("e8m7", block=3),
+        Exact("float16", Rounding("rne", "saturate"), block=4),
+        Promoted(Blocked("e8m3", 2), "float32", 5, "rtz"),
+        Promoted(devices.get("hopper.wgmma.e4m3"), "float32", 64),
+        fpemu.TensorCore(5, 10, inputs=("float16", "float16")),
+        fpemu.FlooredCore(8, "bfloat16"),
+        Sequential(ODD),
+        *(d.accumulator for d in devices.entries() if d.name.startswith("cdna")),
+    ],
+    ids=str,
+)
+def test_every_accumulator_is_read_as_it_was(accumulator):
+    machine = Hardware('a "name"\twith\\signs\u00e9', scores=accumulator)
+    text = machine_files.dumps(machine)
+    assert machine_files.loads(text) == machine
+
+
+def test_a_file_says_what_differs_from_its_preset():
+    machine = machine_files.loads(
+        """
+        name = "mine"
+        preset = "mxfp8"
+        weights = "float16"
+        norm = "float16"
+        [products]
+        output = "float16"
+        [scores]
+        accumulator = {kind = "blocked", format = "e8m7", block = 4}
+        [mlp_up]
+        accumulator = "e8m10"
+        [recomputed]
+        unit = "hopper.wgmma.tf32"
+        """
+    )
+    base = lamp.hardware("mxfp8")
+    assert (machine.name, machine.weights.name) == ("mine", "float16")
+    assert machine.scores.accumulator == Blocked("e8m7", 4)
+    assert machine.scores.operands == base.scores.operands
+    assert machine.mlp_up.operands.name == "mxfp8_e4m3"  # the table says nothing of operands
+    assert {getattr(machine, name).output.name for name in ("qkv", "scores", "lm_head")} == {
+        "float16"
+    }
+    assert machine.norm.output.name == "float16"
+    assert machine.softmax == base.softmax
+    assert machine.recomputed.output == base.recomputed.output
+    assert machine.recomputed.operands.name == "tf32"
+
+
+def test_operands_follow_a_unit_that_takes_others():
+    machine = machine_files.loads('preset = "hopper"\n[mlp_up]\nunit = "hopper.wgmma.tf32"')
+    assert machine.mlp_up.operands.name == "tf32"
+    assert machine.mlp_up.output.name == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name =", "m.toml is not TOML: .*line 1"),
+        ("name = 'a'\n[scores\n", "m.toml is not TOML: .*line 2"),
+        ("\nfoo = 1", "line 2: unknown key 'foo' - expected name, preset, weights"),
+        ("[mlpup]\nrounding = 'rne'", r"line 1: unknown key 'mlpup' - did you mean 'mlp_up'\?"),
+        ("preset = 'hoper'", "line 1: unknown hardware 'hoper': did you mean hopper"),
+        ("weights = 'e1m99'", "line 1: unknown format 'e1m99'"),
+        ("[scores]\n\nacumulator='e8m4'", r"line 3: unknown key 'acumulator' of \[scores\]"),
+        ("[scores]\n\naccumulator='e8mx'", r"line 3: \[scores\]: unknown format 'e8mx'"),
+        ("[norm]\nrounding = 'up'", r"line 2: \[norm\]: .*'up'"),
+        ("[norm]\naccumulator = 'e8m4'", r"line 2: unknown key 'accumulator' of \[norm\]"),
+        ("[mlp_up]\nunit = 'hopper'", "line 2: unit of .mlp_up.: unknown unit 'hopper'"),
+        ("[qkv]\nunit = 'x'\naccumulator = 'e8m4'", "line 2: a unit is an accumulator"),
+        ("[qkv]\nscaling = 'sometimes'", "line 2: .*unknown scaling 'sometimes': expected none"),
+        ("[qkv]\nscaling = 'row'", "line 2: .*'row' needs a format of the operands"),
+        ("[qkv]\nscale = -1.0", "line 2: .*scale must be a positive float32 number, not -1.0"),
+        ("[qkv]\naccumulator = {kind = 'seq'}", "line 2: .*unknown kind 'seq': expected sequ"),
+        ("[qkv]\naccumulator = {kind = 'exact', form = 'e8m4'}", "unknown key 'form' of exact"),
+        ("[qkv]\nrounding = {mod = 'rne'}", "line 2: .*a rounding has a mode"),
+        ("\n[values]\noperands = 'mxfp8_e4m3'", "line 2: values can have no scales"),
+        (
+            "[scores]\nunit = 'hopper.wgmma.e4m3'\noperands = 'e8m9'",
+            "line 3: .*takes float8_e4m3fn, not e8m9",
+        ),
+    ],
+)
+def test_errors_name_the_line(tmp_path, text, message):
+    path = tmp_path / "m.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        lamp.hardware(path)
+
+
+def test_a_missing_file_or_one_that_is_no_text_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no hardware file '.*m\.toml'"):
+        lamp.hardware(tmp_path / "m.toml")
+    (tmp_path / "m.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="not UTF-8"):
+        Hardware.load(tmp_path / "m.toml")

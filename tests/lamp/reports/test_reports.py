@@ -1,0 +1,707 @@
+"""Reports: their numbers are the store's, whatever these are and whatever things are called."""
+
+import base64
+import csv
+import hashlib
+import html.parser
+import io
+import itertools
+import math
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamp import reports
+from lamp.cli.application import main
+from lamp.reports import colours, exports, heat_maps, ladders, numbers, pictures, scatter
+from lamp.reports.charts import charts
+from lamp.reports.drawing import SHAPES, Box, Line, Mark, Text, hollow, hue
+from lamp.reports.fronts import front
+from lamp.reports.markup import clean
+from lamp.reports.page import page
+from lamp.reports.quantities import FLIPS, KL, RATE, SHARE
+from lamp.reports.results import NONE, rule
+from lamp.reports.scales import axis
+from lamp.studies.store import Member, Store
+from tests.lamp import canned_stores
+
+METRICS = ("kl", "flip_rate", "perplexity", "recomputation_rate", "high_precision_share")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return canned_stores.write(tmp_path_factory.mktemp("stores") / "canned.sqlite")
+
+
+@pytest.fixture(scope="module")
+def studies(path):
+    return reports.read(path)
+
+
+@pytest.fixture(scope="module")
+def study(studies):
+    return studies[0]
+
+
+@pytest.fixture(scope="module")
+def written(studies):
+    return page(studies)
+
+
+def same(a, b):
+    return a == b or (math.isnan(a) and math.isnan(b))
+
+
+class Tree(html.parser.HTMLParser):
+    """An HTML document as nested (tag, attributes, children), strict about nesting."""
+
+    EMPTY = ("meta", "link")
+
+    def __init__(self, text):
+        super().__init__()
+        self.root = ("", {}, [])
+        self._open = [self.root]
+        self.feed(text)
+        self.close()
+        assert len(self._open) == 1, f"not closed: {self._open[-1][0]}"
+
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"an attribute of {tag} twice: {names}"
+        node = (tag, dict(attrs), [])
+        self._open[-1][2].append(node)
+        if tag not in self.EMPTY:
+            self._open.append(node)
+
+    def handle_endtag(self, tag):
+        assert self._open[-1][0] == tag, f"</{tag}> within <{self._open[-1][0]}>"
+        self._open.pop()
+
+    def handle_data(self, data):
+        self._open[-1][2].append(data)
+
+    def handle_comment(self, data):
+        raise AssertionError(f"a comment: {data}")
+
+
+def every(node, tag, style=None):
+    """All elements of a tag, and of a class if one is given."""
+    for child in node[2]:
+        if not isinstance(child, str):
+            if child[0] == tag and (style is None or style in child[1].get("class", "").split()):
+                yield child
+            yield from every(child, tag, style)
+
+
+def text(node):
+    return "".join(child if isinstance(child, str) else text(child) for child in node[2])
+
+
+@pytest.fixture(scope="module")
+def tree(written):
+    return Tree(written).root
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_table_has_the_numbers_of_the_store(tree, path):
+    tables = list(every(tree, "table", "runs"))
+    with Store.open(path) as store:
+        assert len(tables) == len(store.studies()) == 2
+        for table, name in zip(tables, store.studies(), strict=True):
+            done = [record for record in store.records(name) if record.state == "done"]
+            rows = list(every(next(every(table, "tbody")), "tr"))
+            assert len(done) > 50
+            assert any(math.isnan(record.metrics.kl) for record in done)
+            for record, row in zip(done, rows, strict=True):
+                check_row(record, list(every(row, "td")))
+
+
+def check_row(record, cells):
+    member = record.member
+    labels = [text(cell) for cell in cells[1:5]]
+    assert labels == [*map(clean, (member.model, member.text, member.hardware, member.lamp))]
+    given = [record.position, *(getattr(record.metrics, name) for name in METRICS), record.seconds]
+    for value, cell in zip(given, [cells[0], *cells[5:11]], strict=True):
+        assert same(float(cell[1]["data-v"]), value)
+    shown = text(cells[5])
+    assert shown == ("NaN" if math.isnan(given[1]) else "∞" if given[1] > 1e9 else shown)
+    assert ("bad" in cells[5][1]["class"]) == (not math.isfinite(given[1]))
+    if math.isfinite(given[1]):
+        assert float(shown) == pytest.approx(given[1], rel=5e-3)
+    assert float(text(cells[8]).rstrip("%")) == pytest.approx(100 * given[4], rel=1e-2, abs=5e-4)
+
+
+def test_front_of_the_table_is_that_of_brute_force(tree, path):
+    with Store.open(path) as store:
+        done = [record for record in store.records("scores") if record.state == "done"]
+    groups = {}
+    for record in done:
+        member = record.member
+        groups.setdefault((member.model, member.text, member.hardware), []).append(record)
+    expected = {record.position for group in groups.values() for record in brute_front(group)}
+    table = next(every(tree, "table", "runs"))
+    rows = [list(every(row, "td")) for row in every(next(every(table, "tbody")), "tr")]
+    assert {int(row[0][1]["data-v"]) for row in rows if text(row[11]) == "◆"} == expected
+    assert len(done) > len(expected) > 20
+
+
+def brute_front(records):
+    points = [(r.metrics.recomputation_rate, r.metrics.kl) for r in records]
+    for i, (x, y) in enumerate(points):
+        beaten = any(
+            u <= x and v <= y and ((u, v) != (x, y) or j < i)
+            for j, (u, v) in enumerate(points)
+            if j != i
+        )
+        if math.isfinite(y) and not beaten:
+            yield records[i]
+
+
+def test_states_are_counted_and_failures_explained(tree, path):
+    sections = list(every(tree, "section"))
+    with Store.open(path) as store:
+        for section, name in zip(sections, store.studies(), strict=True):
+            counts, records = store.counts(name), store.records(name)
+            state = text(next(every(section, "p", "state")))
+            assert state.startswith(f"{counts.done} of {counts.total} runs done")
+            assert f"{counts.failed} failed · {counts.missing} missing" in state
+            finite = [r for r in records if r.state == "done" and math.isfinite(r.metrics.kl)]
+            assert f" {counts.done - len(finite)} runs without a finite KL" in state
+            (failure,) = every(next(every(section, "ul", "failures")), "p")
+            assert text(failure) == canned_stores.ERROR
+            listed = [
+                text(item) for details in every(section, "details") for item in every(details, "li")
+            ]
+            assert Counter(listed) == Counter(
+                clean(str(record.member)) for record in records if record.state != "done"
+            )
+
+
+def test_what_a_study_is_stands_on_the_page(tree):
+    section = next(every(tree, "section"))
+    names = [text(name) for name in every(section, "dt")]
+    facts = dict(zip(names, map(text, every(section, "dd")), strict=True))
+    assert facts["models"] == f"embedded, {canned_stores.MARKUP}"
+    assert facts["texts"] == f"held-out, {clean(canned_stores.QUOTED)}"
+    assert facts["hardware"].startswith("scores-ps{mu}, bf16")
+    assert facts["grid"].startswith("mu = 2, 3, 4; share = <script>")
+    assert facts["reference"] == "fp64"
+    assert facts["when"].startswith("2026-01-01 00:30 to 2026-01-28 23:30 UTC, ")
+    assert "here, 2 cores, 2 threads, 16 GiB, numpy 2.4" in facts["where"]
+    assert 'nested {"b": [1, 2]}' in facts["where"]
+
+
+def test_labels_are_text_whatever_they_look_like(written, tree):
+    assert [node[1] for node in every(tree, "script")] == [{}]
+    assert not list(every(tree, "img"))
+    assert "alert(" not in text(next(every(tree, "script")))
+    assert len(list(every(tree, "title"))) > 100
+    titles = {text(title) for title in every(next(every(tree, "body")), "title")}
+    assert any(canned_stores.MARKUP in title for title in titles)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", written)
+    written.encode()
+
+
+def test_page_is_whole_and_fetches_nothing(written, tree):
+    assert written.startswith('<!DOCTYPE html>\n<html lang="en">')
+    assert "http:" not in written
+    assert "https:" not in written
+    assert "@import" not in written
+    assert "url(" not in written
+    attributes = [pair for node in walk(tree) for pair in node[1].items()]
+    assert not [value for name, value in attributes if name in ("src", "srcset", "xlink:href")]
+    links = {value for name, value in attributes if name == "href"}
+    ids = [value for name, value in attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert {link for link in links if not link.startswith("#")} == {"data:,"}
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+
+
+def walk(node):
+    for child in node[2]:
+        if not isinstance(child, str):
+            yield child
+            yield from walk(child)
+
+
+def test_only_the_script_of_the_page_may_run(written):
+    (script,) = re.findall("<script>(.*)</script>\n</body>", written, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall('Content-Security-Policy" content="([^"]*)"', written)
+    assert policy.startswith("default-src 'none'; ")
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy.partition("script-src")[2]
+
+
+def test_same_store_gives_the_same_bytes(path, studies, written):
+    program = (
+        "import sys; from lamp import reports; from lamp.reports.page import page;"
+        "sys.stdout.buffer.write(page(reports.read(sys.argv[1])).encode())"
+    )
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "TZ": f"UTC-{seed}"}
+        command = [sys.executable, "-c", program, str(path)]
+        again = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
+        assert again == written.encode()
+    drawing = charts(studies[0])[0].drawings[0]
+    assert pictures.png(drawing) == pictures.png(drawing)
+    assert exports.as_parquet(studies) == exports.as_parquet(reports.read(path))
+
+
+def test_study_without_results_has_a_page(tmp_path):
+    place = tmp_path / "planned.sqlite"
+    with Store.open(place, write=True) as store:
+        labels = ("m", "t", "h", "none", "fp64")
+        members = [Member(f"k{i}", *labels) for i in range(300)]
+        store.plan("later", {"name": "later"}, members)
+        store.plan("none", {}, [])
+    root = Tree(page(reports.read(place))).root
+    states = [text(state) for state in every(root, "p", "state")]
+    assert states == ["0 of 300 runs done · 300 missing", "0 of 0 runs done"]
+    assert not list(every(root, "svg", "chart"))
+    assert not list(every(root, "table"))
+    listed = [text(item) for item in every(next(every(root, "details")), "li")]
+    assert listed == ["m, t: h"] * 200 + ["and 100 more"]
+    assert not reports.write_pictures(reports.read(place), tmp_path / "pictures")
+
+
+# --- charts ---------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.5, 1.0, 2.0, math.inf, math.nan])] * 2)))
+def test_front_is_that_of_brute_force(points):
+    finite = [(i, p) for i, p in enumerate(points) if all(map(math.isfinite, p))]
+    expected = [
+        i
+        for i, (x, y) in finite
+        if not any(u <= x and v <= y and ((u, v) != (x, y) or j < i) for j, (u, v) in finite)
+    ]
+    found = front(points)
+    assert sorted(found) == sorted(expected)
+    assert [points[i][0] for i in found] == sorted(points[i][0] for i in found)
+
+
+@pytest.mark.parametrize("x", [RATE, SHARE])
+@pytest.mark.parametrize("y", [KL, FLIPS])
+def test_marks_are_where_their_numbers_are(study, x, y):
+    drawings = scatter.scatter(study, x, y)
+    assert [drawing.title for drawing in drawings] == [case.title for case in study.cases]
+    for drawing, case in zip(drawings, study.cases, strict=True):
+        marks = [shape for shape in drawing.shapes if isinstance(shape, Mark)]
+        records = case.looked_ahead
+        assert len(marks) == len(records) > 15
+        for mark, record in zip(marks, records, strict=True):
+            assert mark.title.startswith(f"{record.member.hardware}\n{record.member.lamp}\n")
+            assert mark.colour == study.machines.index(record.member.hardware)
+            assert mark.shape == 1 + study.rules.index(rule(record.member.lamp))
+        check_places(drawing, [mark.x for mark in marks], [*map(x.value, records)], 0)
+        check_places(drawing, [mark.y for mark in marks], [*map(y.value, records)], 1)
+
+
+def check_places(drawing, places, values, way):
+    """Those of positive numbers are affine in their logarithms; all others are in bands."""
+    grounds = [shape for shape in drawing.shapes if isinstance(shape, Box)]
+    sizes = (drawing.width, drawing.height)
+    bands = [
+        (box.y, box.y + box.height) if way else (box.x, box.x + box.width)
+        for box in grounds
+        if (box.width > box.height) == bool(way)
+    ]
+    usual = [(p, math.log10(v)) for p, v in zip(places, values, strict=True) if 0 < v < math.inf]
+    slope, start = np.polyfit(*reversed([np.array(part) for part in zip(*usual, strict=True)]), 1)
+    assert slope < 0 if way else slope > 0
+    for place, value in zip(places, values, strict=True):
+        assert 0 < place < sizes[way]
+        inside = [low for low, high in bands if low < place < high]
+        if 0 < value < math.inf:
+            assert place == pytest.approx(slope * math.log10(value) + start, abs=1e-6)
+            assert not inside
+        else:
+            assert len(inside) == 1
+
+
+def test_divergences_that_are_not_finite_have_their_own_places(study):
+    found = set()
+    for drawing, case in zip(scatter.scatter(study, RATE, KL), study.cases, strict=True):
+        texts = [shape for shape in drawing.shapes if isinstance(shape, Text)]
+        names = {shape.text: shape.y - 4 for shape in texts if shape.anchor == "end"}
+        marks = [shape for shape in drawing.shapes if isinstance(shape, Mark)]
+        for mark, record in zip(marks, case.looked_ahead, strict=True):
+            name = {math.inf: "∞", 0.0: "0"}.get(record.metrics.kl)
+            name = "NaN" if math.isnan(record.metrics.kl) else name
+            if name and record.metrics.recomputation_rate:
+                found.add(name)
+                assert mark.y == names[name]
+    assert found == {"NaN", "∞", "0"}
+
+
+def test_runs_without_look_ahead_are_level_lines(study):
+    for drawing, case in zip(scatter.scatter(study, RATE, KL), study.cases, strict=True):
+        levels = [s for s in drawing.shapes if isinstance(s, Line) and s.role == "level"]
+        assert len(levels) == len(case.plain) > 3
+        heights = [line.points[0][1] for line in levels]
+        assert all(line.points[0][1] == line.points[1][1] for line in levels)
+        divergences = [record.metrics.kl for record in case.plain]
+        finite = [(k, -h) for k, h in zip(divergences, heights, strict=True) if 0 < k < math.inf]
+        assert [h for _, h in sorted(finite)] == sorted(h for _, h in finite)
+        assert len(set(heights)) == len(heights)
+
+
+def test_front_lines_go_through_the_runs_of_the_front(study):
+    best = study.fronts(RATE.value, KL.value)
+    for drawing, case in zip(scatter.scatter(study, RATE, KL), study.cases, strict=True):
+        marks = [shape for shape in drawing.shapes if isinstance(shape, Mark)]
+        expected = {}
+        for mark, record in zip(marks, case.looked_ahead, strict=True):
+            if record.position in best:
+                expected.setdefault(mark.colour, []).append((mark.x, mark.y))
+        lines = [s for s in drawing.shapes if isinstance(s, Line) and s.role == "front"]
+        found = {line.colour: list(line.points) for line in lines}
+        assert found == {c: sorted(points) for c, points in expected.items() if len(points) > 1}
+
+
+def test_ladders_join_the_machines_of_a_family(study):
+    drawings = ladders.ladders(study)
+    assert [drawing.title for drawing in drawings] == [case.title for case in study.cases]
+    for drawing, case in zip(drawings, study.cases, strict=True):
+        assert drawing.kind == "ladder-mu"
+        assert [entry.text for entry in drawing.legend if entry.role == "path"] == ["scores-ps{mu}"]
+        records = [r for r in case.records if r.member.hardware.startswith("scores-ps")]
+        marks = [shape for shape in drawing.shapes if isinstance(shape, Mark)]
+        assert len(marks) == len(records)
+        labels = [shape.text for shape in drawing.shapes if isinstance(shape, Text)]
+        assert {"2", "3", "4", "mu, stored significand bits"} <= set(labels)
+        lines = [s for s in drawing.shapes if isinstance(s, Line) and s.role in ("path", "front")]
+        joined = sum(len(line.points) - 1 for line in lines)
+        assert joined == sum(
+            math.isfinite(a.metrics.kl) and math.isfinite(b.metrics.kl)
+            for a, b in itertools.pairwise(
+                sorted(records, key=lambda r: (r.member.lamp, r.position))
+            )
+            if a.member.lamp == b.member.lamp
+        )
+
+
+def test_heat_maps_show_rates_and_are_few(study):
+    drawings = heat_maps.heat_maps(study)
+    best = study.fronts(RATE.value, KL.value)
+    assert [drawing.title for drawing in drawings] == [case.title for case in study.cases]
+    for drawing, case in zip(drawings, study.cases, strict=True):
+        cells = {shape.title: shape for shape in drawing.shapes if isinstance(shape, Box)}
+        del cells[""]  # of the scale
+        names = dict.fromkeys(title.rpartition(", layer")[0].rpartition("\n")[0] for title in cells)
+        assert 1 < len(names) <= 12
+        by_name = {f"{r.member.hardware} + {r.member.lamp}": r for r in case.looked_ahead}
+        assert all(by_name[name].position in best for name in names)
+        expected = {
+            f"{name}\n{step}, layer {layer}: {numbers.percent(rate)}": rate
+            for name in names
+            for step, row in by_name[name].metrics.step_rates.items()
+            for layer, rate in enumerate(row)
+        }
+        assert cells.keys() == expected.keys()
+        ordered = sorted(expected, key=expected.__getitem__)
+        strengths = [cells[title].strength for title in ordered]
+        assert strengths == sorted(strengths)
+        assert 0 <= strengths[0] < strengths[-1] <= 1
+
+
+def test_charts_have_titles_legends_and_words_for_who_cannot_see_them(tree):
+    pictures_ = list(every(tree, "svg", "chart"))
+    assert len(pictures_) == 40
+    for picture in pictures_:
+        assert picture[1]["role"] == "img"
+        assert len(picture[1]["aria-label"]) > 30
+    assert len(list(every(tree, "ul", "legend"))) == 5  # heat maps have a scale instead
+
+
+NUMBERS = st.one_of(
+    st.floats(0, 1e300), st.floats(1e-6, 1), st.sampled_from([0.0, 1.0, 5e-324, math.inf, math.nan])
+)
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=20), st.booleans(), st.booleans())
+def test_every_value_has_a_place_on_an_axis(values, log, upward):
+    start, stop = (330.0, 34.0) if upward else (60.0, 508.0)
+    line = axis(values, start, stop, log=log)
+    low, high = min(start, stop), max(start, stop)
+    pairs = [(value, line.place(value)) for value in values]
+    assert all(low <= place <= high for _, place in pairs)
+    finite = [place for _, place in sorted(pair for pair in pairs if math.isfinite(pair[0]))]
+    assert finite == sorted(finite, reverse=upward)
+    written = sorted(place for place, _ in line.ticks)
+    assert all(after - before >= 30 for before, after in itertools.pairwise(written))
+    assert all(low <= place <= high for place in written)
+    for band in line.bands:
+        assert all(abs(place - band.middle) > 20 for place in written)
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([1e-6, 1.0], ["10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "0.01", "0.1", "1"]),
+        ([1e-12, 1.0], ["10⁻¹²", "10⁻¹⁰", "10⁻⁸", "10⁻⁶", "10⁻⁴", "0.01", "1"]),
+        ([0.011, 0.9], ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"]),
+        ([3e-5], [f"{digits}·10⁻⁵" for digits in ("2.4", "2.6", "2.8", "3", "3.2", "3.4", "3.6")]),
+    ],
+)
+def test_ticks_are_round_numbers(values, labels):
+    assert [label for _, label in axis(values, 330.0, 34.0).ticks] == labels
+
+
+def test_colours_and_shapes_can_be_told_apart():
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    def contrast(a, b):
+        low, high = sorted(map(luminance, (a, b)))
+        return (high + 0.05) / (low + 0.05)
+
+    assert colours.LIGHT.keys() == colours.DARK.keys()
+    for theme in (colours.LIGHT, colours.DARK):
+        hues = [theme[f"c{i}"] for i in range(colours.HUES)]
+        assert len(set(hues)) == len(hues)
+        assert f"c{colours.HUES}" not in theme
+        for ground in (theme["paper"], theme["pale"]):
+            assert all(contrast(hue_, ground) >= 3 for hue_ in hues)
+            assert all(contrast(theme[name], ground) >= 4.5 for name in ("ink", "soft", "bad"))
+            assert contrast(theme["accent"], ground) >= 4.5
+    styles = {(hue(i), hollow(i)) for i in range(2 * colours.HUES)}
+    assert len(styles) == 2 * colours.HUES
+    assert len(set(SHAPES)) == len(SHAPES)
+    areas = [polygon_area(shape) for shape in SHAPES]
+    assert max(areas) < 1.9 * min(areas)
+
+
+def polygon_area(corners):
+    pairs = zip(corners, corners[1:] + corners[:1], strict=True)
+    return abs(sum(x * v - y * u for (x, y), (u, v) in pairs)) / 2
+
+
+@pytest.mark.parametrize(
+    ("show", "number", "expected"),
+    [
+        (numbers.scientific, 1.23456e-5, "1.23e-05"),
+        (numbers.scientific, math.nan, "NaN"),
+        (numbers.scientific, math.inf, "∞"),
+        (numbers.scientific, 0.0, "0"),
+        (numbers.percent, 0.123456, "12.346%"),
+        (numbers.percent, 1e-9, "1.0e-07%"),
+        (numbers.percent, 0.0, "0%"),
+        (numbers.percent, math.nan, "NaN"),
+        (numbers.short_percent, 0.123456, "12.3%"),
+        (numbers.short_percent, 0.00288, "0.288%"),
+        (numbers.short_percent, 1.0, "100%"),
+        (numbers.short_percent, 0.1, "10%"),
+        (numbers.short_percent, 0.0, "0"),
+        (numbers.short_percent, 1e-8, "10⁻⁶%"),
+        (numbers.decimals, 12345.678, "12,345.678"),
+        (numbers.decimals, 1e9, "1.000e+09"),
+        (numbers.seconds, 12.345, "12.3 s"),
+        (numbers.seconds, 150, "2 min"),
+        (numbers.seconds, 7260, "2 h 01 min"),
+        (numbers.power, 2.5e-7, "2.5·10⁻⁷"),
+        (numbers.power, 1e6, "10⁶"),
+    ],
+)
+def test_numbers_are_short(show, number, expected):
+    assert show(number) == expected
+
+
+@pytest.mark.parametrize(
+    ("lamp", "expected"),
+    [
+        ("none", "none"),
+        ("softmax:normwise:1.5", "softmax:normwise"),
+        ("softmax:random:1e+1%:seed=3", "softmax:random"),
+        ("softmax:tv:1%:weights=abs+norm:norm:5%", "softmax:tv:weights=abs+norm:norm"),
+        ("whatever: it is", "whatever: it is"),
+    ],
+)
+def test_rules_are_settings_without_amounts(lamp, expected):
+    assert rule(lamp) == expected
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_csv_round_trips(studies, path):
+    lines = list(csv.DictReader(io.StringIO(exports.as_csv(studies).decode(), newline="")))
+    with Store.open(path) as store:
+        records = [record for name in store.studies() for record in store.records(name)]
+    for line, record in zip(lines, records, strict=True):
+        member, metrics = record.member, record.metrics
+        assert line["study"] == record.study
+        assert int(line["position"]) == record.position
+        assert line["state"] == record.state
+        assert line["key"] == member.key
+        for label in ("model", "text", "hardware", "lamp", "reference"):
+            assert line[label] == getattr(member, label)
+        for name in (*METRICS, "reference_perplexity", "tokens"):
+            value = line[name]
+            assert value == "" if metrics is None else same(float(value), getattr(metrics, name))
+        assert line["seconds"] == ("" if record.seconds is None else repr(record.seconds))
+        assert line["error"] == (record.error or "")
+        assert line["mu"] == str(member.variables.get("mu", ""))
+        assert line["grid_tokens"] == str(member.variables.get("tokens", ""))
+    assert {line["state"] for line in lines} == {"done", "failed", "missing"}
+
+
+def test_parquet_has_the_same_in_types(studies):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra parquet is not installed")
+    table = parquet.read_table(io.BytesIO(exports.as_parquet(studies)))
+    types = {field.name: str(field.type) for field in table.schema}
+    assert list(types) == exports.columns(studies)
+    assert types["kl"] == types["seconds"] == "double"
+    assert types["mu"] == types["tokens"] == types["position"] == "int64"
+    assert types["share"] == types["model"] == types["error"] == "string"
+    for found, expected in zip(table.to_pylist(), exports.rows(studies), strict=True):
+        for name, value in expected.items():
+            if isinstance(value, str):
+                value = value.encode("utf-8", "replace").decode()
+            both = found[name], value
+            assert both[0] == value or (both[0] is not None and same(*both)), name
+
+
+def test_parquet_without_pyarrow_says_what_to_install(studies, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'fpemu-lamp\[parquet\]'"):
+        exports.as_parquet(studies)
+
+
+def test_pictures_are_those_of_the_page(studies, tmp_path):
+    from matplotlib import image
+
+    files = reports.write_pictures(studies[1:], tmp_path / "a" / "pictures")
+    drawings = [each for chart in charts(studies[1]) for each in chart.drawings]
+    assert len(files) == len(drawings) == len(set(files)) == 18
+    for file, drawing in zip(files, drawings, strict=True):
+        assert re.fullmatch(r"[\w.-]+\.png", file.name)
+        pixels = image.imread(file)
+        assert pixels.shape[1] > 2 * drawing.width
+        assert pixels.shape[0] > 2 * drawing.height
+        assert len(np.unique(np.round(255 * pixels[..., :3]) @ (1, 256, 65536))) > 20
+
+
+def test_pictures_have_names_of_their_own(study, tmp_path):
+    drawing = charts(study)[0].drawings[0]
+    first = tmp_path / pictures.file_name("a", drawing)
+    assert pictures.file_name("a", drawing, [first]) == f"{first.stem}-2.png"
+    assert pictures.file_name("../..", drawing).startswith("unnamed-kl-rate-")
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def run(capsys, *arguments):
+    """The exit code, standard output and standard error of `lamp report`."""
+    try:
+        main(["report", *map(str, arguments)])
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    out, err = capsys.readouterr()
+    return code, out, " ".join(err.replace("│", " ").split())
+
+
+def test_command_writes_the_page_beside_the_store(path, written, capsys):
+    code, out, _ = run(capsys, path)
+    beside = path.with_suffix(".html")
+    assert code == 0
+    assert out.startswith(f"{beside}: ")
+    assert beside.read_bytes() == written.encode()
+    beside.unlink()
+
+
+def test_command_writes_everything_that_is_asked_for(path, studies, tmp_path, capsys):
+    names = {option: tmp_path / f"x.{option}" for option in ("output", "csv", "parquet", "png")}
+    options = [word for option, name in names.items() for word in (f"--{option}", name)]
+    code, _, _ = run(capsys, path, "--study", "words", *options)
+    assert code == 0
+    assert names["output"].read_bytes() == page(studies[1:]).encode()
+    assert names["csv"].read_bytes() == exports.as_csv(studies[1:])
+    assert names["parquet"].read_bytes() == exports.as_parquet(studies[1:])
+    assert len(list(names["png"].iterdir())) == 18
+    assert sorted(tmp_path.iterdir()) == sorted(names.values())
+
+
+def test_command_opens_the_page(path, tmp_path, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    output = tmp_path / "a page.html"
+    assert run(capsys, path, "--output", output, "--open")[0] == 0
+    assert opened == [output.as_uri()]
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    code, _, err = run(capsys, path, "--output", output, "--open")
+    assert code == 1
+    assert "no browser" in err
+
+
+def test_command_says_what_is_wrong(path, tmp_path, capsys):
+    def fails(code, words, *arguments):
+        before = sorted(tmp_path.iterdir())
+        found, _, err = run(capsys, *arguments)
+        assert found == code
+        assert words in err
+        assert "Traceback" not in err
+        assert sorted(tmp_path.iterdir()) == before
+
+    foreign, empty, unplanned = (tmp_path / name for name in ("f.txt", "e.sqlite", "u.sqlite"))
+    foreign.write_text("no database, but long enough to look at")
+    empty.touch()
+    Store.open(unplanned, write=True).close()
+    output = ("--output", tmp_path / "x.html")
+    fails(1, "no store", tmp_path / "missing.sqlite")
+    fails(1, "is not a store", foreign)
+    fails(1, "is empty, not a store", empty)
+    fails(1, "has no studies yet", unplanned)
+    fails(2, "did you mean scores?", path, "--study", "score", *output)
+    fails(2, "it has scores, words", path, "--study", "zzz", *output)
+    fails(2, "is the store: name another file", path, "--output", path)
+    fails(2, "is the file of --output", path, *output, "--csv", tmp_path / "x.html")
+    fails(1, "no folder", path, "--output", tmp_path / "no" / "x.html")
+    fails(1, "is a folder", path, "--output", tmp_path)
+    assert path.read_bytes()[:15] == b"SQLite format 3"
+
+
+def test_files_are_written_whole_or_not_at_all(studies, tmp_path, monkeypatch):
+    place = tmp_path / "x.csv"
+    place.write_text("before")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        reports.write_csv(studies, place)
+    assert place.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_folder_of_pictures_is_no_file(studies, tmp_path):
+    place = tmp_path / "file"
+    place.touch()
+    with pytest.raises(NotADirectoryError, match="not a folder for pictures"):
+        reports.write_pictures(studies, place)
+
+
+def test_runs_that_have_two_names_count_once(tmp_path):
+    place = tmp_path / "twice.sqlite"
+    with Store.open(place, write=True) as store:
+        labels = ("m", "t", "h", NONE, "fp64")
+        store.plan("twice", {}, [Member("k", *labels), Member("k", "other", *labels[1:])])
+        total = store.counts("twice").total
+    (found,) = reports.read(place)
+    assert found.counts.total() == total == 1
+    assert len(found.records) == 2

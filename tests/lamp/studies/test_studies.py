@@ -1,0 +1,284 @@
+"""Studies: what they stand for, and what is wrong with them, on which line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import lamp
+from lamp import LAMP, Study
+from lamp.evaluation.texts import Source
+from lamp.machines import files as machine_files
+
+TOML = """
+name = "scores"
+models = ["embedded", "mine"]
+hardware = ["fp32", "scores-ps{mu}", "machine.toml"]
+lamp = [
+    "none",
+    "softmax:normwise:{tau}",
+    "softmax:random:{tau}:seed={seed}",
+    "softmax:tv:{mu}%+norm:norm:1%",
+]
+reference = "machine.toml"
+
+[grid]
+mu = [2, 4]
+tau = [1.5, 1.2]
+seed = [0, 7]
+
+[[texts]]
+source = "held-out"
+tokens = 2048
+
+[[texts]]
+source = "text.txt"
+name = "mine of {length}"
+length = "{length}"
+tokens = "all"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a machine and a directory that may be a model."""
+    machine_files.save(lamp.hardware("bf16"), tmp_path / "machine.toml")
+    (tmp_path / "mine").mkdir()
+    return tmp_path
+
+
+def load(folder, text):
+    (folder / "study.toml").write_text(text, encoding="utf-8")
+    return Study.load(folder / "study.toml")
+
+
+def settings(study):
+    return [str(case.setting) for case in study.cases()]
+
+
+# --- what they stand for --------------------------------------------------------------------------
+
+
+def test_an_entry_stands_for_all_values_of_its_variables():
+    study = Study(
+        "a",
+        hardware=["fp32", "scores-ps{mu}"],
+        lamp=["none", "softmax:normwise:{tau}"],
+        grid={"tau": [1.5, 1.2], "mu": [2, 4]},
+    )
+    assert settings(study) == [
+        "fp32",
+        "fp32+softmax:normwise:1.5",
+        "fp32+softmax:normwise:1.2",
+        "scores-ps2",
+        "scores-ps4",
+        "scores-ps2+softmax:normwise:1.5",
+        "scores-ps4+softmax:normwise:1.5",
+        "scores-ps2+softmax:normwise:1.2",
+        "scores-ps4+softmax:normwise:1.2",
+    ]
+    first, *_, last = study.cases()
+    assert first.variables == {}
+    assert last.variables == {"tau": 1.2, "mu": 4}
+    assert last.labels == {
+        "model": "embedded",
+        "text": "held-out",
+        "hardware": "scores-ps4",
+        "lamp": "softmax:normwise:1.2",
+        "reference": "fp64",
+    }
+
+
+def test_a_variable_has_one_value_in_a_run():
+    study = Study("a", hardware=["scores-ps{n}"], lamp=["softmax:tv:{n}%"], grid={"n": [1, 3]})
+    assert settings(study) == [
+        "scores-ps1+softmax:total_variation:1%",
+        "scores-ps3+softmax:total_variation:3%",
+    ]
+
+
+def test_a_file_says_the_same_as_an_object(folder):
+    text = TOML.replace("seed = [0, 7]", "seed = [0, 7]\nlength = [128, 256]")
+    loaded = load(folder, text)
+    made = Study(
+        "scores",
+        models=["embedded", Path("mine")],
+        hardware=["fp32", "scores-ps{mu}", "machine.toml"],
+        lamp=[
+            None,
+            "softmax:normwise:{tau}",
+            "softmax:random:{tau}:seed={seed}",
+            "softmax:tv:{mu}%+norm:norm:1%",
+        ],
+        texts=[
+            Source("held-out", tokens=2048),
+            {
+                "source": "text.txt",
+                "name": "mine of {length}",
+                "length": "{length}",
+                "tokens": None,
+            },
+        ],
+        reference=Path("machine.toml"),
+        grid={"mu": [2, 4], "tau": [1.5, 1.2], "seed": [0, 7], "length": [128, 256]},
+        folder=folder,
+    )
+    ours, theirs = loaded.cases(), made.cases()
+    # Two models, three texts, and a variable in both machine and rule has one value.
+    assert len(ours) == 2 * 3 * (4 + 4 * 2 + 4 * 2 * 2 + 3 * 2)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.setting == other.setting
+        assert (one.model, one.source, one.reference) == (
+            other.model,
+            other.source,
+            other.reference,
+        )
+        assert (one.labels, one.variables) == (other.labels, other.variables)
+
+
+def test_files_are_looked_for_beside_the_study(folder):
+    text = TOML.replace('"{length}"', "128").replace("of {length}", "")
+    models, sources = {}, {}
+    for case in load(folder, text).cases():
+        models[case.labels["model"]] = case.model
+        sources[case.labels["text"]] = case.source.source
+    assert models == {"embedded": "embedded", "mine": str(folder / "mine")}
+    assert sources == {"held-out": "held-out", "mine ": str(folder / "text.txt")}
+    assert case.reference.name == "bf16"
+
+
+def test_places_do_not_depend_on_where_a_worker_is(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (case,) = Study("a", models=["mine"], texts=["text.txt"]).cases()
+    assert (case.model, case.source.source) == (str(folder / "mine"), str(folder / "text.txt"))
+
+
+def test_a_text_has_the_values_of_its_variables_as_numbers():
+    text = {"source": "a-{seed}.txt", "length": "{length}", "shuffled": True, "seed": "{seed}"}
+    study = Study("a", texts=[text], grid={"length": [64], "seed": [3, 4]})
+    sources = [case.source for case in study.cases()]
+    assert [(each.length, each.seed, each.name) for each in sources] == [
+        (64, 3, "a-3.txt, shuffled"),
+        (64, 4, "a-4.txt, shuffled"),
+    ]
+
+
+def test_objects_do_for_names():
+    machine = lamp.Hardware("mine", scores="e8m4")
+    rules = [LAMP("norm", budget=0.01), LAMP(tau=1.2)]
+    study = Study("a", hardware=[machine], lamp=[None, LAMP(tau=1.5), rules, ()])
+    cases = study.cases()
+    assert [case.labels["lamp"] for case in cases] == [
+        "none",
+        "softmax:normwise:1.5",
+        "norm:norm:1%+softmax:normwise:1.2",
+    ]
+    assert all(case.setting.hardware is machine for case in cases)
+    assert cases[-1].setting.lamp == tuple(rules)
+
+
+def test_what_is_said_twice_is_run_once():
+    study = Study("a", hardware=["scores-ps4", "scores-ps{mu}"], grid={"mu": [4, 2]})
+    assert settings(study) == ["scores-ps4", "scores-ps2"]
+
+
+def test_a_study_can_be_written_down_as_json(folder):
+    text = TOML.replace("seed = [0, 7]", "seed = [0, 7]\nlength = [128, 256]")
+    record = load(folder, text).record()
+    assert json.loads(json.dumps(record)) == record
+    assert record["grid"] == {"mu": [2, 4], "tau": [1.5, 1.2], "seed": [0, 7], "length": [128, 256]}
+    assert record["texts"][0] == {"source": "held-out", "tokens": 2048}
+    made = Study("a", texts=[Source()], hardware=[lamp.hardware("bf16")], lamp=[LAMP(tau=1.5)])
+    assert json.loads(json.dumps(made.record()))["hardware"] == ["bf16"]
+
+
+# --- what is wrong with them ----------------------------------------------------------------------
+
+GOOD = 'name = "a"\nhardware = ["ps{mu}"]\n[grid]\nmu = [2, 4]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name =", "study.toml is not TOML: .*line 1"),
+        ('hardware = ["fp32"]', "study.toml: a study needs a name"),
+        ("name = 7", "line 1: name must be a string, not 7"),
+        ('\nnam = "a"', r"line 2: unknown key 'nam' - did you mean 'name'\?"),
+        ('name = "a"\n\nhardware = []', "line 3: hardware must be a list with at least one entry"),
+        (
+            'name = "a"\nhardware = "fp32"',
+            "line 2: hardware must be a list with at least one entry",
+        ),
+        ('name = "a"\nlamp = [\n"none",\n7]', "line 2: "),
+        (
+            'name = "a"\nhardware = [\n  "fp32",\n  "scroes-ps4",\n]',
+            "line 4: unknown hardware 'scroes-ps4': did you mean",
+        ),
+        ('name = "a"\nhardware = ["fp32", "x.toml"]', "line 2: no hardware file '.*x.toml'"),
+        ('name = "a"\nhardware = [\n"bad.toml"]', r"line 3: .*bad\.toml, line 2: unknown key 'q'"),
+        ('name = "a"\nreference = "fp63"', "line 2: unknown hardware 'fp63'"),
+        (
+            'name = "a"\nlamp = [\n"none",\n"softmax:tv"]',
+            "line 4: 'softmax:tv' is not PLACE:RULE:AMOUNT",
+        ),
+        ('name = "a"\nlamp = ["softmax:normwise:3"]', r"line 2: .*tau must lie in \(1, 2\], not 3"),
+        (
+            'name = "a"\nlamp = ["softmax:tv:1%+softmax:tv:2%"]',
+            "line 2: there are two rules for softmax",
+        ),
+        (GOOD.replace("ps{mu}", "ps{nu}"), "line 2: unknown variable 'nu': the grid has mu"),
+        (GOOD.replace("ps{mu}", "ps4"), "line 4: no entry uses the variable 'mu'"),
+        (GOOD.replace("[2, 4]", "2"), r"line 4: mu of \[grid\] must be a list of values"),
+        (GOOD.replace("[2, 4]", "[]"), r"line 4: mu of \[grid\] must be a list of values"),
+        (GOOD.replace("[2, 4]", "[[2]]"), r"line 4: mu of \[grid\] must have numbers or strings"),
+        (GOOD.replace("[2, 4]", "[inf]"), "must have numbers or strings, not inf"),
+        (GOOD.replace("[2, 4]", "[2, 44]"), "line 2: unknown hardware 'ps44'"),
+        ('name = "a"\ngrid = 7', "line 2: grid must be a table of lists"),
+        (
+            'name = "a"\n[[texts]]\nsource = "a"\n[[texts]]\n\nsorce = "b"',
+            r"line 6: unknown key 'sorce' of \[texts\] - did you mean 'source'\?",
+        ),
+        (
+            'name = "a"\n[[texts]]\nsource = "a"\n[[texts]]\ntokens = 0',
+            "line 4: tokens must be a positive integer, not 0",
+        ),
+        (
+            'name = "a"\n[[texts]]\ntokens = 5\n[[texts]]\ntokens = 6',
+            "line 4: two texts are called 'held-out': name one differently",
+        ),
+        ('name = "a"\ntexts = ["a", "{b}"]', "line 2: unknown variable 'b': the grid has no var"),
+        ('name = "a"\ntexts = [7]', "line 2: a text is a Source, a name or a table, not 7"),
+        ('name = "a"\nmodels = ["a"]\nmodel = "b"', "line 3: unknown key 'model'"),
+    ],
+)
+def test_errors_name_the_line(folder, text, message):
+    (folder / "bad.toml").write_text("name = 'x'\nq = 1\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        load(folder, text).cases()
+    assert "study.toml" in str(caught.value)
+
+
+def test_a_missing_study_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no study file '.*study\.toml'"):
+        Study.load(tmp_path / "study.toml")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": ""}, "name must be a string, not ''"),
+        ({"models": "embedded"}, "models must be a list"),
+        ({"hardware": [7]}, "hardware must be a Hardware or a name, not int"),
+        ({"lamp": [7]}, "lamp must be a LAMP, several, a string or None, not 7"),
+        ({"models": [7]}, "a model is a name or a path, not 7"),
+        ({"texts": [{"tokens": 4, "lenght": 2}]}, "unknown field 'lenght': expected source"),
+        (
+            {"grid": {"mu": [True]}, "hardware": ["ps{mu}"]},
+            "must have numbers or strings, not True",
+        ),
+        ({"hardware": [lamp.Hardware("fp32", scores="e8m4"), "fp32"]}, "two hardware are called"),
+    ],
+)
+def test_errors_of_objects_name_no_file(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Study(**{"name": "a", **fields}).cases()
