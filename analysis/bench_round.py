@@ -41,7 +41,7 @@ from benchmark import (
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import launching
 
 FORMATS: Final = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "e8m5", "float16")
 DIRECTED: Final = ("rtz", "rtp", "rtn", "rto", "rna")
@@ -151,7 +151,7 @@ class ParallelCopy:
     """numpy's copy, split over as many threads as fpemu uses."""
 
     def __init__(self) -> None:
-        self.threads = parallel.thread_count()
+        self.threads = launching.thread_count()
         self.pool = ThreadPoolExecutor(self.threads)
 
     def __call__(self, source: Carrier, target: Carrier) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import launching
 
 Carrier = NDArray[np.float32] | NDArray[np.float64]
 
@@ -298,7 +298,7 @@ def environment(modules: Iterable[str]) -> dict[str, Any]:
             versions[module] = "not installed"
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
-    threads = {"fpemu": parallel.thread_count(), "numpy products": _blas_threads()}
+    threads = {"fpemu": launching.thread_count(), "numpy products": _blas_threads()}
     return {
         "processor": platform.machine(),
         "cores": cores,

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fpemu import formats as _formats
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, launching, words
 from fpemu._kernels import random_bits as philox
-from fpemu._kernels import words
+from fpemu._kernels.caching import inline
 from fpemu._kernels.exact import (
     divide_word,
     divide_word_at,
@@ -34,7 +34,6 @@ from fpemu._kernels.exact import (
     sqrt_word,
     sqrt_word_at,
 )
-from fpemu._kernels.launching import inline
 from fpemu._kernels.significands import SIGN
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import (
@@ -215,7 +214,7 @@ def _array_kernel(operation: int, mode: int, quick: bool) -> Callable[..., None]
     adds, multiplies, divides = operation == _ADD, operation == _MULTIPLY, operation == _DIVIDE
     roots, narrow = operation == _SQRT, operation == _FMA_FLOAT32
 
-    @parallel.kernel
+    @caching.kernel
     def array_range(start, stop, a, b, c, steps, flip, out, target):  # type: ignore[no-untyped-def]
         for i in range(start, stop):
             x = np.float64(a[i * steps[0]])
@@ -254,7 +253,7 @@ def _stochastic_kernel(operation: int, mode: int) -> Callable[..., None]:
     multiplies, divides, roots = operation == _MULTIPLY, operation == _DIVIDE, operation == _SQRT
     adds, per_block = operation == _ADD, philox.BLOCK_WORDS // 2
 
-    @parallel.kernel
+    @caching.kernel
     def stochastic_range(  # type: ignore[no-untyped-def]
         start, stop, a, b, c, steps, flip, out, target, key, unused
     ):
@@ -297,7 +296,7 @@ def _run(
     mode = MODES.index(rounding.mode)
     if rounding.is_stochastic:
         per_block = philox.BLOCK_WORDS // 2
-        parallel.run(
+        launching.run(
             _stochastic_kernel(operation, mode),
             -(-result.size // per_block),
             *operands,
@@ -309,10 +308,10 @@ def _run(
         )
         return
     kernel = _array_kernel(operation, mode, format.precision <= ODD_PRECISION)
-    parallel.run(kernel, result.size, *operands, result, target, grain=_GRAIN)
+    launching.run(kernel, result.size, *operands, result, target, grain=_GRAIN)
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def _apply(
     operation: int,
     operands: dict[str, ArrayLike],

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
-from fpemu._kernels import launching as parallel
-from fpemu._kernels import words
-from fpemu._kernels.launching import inline
+from fpemu._kernels import caching, launching, words
+from fpemu._kernels.caching import inline
 from fpemu._kernels.significands import INFINITY, SIGN, ZERO, assemble
 from fpemu._kernels.significands import unpack as significand_of
 from fpemu.formats import Format, FormatLike
@@ -133,13 +132,13 @@ def _decode_word(code: Any, codes: _Codes) -> Any:
     return words.bit_or(assemble(fraction, exponent), float_sign)
 
 
-@parallel.kernel
+@caching.kernel
 def _encode_range(start, stop, x, out, codes):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         out[i] = _encode_word(words.word(x[i]), codes)
 
 
-@parallel.kernel
+@caching.kernel
 def _decode_range(start, stop, codes_array, out, codes):  # type: ignore[no-untyped-def]
     for i in range(start, stop):
         out[i] = words.floating(_decode_word(np.uint64(codes_array[i]), codes))
@@ -147,7 +146,7 @@ def _decode_range(start, stop, codes_array, out, codes):  # type: ignore[no-unty
 
 def _decode_flat(codes: NDArray[Any], format: Format) -> NDArray[np.float64]:
     out = np.empty(codes.size, np.float64)
-    parallel.run(_decode_range, codes.size, codes, out, _codes_of(format), grain=_GRAIN)
+    launching.run(_decode_range, codes.size, codes, out, _codes_of(format), grain=_GRAIN)
     return out
 
 
@@ -160,7 +159,7 @@ def _table(format: Format) -> Carrier:
     return table
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def encode(
     x: ArrayLike, format: FormatLike, rounding: RoundingLike | None = None
 ) -> NDArray[np.unsignedinteger[Any]] | np.unsignedinteger[Any]:
@@ -195,7 +194,7 @@ def encode(
     array = as_carrier(x) if rounding is None else np.asarray(round_into(x, format, rounding))
     flat = np.ascontiguousarray(array, dtype=np.float64).reshape(-1)
     out = np.empty(flat.size, code_dtype(format))
-    parallel.run(_encode_range, flat.size, flat, out, _codes_of(format), grain=_GRAIN)
+    launching.run(_encode_range, flat.size, flat, out, _codes_of(format), grain=_GRAIN)
     if rounding is None:
         _check_members(flat, _decode_flat(out, format), array.shape, format)
     return out.reshape(array.shape)[()]
@@ -218,7 +217,7 @@ def _check_members(
         )
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def decode(codes: ArrayLike, format: FormatLike) -> Any:
     """The values of bit patterns.
 

@@ -37,6 +37,7 @@ import numpy as np
 from fpemu import formats as _formats
 from fpemu._kernels import random_bits as philox
 from fpemu._kernels import words
+from fpemu._kernels.caching import inline
 from fpemu._kernels.exact import (
     divide_word,
     divide_word_at,
@@ -48,7 +49,6 @@ from fpemu._kernels.exact import (
     sqrt_word,
     sqrt_word_at,
 )
-from fpemu._kernels.launching import inline
 from fpemu.arithmetic import (
     ODD_PRECISION,
     quick_add,

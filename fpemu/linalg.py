@@ -9,9 +9,8 @@ from typing import Any, Final, Literal, cast, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import launching, sequential, superaccumulator
 from fpemu._kernels import pairwise as trees
-from fpemu._kernels import sequential, superaccumulator
 from fpemu._kernels import tensor_core as fused
 from fpemu._kernels.operands import Operands
 from fpemu.accumulators import (
@@ -168,7 +167,7 @@ def matmul(
 ) -> tuple[Any, RunningSums]: ...
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def matmul(
     a: ArrayLike,
     b: ArrayLike,
@@ -290,7 +289,7 @@ def _stacked(
     return Operands.of(left, right, initial, lengths)
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def dot(
     a: ArrayLike,
     b: ArrayLike,

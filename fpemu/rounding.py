@@ -23,10 +23,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, launching, words
 from fpemu._kernels import random_bits as philox
-from fpemu._kernels import words
-from fpemu._kernels.launching import inline
+from fpemu._kernels.caching import inline
 from fpemu.formats import Format, FormatLike
 
 __all__ = ["Rounding", "RoundingLike", "round"]
@@ -466,7 +465,7 @@ _BLOCK: Final = 2048  # elements that stay in the first-level cache while they a
 def _array_kernel(mode: int, in_place: bool) -> Callable[..., None]:
     """The kernel of a deterministic mode, for a result that is its source if `in_place`."""
 
-    @parallel.kernel
+    @caching.kernel
     def round_range(start, stop, x, out, target, shortcut):  # type: ignore[no-untyped-def]
         spare = np.empty(_BLOCK, x.dtype)
         for first in range(start, stop, _BLOCK):
@@ -557,7 +556,7 @@ def _stochastic_kernel(mode: int, wide: bool) -> Callable[..., None]:
     """The kernel of a stochastic mode, for float64 if `wide`: its ranges are blocks of elements."""
     per_block = philox.BLOCK_WORDS // 2 if wide else philox.BLOCK_WORDS
 
-    @parallel.kernel
+    @caching.kernel
     def round_blocks(start, stop, x, out, target, key, unused, exact):  # type: ignore[no-untyped-def]
         random = np.empty(philox.BLOCK_WORDS, np.uint32)
         for block in range(start, stop):
@@ -602,7 +601,7 @@ def _round_stochastically(
     exact = rounding.random_bits is None
     random_bits = width if rounding.random_bits is None else rounding.random_bits
     per_block = philox.BLOCK_WORDS * 32 // width
-    parallel.run(
+    launching.run(
         _stochastic_kernel_of(MODES.index(rounding.mode), dtype),
         -(-source.size // per_block),
         source.copy() if np.shares_memory(source, result) else source,
@@ -690,7 +689,7 @@ def check_no_nan(array: Carrier, format: Format, name: str = "x") -> None:
         raise ValueError(f"{name} is NaN{where}, but {format} has no NaN")
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def round(
     x: ArrayLike,
     format: FormatLike,
@@ -770,7 +769,7 @@ def round(
     if rounding.is_stochastic:
         _round_stochastically(flat_source, flat_result, format, rounding)
     else:
-        parallel.run(
+        launching.run(
             _array_kernel(mode_number(rounding), np.shares_memory(flat_source, flat_result)),
             array.size,
             flat_source,

@@ -20,7 +20,7 @@ from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import launching
 from fpemu._kernels import tensor_core as fused
 from fpemu._kernels.operands import Operands
 from fpemu.accumulators import Accumulator, ScaledCore
@@ -213,7 +213,7 @@ def _elements(x: Array, scales: Array, format: BlockFormat, rounding: Rounding) 
     return np.asarray(divide(numbers, divisors, format.element, rounding))
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def quantise(
     x: ArrayLike,
     format: BlockFormat | str,
@@ -313,7 +313,7 @@ def dequantise(scaled: Scaled) -> Array:
 # --- products -------------------------------------------------------------------------------------
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def matmul(
     a: Scaled, b: Scaled, unit: ScaledCore | Accumulator, *, c: ArrayLike | None = None
 ) -> Any:

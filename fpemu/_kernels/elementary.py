@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from fpemu._kernels import words
-from fpemu._kernels.launching import inline, kernel
+from fpemu._kernels.caching import inline, kernel
 
 __all__ = ["erf", "erfc", "exp", "expm1", "log", "sigmoid", "tanh"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fpemu._kernels import words
-from fpemu._kernels.launching import inline
+from fpemu._kernels.caching import inline
 from fpemu._kernels.significands import (
     INFINITY,
     ONE,

@@ -9,93 +9,20 @@ layers is safe after a fork in every case.
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
 import itertools
 import os
-import sys
 import threading
-import types
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import numba
 import numpy as np
 from numba.np.ufunc import parallel as numba_parallel
 
-__all__ = ["default_environment", "inline", "kernel", "mapping", "run", "thread_count"]
-
-
-@functools.cache
-def _digest_of_sources(folder: Path) -> str:
-    """A digest of a package's source files."""
-    digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(folder.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-_HERE: Final = Path(__file__).parent
-
-
-def _stamped(function: Any) -> Any:
-    """Put digests of the sources into a function's name, and so into its cache's.
-
-    Numba's cache on disk goes by the file a function is in.  A kernel has functions of other files
-    compiled into it, of this package and of its own, and would survive their change.
-    """
-    package = sys.modules[function.__module__.partition(".")[0]]
-    folders = {_HERE, *(Path(path) for path in getattr(package, "__path__", ()))}
-    digests = sorted(_digest_of_sources(folder) for folder in folders)
-    function.__qualname__ += "".join(f"-{digest}" for digest in digests)
-    return function
-
-
-def kernel(function: Any) -> Any:
-    """Decorator of array kernels: compiled once a machine, no GIL, no errors from divisions."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(_stamped(function))
-
-
-def inline(function: Any) -> Any:
-    """Decorator of scalar kernels: always inlined, so that a constant argument costs nothing."""
-    compiled = numba.njit(cache=True, nogil=True, forceinline=True, error_model="numpy")
-    return compiled(_stamped(function))
-
-
-function_of_one_number: Any = None  # each kernel has its own
-
-
-def _map_range(start, stop, x, out):  # type: ignore[no-untyped-def]
-    for i in range(start, stop):
-        out[i] = function_of_one_number(np.float64(x[i]))
-
-
-@functools.cache
-def mapping(function: Any) -> Any:
-    """The kernel that applies a scalar function to each element of a flat array, in float64.
-
-    Parameters
-    ----------
-    function : callable
-        Compiled by Numba.  If it is an :func:`inline` one of a module, so that its name stands for
-        it and all that it calls, the kernel is compiled once a machine, else once a process.
-
-    Returns
-    -------
-    callable
-        ``(start, stop, x, out)``, for :func:`run`.
-    """
-    # As a global variable: to Numba's cache a function in a closure is a new one in each process.
-    variables = {"np": np, "function_of_one_number": function}
-    name = f"{function.__module__}.{function.__qualname__}"
-    template = types.FunctionType(_map_range.__code__, variables, "map_range")
-    template.__module__, template.__qualname__ = __name__, f"map_range-{name}"
-    known = _digest_of_sources(_HERE) in name and "<locals>" not in name
-    return numba.njit(cache=known, nogil=True, error_model="numpy")(template)
+__all__ = ["default_environment", "run", "thread_count"]
 
 
 _FENV_BYTES: Final = 512  # more than any C library's fenv_t

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import launching as parallel
-from fpemu._kernels import words
+from fpemu._kernels import caching, words
 from fpemu.rounding import LAYOUTS, Carrier
 
 __all__ = ["INNER", "OUTER", "PRODUCTS", "VIA", "Operands", "as_float32", "panels"]
@@ -81,7 +80,7 @@ def _last_bit_exponent(x: Carrier) -> int:
     return int(np.frexp(least)[1]) - LAYOUTS[x.dtype].precision if greatest > 0 else 0
 
 
-@parallel.kernel
+@caching.kernel
 def _extremes(x, one):  # type: ignore[no-untyped-def]
     """The least nonzero and the greatest magnitude; NaN counts as greater than infinity."""
     nothing = words.subtract(one, one)

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu import formats as _formats
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, launching, words
 from fpemu._kernels import random_bits as philox
-from fpemu._kernels import words
 from fpemu._kernels.exact import fma_word_at, multiply_word_at
 from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, Operands, panels
 from fpemu._kernels.significands import SIGN, ZERO
@@ -47,7 +46,7 @@ _DEEPEST: Final = 64  # subtrees that wait at a time, in trees of fewer than 2**
 _NATIVE, _NARROW, _WIDE = range(3)
 
 
-@parallel.kernel
+@caching.kernel
 def _merges_after(counts):  # type: ignore[no-untyped-def]
     """How many subtrees a term completes, by its index, in a tree of ``counts.size`` terms."""
     for i in range(counts.size):
@@ -149,7 +148,7 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
     """The kernel of one way to form sums; the arguments are constants to the compiler."""
     wide_products = fused and way == _WIDE
 
-    @parallel.kernel
+    @caching.kernel
     def tree_range(  # type: ignore[no-untyped-def]
         start, stop, a, panels_b, initial, out, lengths, block, add_trees, merges, least,
         target, product_target, key, unused, sums,
@@ -269,7 +268,7 @@ def product(operands: Operands, accumulator: Pairwise) -> Carrier:
     if steps % block:  # the last tree is filled up with zeros
         left = np.pad(left, ((0, 0), (0, 0), (0, -steps % block)))
         right = np.pad(right, ((0, 0), (0, -steps % block), (0, 0)))
-    parallel.run(
+    launching.run(
         _product_kernel(
             mode_number(rounding), accumulator.fused, way, accumulator.flush is not None
         ),

@@ -16,9 +16,8 @@ import numba
 import numpy as np
 
 from fpemu import formats as _formats
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, launching, tiles, words
 from fpemu._kernels import random_bits as philox
-from fpemu._kernels import tiles, words
 from fpemu._kernels.exact import fma_word, fma_word_at
 from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, VIA, Operands, panels
 from fpemu._kernels.significands import ZERO
@@ -239,7 +238,7 @@ def _product_kernel(
     bands = 3 if running else 1
     columns = tiles.COLUMNS
 
-    @parallel.kernel
+    @caching.kernel
     def product_range(  # type: ignore[no-untyped-def]
         start, stop, a, panels, initial, out, lengths, block,
         fast, target, product_target, via_target, outer_target, sums, inner_share,
@@ -426,7 +425,7 @@ def product(operands: Operands, accumulator: Sequential | Blocked) -> Carrier:
     running = operands.running.size > 0
     height = 1 if running else _rows_together(chain.flavour)
     groups = batch * -(-rows // height)
-    parallel.run(
+    launching.run(
         _product_kernel(
             chain.flavour,
             chain.mode,
@@ -474,7 +473,7 @@ def _stochastic_kernel(
 ) -> Callable[..., None]:
     """The kernel for sums of which a rounding is stochastic, element by element."""
 
-    @parallel.kernel
+    @caching.kernel
     def stochastic_range(  # type: ignore[no-untyped-def]
         start, stop, a, columns, initial, out, lengths, block,
         target, product_target, via_target, outer_target, key, unused, outer_key, outer_unused,
@@ -525,7 +524,7 @@ def _stochastic_product(operands: Operands, accumulator: Sequential | Blocked) -
     outer = accumulator.rounding
     out = np.zeros(operands.shape)
     initial = operands.initial
-    parallel.run(
+    launching.run(
         _stochastic_kernel(
             mode_number(inner.rounding),
             not inner.fused,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fpemu._kernels import words
-from fpemu._kernels.launching import inline
+from fpemu._kernels.caching import inline
 from fpemu.rounding import RNA, RNE, RNZ, RTN, RTO, RTP, SR, SR_EQUAL, Target, signed_result
 
 __all__ = ["assemble", "round_pair", "round_significand", "rounds_up", "unpack"]

@@ -24,11 +24,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, launching, words
 from fpemu._kernels import random_bits as philox
-from fpemu._kernels import words
+from fpemu._kernels.caching import inline
 from fpemu._kernels.exact import round_shifted
-from fpemu._kernels.launching import inline
 from fpemu._kernels.operands import OUTER, Operands, panels
 from fpemu._kernels.significands import ONE, SIGN, ZERO, unpack
 from fpemu.accumulators import Exact
@@ -181,7 +180,7 @@ def _long_sum(digits, total, left, right, j, first, stop, target, mode, random, 
 def _product_kernel(mode: int) -> Callable[..., None]:
     """The kernel of a mode; with `short`, a sum of two numbers is tried first."""
 
-    @parallel.kernel
+    @caching.kernel
     def exact_range(  # type: ignore[no-untyped-def]
         start, stop, a, panels_b, initial, out, lengths, block, short, target, key, unused, sums
     ):
@@ -290,7 +289,7 @@ def product(operands: Operands, accumulator: Exact) -> Carrier:
     short = operands.narrow and holds_float32_sums(accumulator.format)
     out = np.zeros(operands.shape)
     initial = operands.initial
-    parallel.run(
+    launching.run(
         _product_kernel(mode),
         batch * rows,
         np.ascontiguousarray(operands.a, dtype=np.float64),

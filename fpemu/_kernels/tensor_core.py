@@ -25,9 +25,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import launching as parallel
-from fpemu._kernels import words
-from fpemu._kernels.launching import inline
+from fpemu._kernels import caching, launching, words
+from fpemu._kernels.caching import inline
 from fpemu._kernels.operands import Operands, panels
 from fpemu.accumulators import FlooredCore, ScaledCore, TensorCore
 from fpemu.formats import Format
@@ -58,7 +57,7 @@ def _power(x: float, least: float) -> float:
     return 0.0 if x == 0.0 else max(power, least)
 
 
-@parallel.kernel
+@caching.kernel
 def _split(x, least, values, powers):  # type: ignore[no-untyped-def]
     """The finite numbers of a flat array and the powers of two of their exponents, others zero.
 
@@ -221,7 +220,7 @@ def _product_kernel(variant: int, mode: int) -> Callable[..., None]:
     grouped, floored = variant == _GROUPED, variant in (_FLOORED, _HALVES)
     halves = variant == _HALVES
 
-    @parallel.kernel
+    @caching.kernel
     def fused_range(  # type: ignore[no-untyped-def]
         start, stop, a, powers_a, raw_a, panels_b, powers_b, raw_b, initial, out, lengths,
         block, group, floor, top, sum_top, reach, initial_least, others, limit, shortcut,
@@ -325,7 +324,7 @@ def _run(
     left, right = sides
     packed = panels(right.values, _COLUMNS)
     initial = operands.initial
-    parallel.run(
+    launching.run(
         _product_kernel(variant, MODES.index(rounding.mode)),
         batch * rows,
         left.values,

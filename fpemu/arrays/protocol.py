@@ -11,9 +11,8 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.typing import NDArray
 
 from fpemu import arithmetic
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, launching, words
 from fpemu._kernels import random_bits as philox
-from fpemu._kernels import words
 from fpemu._kernels.exact import fma_word_at, multiply_word_at
 from fpemu._kernels.significands import ZERO
 from fpemu.arrays.container import Array, Style, common_style
@@ -243,7 +242,7 @@ def _norm(x: Array, ord: Any = None, axis: Any = None, keepdims: bool = False) -
 def _scan_kernel(multiplies: bool, mode: int) -> Callable[..., None]:
     """Partial sums or products along rows, every one rounded once."""
 
-    @parallel.kernel
+    @caching.kernel
     def scan_range(start, stop, x, out, target, key, unused):  # type: ignore[no-untyped-def]
         for row in range(start, stop):
             total = np.float64(x[row, 0])
@@ -263,12 +262,12 @@ def _scan_kernel(multiplies: bool, mode: int) -> Callable[..., None]:
     return cast(Callable[..., None], scan_range)
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def _scanned(style: Style, rows: NDArray[Any], ufunc: Any) -> NDArray[np.float64]:
     rounding = style.rounding.derived("scan", ufunc.__name__)
     out = np.empty(rows.shape)
     if out.size:
-        parallel.run(
+        launching.run(
             _scan_kernel(ufunc is np.multiply, mode_number(rounding)),
             rows.shape[0],
             np.ascontiguousarray(rows),

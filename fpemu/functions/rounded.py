@@ -38,11 +38,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
 from fpemu import rounding as _rounding
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, launching, words
 from fpemu._kernels import random_bits as philox
-from fpemu._kernels import words
+from fpemu._kernels.caching import inline
 from fpemu._kernels.exact import number_word_at
-from fpemu._kernels.launching import inline
 from fpemu.formats import Format, FormatLike
 from fpemu.multiprecision import own_context
 from fpemu.rounding import Carrier, Rounding, RoundingLike
@@ -586,7 +585,7 @@ _RECIPROCAL, _GELU, _GELU_TANH = range(10, 13)
 def _enclosure_kernel(which: int) -> Callable[..., int]:
     # A chain of constant conditions, pruned before anything is compiled: a kernel that closed over
     # the function instead of its number would not be found in the disk cache.
-    @parallel.kernel
+    @caching.kernel
     def odd_range(x, out, undecided, low_bits):  # type: ignore[no-untyped-def]
         count = np.int64(0)
         for i in range(x.size):
@@ -636,7 +635,7 @@ def _enclosure_kernel_of(name: str) -> Callable[..., int]:
 
 
 def _rounding_kernel(mode: int) -> Callable[..., None]:
-    @parallel.kernel
+    @caching.kernel
     def round_odd(x, out, target):  # type: ignore[no-untyped-def]
         for i in range(x.size):
             out[i] = words.floating(_rounding.round_word(words.word(x[i]), target, mode))
@@ -647,7 +646,7 @@ def _rounding_kernel(mode: int) -> Callable[..., None]:
 def _stochastic_kernel(mode: int) -> Callable[..., None]:
     per_block = philox.BLOCK_WORDS // 2
 
-    @parallel.kernel
+    @caching.kernel
     def round_odd(x, out, target, first, key, unused):  # type: ignore[no-untyped-def]
         """Round elements ``first``, ``first + 1``, ... of a call, whose draws go by their place."""
         random = np.empty(philox.BLOCK_WORDS, np.uint32)
@@ -789,13 +788,13 @@ def _evaluate(name: str, x: Carrier, format: Format, rounding: Rounding, result:
                 return
             round_odd(odd, result[part], first)
 
-    parallel.run(work, x.size, grain=_BLOCK)
+    launching.run(work, x.size, grain=_BLOCK)
     if invalid:
         at = min(invalid)
         raise ValueError(f"{name}({x[at]}) is NaN (element {at}), but {format} has no NaN")
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def _function(
     name: str, x: ArrayLike, format: FormatLike, rounding: RoundingLike, out: Carrier | None
 ) -> Any:

@@ -23,7 +23,7 @@ from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import ArrayLike
 
 from fpemu import formats as _formats
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import launching
 from fpemu.accumulators import Accumulator, Blocked, Sequential
 from fpemu.arithmetic import add, divide, multiply, subtract
 from fpemu.formats import Format, FormatLike
@@ -151,7 +151,7 @@ def _narrowed(numbers: Any, format: Format, rows: Carrier) -> Any:
 # --- softmax --------------------------------------------------------------------------------------
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def softmax(
     x: ArrayLike,
     format: FormatLike,
@@ -243,7 +243,7 @@ def softmax(
 # --- norms ----------------------------------------------------------------------------------------
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def layer_norm(
     x: ArrayLike,
     format: FormatLike,
@@ -341,7 +341,7 @@ def layer_norm(
     return call.result(rows, scale, shift)
 
 
-@parallel.default_environment()
+@launching.default_environment()
 def rms_norm(
     x: ArrayLike,
     format: FormatLike,

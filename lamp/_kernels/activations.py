@@ -19,7 +19,7 @@ import mpmath
 import numpy as np
 
 from fpemu._kernels import elementary
-from fpemu._kernels.launching import inline
+from fpemu._kernels.caching import inline
 
 __all__ = ["ACTIVATIONS", "Activation", "activation"]
 

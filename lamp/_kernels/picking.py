@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, launching
 
 __all__ = [
     "above",
@@ -50,7 +50,7 @@ def largest(scores: NDArray[np.float32], count: int) -> Mask:
         words = np.ascontiguousarray(scores).reshape(-1).view(np.uint32)
         threshold, left, ties = _threshold(words, count)
         before = np.concatenate([[0], np.cumsum(ties)[:-1]])
-        parallel.run(_mark, _PIECES, words, threshold, left - before, mask)
+        launching.run(_mark, _PIECES, words, threshold, left - before, mask)
     return mask.reshape(scores.shape)
 
 
@@ -64,7 +64,7 @@ def _threshold(words: NDArray[np.uint32], count: int) -> tuple[np.uint32, int, N
     while shift > 0:
         width = min(shift, _DIGIT)
         histograms = np.zeros((_PIECES, 1 << width), np.int64)
-        parallel.run(_histogram, _PIECES, words, known, shift, shift - width, histograms)
+        launching.run(_histogram, _PIECES, words, known, shift, shift - width, histograms)
         # How many lie in a bin or above it.
         above_bin = histograms.sum(axis=0)[::-1].cumsum()[::-1]
         bin_ = int(np.nonzero(above_bin >= count)[0][-1])
@@ -75,7 +75,7 @@ def _threshold(words: NDArray[np.uint32], count: int) -> tuple[np.uint32, int, N
     return known, count, ties
 
 
-@parallel.kernel
+@caching.kernel
 def _histogram(start, stop, words, known, shift, low, histograms):  # type: ignore[no-untyped-def]
     """Of pieces of the array: the bits from `low` to `shift` of words that agree above those."""
     size = words.size
@@ -87,7 +87,7 @@ def _histogram(start, stop, words, known, shift, low, histograms):  # type: igno
                 histograms[piece, (word >> np.uint32(low)) & bits] += 1
 
 
-@parallel.kernel
+@caching.kernel
 def _mark(start, stop, words, threshold, left, mask):  # type: ignore[no-untyped-def]
     """Mark words above the threshold, and in each piece the first few that equal it."""
     for piece in range(start, stop):
@@ -105,11 +105,11 @@ def largest_of_rows(scores: NDArray[np.float32], counts: Lengths) -> Mask:
     """The `counts[i]` largest scores of each row, at most as many as the row has."""
     mask = np.zeros(scores.shape, np.bool_)
     words = np.ascontiguousarray(scores).view(np.uint32)
-    parallel.run(_largest_rows, len(scores), words, counts, mask, grain=_GRAIN)
+    launching.run(_largest_rows, len(scores), words, counts, mask, grain=_GRAIN)
     return mask
 
 
-@parallel.kernel
+@caching.kernel
 def _largest_rows(start, stop, words, counts, mask):  # type: ignore[no-untyped-def]
     """A heap yields the largest one after the other: keys are words, which are integers."""
     keys = np.empty(words.shape[1], np.float64)
@@ -135,11 +135,11 @@ def _largest_rows(start, stop, words, counts, mask):  # type: ignore[no-untyped-
 def normwise(z: NDArray[Any], lengths: Lengths, tau: float) -> Mask:
     """The authors' rule: see :class:`lamp.LAMP`."""
     mask = np.zeros(z.shape, np.bool_)
-    parallel.run(_normwise_rows, len(z), z, lengths, tau, mask, grain=_GRAIN)
+    launching.run(_normwise_rows, len(z), z, lengths, tau, mask, grain=_GRAIN)
     return mask
 
 
-@parallel.kernel
+@caching.kernel
 def _normwise_rows(start, stop, z, lengths, tau, mask):  # type: ignore[no-untyped-def]
     """The authors' rule.  A heap yields the largest probabilities without sorting the row."""
     keys = np.empty(z.shape[1], np.float64)
@@ -181,11 +181,11 @@ def least_normwise(z: NDArray[Any], lengths: Lengths, tau: float, counts: Length
     """
     mask = np.zeros(z.shape, np.bool_)
     given = np.full(len(z), -1) if counts is None else counts
-    parallel.run(_least_normwise_rows, len(z), z, lengths, tau, given, mask, grain=_GRAIN)
+    launching.run(_least_normwise_rows, len(z), z, lengths, tau, given, mask, grain=_GRAIN)
     return mask
 
 
-@parallel.kernel
+@caching.kernel
 def _least_normwise_rows(start, stop, z, lengths, tau, counts, mask):  # type: ignore[no-untyped-def]
     """The components left out are a window of the row in ascending order.
 
@@ -239,11 +239,11 @@ def least_componentwise(
     """
     mask = np.zeros(z.shape, np.bool_)
     given = np.full(len(z), -1) if counts is None else counts
-    parallel.run(_least_componentwise_rows, len(z), z, w, lengths, tau, given, mask, grain=_GRAIN)
+    launching.run(_least_componentwise_rows, len(z), z, w, lengths, tau, given, mask, grain=_GRAIN)
     return mask
 
 
-@parallel.kernel
+@caching.kernel
 def _least_componentwise_rows(  # type: ignore[no-untyped-def]
     start, stop, z, w, lengths, tau, counts, mask
 ):
@@ -299,7 +299,7 @@ def _least_componentwise_rows(  # type: ignore[no-untyped-def]
 # --- heaps ----------------------------------------------------------------------------------------
 
 
-@parallel.kernel
+@caching.kernel
 def _sift(keys, places, root, size):  # type: ignore[no-untyped-def]
     """Restore the heap order below a root: larger keys first, of equal ones the smaller place."""
     key, place = keys[root], places[root]
@@ -317,7 +317,7 @@ def _sift(keys, places, root, size):  # type: ignore[no-untyped-def]
     keys[root], places[root] = key, place
 
 
-@parallel.kernel
+@caching.kernel
 def _raise(keys, places, leaf):  # type: ignore[no-untyped-def]
     """Restore the heap order above a new leaf."""
     key, place = keys[leaf], places[leaf]
@@ -330,7 +330,7 @@ def _raise(keys, places, leaf):  # type: ignore[no-untyped-def]
     keys[leaf], places[leaf] = key, place
 
 
-@parallel.inline
+@caching.inline
 def _before(key, place, other_key, other_place):  # type: ignore[no-untyped-def]
     return key > other_key or (key == other_key and place < other_place)
 
@@ -344,10 +344,10 @@ def shuffle(mask: Mask, lengths: Lengths, seed: int, stream: int, first_row: int
     The draws are keyed by (seed, stream, row, draw), so that no thread depends on another.
     """
     key = np.uint64(seed % 2**64), np.uint64(stream % 2**64)
-    parallel.run(_shuffle_rows, len(mask), lengths, *key, first_row, mask, grain=_GRAIN)
+    launching.run(_shuffle_rows, len(mask), lengths, *key, first_row, mask, grain=_GRAIN)
 
 
-@parallel.kernel
+@caching.kernel
 def _shuffle_rows(start, stop, lengths, seed, stream, first_row, mask):  # type: ignore[no-untyped-def]
     """Fisher-Yates."""
     for row in range(start, stop):
@@ -362,11 +362,11 @@ def uniform(lengths: Lengths, columns: int, seed: int, stream: int, first_row: i
     """Scores drawn at random, -1 where there is no component: float32, shape (rows, columns)."""
     scores = np.full((len(lengths), columns), -1.0, np.float32)
     key = np.uint64(seed % 2**64), np.uint64(stream % 2**64)
-    parallel.run(_uniform_rows, len(lengths), lengths, *key, first_row, scores, grain=_GRAIN)
+    launching.run(_uniform_rows, len(lengths), lengths, *key, first_row, scores, grain=_GRAIN)
     return scores
 
 
-@parallel.kernel
+@caching.kernel
 def _uniform_rows(start, stop, lengths, seed, stream, first_row, scores):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
         key = _mixed(_mixed(_mixed(seed) ^ stream) ^ np.uint64(first_row + row))
@@ -374,7 +374,7 @@ def _uniform_rows(start, stop, lengths, seed, stream, first_row, scores):  # typ
             scores[row, j] = np.float64(_mixed(key + np.uint64(j)) >> np.uint64(40)) * 2.0**-24
 
 
-@parallel.inline
+@caching.inline
 def _mixed(counter):  # type: ignore[no-untyped-def]
     """SplitMix64: a 64-bit counter to 64 well-mixed bits (Steele, Lea, Flood, OOPSLA 2014)."""
     bits = counter + np.uint64(0x9E3779B97F4A7C15)

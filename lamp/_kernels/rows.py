@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import fpemu
-from fpemu._kernels import elementary
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, elementary, launching
 
 __all__ = ["Float64", "exp", "expm1", "mapped", "others", "outward", "product", "rows_of", "total"]
 
@@ -48,7 +47,7 @@ def mapped(function: Callable[..., Any], x: Float64) -> Float64:
     """A scalar function for Numba kernels, of every element."""
     flat = np.ascontiguousarray(x).reshape(-1)
     out = np.empty_like(flat)
-    parallel.run(parallel.mapping(function), flat.size, flat, out, grain=_GRAIN)
+    launching.run(caching.mapping(function), flat.size, flat, out, grain=_GRAIN)
     return out.reshape(x.shape)
 
 
@@ -62,7 +61,7 @@ def expm1(x: Float64) -> Float64:
     return mapped(elementary.expm1, x)
 
 
-@parallel.kernel
+@caching.kernel
 def _total_rows(start, stop, x, out):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
         sum_ = 0.0
@@ -76,11 +75,11 @@ def total(x: Float64) -> Float64:
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     out = np.empty(rows.shape[0])
     grain = max(1, _GRAIN // x.shape[-1])
-    parallel.run(_total_rows, rows.shape[0], rows, out, grain=grain)
+    launching.run(_total_rows, rows.shape[0], rows, out, grain=grain)
     return out.reshape(*x.shape[:-1], 1)
 
 
-@parallel.kernel
+@caching.kernel
 def _others_rows(start, stop, x, out):  # type: ignore[no-untyped-def]
     n = x.shape[1]
     for row in range(start, stop):
@@ -102,7 +101,7 @@ def others(x: Float64) -> Float64:
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     out = np.empty_like(rows)
     grain = max(1, _GRAIN // x.shape[-1])
-    parallel.run(_others_rows, rows.shape[0], rows, out, grain=grain)
+    launching.run(_others_rows, rows.shape[0], rows, out, grain=grain)
     return out.reshape(x.shape)
 
 

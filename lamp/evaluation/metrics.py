@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpemu._kernels import elementary
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, elementary, launching
 from lamp._kernels.rows import exp
 
 if TYPE_CHECKING:
@@ -263,11 +262,11 @@ def _compare(
 ) -> NDArray[np.float64]:
     """Per position: KL, flip (0 or 1), and the loss of the following token (NaN for -1) of both."""
     rows = np.empty((len(following), 4))
-    parallel.run(_compare_rows, len(following), reference, model, following, rows, grain=_GRAIN)
+    launching.run(_compare_rows, len(following), reference, model, following, rows, grain=_GRAIN)
     return rows
 
 
-@parallel.kernel
+@caching.kernel
 def _compare_rows(start, stop, reference, model, following, rows):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
         expected, actual = reference[row], model[row]
@@ -295,7 +294,7 @@ def _compare_rows(start, stop, reference, model, following, rows):  # type: igno
         rows[row, 3] = model_offset - np.float64(actual[token]) if token >= 0 else np.nan
 
 
-@parallel.kernel
+@caching.kernel
 def _divergence_term(log_p, ratio):  # type: ignore[no-untyped-def]
     """``p (exp(r) - 1 - r)`` with r = log(q/p), which sums to KL(p || q).
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import fpemu
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, launching
 from lamp._kernels import picking as taking
 from lamp.lookahead.rules import LAMP, RULES, Rule
 
@@ -266,7 +266,7 @@ def _scores(
 ) -> NDArray[np.float32]:
     scores = np.full(z.shape, -1.0, np.float32)
     given = z if sensitivity is None else sensitivity
-    parallel.run(
+    launching.run(
         _score_rows,
         len(z),
         given,
@@ -281,7 +281,7 @@ def _scores(
     return scores
 
 
-@parallel.kernel
+@caching.kernel
 def _score_rows(start, stop, given, lengths, weights, spread, power, exact_columns, scores):  # type: ignore[no-untyped-def]
     """The sensitivity, ``z (1 - z)`` if `spread`, times a power of the weight.
 

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu._kernels import elementary
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, elementary, launching
 from lamp.lookahead import LAMP, Recomputation, error_weights, select_rows, value_distances
 from lamp.machines import Function, Hardware, Product
 from lamp.models.layers import (
@@ -213,7 +212,7 @@ def softmax(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDAr
     out = np.zeros_like(y)
     written = written_type(y, step) == y.dtype and step.output == fpemu.format(y.dtype.name)
     if step.steps is None and written:
-        parallel.run(_softmax_rows, y.shape[0], y, lengths, out, grain=_ROW_GRAIN)
+        launching.run(_softmax_rows, y.shape[0], y, lengths, out, grain=_ROW_GRAIN)
         return out
     # Some rows at a time, as they are float64 for a while.
     for start in range(0, len(y), _ROUNDED_ROWS):
@@ -230,7 +229,7 @@ def _for_rows(step: Function, start: int) -> Function:
 def _softmax_rounded(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDArray[Any]:
     if step.steps is None:
         wide = np.zeros(y.shape)
-        parallel.run(_softmax_rows, len(y), y, lengths, wide, grain=_ROW_GRAIN)
+        launching.run(_softmax_rows, len(y), y, lengths, wide, grain=_ROW_GRAIN)
         return np.asarray(fpemu.round(wide, step.output, step.rounding))
     exists = np.arange(y.shape[1]) < lengths[:, np.newaxis]
     masked = np.where(exists, y, y.dtype.type(-np.inf))
@@ -246,7 +245,7 @@ def _softmax_rounded(y: NDArray[Any], lengths: NDArray[np.int64], step: Function
     )
 
 
-@parallel.kernel
+@caching.kernel
 def _softmax_rows(start, stop, y, lengths, out):  # type: ignore[no-untyped-def]
     exponentials = np.empty(y.shape[1], np.float64)
     for row in range(start, stop):

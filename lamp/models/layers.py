@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import fpemu
 from fpemu import Format, Rounding, Sequential, formats, scaling
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, launching
 from fpemu.scaling import BlockFormat, Scaled
 from lamp._kernels import activations
 from lamp._kernels.rows import total
@@ -328,7 +328,7 @@ def norm(x: NDArray[Any], parameters: Norm, epsilon: float, step: Function) -> N
     bias = np.zeros_like(weight) if parameters.bias is None else parameters.bias
     out = np.empty(x.shape, written_type(x, step))
     arguments = (x, weight, bias, epsilon, parameters.centred, out)
-    parallel.run(_norm_rows, x.shape[0], *arguments, grain=max(1, _GRAIN // x.shape[1]))
+    launching.run(_norm_rows, x.shape[0], *arguments, grain=max(1, _GRAIN // x.shape[1]))
     return rounded(out, x, step)
 
 
@@ -347,7 +347,7 @@ def _norm_in_steps(x: NDArray[Any], parameters: Norm, epsilon: float, step: Func
     return fpemu.functions.layer_norm(x, step.output, step.rounding, **common)
 
 
-@parallel.kernel
+@caching.kernel
 def _norm_rows(start, stop, x, weight, bias, epsilon, centred, out):  # type: ignore[no-untyped-def]
     n = x.shape[1]
     for row in range(start, stop):
@@ -389,5 +389,5 @@ def activation(x: NDArray[Any], name: str, step: Function) -> NDArray[Any]:
     function = activations.activation(name).value
     flat = np.ascontiguousarray(x).reshape(-1)
     out = np.empty(flat.shape, written_type(x, step))
-    parallel.run(parallel.mapping(function), flat.size, flat, out, grain=_GRAIN)
+    launching.run(caching.mapping(function), flat.size, flat, out, grain=_GRAIN)
     return rounded(out, x, step).reshape(x.shape)

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import numba
 
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import launching
 from lamp.studies.store import Outcome, now
 from lamp.studies.worker import Task, Worker, code_digest, physical_memory
 
@@ -205,7 +205,7 @@ class Processes(Engine):
     """
 
     def __init__(self, jobs: int, memory: int, spill: Path | None = None) -> None:
-        threads = parallel.thread_count()
+        threads = launching.thread_count()
         # Where threads do not divide evenly, the first processes have one more.
         shares = [max(1, (threads + index) // jobs) for index in reversed(range(jobs))]
         self._settings = {
@@ -368,7 +368,7 @@ class Cluster(Engine):
             # Without limits of memory: dask counts what files are mapped as taken.
             address = self._owned.enter_context(
                 distributed.LocalCluster(
-                    n_workers=jobs or parallel.thread_count(),
+                    n_workers=jobs or launching.thread_count(),
                     threads_per_worker=1,
                     memory_limit=0,
                     dashboard_address=":0",

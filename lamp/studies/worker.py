@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import launching
 from lamp.evaluation import Metrics, Totals, runs
 from lamp.machines import Hardware
 from lamp.machines import files as machine_files
@@ -320,7 +320,7 @@ class Worker:
             Says so if it failed.
         """
         started, start = now(), time.perf_counter()
-        place = {**environment(), "threads": parallel.thread_count()}
+        place = {**environment(), "threads": launching.thread_count()}
         try:
             metrics, seconds = self._measured(task)
         except Exception as error:  # whatever it is, the other runs go on

@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, launching
 from lamp._kernels.rows import Float64, others, outward, rows_of, total
 from lamp.bounds.compositions.base import (
     Composition,
@@ -216,7 +216,7 @@ class LayerNorm(Composition):
         out = np.empty_like(flat)
         of_rows = np.ascontiguousarray(bounds).reshape(flat.shape)
         grain = max(1, _GRAIN // x.shape[-1] ** 2)
-        parallel.run(_layer_norm_amplified, len(flat), flat, of_rows, out, grain=grain)
+        launching.run(_layer_norm_amplified, len(flat), flat, of_rows, out, grain=grain)
         return np.asarray(self._widened(out.reshape(x.shape)) / deviation)
 
     def enclosure(self, y: ArrayLike, errors: ArrayLike) -> Float64:
@@ -254,7 +254,7 @@ class LayerNorm(Composition):
             out = np.empty_like(flat)
             # The matrix is symmetric but for the gain, which multiplies rows.
             gains = np.ascontiguousarray(np.broadcast_to(gain, flat.shape))
-            parallel.run(_layer_norm_amplified, len(flat), flat, gains, out)
+            launching.run(_layer_norm_amplified, len(flat), flat, gains, out)
             return out.reshape(x.shape) / deviation
         # sum_i gain_i**2 ([i=j] - (1 + x_i x_j)/n)**2
         squares = gain * gain * np.ones_like(x)
@@ -264,7 +264,7 @@ class LayerNorm(Composition):
         return np.asarray(np.sqrt(np.maximum(diagonal + rest, 0.0)) / deviation)
 
 
-@parallel.kernel
+@caching.kernel
 def _layer_norm_amplified(start, stop, x, errors, out):  # type: ignore[no-untyped-def]
     """``sum_j |[i=j] - (1 + x_i x_j) / n| errors_j``."""
     n = x.shape[1]

@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fpemu._kernels import launching as parallel
+from fpemu._kernels import caching, launching
 from lamp._kernels.rows import Float64, exp, expm1, others, outward, product, rows_of, total
 from lamp.bounds.compositions.base import (
     Composition,
@@ -189,7 +189,7 @@ class SoftmaxProduct(Composition):
         output = product(z, self.values)
         rows, outputs = z.reshape(-1, z.shape[-1]), output.reshape(-1, output.shape[-1])
         out = np.empty_like(rows)
-        parallel.run(_distance_rows, len(rows), self.values, outputs, norm == 2, out)
+        launching.run(_distance_rows, len(rows), self.values, outputs, norm == 2, out)
         return z * out.reshape(z.shape)
 
     def _spread(self, weights: Float64, output: Float64) -> Float64:
@@ -197,11 +197,11 @@ class SoftmaxProduct(Composition):
         rows = np.ascontiguousarray(weights).reshape(-1, weights.shape[-1])
         outputs = output.reshape(-1, output.shape[-1])
         out = np.empty_like(outputs)
-        parallel.run(_spread_rows, len(rows), rows, self.values, outputs, out)
+        launching.run(_spread_rows, len(rows), rows, self.values, outputs, out)
         return out.reshape(output.shape)
 
 
-@parallel.kernel
+@caching.kernel
 def _spread_rows(start, stop, weights, values, outputs, out):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
         out[row, :] = 0.0
@@ -213,7 +213,7 @@ def _spread_rows(start, stop, weights, values, outputs, out):  # type: ignore[no
                     out[row, c] += weight * distance if distance > 0.0 else 0.0
 
 
-@parallel.kernel
+@caching.kernel
 def _distance_rows(start, stop, values, outputs, squared, out):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
         for j in range(values.shape[0]):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fpemu._kernels import elementary
-from fpemu._kernels.launching import kernel
+from fpemu._kernels.caching import kernel
 
 UNIT = 2.0**-53
 

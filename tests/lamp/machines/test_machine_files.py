@@ -1,13 +1,13 @@
 """Machines in TOML: what is written is read, and errors name the line."""
 
 import pytest
-from tests.lamp.machines.test_machines import MIXED, presets
 
 import fpemu
 import lamp
 from fpemu import Blocked, Exact, Format, Pairwise, Promoted, Rounding, Sequential, devices
 from lamp import Hardware
 from lamp.machines import files as machine_files
+from tests.lamp.machines.test_machines import MIXED, presets
 
 ODD = Format("odd", 7, 4, 3, infinities=False, high_nans=0)
 

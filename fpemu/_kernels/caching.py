@@ -1,0 +1,292 @@
+"""Compiling: decorators of kernels, and the cache on disk that keeps what they compile.
+
+A kernel has functions of other files compiled into it, so the cache goes by the contents of all
+files that hold compiled code: the folders ``_kernels`` of this package and of the kernel's own.  An
+edit anywhere else recompiles nothing, and equal sources share a cache wherever they are installed.
+
+Every compiled kernel is a file of its own, named by a digest of all that it depends on.  Processes
+that need the same kernel at the same time wait for the first to compile it.  A file that cannot be
+read is compiled anew; a cache that cannot be written leaves kernels in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import os
+import pickle
+import platform
+import sys
+import tempfile
+import time
+import types
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+import numba
+import numpy as np
+from numba.core import caching
+from numba.misc.appdirs import AppDirs
+
+try:
+    import fcntl
+except ImportError:  # Windows: processes then compile the same kernel twice
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["inline", "kernel", "mapping"]
+
+_HERE: Final = Path(__file__).parent
+_WAIT: Final = 60.0  # seconds for another process to compile a kernel
+_STALE: Final = 30 * 86400  # seconds after which an unused cache of other sources is removed
+
+
+# --- where, and of which sources ------------------------------------------------------------------
+
+
+@functools.cache
+def _digest(sources: Path) -> str:
+    """A digest of a file or of the source files of a folder."""
+    files = sorted(sources.rglob("*.py")) if sources.is_dir() else [sources]
+    digest = hashlib.blake2b(digest_size=8)
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _stamp(module: str, file: str) -> str:
+    """A digest of all sources that the code compiled for a function may come from."""
+    package = sys.modules.get(module.partition(".")[0])
+    folders = [Path(path) / "_kernels" for path in getattr(package, "__path__", ())]
+    sources = {_HERE, *(folder for folder in folders if folder.is_dir())}
+    if os.path.isfile(file) and not any(Path(file).is_relative_to(folder) for folder in sources):
+        sources.add(Path(file))
+    return "-".join(sorted(_digest(source) for source in sources))
+
+
+@functools.cache
+def _folder(stamp: str) -> Path | None:
+    """The folder of a stamp, made if it is not there; None, with a warning, if it cannot be."""
+    root = Path(numba.config.CACHE_DIR or AppDirs("fpemu", appauthor=False).user_cache_dir)
+    version = f"numba{numba.__version__}-python{platform.python_version()}"
+    folder = root / f"fpemu-{stamp}-{version}"
+    try:
+        if not folder.is_dir():
+            _remove_stale(root)
+            folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        _warn(f"{folder}: {error.strerror or error}")
+        return None
+    return folder
+
+
+def _remove_stale(root: Path) -> None:
+    """Remove the caches of other sources that nobody has used for long."""
+    for folder in root.glob("fpemu-*-numba*"):
+        try:
+            if time.time() - folder.stat().st_mtime > _STALE:
+                for file in folder.iterdir():
+                    file.unlink()
+                folder.rmdir()
+        except OSError:
+            continue  # another process was quicker, or it is not ours to remove
+
+
+_warned: Final[list[str]] = []
+
+
+def _warn(reason: str) -> None:
+    """Say once in a process that kernels are not kept."""
+    if not _warned:
+        _warned.append(reason)
+        warnings.warn(
+            "compiled kernels cannot be kept on disk and are compiled again in every process "
+            f"({reason}): set NUMBA_CACHE_DIR to a folder that can be written",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+# --- the cache ------------------------------------------------------------------------------------
+
+
+class _Files:
+    """The compiled versions of one function, a file each.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they are.
+    name : str
+        The function's, which begins the names of the files.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+
+    def path(self, key: Any) -> Path:
+        """The file of a version."""
+        digest = hashlib.blake2b(repr(key).encode(), digest_size=12).hexdigest()
+        return self._folder / f"{self._name}-{digest}.nbc"
+
+    def load(self, key: Any) -> Any:
+        """What was kept, or None."""
+        path = self.path(key)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        digest, data = content[:32], content[32:]
+        if hashlib.blake2b(data, digest_size=32).digest() != digest:
+            return None  # damaged: to be written again
+        kept, payload = pickle.loads(data)
+        return payload if kept == key else None
+
+    def save(self, key: Any, payload: Any) -> None:
+        """Keep a version; a disk that is full or read-only is no error."""
+        data = caching.dumps((key, payload))
+        content = hashlib.blake2b(data, digest_size=32).digest() + data
+        try:
+            handle, name = tempfile.mkstemp(dir=self._folder, suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                os.replace(name, self.path(key))
+            except BaseException:
+                os.unlink(name)
+                raise
+        except OSError as error:
+            _warn(f"{self._folder}: {error.strerror or error}")
+
+
+class _Implementation(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    """How Numba reduces what it has compiled to data and back; where it is, is for `_Files`."""
+
+    def __init__(self) -> None:
+        """Look for no place, as Numba's own would."""
+
+
+class _Cache(caching.FunctionCache):  # type: ignore[misc]
+    """Numba's cache of a function, in files of our own."""
+
+    def __init__(self, function: Any, folder: Path, name: str) -> None:
+        self._name, self._py_func = repr(function), function
+        self._impl, self._cache_path = _Implementation(), str(folder)
+        self._cache_file: Any = _Files(folder, name)
+        self._held: dict[Path, Any] = {}
+        self.enable()
+
+    def _load_overload(self, signature: Any, context: Any) -> Any:
+        if not self._enabled:
+            return None
+        key = self._index_key(signature, context.codegen())
+        found = self._loaded(key, context)
+        if found is None and self._reserve(self._cache_file.path(key)):
+            found = self._loaded(key, context)  # another process may have compiled it meanwhile
+            if found is not None:
+                self._release(self._cache_file.path(key))
+        return found
+
+    def _loaded(self, key: Any, context: Any) -> Any:
+        data = self._cache_file.load(key)
+        return None if data is None else self._impl.rebuild(context, data)
+
+    def _save_overload(self, signature: Any, compiled: Any) -> None:
+        key = self._index_key(signature, compiled.codegen)
+        try:
+            if self._enabled and self._impl.check_cachable(compiled):
+                self._cache_file.save(key, self._impl.reduce(compiled))
+        finally:
+            self._release(self._cache_file.path(key))
+
+    def _reserve(self, path: Path) -> bool:
+        """Wait until no other process compiles a version; whether it is worth another look."""
+        if fcntl is None:
+            return False
+        try:
+            file = open(path.with_suffix(".lock"), "w")  # noqa: SIM115
+        except OSError:
+            return False
+        # Locks by lockf end with the process and are not inherited by its children.
+        deadline = time.monotonic() + _WAIT
+        while True:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() > deadline:
+                    file.close()
+                    return True
+                time.sleep(0.02)
+            else:
+                self._held[path] = file
+                return True
+
+    def _release(self, path: Path) -> None:
+        file = self._held.pop(path, None)
+        if file is not None:
+            file.close()
+
+
+# --- decorators -----------------------------------------------------------------------------------
+
+
+def _cached(compiled: Any, name: str) -> Any:
+    """Keep on disk what a dispatcher compiles."""
+    function = compiled.py_func
+    folder = _folder(_stamp(function.__module__, inspect.getfile(function)))
+    if folder is not None:
+        compiled._cache = _Cache(function, folder, name)
+    return compiled
+
+
+def _name_of(function: Any) -> str:
+    name = f"{function.__module__}.{function.__qualname__}".replace("<locals>.", "")
+    return name.replace("<", "").replace(">", "")
+
+
+def kernel(function: Any) -> Any:
+    """Decorator of array kernels: compiled once a machine, no GIL, no errors from divisions."""
+    compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    return _cached(compiled, _name_of(function))
+
+
+def inline(function: Any) -> Any:
+    """Decorator of scalar kernels: always inlined, so that a constant argument costs nothing."""
+    return numba.njit(nogil=True, forceinline=True, error_model="numpy")(function)
+
+
+function_of_one_number: Any = None  # each kernel has its own
+
+
+def _map_range(start, stop, x, out):  # type: ignore[no-untyped-def]
+    for i in range(start, stop):
+        out[i] = function_of_one_number(np.float64(x[i]))
+
+
+@functools.cache
+def mapping(function: Any) -> Any:
+    """The kernel that applies a scalar function to each element of a flat array, in float64.
+
+    Parameters
+    ----------
+    function : callable
+        Compiled by Numba.  If it is an :func:`inline` one of a module of ``_kernels``, so that its
+        name stands for it and all that it calls, the kernel is compiled once a machine, else once
+        a process.
+
+    Returns
+    -------
+    callable
+        ``(start, stop, x, out)``, for :func:`fpemu._kernels.launching.run`.
+    """
+    # As a global variable: to Numba's cache a function in a closure is a new one in each process.
+    variables = {"np": np, "function_of_one_number": function}
+    template = types.FunctionType(_map_range.__code__, variables, "map_range")
+    template.__module__ = function.__module__
+    compiled = numba.njit(nogil=True, error_model="numpy")(template)
+    if "._kernels." in function.__module__ and "<locals>" not in function.__qualname__:
+        _cached(compiled, f"map_range-{_name_of(function)}")
+    return compiled
