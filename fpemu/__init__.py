@@ -15,9 +15,8 @@ from fpemu.arithmetic import add, divide, fma, multiply, sqrt, subtract
 from fpemu.arrays.container import Array, array
 from fpemu.codec import decode, encode, pack, unpack, values
 from fpemu.formats import Format, format
-from fpemu.linalg import dot, matmul
+from fpemu.linalg import RunningSums, dot, matmul
 from fpemu.rounding import Rounding, round
-from fpemu.running import RunningSums
 
 __all__ = [
     "Accumulator",

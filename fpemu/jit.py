@@ -38,6 +38,13 @@ from fpemu import formats as _formats
 from fpemu._kernels import random_bits as philox
 from fpemu._kernels import words
 from fpemu._kernels.caching import inline
+from fpemu._kernels.error_free import (
+    ODD_PRECISION,
+    quick_add,
+    quick_divide,
+    quick_multiply,
+    quick_sqrt,
+)
 from fpemu._kernels.exact import (
     divide_word,
     divide_word_at,
@@ -49,22 +56,9 @@ from fpemu._kernels.exact import (
     sqrt_word,
     sqrt_word_at,
 )
-from fpemu.arithmetic import (
-    ODD_PRECISION,
-    quick_add,
-    quick_divide,
-    quick_multiply,
-    quick_sqrt,
-)
+from fpemu._kernels.rounding import kind_of, round_word, target_of, unused_bits
 from fpemu.formats import FormatLike
-from fpemu.rounding import (
-    RoundingLike,
-    as_rounding,
-    mode_number,
-    round_word,
-    target_of,
-    unused_bits,
-)
+from fpemu.rounding import RoundingLike, as_rounding
 
 __all__ = ["adder", "divider", "fma", "multiplier", "rounder", "square_root", "subtractor"]
 
@@ -76,19 +70,19 @@ _constant: Final = numba.njit(forceinline=True, error_model="numpy")
 
 
 def _parameters(format: FormatLike, rounding: RoundingLike) -> tuple[Any, int, bool]:
-    """What a scalar function is made of: target, mode, and whether the quick way will do."""
+    """What a scalar function is made of: target, kind, and whether the quick way will do."""
     format, rounding = _formats.format(format), as_rounding(rounding)
     target = target_of(format, rounding, np.dtype(np.float64))
-    return target, mode_number(rounding), format.precision <= ODD_PRECISION
+    return target, kind_of(rounding), format.precision <= ODD_PRECISION
 
 
 def _stochastic_parameters(
     format: FormatLike, rounding: RoundingLike
 ) -> tuple[Any, int, tuple[Any, Any], Any]:
-    """Target, mode, key and unused bits of a stochastic function."""
+    """Target, kind, key and unused bits of a stochastic function."""
     format, rounding = _formats.format(format), as_rounding(rounding)
     target = target_of(format, rounding, np.dtype(np.float64))
-    return target, mode_number(rounding), philox.key_of(rounding.seed), unused_bits(rounding)
+    return target, kind_of(rounding), philox.key_of(rounding.seed), unused_bits(rounding)
 
 
 @inline
@@ -134,10 +128,10 @@ def rounder(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
 
 
 @functools.lru_cache(maxsize=256)
-def _rounder(target: Any, mode: int) -> Scalar:
+def _rounder(target: Any, kind: int) -> Scalar:
     @_constant
     def rounded(x):  # type: ignore[no-untyped-def]
-        return words.floating(round_word(words.word(np.float64(x)), target, mode))
+        return words.floating(round_word(words.word(np.float64(x)), target, kind))
 
     return cast(Scalar, rounded)
 
@@ -157,13 +151,13 @@ def subtractor(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
 
 
 @functools.lru_cache(maxsize=256)
-def _adder(target: Any, mode: int, quick: bool, sign: float) -> Scalar:
+def _adder(target: Any, kind: int, quick: bool, sign: float) -> Scalar:
     @_constant
     def added(a, b):  # type: ignore[no-untyped-def]
         x, y = np.float64(a), sign * np.float64(b)
         if quick:
-            return words.floating(quick_add(x, y, target, mode))
-        return words.floating(fma_word(1.0, x, y, target, mode))
+            return words.floating(quick_add(x, y, target, kind))
+        return words.floating(fma_word(1.0, x, y, target, kind))
 
     return cast(Scalar, added)
 
@@ -176,13 +170,13 @@ def multiplier(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
 
 
 @functools.lru_cache(maxsize=256)
-def _multiplier(target: Any, mode: int, quick: bool) -> Scalar:
+def _multiplier(target: Any, kind: int, quick: bool) -> Scalar:
     @_constant
     def multiplied(a, b):  # type: ignore[no-untyped-def]
         x, y = np.float64(a), np.float64(b)
         if quick:
-            return words.floating(quick_multiply(x, y, target, mode))
-        return words.floating(multiply_word(x, y, target, mode))
+            return words.floating(quick_multiply(x, y, target, kind))
+        return words.floating(multiply_word(x, y, target, kind))
 
     return cast(Scalar, multiplied)
 
@@ -195,13 +189,13 @@ def divider(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
 
 
 @functools.lru_cache(maxsize=256)
-def _divider(target: Any, mode: int, quick: bool) -> Scalar:
+def _divider(target: Any, kind: int, quick: bool) -> Scalar:
     @_constant
     def divided(a, b):  # type: ignore[no-untyped-def]
         x, y = np.float64(a), np.float64(b)
         if quick:
-            return words.floating(quick_divide(x, y, target, mode))
-        return words.floating(divide_word(x, y, target, mode))
+            return words.floating(quick_divide(x, y, target, kind))
+        return words.floating(divide_word(x, y, target, kind))
 
     return cast(Scalar, divided)
 
@@ -214,13 +208,13 @@ def square_root(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
 
 
 @functools.lru_cache(maxsize=256)
-def _square_root(target: Any, mode: int, quick: bool) -> Scalar:
+def _square_root(target: Any, kind: int, quick: bool) -> Scalar:
     @_constant
     def rooted(a):  # type: ignore[no-untyped-def]
         x = np.float64(a)
         if quick:
-            return words.floating(quick_sqrt(x, target, mode))
-        return words.floating(sqrt_word(x, target, mode))
+            return words.floating(quick_sqrt(x, target, kind))
+        return words.floating(sqrt_word(x, target, kind))
 
     return cast(Scalar, rooted)
 
@@ -233,49 +227,49 @@ def fma(format: FormatLike, rounding: RoundingLike = "rne") -> Scalar:
 
 
 @functools.lru_cache(maxsize=256)
-def _fma(target: Any, mode: int) -> Scalar:
+def _fma(target: Any, kind: int) -> Scalar:
     @_constant
     def fused(a, b, c):  # type: ignore[no-untyped-def]
-        bits = fma_word(np.float64(a), np.float64(b), np.float64(c), target, mode)
+        bits = fma_word(np.float64(a), np.float64(b), np.float64(c), target, kind)
         return words.floating(bits)
 
     return cast(Scalar, fused)
 
 
 @functools.lru_cache(maxsize=256)
-def _stochastic_unary(target: Any, mode: int, key: Any, unused: Any, *, root: bool) -> Scalar:
+def _stochastic_unary(target: Any, kind: int, key: Any, unused: Any, *, root: bool) -> Scalar:
     @_constant
     def rounded(a, i):  # type: ignore[no-untyped-def]
         x, random = np.float64(a), _drawn(i, key, unused)
         if root:
-            return words.floating(sqrt_word_at(x, target, mode, random, unused))
-        return words.floating(number_word_at(words.word(x), target, mode, random, unused))
+            return words.floating(sqrt_word_at(x, target, kind, random, unused))
+        return words.floating(number_word_at(words.word(x), target, kind, random, unused))
 
     return cast(Scalar, rounded)
 
 
 @functools.lru_cache(maxsize=256)
-def _stochastic_binary(target: Any, mode: int, key: Any, unused: Any, *, operation: int) -> Scalar:
+def _stochastic_binary(target: Any, kind: int, key: Any, unused: Any, *, operation: int) -> Scalar:
     @_constant
     def rounded(a, b, i):  # type: ignore[no-untyped-def]
         x, y, random = np.float64(a), np.float64(b), _drawn(i, key, unused)
         if operation == _DIVIDE:
-            bits = divide_word_at(x, y, target, mode, random, unused)
+            bits = divide_word_at(x, y, target, kind, random, unused)
         elif operation == _MULTIPLY:
-            bits = multiply_word_at(x, y, target, mode, random, unused)
+            bits = multiply_word_at(x, y, target, kind, random, unused)
         else:
             addend = -y if operation == _SUBTRACT else y
-            bits = fma_word_at(1.0, x, addend, target, mode, random, unused)
+            bits = fma_word_at(1.0, x, addend, target, kind, random, unused)
         return words.floating(bits)
 
     return cast(Scalar, rounded)
 
 
 @functools.lru_cache(maxsize=256)
-def _stochastic_fma(target: Any, mode: int, key: Any, unused: Any) -> Scalar:
+def _stochastic_fma(target: Any, kind: int, key: Any, unused: Any) -> Scalar:
     @_constant
     def fused(a, b, c, i):  # type: ignore[no-untyped-def]
         x, y, z, random = np.float64(a), np.float64(b), np.float64(c), _drawn(i, key, unused)
-        return words.floating(fma_word_at(x, y, z, target, mode, random, unused))
+        return words.floating(fma_word_at(x, y, z, target, kind, random, unused))
 
     return cast(Scalar, fused)

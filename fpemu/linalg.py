@@ -1,9 +1,9 @@
-"""Inner and matrix products over accumulators: arguments checked, the accumulator's kernel run."""
+"""Inner and matrix products over accumulators, and what their partial sums tell of the error."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast, overload
 
 import numpy as np
@@ -25,20 +25,94 @@ from fpemu.accumulators import (
     TensorCore,
 )
 from fpemu.arithmetic import add
+from fpemu.carriers import Carrier, as_carrier, check_out, result_dtype
 from fpemu.formats import Format
-from fpemu.rounding import (
-    Carrier,
-    Rounding,
-    RoundingLike,
-    as_carrier,
-    as_rounding,
-    check_out,
-    result_dtype,
-)
+from fpemu.rounding import Rounding, RoundingLike, as_rounding
 from fpemu.rounding import round as round_into
-from fpemu.running import RunningSums, check_running, running_sums
 
-__all__ = ["dot", "matmul"]
+__all__ = ["RunningSums", "dot", "matmul"]
+
+
+# --- running sums ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunningSums:
+    """The sums of the magnitudes of all partial sums, and of their squares.
+
+    Parameters
+    ----------
+    first : ndarray or scalar of float64
+        ``R1 = sum_l |s_l|`` over the results s_l of all roundings, rounded up; roundings with a
+        unit other than the accumulator's count in proportion to it.
+    second : ndarray or scalar of float64
+        ``R2 = sqrt(sum_l s_l**2)``, in the same way.
+    roundoff : float
+        The unit of the accumulator's own roundings, see :attr:`fpemu.Accumulator.roundoff`.
+
+    Notes
+    -----
+    Every rounding errs by no more than its unit times its result, and additions are exact but for
+    that.  So ``|computed - exact| <= roundoff * first + accumulator.underflow_bound(k)``, whatever
+    the data, unless something overflows; where no infinity arises, a `first` below the format's
+    largest number shows that nothing did.  ``roundoff * second / sqrt(3)`` is the standard
+    deviation of the error if the errors are independent and evenly spread: a model, not a bound.
+
+    References
+    ----------
+    N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.3.
+    """
+
+    first: Any
+    second: Any
+    roundoff: float
+
+
+def _check_running(accumulator: Accumulator) -> None:
+    """Raise a TypeError if an accumulator has no running sums."""
+    if not isinstance(accumulator, Sequential | Blocked | Pairwise | Exact) or (
+        not isinstance(accumulator, Pairwise | Exact) and accumulator.is_stochastic
+    ):
+        raise TypeError(
+            f"{accumulator} has no running sums: they are those of one rounding after another, "
+            "and of sequential or blocked sums only where no rounding is stochastic"
+        )
+
+
+def _float64_product(a: Any, b: Any, operands: Operands) -> Any:
+    """A product in float64, term after term: numpy's own has other bits for other layouts."""
+    return sequential.product(Operands.of(a, b, None, operands.row_lengths), Sequential("float64"))
+
+
+def _running_sums(
+    operands: Operands, accumulator: Accumulator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """R1 and R2 from what a kernel has put into `operands`: the magnitudes and squares of its sums.
+
+    Kernels leave out two kinds of roundings.  Those of products err by no more than their unit
+    times the exact product.  Those into the format of `via` have results that are no larger than
+    the sums by more than a factor ``1 / (1 - e)``.
+    """
+    first, squares = operands.running
+    steps = operands.a.shape[2]
+    inner: Any = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
+    via = getattr(inner, "via", None)
+    if via is not None:
+        share = Sequential(via, inner.rounding).roundoff / inner.roundoff
+        first = first * (1.0 + share / (1.0 - inner.roundoff))
+        squares = squares * (1.0 + share * share)
+    if not getattr(inner, "fused", True):
+        product = Sequential(inner.product or inner.format, inner.rounding)
+        share = product.roundoff / accumulator.roundoff
+        a, b = np.abs(operands.a.astype(np.float64)), np.abs(operands.b.astype(np.float64))
+        with np.errstate(over="ignore", invalid="ignore"):
+            first = first + share * _float64_product(a, b, operands)
+            squares = squares + share**2 * _float64_product(a * a, b * b, operands)
+    # More than the roundings of all these sums take away.
+    return first * (1.0 + (4.0 * steps + 64.0) * 2.0**-53), np.sqrt(squares)
+
+
+# --- products -------------------------------------------------------------------------------------
 
 
 def _promoted_product(operands: Operands, accumulator: Promoted) -> Carrier:
@@ -242,7 +316,7 @@ def matmul(
             f"{type(accumulator).__name__} {str(accumulator)[:60]!r}"
         )
     if running:
-        check_running(accumulator)
+        _check_running(accumulator)
     carriers = as_carrier(a, "a"), as_carrier(b, "b")
     left, right, batch, shape = _matrices(*carriers)
     format = accumulator.format
@@ -266,7 +340,7 @@ def matmul(
         result = result.astype(result_dtype(format, *carriers), copy=False)[()]
     if not running:
         return result
-    first, second = (sums.reshape(shape)[()] for sums in running_sums(operands, accumulator))
+    first, second = (sums.reshape(shape)[()] for sums in _running_sums(operands, accumulator))
     return result, RunningSums(first, second, accumulator.roundoff)
 
 

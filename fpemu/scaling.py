@@ -25,9 +25,10 @@ from fpemu._kernels import tensor_core as fused
 from fpemu._kernels.operands import Operands
 from fpemu.accumulators import Accumulator, ScaledCore
 from fpemu.arithmetic import divide, multiply
+from fpemu.carriers import Carrier, as_carrier
 from fpemu.formats import Format
 from fpemu.linalg import matmul as _matmul
-from fpemu.rounding import Carrier, Rounding, RoundingLike, as_carrier, as_rounding
+from fpemu.rounding import Rounding, RoundingLike, as_rounding
 from fpemu.rounding import round as round_into
 
 __all__ = ["FORMATS", "RULES", "BlockFormat", "Scaled", "dequantise", "matmul", "quantise"]

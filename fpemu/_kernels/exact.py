@@ -17,6 +17,7 @@ import numpy as np
 
 from fpemu._kernels import words
 from fpemu._kernels.caching import inline
+from fpemu._kernels.rounding import STOCHASTIC, Target, round_word
 from fpemu._kernels.significands import (
     INFINITY,
     ONE,
@@ -26,7 +27,6 @@ from fpemu._kernels.significands import (
     round_significand,
     unpack,
 )
-from fpemu.rounding import RTN, SR, Target, round_word
 
 __all__ = [
     "divide_word",
@@ -66,9 +66,9 @@ def _shift_pair(high: Any, low: Any, distance: int) -> Any:
 
 
 @inline
-def _zero_of(sign_a: Any, sign_b: Any, target: Target, mode: int) -> Any:
+def _zero_of(sign_a: Any, sign_b: Any, target: Target) -> Any:
     """The zero that a sum of terms of these signs gives when it is exactly zero."""
-    negative = sign_a != 0 if sign_a == sign_b else mode == RTN
+    negative = (sign_a if sign_a == sign_b else target.zero_sum) != 0
     return target.zero_negative if negative else target.zero
 
 
@@ -79,7 +79,7 @@ def round_shifted(
     low: Any,
     exponent: int,
     target: Target,
-    mode: int,
+    kind: int,
     random: Any,
     unused: Any,
 ) -> Any:
@@ -92,33 +92,33 @@ def round_shifted(
         carried = words.shift_right(low, np.uint64(64 - shift))
         high = words.bit_or(words.shift_left(high, np.uint64(shift)), carried)
         low = words.shift_left(low, np.uint64(shift))
-    return round_pair(sign, high, low, exponent - shift + 64, target, mode, random, unused)
+    return round_pair(sign, high, low, exponent - shift + 64, target, kind, random, unused)
 
 
 @inline
-def number_word_at(bits: Any, target: Target, mode: int, random: Any, unused: Any) -> Any:
+def number_word_at(bits: Any, target: Target, kind: int, random: Any, unused: Any) -> Any:
     """The word of a float64 number rounded into the target, random bits as for `round_pair`."""
     magnitude = words.bit_and(bits, ~SIGN)
-    if mode < SR or magnitude == 0 or magnitude >= INFINITY:
-        return round_word(bits, target, mode)
+    if kind != STOCHASTIC or magnitude == 0 or magnitude >= INFINITY:
+        return round_word(bits, target, kind)
     sign = words.bit_and(bits, SIGN)
     significand, exponent = unpack(magnitude)
-    return round_pair(sign, significand, ZERO, exponent, target, mode, random, unused)
+    return round_pair(sign, significand, ZERO, exponent, target, kind, random, unused)
 
 
 @inline
-def fma_word(a: float, b: float, c: float, target: Target, mode: int) -> Any:
-    """`fma_word_at` for the modes that need no random bits."""
-    return fma_word_at(a, b, c, target, mode, ZERO, ZERO)
+def fma_word(a: float, b: float, c: float, target: Target, kind: int) -> Any:
+    """`fma_word_at` for the kinds that need no random bits."""
+    return fma_word_at(a, b, c, target, kind, ZERO, ZERO)
 
 
 @inline
 def fma_word_at(
-    a: float, b: float, c: float, target: Target, mode: int, random: Any, unused: Any
+    a: float, b: float, c: float, target: Target, kind: int, random: Any, unused: Any
 ) -> Any:
     """The word of ``a*b + c`` rounded once into the target, for any float64 operands.
 
-    `random` and `unused` are as for :func:`~fpemu.significand.round_pair`.
+    `random` and `unused` are as for :func:`~fpemu._kernels.significands.round_pair`.
     """
     bits_a, bits_b, bits_c = words.word(a), words.word(b), words.word(c)
     sign_c = words.bit_and(bits_c, SIGN)
@@ -127,13 +127,13 @@ def fma_word_at(
     magnitude_b = words.bit_and(bits_b, ~SIGN)
     magnitude_c = words.bit_and(bits_c, ~SIGN)
     if magnitude_a >= INFINITY or magnitude_b >= INFINITY:
-        return round_word(words.word(a * b + c), target, mode)
+        return round_word(words.word(a * b + c), target, kind)
     if magnitude_c >= INFINITY:  # a*b is finite, whatever float64 makes of it
-        return round_word(bits_c, target, mode)
+        return round_word(bits_c, target, kind)
     if magnitude_a == 0 or magnitude_b == 0:
         if magnitude_c == 0:
-            return _zero_of(sign_p, sign_c, target, mode)
-        return number_word_at(bits_c, target, mode, random, unused)
+            return _zero_of(sign_p, sign_c, target)
+        return number_word_at(bits_c, target, kind, random, unused)
 
     left, exponent_a = unpack(magnitude_a)
     right, exponent_b = unpack(magnitude_b)
@@ -167,13 +167,13 @@ def fma_word_at(
             high = words.subtract(words.subtract(high, high_c), borrow)
             low = words.subtract(low, low_c)
             if high == 0 and low == 0:
-                return _zero_of(sign_p, sign_c, target, mode)
-    return round_shifted(sign, high, low, exponent, target, mode, random, unused)
+                return _zero_of(sign_p, sign_c, target)
+    return round_shifted(sign, high, low, exponent, target, kind, random, unused)
 
 
 @inline
 def _round_with_error(
-    sign: Any, result: float, error: float, exponent: int, target: Target, mode: int
+    sign: Any, result: float, error: float, exponent: int, target: Target, kind: int
 ) -> Any:
     """The word of ``(result + error) * 2**exponent``, of which `result` > 0 is the nearest float64.
 
@@ -186,7 +186,7 @@ def _round_with_error(
         significand = words.bit_or(significand, ONE)
     if error < 0.0:
         significand = words.subtract(significand, ONE)
-    return round_significand(sign, significand, place + exponent, target, mode)
+    return round_significand(sign, significand, place + exponent, target, kind)
 
 
 @inline
@@ -216,31 +216,31 @@ def _quotient_pair(dividend: Any, divisor: Any) -> Any:
 
 
 @inline
-def divide_word(a: float, b: float, target: Target, mode: int) -> Any:
-    """`divide_word_at` for the modes that need no random bits."""
-    return divide_word_at(a, b, target, mode, ZERO, ZERO)
+def divide_word(a: float, b: float, target: Target, kind: int) -> Any:
+    """`divide_word_at` for the kinds that need no random bits."""
+    return divide_word_at(a, b, target, kind, ZERO, ZERO)
 
 
 @inline
-def divide_word_at(a: float, b: float, target: Target, mode: int, random: Any, unused: Any) -> Any:
+def divide_word_at(a: float, b: float, target: Target, kind: int, random: Any, unused: Any) -> Any:
     """The word of ``a / b`` rounded once into the target, for any float64 operands."""
     magnitude_a = words.bit_and(words.word(a), ~SIGN)
     magnitude_b = words.bit_and(words.word(b), ~SIGN)
     if magnitude_a >= INFINITY or magnitude_b >= INFINITY or magnitude_a == 0 or magnitude_b == 0:
-        return round_word(words.word(a / b), target, mode)
+        return round_word(words.word(a / b), target, kind)
     sign = words.bit_and(words.bit_xor(words.word(a), words.word(b)), SIGN)
-    if mode >= SR:
+    if kind == STOCHASTIC:
         left, exponent_a = unpack(magnitude_a)
         right, exponent_b = unpack(magnitude_b)
         high, low = _quotient_pair(words.shift_right(left, 11), words.shift_right(right, 11))
         exponent = exponent_a - exponent_b - 122
-        return round_shifted(sign, high, low, exponent, target, mode, random, unused)
+        return round_shifted(sign, high, low, exponent, target, kind, random, unused)
     dividend, exponent_a = _scaled(magnitude_a)
     divisor, exponent_b = _scaled(magnitude_b)
     quotient = dividend / divisor
     error = words.fused_multiply_add(-quotient, divisor, dividend)
     # No quotient of two numbers lies halfway between two numbers of their precision.
-    return _round_with_error(sign, quotient, error, exponent_a - exponent_b, target, mode)
+    return _round_with_error(sign, quotient, error, exponent_a - exponent_b, target, kind)
 
 
 @inline
@@ -272,24 +272,24 @@ def _root_pair(radicand: Any) -> Any:
 
 
 @inline
-def sqrt_word(a: float, target: Target, mode: int) -> Any:
-    """`sqrt_word_at` for the modes that need no random bits."""
-    return sqrt_word_at(a, target, mode, ZERO, ZERO)
+def sqrt_word(a: float, target: Target, kind: int) -> Any:
+    """`sqrt_word_at` for the kinds that need no random bits."""
+    return sqrt_word_at(a, target, kind, ZERO, ZERO)
 
 
 @inline
-def sqrt_word_at(a: float, target: Target, mode: int, random: Any, unused: Any) -> Any:
+def sqrt_word_at(a: float, target: Target, kind: int, random: Any, unused: Any) -> Any:
     """The word of the square root of `a` rounded once into the target, for any float64."""
     bits = words.word(a)
     if bits >= INFINITY or bits == 0:  # infinite, NaN, negative or zero
-        return round_word(words.word(np.sqrt(a)), target, mode)
-    if mode >= SR:
+        return round_word(words.word(np.sqrt(a)), target, kind)
+    if kind == STOCHASTIC:
         significand, exponent = unpack(bits)
         exponent += 11
         odd = exponent & 1
         high, low = _root_pair(words.shift_right(significand, np.uint64(11 - odd)))
         exponent = (exponent - odd) // 2 - (_ROOT_BITS + 1)
-        return round_shifted(ZERO, high, low, exponent, target, mode, random, unused)
+        return round_shifted(ZERO, high, low, exponent, target, kind, random, unused)
     radicand, exponent = _scaled(bits)
     if exponent % 2 != 0:
         radicand *= 2.0
@@ -297,19 +297,19 @@ def sqrt_word_at(a: float, target: Target, mode: int, random: Any, unused: Any) 
     root = np.sqrt(radicand)
     error = words.fused_multiply_add(-root, root, radicand)
     # Nor does a square root.
-    return _round_with_error(ZERO, root, error, exponent // 2, target, mode)
+    return _round_with_error(ZERO, root, error, exponent // 2, target, kind)
 
 
 @inline
-def multiply_word(a: float, b: float, target: Target, mode: int) -> Any:
-    """`multiply_word_at` for the modes that need no random bits."""
-    return multiply_word_at(a, b, target, mode, ZERO, ZERO)
+def multiply_word(a: float, b: float, target: Target, kind: int) -> Any:
+    """`multiply_word_at` for the kinds that need no random bits."""
+    return multiply_word_at(a, b, target, kind, ZERO, ZERO)
 
 
 @inline
 def multiply_word_at(
-    a: float, b: float, target: Target, mode: int, random: Any, unused: Any
+    a: float, b: float, target: Target, kind: int, random: Any, unused: Any
 ) -> Any:
     """The word of ``a * b`` rounded once into the target, for any float64 operands."""
     sign = words.bit_and(words.bit_xor(words.word(a), words.word(b)), SIGN)
-    return fma_word_at(a, b, words.floating(sign), target, mode, random, unused)
+    return fma_word_at(a, b, words.floating(sign), target, kind, random, unused)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, words
-from fpemu.rounding import LAYOUTS, Carrier
+from fpemu._kernels.rounding import LAYOUTS, Carrier
 
 __all__ = ["INNER", "OUTER", "PRODUCTS", "VIA", "Operands", "as_float32", "panels"]
 

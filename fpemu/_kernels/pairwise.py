@@ -15,25 +15,22 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu import formats as _formats
-from fpemu._kernels import caching, launching, words
-from fpemu._kernels import random_bits as philox
+from fpemu._kernels import caching, launching, random_bits, words
+from fpemu._kernels.error_free import add_float32, holds_float32_sums
 from fpemu._kernels.exact import fma_word_at, multiply_word_at
+from fpemu._kernels.facts import FormatFacts
 from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, Operands, panels
-from fpemu._kernels.significands import SIGN, ZERO
-from fpemu._kernels.superaccumulator import DIGITS, add_product, round_digits
-from fpemu.accumulators import Pairwise
-from fpemu.arithmetic import add_float32, holds_float32_sums
-from fpemu.formats import Format
-from fpemu.rounding import (
-    RTN,
-    SR,
+from fpemu._kernels.rounding import (
+    STOCHASTIC,
     Carrier,
-    mode_number,
+    is_own_format,
+    kind_of,
     round_word,
     target_of,
     unused_bits,
 )
+from fpemu._kernels.significands import SIGN, ZERO
+from fpemu._kernels.superaccumulator import DIGITS, add_product, round_digits
 
 __all__ = ["product"]
 
@@ -74,28 +71,28 @@ def _flushed(x, least):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _sum(x, y, target, mode, way, random, unused):  # type: ignore[no-untyped-def]
+def _sum(x, y, target, kind, way, random, unused):  # type: ignore[no-untyped-def]
     if way == _NATIVE:
         return x + y
-    if way == _NARROW and mode < SR:
-        return add_float32(x, y, target, mode)
-    return words.floating(fma_word_at(1.0, x, y, target, mode, random, unused))
+    if way == _NARROW and kind != STOCHASTIC:
+        return add_float32(x, y, target, kind)
+    return words.floating(fma_word_at(1.0, x, y, target, kind, random, unused))
 
 
 @numba.njit(inline="always")
-def _leaf(a, b, product_target, mode, fused, way, random, unused):  # type: ignore[no-untyped-def]
+def _leaf(a, b, product_target, kind, fused, way, random, unused):  # type: ignore[no-untyped-def]
     """A product: exact if fused (and narrow), else rounded."""
     if way == _NATIVE or (fused and way == _NARROW):
         return a * b
     if fused:
         return a  # a wide product is formed when it is merged
-    if way == _NARROW and mode < SR:
-        return words.floating(round_word(words.word(a * b), product_target, mode))
-    return words.floating(multiply_word_at(a, b, product_target, mode, random, unused))
+    if way == _NARROW and kind != STOCHASTIC:
+        return words.floating(round_word(words.word(a * b), product_target, kind))
+    return words.floating(multiply_word_at(a, b, product_target, kind, random, unused))
 
 
 @numba.njit(inline="always")
-def _exact_sum(digits, a, b, c, d, target, mode, random, unused):  # type: ignore[no-untyped-def]
+def _exact_sum(digits, a, b, c, d, target, kind, random, unused):  # type: ignore[no-untyped-def]
     """``a*b + c*d`` rounded once."""
     special, negative = 0.0, 0
     for x, y in ((a, b), (c, d)):
@@ -106,30 +103,30 @@ def _exact_sum(digits, a, b, c, d, target, mode, random, unused):  # type: ignor
         else:
             special += x * y
     # IEEE 754 section 6.3
-    minus = negative == 2 or (negative == 1 and mode == RTN)
+    minus = negative == 2 or (negative == 1 and target.zero_sum != 0)
     zero = target.zero_negative if minus else target.zero
-    bits = round_digits(digits, zero, target, mode, random, unused)
-    return words.floating(round_word(words.word(special), target, mode) if special != 0.0 else bits)
+    bits = round_digits(digits, zero, target, kind, random, unused)
+    return words.floating(round_word(words.word(special), target, kind) if special != 0.0 else bits)
 
 
 @numba.njit(inline="always")
 def _merge(  # type: ignore[no-untyped-def]
-    stack, factors, top, least, target, mode, fused, way, flush, digits,
+    stack, factors, top, least, target, kind, fused, way, flush, digits,
     element, number, stream, key, unused, running,
 ):  # fmt: skip
     """Replace the two highest subtrees on the stack by their sum; add it to the running sums."""
     random = ZERO
     for j in range(stack.shape[1]):
-        if mode >= SR:
-            random = philox.step_bits(element + j, number, stream, key, unused)
+        if kind == STOCHASTIC:
+            random = random_bits.step_bits(element + j, number, stream, key, unused)
         if fused and way == _WIDE:
             total = _exact_sum(
                 digits, stack[top - 1, j], factors[top - 1, j], stack[top, j], factors[top, j],
-                target, mode, random, unused,
+                target, kind, random, unused,
             )  # fmt: skip
             factors[top - 1, j] = 1.0
         else:
-            total = _sum(stack[top - 1, j], stack[top, j], target, mode, way, random, unused)
+            total = _sum(stack[top - 1, j], stack[top, j], target, kind, way, random, unused)
         stack[top - 1, j] = _flushed(total, least) if flush else total
     _add_running(running, stack[top - 1])
 
@@ -144,7 +141,7 @@ def _add_running(running, numbers):  # type: ignore[no-untyped-def]
 
 
 @functools.cache
-def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[..., None]:
+def _product_kernel(kind: int, fused: bool, way: int, flush: bool) -> Callable[..., None]:
     """The kernel of one way to form sums; the arguments are constants to the compiler."""
     wide_products = fused and way == _WIDE
 
@@ -181,10 +178,12 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
                         top += 1
                         step = first + i
                         for j in range(_COLUMNS):
-                            if mode >= SR and not fused:
-                                random = philox.step_bits(element + j, step, PRODUCTS, key, unused)
+                            if kind == STOCHASTIC and not fused:
+                                random = random_bits.step_bits(
+                                    element + j, step, PRODUCTS, key, unused
+                                )
                             x = _leaf(
-                                left[step], right[step, j], product_target, mode, fused, way,
+                                left[step], right[step, j], product_target, kind, fused, way,
                                 random, unused,
                             )  # fmt: skip
                             stack[top, j] = _flushed(x, least) if flush else x
@@ -205,16 +204,16 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
                             else:
                                 merged += 1
                             _merge(
-                                stack, factors, top, least, target, mode, fused, way, flush, digits,
+                                stack, factors, top, least, target, kind, fused, way, flush, digits,
                                 element, place, stream, key, unused, running,
                             )  # fmt: skip
                             top -= 1
                     if block == 1 and not add_trees:  # a lone product is still to be rounded
                         for j in range(_COLUMNS):
-                            if mode >= SR:
-                                random = philox.step_bits(element + j, 0, INNER, key, unused)
+                            if kind == STOCHASTIC:
+                                random = random_bits.step_bits(element + j, 0, INNER, key, unused)
                             x, y = np.float64(stack[0, j]), factors[0, j] if wide_products else 1.0
-                            bits = multiply_word_at(x, y, target, mode, random, unused)
+                            bits = multiply_word_at(x, y, target, kind, random, unused)
                             stack[0, j] = words.floating(bits)
                         _add_running(running, stack[0])
                     for j in range(_COLUMNS):
@@ -227,19 +226,19 @@ def _product_kernel(mode: int, fused: bool, way: int, flush: bool) -> Callable[.
     return cast(Callable[..., None], tree_range)
 
 
-def _way_of(accumulator: Pairwise, narrow: bool) -> int:
+def _way_of(accumulator: Any, narrow: bool) -> int:
     """How sums can be formed: native float32 arithmetic rounds to nearest and knows no flushing."""
     formats = (accumulator.format, accumulator.product or accumulator.format)
     rounding = accumulator.rounding
     to_infinity = rounding.overflow != "saturate"  # which is IEEE's rule to nearest as well
     native = rounding.mode == "rne" and to_infinity and not accumulator.fused
-    if narrow and native and formats == (_formats.float32, _formats.float32):
+    if narrow and native and all(is_own_format(each, np.dtype(np.float32)) for each in formats):
         return _NATIVE
     holds_sums = all(map(holds_float32_sums, formats))
     return _NARROW if narrow and holds_sums else _WIDE
 
 
-def _inputs(x: Carrier, accumulator: Pairwise, format: Format | None) -> Carrier:
+def _inputs(x: Carrier, accumulator: Any, format: FormatFacts | None) -> Carrier:
     """The operand as the unit reads it: its subnormals flushed if it does that."""
     if accumulator.flush is None or format is None:
         return x
@@ -248,7 +247,7 @@ def _inputs(x: Carrier, accumulator: Pairwise, format: Format | None) -> Carrier
     return cast(Carrier, np.where(subnormal, zeros, x))
 
 
-def product(operands: Operands, accumulator: Pairwise) -> Carrier:
+def product(operands: Operands, accumulator: Any) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays, summed by trees."""
     batch, rows, columns = operands.shape
     steps = operands.a.shape[2]
@@ -269,9 +268,7 @@ def product(operands: Operands, accumulator: Pairwise) -> Carrier:
         left = np.pad(left, ((0, 0), (0, 0), (0, -steps % block)))
         right = np.pad(right, ((0, 0), (0, -steps % block), (0, 0)))
     launching.run(
-        _product_kernel(
-            mode_number(rounding), accumulator.fused, way, accumulator.flush is not None
-        ),
+        _product_kernel(kind_of(rounding), accumulator.fused, way, accumulator.flush is not None),
         batch * rows,
         np.ascontiguousarray(left, dtype=dtype),
         panels(right.astype(dtype, copy=False), _COLUMNS),
@@ -284,7 +281,7 @@ def product(operands: Operands, accumulator: Pairwise) -> Carrier:
         dtype.type(format.smallest_normal),
         target_of(format, rounding, _FLOAT64),
         target_of(accumulator.product or format, rounding, _FLOAT64),
-        philox.key_of(rounding.seed),
+        random_bits.key_of(rounding.seed),
         unused_bits(rounding),
         operands.running,
         grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * columns)),

@@ -15,30 +15,28 @@ from typing import Any, Final, cast
 import numba
 import numpy as np
 
-from fpemu import formats as _formats
-from fpemu._kernels import caching, launching, tiles, words
-from fpemu._kernels import random_bits as philox
-from fpemu._kernels.exact import fma_word, fma_word_at
-from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, VIA, Operands, panels
-from fpemu._kernels.significands import ZERO
-from fpemu.accumulators import Blocked, Sequential
-from fpemu.arithmetic import (
+from fpemu._kernels import caching, launching, random_bits, tiles, words
+from fpemu._kernels.error_free import (
     add_float32,
     holds_float32_sums,
     multiply_add_float32,
     multiply_add_float64,
 )
-from fpemu.formats import Format
-from fpemu.rounding import (
+from fpemu._kernels.exact import fma_word, fma_word_at
+from fpemu._kernels.facts import FormatFacts
+from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, VIA, Operands, panels
+from fpemu._kernels.rounding import (
     LAYOUTS,
-    RNE,
-    SR,
+    NEAREST_EVEN,
+    STOCHASTIC,
     Carrier,
-    mode_number,
+    is_own_format,
+    kind_of,
     target_of,
     unused_bits,
     word_of,
 )
+from fpemu._kernels.significands import ZERO
 
 __all__ = ["product"]
 
@@ -60,7 +58,7 @@ class _Chain:
     """How a tile advances: a flavour, the compile-time and the run-time parameters it takes."""
 
     flavour: int
-    mode: int = RNE
+    kind: int = NEAREST_EVEN
     unfused: bool = False
     via: bool = False
     ranged: bool = False
@@ -104,14 +102,14 @@ def _settle(a, row, full, panel, tile, step, undecided, fast, ranged):  # type: 
 
 @numba.njit(inline="always")
 def _exact_step(  # type: ignore[no-untyped-def]
-    total, left, right, target, product_target, via_target, mode, unfused, via, wide
+    total, left, right, target, product_target, via_target, kind, unfused, via, wide
 ):
     if wide:
         return multiply_add_float64(
-            total, left, right, target, product_target, via_target, mode, unfused, via
+            total, left, right, target, product_target, via_target, kind, unfused, via
         )
     return multiply_add_float32(
-        total, left, right, target, product_target, via_target, mode, unfused, via
+        total, left, right, target, product_target, via_target, kind, unfused, via
     )
 
 
@@ -136,7 +134,7 @@ def _advance_plain(a, row, full, panel, tile, first, stop, fast):  # type: ignor
 @numba.njit(inline="always")
 def _advance_quickly(  # type: ignore[no-untyped-def]
     a, row, full, panel, tile, first, stop,
-    fast, target, product_target, via_target, wide, mode, ranged, running,
+    fast, target, product_target, via_target, wide, kind, ranged, running,
 ):  # fmt: skip
     """Take a tile from step ``first`` to ``stop``: fast steps, and exact ones where those doubt."""
     # The lanes of a vector of accumulators are bits of one of these numbers.
@@ -155,7 +153,7 @@ def _advance_quickly(  # type: ignore[no-untyped-def]
                     tile[r, j] = _exact_step(
                         np.float64(tile[r, j]), np.float64(a[row + r, step]),
                         np.float64(panel[step, j]), target, product_target, via_target,
-                        mode, False, False, wide,
+                        kind, False, False, wide,
                     )  # fmt: skip
                 lanes >>= 1
                 lane += 1
@@ -167,7 +165,7 @@ def _advance_quickly(  # type: ignore[no-untyped-def]
 @numba.njit(inline="always")
 def _advance_exactly(  # type: ignore[no-untyped-def]
     a, row, panel, tile, first, stop,
-    target, product_target, via_target, wide, mode, unfused, via, running,
+    target, product_target, via_target, wide, kind, unfused, via, running,
 ):  # fmt: skip
     """Take a tile of one row from step ``first`` to ``stop`` by exact steps alone."""
     for step in range(first, stop):
@@ -175,7 +173,7 @@ def _advance_exactly(  # type: ignore[no-untyped-def]
         for j in range(tiles.COLUMNS):
             tile[0, j] = _exact_step(
                 np.float64(tile[0, j]), left, np.float64(panel[step, j]),
-                target, product_target, via_target, mode, unfused, via, wide,
+                target, product_target, via_target, kind, unfused, via, wide,
             )  # fmt: skip
         if running:
             _add_running(tile)
@@ -193,15 +191,15 @@ def _begin(tile, initial, batch, row, together, column):  # type: ignore[no-unty
 
 
 @numba.njit(inline="always")
-def _add_block(total, tile, height, target, mode, wide):  # type: ignore[no-untyped-def]
+def _add_block(total, tile, height, target, kind, wide):  # type: ignore[no-untyped-def]
     """Round the sums of a block into the outer accumulators."""
     for r in range(height):
         for j in range(tile.shape[1]):
             term = np.float64(tile[r, j])
             if wide:
-                total[r, j] = words.floating(fma_word(1.0, term, total[r, j], target, mode))
+                total[r, j] = words.floating(fma_word(1.0, term, total[r, j], target, kind))
             else:
-                total[r, j] = add_float32(total[r, j], term, target, mode)
+                total[r, j] = add_float32(total[r, j], term, target, kind)
 
 
 def _rows_together(flavour: int) -> int:
@@ -217,12 +215,12 @@ def _rows_together(flavour: int) -> int:
 @functools.cache
 def _product_kernel(
     flavour: int,
-    mode: int,
+    kind: int,
     unfused: bool,
     via: bool,
     ranged: bool,
     outer: int,
-    outer_mode: int,
+    outer_kind: int,
     running: bool,
 ) -> Callable[..., None]:
     """The kernel of a flavour; `outer` is that of the outer accumulator, or _NO_OUTER.
@@ -277,17 +275,17 @@ def _product_kernel(
                         elif quick:
                             _advance_quickly(
                                 a[batch], row, full, panels[batch, p], tile, first, last,
-                                fast, target, product_target, via_target, wide, mode, ranged,
+                                fast, target, product_target, via_target, wide, kind, ranged,
                                 running,
                             )  # fmt: skip
                         else:
                             _advance_exactly(
                                 a[batch], row, panels[batch, p], tile, first, last,
-                                target, product_target, via_target, wide, mode, unfused, via,
+                                target, product_target, via_target, wide, kind, unfused, via,
                                 running,
                             )  # fmt: skip
                         if blocked:
-                            _add_block(total, tile, height, outer_target, outer_mode, wide_outer)
+                            _add_block(total, tile, height, outer_target, outer_kind, wide_outer)
                             if running:
                                 _add_running(total)
                     for r in range(together):
@@ -313,7 +311,7 @@ def _product_kernel(
 
 
 def _fast_parameters(
-    format: Format, dtype: np.dtype[Any], products_exponent: int
+    format: FormatFacts, dtype: np.dtype[Any], products_exponent: int
 ) -> tuple[tuple[Any, ...], bool] | None:
     """The parameters of the fast loop in lanes of `dtype`; whether it has to watch the range.
 
@@ -362,16 +360,16 @@ def _fast_parameters(
     return tuple(layout.word(value) for value in parameters), ranged
 
 
-def _chain_of(accumulator: Sequential, operands: Operands, blocked: bool) -> _Chain:
+def _chain_of(accumulator: Any, operands: Operands, blocked: bool) -> _Chain:
     """How to run a sequential accumulator on the operands; `blocked` ones begin at zero."""
     narrow = operands.narrow
     format, rounding = accumulator.format, accumulator.rounding
-    mode = mode_number(rounding)
+    kind = kind_of(rounding)
     once = accumulator.fused and accumulator.via is None
-    nearest_ieee = once and mode == RNE and rounding.overflow == "ieee"
+    nearest_ieee = once and kind == NEAREST_EVEN and rounding.overflow == "ieee"
     chain = _Chain(
         flavour=_EXACT_WIDE,
-        mode=mode,
+        kind=kind,
         unfused=not accumulator.fused,
         via=accumulator.via is not None,
         target=target_of(format, rounding, _FLOAT64),
@@ -379,11 +377,11 @@ def _chain_of(accumulator: Sequential, operands: Operands, blocked: bool) -> _Ch
         via_target=target_of(accumulator.via or format, rounding, _FLOAT64),
     )
     running = operands.running.size > 0  # in float64 lanes, in which no square overflows
-    if nearest_ieee and narrow and format == _formats.float32 and not running:
+    if nearest_ieee and narrow and is_own_format(format, _FLOAT32) and not running:
         return replace(chain, flavour=_PLAIN, dtype=_FLOAT32)
-    if nearest_ieee and format == _formats.float64 and not running:
+    if nearest_ieee and is_own_format(format, _FLOAT64) and not running:
         return replace(chain, flavour=_PLAIN)
-    if once and mode == RNE:
+    if once and kind == NEAREST_EVEN:
         products_exponent = operands.last_bit_exponent(with_initial=not blocked)
         fast = None
         if narrow and not running:
@@ -404,17 +402,17 @@ def _chain_of(accumulator: Sequential, operands: Operands, blocked: bool) -> _Ch
 # --- products -----------------------------------------------------------------------------------
 
 
-def product(operands: Operands, accumulator: Sequential | Blocked) -> Carrier:
+def product(operands: Operands, accumulator: Any) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays, in the carrier it is computed in."""
     if accumulator.is_stochastic:
         return _stochastic_product(operands, accumulator)
     a, b, initial = operands.a, operands.b, operands.initial
     batch, rows, steps = a.shape
-    sequential = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
-    chain = _chain_of(sequential, operands, isinstance(accumulator, Blocked))
-    block, outer, outer_mode, outer_target = max(steps, 1), _NO_OUTER, RNE, chain.target
-    if isinstance(accumulator, Blocked):
-        block, outer_mode = accumulator.block, mode_number(accumulator.rounding)
+    sequential = accumulator.inner if hasattr(accumulator, "inner") else accumulator
+    chain = _chain_of(sequential, operands, hasattr(accumulator, "inner"))
+    block, outer, outer_kind, outer_target = max(steps, 1), _NO_OUTER, NEAREST_EVEN, chain.target
+    if hasattr(accumulator, "inner"):
+        block, outer_kind = accumulator.block, kind_of(accumulator.rounding)
         outer_target = target_of(accumulator.format, accumulator.rounding, _FLOAT64)
         both = (accumulator.format, sequential.format)
         safe = operands.narrow and all(holds_float32_sums(each) for each in both)
@@ -428,12 +426,12 @@ def product(operands: Operands, accumulator: Sequential | Blocked) -> Carrier:
     launching.run(
         _product_kernel(
             chain.flavour,
-            chain.mode,
+            chain.kind,
             chain.unfused,
             chain.via,
             chain.ranged,
             outer,
-            outer_mode,
+            outer_kind,
             running,
         ),
         groups,
@@ -459,17 +457,17 @@ def product(operands: Operands, accumulator: Sequential | Blocked) -> Carrier:
 
 
 @numba.njit(inline="always")
-def _multiply_add(a, b, c, target, mode, element, step, stream, key, unused):  # type: ignore[no-untyped-def]
+def _multiply_add(a, b, c, target, kind, element, step, stream, key, unused):  # type: ignore[no-untyped-def]
     """``a*b + c`` rounded once, with the random bits of a step where the mode needs any."""
     random = ZERO
-    if mode >= SR:
-        random = philox.step_bits(element, step, stream, key, unused)
-    return words.floating(fma_word_at(a, b, c, target, mode, random, unused))
+    if kind == STOCHASTIC:
+        random = random_bits.step_bits(element, step, stream, key, unused)
+    return words.floating(fma_word_at(a, b, c, target, kind, random, unused))
 
 
 @functools.cache
 def _stochastic_kernel(
-    mode: int, unfused: bool, via: bool, blocked: bool, outer_mode: int
+    kind: int, unfused: bool, via: bool, blocked: bool, outer_kind: int
 ) -> Callable[..., None]:
     """The kernel for sums of which a rounding is stochastic, element by element."""
 
@@ -493,21 +491,21 @@ def _stochastic_kernel(
                         if unfused:
                             zero = np.copysign(0.0, x) * np.copysign(1.0, y)
                             x = _multiply_add(
-                                x, y, zero, product_target, mode,
+                                x, y, zero, product_target, kind,
                                 element, step, PRODUCTS, key, unused,
                             )  # fmt: skip
                             y = 1.0
                         if via:
                             inner = _multiply_add(
-                                x, y, inner, via_target, mode, element, step, VIA, key, unused
+                                x, y, inner, via_target, kind, element, step, VIA, key, unused
                             )
                             x, y, inner = inner, 1.0, np.copysign(0.0, inner)
                         inner = _multiply_add(
-                            x, y, inner, target, mode, element, step, INNER, key, unused
+                            x, y, inner, target, kind, element, step, INNER, key, unused
                         )
                     if blocked:
                         inner = _multiply_add(
-                            1.0, inner, total, outer_target, outer_mode, element, first // block,
+                            1.0, inner, total, outer_target, outer_kind, element, first // block,
                             OUTER, outer_key, outer_unused,
                         )  # fmt: skip
                     total = inner
@@ -516,21 +514,21 @@ def _stochastic_kernel(
     return cast(Callable[..., None], stochastic_range)
 
 
-def _stochastic_product(operands: Operands, accumulator: Sequential | Blocked) -> Carrier:
+def _stochastic_product(operands: Operands, accumulator: Any) -> Carrier:
     batch, rows, columns = operands.shape
     steps = operands.a.shape[2]
-    blocked = isinstance(accumulator, Blocked)
-    inner = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
+    blocked = hasattr(accumulator, "inner")
+    inner = accumulator.inner if hasattr(accumulator, "inner") else accumulator
     outer = accumulator.rounding
     out = np.zeros(operands.shape)
     initial = operands.initial
     launching.run(
         _stochastic_kernel(
-            mode_number(inner.rounding),
+            kind_of(inner.rounding),
             not inner.fused,
             inner.via is not None,
             blocked,
-            mode_number(outer),
+            kind_of(outer),
         ),
         batch * rows,
         np.ascontiguousarray(operands.a),
@@ -538,14 +536,14 @@ def _stochastic_product(operands: Operands, accumulator: Sequential | Blocked) -
         np.zeros((0, 0, 0)) if initial is None else initial.astype(np.float64),
         out,
         operands.row_lengths,
-        accumulator.block if isinstance(accumulator, Blocked) else max(steps, 1),
+        accumulator.block if hasattr(accumulator, "inner") else max(steps, 1),
         target_of(inner.format, inner.rounding, _FLOAT64),
         target_of(inner.product or inner.format, inner.rounding, _FLOAT64),
         target_of(inner.via or inner.format, inner.rounding, _FLOAT64),
         target_of(accumulator.format, outer, _FLOAT64),
-        philox.key_of(inner.rounding.seed),
+        random_bits.key_of(inner.rounding.seed),
         unused_bits(inner.rounding),
-        philox.key_of(outer.seed),
+        random_bits.key_of(outer.seed),
         unused_bits(outer),
         grain=max(1, _STOCHASTIC_WORK // (max(steps, 1) * max(columns, 1))),
     )

@@ -12,9 +12,9 @@ import numpy as np
 
 from fpemu._kernels import words
 from fpemu._kernels.caching import inline
-from fpemu.rounding import RNA, RNE, RNZ, RTN, RTO, RTP, SR, SR_EQUAL, Target, signed_result
+from fpemu._kernels.rounding import STOCHASTIC, Target, increment, signed_result
 
-__all__ = ["assemble", "round_pair", "round_significand", "rounds_up", "unpack"]
+__all__ = ["assemble", "round_pair", "round_significand", "unpack"]
 
 SIGN = np.uint64(2**63)
 INFINITY = np.uint64(0x7FF << 52)
@@ -25,26 +25,11 @@ _FRACTION_BITS = 52
 _FRACTION = np.uint64(2**52 - 1)
 _IMPLICIT = np.uint64(2**52)
 _HALF = np.uint64(2**63)
+_ALL_BITS = np.uint64(2**64 - 1)
 
 
 @inline
-def rounds_up(odd: bool, against_half: int, negative: bool, mode: int) -> bool:
-    """Whether an inexact magnitude goes up, its tail being below (-1), at (0) or above half."""
-    if mode == RNE:
-        return against_half > 0 or (against_half == 0 and odd)
-    if mode == RNA:
-        return against_half >= 0
-    if mode == RNZ:
-        return against_half > 0
-    if mode == RTP:
-        return not negative
-    if mode == RTN:
-        return negative
-    return not odd if mode == RTO else False
-
-
-@inline
-def round_significand(sign: Any, significand: Any, exponent: int, target: Target, mode: int) -> Any:
+def round_significand(sign: Any, significand: Any, exponent: int, target: Target, kind: int) -> Any:
     """The word of ``significand * 2**exponent`` rounded into the target.
 
     The significand has its highest bit set; its lowest bit may stand for any nonzero rest.
@@ -59,10 +44,10 @@ def round_significand(sign: Any, significand: Any, exponent: int, target: Target
     else:
         kept = ZERO
         tail = significand if dropped == 64 else ONE
-    if tail != 0:
-        against_half = 1 if tail > _HALF else 0 if tail == _HALF else -1
-        if rounds_up(words.bit_and(kept, 1) != 0, against_half, sign != 0, mode):
-            kept = words.add(kept, 1)
+    # A carry out of the tail is one into what is kept.
+    raised = words.add(tail, increment(words.bit_and(kept, 1), _ALL_BITS, sign != 0, target, kind))
+    if raised < tail:
+        kept = words.add(kept, 1)
     kept = _at_least_smallest(kept, target)
     return signed_result(assemble(kept, exponent + dropped), sign, target)
 
@@ -80,19 +65,19 @@ def round_pair(
     low: Any,
     exponent: int,
     target: Target,
-    mode: int,
+    kind: int,
     random: Any,
     unused: Any,
 ) -> Any:
-    """The word of ``(high + low / 2**64) * 2**exponent`` rounded into the target, in any mode.
+    """The word of ``(high + low / 2**64) * 2**exponent`` rounded into the target.
 
     The highest bit of `high` is set; the lowest one of `low` may stand for any nonzero rest.  A
     stochastic mode truncates the discarded fraction to ``64 - unused`` bits and goes up if adding
     `random`, whose ``unused`` low bits are clear, carries out of them.
     """
-    if mode < SR:
+    if kind != STOCHASTIC:
         significand = words.bit_or(high, ONE if low != 0 else ZERO)
-        return round_significand(sign, significand, exponent, target, mode)
+        return round_significand(sign, significand, exponent, target, kind)
     quantum = np.int64(target.quantum_field) - (_BIAS + _FRACTION_BITS)
     excess = np.int64(target.quantum_field) - np.int64(target.normal_field)
     dropped = max(64 - _FRACTION_BITS - 1 + excess, quantum - exponent)
@@ -104,7 +89,7 @@ def round_pair(
         rest = words.shift_left(low, np.uint64(64 - dropped))
     elif dropped < 128:
         fraction = words.shift_right(high, np.uint64(dropped - 64))
-    if mode == SR_EQUAL:
+    if target.equal != 0:
         up = words.bit_or(fraction, rest) != 0 and words.bit_and(random, _HALF) != 0
     else:
         truncated = words.shift_left(words.shift_right(fraction, unused), unused)

@@ -24,23 +24,21 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, launching, words
-from fpemu._kernels import random_bits as philox
+from fpemu._kernels import caching, launching, random_bits, words
 from fpemu._kernels.caching import inline
+from fpemu._kernels.error_free import holds_float32_sums, odd_sum
 from fpemu._kernels.exact import round_shifted
 from fpemu._kernels.operands import OUTER, Operands, panels
-from fpemu._kernels.significands import ONE, SIGN, ZERO, unpack
-from fpemu.accumulators import Exact
-from fpemu.arithmetic import holds_float32_sums, odd_sum
-from fpemu.rounding import (
-    SR,
+from fpemu._kernels.rounding import (
+    STOCHASTIC,
     Carrier,
-    mode_number,
+    kind_of,
+    round_flat,
     round_word,
     target_of,
     unused_bits,
 )
-from fpemu.rounding import round as round_into
+from fpemu._kernels.significands import ONE, SIGN, ZERO, unpack
 
 __all__ = ["DIGITS", "add_number", "add_product", "product", "round_digits"]
 
@@ -98,7 +96,7 @@ def add_number(digits: Any, x: float) -> None:
 
 
 @inline
-def round_digits(digits: Any, zero: Any, target: Any, mode: int, random: Any, unused: Any) -> Any:
+def round_digits(digits: Any, zero: Any, target: Any, kind: int, random: Any, unused: Any) -> Any:
     """The word of the sum rounded into a target, `zero` if it is zero.  The digits are cleared."""
     carry = np.int64(0)
     for i in range(DIGITS):
@@ -135,7 +133,7 @@ def round_digits(digits: Any, zero: Any, target: Any, mode: int, random: Any, un
     for i in range(DIGITS):
         digits[i] = 0
     exponent = _BASE + 32 * (top - 3) - np.int64(shift)
-    return round_shifted(sign, high, low, exponent, target, mode, random, unused)
+    return round_shifted(sign, high, low, exponent, target, kind, random, unused)
 
 
 @numba.njit(inline="always")
@@ -159,7 +157,7 @@ def _add_block(sums, errors, lost, left, right, first, stop):  # type: ignore[no
 
 
 @numba.njit(inline="always")
-def _long_sum(digits, total, left, right, j, first, stop, target, mode, random, unused):  # type: ignore[no-untyped-def]
+def _long_sum(digits, total, left, right, j, first, stop, target, kind, random, unused):  # type: ignore[no-untyped-def]
     """A number and a block of products, summed in a superaccumulator and rounded."""
     special = 0.0
     if abs(total) < np.inf:
@@ -172,12 +170,12 @@ def _long_sum(digits, total, left, right, j, first, stop, target, mode, random, 
             add_product(digits, x, y)
         else:
             special += x * y
-    bits = round_digits(digits, target.zero, target, mode, random, unused)
-    return words.floating(round_word(words.word(special), target, mode) if special != 0.0 else bits)
+    bits = round_digits(digits, target.zero, target, kind, random, unused)
+    return words.floating(round_word(words.word(special), target, kind) if special != 0.0 else bits)
 
 
 @functools.cache
-def _product_kernel(mode: int) -> Callable[..., None]:
+def _product_kernel(kind: int) -> Callable[..., None]:
     """The kernel of a mode; with `short`, a sum of two numbers is tried first."""
 
     @caching.kernel
@@ -203,7 +201,7 @@ def _product_kernel(mode: int) -> Callable[..., None]:
                     total[:end] = initial[batch, row, p * _COLUMNS : p * _COLUMNS + end]
                 for first in range(0, max(steps, 1), block):
                     last = min(first + block, steps)
-                    if short and mode < SR:
+                    if short and kind != STOCHASTIC:
                         rounded[:] = total
                         errors[:] = 0.0
                         lost[:] = 0.0
@@ -211,18 +209,18 @@ def _product_kernel(mode: int) -> Callable[..., None]:
                         for j in range(_COLUMNS):
                             # No sum that is zero is negative, as the errors' zero is positive.
                             odd = odd_sum(rounded[j], errors[j])
-                            rounded[j] = words.floating(round_word(odd, target, mode))
+                            rounded[j] = words.floating(round_word(odd, target, kind))
                     for j in range(end):
                         if lost[j] == 0.0:
                             total[j] = rounded[j]
                             continue
-                        if mode >= SR:
-                            random = philox.step_bits(
+                        if kind == STOCHASTIC:
+                            random = random_bits.step_bits(
                                 element + j, first // block, OUTER, key, unused
                             )
                         total[j] = _long_sum(
                             digits, total[j], left, right, j, first, last,
-                            target, mode, random, unused,
+                            target, kind, random, unused,
                         )  # fmt: skip
                     if sums.size > 0:
                         for j in range(end):
@@ -271,18 +269,19 @@ def _float64_product(operands: Operands) -> NDArray[np.float64] | None:
     return cast(NDArray[np.float64], np.where(beyond, 0.0, result + 0.0))  # no zero is negative
 
 
-def product(operands: Operands, accumulator: Exact) -> Carrier:
+def product(operands: Operands, accumulator: Any) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays, rounded once or once a block."""
     batch, rows, columns = operands.shape
     steps = operands.a.shape[2]
     if steps >= _MOST_TERMS:
         raise ValueError(f"an exact sum takes fewer than 2**30 terms, not {steps}")
-    mode = mode_number(accumulator.rounding)
+    kind = kind_of(accumulator.rounding)
     whole = accumulator.block is None or accumulator.block >= steps
     deterministic = not accumulator.rounding.is_stochastic
     exact = _float64_product(operands) if whole and deterministic else None
     if exact is not None:
-        rounded = cast(Carrier, round_into(exact, accumulator.format, accumulator.rounding))
+        rounded = np.empty_like(exact)
+        round_flat(exact.reshape(-1), rounded.reshape(-1), accumulator.format, accumulator.rounding)
         if operands.running.size > 0:
             operands.running[:] = np.abs(rounded), np.square(rounded, dtype=np.float64)
         return rounded
@@ -290,7 +289,7 @@ def product(operands: Operands, accumulator: Exact) -> Carrier:
     out = np.zeros(operands.shape)
     initial = operands.initial
     launching.run(
-        _product_kernel(mode),
+        _product_kernel(kind),
         batch * rows,
         np.ascontiguousarray(operands.a, dtype=np.float64),
         panels(operands.b.astype(np.float64, copy=False), _COLUMNS),
@@ -300,7 +299,7 @@ def product(operands: Operands, accumulator: Exact) -> Carrier:
         accumulator.block or max(steps, 1),
         short,
         target_of(accumulator.format, accumulator.rounding, _FLOAT64),
-        philox.key_of(accumulator.rounding.seed),
+        random_bits.key_of(accumulator.rounding.seed),
         unused_bits(accumulator.rounding),
         operands.running,
         grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * max(columns, 1))),

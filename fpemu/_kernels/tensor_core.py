@@ -27,13 +27,11 @@ from numpy.typing import NDArray
 
 from fpemu._kernels import caching, launching, words
 from fpemu._kernels.caching import inline
+from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.operands import Operands, panels
-from fpemu.accumulators import FlooredCore, ScaledCore, TensorCore
-from fpemu.formats import Format
-from fpemu.rounding import (
-    MODES,
+from fpemu._kernels.rounding import (
+    DETERMINISTIC,
     Carrier,
-    Rounding,
     round_number,
     shortcut_of,
 )
@@ -74,7 +72,7 @@ def _split(x, least, values, powers):  # type: ignore[no-untyped-def]
 
 
 def _values_and_powers(
-    x: Carrier, format: Format
+    x: Carrier, format: FormatFacts
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
     flat = np.ascontiguousarray(x).reshape(-1)
     values, powers = np.empty(flat.size), np.empty(flat.size)
@@ -105,7 +103,7 @@ def _truncated_sum(total, scale, left, values, first, stop, stride):  # type: ig
 @numba.njit(inline="always")
 def _fused_block(  # type: ignore[no-untyped-def]
     acc, largest, scale, total, left, powers_left, values, powers, first, stop,
-    floor, top, initial_least, shortcut, mode,
+    floor, top, initial_least, shortcut, kind,
 ):  # fmt: skip
     """A block of a tensor core; the exact sums are left in `total`."""
     for j in range(acc.size):
@@ -119,13 +117,13 @@ def _fused_block(  # type: ignore[no-untyped-def]
     for j in range(acc.size):
         # Zero sums are positive.
         exact = total[j] / scale[j] + 0.0
-        total[j] = round_number(exact, shortcut, mode)
+        total[j] = round_number(exact, shortcut, kind)
 
 
 @numba.njit(inline="always")
 def _grouped_block(  # type: ignore[no-untyped-def]
     acc, largest, scale, total, groups, left, powers_left, values, powers, first, stop, group,
-    floor, top, initial_least, shortcut, mode,
+    floor, top, initial_least, shortcut, kind,
 ):  # fmt: skip
     """A block whose groups of products are summed exactly and enter with their scales' exponent."""
     count = (stop - first + group - 1) // group
@@ -150,13 +148,13 @@ def _grouped_block(  # type: ignore[no-untyped-def]
             total[j] += words.truncate(groups[g, j] * scale[j])
     for j in range(acc.size):
         exact = total[j] / scale[j] + 0.0
-        total[j] = round_number(exact, shortcut, mode)
+        total[j] = round_number(exact, shortcut, kind)
 
 
 @numba.njit(inline="always")
 def _floored_block(  # type: ignore[no-untyped-def]
     acc, largest, scale, total, second_largest, second_total, left, powers_left, values, powers,
-    first, stop, top, sum_top, reach, halves, shortcut, mode,
+    first, stop, top, sum_top, reach, halves, shortcut, kind,
 ):  # fmt: skip
     """A block of CDNA3: products truncated, their sum and the accumulator floored."""
     stride = 2 if halves else 1
@@ -190,7 +188,7 @@ def _floored_block(  # type: ignore[no-untyped-def]
         unit = both if both > 0.0 else 1.0
         floored = words.floor(products * (sum_top / unit)) / sum_top
         exact = (floored + words.floor(addend * (top / unit)) / top) * unit + 0.0
-        total[j] = round_number(exact, shortcut, mode)
+        total[j] = round_number(exact, shortcut, kind)
 
 
 @numba.njit(inline="always")
@@ -215,7 +213,7 @@ _TENSOR, _GROUPED, _FLOORED, _HALVES = range(4)
 
 
 @functools.cache
-def _product_kernel(variant: int, mode: int) -> Callable[..., None]:
+def _product_kernel(variant: int, kind: int) -> Callable[..., None]:
     """The kernel of a kind of addition; the arguments are constants to the compiler."""
     grouped, floored = variant == _GROUPED, variant in (_FLOORED, _HALVES)
     halves = variant == _HALVES
@@ -248,19 +246,19 @@ def _product_kernel(variant: int, mode: int) -> Callable[..., None]:
                         _floored_block(
                             acc, largest, scale, total, second_largest, second_total,
                             left, powers_left, values, powers, first, last,
-                            top, sum_top, reach, halves, shortcut, mode,
+                            top, sum_top, reach, halves, shortcut, kind,
                         )  # fmt: skip
                     elif grouped:
                         _grouped_block(
                             acc, largest, scale, total, groups,
                             left, powers_left, values, powers, first, last, group,
-                            floor, top, initial_least, shortcut, mode,
+                            floor, top, initial_least, shortcut, kind,
                         )  # fmt: skip
                     else:
                         _fused_block(
                             acc, largest, scale, total,
                             left, powers_left, values, powers, first, last,
-                            floor, top, initial_least, shortcut, mode,
+                            floor, top, initial_least, shortcut, kind,
                         )  # fmt: skip
                     _settle(
                         acc, total, special, raw_a[batch, row], raw_b[batch, p],
@@ -284,7 +282,9 @@ class _Side:
     raw: NDArray[np.float64]
 
 
-def _sides(operands: Operands, formats: tuple[Format | None, ...]) -> tuple[_Side, _Side, bool]:
+def _sides(
+    operands: Operands, formats: tuple[FormatFacts | None, ...]
+) -> tuple[_Side, _Side, bool]:
     """Both operands, and whether there are infinities or NaNs in them."""
     split = [
         _values_and_powers(x, format)
@@ -303,8 +303,8 @@ def _run(
     operands: Operands,
     sides: tuple[_Side, _Side],
     variant: int,
-    output: Format,
-    rounding: Rounding,
+    output: FormatFacts,
+    rounding: RoundingFacts,
     *,
     block: int,
     fraction_bits: int,
@@ -325,7 +325,7 @@ def _run(
     packed = panels(right.values, _COLUMNS)
     initial = operands.initial
     launching.run(
-        _product_kernel(variant, MODES.index(rounding.mode)),
+        _product_kernel(variant, DETERMINISTIC),
         batch * rows,
         left.values,
         left.powers,
@@ -378,12 +378,12 @@ def _in_strips(operands: Operands, product: Callable[[Operands, slice], Carrier]
     return out
 
 
-def product(operands: Operands, accumulator: TensorCore) -> Carrier:
+def product(operands: Operands, accumulator: Any) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays on a tensor core."""
     return _in_strips(operands, lambda strip, here: _product(strip, accumulator))
 
 
-def _product(operands: Operands, accumulator: TensorCore) -> Carrier:
+def _product(operands: Operands, accumulator: Any) -> Carrier:
     left, right, others = _sides(operands, accumulator.input_formats)
     floor = accumulator.exponent_floor
     return _run(
@@ -401,7 +401,7 @@ def _product(operands: Operands, accumulator: TensorCore) -> Carrier:
 
 
 def scaled_product(
-    operands: Operands, scales: tuple[NDArray[Any], NDArray[Any]], unit: ScaledCore
+    operands: Operands, scales: tuple[NDArray[Any], NDArray[Any]], unit: Any
 ) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays of elements, given each one's scale."""
     of_a, of_b = scales
@@ -411,7 +411,7 @@ def scaled_product(
 
 
 def _scaled_product(
-    operands: Operands, scales: tuple[NDArray[Any], NDArray[Any]], unit: ScaledCore
+    operands: Operands, scales: tuple[NDArray[Any], NDArray[Any]], unit: Any
 ) -> Carrier:
     core = unit.core
     grouped = core.group > 1
@@ -452,12 +452,12 @@ def _reordered(side: _Side, order: tuple[int, ...] | None, axis: int) -> _Side:
     return _Side(*map(reordered, (side.values, side.powers, side.raw)))
 
 
-def floored_product(operands: Operands, accumulator: FlooredCore) -> Carrier:
+def floored_product(operands: Operands, accumulator: Any) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays on CDNA3's matrix core."""
     return _in_strips(operands, lambda strip, here: _floored_product(strip, accumulator))
 
 
-def _floored_product(operands: Operands, accumulator: FlooredCore) -> Carrier:
+def _floored_product(operands: Operands, accumulator: Any) -> Carrier:
     left, right, others = _sides(operands, accumulator.input_formats)
     greatest = [np.max(np.abs(side.values), initial=0.0) for side in (left, right)]
     reach = accumulator.reach
@@ -466,7 +466,7 @@ def _floored_product(operands: Operands, accumulator: FlooredCore) -> Carrier:
         (left, right),
         _HALVES if accumulator.halves else _FLOORED,
         accumulator.format,
-        Rounding("rne"),
+        accumulator.rounding,
         block=accumulator.block,
         fraction_bits=accumulator.fraction_bits,
         sum_fraction_bits=accumulator.sum_fraction_bits,

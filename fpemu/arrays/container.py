@@ -1,15 +1,15 @@
 """An array on which ordinary numpy code runs in emulated arithmetic: :func:`array`.
 
-Every operation of numpy that is listed in :mod:`fpemu.array_functions` is done on members of the
+Every operation of numpy that is listed in :mod:`fpemu.arrays.protocol` is done on members of the
 array's format and rounded once into it; every other one is a TypeError, so that nothing is computed
 in float64 unnoticed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -145,6 +145,10 @@ class Array(NDArrayOperatorsMixin):
         """The transpose, a view."""
         return Array(self.values.T, self.style)
 
+    # Set by the module that holds the tables of both, which builds on this one.
+    on_ufunc: ClassVar[Callable[..., Any]]
+    on_function: ClassVar[Callable[..., Any]]
+
     # --- numpy's protocols ------------------------------------------------------------------------
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -152,14 +156,10 @@ class Array(NDArrayOperatorsMixin):
         return np.array(self.values, dtype=dtype, copy=copy)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        from fpemu.arrays import protocol as array_functions
-
-        return array_functions.apply_ufunc(ufunc, method, inputs, options)
+        return self.on_ufunc(ufunc, method, inputs, options)
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
-        from fpemu.arrays import protocol as array_functions
-
-        return array_functions.apply_function(function, arguments, options)
+        return self.on_function(function, arguments, options)
 
     # --- a container ------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -11,14 +10,10 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.typing import NDArray
 
 from fpemu import arithmetic
-from fpemu._kernels import caching, launching, words
-from fpemu._kernels import random_bits as philox
-from fpemu._kernels.exact import fma_word_at, multiply_word_at
-from fpemu._kernels.significands import ZERO
+from fpemu._kernels.scans import scan
 from fpemu.arrays.container import Array, Style, common_style
 from fpemu.functions import rounded as functions
 from fpemu.linalg import matmul
-from fpemu.rounding import SR, mode_number, target_of, unused_bits
 
 __all__ = ["apply_function", "apply_ufunc"]
 
@@ -238,46 +233,9 @@ def _norm(x: Array, ord: Any = None, axis: Any = None, keepdims: bool = False) -
     return root.reshape(shape_kept if keepdims else shape)
 
 
-@functools.cache
-def _scan_kernel(multiplies: bool, mode: int) -> Callable[..., None]:
-    """Partial sums or products along rows, every one rounded once."""
-
-    @caching.kernel
-    def scan_range(start, stop, x, out, target, key, unused):  # type: ignore[no-untyped-def]
-        for row in range(start, stop):
-            total = np.float64(x[row, 0])
-            out[row, 0] = total
-            for i in range(1, x.shape[1]):
-                random = ZERO
-                if mode >= SR:
-                    random = philox.step_bits(row, i, 0, key, unused)
-                number = np.float64(x[row, i])
-                if multiplies:
-                    bits = multiply_word_at(total, number, target, mode, random, unused)
-                else:
-                    bits = fma_word_at(1.0, number, total, target, mode, random, unused)
-                total = words.floating(bits)
-                out[row, i] = total
-
-    return cast(Callable[..., None], scan_range)
-
-
-@launching.default_environment()
 def _scanned(style: Style, rows: NDArray[Any], ufunc: Any) -> NDArray[np.float64]:
     rounding = style.rounding.derived("scan", ufunc.__name__)
-    out = np.empty(rows.shape)
-    if out.size:
-        launching.run(
-            _scan_kernel(ufunc is np.multiply, mode_number(rounding)),
-            rows.shape[0],
-            np.ascontiguousarray(rows),
-            out,
-            target_of(style.format, rounding, np.dtype(np.float64)),
-            philox.key_of(rounding.seed),
-            unused_bits(rounding),
-            grain=max(1, 2**14 // rows.shape[1]),
-        )
-    return out
+    return scan(rows, style.format, rounding, products=ufunc is np.multiply)
 
 
 _SCANS: Final = {np.add, np.multiply}
@@ -287,7 +245,8 @@ def _scan(x: Array, axis: int | None, ufunc: Any) -> Array:
     flat = x.ravel() if axis is None else x
     place = normalize_axis_index(0 if axis is None else axis, flat.ndim)
     moved = np.moveaxis(flat.values, place, -1)
-    result = _scanned(x.style, moved.reshape(-1, moved.shape[-1]), ufunc).reshape(moved.shape)
+    rows = moved.reshape(-1, moved.shape[-1])
+    result = _scanned(x.style, rows, ufunc).reshape(moved.shape)
     return x.style.after("scan").wrap(np.moveaxis(result, -1, place))
 
 
@@ -471,3 +430,7 @@ def apply_function(function: Any, arguments: tuple[Any, ...], options: dict[str,
         return [*map(style.wrap, moved)] if isinstance(moved, list) else style.wrap(moved)
     name = f"{function.__module__}.{function.__name__}"
     raise TypeError(f"{name} is not emulated: take the plain numbers with numpy.asarray first")
+
+
+Array.on_ufunc = staticmethod(apply_ufunc)
+Array.on_function = staticmethod(apply_function)

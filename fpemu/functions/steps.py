@@ -26,10 +26,11 @@ from fpemu import formats as _formats
 from fpemu._kernels import launching
 from fpemu.accumulators import Accumulator, Blocked, Sequential
 from fpemu.arithmetic import add, divide, multiply, subtract
+from fpemu.carriers import Carrier, as_carrier, result_dtype
 from fpemu.formats import Format, FormatLike
 from fpemu.functions import rounded as functions
 from fpemu.linalg import matmul
-from fpemu.rounding import Carrier, Rounding, RoundingLike, as_carrier, as_rounding, result_dtype
+from fpemu.rounding import Rounding, RoundingLike, as_rounding
 
 __all__ = ["layer_norm", "rms_norm", "softmax"]
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fpemu
-from fpemu import rounding as kernels
-from fpemu.rounding import SR, SR_EQUAL, Rounding
+from fpemu import Rounding
+from fpemu._kernels import rounding as kernels
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import ALL_FORMATS, label, rounded, rounding_points
 
@@ -29,13 +29,10 @@ WORD = {np.dtype(np.float32): np.uint32, np.dtype(np.float64): np.uint64}
 
 
 @numba.njit
-def _rounded_with(words, target, randoms, equal, out):
+def _rounded_with(words, target, randoms, out):
     for i in range(words.size):
         for j in range(randoms.size):
-            if equal:
-                out[i, j] = kernels.round_word_at(words[i], target, SR_EQUAL, randoms[j])
-            else:
-                out[i, j] = kernels.round_word_at(words[i], target, SR, randoms[j])
+            out[i, j] = kernels.round_word_at(words[i], target, kernels.STOCHASTIC, randoms[j])
 
 
 @numba.njit
@@ -58,7 +55,7 @@ def results_for(x, format, randoms, mode="sr"):
     dtype = x.dtype
     target = kernels.target_of(format, Rounding(mode), dtype)
     out = np.empty((x.size, randoms.size), WORD[dtype])
-    _rounded_with(x.view(WORD[dtype]), target, randoms, mode == "sr_equal", out)
+    _rounded_with(x.view(WORD[dtype]), target, randoms, out)
     return out.view(dtype), target
 
 

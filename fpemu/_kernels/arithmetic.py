@@ -1,0 +1,160 @@
+"""Arithmetic on flat arrays, element by element."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import numpy as np
+
+from fpemu._kernels import caching, launching, random_bits, words
+from fpemu._kernels.error_free import (
+    ODD_PRECISION,
+    quick_add,
+    quick_divide,
+    quick_multiply,
+    quick_sqrt,
+)
+from fpemu._kernels.exact import (
+    divide_word,
+    divide_word_at,
+    fma_word,
+    fma_word_at,
+    multiply_word,
+    multiply_word_at,
+    sqrt_word,
+    sqrt_word_at,
+)
+from fpemu._kernels.facts import FormatFacts, RoundingFacts
+from fpemu._kernels.rounding import (
+    STOCHASTIC,
+    Carrier,
+    kind_of,
+    target_of,
+    unused_bits,
+    wide_bits,
+)
+
+__all__ = ["ADD", "DIVIDE", "FMA", "FMA_FLOAT32", "MULTIPLY", "SQRT", "apply"]
+
+ADD, MULTIPLY, DIVIDE, SQRT, FMA, FMA_FLOAT32 = range(6)
+_GRAIN: Final = 2**13
+
+
+@functools.cache
+def _array_kernel(operation: int, kind: int, quick: bool) -> Callable[..., None]:
+    """The kernel of an operation and a kind; `quick` if the format has at most ODD_PRECISION.
+
+    Operands of one element have step 0, others step 1.  `flip` negates b, to subtract.
+    """
+    adds, multiplies, divides = operation == ADD, operation == MULTIPLY, operation == DIVIDE
+    roots, narrow = operation == SQRT, operation == FMA_FLOAT32
+
+    @caching.kernel
+    def array_range(start, stop, a, b, c, steps, flip, out, target):  # type: ignore[no-untyped-def]
+        for i in range(start, stop):
+            x = np.float64(a[i * steps[0]])
+            y = np.float64(b[i * steps[1]])
+            if flip:
+                y = -y
+            if adds:
+                bits = quick_add(x, y, target, kind) if quick else fma_word(1.0, x, y, target, kind)
+            elif multiplies:
+                bits = (
+                    quick_multiply(x, y, target, kind)
+                    if quick
+                    else multiply_word(x, y, target, kind)
+                )
+            elif divides:
+                bits = (
+                    quick_divide(x, y, target, kind) if quick else divide_word(x, y, target, kind)
+                )
+            elif roots:
+                bits = quick_sqrt(x, target, kind) if quick else sqrt_word(x, target, kind)
+            elif narrow and quick:
+                bits = quick_add(x * y, np.float64(c[i * steps[2]]), target, kind)
+            else:
+                bits = fma_word(x, y, np.float64(c[i * steps[2]]), target, kind)
+            out[i] = words.floating(bits)
+
+    return cast(Callable[..., None], array_range)
+
+
+@functools.cache
+def _stochastic_kernel(operation: int) -> Callable[..., None]:
+    """The kernel of an operation under stochastic rounding: its ranges are blocks of elements.
+
+    An element draws the bits that :func:`fpemu.round` draws for a float64 in its place.
+    """
+    multiplies, divides, roots = operation == MULTIPLY, operation == DIVIDE, operation == SQRT
+    adds, per_block = operation == ADD, random_bits.BLOCK_WORDS // 2
+
+    @caching.kernel
+    def stochastic_range(  # type: ignore[no-untyped-def]
+        start, stop, a, b, c, steps, flip, out, target, key, unused
+    ):
+        random = np.empty(random_bits.BLOCK_WORDS, np.uint32)
+        for block in range(start, stop):
+            random_bits.fill_block(block, key, random)
+            first = block * per_block
+            for i in range(first, min(first + per_block, out.size)):
+                drawn = wide_bits(random, i - first, per_block)
+                drawn = words.shift_left(words.shift_right(drawn, unused), unused)
+                x = np.float64(a[i * steps[0]])
+                y = np.float64(b[i * steps[1]])
+                if flip:
+                    y = -y
+                if adds:
+                    bits = fma_word_at(1.0, x, y, target, STOCHASTIC, drawn, unused)
+                elif multiplies:
+                    bits = multiply_word_at(x, y, target, STOCHASTIC, drawn, unused)
+                elif divides:
+                    bits = divide_word_at(x, y, target, STOCHASTIC, drawn, unused)
+                elif roots:
+                    bits = sqrt_word_at(x, target, STOCHASTIC, drawn, unused)
+                else:
+                    z = np.float64(c[i * steps[2]])
+                    bits = fma_word_at(x, y, z, target, STOCHASTIC, drawn, unused)
+                out[i] = words.floating(bits)
+
+    return cast(Callable[..., None], stochastic_range)
+
+
+def apply(
+    operation: int,
+    operands: tuple[Any, ...],
+    result: Carrier,
+    format: FormatFacts,
+    rounding: RoundingFacts,
+) -> None:
+    """Fill a flat result from what the kernels take of the operands.
+
+    Parameters
+    ----------
+    operation : int
+        ``ADD`` to ``FMA_FLOAT32``; the last one for operands that are all float32.
+    operands : tuple
+        Three flat arrays, their steps and whether to negate the second, see `_array_kernel`.
+    result : ndarray, 1-d
+        Where to put the result.
+    format, rounding : Format, Rounding
+        What it is rounded into, and how.
+    """
+    target = target_of(format, rounding, np.dtype(np.float64))
+    kind = kind_of(rounding)
+    if kind == STOCHASTIC:
+        per_block = random_bits.BLOCK_WORDS // 2
+        launching.run(
+            _stochastic_kernel(operation),
+            -(-result.size // per_block),
+            *operands,
+            result,
+            target,
+            random_bits.key_of(rounding.seed),
+            unused_bits(rounding),
+            grain=_GRAIN // per_block,
+        )
+        return
+    kernel = _array_kernel(operation, kind, format.precision <= ODD_PRECISION)
+    launching.run(kernel, result.size, *operands, result, target, grain=_GRAIN)

@@ -1,0 +1,90 @@
+"""Arrays of carrier values: arguments taken in without loss, results given the type that fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fpemu._kernels.rounding import LAYOUTS, Carrier
+from fpemu.formats import Format
+
+__all__ = [
+    "Carrier",
+    "as_carrier",
+    "check_no_nan",
+    "check_out",
+    "result_dtype",
+    "working_dtype",
+]
+
+
+def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
+    """An argument as a float32 or float64 array, without any loss.
+
+    float16 and ml_dtypes arrays are widened to float32, integers and Python floats to float64.
+
+    Raises
+    ------
+    TypeError
+        If the values are not real numbers of at most 64 bits.
+    ValueError
+        If an integer is not a float64 number.
+    """
+    array = np.asarray(x)
+    kind = array.dtype.kind
+    if kind == "f" and not (array.dtype.isnative and array.flags.aligned):
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype in LAYOUTS:
+        return array
+    if kind in "biu":
+        return _integers_as_carrier(array, name)
+    if kind in "fV" and array.dtype.names is None and np.can_cast(array.dtype, np.float32):
+        return array.astype(np.float32)
+    raise TypeError(f"{name} must hold real numbers of at most 64 bits, not {array.dtype}")
+
+
+def _integers_as_carrier(array: NDArray[Any], name: str) -> NDArray[np.float64]:
+    numbers = array.astype(np.float64)
+    if array.dtype.itemsize == 8:
+        # Comparing in float64 would round the integers again; 2**63 and 2**64 do not convert back.
+        inside = np.abs(numbers) < 2.0**63 if array.dtype.kind == "i" else numbers < 2.0**64
+        exact = inside & (np.where(inside, numbers, 0).astype(array.dtype) == array)
+        if not exact.all():
+            first = array.ravel()[np.flatnonzero(~exact)[0]]
+            raise ValueError(f"{name} holds the integer {first}, which is not a float64 number")
+    return numbers
+
+
+def result_dtype(format: Format, *inputs: Carrier) -> np.dtype[Any]:
+    """float32 if all inputs are and the format fits, else float64."""
+    if format.carrier == np.float32 and all(array.dtype == np.float32 for array in inputs):
+        return np.dtype(np.float32)
+    return np.dtype(np.float64)
+
+
+def working_dtype(format: Format, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The carrier to compute in: `dtype`, or float64 where the format reaches below float32."""
+    return dtype if format.emin >= LAYOUTS[dtype].least_emin else np.dtype(np.float64)
+
+
+def check_out(out: Any, shape: tuple[int, ...], format: Format) -> Carrier:
+    """Check an ``out`` argument against the shape and format of a result."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a numpy array, not {type(out).__name__}")
+    if out.dtype not in LAYOUTS or (out.dtype == np.float32 and format.carrier != np.float32):
+        raise TypeError(f"out has dtype {out.dtype}, which does not hold the values of {format}")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, but the result has shape {shape}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only")
+    return out
+
+
+def check_no_nan(array: Carrier, format: Format, name: str = "x") -> None:
+    """Raise ValueError if a format without NaN is to receive one."""
+    if not format.has_nan and np.isnan(array).any():
+        index = tuple(int(i) for i in np.argwhere(np.isnan(array))[0])
+        where = f" at index {index[0] if len(index) == 1 else index}" if index else ""
+        raise ValueError(f"{name} is NaN{where}, but {format} has no NaN")
