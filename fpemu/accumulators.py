@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from fpemu import formats as _formats
+from fpemu._arguments import integer
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 
@@ -69,7 +70,8 @@ class Accumulator:
     format: Format
     rounding: Rounding
     inputs: Format | tuple[Format, Format] | None = None
-    converts: Rounding | None = None
+    convert: Rounding | None = None
+    """How it rounds inputs that are not members of their format by itself; None if it does not."""
 
     @property
     def initial_format(self) -> Format:
@@ -80,11 +82,6 @@ class Accumulator:
     def input_formats(self) -> tuple[Format | None, Format | None]:
         """The formats whose members it takes for a and for b; None for any number."""
         return self.inputs if isinstance(self.inputs, tuple) else (self.inputs, self.inputs)
-
-    @property
-    def conversion(self) -> Rounding | None:
-        """How it rounds other numbers into its input formats by itself; None if it does not."""
-        return self.converts
 
     @property
     def roundoff(self) -> float:
@@ -554,7 +551,7 @@ class TensorCore(Accumulator):
         Products in a fused addition.
     fraction_bits : int
         How many bits behind the largest exponent are kept, 1 to 40.
-    output : Format or str
+    format : Format or str
         The format of the results.
     rounding : str
         The rounding into it: ``"rtz"`` or ``"rne"``.  Overflow gives infinity in both.
@@ -563,14 +560,14 @@ class TensorCore(Accumulator):
     inputs : Format, str, or a pair of them
         The formats of a and b, of at most 24 significand bits and within float32's range.
     initial : Format or str, optional
-        The format of what a sum may begin with, `output` if left out.
+        The format of what a sum may begin with, `format` if left out.
     order : tuple of int, optional
         The order of a run of terms, as indices into it: ``(0, 2, 1, 3)`` sums terms 0, 2, 1, 3, 4,
         6, 5, 7, ....  Left out, index order.
     group : int
         Products that are summed exactly into one term, whose exponent is that of its scales alone
         (block-scaled units); 1 for ordinary units.
-    conversion : str, optional
+    convert : Rounding or str, optional
         How the unit itself rounds inputs that are not members of their format; left out, it takes
         no others.
 
@@ -597,49 +594,51 @@ class TensorCore(Accumulator):
 
     block: int
     fraction_bits: int
-    output: Format
+    format: Format
     rounding: Rounding
     exponent_floor: int | None
     inputs: tuple[Format, Format]
     initial: Format
     order: tuple[int, ...] | None
     group: int
-    converts: Rounding | None
+    convert: Rounding | None
 
     def __init__(
         self,
         block: int,
         fraction_bits: int,
-        output: FormatLike = "float32",
-        rounding: str = "rtz",
+        format: FormatLike = "float32",
+        rounding: RoundingLike = "rtz",
         exponent_floor: int | None = None,
         inputs: FormatLike | tuple[FormatLike, FormatLike] = "float32",
         initial: FormatLike | None = None,
         order: tuple[int, ...] | None = None,
         group: int = 1,
-        conversion: RoundingLike | None = None,
+        convert: RoundingLike | None = None,
     ) -> None:
         _set(self, "block", _positive("block", block))
         _set(self, "fraction_bits", _positive("fraction_bits", fraction_bits))
-        _set(self, "output", _formats.format(output))
-        if rounding not in ("rtz", "rne"):
-            raise ValueError(f"rounding must be 'rtz' or 'rne', not {rounding!r}")
-        _set(self, "rounding", Rounding(rounding, "infinity"))
-        _set(self, "exponent_floor", exponent_floor)
+        _set(self, "format", _formats.format(format))
+        mode = as_rounding(rounding).mode
+        if mode not in ("rtz", "rne"):
+            raise ValueError(f"rounding must be 'rtz' or 'rne', not {mode!r}")
+        _set(self, "rounding", Rounding(mode, "infinity"))
+        floor = exponent_floor
+        _set(self, "exponent_floor", None if floor is None else integer("exponent_floor", floor))
         pair = inputs if isinstance(inputs, tuple) else (inputs, inputs)
         _set(self, "inputs", tuple(map(_formats.format, pair)))
-        _set(self, "initial", _formats.format(output if initial is None else initial))
-        _set(self, "order", None if order is None else tuple(order))
+        _set(self, "initial", _formats.format(format if initial is None else initial))
+        _set(self, "order", None if order is None else tuple(map(int, order)))
         _set(self, "group", _positive("group", group))
-        _set(self, "converts", _optional_rounding(conversion))
+        _set(self, "convert", _optional_rounding(convert))
         self._check()
 
     def _check(self) -> None:
-        for format in (*self.inputs, self.initial, self.output):
+        for format in (*self.inputs, self.initial, self.format):
             if format.carrier != np.float32:
                 raise ValueError(f"a tensor core takes and gives float32 numbers, not {format}")
-        if not (self.output.infinities and self.output.has_negative_zero):
-            raise ValueError(f"output must have infinities and signed zeros, not {self.output}")
+        if not (self.format.infinities and self.format.has_negative_zero):
+            raise ValueError(f"format must have infinities and signed zeros, not {self.format}")
         if self.block % self.group:
             raise ValueError(f"block {self.block} must be a multiple of group {self.group}")
         if self.order is not None and sorted(self.order) != list(range(len(self.order))):
@@ -657,11 +656,6 @@ class TensorCore(Accumulator):
             )
 
     @property
-    def format(self) -> Format:  # type: ignore[override]
-        """The format of the results."""
-        return self.output
-
-    @property
     def initial_format(self) -> Format:
         """The format of what a sum may begin with."""
         return self.initial
@@ -677,7 +671,7 @@ class TensorCore(Accumulator):
         ``(1 + w) (1 + e) S``.
         """
         truncated = self._truncated(terms) * (1 if self.group == 1 else 4)
-        step = math.log1p(truncated) + math.log1p(_unit(self.output, self.rounding))
+        step = math.log1p(truncated) + math.log1p(_unit(self.format, self.rounding))
         return -(-terms // self.block) * step
 
     def _truncated(self, terms: int) -> float:
@@ -693,10 +687,10 @@ class TensorCore(Accumulator):
         if self.exponent_floor is not None:
             least = max(least, 2.0**self.exponent_floor)
         step = (self._truncated(terms) + 2.0**-self.fraction_bits) * least
-        return -(-terms // self.block) * (step + _smallest(self.output, self.rounding))
+        return -(-terms // self.block) * (step + _smallest(self.format, self.rounding))
 
     def __str__(self) -> str:
-        facts = [f"{self.block} terms", f"{self.fraction_bits} bits", str(self.output)]
+        facts = [f"{self.block} terms", f"{self.fraction_bits} bits", str(self.format)]
         return f"tensor core({', '.join([*facts, self.rounding.mode])})"
 
 
@@ -724,7 +718,7 @@ class ScaledCore:
     @property
     def format(self) -> Format:
         """The format of the results."""
-        return self.core.output
+        return self.core.format
 
     @property
     def input_formats(self) -> tuple[Format, Format]:
@@ -762,7 +756,7 @@ class FlooredCore(Accumulator):
         floored to `fraction_bits` bits behind the larger exponent and added.
     reach : int, optional
         Drop the accumulator if its exponent is more than this below the sum's.
-    conversion : str, optional
+    convert : Rounding or str, optional
         How the unit itself rounds inputs that are not members of their format.
 
     Raises
@@ -792,7 +786,7 @@ class FlooredCore(Accumulator):
     sum_fraction_bits: int
     halves: bool
     reach: int | None
-    converts: Rounding | None
+    convert: Rounding | None
 
     def __init__(
         self,
@@ -802,7 +796,7 @@ class FlooredCore(Accumulator):
         sum_fraction_bits: int = 31,
         halves: bool = False,
         reach: int | None = None,
-        conversion: RoundingLike | None = None,
+        convert: RoundingLike | None = None,
     ) -> None:
         _set(self, "block", _positive("block", block))
         _set(self, "inputs", _formats.format(inputs))
@@ -810,8 +804,8 @@ class FlooredCore(Accumulator):
         _set(self, "sum_fraction_bits", _positive("sum_fraction_bits", sum_fraction_bits))
         _set(self, "rounding", Rounding("rne"))
         _set(self, "halves", bool(halves))
-        _set(self, "reach", reach)
-        _set(self, "converts", _optional_rounding(conversion))
+        _set(self, "reach", None if reach is None else integer("reach", reach))
+        _set(self, "convert", _optional_rounding(convert))
         bits = max(fraction_bits, sum_fraction_bits) + 3 + math.ceil(math.log2(block + 1))
         if bits > _EXACT_BITS:
             raise ValueError(f"sums take {bits} bits; at most {_EXACT_BITS} are summed exactly")
@@ -855,24 +849,24 @@ class FlooredCore(Accumulator):
 class Promoted(Accumulator):
     """An outer accumulator that takes an inner one's sum every so many terms.
 
-    ``outer <- round(outer + inner)`` after every `interval` terms; the inner sum restarts at +0,
+    ``outer <- round(outer + inner)`` after every `block` terms; the inner sum restarts at +0,
     the outer one starts at +0 or at the value given.
 
     Parameters
     ----------
     inner : Accumulator
-        How the terms of an interval are summed.
-    outer : Format or str
+        How the terms of a block are summed.
+    format : Format or str
         The format of the outer accumulator.
-    interval : int
-        Terms in an interval; the last one may be shorter.
+    block : int
+        Terms in a block; the last one may be shorter.
     rounding : Rounding or str
         The rounding of the outer accumulator.
 
     Raises
     ------
     ValueError
-        If `interval` is not positive, or a format or mode is unknown.
+        If `block` is not positive, or a format or mode is unknown.
     TypeError
         If `inner` is no accumulator.
 
@@ -891,28 +885,23 @@ class Promoted(Accumulator):
     """
 
     inner: Accumulator
-    outer: Format
-    interval: int
+    format: Format
+    block: int
     rounding: Rounding
 
     def __init__(
         self,
         inner: Accumulator,
-        outer: FormatLike,
-        interval: int,
+        format: FormatLike,
+        block: int,
         rounding: RoundingLike = "rne",
     ) -> None:
         if not isinstance(inner, Accumulator):
             raise TypeError(f"inner must be an accumulator, not {type(inner).__name__}")
         _set(self, "inner", inner)
-        _set(self, "outer", _formats.format(outer))
-        _set(self, "interval", _positive("interval", interval))
+        _set(self, "format", _formats.format(format))
+        _set(self, "block", _positive("block", block))
         _set(self, "rounding", as_rounding(rounding))
-
-    @property
-    def format(self) -> Format:  # type: ignore[override]
-        """The format of the results."""
-        return self.outer
 
     @property
     def input_formats(self) -> tuple[Format | None, Format | None]:
@@ -920,28 +909,28 @@ class Promoted(Accumulator):
         return self.inner.input_formats
 
     @property
-    def conversion(self) -> Rounding | None:
-        """How it rounds other numbers into its input formats by itself; None if it does not."""
-        return self.inner.conversion
+    def convert(self) -> Rounding | None:  # type: ignore[override]
+        """How the inner accumulator rounds other numbers into its input formats by itself."""
+        return self.inner.convert
 
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
-        """See :meth:`Accumulator.roundings`; those of an interval, and all of the outer sum."""
-        intervals = -(-terms // self.interval)
-        inner = self.inner.roundings(min(self.interval, terms))
-        return (*inner, (intervals, _unit(self.outer, self.rounding)))
+        """See :meth:`Accumulator.roundings`; those of a block, and all of the outer sum."""
+        blocks = -(-terms // self.block)
+        inner = self.inner.roundings(min(self.block, terms))
+        return (*inner, (blocks, _unit(self.format, self.rounding)))
 
     def _log_growth(self, terms: int, initial: bool) -> float:
         """As :meth:`roundings` says, for any inner accumulator."""
-        inner = self.inner._log_growth(min(self.interval, terms), False)
-        outer = math.log1p(_unit(self.outer, self.rounding))
-        return inner + -(-terms // self.interval) * outer
+        inner = self.inner._log_growth(min(self.block, terms), False)
+        outer = math.log1p(_unit(self.format, self.rounding))
+        return inner + -(-terms // self.block) * outer
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
-        inner = self.inner._underflow(min(self.interval, terms), False, largest)
-        return -(-terms // self.interval) * (inner + _smallest(self.outer, self.rounding))
+        inner = self.inner._underflow(min(self.block, terms), False, largest)
+        return -(-terms // self.block) * (inner + _smallest(self.format, self.rounding))
 
     def __str__(self) -> str:
-        return f"promoted({self.outer}, {self.rounding.mode}, every {self.interval}: {self.inner})"
+        return f"promoted({self.format}, {self.rounding.mode}, every {self.block}: {self.inner})"
 
 
 def _of_product(accumulator: Sequential | Pairwise) -> tuple[tuple[int, float], ...]:
@@ -964,12 +953,7 @@ def _optional_positive(name: str, value: Any) -> int | None:
 
 
 def _positive(name: str, value: Any) -> int:
-    """Check a parameter that must be an int of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-    return value
+    return integer(name, value, least=1)
 
 
 def _set(instance: Any, name: str, value: Any) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
+from fpemu._arguments import integer
 from fpemu._kernels import codes as kernels
 from fpemu._kernels import launching
 from fpemu.carriers import Carrier, as_carrier
@@ -261,7 +262,7 @@ def unpack(packed: ArrayLike, format: FormatLike, count: int | None = None) -> N
     format = _narrow(format)
     array = _as_bytes(packed)
     fitting = array.shape[-1] * 8 // format.bits
-    number = fitting if count is None else count
+    number = fitting if count is None else integer("count", count)
     if not 0 <= number <= fitting:
         raise ValueError(
             f"{array.shape[-1]} bytes hold {fitting} codes of {format.bits} bits, not {count}"

@@ -137,7 +137,7 @@ def _tensor_core(
         exponent_floor=_FLOORS[architecture][int(narrow)],
         inputs=_INPUTS[inputs],
         initial="float32" if output == "e8m13" else output,  # whose lowest bits it may use
-        conversion="rtz" if inputs == "tf32" else None,
+        convert="rtz" if inputs == "tf32" else None,
     )
 
 
@@ -220,7 +220,7 @@ def _amd() -> Iterator[Device]:
         yield Device(f"cdna1.mfma-pairwise{suffix}.{name}", tree, "MMA-Sim")
         yield Device(f"cdna2.mfma{suffix}.{name}", flushed, "MMA-Sim")
     for name, group in (("float16", 8), ("bfloat16", 8), ("tf32", 4)):
-        core = FlooredCore(group, name, conversion="rtz" if name == "tf32" else None)
+        core = FlooredCore(group, name, convert="rtz" if name == "tf32" else None)
         yield Device(f"cdna3.mfma.{name}", core, "MMA-Sim")
     for name in ("e4m3fnuz", "e5m2fnuz"):
         core = FlooredCore(16, _INPUTS[name], halves=True, reach=25)

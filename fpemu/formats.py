@@ -21,6 +21,8 @@ from typing import Final
 
 import numpy as np
 
+from fpemu._arguments import integer
+
 __all__ = ["Format", "FormatLike", "format", "named_formats"]
 
 _FLOAT64_EMAX: Final = 1023
@@ -78,6 +80,8 @@ class Format:
     negative_zero: bool = True
 
     def __post_init__(self) -> None:
+        for fact in ("bits", "precision", "bias", "high_nans"):
+            object.__setattr__(self, fact, integer(fact, getattr(self, fact)))
         if self.high_nans == _IEEE_NANS:
             object.__setattr__(self, "high_nans", 2 ** (self.precision - 1) - 1)
         if not 1 <= self.precision <= _FLOAT64_PRECISION:

@@ -117,15 +117,15 @@ def _running_sums(
 
 def _promoted_product(operands: Operands, accumulator: Promoted) -> Carrier:
     """Interval by interval: the inner accumulator's product, added to the outer accumulators."""
-    inner, interval = accumulator.inner, accumulator.interval
+    inner, block = accumulator.inner, accumulator.block
     total: Any = np.zeros(operands.shape) if operands.initial is None else operands.initial
-    for first in range(0, operands.a.shape[2], interval):
-        terms = slice(first, first + interval)
+    for first in range(0, operands.a.shape[2], block):
+        terms = slice(first, first + block)
         part = replace(operands, a=operands.a[:, :, terms], b=operands.b[:, terms], initial=None)
         # Every interval draws random bits of its own.
         inner_sums = _PRODUCTS[type(inner)](part, inner.derived("interval", first))
         rounding = accumulator.rounding.derived("interval", first)
-        total = add(total, inner_sums, accumulator.outer, rounding)
+        total = add(total, inner_sums, accumulator.format, rounding)
     beyond = np.arange(operands.shape[2]) >= operands.row_lengths[:, None]
     return cast(Carrier, np.where(beyond, 0.0, total))
 
@@ -324,8 +324,8 @@ def matmul(
         check_out(out, shape, format)
     given = None if convert is None else as_rounding(convert)
     a_format, b_format = accumulator.input_formats
-    left = _members(left, a_format, given or accumulator.conversion, "a")
-    right = _members(right, b_format, given or accumulator.conversion, "b")
+    left = _members(left, a_format, given or accumulator.convert, "a")
+    right = _members(right, b_format, given or accumulator.convert, "b")
     initial = _initial(c, shape, accumulator.initial_format, given)
     operands = _stacked(left, right, initial, batch, row_lengths)
     if running:

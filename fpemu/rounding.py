@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fpemu import formats as _formats
+from fpemu._arguments import integer
 from fpemu._kernels import launching
 from fpemu._kernels import rounding as kernels
 from fpemu.carriers import (
@@ -78,9 +79,7 @@ class Rounding:
         for name in ("random_bits", "seed"):
             value = getattr(self, name)
             if value is not None:
-                if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                    raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-                object.__setattr__(self, name, int(value))
+                object.__setattr__(self, name, integer(name, value))
         if self.random_bits is not None:
             if self.mode != "sr":
                 raise ValueError(f"random_bits belong to mode 'sr', not {self.mode!r}")

@@ -31,10 +31,10 @@ from fpemu.linalg import matmul as _matmul
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 from fpemu.rounding import round as round_into
 
-__all__ = ["FORMATS", "RULES", "BlockFormat", "Scaled", "dequantise", "matmul", "quantise"]
+__all__ = ["FORMATS", "RULES", "BlockFormat", "Scaled", "dequantize", "matmul", "quantize"]
 
 RULES: Final = ("floor", "ceil", "even", "fit")
-"""How the power of two of a block is found, see :func:`quantise`."""
+"""How the power of two of a block is found, see :func:`quantize`."""
 
 Array = NDArray[Any]
 
@@ -215,7 +215,7 @@ def _elements(x: Array, scales: Array, format: BlockFormat, rounding: Rounding) 
 
 
 @launching.default_environment()
-def quantise(
+def quantize(
     x: ArrayLike,
     format: BlockFormat | str,
     *,
@@ -263,10 +263,10 @@ def quantise(
     Examples
     --------
     >>> from fpemu import scaling
-    >>> scaled = scaling.quantise([1.0, 3.3, -0.2, 0.0], "mxfp4")
+    >>> scaled = scaling.quantize([1.0, 3.3, -0.2, 0.0], "mxfp4")
     >>> scaled.elements, scaled.scales
     (array([ 2. ,  6. , -0.5,  0. ]), array([0.5]))
-    >>> scaling.dequantise(scaled)
+    >>> scaling.dequantize(scaled)
     array([ 1.  ,  3.  , -0.25,  0.  ])
     """
     format = block_format(format)
@@ -291,7 +291,7 @@ def quantise(
     return Scaled(np.moveaxis(elements, -1, axis), np.moveaxis(scales, -1, axis), format, axis, own)
 
 
-def dequantise(scaled: Scaled) -> Array:
+def dequantize(scaled: Scaled) -> Array:
     """The numbers that a block-scaled array stands for, exactly.
 
     Parameters
@@ -305,7 +305,7 @@ def dequantise(scaled: Scaled) -> Array:
     Examples
     --------
     >>> from fpemu import scaling
-    >>> scaling.dequantise(scaling.quantise([1e-3, 5e-3], "mxint8"))
+    >>> scaling.dequantize(scaling.quantize([1e-3, 5e-3], "mxint8"))
     array([0.00097656, 0.00500488])
     """
     return scaled.elements * scaled.spread_scales() * scaled.tensor_scale
@@ -347,8 +347,8 @@ def matmul(
     --------
     >>> import numpy as np
     >>> from fpemu import devices, scaling
-    >>> a = scaling.quantise(np.eye(2, 64), "mxfp4")
-    >>> b = scaling.quantise(np.full((64, 2), 1.5), "mxfp4", axis=0)
+    >>> a = scaling.quantize(np.eye(2, 64), "mxfp4")
+    >>> b = scaling.quantize(np.full((64, 2), 1.5), "mxfp4", axis=0)
     >>> scaling.matmul(a, b, devices.get("blackwell.tcgen05-mxf8f6f4.e2m1-e8m0-32"))
     array([[1.5, 1.5],
            [1.5, 1.5]], dtype=float32)
@@ -368,7 +368,7 @@ def matmul(
 def _check_matrices(a: Scaled, b: Scaled) -> None:
     for name, scaled, axis in (("a", a, 1), ("b", b, 0)):
         if not isinstance(scaled, Scaled):
-            raise TypeError(f"{name} must be a Scaled, not {type(scaled).__name__}: quantise it")
+            raise TypeError(f"{name} must be a Scaled, not {type(scaled).__name__}: quantize it")
         if len(scaled.shape) != 2:
             raise ValueError(f"{name} must be a matrix, not an array of shape {scaled.shape}")
         if scaled.axis != axis:

@@ -14,8 +14,10 @@ ROOT = Path(__file__).parents[1]
 # Bottom first.  A wing may import those before it.
 FLOORS = {
     "fpemu": [
+        "_arguments",
         "_kernels",
         "formats",
+        "carriers",
         "rounding",
         "codec",
         "arithmetic",

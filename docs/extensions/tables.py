@@ -76,7 +76,7 @@ def tensor_cores() -> Iterator[Row]:
             (
                 str(core.block),
                 str(core.fraction_bits),
-                f"{core.output}, {core.rounding.mode}",
+                f"{core.format}, {core.rounding.mode}",
                 "none" if core.exponent_floor is None else str(core.exponent_floor),
                 device.source,
             ),

@@ -1,1 +1,34 @@
-"""Everything that is compiled."""
+"""Everything of fpemu that is compiled, from machine words up to matrix products.
+
+The modules, bottom first: what machine code there is (`words`), how it is compiled and kept
+(`caching`) and run (`launching`); random bits; rounding a word (`rounding`), numbers taken apart
+(`significands`), operations in integers (`exact`) and by error-free transformations (`error_free`);
+then whatever works on arrays: arithmetic, codes, scans, functions (`elementary`, `enclosures`), and
+the products: operands, sequential sums and their tiles, pairwise sums, the superaccumulator, tensor
+cores.
+
+An edit of any file here compiles all kernels anew; an edit anywhere else compiles none.
+"""
+
+__all__ = [
+    "arithmetic",
+    "caching",
+    "codes",
+    "elementary",
+    "enclosures",
+    "error_free",
+    "exact",
+    "facts",
+    "launching",
+    "operands",
+    "pairwise",
+    "random_bits",
+    "rounding",
+    "scans",
+    "sequential",
+    "significands",
+    "superaccumulator",
+    "tensor_core",
+    "tiles",
+    "words",
+]

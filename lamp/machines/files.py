@@ -204,7 +204,7 @@ def _accumulator(given: Any) -> Any:
 
 def _parameter(key: str, value: Any) -> Any:
     """A parameter of an accumulator."""
-    if key in ("rounding", "conversion"):
+    if key in ("rounding", "convert"):
         return _rounding(value)
     if isinstance(value, list):
         return tuple(_parameter(key, each) for each in value)

@@ -124,7 +124,7 @@ def _operand(x: NDArray[Any], step: Product, axis: int, scale: float | None) -> 
         matrices = x.reshape(-1, *x.shape[-2:])
         settings: dict[str, Any] = {"axis": axis, "rounding": step.rounding, "tensor_scale": scale}
         return Operand(
-            tuple(scaling.quantise(each, step.operands, **settings) for each in matrices)
+            tuple(scaling.quantize(each, step.operands, **settings) for each in matrices)
         )
     if step.scaling == "none":
         return Operand(fpemu.round(x, step.operands, step.rounding))

@@ -132,7 +132,7 @@ def terms_about_the_floor(generator, core, shape):
 
     Even terms lie at what rounding distinguishes; odd ones just are, or just are not, cut off.
     """
-    quantum = round(math.log2(core.output.smallest_subnormal))
+    quantum = round(math.log2(core.format.smallest_subnormal))
     cut = least_exponent(core) - np.arange(shape[0])[:, None] % 2
     powers = np.where(np.arange(shape[1]) % 2, cut, quantum + generator.choice([-1, 0, 1], shape))
     return np.ldexp(generator.choice([-1.0, 0.0, 1.0], shape), powers)
@@ -159,13 +159,13 @@ def test_terms_about_the_floor(name):
     expected = expected_of(unit, a, b, None)
     assert_same_bits(fpemu.matmul(a, b, core), expected)
     # A subnormal accumulator is aligned with the least exponent of its format.
-    c = core.output.smallest_subnormal * generator.choice([-2.0, -1.0, 1.0, 3.0], (200, 1))
+    c = core.format.smallest_subnormal * generator.choice([-2.0, -1.0, 1.0, 3.0], (200, 1))
     assert_same_bits(fpemu.matmul(a, b, core, c=c), expected_of(unit, a, b, c))
     # The test would be none if the floor did not show.
     aligned_lower = fpemu.TensorCore(
         core.block,
         core.fraction_bits,
-        core.output,
+        core.format,
         core.rounding.mode,
         exponent_floor=core.exponent_floor - 1,
         inputs=core.inputs,
@@ -205,7 +205,7 @@ def test_scaled_terms_about_the_floor(name):
             c=c,
         )
 
-    subnormal = core.output.smallest_subnormal * np.arange(-1.0, 3.0)[np.arange(200) % 4, None]
+    subnormal = core.format.smallest_subnormal * np.arange(-1.0, 3.0)[np.arange(200) % 4, None]
     for c in (None, subnormal):
         expected = expected_of(unit, a, b, c, (a_scales, b_scales))
         assert_same_bits(product(core, c), expected)
@@ -426,7 +426,7 @@ def test_large_scaled_products_are_formed_strip_by_strip(name, monkeypatch):
         generator.normal(size=(5, 64)),
         generator.normal(size=(64, 200)) * np.exp2(np.arange(200) % 7),
     )
-    operands = scaling.quantise(a, format), scaling.quantise(b, format, axis=0)
+    operands = scaling.quantize(a, format), scaling.quantize(b, format, axis=0)
     whole = scaling.matmul(*operands, unit)
     monkeypatch.setattr(fused, "_STRIP", 64 * 64)
     assert_same_bits(scaling.matmul(*operands, unit), whole)

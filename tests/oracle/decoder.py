@@ -43,11 +43,11 @@ def inner(a, b, accumulator):
         if device.accumulator == accumulator and device.name in units.UNITS:
             return units.UNITS[device.name](a, b)
     assert isinstance(accumulator, Promoted), accumulator
-    assert accumulator.outer.name == "float32"
+    assert accumulator.format.name == "float32"
     for device in devices.entries():
         if device.accumulator == accumulator.inner:
             unit = units.UNITS[device.name]
-            return units.promoted(unit, a, b, interval=accumulator.interval)
+            return units.promoted(unit, a, b, interval=accumulator.block)
     raise AssertionError(accumulator)
 
 

@@ -1,0 +1,39 @@
+"""Accumulators as plain data: their fields are their arguments."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import fpemu
+
+
+def test_every_field_of_an_accumulator_is_an_argument():
+    core = fpemu.TensorCore(4, 23, inputs="float16", exponent_floor=-132, convert="rtz")
+    for accumulator, changes in (
+        (fpemu.Sequential("bfloat16", "rtz", via="float32"), {"format": fpemu.format("e8m5")}),
+        (fpemu.Blocked("e8m7", 4), {"block": 8}),
+        (fpemu.Pairwise("e8m7", flush="signed"), {"block": 8}),
+        (fpemu.Exact("e8m7"), {"block": 8}),
+        (core, {"block": 8}),
+        (fpemu.FlooredCore(8, "bfloat16", convert="rtz"), {"block": 4}),
+        (fpemu.Promoted(core, "float32", 128), {"block": 64}),
+    ):
+        assert replace(accumulator) == accumulator
+        changed = replace(accumulator, **changes)
+        assert changed != accumulator
+        assert replace(changed, **{name: getattr(accumulator, name) for name in changes}) == (
+            accumulator
+        )
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int64])
+def test_integers_of_numpy_are_integers(kind):
+    assert fpemu.Blocked("e8m7", kind(4)) == fpemu.Blocked("e8m7", 4)
+    assert fpemu.TensorCore(kind(8), kind(24), exponent_floor=np.int64(-132)) == fpemu.TensorCore(
+        8, 24, exponent_floor=-132
+    )
+    assert type(fpemu.Pairwise("e8m7", block=kind(4)).block) is int
+    made = fpemu.Format("f", kind(8), kind(4), kind(7))
+    assert made == fpemu.Format("f", 8, 4, 7)
+    assert type(made.bias) is int
