@@ -20,14 +20,17 @@ import platform
 import sys
 import tempfile
 import time
-import types
 import warnings
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Final
 
 import numba
 import numpy as np
-from numba.core import caching
+from numba.core import caching, ir, types
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import FunctionPass, register_pass
+from numba.core.untyped_passes import IRProcessing
 from numba.misc.appdirs import AppDirs
 
 try:
@@ -230,6 +233,56 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
             file.close()
 
 
+# --- compiling ------------------------------------------------------------------------------------
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _LiteralArguments(FunctionPass):  # type: ignore[misc]
+    """Make constants of the arguments whose types say their values.
+
+    A kernel hands its compile-time choices on as literal integers and truth values.  Known before
+    dead branches are pruned, the branches not taken are neither typed nor compiled.
+    """
+
+    _name = "literal_arguments"
+
+    def __init__(self) -> None:
+        FunctionPass.__init__(self)
+
+    def run_pass(self, state: Any) -> bool:
+        """Replace them; whether there are any."""
+        literals = {
+            index: kind.literal_value
+            for index, kind in enumerate(state.args)
+            if isinstance(kind, (types.IntegerLiteral, types.BooleanLiteral))
+        }
+        for block in state.func_ir.blocks.values():
+            for statement in block.find_insts(ir.Assign):
+                argument = statement.value
+                if isinstance(argument, ir.Arg) and argument.index in literals:
+                    constant = ir.Const(literals[argument.index], statement.loc)
+                    definitions = state.func_ir._definitions[statement.target.name]
+                    definitions[definitions.index(argument)] = constant
+                    statement.value = constant
+        return bool(literals)
+
+
+class _Compiler(CompilerBase):  # type: ignore[misc]
+    """Numba's pipeline with literal arguments as constants."""
+
+    def define_pipelines(self) -> list[Any]:
+        """The passes of Numba's own, and ours among the first."""
+        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        passes.add_pass_after(_LiteralArguments, IRProcessing)
+        passes.finalize()
+        return [passes]
+
+
+_compiled: Final = functools.partial(
+    numba.njit, nogil=True, error_model="numpy", pipeline_class=_Compiler
+)
+
+
 # --- decorators -----------------------------------------------------------------------------------
 
 
@@ -249,13 +302,13 @@ def _name_of(function: Any) -> str:
 
 def kernel(function: Any) -> Any:
     """Decorator of array kernels: compiled once a machine, no GIL, no errors from divisions."""
-    compiled = numba.njit(nogil=True, error_model="numpy")(function)
-    return _cached(compiled, _name_of(function))
+    return _cached(_compiled(no_cfunc_wrapper=True)(function), _name_of(function))
 
 
 def inline(function: Any) -> Any:
     """Decorator of scalar kernels: always inlined, so that a constant argument costs nothing."""
-    return numba.njit(nogil=True, forceinline=True, error_model="numpy")(function)
+    # No wrapper for callers in Python, which would take as long to compile as the function.
+    return _compiled(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 function_of_one_number: Any = None  # each kernel has its own
@@ -284,9 +337,9 @@ def mapping(function: Any) -> Any:
     """
     # As a global variable: to Numba's cache a function in a closure is a new one in each process.
     variables = {"np": np, "function_of_one_number": function}
-    template = types.FunctionType(_map_range.__code__, variables, "map_range")
+    template = FunctionType(_map_range.__code__, variables, "map_range")
     template.__module__ = function.__module__
-    compiled = numba.njit(nogil=True, error_model="numpy")(template)
+    compiled = _compiled(no_cfunc_wrapper=True)(template)
     if "._kernels." in function.__module__ and "<locals>" not in function.__qualname__:
         _cached(compiled, f"map_range-{_name_of(function)}")
     return compiled

@@ -22,7 +22,7 @@ from fpemu._kernels.caching import inline
 from fpemu._kernels.exact import divide_word, fma_word, multiply_word, sqrt_word
 from fpemu._kernels.facts import FormatFacts
 from fpemu._kernels.rounding import Target, round_word
-from fpemu._kernels.significands import SIGN
+from fpemu._kernels.significands import ONE, SIGN, ZERO
 
 __all__ = [
     "ODD_PRECISION",
@@ -44,6 +44,8 @@ ODD_PRECISION: Final = 51
 """An odd float64 number may be rounded again to this precision."""
 
 _FLOAT64_EMAX: Final = 1023
+
+_MINUS_ONE: Final = np.uint64(2**64 - 1)
 
 # Magnitudes between which neither an error underflows nor a result overflows.
 _SMALL: Final = 2.0**-900
@@ -83,14 +85,13 @@ def odd(result: float, error: float) -> Any:
     Only the sign of the error counts.  Where there is one and the last bit is even, the result's
     odd neighbour in the direction of the error is the rounding to odd.
     """
+    # Without branches, so that loops become vector code.  A NaN error (of an infinite result) is
+    # neither positive nor negative.
     bits = words.word(result)
+    step = ONE if (error > 0.0) == (result > 0.0) else _MINUS_ONE
+    inexact = (error > 0.0) | (error < 0.0)
     even = words.bit_and(bits, 1) == 0
-    # Comparisons with a NaN error (of an infinite result) are false.
-    if even and error > 0.0:
-        bits = words.add(bits, 1) if result > 0.0 else words.subtract(bits, 1)
-    if even and error < 0.0:
-        bits = words.subtract(bits, 1) if result > 0.0 else words.add(bits, 1)
-    return bits
+    return words.add(bits, step if inexact & even else ZERO)
 
 
 @inline

@@ -29,10 +29,13 @@ WORD = {np.dtype(np.float32): np.uint32, np.dtype(np.float64): np.uint64}
 
 
 @numba.njit
-def _rounded_with(words, target, randoms, out):
+def _rounded_with(words, target, randoms, equal, out):
     for i in range(words.size):
         for j in range(randoms.size):
-            out[i, j] = kernels.round_word_at(words[i], target, kernels.STOCHASTIC, randoms[j])
+            if equal:
+                out[i, j] = kernels.round_word_at(words[i], target, kernels._EQUAL, randoms[j])
+            else:
+                out[i, j] = kernels.round_word_at(words[i], target, kernels.STOCHASTIC, randoms[j])
 
 
 @numba.njit
@@ -55,7 +58,7 @@ def results_for(x, format, randoms, mode="sr"):
     dtype = x.dtype
     target = kernels.target_of(format, Rounding(mode), dtype)
     out = np.empty((x.size, randoms.size), WORD[dtype])
-    _rounded_with(x.view(WORD[dtype]), target, randoms, out)
+    _rounded_with(x.view(WORD[dtype]), target, randoms, mode == "sr_equal", out)
     return out.view(dtype), target
 
 
