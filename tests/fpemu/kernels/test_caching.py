@@ -1,0 +1,172 @@
+"""Compiled kernels are kept by the contents of `_kernels`; damage to a cache hurts nobody."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+from fpemu._kernels import caching
+
+KERNELS = '''
+"""A kernel, and what is inlined into it."""
+import numpy as np
+from fpemu._kernels.caching import inline, kernel
+
+@inline
+def step(x):
+    return x + {step}
+
+@kernel
+def run(x):
+    for i in range(x.size):
+        x[i] = step(x[i])
+'''
+PROGRAM = """
+import sys, warnings
+from numba.core import event
+
+compiled = []
+
+class Listener(event.Listener):
+    def on_start(self, happened):
+        compiled.append(happened.data["dispatcher"].py_func.__name__)
+
+    def on_end(self, happened):
+        pass
+
+event.register("numba:compile", Listener())
+import numpy as np
+import tiny.outside
+from tiny._kernels.adding import run
+
+x = np.zeros(3)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    run(x)
+print(x[0], compiled.count("run"))
+"""
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A package with a kernel, in a folder of its own."""
+    folder = tmp_path / "tiny"
+    (folder / "_kernels").mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "outside.py").write_text('"""Nothing is compiled here."""\n')
+    (folder / "_kernels" / "__init__.py").touch()
+    (folder / "_kernels" / "adding.py").write_text(KERNELS.format(step="1.0"))
+    return folder
+
+
+def started(package, cache, **environment):
+    paths = [str(package.parent), str(Path(caching.__file__).parents[2])]
+    variables = {**os.environ, "NUMBA_CACHE_DIR": str(cache), **environment}
+    variables["PYTHONPATH"] = os.pathsep.join(paths)
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process):
+    """The result and how often the kernel was compiled; what was said on standard error."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    result, count = out.split()
+    return float(result), int(count), err
+
+
+def ran(package, cache, **environment):
+    return ended(started(package, cache, **environment))
+
+
+def test_kernels_are_compiled_once_and_an_edit_elsewhere_compiles_none(package, tmp_path):
+    cache = tmp_path / "cache"
+    assert ran(package, cache)[:2] == (1.0, 1)
+    assert ran(package, cache)[:2] == (1.0, 0)
+    (package / "outside.py").write_text('"""Another docstring."""\n')
+    (package / "_kernels" / "adding.py").touch()  # as an installation does
+    assert ran(package, cache)[:2] == (1.0, 0)
+    moved = package.rename(package.parent / "elsewhere")
+    (tmp_path / "copy").mkdir()
+    assert ran(moved.rename(tmp_path / "copy" / "tiny"), cache)[:2] == (1.0, 0)
+
+
+def test_an_edit_of_what_is_inlined_compiles_anew(package, tmp_path):
+    cache = tmp_path / "cache"
+    assert ran(package, cache)[:2] == (1.0, 1)
+    (package / "_kernels" / "adding.py").write_text(KERNELS.format(step="2.0"))
+    assert ran(package, cache)[:2] == (2.0, 1)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage", None], ids=["empty", "garbage", "cut"])
+def test_a_damaged_file_is_compiled_anew(package, tmp_path, damage):
+    cache = tmp_path / "cache"
+    assert ran(package, cache)[:2] == (1.0, 1)
+    (file,) = cache.rglob("tiny*.nbc")
+    file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
+    assert ran(package, cache)[:2] == (1.0, 1)
+    assert ran(package, cache)[:2] == (1.0, 0)
+
+
+def test_without_a_place_to_write_kernels_stay_in_memory_with_one_warning(package, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    result, count, err = ran(package, blocked / "cache", PYTHONWARNINGS="default")
+    assert (result, count) == (1.0, 1)
+    assert err.count("RuntimeWarning") == 1
+    assert "cannot be kept on disk" in err
+    assert "NUMBA_CACHE_DIR" in err
+
+
+def test_processes_that_need_the_same_kernel_compile_it_once(package, tmp_path):
+    processes = [started(package, tmp_path / "cache") for _ in range(3)]
+    results = [ended(process) for process in processes]
+    assert {result for result, _, _ in results} == {1.0}
+    assert sum(count for _, count, _ in results) == 1
+
+
+def test_a_disk_that_is_full_is_no_error(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    files = caching._Files(tmp_path, "kernel")
+    monkeypatch.setattr(caching.tempfile, "mkstemp", full)
+    monkeypatch.setattr(caching, "_warned", [])
+    with pytest.warns(RuntimeWarning, match="No space left"):
+        files.save("key", b"payload")
+    files.save("key", b"payload")  # once is enough
+    assert files.load("key") is None
+
+
+def test_a_version_is_found_by_all_of_its_key(tmp_path):
+    files = caching._Files(tmp_path, "kernel")
+    files.save(("a", 1), b"first")
+    files.save(("a", 2), b"second")
+    assert files.load(("a", 1)) == b"first"
+    assert files.load(("a", 2)) == b"second"
+    assert files.load(("a", 3)) is None
+    files.path(("a", 2)).rename(files.path(("a", 3)))
+    assert files.load(("a", 3)) is None  # it says of itself what it is
+
+
+def test_literal_arguments_leave_only_their_branch_to_be_compiled():
+    @caching.inline
+    def chosen(x, which):
+        if which == 0:
+            return x + 1.0
+        return x.no_such_attribute
+
+    @numba.njit
+    def run(x):
+        return chosen(x, 0)
+
+    assert run(np.float64(1.0)) == 2.0
