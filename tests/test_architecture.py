@@ -171,3 +171,28 @@ def test_nobody_reaches_past_a_door(package):
 def test_the_judge_knows_formats_alone():
     known = {home(target) for target, _ in imports("fpemu.reference")}
     assert known == {"fpemu.formats"} or known == {"fpemu", "fpemu.formats"}
+
+
+# Users' kernels are made where they ask for them.
+COMPILING = {"fpemu.jit"}
+
+
+def test_everything_compiled_is_in_kernels():
+    compiling = {"numba", "llvmlite", "fpemu._kernels.caching"}
+    outside = []
+    for name, path in everything().items():
+        if "_kernels" in name.split(".") or name in COMPILING:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                targets = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            outside += [
+                f"{name}:{node.lineno} imports {target}"
+                for target in targets
+                if any(f"{target}.".startswith(f"{module}.") for module in compiling)
+            ]
+    assert outside == []
