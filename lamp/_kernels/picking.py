@@ -7,7 +7,7 @@ of threads; of equal components the first is taken.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ Lengths = NDArray[np.int64]
 _GRAIN: Final = 16  # rows worth a thread
 _PIECES: Final = 64  # of an array whose largest elements are sought
 _DIGIT: Final = 11  # bits of a word looked at together
+_RUN: Final = 16  # elements sorted by insertion
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -115,25 +116,41 @@ def _largest_rows(start, stop, words, counts, mask):  # type: ignore[no-untyped-
     keys = np.empty(words.shape[1], np.float64)
     places = np.empty(words.shape[1], np.int64)
     for row in range(start, stop):
-        size = 0
+        size = np.int64(0)
         for j in range(words.shape[1]):
             if words[row, j] >> np.uint32(31) == 0:
                 keys[size], places[size] = np.float64(words[row, j]), j
                 size += 1
-        for root in range(size // 2 - 1, -1, -1):
-            _sift(keys, places, root, size)
+        _heapify(keys, places, size)
         for _ in range(counts[row]):
             mask[row, places[0]] = True
-            size -= 1
-            keys[0], places[0] = keys[size], places[size]
-            _sift(keys, places, 0, size)
+            size = _pop(keys, places, size)
 
 
 # --- softmax conditions ---------------------------------------------------------------------------
 
 
+class Rows(NamedTuple):
+    """The rows of a softmax: probabilities, weights of their errors, and how many exist."""
+
+    z: NDArray[Any]
+    weights: NDArray[Any]
+    lengths: Lengths
+
+
+class Limit(NamedTuple):
+    """How many components a row may take: as tau requires, or `counts` if they are not -1."""
+
+    tau: float
+    counts: Lengths
+
+
+def _limit(rows: int, tau: float, counts: Lengths | None) -> Limit:
+    return Limit(tau, np.full(rows, -1) if counts is None else counts)
+
+
 def normwise(z: NDArray[Any], lengths: Lengths, tau: float) -> Mask:
-    """The authors' rule: see :class:`lamp.LAMP`."""
+    """The rule of the paper: see :class:`lamp.LAMP`."""
     mask = np.zeros(z.shape, np.bool_)
     launching.run(_normwise_rows, len(z), z, lengths, tau, mask, grain=_GRAIN)
     return mask
@@ -141,7 +158,7 @@ def normwise(z: NDArray[Any], lengths: Lengths, tau: float) -> Mask:
 
 @caching.kernel
 def _normwise_rows(start, stop, z, lengths, tau, mask):  # type: ignore[no-untyped-def]
-    """The authors' rule.  A heap yields the largest probabilities without sorting the row."""
+    """A heap yields the largest probabilities without sorting the row."""
     keys = np.empty(z.shape[1], np.float64)
     places = np.empty(z.shape[1], np.int64)
     for row in range(start, stop):
@@ -152,26 +169,23 @@ def _normwise_rows(start, stop, z, lengths, tau, mask):  # type: ignore[no-untyp
             smallest = min(smallest, np.float64(z[row, j]))
             total += np.float64(z[row, j])
         if not total < np.inf:  # a NaN
-            mask[row, :length] = True
+            _take_first(mask, row, length, length)
             continue
         goal = 2.0 - tau - 2.0 * smallest
         # All components below this sum to less than total - goal, so that the others suffice; the
         # factor leaves room for the rounding of the sums.
         least = (total - goal) / max(length, 1) * 0.999
-        size = 0
+        size = np.int64(0)
         for j in range(length):
             if z[row, j] >= least:
                 keys[size], places[size] = np.float64(z[row, j]), j
                 size += 1
-        for root in range(size // 2 - 1, -1, -1):
-            _sift(keys, places, root, size)
+        _heapify(keys, places, size)
         taken = 0.0
         while size > 0 and taken + 2.0 * smallest < 2.0 - tau:
             mask[row, places[0]] = True
             taken += keys[0]
-            size -= 1
-            keys[0], places[0] = keys[size], places[size]
-            _sift(keys, places, 0, size)
+            size = _pop(keys, places, size)
 
 
 def least_normwise(z: NDArray[Any], lengths: Lengths, tau: float, counts: Lengths | None) -> Mask:
@@ -180,39 +194,40 @@ def least_normwise(z: NDArray[Any], lengths: Lengths, tau: float, counts: Length
     ``kappa(S) = sum_{j not in S} z_j + max(0, 1 - 2 min_{i not in S} z_i)``, 0 if S is all.
     """
     mask = np.zeros(z.shape, np.bool_)
-    given = np.full(len(z), -1) if counts is None else counts
-    launching.run(_least_normwise_rows, len(z), z, lengths, tau, given, mask, grain=_GRAIN)
+    rows, limit = Rows(z, z, lengths), _limit(len(z), tau, counts)
+    launching.run(_least_normwise_rows, len(z), rows, limit, mask, grain=_GRAIN)
     return mask
 
 
 @caching.kernel
-def _least_normwise_rows(start, stop, z, lengths, tau, counts, mask):  # type: ignore[no-untyped-def]
+def _least_normwise_rows(start, stop, rows, limit, mask):  # type: ignore[no-untyped-def]
     """The components left out are a window of the row in ascending order.
 
     Fix the smallest of them: that fixes the second term, and the cheapest ones to leave out with it
     are the next in order.  As the window's beginning moves up, a value leaves the sum and the
     second term falls: the end never has to move back.
     """
+    columns = rows.z.shape[1]
+    values, sums = np.empty(columns, np.float64), np.zeros(columns + 1)
+    order, spare = np.empty(columns, np.int64), np.empty(columns, np.int64)
     for row in range(start, stop):
-        length = lengths[row]
-        values = z[row, :length].astype(np.float64)
+        length, count = rows.lengths[row], limit.counts[row]
+        total = 0.0
         for j in range(length):
-            mask[row, j] = True
-        if not values.sum() < np.inf:  # a NaN
-            if counts[row] >= 0:
-                mask[row, counts[row] : length] = False
+            values[j] = np.float64(rows.z[row, j])
+            total += values[j]
+        if not total < np.inf:  # a NaN
+            _take_first(mask, row, length if count < 0 else count, length)
             continue
-        order = np.argsort(values, kind="mergesort")
-        sums = np.zeros(length + 1)
+        _sort(values, length, order, spare)
         for j in range(length):
             sums[j + 1] = sums[j] + values[order[j]]
         begin, end, least = 0, 0, np.inf
-        if counts[row] >= 0:
-            size = length - counts[row]
+        if count >= 0:
+            size = length - count
             for first in range(length - size + 1 if size > 0 else 0):
-                kappa = (
-                    sums[first + size] - sums[first] + max(0.0, 1.0 - 2.0 * values[order[first]])
-                )
+                cap = max(0.0, 1.0 - 2.0 * values[order[first]])
+                kappa = sums[first + size] - sums[first] + cap
                 if kappa < least:
                     begin, end, least = first, first + size, kappa
         else:
@@ -220,12 +235,13 @@ def _least_normwise_rows(start, stop, z, lengths, tau, counts, mask):  # type: i
             for first in range(length):
                 cap = max(0.0, 1.0 - 2.0 * values[order[first]])
                 last = max(last, first)
-                while last < length and sums[last + 1] - sums[first] + cap <= tau:
+                while last < length and sums[last + 1] - sums[first] + cap <= limit.tau:
                     last += 1
                 kappa = sums[last] - sums[first] + cap
                 better = last - first == end - begin and kappa < least
                 if last > first and (last - first > end - begin or better):
                     begin, end, least = first, last, kappa
+        _take_first(mask, row, length, length)
         for j in range(begin, end):
             mask[row, order[j]] = False
 
@@ -238,70 +254,124 @@ def least_componentwise(
     ``kappa(S) = sum_{j not in S} w_j z_j + max(0, max_{i not in S} w_i (1 - 2 z_i))``.
     """
     mask = np.zeros(z.shape, np.bool_)
-    given = np.full(len(z), -1) if counts is None else counts
-    launching.run(_least_componentwise_rows, len(z), z, w, lengths, tau, given, mask, grain=_GRAIN)
+    rows, limit = Rows(z, w, lengths), _limit(len(z), tau, counts)
+    launching.run(_least_componentwise_rows, len(z), rows, limit, mask, grain=_GRAIN)
     return mask
 
 
 @caching.kernel
-def _least_componentwise_rows(  # type: ignore[no-untyped-def]
-    start, stop, z, w, lengths, tau, counts, mask
-):
-    """The second term is one of n caps.  They are gone through upward, with a heap of what is kept.
+def _least_componentwise_rows(start, stop, rows, limit, mask):  # type: ignore[no-untyped-def]
+    """The second term is one of n caps.  They are visited upward, with a heap of what is left out.
 
     Under a cap, the most that can be left out are those with the smallest ``w z``.  What was taken
     from the heap for one cap cannot be left out under a larger one: there are more components then
     and less is left of tau.
     """
+    columns = rows.z.shape[1]
+    caps, costs = np.empty(columns, np.float64), np.empty(columns, np.float64)
+    keys, places = np.empty(columns, np.float64), np.empty(columns, np.int64)
+    order, spare = np.empty(columns, np.int64), np.empty(columns, np.int64)
     for row in range(start, stop):
-        length = lengths[row]
-        caps, costs = np.empty(length), np.empty(length)
+        length, count = rows.lengths[row], limit.counts[row]
         total = 0.0
         for j in range(length):
-            weight, share = np.float64(w[row, j]), np.float64(z[row, j])
+            weight, share = np.float64(rows.weights[row, j]), np.float64(rows.z[row, j])
             caps[j] = max(0.0, weight * (1.0 - 2.0 * share))
             costs[j] = weight * share if share > 0.0 else 0.0 * share
             total += costs[j] + caps[j]
-            mask[row, j] = True
         if not total < np.inf:  # a NaN, or an infinite weight
-            if counts[row] >= 0:
-                mask[row, counts[row] : length] = False
+            _take_first(mask, row, length if count < 0 else count, length)
             continue
-        order = np.argsort(caps, kind="mergesort")
-        most = length - counts[row] if counts[row] >= 0 else length
+        _sort(caps, length, order, spare)
+        most = length - count if count >= 0 else length
         best, best_size, least = 0, 0, np.inf
-        for run in range(2):  # find the best cap; then go there again
-            keys, places = np.empty(length), np.empty(length, np.int64)
-            size, kept = 0, 0.0
-            stop_at = length if run == 0 else best
-            for k in range(stop_at):
+        size = np.int64(0)
+        for visit in range(2):  # find the best cap; then go there again
+            size, kept = np.int64(0), 0.0
+            for k in range(length if visit == 0 else best):
                 place = order[k]
                 keys[size], places[size] = costs[place], place
                 size += 1
                 _raise(keys, places, size - 1)
                 kept += costs[place]
-                limit = tau - caps[place] if counts[row] < 0 else np.inf
-                while size > 0 and (kept > limit or size > most):
+                left = limit.tau - caps[place] if count < 0 else np.inf
+                while size > 0 and (kept > left or size > most):
                     kept -= keys[0]
-                    size -= 1
-                    keys[0], places[0] = keys[size], places[size]
-                    _sift(keys, places, 0, size)
+                    size = _pop(keys, places, size)
                 if size == 0:
                     kept = 0.0
                 kappa = kept + caps[place]
                 better = size == best_size and kappa < least
-                if run == 0 and size > 0 and (size > best_size or better):
+                if visit == 0 and size > 0 and (size > best_size or better):
                     best, best_size, least = k + 1, size, kappa
+        _take_first(mask, row, length, length)
         for j in range(size):
             mask[row, places[j]] = False
 
 
+@caching.inline
+def _take_first(mask, row, count, length):  # type: ignore[no-untyped-def]
+    """Take the first `count` of a row and no others.
+
+    A loop: assignment to a slice would compile Numba's messages of its errors, too.
+    """
+    for j in range(length):
+        mask[row, j] = j < count
+
+
+# --- orders -------------------------------------------------------------------------------------
+
+
+@caching.kernel
+def _sort(values, length, order, spare):  # type: ignore[no-untyped-def]
+    """The places of values in ascending order, of equal ones the smaller place first.
+
+    Runs by insertion, then merged.  Numba's own merge sort takes two seconds to compile.
+    """
+    for j in range(length):
+        place = j
+        while place % _RUN > 0 and values[order[place - 1]] > values[j]:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = j
+    width = _RUN
+    while width < length:
+        for first in range(0, length, 2 * width):
+            middle, end = min(first + width, length), min(first + 2 * width, length)
+            left, right = first, middle
+            for j in range(first, end):
+                if left < middle and (right == end or values[order[left]] <= values[order[right]]):
+                    spare[j] = order[left]
+                    left += 1
+                else:
+                    spare[j] = order[right]
+                    right += 1
+        for j in range(length):
+            order[j] = spare[j]
+        width *= 2
+
+
 # --- heaps ----------------------------------------------------------------------------------------
+# Larger keys come first, of equal ones the smaller place.
+
+
+@caching.inline
+def _heapify(keys, places, size):  # type: ignore[no-untyped-def]
+    for root in range(size // 2 - 1, -1, -1):
+        _sift(keys, places, root, size)
+
+
+@caching.inline
+def _pop(keys, places, size):  # type: ignore[no-untyped-def]
+    """Remove the first element; the size that is left."""
+    keys[0], places[0] = keys[size - 1], places[size - 1]
+    _sift(keys, places, np.int64(0), size - 1)
+    return size - 1
 
 
 @caching.kernel
 def _sift(keys, places, root, size):  # type: ignore[no-untyped-def]
-    """Restore the heap order below a root: larger keys first, of equal ones the smaller place."""
+    """Restore the order below a root."""
     key, place = keys[root], places[root]
     while True:
         child = 2 * root + 1
@@ -319,7 +389,7 @@ def _sift(keys, places, root, size):  # type: ignore[no-untyped-def]
 
 @caching.kernel
 def _raise(keys, places, leaf):  # type: ignore[no-untyped-def]
-    """Restore the heap order above a new leaf."""
+    """Restore the order above a new leaf."""
     key, place = keys[leaf], places[leaf]
     while leaf > 0:
         parent = (leaf - 1) // 2
