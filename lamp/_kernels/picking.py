@@ -1,8 +1,12 @@
-"""Kernels that take components: the largest scores, or the fewest that meet a condition.
+"""Kernels that pick components: the largest scores, or the fewest that meet a condition.
 
-Scores are nonnegative float32 numbers, whose words are ordered as they are; a NaN comes before all
-numbers and a component that does not exist has a negative score.  No result depends on the number
-of threads; of equal components the first is taken.
+Scores are nonnegative float32 numbers, which are ordered as their bits are.  A NaN comes before all
+numbers; a component that does not exist has a negative score.  No result depends on the number of
+threads; of equal components the first is picked.
+
+Two things save time of compilation.  Loops fill slices: an assignment to a slice would compile
+Numba's error messages, too.  Counters begin at ``np.int64(0)``: the type of a literal 0 is one of
+its own, for which the functions that take it would be compiled again.
 """
 
 from __future__ import annotations
@@ -15,12 +19,14 @@ from numpy.typing import NDArray
 from fpemu._kernels import caching, launching
 
 __all__ = [
+    "Scoring",
     "above",
     "largest",
     "largest_of_rows",
     "least_componentwise",
     "least_normwise",
     "normwise",
+    "score",
     "shuffle",
     "uniform",
 ]
@@ -37,15 +43,58 @@ _RUN: Final = 16  # elements sorted by insertion
 # --- scores ---------------------------------------------------------------------------------------
 
 
+class Scoring(NamedTuple):
+    """How a component is scored.
+
+    Parameters
+    ----------
+    spread : bool
+        Whether the sensitivity is ``z (1 - z)`` of the given z: half the column sums of the
+        absolute Jacobian of softmax.  Otherwise it is given.
+    power : int
+        The power of the weight in the score: 0, 1 or 2.
+    leading : int
+        How many leading columns come before all others.
+    """
+
+    spread: bool
+    power: int
+    leading: int
+
+
+def score(
+    given: NDArray[Any], weights: NDArray[Any], lengths: Lengths, scoring: Scoring
+) -> NDArray[np.float32]:
+    """The sensitivity of each component times a power of its weight."""
+    out = np.full(given.shape, -1.0, np.float32)
+    launching.run(_score_rows, len(given), given, weights, lengths, scoring, out, grain=_GRAIN)
+    return out
+
+
+@caching.kernel
+def _score_rows(start, stop, given, weights, lengths, scoring, out):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        for j in range(lengths[row]):
+            score = np.float64(given[row, j])
+            if scoring.spread:
+                score *= 1.0 - score
+            if scoring.power > 0:
+                weight = np.float64(weights[row, j])
+                score *= weight if scoring.power == 1 else weight * weight
+            out[row, j] = abs(score) if score == score else np.nan
+        for j in range(min(scoring.leading, lengths[row])):
+            out[row, j] = np.nan  # which comes first
+
+
 def above(scores: NDArray[np.float32], threshold: float) -> Mask:
-    """Which scores are above a threshold, NaN being above all."""
+    """Whether each score is above a threshold, as NaN always is."""
     mask = np.greater(scores, np.float32(threshold))
     mask |= np.isnan(scores)
     return mask
 
 
 def largest(scores: NDArray[np.float32], count: int) -> Mask:
-    """The `count` largest scores of an array, at most as many as there are components."""
+    """The `count` largest scores of an array, which has at least that many components."""
     mask = np.zeros(scores.size, np.bool_)
     if count:
         words = np.ascontiguousarray(scores).reshape(-1).view(np.uint32)
@@ -56,9 +105,9 @@ def largest(scores: NDArray[np.float32], count: int) -> Mask:
 
 
 def _threshold(words: NDArray[np.uint32], count: int) -> tuple[np.uint32, int, NDArray[np.int64]]:
-    """The least of the `count` largest words, how many equal to it are among those and in pieces.
+    """The least of the `count` largest words, and how many equal it: of those, and by piece.
 
-    Radix selection: histograms of a few bits at a time tell in which bin it lies.
+    Radix selection: histograms of a few bits at a time narrow down where the word lies.
     """
     known, shift = np.uint32(0), 31
     ties = np.zeros(_PIECES, np.int64)
@@ -78,7 +127,7 @@ def _threshold(words: NDArray[np.uint32], count: int) -> tuple[np.uint32, int, N
 
 @caching.kernel
 def _histogram(start, stop, words, known, shift, low, histograms):  # type: ignore[no-untyped-def]
-    """Of pieces of the array: the bits from `low` to `shift` of words that agree above those."""
+    """Histograms, by piece, of the bits `low` to `shift` of words whose higher bits are `known`."""
     size = words.size
     bits = np.uint32(histograms.shape[1] - 1)
     for piece in range(start, stop):
@@ -90,7 +139,7 @@ def _histogram(start, stop, words, known, shift, low, histograms):  # type: igno
 
 @caching.kernel
 def _mark(start, stop, words, threshold, left, mask):  # type: ignore[no-untyped-def]
-    """Mark words above the threshold, and in each piece the first few that equal it."""
+    """Mark the words above the threshold, and in each piece the first `left` that equal it."""
     for piece in range(start, stop):
         ties = left[piece]
         for i in range(piece * words.size // _PIECES, (piece + 1) * words.size // _PIECES):
@@ -103,7 +152,7 @@ def _mark(start, stop, words, threshold, left, mask):  # type: ignore[no-untyped
 
 
 def largest_of_rows(scores: NDArray[np.float32], counts: Lengths) -> Mask:
-    """The `counts[i]` largest scores of each row, at most as many as the row has."""
+    """The `counts[i]` largest scores of each row, which has at least that many components."""
     mask = np.zeros(scores.shape, np.bool_)
     words = np.ascontiguousarray(scores).view(np.uint32)
     launching.run(_largest_rows, len(scores), words, counts, mask, grain=_GRAIN)
@@ -112,7 +161,7 @@ def largest_of_rows(scores: NDArray[np.float32], counts: Lengths) -> Mask:
 
 @caching.kernel
 def _largest_rows(start, stop, words, counts, mask):  # type: ignore[no-untyped-def]
-    """A heap yields the largest one after the other: keys are words, which are integers."""
+    """A heap yields the largest words, one after the other."""
     keys = np.empty(words.shape[1], np.float64)
     places = np.empty(words.shape[1], np.int64)
     for row in range(start, stop):
@@ -169,7 +218,7 @@ def _normwise_rows(start, stop, z, lengths, tau, mask):  # type: ignore[no-untyp
             smallest = min(smallest, np.float64(z[row, j]))
             total += np.float64(z[row, j])
         if not total < np.inf:  # a NaN
-            _take_first(mask, row, length, length)
+            _pick_first(mask, row, length, length)
             continue
         goal = 2.0 - tau - 2.0 * smallest
         # All components below this sum to less than total - goal, so that the others suffice; the
@@ -217,7 +266,7 @@ def _least_normwise_rows(start, stop, rows, limit, mask):  # type: ignore[no-unt
             values[j] = np.float64(rows.z[row, j])
             total += values[j]
         if not total < np.inf:  # a NaN
-            _take_first(mask, row, length if count < 0 else count, length)
+            _pick_first(mask, row, length if count < 0 else count, length)
             continue
         _sort(values, length, order, spare)
         for j in range(length):
@@ -241,7 +290,7 @@ def _least_normwise_rows(start, stop, rows, limit, mask):  # type: ignore[no-unt
                 better = last - first == end - begin and kappa < least
                 if last > first and (last - first > end - begin or better):
                     begin, end, least = first, last, kappa
-        _take_first(mask, row, length, length)
+        _pick_first(mask, row, length, length)
         for j in range(begin, end):
             mask[row, order[j]] = False
 
@@ -280,7 +329,7 @@ def _least_componentwise_rows(start, stop, rows, limit, mask):  # type: ignore[n
             costs[j] = weight * share if share > 0.0 else 0.0 * share
             total += costs[j] + caps[j]
         if not total < np.inf:  # a NaN, or an infinite weight
-            _take_first(mask, row, length if count < 0 else count, length)
+            _pick_first(mask, row, length if count < 0 else count, length)
             continue
         _sort(caps, length, order, spare)
         most = length - count if count >= 0 else length
@@ -304,17 +353,14 @@ def _least_componentwise_rows(start, stop, rows, limit, mask):  # type: ignore[n
                 better = size == best_size and kappa < least
                 if visit == 0 and size > 0 and (size > best_size or better):
                     best, best_size, least = k + 1, size, kappa
-        _take_first(mask, row, length, length)
+        _pick_first(mask, row, length, length)
         for j in range(size):
             mask[row, places[j]] = False
 
 
 @caching.inline
-def _take_first(mask, row, count, length):  # type: ignore[no-untyped-def]
-    """Take the first `count` of a row and no others.
-
-    A loop: assignment to a slice would compile Numba's messages of its errors, too.
-    """
+def _pick_first(mask, row, count, length):  # type: ignore[no-untyped-def]
+    """Pick the first `count` components of a row and no others."""
     for j in range(length):
         mask[row, j] = j < count
 
@@ -408,44 +454,53 @@ def _before(key, place, other_key, other_place):  # type: ignore[no-untyped-def]
 # --- at random ------------------------------------------------------------------------------------
 
 
-def shuffle(mask: Mask, lengths: Lengths, seed: int, stream: int, first_row: int) -> None:
-    """Put each row's selected components in places drawn at random, in place.
+class Key(NamedTuple):
+    """What random draws are keyed by, so that no thread depends on another."""
 
-    The draws are keyed by (seed, stream, row, draw), so that no thread depends on another.
-    """
-    key = np.uint64(seed % 2**64), np.uint64(stream % 2**64)
-    launching.run(_shuffle_rows, len(mask), lengths, *key, first_row, mask, grain=_GRAIN)
+    seed: np.uint64
+    stream: np.uint64
+    first_row: np.uint64
+
+
+def _key(seed: int, stream: int, first_row: int) -> Key:
+    return Key(*(np.uint64(number % 2**64) for number in (seed, stream, first_row)))
+
+
+def shuffle(mask: Mask, lengths: Lengths, seed: int, stream: int, first_row: int) -> None:
+    """Move each row's selected components to places drawn at random, in place."""
+    key = _key(seed, stream, first_row)
+    launching.run(_shuffle_rows, len(mask), lengths, key, mask, grain=_GRAIN)
 
 
 @caching.kernel
-def _shuffle_rows(start, stop, lengths, seed, stream, first_row, mask):  # type: ignore[no-untyped-def]
+def _shuffle_rows(start, stop, lengths, key, mask):  # type: ignore[no-untyped-def]
     """Fisher-Yates."""
     for row in range(start, stop):
-        key = _mixed(_mixed(_mixed(seed) ^ stream) ^ np.uint64(first_row + row))
+        base = _mix(_mix(_mix(key.seed) ^ key.stream) ^ (key.first_row + np.uint64(row)))
         for j in range(lengths[row] - 1, 0, -1):
             # The remainder's bias is below 2**-40 for any row that fits in memory.
-            other = np.int64(_mixed(key + np.uint64(j)) % np.uint64(j + 1))
+            other = np.int64(_mix(base + np.uint64(j)) % np.uint64(j + 1))
             mask[row, j], mask[row, other] = mask[row, other], mask[row, j]
 
 
 def uniform(lengths: Lengths, columns: int, seed: int, stream: int, first_row: int) -> Any:
     """Scores drawn at random, -1 where there is no component: float32, shape (rows, columns)."""
     scores = np.full((len(lengths), columns), -1.0, np.float32)
-    key = np.uint64(seed % 2**64), np.uint64(stream % 2**64)
-    launching.run(_uniform_rows, len(lengths), lengths, *key, first_row, scores, grain=_GRAIN)
+    key = _key(seed, stream, first_row)
+    launching.run(_uniform_rows, len(lengths), lengths, key, scores, grain=_GRAIN)
     return scores
 
 
 @caching.kernel
-def _uniform_rows(start, stop, lengths, seed, stream, first_row, scores):  # type: ignore[no-untyped-def]
+def _uniform_rows(start, stop, lengths, key, scores):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
-        key = _mixed(_mixed(_mixed(seed) ^ stream) ^ np.uint64(first_row + row))
+        base = _mix(_mix(_mix(key.seed) ^ key.stream) ^ (key.first_row + np.uint64(row)))
         for j in range(lengths[row]):
-            scores[row, j] = np.float64(_mixed(key + np.uint64(j)) >> np.uint64(40)) * 2.0**-24
+            scores[row, j] = np.float64(_mix(base + np.uint64(j)) >> np.uint64(40)) * 2.0**-24
 
 
 @caching.inline
-def _mixed(counter):  # type: ignore[no-untyped-def]
+def _mix(counter):  # type: ignore[no-untyped-def]
     """SplitMix64: a 64-bit counter to 64 well-mixed bits (Steele, Lea, Flood, OOPSLA 2014)."""
     bits = counter + np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
