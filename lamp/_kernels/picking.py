@@ -333,7 +333,7 @@ def _least_componentwise_rows(start, stop, rows, limit, mask):  # type: ignore[n
             continue
         _sort(caps, length, order, spare)
         most = length - count if count >= 0 else length
-        best, best_size, least = 0, 0, np.inf
+        best, best_size, least = 0, np.int64(0), np.inf
         size = np.int64(0)
         for visit in range(2):  # find the best cap; then go there again
             size, kept = np.int64(0), 0.0

@@ -1,4 +1,4 @@
-"""Look-ahead: rules as data, the components they pick, and their recomputation."""
+"""Look-ahead: rules as data, the components that they pick, and recomputation."""
 
 from lamp.lookahead import rules
 from lamp.lookahead.recomputation import LookAhead, Recomputation, error_weights, mixed

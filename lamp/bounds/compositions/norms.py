@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fpemu._kernels import caching, launching
+from lamp._kernels import jacobians
 from lamp._kernels.rows import Float64, others, outward, rows_of, total
 from lamp.bounds.compositions.base import (
     Composition,
@@ -23,7 +23,6 @@ from lamp.bounds.compositions.base import (
 __all__ = ["LayerNorm", "RMSNorm"]
 
 _UNIT: Final = 2.0**-53
-_GRAIN: Final = 2**12
 
 
 def _check_epsilon(epsilon: float) -> float:
@@ -211,13 +210,8 @@ class LayerNorm(Composition):
         """See :meth:`Composition.amplified`: n**2 operations a row, in no memory."""
         rows, bounds = with_errors(y, errors)
         x, deviation = self._normalised(rows)
-        x = np.broadcast_to(x, bounds.shape)
-        flat = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
-        out = np.empty_like(flat)
-        of_rows = np.ascontiguousarray(bounds).reshape(flat.shape)
-        grain = max(1, _GRAIN // x.shape[-1] ** 2)
-        launching.run(_layer_norm_amplified, len(flat), flat, of_rows, out, grain=grain)
-        return np.asarray(self._widened(out.reshape(x.shape)) / deviation)
+        moved = jacobians.layer_norm(np.broadcast_to(x, bounds.shape), bounds)
+        return np.asarray(self._widened(moved) / deviation)
 
     def enclosure(self, y: ArrayLike, errors: ArrayLike) -> Float64:
         """See :meth:`Composition.enclosure`.
@@ -250,28 +244,11 @@ class LayerNorm(Composition):
         n = x.shape[-1]
         gain = np.ones(n) if self.gain is None else np.abs(self.gain)
         if norm == 1:
-            flat = x.reshape(-1, n)
-            out = np.empty_like(flat)
-            # The matrix is symmetric but for the gain, which multiplies rows.
-            gains = np.ascontiguousarray(np.broadcast_to(gain, flat.shape))
-            launching.run(_layer_norm_amplified, len(flat), flat, gains, out)
-            return out.reshape(x.shape) / deviation
+            # The matrix is symmetric but for the gain, which multiplies its rows.
+            return jacobians.layer_norm(x, np.broadcast_to(gain, x.shape)) / deviation
         # sum_i gain_i**2 ([i=j] - (1 + x_i x_j)/n)**2
         squares = gain * gain * np.ones_like(x)
         zeroth, first, second = total(squares), total(squares * x), total(squares * x * x)
         diagonal = squares * (1.0 - 2.0 * (1.0 + x * x) / n)
         rest = (zeroth + 2.0 * x * first + x * x * second) / n**2
         return np.asarray(np.sqrt(np.maximum(diagonal + rest, 0.0)) / deviation)
-
-
-@caching.kernel
-def _layer_norm_amplified(start, stop, x, errors, out):  # type: ignore[no-untyped-def]
-    """``sum_j |[i=j] - (1 + x_i x_j) / n| errors_j``."""
-    n = x.shape[1]
-    for row in range(start, stop):
-        for i in range(n):
-            sum_ = 0.0
-            for j in range(n):
-                entry = (1.0 + x[row, i] * x[row, j]) / n
-                sum_ += abs((1.0 if i == j else 0.0) - entry) * errors[row, j]
-            out[row, i] = sum_

@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fpemu._kernels import caching, launching
+from lamp._kernels import jacobians
 from lamp._kernels.rows import Float64, exp, expm1, others, outward, product, rows_of, total
 from lamp.bounds.compositions.base import (
     Composition,
@@ -164,7 +164,7 @@ class SoftmaxProduct(Composition):
         """See :meth:`Composition.amplified`."""
         rows, bounds = with_errors(y, errors)
         z = self._probabilities(rows)
-        return self._spread(z * bounds, product(z, self.values))
+        return jacobians.weighted_distances(z * bounds, self.values, product(z, self.values))
 
     def enclosure(self, y: ArrayLike, errors: ArrayLike) -> Float64:
         """See :meth:`Composition.enclosure`."""
@@ -177,7 +177,8 @@ class SoftmaxProduct(Composition):
             # The distance of values from the output is known up to the rounding of the output.
             slack = outward(np.abs(self.values).max(axis=0), n) * (4.0 * n + 4096.0) * _UNIT
             share = total(z * exp(-bounds))
-            moved = self._spread(grown, output) / share + total(grown) / share * slack
+            moved = jacobians.weighted_distances(grown, self.values, output)
+            moved = moved / share + total(grown) / share * slack
         farthest = np.maximum(self.values.max(axis=0) - output, output - self.values.min(axis=0))
         moved = np.where(moved < farthest + slack, moved, farthest + slack)
         return outward(moved, n)
@@ -187,38 +188,4 @@ class SoftmaxProduct(Composition):
         check_norm(norm)
         z = self._probabilities(rows_of(y, "y"))
         output = product(z, self.values)
-        rows, outputs = z.reshape(-1, z.shape[-1]), output.reshape(-1, output.shape[-1])
-        out = np.empty_like(rows)
-        launching.run(_distance_rows, len(rows), self.values, outputs, norm == 2, out)
-        return z * out.reshape(z.shape)
-
-    def _spread(self, weights: Float64, output: Float64) -> Float64:
-        """``sum_j weights_j |V_jc - output_c|``."""
-        rows = np.ascontiguousarray(weights).reshape(-1, weights.shape[-1])
-        outputs = output.reshape(-1, output.shape[-1])
-        out = np.empty_like(outputs)
-        launching.run(_spread_rows, len(rows), rows, self.values, outputs, out)
-        return out.reshape(output.shape)
-
-
-@caching.kernel
-def _spread_rows(start, stop, weights, values, outputs, out):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        out[row, :] = 0.0
-        for j in range(values.shape[0]):
-            weight = weights[row, j]
-            if weight != 0.0:  # infinity times no distance is no error
-                for c in range(values.shape[1]):
-                    distance = abs(values[j, c] - outputs[row, c])
-                    out[row, c] += weight * distance if distance > 0.0 else 0.0
-
-
-@caching.kernel
-def _distance_rows(start, stop, values, outputs, squared, out):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for j in range(values.shape[0]):
-            sum_ = 0.0
-            for c in range(values.shape[1]):
-                distance = abs(values[j, c] - outputs[row, c])
-                sum_ += distance * distance if squared else distance
-            out[row, j] = np.sqrt(sum_) if squared else sum_
+        return z * jacobians.value_distances(self.values, output, norm)

@@ -550,3 +550,30 @@ def test_settings_in_wrong_words_are_refused(text, message):
     with pytest.raises(ValueError, match=message) as caught:
         LAMP.parse(text)
     assert str(caught.value).startswith(repr(text))
+
+
+def test_numbers_of_numpy_are_numbers():
+    plain = LAMP("random", budget=0.25, seed=7, exact_columns=1)
+    same = LAMP("random", budget=np.float32(0.25), seed=np.int64(7), exact_columns=np.uint8(1))
+    assert str(same) == str(plain)
+    assert LAMP.parse(str(same)) == plain
+    assert str(LAMP(tau=np.float64(1.2))) == "softmax:normwise:1.2"
+    assert str(LAMP("kl", tau=1)) == str(LAMP("kl", tau=1.0))
+    z = softmax(np.random.default_rng(12).normal(size=(4, 9)))
+    np.testing.assert_array_equal(
+        select(z, rule=same, stream=np.int16(3)), select(z, rule=plain, stream=3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tau": "1.2"}, "tau must be a number, not '1.2'"),
+        ({"rule": "kl", "budget": 1j}, "budget must be a number, not 1j"),
+        ({"rule": "random", "budget": 0.1, "seed": 1.5}, "seed must be an integer, not 1.5"),
+        ({"tau": 1.5, "exact_columns": None}, "exact_columns must be an integer, not None"),
+    ],
+)
+def test_settings_that_are_no_numbers_are_refused(fields, message):
+    with pytest.raises(TypeError, match=message):
+        LAMP(**fields)
