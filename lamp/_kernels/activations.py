@@ -1,7 +1,7 @@
 """The activations of a feed-forward layer and their slopes, as scalar functions.
 
-Everything is computed in float64 from fpemu's elementary functions: the same bits on every machine,
-small relative errors also where a value is tiny.
+Everything is computed in float64 from fpemu's elementary functions, with the same bits on every
+machine and with small relative errors also where a value is tiny.
 
 References
 ----------
@@ -50,11 +50,11 @@ def _gelu_new(y: float) -> Any:
 
 @inline
 def _gelu_new_slope(y: float) -> Any:
-    share = elementary.sigmoid(2.0 * _SQRT_2_OVER_PI * (y + _CUBIC * (y * y * y)))
-    rest = elementary.sigmoid(-2.0 * _SQRT_2_OVER_PI * (y + _CUBIC * (y * y * y)))
-    change = share * rest
+    sigmoid = elementary.sigmoid(2.0 * _SQRT_2_OVER_PI * (y + _CUBIC * (y * y * y)))
+    complement = elementary.sigmoid(-2.0 * _SQRT_2_OVER_PI * (y + _CUBIC * (y * y * y)))
+    change = sigmoid * complement
     inner = 2.0 * _SQRT_2_OVER_PI * (y + 3.0 * _CUBIC * (y * y * y))
-    return share + inner * change if change > 0.0 else share
+    return sigmoid + inner * change if change > 0.0 else sigmoid
 
 
 @inline
@@ -64,9 +64,9 @@ def _silu(y: float) -> Any:
 
 @inline
 def _silu_slope(y: float) -> Any:
-    share = elementary.sigmoid(y)
-    change = share * elementary.sigmoid(-y)
-    return share + y * change if change > 0.0 else share
+    sigmoid = elementary.sigmoid(y)
+    change = sigmoid * elementary.sigmoid(-y)
+    return sigmoid + y * change if change > 0.0 else sigmoid
 
 
 @inline
@@ -107,7 +107,7 @@ class Activation:
     Parameters
     ----------
     name : str
-        Its name in transformers.
+        The name that transformers uses.
     value, slope : callable
         f and f' as scalar functions for Numba kernels.
     exact : callable
@@ -147,9 +147,9 @@ def _exact_sigmoid(y: Any) -> Any:
     return 1 / (1 + mpmath.exp(-y))
 
 
-# The largest slopes: Phi(t) + t phi(t) at t = sqrt(2), where t**2 = 2, for gelu, found numerically
-# for gelu_new and silu.  The curvatures of these are largest at 0: 2 phi(0), sqrt(2/pi), 1/2; of
-# sigmoid and tanh they are 1/(6 sqrt 3) and 4/(3 sqrt 3).  Rounded up; the tests search for more.
+# The largest slope of gelu is Phi(t) + t phi(t) at t = sqrt(2); those of gelu_new and silu were
+# found numerically.  Their curvatures are largest at 0: 2 phi(0), sqrt(2/pi), 1/2.  Those of
+# sigmoid and tanh are 1/(6 sqrt 3) and 4/(3 sqrt 3).  All are rounded up; tests search for more.
 _GELU_NEW: Final = Activation(
     "gelu_new", _gelu_new, _gelu_new_slope, _exact_gelu_new, 1.13, 0.79789
 )
@@ -167,12 +167,12 @@ ACTIVATIONS: Final[dict[str, Activation]] = {
 
 
 def activation(name: str) -> Activation:
-    """The activation of a name.
+    """The activation with a name.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If there is no such activation.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}: expected {', '.join(ACTIVATIONS)}")

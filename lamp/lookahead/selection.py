@@ -74,7 +74,7 @@ def select(
         Rule value_aware: the rows v that the probabilities weigh.
     sensitivity : array_like, broadcast to the shape of z, optional
         Rules activation and norm: how f reacts to each component, such as
-        :meth:`lamp.compositions.Composition.sensitivity` or a relative condition.
+        :meth:`lamp.bounds.compositions.Composition.sensitivity` or a relative condition.
     consumer : array_like, shape (n,), optional
         The factor by which the next matrix magnifies each component, such as the norm of its row.
         It multiplies the sensitivity.

@@ -130,3 +130,15 @@ def test_accumulators_round_as_they_are_asked_to(plain, stochastic):
 
     assert not plain.rounding.is_stochastic
     assert is_stochastic(stochastic)
+
+
+@settings(max_examples=5)
+@given(
+    testing.vectors(np.int64(4)),
+    testing.cancelling_vectors(np.int32(6)),
+    testing.peaked_logits(np.uint8(3)),
+)
+def test_numpy_integers_are_lengths(vector, pair, logits):
+    assert len(vector) == 4
+    assert [len(each) for each in pair] == [6, 6]
+    assert len(logits) == 3

@@ -37,12 +37,12 @@ def _shrinkage(errors: Float64) -> Float64:
 class Softmax(Composition):
     """``z = exp(y) / sum(exp(y))``, with ``J = diag(z) - z z^T``.  Scores of -inf are masked.
 
-    The enclosure is attained: ``z^_i / z_i = e^d_i / sum_j z_j e^d_j`` grows with d_i and falls
-    with the other d_j.
+    The enclosure is attained: ``z^_i / z_i = e^d_i / sum_j z_j e^d_j`` increases with d_i and
+    decreases with the other d_j.
 
     Examples
     --------
-    >>> from lamp.compositions import Softmax
+    >>> from lamp.bounds.compositions import Softmax
     >>> Softmax().value([0.0, 0.0])
     array([0.5, 0.5])
     >>> Softmax().amplified([0.0, 0.0], [0.25, 0.0])
@@ -69,7 +69,7 @@ class Softmax(Composition):
         return z * (vectors - total(z * vectors))
 
     def jacobian(self, y: ArrayLike) -> Float64:
-        """See :meth:`Composition.jacobian`; without the cancellation of ``z_i (1 - z_i)``."""
+        """See :meth:`Composition.jacobian`.  ``z_i (1 - z_i)`` is computed without cancellation."""
         z = _softmax(rows_of(y, "y"))
         matrix = -z[..., :, np.newaxis] * z[..., np.newaxis, :]
         places = np.arange(z.shape[-1])
@@ -115,9 +115,9 @@ class Softmax(Composition):
 
 
 class SoftmaxProduct(Composition):
-    """``o = softmax(y) V``: what leaves an attention head.
+    """``o = softmax(y) V``: the output of an attention head.
 
-    ``dO_c = sum_j z_j (V_jc - o_c) dy_j``, and exactly
+    To first order ``do_c = sum_j z_j (V_jc - o_c) dy_j``.  Errors d of any size give
     ``o^ - o = sum_j z_j (e^d_j - 1) (V_j - o) / sum_j z_j e^d_j``.
 
     Parameters
@@ -134,7 +134,7 @@ class SoftmaxProduct(Composition):
     def _probabilities(self, y: Float64) -> Float64:
         if y.shape[-1] != len(self.values):
             raise ValueError(
-                f"y has rows of {y.shape[-1]}, but there are {len(self.values)} values"
+                f"y has rows of {y.shape[-1]} components, but there are {len(self.values)} values"
             )
         return _softmax(y)
 
@@ -176,9 +176,9 @@ class SoftmaxProduct(Composition):
             grown = np.where(z > 0, z * expm1(bounds), 0.0)
             # The distance of values from the output is known up to the rounding of the output.
             slack = outward(np.abs(self.values).max(axis=0), n) * (4.0 * n + 4096.0) * _UNIT
-            share = total(z * exp(-bounds))
+            least = total(z * exp(-bounds))
             moved = jacobians.weighted_distances(grown, self.values, output)
-            moved = moved / share + total(grown) / share * slack
+            moved = moved / least + total(grown) / least * slack
         farthest = np.maximum(self.values.max(axis=0) - output, output - self.values.min(axis=0))
         moved = np.where(moved < farthest + slack, moved, farthest + slack)
         return outward(moved, n)
