@@ -13,7 +13,7 @@ Define a function of your own and check that its bound holds:
 ...     name = "square"
 ...     def value(self, y):
 ...         return np.square(y)
-...     def exact(self, y):
+...     def value_mpmath(self, y):
 ...         return [x * x for x in y]
 ...     def jacobian_product(self, y, direction):
 ...         return 2 * np.asarray(y) * direction
@@ -54,7 +54,7 @@ __all__ = [
     "assert_bound_holds",
     "cancelling_vectors",
     "exact_products",
-    "exact_values",
+    "reference_values",
     "formats",
     "peaked_logits",
     "tightness",
@@ -99,13 +99,15 @@ def exact_products(a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> li
     ]
 
 
-def exact_values(composition: Composition, exact: Sequence[Sequence[Fraction]]) -> list[list[Any]]:
+def reference_values(
+    composition: Composition, exact: Sequence[Sequence[Fraction]]
+) -> list[list[Any]]:
     """Values of f at exact arguments, to 60 digits.
 
     Parameters
     ----------
     composition : Composition
-        f, whose method `exact` is trusted.
+        f, whose method `value_mpmath` is trusted.
     exact : sequence of sequences of Fraction, m rows of n
         The arguments, such as those of :func:`exact_products`.
 
@@ -115,7 +117,7 @@ def exact_values(composition: Composition, exact: Sequence[Sequence[Fraction]]) 
         m rows.
     """
     with mpmath.workdps(_DIGITS):
-        return [composition.exact([_number(x) for x in row]) for row in exact]
+        return [composition.value_mpmath([_number(x) for x in row]) for row in exact]
 
 
 def tightness(bound: Bound, exact: Sequence[Sequence[Any]]) -> Float64:
@@ -126,7 +128,7 @@ def tightness(bound: Bound, exact: Sequence[Sequence[Any]]) -> Float64:
     bound : Bound
         A bound of m rows, or of one.
     exact : sequence of sequences of mpmath.mpf, m rows
-        The exact values, such as those of :func:`exact_values`.
+        The exact values, such as those of :func:`reference_values`.
 
     Returns
     -------
@@ -197,7 +199,7 @@ def assert_bound_holds(
     """
     arguments = products(a, b, accumulator, c=c, kind=kind)
     found = bound(composition, arguments, order=order, evaluation=evaluation)
-    ratios = tightness(found, exact_values(composition, exact_products(a, b, c)))
+    ratios = tightness(found, reference_values(composition, exact_products(a, b, c)))
     if (ratios <= 1).all():
         return ratios
     worst = tuple(int(i) for i in np.unravel_index(np.argmax(ratios), ratios.shape))

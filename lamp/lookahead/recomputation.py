@@ -15,7 +15,7 @@ from lamp.lookahead.rules import LAMP
 from lamp.lookahead.selection import select_rows
 from lamp.machines import Operand, Product
 
-__all__ = ["LookAhead", "Recomputation", "error_weights", "mixed"]
+__all__ = ["LookAhead", "Recomputation", "error_weights", "replace_selected"]
 
 
 @dataclass(frozen=True)
@@ -152,42 +152,44 @@ def _norms(x: NDArray[Any]) -> NDArray[np.float64]:
     return np.sqrt(total(np.square(x, dtype=np.float64)))
 
 
-def mixed(
+def replace_selected(
     low: NDArray[Any],
     high: NDArray[Any],
-    beyond: NDArray[np.bool_],
+    overflowed: NDArray[np.bool_],
     settings: LAMP,
     *,
-    shares: NDArray[Any] | None,
+    probabilities: NDArray[Any] | None,
     sensitivity: NDArray[Any] | None,
     weights: NDArray[Any] | None,
     stream: int,
 ) -> NDArray[np.bool_]:
-    """Put high-precision components into rows of low ones.
+    """Replace the components that a rule picks by those in high precision, in place.
 
     Parameters
     ----------
     low : ndarray, shape (rows, n)
-        Changed in place; already repaired where `beyond` says so.
+        The components to replace some of; those that overflowed are in high precision already.
     high : ndarray, shape (rows, n)
-    beyond : ndarray of bool, shape (rows, n)
-        Components that are taken whatever the rule.
+        The components in high precision.
+    overflowed : ndarray of bool, shape (rows, n)
+        Components that count as picked whatever the rule.
     settings : LAMP
-    shares : ndarray, shape (rows, n), optional
-        The probabilities of a softmax, for its rules; for others the low components do.
-    sensitivity : ndarray, shape (rows, n), optional
-    weights : ndarray, shape (rows, n), optional
+        The rule.
+    probabilities : ndarray, shape (rows, n), optional
+        f of `low` for rules of a softmax; other rules need none.
+    sensitivity, weights : ndarray, shape (rows, n), optional
+        See :func:`lamp.select`.
     stream : int
         Tells random selections apart.
 
     Returns
     -------
     ndarray of bool, shape (rows, n)
-        What was recomputed.
+        Which components are in high precision.
     """
     lengths = np.full(len(low), low.shape[1], np.int64)
-    z = low if shares is None else shares
-    mask = beyond | select_rows(
+    z = low if probabilities is None else probabilities
+    mask = overflowed | select_rows(
         z, lengths, settings, weights=weights, sensitivity=sensitivity, stream=stream
     )
     np.copyto(low, high, where=mask)

@@ -136,7 +136,12 @@ RULES: Final = {rule.name: rule for rule in _RULES}
 """The rules by name."""
 
 _SHORT: Final = {"tv": "total_variation"}
-_OPTIONS: Final[dict[str, Any]] = {"weights": str, "seed": int, "scope": str, "exact_columns": int}
+_OPTIONS: Final[dict[str, Any]] = {
+    "weights": str,
+    "seed": int,
+    "scope": str,
+    "leading_columns": int,
+}
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -195,7 +200,7 @@ class LAMP:
         The seed of rule random.
     scope : {"all", "row"}
         Whether a budget is a share of all components of a layer or of each row.
-    exact_columns : int
+    leading_columns : int
         The number of leading columns that are recomputed whatever the rule, for attention sinks.
         They count first towards a budget; rules without scores pick them in addition.
     on : {"softmax", "norm", "activation", "logits"}
@@ -206,7 +211,7 @@ class LAMP:
     ValueError
         If a field is out of range or does not belong to the rule.
     TypeError
-        If `tau` or `budget` is no number, or `seed` or `exact_columns` no integer.
+        If `tau` or `budget` is no number, or `seed` or `leading_columns` no integer.
 
     Examples
     --------
@@ -227,7 +232,7 @@ class LAMP:
     weights: str = "one"
     seed: int = 0
     scope: str = "all"
-    exact_columns: int = 0
+    leading_columns: int = 0
     on: str = ""
 
     def __post_init__(self) -> None:
@@ -243,7 +248,7 @@ class LAMP:
             )
         for name in ("tau", "budget"):
             _convert(self, name, Real, float)
-        for name in ("seed", "exact_columns"):
+        for name in ("seed", "leading_columns"):
             _convert(self, name, Integral, int)
         if self.tau is not None:
             RULES[self.rule].check_tau(self.tau)
@@ -251,8 +256,8 @@ class LAMP:
             raise ValueError(f"budget must be a share in [0, 1], not {self.budget!r}")
         if self.weights != "one" and not RULES[self.rule].power:
             raise ValueError(f"rule {self.rule!r} takes no weights")
-        if self.exact_columns < 0:
-            raise ValueError(f"exact_columns must be at least 0, not {self.exact_columns!r}")
+        if self.leading_columns < 0:
+            raise ValueError(f"leading_columns must be at least 0, not {self.leading_columns!r}")
         places = RULES[self.rule].places(tau=self.tau is not None)
         if not self.on:
             object.__setattr__(self, "on", places[0])

@@ -41,7 +41,7 @@ def select(
     weights: str | ArrayLike = "one",
     seed: int = 0,
     scope: str = "all",
-    exact_columns: int = 0,
+    leading_columns: int = 0,
     row_lengths: ArrayLike | None = None,
     stream: int = 0,
     values: ArrayLike | None = None,
@@ -59,7 +59,7 @@ def select(
         The computed arguments of f.  Required for weights ``"abs"``.
     rule : str or LAMP
         A rule's name, or a rule with all its settings; the next parameters are then unused.
-    tau, budget, seed, scope, exact_columns
+    tau, budget, seed, scope, leading_columns
         As in :class:`LAMP`.  A budget is a share of all components in the array, or of each row.
     weights : str or array_like, broadcast to the shape of z
         What errors are proportional to: ``"one"``; ``"abs"`` for ``|y|``; or any nonnegative
@@ -114,7 +114,7 @@ def select(
     settings = rule
     if not isinstance(settings, LAMP):
         named = weights if isinstance(weights, str) else "one"
-        settings = LAMP(str(rule), tau, budget, named, seed, scope, exact_columns)
+        settings = LAMP(str(rule), tau, budget, named, seed, scope, leading_columns)
     kind = RULES[settings.rule]
     probabilities = _checked_z(z, kind)
     arguments = _checked_y(y, probabilities)
@@ -282,7 +282,7 @@ def select_rows(
     -------
     ndarray of bool, shape (rows, n)
     """
-    columns, leading = z.shape[1], settings.exact_columns
+    columns, leading = z.shape[1], settings.leading_columns
     draws = settings.seed, stream, first_row
     kind = RULES[settings.rule]
     if kind.name == "random" and settings.budget is not None:

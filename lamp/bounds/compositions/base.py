@@ -26,7 +26,7 @@ class Composition(ABC):
     """Interface of a row-wise function f: value, Jacobian, condition, enclosure.
 
     To test bounds of your own function, derive from this class and define `name`, `value`,
-    `jacobian_product`, `amplified` and `exact`, and `enclosure` if you have a rigorous bound.
+    `jacobian_product`, `amplified`, `value_mpmath`, and `enclosure` if you have a rigorous bound.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Composition(ABC):
         return outward(value, rows.shape[-1]) - value
 
     @abstractmethod
-    def exact(self, y: Sequence[Any]) -> list[Any]:
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
         """The value at one row of mpmath numbers in mpmath's precision, the reference of tests.
 
         Parameters

@@ -55,9 +55,9 @@ class Entrywise(Composition):
         """
         return mapped(self.activation.slope, rows_of(y, "y"))
 
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """See :meth:`Composition.exact`."""
-        return [self.activation.exact(x) for x in y]
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.value_mpmath`."""
+        return [self.activation.value_mpmath(x) for x in y]
 
     def jacobian_product(self, y: ArrayLike, direction: ArrayLike) -> Float64:
         """See :meth:`Composition.jacobian_product`."""
@@ -114,9 +114,9 @@ class EntrywiseProduct(Composition):
         magnitude = product(np.abs(self.first.value(y)), np.abs(self.matrix))
         return outward(magnitude, len(self.matrix)) - magnitude
 
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """See :meth:`Composition.exact`."""
-        values = self.first.exact(y)
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.value_mpmath`."""
+        values = self.first.value_mpmath(y)
         return [
             mpmath.fsum(x * mpmath.mpf(float(w)) for x, w in zip(values, column, strict=True))
             for column in self.matrix.T
@@ -161,8 +161,8 @@ class Residual(Composition):
         """See :meth:`Composition.value`."""
         return with_vector(y, self.stream, "stream")[1] + rows_of(y, "y")
 
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """See :meth:`Composition.exact`."""
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.value_mpmath`."""
         if self.stream.ndim != 1:
             raise ValueError(f"stream must be one row, not of shape {self.stream.shape}")
         return [mpmath.mpf(float(x)) + each for x, each in zip(self.stream, y, strict=True)]

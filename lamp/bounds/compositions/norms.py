@@ -85,8 +85,8 @@ class RMSNorm(_Norm):
         """See :meth:`Composition.value`."""
         return np.asarray(self._scaled(self._normalized(rows_of(y, "y"))[0]))
 
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """See :meth:`Composition.exact`."""
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.value_mpmath`."""
         root = mpmath.sqrt(mpmath.fsum(x * x for x in y) / len(y) + mpmath.mpf(self.epsilon))
         gains = [1.0] * len(y) if self.gain is None else self.gain.tolist()
         return [gain * x / root for gain, x in zip(gains, y, strict=True)]
@@ -196,8 +196,8 @@ class LayerNorm(_Norm):
         moved = self._widened(moved + (8.0 * n + 64.0) * _UNIT * np.abs(x))
         return outward(moved + 4.0 * _UNIT * np.abs(self.value(rows)), n)
 
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """See :meth:`Composition.exact`."""
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.value_mpmath`."""
         n = len(y)
         mean = mpmath.fsum(y) / n
         centered = [x - mean for x in y]

@@ -55,8 +55,8 @@ class Softmax(Composition):
         """See :meth:`Composition.value`."""
         return _softmax(rows_of(y, "y"))
 
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """See :meth:`Composition.exact`."""
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.value_mpmath`."""
         largest = max(y)
         exponentials = [mpmath.exp(x - largest) for x in y]
         sum_ = mpmath.fsum(exponentials)
@@ -148,9 +148,9 @@ class SoftmaxProduct(Composition):
         magnitude = product(z, np.abs(self.values))
         return outward(magnitude, z.shape[-1]) - magnitude
 
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """See :meth:`Composition.exact`."""
-        z = Softmax().exact(y)
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.value_mpmath`."""
+        z = Softmax().value_mpmath(y)
         return [
             mpmath.fsum(p * mpmath.mpf(float(v)) for p, v in zip(z, column, strict=True))
             for column in self.values.T
