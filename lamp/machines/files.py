@@ -181,7 +181,7 @@ class _Reader:
             machine = replace(base, **changed)
         except (ValueError, TypeError) as error:
             # Hardware's messages begin with the step.
-            raise self._document.error(error, str(error).split()[0]) from error
+            raise self._document.error(error, str(error).split()[0].rstrip(":")) from error
         return replace(machine, name=self._name(machine, base))
 
     def _name(self, machine: Hardware, base: Hardware) -> str:

@@ -382,7 +382,7 @@ class Hardware:
                 )
             _set(self, name, step)
         if self.activation.steps is not None:
-            raise ValueError("activation can have no steps: it has no inner steps to round")
+            raise ValueError("activation: an activation has no inner steps to round")
         if isinstance(self.values.operands, BlockFormat) or self.values.scaling in ("row", "block"):
             raise ValueError(
                 "values can have no scales by row or block: they lie along the tokens, and an "
