@@ -72,7 +72,7 @@ RULES: dict[str, dict[str, Any]] = {
     "R2**2 z(1-z) and first column, model": {
         "rule": "kl",
         "weights": "running_2",
-        "exact_columns": 1,
+        "leading_columns": 1,
     },
     "R2 z |v-o|, model": {"rule": "value_aware", "weights": "running_2"},
     "|y| z |v-o|, model": {"rule": "value_aware", "weights": "abs"},

@@ -1,19 +1,19 @@
-"""For tests of error bounds: hypothesis strategies, and the check of a bound against mpmath.
+"""Tests of error bounds: hypothesis strategies, and checks of bounds against mpmath.
 
-hypothesis is needed for the strategies alone, and comes with the ``test`` extra.
+The strategies need hypothesis, which the extra ``test`` installs.
 
 Examples
 --------
-A function of one's own, with its Jacobian's action, and the claim that its bound holds:
+Define a function of your own and check that its bound holds:
 
 >>> import mpmath, numpy as np, fpemu
 >>> from lamp import testing
->>> from lamp.compositions import Composition
+>>> from lamp.bounds.compositions import Composition
 >>> class Square(Composition):
 ...     name = "square"
 ...     def value(self, y):
 ...         return np.square(y)
-...     def exact(self, y):
+...     def value_mpmath(self, y):
 ...         return [x * x for x in y]
 ...     def jacobian_product(self, y, direction):
 ...         return 2 * np.asarray(y) * direction
@@ -30,6 +30,7 @@ True
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
@@ -53,7 +54,7 @@ __all__ = [
     "assert_bound_holds",
     "cancelling_vectors",
     "exact_products",
-    "exact_values",
+    "reference_values",
     "formats",
     "peaked_logits",
     "tightness",
@@ -63,7 +64,7 @@ __all__ = [
 _DIGITS: Final = 60
 
 
-# --- the check ------------------------------------------------------------------------------------
+# --- checks of bounds -----------------------------------------------------------------------------
 
 
 def _number(x: Fraction) -> Any:
@@ -78,7 +79,7 @@ def exact_products(a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> li
     a : array_like, shape (k,) or (m, k)
     b : array_like, shape (k, n)
     c : array_like, shape broadcast to (m, n), optional
-        What the sums begin with.
+        The initial values of the sums.
 
     Returns
     -------
@@ -98,15 +99,17 @@ def exact_products(a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> li
     ]
 
 
-def exact_values(composition: Composition, exact: Sequence[Sequence[Fraction]]) -> list[list[Any]]:
-    """F of exact arguments, to 60 digits.
+def reference_values(
+    composition: Composition, exact: Sequence[Sequence[Fraction]]
+) -> list[list[Any]]:
+    """Values of f at exact arguments, to 60 digits.
 
     Parameters
     ----------
     composition : Composition
-        f, whose `exact` is believed.
+        f, whose method `value_mpmath` is trusted.
     exact : sequence of sequences of Fraction, m rows of n
-        The arguments, as :func:`exact_products` gives them.
+        The arguments, such as those of :func:`exact_products`.
 
     Returns
     -------
@@ -114,24 +117,24 @@ def exact_values(composition: Composition, exact: Sequence[Sequence[Fraction]]) 
         m rows.
     """
     with mpmath.workdps(_DIGITS):
-        return [composition.exact([_number(x) for x in row]) for row in exact]
+        return [composition.value_mpmath([_number(x) for x in row]) for row in exact]
 
 
 def tightness(bound: Bound, exact: Sequence[Sequence[Any]]) -> Float64:
-    """Actual errors over a bound.
+    """Actual errors, relative to a bound.
 
     Parameters
     ----------
     bound : Bound
-        Of m rows, or of one.
+        A bound of m rows, or of one.
     exact : sequence of sequences of mpmath.mpf, m rows
-        The exact values, as :func:`exact_values` gives them.
+        The exact values, such as those of :func:`reference_values`.
 
     Returns
     -------
     ndarray of float64
-        Shaped as what was computed: above 1 where the bound fails, 0 for no error.  Rounded to
-        nearest but never across 1.
+        In the shape of the computed values: above 1 where the bound fails, 0 where there is no
+        error.  Ratios are rounded to nearest, but never across 1.
     """
     computed, limits = np.atleast_2d(bound.computed), np.atleast_2d(bound.value)
     with mpmath.workdps(_DIGITS):
@@ -168,7 +171,7 @@ def assert_bound_holds(
     order: str = "rigorous",
     evaluation: Evaluation | None = None,
 ) -> Float64:
-    """Compute f(a b) under an accumulator, and hold the error against its bound.
+    """Compute f(a b) under an accumulator, and check its error against the bound.
 
     Parameters
     ----------
@@ -187,16 +190,16 @@ def assert_bound_holds(
     Returns
     -------
     ndarray of float64
-        The errors over their bounds, by component.
+        The error of every component, relative to its bound.
 
     Raises
     ------
     AssertionError
-        If a bound is exceeded, with the worst component and the bound in words.
+        If an error exceeds its bound.  The message has the worst component and explains the bound.
     """
     arguments = products(a, b, accumulator, c=c, kind=kind)
     found = bound(composition, arguments, order=order, evaluation=evaluation)
-    ratios = tightness(found, exact_values(composition, exact_products(a, b, c)))
+    ratios = tightness(found, reference_values(composition, exact_products(a, b, c)))
     if (ratios <= 1).all():
         return ratios
     worst = tuple(int(i) for i in np.unravel_index(np.argmax(ratios), ratios.shape))
@@ -235,7 +238,7 @@ def accumulators(*, stochastic: bool = False) -> SearchStrategy[Accumulator]:
     Parameters
     ----------
     stochastic : bool
-        Whether they all round stochastically, or none of them does.
+        Whether all of them round stochastically; otherwise none does.
 
     Returns
     -------
@@ -258,11 +261,12 @@ def accumulators(*, stochastic: bool = False) -> SearchStrategy[Accumulator]:
 
 
 def vectors(length: int, format: Format | str = "bfloat16") -> SearchStrategy[NDArray[Any]]:
-    """Vectors of members of a format whose exponents differ widely.
+    """Vectors of members of a format, with exponents that differ widely.
 
     Parameters
     ----------
     length : int
+        The number of components.
     format : Format or str
 
     Returns
@@ -279,17 +283,19 @@ def vectors(length: int, format: Format | str = "bfloat16") -> SearchStrategy[ND
         numbers = np.array([x * 2.0**exponent for x, exponent in pairs])
         return np.asarray(fpemu.round(numbers, member, fpemu.Rounding(overflow="saturate")))
 
-    return st.lists(number, min_size=length, max_size=length).map(assembled)
+    size = operator.index(length)
+    return st.lists(number, min_size=size, max_size=size).map(assembled)
 
 
 def cancelling_vectors(
     length: int, format: Format | str = "bfloat16"
 ) -> SearchStrategy[tuple[NDArray[Any], NDArray[Any]]]:
-    """Pairs of vectors whose inner product nearly cancels: the second half undoes the first.
+    """Pairs of vectors whose inner product nearly cancels, the second half undoing the first.
 
     Parameters
     ----------
     length : int
+        The number of components.
     format : Format or str
 
     Returns
@@ -298,7 +304,7 @@ def cancelling_vectors(
     """
     from hypothesis import strategies as st
 
-    half = length // 2
+    half = operator.index(length) // 2
 
     def paired(drawn: tuple[NDArray[Any], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
         a, b = drawn
@@ -312,11 +318,12 @@ def cancelling_vectors(
 
 
 def peaked_logits(length: int) -> SearchStrategy[NDArray[Any]]:
-    """Scores of a softmax with one or a few components far above the others, and ties.
+    """Arguments of a softmax with ties and with a few components far above the others.
 
     Parameters
     ----------
     length : int
+        The number of components.
 
     Returns
     -------
@@ -324,8 +331,9 @@ def peaked_logits(length: int) -> SearchStrategy[NDArray[Any]]:
     """
     from hypothesis import strategies as st
 
-    base = st.lists(st.floats(-4, 4, width=16), min_size=length, max_size=length)
-    peaks = st.lists(st.tuples(st.integers(0, length - 1), st.floats(0, 60, width=16)), max_size=3)
+    size = operator.index(length)
+    base = st.lists(st.floats(-4, 4, width=16), min_size=size, max_size=size)
+    peaks = st.lists(st.tuples(st.integers(0, size - 1), st.floats(0, 60, width=16)), max_size=3)
 
     def raised(drawn: tuple[list[float], list[tuple[int, float]]]) -> NDArray[Any]:
         scores = np.array(drawn[0])

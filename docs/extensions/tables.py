@@ -10,8 +10,8 @@ from sphinx.util.docutils import SphinxDirective
 import fpemu
 from fpemu import TensorCore, devices
 from fpemu.scaling import FORMATS
+from lamp import machines
 from lamp.lookahead.rules import RULES
-from lamp.machines import named as machines
 
 Row = tuple[str, ...]
 

@@ -1,7 +1,7 @@
-"""TOML files that people write: what they say, and on which line.
+"""TOML files that people write: their values, and the line of each.
 
-The standard library's reader tells no lines.  They are found by looking at the text again: tables
-and keys at the beginning of a line, entries of a list behind their key.
+The standard library's reader does not report lines.  They are found by a second look at the text:
+headers of tables and keys stand at the beginning of a line, entries of a list behind their key.
 """
 
 from __future__ import annotations
@@ -16,31 +16,33 @@ from typing import Any, Final
 
 __all__ = ["Document"]
 
-_TABLE: Final = re.compile(r"\s*\[\s*([\w-]+)\s*\]")
-_TABLE_OF_SEVERAL: Final = re.compile(r"\s*\[\[\s*([\w-]+)\s*\]\]")
-_KEY: Final = re.compile(r"\s*\"?([\w-]+)\"?\s*(?:\.[^=]*)?=")
+_PART: Final = r"(?:[\w-]+|\"[^\"]*\"|'[^']*')"
+_NAME: Final = rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*"
+_TABLE: Final = re.compile(rf"\s*\[{_NAME}\]")
+_TABLE_OF_SEVERAL: Final = re.compile(rf"\s*\[\[{_NAME}\]\]")
+_KEY: Final = re.compile(rf"{_NAME}=")
 
 
 class Document:
-    r"""A TOML text.
+    r"""A TOML text and the lines of its tables and keys.
 
-    A table among several of a name, ``[[texts]]``, is called ``texts[0]``, ``texts[1]``.
+    The tables of an array ``[[texts]]`` are called ``texts[0]``, ``texts[1]``, ...
 
     Parameters
     ----------
     text : str
         The text.
     source : str
-        What messages call it.
+        What error messages call it.
 
     Raises
     ------
     ValueError
-        If it is not TOML; the message names the line.
+        If the text is not TOML; the message names the line.
 
     Examples
     --------
-    >>> from lamp.toml_files import Document
+    >>> from lamp._files import Document
     >>> document = Document('name = "mine"\n[grid]\nmu = [2, 4]', "study.toml")
     >>> document.error("too few", "grid", "mu")
     ValueError('study.toml, line 3: too few')
@@ -55,18 +57,18 @@ class Document:
             end = f"line {len(self._text)}, at the end"
             reason = str(error).replace("at end of document", end)
             raise ValueError(f"{source} is not TOML: {reason}") from error
-        self._lines = self._places()
+        self._lines = self._find_lines()
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], kind: str) -> Document:
-        """The document in a file.
+        """Read a document from a file.
 
         Parameters
         ----------
         path : str or path-like
             The file.
         kind : str
-            What it should be, in words.
+            What the file holds, for error messages.
 
         Returns
         -------
@@ -77,7 +79,7 @@ class Document:
         FileNotFoundError
             If there is no such file.
         ValueError
-            If it is not TOML.
+            If the file is not TOML.
         """
         file = Path(path)
         if not file.is_file():
@@ -88,32 +90,37 @@ class Document:
             raise ValueError(f"{file} is not UTF-8 text: {error}") from error
         return cls(text, str(file))
 
-    def _places(self) -> dict[tuple[str, str], int]:
-        """The lines of tables and keys; those of the first table come under an empty name."""
+    def _find_lines(self) -> dict[tuple[str, str], int]:
+        """The line of each (table, key); the table of the first lines is the empty string.
+
+        A table within a table, ``[scores.accumulator]``, is also a key of the outer one.
+        """
         lines: dict[tuple[str, str], int] = {}
         counts: dict[str, int] = {}
         table = ""
         for number, line in enumerate(self._text, 1):
             if match := _TABLE_OF_SEVERAL.match(line):
-                index = counts.get(match[1], 0)
-                counts[match[1]] = index + 1
-                table = f"{match[1]}[{index}]"
-                lines.setdefault((match[1], ""), number)
+                name = _plain(match[1])
+                table = f"{name}[{counts.get(name, 0)}]"
+                counts[name] = counts.get(name, 0) + 1
+                lines.setdefault((name, ""), number)
                 lines[table, ""] = number
             elif match := _TABLE.match(line):
-                table = match[1]
+                table = _plain(match[1])
                 lines.setdefault((table, ""), number)
+                outer, _, key = table.partition(".")
+                lines.setdefault((outer, key.partition(".")[0]), number)
             elif match := _KEY.match(line):
-                lines.setdefault((table, match[1]), number)
+                lines.setdefault((table, _plain(match[1]).partition(".")[0]), number)
         return lines
 
     def line(self, table: str, key: str = "", entry: str = "") -> int | None:
-        """Where something stands.
+        """The line of a table, of a key, or of an entry in a list.
 
         Parameters
         ----------
         table : str
-            Its name; empty for what comes before all tables.
+            The name of the table; empty for the keys before all tables.
         key : str
             A key of the table.
         entry : str
@@ -122,7 +129,8 @@ class Document:
         Returns
         -------
         int or None
-            From 1; the line of what is around it if it is not found.
+            The line, counted from 1.  If the entry or key is not found, the line of what contains
+            it; None if that is not found either.
         """
         found = self._lines.get((table, key)) or self._lines.get((table, ""))
         # A table may also be a key of the first.
@@ -135,7 +143,7 @@ class Document:
         return found
 
     def error(self, message: object, table: str, key: str = "", entry: str = "") -> ValueError:
-        """An error that says where.
+        """An error whose message begins with the source and the line.
 
         Parameters
         ----------
@@ -157,10 +165,12 @@ class Document:
 
         Parameters
         ----------
-        given, known : iterable of str
-            Keys.
+        given : iterable of str
+            Keys of the table.
+        known : iterable of str
+            Keys that the table may have.
         table : str
-            Where they are.
+            The name of the table.
         """
         for name in given:
             if name not in known:
@@ -169,3 +179,8 @@ class Document:
                 where = (table, name) if table else (name, "")
                 what = f"of [{table.partition('[')[0]}] " if table else ""
                 raise self.error(f"unknown key {name!r} {what}- {hint}", *where)
+
+
+def _plain(name: str) -> str:
+    """A dotted name without blanks and quotes around its parts."""
+    return re.sub(r"\s*\.\s*", ".", name.strip()).replace('"', "").replace("'", "")

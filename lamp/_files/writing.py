@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing: a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ __all__ = ["write"]
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file, in place of one that is there.
+    """Write a file, whole or not at all.  An existing file is replaced.
 
     Parameters
     ----------
     path : Path
-        Its folder must exist.
+        The file.  Its folder must exist.
     content : bytes
+        What the file is to hold.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such folder.
+        If the folder does not exist.
     IsADirectoryError
-        If there is a folder in its place.
+        If `path` is a folder.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {str(path.parent)!r} for {str(path)!r}")

@@ -1,7 +1,7 @@
 """The activations of a feed-forward layer and their slopes, as scalar functions.
 
-Everything is computed in float64 from fpemu's elementary functions: the same bits on every machine,
-small relative errors also where a value is tiny.
+Everything is computed in float64 from fpemu's elementary functions, with the same bits on every
+machine and with small relative errors also where a value is tiny.
 
 References
 ----------
@@ -50,11 +50,11 @@ def _gelu_new(y: float) -> Any:
 
 @inline
 def _gelu_new_slope(y: float) -> Any:
-    share = elementary.sigmoid(2.0 * _SQRT_2_OVER_PI * (y + _CUBIC * (y * y * y)))
-    rest = elementary.sigmoid(-2.0 * _SQRT_2_OVER_PI * (y + _CUBIC * (y * y * y)))
-    change = share * rest
+    sigmoid = elementary.sigmoid(2.0 * _SQRT_2_OVER_PI * (y + _CUBIC * (y * y * y)))
+    complement = elementary.sigmoid(-2.0 * _SQRT_2_OVER_PI * (y + _CUBIC * (y * y * y)))
+    change = sigmoid * complement
     inner = 2.0 * _SQRT_2_OVER_PI * (y + 3.0 * _CUBIC * (y * y * y))
-    return share + inner * change if change > 0.0 else share
+    return sigmoid + inner * change if change > 0.0 else sigmoid
 
 
 @inline
@@ -64,9 +64,9 @@ def _silu(y: float) -> Any:
 
 @inline
 def _silu_slope(y: float) -> Any:
-    share = elementary.sigmoid(y)
-    change = share * elementary.sigmoid(-y)
-    return share + y * change if change > 0.0 else share
+    sigmoid = elementary.sigmoid(y)
+    change = sigmoid * elementary.sigmoid(-y)
+    return sigmoid + y * change if change > 0.0 else sigmoid
 
 
 @inline
@@ -107,11 +107,11 @@ class Activation:
     Parameters
     ----------
     name : str
-        Its name in transformers.
+        The name that transformers uses.
     value, slope : callable
         f and f' as scalar functions for Numba kernels.
-    exact : callable
-        f of an mpmath number, in mpmath's precision.
+    value_mpmath : callable
+        f of an mpmath number in mpmath's precision.
     steepest : float
         A bound of ``|f'|``.
     curvature : float
@@ -121,58 +121,58 @@ class Activation:
     name: str
     value: Callable[..., Any]
     slope: Callable[..., Any]
-    exact: Callable[[Any], Any]
+    value_mpmath: Callable[[Any], Any]
     steepest: float
     curvature: float
 
 
-def _exact_gelu(y: Any) -> Any:
+def _mpmath_gelu(y: Any) -> Any:
     return y * mpmath.ncdf(y)
 
 
-def _exact_gelu_new(y: Any) -> Any:
+def _mpmath_gelu_new(y: Any) -> Any:
     inner = mpmath.sqrt(2 / mpmath.pi) * (y + mpmath.mpf("0.044715") * y**3)
     return y / (1 + mpmath.exp(-2 * inner))
 
 
-def _exact_silu(y: Any) -> Any:
+def _mpmath_silu(y: Any) -> Any:
     return y / (1 + mpmath.exp(-y))
 
 
-def _exact_relu(y: Any) -> Any:
+def _mpmath_relu(y: Any) -> Any:
     return y if y > 0 else mpmath.mpf(0)
 
 
-def _exact_sigmoid(y: Any) -> Any:
+def _mpmath_sigmoid(y: Any) -> Any:
     return 1 / (1 + mpmath.exp(-y))
 
 
-# The largest slopes: Phi(t) + t phi(t) at t = sqrt(2), where t**2 = 2, for gelu, found numerically
-# for gelu_new and silu.  The curvatures of these are largest at 0: 2 phi(0), sqrt(2/pi), 1/2; of
-# sigmoid and tanh they are 1/(6 sqrt 3) and 4/(3 sqrt 3).  Rounded up; the tests search for more.
+# The largest slope of gelu is Phi(t) + t phi(t) at t = sqrt(2); those of gelu_new and silu were
+# found numerically.  Their curvatures are largest at 0: 2 phi(0), sqrt(2/pi), 1/2.  Those of
+# sigmoid and tanh are 1/(6 sqrt 3) and 4/(3 sqrt 3).  All are rounded up; tests search for more.
 _GELU_NEW: Final = Activation(
-    "gelu_new", _gelu_new, _gelu_new_slope, _exact_gelu_new, 1.13, 0.79789
+    "gelu_new", _gelu_new, _gelu_new_slope, _mpmath_gelu_new, 1.13, 0.79789
 )
 ACTIVATIONS: Final[dict[str, Activation]] = {
-    "gelu": Activation("gelu", _gelu, _gelu_slope, _exact_gelu, 1.1290, 0.79789),
+    "gelu": Activation("gelu", _gelu, _gelu_slope, _mpmath_gelu, 1.1290, 0.79789),
     "gelu_new": _GELU_NEW,
     "gelu_pytorch_tanh": _GELU_NEW,
-    "silu": Activation("silu", _silu, _silu_slope, _exact_silu, 1.0999, 0.5),
-    "swish": Activation("silu", _silu, _silu_slope, _exact_silu, 1.0999, 0.5),
-    "relu": Activation("relu", _relu, _relu_slope, _exact_relu, 1.0, np.inf),
-    "sigmoid": Activation("sigmoid", _sigmoid, _sigmoid_slope, _exact_sigmoid, 0.25, 0.09623),
+    "silu": Activation("silu", _silu, _silu_slope, _mpmath_silu, 1.0999, 0.5),
+    "swish": Activation("silu", _silu, _silu_slope, _mpmath_silu, 1.0999, 0.5),
+    "relu": Activation("relu", _relu, _relu_slope, _mpmath_relu, 1.0, np.inf),
+    "sigmoid": Activation("sigmoid", _sigmoid, _sigmoid_slope, _mpmath_sigmoid, 0.25, 0.09623),
     "tanh": Activation("tanh", _tanh, _tanh_slope, mpmath.tanh, 1.0, 0.76981),
 }
 """The activations by transformers' names."""
 
 
 def activation(name: str) -> Activation:
-    """The activation of a name.
+    """The activation with a name.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If there is no such activation.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}: expected {', '.join(ACTIVATIONS)}")

@@ -1,13 +1,17 @@
-"""Kernels that take components: the largest scores, or the fewest that meet a condition.
+"""Kernels that pick components: the largest scores, or the fewest that meet a condition.
 
-Scores are nonnegative float32 numbers, whose words are ordered as they are; a NaN comes before all
-numbers and a component that does not exist has a negative score.  No result depends on the number
-of threads; of equal components the first is taken.
+Scores are nonnegative float32 numbers, which are ordered as their bits are.  A NaN comes before all
+numbers; a component that does not exist has a negative score.  No result depends on the number of
+threads; of equal components the first is picked.
+
+Two things save time of compilation.  Loops fill slices: an assignment to a slice would compile
+Numba's error messages, too.  Counters begin at ``np.int64(0)``: the type of a literal 0 is one of
+its own, for which the functions that take it would be compiled again.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +19,14 @@ from numpy.typing import NDArray
 from fpemu._kernels import caching, launching
 
 __all__ = [
+    "Scoring",
     "above",
     "largest",
     "largest_of_rows",
     "least_componentwise",
     "least_normwise",
     "normwise",
+    "score",
     "shuffle",
     "uniform",
 ]
@@ -31,20 +37,64 @@ Lengths = NDArray[np.int64]
 _GRAIN: Final = 16  # rows worth a thread
 _PIECES: Final = 64  # of an array whose largest elements are sought
 _DIGIT: Final = 11  # bits of a word looked at together
+_RUN: Final = 16  # elements sorted by insertion
 
 
 # --- scores ---------------------------------------------------------------------------------------
 
 
+class Scoring(NamedTuple):
+    """How a component is scored.
+
+    Parameters
+    ----------
+    spread : bool
+        Whether the sensitivity is ``z (1 - z)`` of the given z: half the column sums of the
+        absolute Jacobian of softmax.  Otherwise it is given.
+    power : int
+        The power of the weight in the score: 0, 1 or 2.
+    leading : int
+        How many leading columns come before all others.
+    """
+
+    spread: bool
+    power: int
+    leading: int
+
+
+def score(
+    given: NDArray[Any], weights: NDArray[Any], lengths: Lengths, scoring: Scoring
+) -> NDArray[np.float32]:
+    """The sensitivity of each component times a power of its weight."""
+    out = np.full(given.shape, -1.0, np.float32)
+    launching.run(_score_rows, len(given), given, weights, lengths, scoring, out, grain=_GRAIN)
+    return out
+
+
+@caching.kernel
+def _score_rows(start, stop, given, weights, lengths, scoring, out):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        for j in range(lengths[row]):
+            score = np.float64(given[row, j])
+            if scoring.spread:
+                score *= 1.0 - score
+            if scoring.power > 0:
+                weight = np.float64(weights[row, j])
+                score *= weight if scoring.power == 1 else weight * weight
+            out[row, j] = abs(score) if score == score else np.nan
+        for j in range(min(scoring.leading, lengths[row])):
+            out[row, j] = np.nan  # which comes first
+
+
 def above(scores: NDArray[np.float32], threshold: float) -> Mask:
-    """Which scores are above a threshold, NaN being above all."""
+    """Whether each score is above a threshold, as NaN always is."""
     mask = np.greater(scores, np.float32(threshold))
     mask |= np.isnan(scores)
     return mask
 
 
 def largest(scores: NDArray[np.float32], count: int) -> Mask:
-    """The `count` largest scores of an array, at most as many as there are components."""
+    """The `count` largest scores of an array, which has at least that many components."""
     mask = np.zeros(scores.size, np.bool_)
     if count:
         words = np.ascontiguousarray(scores).reshape(-1).view(np.uint32)
@@ -55,9 +105,9 @@ def largest(scores: NDArray[np.float32], count: int) -> Mask:
 
 
 def _threshold(words: NDArray[np.uint32], count: int) -> tuple[np.uint32, int, NDArray[np.int64]]:
-    """The least of the `count` largest words, how many equal to it are among those and in pieces.
+    """The least of the `count` largest words, and how many equal it: of those, and by piece.
 
-    Radix selection: histograms of a few bits at a time tell in which bin it lies.
+    Radix selection: histograms of a few bits at a time narrow down where the word lies.
     """
     known, shift = np.uint32(0), 31
     ties = np.zeros(_PIECES, np.int64)
@@ -77,7 +127,7 @@ def _threshold(words: NDArray[np.uint32], count: int) -> tuple[np.uint32, int, N
 
 @caching.kernel
 def _histogram(start, stop, words, known, shift, low, histograms):  # type: ignore[no-untyped-def]
-    """Of pieces of the array: the bits from `low` to `shift` of words that agree above those."""
+    """Histograms, by piece, of the bits `low` to `shift` of words whose higher bits are `known`."""
     size = words.size
     bits = np.uint32(histograms.shape[1] - 1)
     for piece in range(start, stop):
@@ -89,7 +139,7 @@ def _histogram(start, stop, words, known, shift, low, histograms):  # type: igno
 
 @caching.kernel
 def _mark(start, stop, words, threshold, left, mask):  # type: ignore[no-untyped-def]
-    """Mark words above the threshold, and in each piece the first few that equal it."""
+    """Mark the words above the threshold, and in each piece the first `left` that equal it."""
     for piece in range(start, stop):
         ties = left[piece]
         for i in range(piece * words.size // _PIECES, (piece + 1) * words.size // _PIECES):
@@ -102,7 +152,7 @@ def _mark(start, stop, words, threshold, left, mask):  # type: ignore[no-untyped
 
 
 def largest_of_rows(scores: NDArray[np.float32], counts: Lengths) -> Mask:
-    """The `counts[i]` largest scores of each row, at most as many as the row has."""
+    """The `counts[i]` largest scores of each row, which has at least that many components."""
     mask = np.zeros(scores.shape, np.bool_)
     words = np.ascontiguousarray(scores).view(np.uint32)
     launching.run(_largest_rows, len(scores), words, counts, mask, grain=_GRAIN)
@@ -111,29 +161,45 @@ def largest_of_rows(scores: NDArray[np.float32], counts: Lengths) -> Mask:
 
 @caching.kernel
 def _largest_rows(start, stop, words, counts, mask):  # type: ignore[no-untyped-def]
-    """A heap yields the largest one after the other: keys are words, which are integers."""
+    """A heap yields the largest words, one after the other."""
     keys = np.empty(words.shape[1], np.float64)
     places = np.empty(words.shape[1], np.int64)
     for row in range(start, stop):
-        size = 0
+        size = np.int64(0)
         for j in range(words.shape[1]):
             if words[row, j] >> np.uint32(31) == 0:
                 keys[size], places[size] = np.float64(words[row, j]), j
                 size += 1
-        for root in range(size // 2 - 1, -1, -1):
-            _sift(keys, places, root, size)
+        _heapify(keys, places, size)
         for _ in range(counts[row]):
             mask[row, places[0]] = True
-            size -= 1
-            keys[0], places[0] = keys[size], places[size]
-            _sift(keys, places, 0, size)
+            size = _pop(keys, places, size)
 
 
 # --- softmax conditions ---------------------------------------------------------------------------
 
 
+class Rows(NamedTuple):
+    """The rows of a softmax: probabilities, weights of their errors, and how many exist."""
+
+    z: NDArray[Any]
+    weights: NDArray[Any]
+    lengths: Lengths
+
+
+class Limit(NamedTuple):
+    """How many components a row may take: as tau requires, or `counts` if they are not -1."""
+
+    tau: float
+    counts: Lengths
+
+
+def _limit(rows: int, tau: float, counts: Lengths | None) -> Limit:
+    return Limit(tau, np.full(rows, -1) if counts is None else counts)
+
+
 def normwise(z: NDArray[Any], lengths: Lengths, tau: float) -> Mask:
-    """The authors' rule: see :class:`lamp.LAMP`."""
+    """The rule of the paper: see :class:`lamp.LAMP`."""
     mask = np.zeros(z.shape, np.bool_)
     launching.run(_normwise_rows, len(z), z, lengths, tau, mask, grain=_GRAIN)
     return mask
@@ -141,7 +207,7 @@ def normwise(z: NDArray[Any], lengths: Lengths, tau: float) -> Mask:
 
 @caching.kernel
 def _normwise_rows(start, stop, z, lengths, tau, mask):  # type: ignore[no-untyped-def]
-    """The authors' rule.  A heap yields the largest probabilities without sorting the row."""
+    """A heap yields the largest probabilities without sorting the row."""
     keys = np.empty(z.shape[1], np.float64)
     places = np.empty(z.shape[1], np.int64)
     for row in range(start, stop):
@@ -152,26 +218,23 @@ def _normwise_rows(start, stop, z, lengths, tau, mask):  # type: ignore[no-untyp
             smallest = min(smallest, np.float64(z[row, j]))
             total += np.float64(z[row, j])
         if not total < np.inf:  # a NaN
-            mask[row, :length] = True
+            _pick_first(mask, row, length, length)
             continue
         goal = 2.0 - tau - 2.0 * smallest
         # All components below this sum to less than total - goal, so that the others suffice; the
         # factor leaves room for the rounding of the sums.
         least = (total - goal) / max(length, 1) * 0.999
-        size = 0
+        size = np.int64(0)
         for j in range(length):
             if z[row, j] >= least:
                 keys[size], places[size] = np.float64(z[row, j]), j
                 size += 1
-        for root in range(size // 2 - 1, -1, -1):
-            _sift(keys, places, root, size)
+        _heapify(keys, places, size)
         taken = 0.0
         while size > 0 and taken + 2.0 * smallest < 2.0 - tau:
             mask[row, places[0]] = True
             taken += keys[0]
-            size -= 1
-            keys[0], places[0] = keys[size], places[size]
-            _sift(keys, places, 0, size)
+            size = _pop(keys, places, size)
 
 
 def least_normwise(z: NDArray[Any], lengths: Lengths, tau: float, counts: Lengths | None) -> Mask:
@@ -180,39 +243,40 @@ def least_normwise(z: NDArray[Any], lengths: Lengths, tau: float, counts: Length
     ``kappa(S) = sum_{j not in S} z_j + max(0, 1 - 2 min_{i not in S} z_i)``, 0 if S is all.
     """
     mask = np.zeros(z.shape, np.bool_)
-    given = np.full(len(z), -1) if counts is None else counts
-    launching.run(_least_normwise_rows, len(z), z, lengths, tau, given, mask, grain=_GRAIN)
+    rows, limit = Rows(z, z, lengths), _limit(len(z), tau, counts)
+    launching.run(_least_normwise_rows, len(z), rows, limit, mask, grain=_GRAIN)
     return mask
 
 
 @caching.kernel
-def _least_normwise_rows(start, stop, z, lengths, tau, counts, mask):  # type: ignore[no-untyped-def]
+def _least_normwise_rows(start, stop, rows, limit, mask):  # type: ignore[no-untyped-def]
     """The components left out are a window of the row in ascending order.
 
     Fix the smallest of them: that fixes the second term, and the cheapest ones to leave out with it
     are the next in order.  As the window's beginning moves up, a value leaves the sum and the
     second term falls: the end never has to move back.
     """
+    columns = rows.z.shape[1]
+    values, sums = np.empty(columns, np.float64), np.zeros(columns + 1)
+    order, spare = np.empty(columns, np.int64), np.empty(columns, np.int64)
     for row in range(start, stop):
-        length = lengths[row]
-        values = z[row, :length].astype(np.float64)
+        length, count = rows.lengths[row], limit.counts[row]
+        total = 0.0
         for j in range(length):
-            mask[row, j] = True
-        if not values.sum() < np.inf:  # a NaN
-            if counts[row] >= 0:
-                mask[row, counts[row] : length] = False
+            values[j] = np.float64(rows.z[row, j])
+            total += values[j]
+        if not total < np.inf:  # a NaN
+            _pick_first(mask, row, length if count < 0 else count, length)
             continue
-        order = np.argsort(values, kind="mergesort")
-        sums = np.zeros(length + 1)
+        _sort(values, length, order, spare)
         for j in range(length):
             sums[j + 1] = sums[j] + values[order[j]]
         begin, end, least = 0, 0, np.inf
-        if counts[row] >= 0:
-            size = length - counts[row]
+        if count >= 0:
+            size = length - count
             for first in range(length - size + 1 if size > 0 else 0):
-                kappa = (
-                    sums[first + size] - sums[first] + max(0.0, 1.0 - 2.0 * values[order[first]])
-                )
+                cap = max(0.0, 1.0 - 2.0 * values[order[first]])
+                kappa = sums[first + size] - sums[first] + cap
                 if kappa < least:
                     begin, end, least = first, first + size, kappa
         else:
@@ -220,12 +284,13 @@ def _least_normwise_rows(start, stop, z, lengths, tau, counts, mask):  # type: i
             for first in range(length):
                 cap = max(0.0, 1.0 - 2.0 * values[order[first]])
                 last = max(last, first)
-                while last < length and sums[last + 1] - sums[first] + cap <= tau:
+                while last < length and sums[last + 1] - sums[first] + cap <= limit.tau:
                     last += 1
                 kappa = sums[last] - sums[first] + cap
                 better = last - first == end - begin and kappa < least
                 if last > first and (last - first > end - begin or better):
                     begin, end, least = first, last, kappa
+        _pick_first(mask, row, length, length)
         for j in range(begin, end):
             mask[row, order[j]] = False
 
@@ -238,70 +303,121 @@ def least_componentwise(
     ``kappa(S) = sum_{j not in S} w_j z_j + max(0, max_{i not in S} w_i (1 - 2 z_i))``.
     """
     mask = np.zeros(z.shape, np.bool_)
-    given = np.full(len(z), -1) if counts is None else counts
-    launching.run(_least_componentwise_rows, len(z), z, w, lengths, tau, given, mask, grain=_GRAIN)
+    rows, limit = Rows(z, w, lengths), _limit(len(z), tau, counts)
+    launching.run(_least_componentwise_rows, len(z), rows, limit, mask, grain=_GRAIN)
     return mask
 
 
 @caching.kernel
-def _least_componentwise_rows(  # type: ignore[no-untyped-def]
-    start, stop, z, w, lengths, tau, counts, mask
-):
-    """The second term is one of n caps.  They are gone through upward, with a heap of what is kept.
+def _least_componentwise_rows(start, stop, rows, limit, mask):  # type: ignore[no-untyped-def]
+    """The second term is one of n caps.  They are visited upward, with a heap of what is left out.
 
     Under a cap, the most that can be left out are those with the smallest ``w z``.  What was taken
     from the heap for one cap cannot be left out under a larger one: there are more components then
     and less is left of tau.
     """
+    columns = rows.z.shape[1]
+    caps, costs = np.empty(columns, np.float64), np.empty(columns, np.float64)
+    keys, places = np.empty(columns, np.float64), np.empty(columns, np.int64)
+    order, spare = np.empty(columns, np.int64), np.empty(columns, np.int64)
     for row in range(start, stop):
-        length = lengths[row]
-        caps, costs = np.empty(length), np.empty(length)
+        length, count = rows.lengths[row], limit.counts[row]
         total = 0.0
         for j in range(length):
-            weight, share = np.float64(w[row, j]), np.float64(z[row, j])
+            weight, share = np.float64(rows.weights[row, j]), np.float64(rows.z[row, j])
             caps[j] = max(0.0, weight * (1.0 - 2.0 * share))
             costs[j] = weight * share if share > 0.0 else 0.0 * share
             total += costs[j] + caps[j]
-            mask[row, j] = True
         if not total < np.inf:  # a NaN, or an infinite weight
-            if counts[row] >= 0:
-                mask[row, counts[row] : length] = False
+            _pick_first(mask, row, length if count < 0 else count, length)
             continue
-        order = np.argsort(caps, kind="mergesort")
-        most = length - counts[row] if counts[row] >= 0 else length
-        best, best_size, least = 0, 0, np.inf
-        for run in range(2):  # find the best cap; then go there again
-            keys, places = np.empty(length), np.empty(length, np.int64)
-            size, kept = 0, 0.0
-            stop_at = length if run == 0 else best
-            for k in range(stop_at):
+        _sort(caps, length, order, spare)
+        most = length - count if count >= 0 else length
+        best, best_size, least = 0, np.int64(0), np.inf
+        size = np.int64(0)
+        for visit in range(2):  # find the best cap; then go there again
+            size, kept = np.int64(0), 0.0
+            for k in range(length if visit == 0 else best):
                 place = order[k]
                 keys[size], places[size] = costs[place], place
                 size += 1
                 _raise(keys, places, size - 1)
                 kept += costs[place]
-                limit = tau - caps[place] if counts[row] < 0 else np.inf
-                while size > 0 and (kept > limit or size > most):
+                left = limit.tau - caps[place] if count < 0 else np.inf
+                while size > 0 and (kept > left or size > most):
                     kept -= keys[0]
-                    size -= 1
-                    keys[0], places[0] = keys[size], places[size]
-                    _sift(keys, places, 0, size)
+                    size = _pop(keys, places, size)
                 if size == 0:
                     kept = 0.0
                 kappa = kept + caps[place]
                 better = size == best_size and kappa < least
-                if run == 0 and size > 0 and (size > best_size or better):
+                if visit == 0 and size > 0 and (size > best_size or better):
                     best, best_size, least = k + 1, size, kappa
+        _pick_first(mask, row, length, length)
         for j in range(size):
             mask[row, places[j]] = False
 
 
+@caching.inline
+def _pick_first(mask, row, count, length):  # type: ignore[no-untyped-def]
+    """Pick the first `count` components of a row and no others."""
+    for j in range(length):
+        mask[row, j] = j < count
+
+
+# --- orders -------------------------------------------------------------------------------------
+
+
+@caching.kernel
+def _sort(values, length, order, spare):  # type: ignore[no-untyped-def]
+    """The places of values in ascending order, of equal ones the smaller place first.
+
+    Runs by insertion, then merged.  Numba's own merge sort takes two seconds to compile.
+    """
+    for j in range(length):
+        place = j
+        while place % _RUN > 0 and values[order[place - 1]] > values[j]:
+            order[place] = order[place - 1]
+            place -= 1
+        order[place] = j
+    width = _RUN
+    while width < length:
+        for first in range(0, length, 2 * width):
+            middle, end = min(first + width, length), min(first + 2 * width, length)
+            left, right = first, middle
+            for j in range(first, end):
+                if left < middle and (right == end or values[order[left]] <= values[order[right]]):
+                    spare[j] = order[left]
+                    left += 1
+                else:
+                    spare[j] = order[right]
+                    right += 1
+        for j in range(length):
+            order[j] = spare[j]
+        width *= 2
+
+
 # --- heaps ----------------------------------------------------------------------------------------
+# Larger keys come first, of equal ones the smaller place.
+
+
+@caching.inline
+def _heapify(keys, places, size):  # type: ignore[no-untyped-def]
+    for root in range(size // 2 - 1, -1, -1):
+        _sift(keys, places, root, size)
+
+
+@caching.inline
+def _pop(keys, places, size):  # type: ignore[no-untyped-def]
+    """Remove the first element; the size that is left."""
+    keys[0], places[0] = keys[size - 1], places[size - 1]
+    _sift(keys, places, np.int64(0), size - 1)
+    return size - 1
 
 
 @caching.kernel
 def _sift(keys, places, root, size):  # type: ignore[no-untyped-def]
-    """Restore the heap order below a root: larger keys first, of equal ones the smaller place."""
+    """Restore the order below a root."""
     key, place = keys[root], places[root]
     while True:
         child = 2 * root + 1
@@ -319,7 +435,7 @@ def _sift(keys, places, root, size):  # type: ignore[no-untyped-def]
 
 @caching.kernel
 def _raise(keys, places, leaf):  # type: ignore[no-untyped-def]
-    """Restore the heap order above a new leaf."""
+    """Restore the order above a new leaf."""
     key, place = keys[leaf], places[leaf]
     while leaf > 0:
         parent = (leaf - 1) // 2
@@ -338,44 +454,53 @@ def _before(key, place, other_key, other_place):  # type: ignore[no-untyped-def]
 # --- at random ------------------------------------------------------------------------------------
 
 
-def shuffle(mask: Mask, lengths: Lengths, seed: int, stream: int, first_row: int) -> None:
-    """Put each row's selected components in places drawn at random, in place.
+class Key(NamedTuple):
+    """What random draws are keyed by, so that no thread depends on another."""
 
-    The draws are keyed by (seed, stream, row, draw), so that no thread depends on another.
-    """
-    key = np.uint64(seed % 2**64), np.uint64(stream % 2**64)
-    launching.run(_shuffle_rows, len(mask), lengths, *key, first_row, mask, grain=_GRAIN)
+    seed: np.uint64
+    stream: np.uint64
+    first_row: np.uint64
+
+
+def _key(seed: int, stream: int, first_row: int) -> Key:
+    return Key(*(np.uint64(number % 2**64) for number in (seed, stream, first_row)))
+
+
+def shuffle(mask: Mask, lengths: Lengths, seed: int, stream: int, first_row: int) -> None:
+    """Move each row's selected components to places drawn at random, in place."""
+    key = _key(seed, stream, first_row)
+    launching.run(_shuffle_rows, len(mask), lengths, key, mask, grain=_GRAIN)
 
 
 @caching.kernel
-def _shuffle_rows(start, stop, lengths, seed, stream, first_row, mask):  # type: ignore[no-untyped-def]
+def _shuffle_rows(start, stop, lengths, key, mask):  # type: ignore[no-untyped-def]
     """Fisher-Yates."""
     for row in range(start, stop):
-        key = _mixed(_mixed(_mixed(seed) ^ stream) ^ np.uint64(first_row + row))
+        base = _mix(_mix(_mix(key.seed) ^ key.stream) ^ (key.first_row + np.uint64(row)))
         for j in range(lengths[row] - 1, 0, -1):
             # The remainder's bias is below 2**-40 for any row that fits in memory.
-            other = np.int64(_mixed(key + np.uint64(j)) % np.uint64(j + 1))
+            other = np.int64(_mix(base + np.uint64(j)) % np.uint64(j + 1))
             mask[row, j], mask[row, other] = mask[row, other], mask[row, j]
 
 
 def uniform(lengths: Lengths, columns: int, seed: int, stream: int, first_row: int) -> Any:
     """Scores drawn at random, -1 where there is no component: float32, shape (rows, columns)."""
     scores = np.full((len(lengths), columns), -1.0, np.float32)
-    key = np.uint64(seed % 2**64), np.uint64(stream % 2**64)
-    launching.run(_uniform_rows, len(lengths), lengths, *key, first_row, scores, grain=_GRAIN)
+    key = _key(seed, stream, first_row)
+    launching.run(_uniform_rows, len(lengths), lengths, key, scores, grain=_GRAIN)
     return scores
 
 
 @caching.kernel
-def _uniform_rows(start, stop, lengths, seed, stream, first_row, scores):  # type: ignore[no-untyped-def]
+def _uniform_rows(start, stop, lengths, key, scores):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
-        key = _mixed(_mixed(_mixed(seed) ^ stream) ^ np.uint64(first_row + row))
+        base = _mix(_mix(_mix(key.seed) ^ key.stream) ^ (key.first_row + np.uint64(row)))
         for j in range(lengths[row]):
-            scores[row, j] = np.float64(_mixed(key + np.uint64(j)) >> np.uint64(40)) * 2.0**-24
+            scores[row, j] = np.float64(_mix(base + np.uint64(j)) >> np.uint64(40)) * 2.0**-24
 
 
 @caching.inline
-def _mixed(counter):  # type: ignore[no-untyped-def]
+def _mix(counter):  # type: ignore[no-untyped-def]
     """SplitMix64: a 64-bit counter to 64 well-mixed bits (Steele, Lea, Flood, OOPSLA 2014)."""
     bits = counter + np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,6 +1,6 @@
 """Functions and sums along the last axis, in float64, with the same bits on every machine.
 
-numpy's own functions and sums are those of the platform; these are built on fpemu's elementary
+Results of numpy's functions and sums depend on the platform.  These use fpemu's elementary
 functions and add in index order.
 """
 
@@ -22,18 +22,18 @@ Float64 = NDArray[np.float64]
 _GRAIN: Final = 2**12  # elements worth a thread
 _DOUBLE: Final = fpemu.Sequential("float64")
 _UNIT: Final = 2.0**-53
-_TINY: Final = 2.0**-1000  # more than what underflow loses
+_TINY: Final = 2.0**-1000  # more than underflow can lose
 
 
 def rows_of(x: ArrayLike, name: str) -> Float64:
-    """An argument as float64, at least one-dimensional, its last axis not empty.
+    """An argument as rows of float64.
 
     Raises
     ------
     ValueError
-        If it is a scalar or its last axis is empty.
+        If the argument is a scalar or its last axis is empty.
     TypeError
-        If it does not hold real numbers.
+        If the argument does not hold real numbers.
     """
     array = np.asarray(x)
     if array.dtype.kind not in "fiu":
@@ -44,7 +44,7 @@ def rows_of(x: ArrayLike, name: str) -> Float64:
 
 
 def mapped(function: Callable[..., Any], x: Float64) -> Float64:
-    """A scalar function for Numba kernels, of every element."""
+    """A scalar function for Numba kernels, applied to every element."""
     flat = np.ascontiguousarray(x).reshape(-1)
     out = np.empty_like(flat)
     launching.run(caching.mapping(function), flat.size, flat, out, grain=_GRAIN)
@@ -52,12 +52,12 @@ def mapped(function: Callable[..., Any], x: Float64) -> Float64:
 
 
 def exp(x: Float64) -> Float64:
-    """``e**x``, within 1.5 units in the last place."""
+    """``e**x``, within 1.5 ulp."""
     return mapped(elementary.exp, x)
 
 
 def expm1(x: Float64) -> Float64:
-    """``e**x - 1``, within 4 units in the last place."""
+    """``e**x - 1``, within 4 ulp."""
     return mapped(elementary.expm1, x)
 
 
@@ -71,7 +71,7 @@ def _total_rows(start, stop, x, out):  # type: ignore[no-untyped-def]
 
 
 def total(x: Float64) -> Float64:
-    """The sums along the last axis, which is kept with length 1."""
+    """The sums along the last axis, which stays with length 1."""
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     out = np.empty(rows.shape[0])
     grain = max(1, _GRAIN // x.shape[-1])
@@ -94,9 +94,10 @@ def _others_rows(start, stop, x, out):  # type: ignore[no-untyped-def]
 
 
 def others(x: Float64) -> Float64:
-    """For every element the sum of the others along the last axis.
+    """For every element, the sum of the other elements along the last axis.
 
-    Not the sum less the element, which cancels: what comes before it plus what comes after it.
+    It is computed as the sum before plus the sum after the element, without the cancellation of
+    the whole sum minus the element.
     """
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     out = np.empty_like(rows)
@@ -106,14 +107,15 @@ def others(x: Float64) -> Float64:
 
 
 def product(x: Float64, matrix: Float64) -> Float64:
-    """``x @ matrix``, summed in index order."""
+    """``x @ matrix``, with sums in index order."""
     return np.asarray(fpemu.matmul(x, matrix, _DOUBLE), np.float64)
 
 
 def outward(bound: Float64, terms: int) -> Float64:
-    """More than a bound that was computed in float64 with sums of so many terms.
+    """A bound computed in float64, increased by more than its rounding errors.
 
-    For expressions without cancellation, of fewer than 8000 roundings beside 8 sums: every one of
-    them has a relative error of one unit, an exponential that of its argument, below 750 units.
+    It applies to expressions without cancellation of at most 8 sums of `terms` terms and 8000
+    other roundings: each of these has a relative error of one unit, an exponential one of its
+    argument, which is below 750 units.
     """
     return np.asarray(bound) * (1.0 + (8.0 * terms + 8192.0) * _UNIT) + _TINY

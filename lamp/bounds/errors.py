@@ -1,11 +1,10 @@
 """Error bounds of f(g(x)), where g are inner products in some arithmetic.
 
-Two steps.  :func:`products` computes g under an accumulator and bounds every error of it;
-:func:`bound` carries such bounds through a composition f and adds f's own rounding.
+There are two steps.  :func:`products` computes g under an accumulator and bounds its errors;
+:func:`bound` carries these bounds through a composition f and adds the rounding errors of f.
 
-Both look from what was computed: y^ is known exactly, y is not, and f is a function of y^ with an
-argument that is off by at most the bound.  What they say of ``|fl(f(y^)) - f(y)|`` is thus a
-certificate that needs no exact result.
+Both start from computed numbers: y^ is known, y is not, and differs from y^ by at most the bound.
+The resulting bound of ``|fl(f(y^)) - f(y)|`` is therefore a certificate that needs no exact result.
 
 References
 ----------
@@ -44,7 +43,7 @@ KINDS: Final = ("deterministic", "probabilistic", "stochastic", "running")
 """The kinds of bounds of inner products."""
 
 ORDERS: Final = ("rigorous", "first_order")
-"""How errors are carried through a composition."""
+"""The ways to carry errors through a composition."""
 
 
 # --- g: inner products ----------------------------------------------------------------------------
@@ -57,16 +56,15 @@ class ProductErrors:
     Parameters
     ----------
     computed : ndarray of float64, shape (..., n)
-        What the accumulator gave.
+        The results of the accumulator.
     errors : ndarray of float64, shape (..., n)
         Bounds of ``|computed - exact|``; infinite where a sum has overflowed, or may have.
     failure_probability : float
-        With what probability one of these bounds may fail: 0 unless the kind is a probabilistic
-        one.
+        The probability that one of these bounds fails; 0 unless the kind is probabilistic.
     description : str
-        How the bound was made, in words.
+        The kind of the bound, in words.
     recomputed : ndarray of bool, shape (..., n), optional
-        Which components were computed in higher precision.
+        Which components were recomputed in high precision.
     """
 
     computed: Float64
@@ -76,13 +74,14 @@ class ProductErrors:
     recomputed: NDArray[np.bool_] | None = None
 
     def with_recomputed(self, high: ProductErrors, selected: ArrayLike) -> ProductErrors:
-        """Replace selected components by those of a more precise computation.
+        """Replace selected components by those of a computation in high precision.
 
         Parameters
         ----------
         high : ProductErrors
-            Of the same inner products.
+            The same inner products, computed in high precision.
         selected : array_like of bool, shape (..., n)
+            Which components to replace.
 
         Returns
         -------
@@ -97,7 +96,7 @@ class ProductErrors:
         if not self.computed.shape == high.computed.shape == mask.shape:
             raise ValueError(
                 f"shapes differ: {self.computed.shape} of the products, {high.computed.shape} of "
-                f"those in higher precision, {mask.shape} of the selection"
+                f"those in high precision, {mask.shape} of the selection"
             )
         return ProductErrors(
             np.where(mask, high.computed, self.computed),
@@ -126,15 +125,15 @@ def products(
     accumulator : Accumulator
         How sums are formed.
     c : array_like, optional
-        What they begin with.
+        The initial values of the sums.
     kind : {"deterministic", "probabilistic", "stochastic", "running"}
-        ``"deterministic"``: ``error_bound(k) sum |a b| + underflow_bound(k)``, whatever the data.
-        ``"probabilistic"``: the errors of roundings to nearest taken for independent and of mean
-        zero, which is a model.  ``"stochastic"``: the same for stochastic rounding, of which it is
-        a theorem.  ``"running"``: the sum of the bounds of all roundings, made with the computed
-        partial sums; rigorous, and the only useful one at few bits.
+        ``"deterministic"``: ``error_bound(k) sum |a b| + underflow_bound(k)``, for any data.
+        ``"probabilistic"``: the errors of roundings to nearest are modelled as independent with
+        mean zero.  ``"stochastic"``: the same for stochastic rounding, where it is a theorem.
+        ``"running"``: the sum of the bounds of all roundings, from the computed partial sums;
+        rigorous, and the only useful kind at few bits.
     failure_probability : float
-        Of each inner product's bound, for the probabilistic kinds.
+        The probability that the bound of an inner product fails, for the probabilistic kinds.
 
     Returns
     -------
@@ -146,11 +145,11 @@ def products(
         If the kind is unknown or does not fit the accumulator's rounding, or an argument of
         :func:`fpemu.matmul` is wrong.
     TypeError
-        If the accumulator does not consist of roundings alone and the kind needs that.
+        If the kind needs an accumulator that consists of roundings alone, and this one does not.
 
     Notes
     -----
-    With n_i roundings of unit e_i on a term's way, k terms and failure probability P the
+    With n_i roundings of unit e_i on the way of a term, k terms and failure probability P the
     probabilistic constant is ``exp(lambda sqrt(sum n_i e_i**2) + sum n_i e_i**2 / (1 - e)) - 1``,
     ``lambda = sqrt(2 log(2 k / P)) / (1 - e)``, e the largest unit: Higham and Mary's theorem 2.4,
     with Hoeffding's inequality for terms of several sizes.
@@ -166,19 +165,17 @@ def products(
     if kind not in KINDS:
         raise ValueError(f"unknown kind of bound {kind!r}: expected {', '.join(KINDS)}")
     left, right = rows_of(a, "a"), rows_of(b, "b")
-    terms = left.shape[-1]
-    initial = c is not None
-    constants = {"initial": initial}
-    floor = accumulator.underflow_bound(terms, **constants)
+    terms, initial = left.shape[-1], c is not None
+    floor = accumulator.underflow_bound(terms, initial=initial)
+    failure = 0.0
     if kind == "running":
         computed, running = fpemu.matmul(left, right, accumulator, c=c, running=True)
         errors = outward(running.roundoff * running.first, 1) + floor
         description = f"{accumulator}, running bound over {terms} terms"
-        failure = 0.0
     else:
         computed = fpemu.matmul(left, right, accumulator, c=c)
         if kind == "deterministic":
-            constant, failure = accumulator.error_bound(terms, **constants), 0.0
+            constant = accumulator.error_bound(terms, initial=initial)
         else:
             _check_rounding(accumulator, kind)
             failure = _check_probability(failure_probability)
@@ -189,14 +186,14 @@ def products(
     within = np.isfinite(computed)
     limit = _saturation(accumulator)
     if np.isfinite(limit):
-        # What no sum has reached: else one may have stopped at the largest number unseen.
-        growth = 1.0 + accumulator.error_bound(terms, **constants)
+        # A sum that reached the limit may have saturated without a trace.
+        growth = 1.0 + accumulator.error_bound(terms, initial=initial)
         within = within & (growth * _magnitudes(left, right, c) + floor < limit)
     return ProductErrors(computed, np.where(within, errors, np.inf), failure, description)
 
 
 def _saturation(accumulator: Accumulator) -> float:
-    """The least number at which a sum may stop and stay finite; infinite where none does."""
+    """The least number at which a sum may saturate; infinity if it cannot."""
     limits = [math.inf]
     fields = list(vars(accumulator).values())
     directed = [
@@ -230,14 +227,9 @@ def _check_probability(probability: float) -> float:
 
 
 def _roundings_of(accumulator: Accumulator) -> list[Rounding]:
-    """The roundings in an accumulator, those of its inner ones included."""
-    found: list[Rounding] = []
-    for value in vars(accumulator).values():
-        if isinstance(value, Rounding):
-            found.append(value)
-        if isinstance(value, Accumulator):
-            found += _roundings_of(value)
-    return found
+    """The roundings of an accumulator and of those that it is made of."""
+    fields = (value for part in accumulator.parts() for value in vars(part).values())
+    return [value for value in fields if isinstance(value, Rounding)]
 
 
 def _check_rounding(accumulator: Accumulator, kind: str) -> None:
@@ -276,22 +268,22 @@ def _probabilistic_constant(
 
 @dataclass(frozen=True)
 class Bound:
-    """A bound of ``|computed - f(y)|``, component by component, and what it is made of.
+    """A bound of ``|computed - f(y)|`` for every component, and its terms.
 
     Parameters
     ----------
     computed : ndarray of float64, shape (..., m)
         f of the computed arguments, as the machine evaluates it.
     parts : mapping of str to ndarray of float64, shape (..., m)
-        The terms, by what they cover.
+        The terms of the bound, by what they cover.
     order : str
         ``"rigorous"`` or ``"first_order"``.
     failure_probability : float
-        With what probability the bound of a row may fail.
+        The probability that the bound of a row fails.
     composition : str
         The name of f.
     descriptions : mapping of str to str
-        How each part was made.
+        The kind of each term, in words.
     """
 
     computed: Float64
@@ -303,16 +295,16 @@ class Bound:
 
     @property
     def value(self) -> Float64:
-        """The sum of all parts, rounded up."""
+        """The bound: the sum of all terms, rounded up."""
         return outward(np.asarray(sum(self.parts.values())), 4)
 
     @property
     def covers(self) -> tuple[str, ...]:
-        """What the bound covers."""
+        """The sources of error that the bound covers."""
         return tuple(self.parts)
 
     def explain(self) -> str:
-        """The bound in words, with its terms.
+        """The bound and its terms, in words.
 
         Returns
         -------
@@ -342,20 +334,20 @@ def bound(
     order: str = "rigorous",
     evaluation: Evaluation | None = None,
 ) -> Bound:
-    """What errors of the inner products do to f of them, and f's own rounding.
+    """Bound the error of f at computed inner products: theirs, carried through f, and f's own.
 
     Parameters
     ----------
     composition : Composition
         f.
     arguments : ProductErrors
-        Its computed arguments and the bounds of their errors, rows along the last axis.
+        The computed arguments of f and the bounds of their errors, with rows along the last axis.
     order : {"rigorous", "first_order"}
-        ``"rigorous"``: :meth:`Composition.enclosure`, which leaves nothing out.
-        ``"first_order"``: ``|J| errors``, split by what was recomputed; the remainder is of the
-        order of the squares of the errors.
+        ``"rigorous"``: :meth:`Composition.enclosure`, which neglects nothing.  ``"first_order"``:
+        ``|J| errors``, separately for recomputed and other components; terms of second order in
+        the errors are neglected.
     evaluation : Evaluation, optional
-        How f itself is computed; in float64 if left out.
+        How the machine evaluates f, by default in float64.
 
     Returns
     -------
@@ -381,30 +373,39 @@ def bound(
     if order not in ORDERS:
         raise ValueError(f"unknown order {order!r}: expected {', '.join(ORDERS)}")
     machine = InFloat64() if evaluation is None else evaluation
-    y, errors = arguments.computed, arguments.errors
+    y = arguments.computed
     if y.ndim == 0:
         raise ValueError("f takes rows: the inner products need at least one dimension")
-    selected = arguments.recomputed
-    parts: dict[str, Float64] = {}
-    known = np.isfinite(y).all(axis=-1, keepdims=True)
-    held = np.where(known, y, 0.0)  # rows that overflowed have no bound
-    if order == "rigorous":
-        parts["inner products"] = composition.enclosure(held, np.where(known, errors, 0.0))
-    elif selected is None:
-        parts["inner products"] = composition.amplified(held, np.where(known, errors, 0.0))
-    else:
-        for name, mask in (("low inner products", ~selected), ("recomputed products", selected)):
-            parts[name] = composition.amplified(held, np.where(known & mask, errors, 0.0))
-    parts["rounding of f"] = machine.error(composition, held)
-    failure = min(1.0, y.shape[-1] * arguments.failure_probability)
+    known = np.isfinite(y).all(axis=-1, keepdims=True)  # a row that overflowed has no bound
+    held, errors = np.where(known, y, 0.0), np.where(known, arguments.errors, 0.0)
+    parts = _carried(composition, held, errors, arguments.recomputed, order)
     descriptions = dict.fromkeys(parts, arguments.description) | {"rounding of f": str(machine)}
+    parts["rounding of f"] = machine.error(composition, held)
     computed = np.where(known, machine.value(composition, held), np.nan)
     is_number = np.isfinite(computed)
     return Bound(
         computed,
         {name: np.where(is_number, part, np.inf) for name, part in parts.items()},
         order,
-        failure,
+        min(1.0, y.shape[-1] * arguments.failure_probability),
         str(composition),
         descriptions,
     )
+
+
+def _carried(
+    composition: Composition,
+    y: Float64,
+    errors: Float64,
+    recomputed: NDArray[np.bool_] | None,
+    order: str,
+) -> dict[str, Float64]:
+    """The terms of a bound that come from the errors of the arguments."""
+    if order == "rigorous":
+        return {"inner products": composition.enclosure(y, errors)}
+    if recomputed is None:
+        return {"inner products": composition.amplified(y, errors)}
+    return {
+        "low inner products": composition.amplified(y, np.where(recomputed, 0.0, errors)),
+        "recomputed products": composition.amplified(y, np.where(recomputed, errors, 0.0)),
+    }

@@ -1,4 +1,4 @@
-"""How a machine evaluates f, and how far its roundings put it off.
+"""How a machine evaluates f, with bounds of the rounding errors.
 
 References
 ----------
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fpemu
 from fpemu import Accumulator, Format, Rounding
@@ -30,10 +31,10 @@ _UNIT: Final = 2.0**-53
 
 
 class Evaluation(Protocol):
-    """How a machine evaluates f, and how far that can be off."""
+    """Interface of an evaluation of f: computed value and bound of its error."""
 
     def value(self, composition: Composition, y: Float64) -> Float64:
-        """What it computes for f(y)."""
+        """The computed f(y)."""
         ...
 
     def error(self, composition: Composition, y: Float64) -> Float64:
@@ -42,7 +43,7 @@ class Evaluation(Protocol):
 
 
 def _largest(*arithmetic: Format | Accumulator) -> float:
-    """The least of the largest numbers of formats and accumulators: below it nothing overflows."""
+    """The largest magnitude that overflows in none of some formats and accumulators."""
     limits = [math.inf]
     for each in arithmetic:
         if isinstance(each, Format):
@@ -53,12 +54,29 @@ def _largest(*arithmetic: Format | Accumulator) -> float:
     return min(limits)
 
 
+class _Unit(NamedTuple):
+    """The largest error of a rounding: relative for normal results, absolute for others."""
+
+    relative: float
+    absolute: float
+
+
+def _unit(format: Format, rounding: Rounding) -> _Unit:
+    if not format.subnormals:
+        return _Unit(2 * format.unit_roundoff, format.smallest_normal)
+    smallest = format.smallest_subnormal
+    if rounding.mode in NEAREST:
+        # Half of float64's smallest number is not a number.
+        return _Unit(format.unit_roundoff, smallest / 2 or smallest)
+    return _Unit(2 * format.unit_roundoff, smallest)
+
+
 @dataclass(frozen=True)
 class InFloat64:
-    """f as its composition computes it, in float64."""
+    """f computed in float64, as its composition does."""
 
     def value(self, composition: Composition, y: Float64) -> Float64:
-        """What it computes for f(y)."""
+        """The computed f(y)."""
         return composition.value(y)
 
     def error(self, composition: Composition, y: Float64) -> Float64:
@@ -76,7 +94,9 @@ class RoundedOnce:
     Parameters
     ----------
     format : Format or str
+        The format of the result.
     rounding : Rounding or str
+        How the result is rounded.
     """
 
     format: Format
@@ -87,57 +107,47 @@ class RoundedOnce:
         object.__setattr__(self, "rounding", as_rounding(rounding))
 
     def value(self, composition: Composition, y: Float64) -> Float64:
-        """What it computes for f(y)."""
+        """The computed f(y)."""
         return np.asarray(fpemu.round(composition.value(y), self.format, self.rounding), np.float64)
 
     def error(self, composition: Composition, y: Float64) -> Float64:
-        """A bound of ``|value - f(y)|``: infinite where the value is."""
-        off = composition.value_error(y)
+        """A bound of ``|value - f(y)|``; infinite where the value is not finite."""
+        of_value = composition.value_error(y)
         value = np.abs(composition.value(y))
         rounded = self.value(composition, y)
-        unit, smallest = _units(self.format, self.rounding)
-        error = outward(off + unit * value + smallest, 4)
-        # Where it saturates, the error is there to be seen.
-        saturated = np.abs(rounded) < value * (1.0 - 2.0 * unit)
-        error = np.where(
-            saturated, outward(off + np.abs(value - np.abs(rounded)), 4) + error, error
-        )
+        unit = _unit(self.format, self.rounding)
+        error = outward(of_value + unit.relative * value + unit.absolute, 4)
+        saturated = np.abs(rounded) < value * (1.0 - 2.0 * unit.relative)
+        of_saturation = outward(of_value + np.abs(value - np.abs(rounded)), 4)
+        error = np.where(saturated, of_saturation + error, error)
         return np.where(np.isfinite(rounded), error, np.inf)
 
     def __str__(self) -> str:
         return f"in float64, rounded once into {self.format} ({self.rounding.mode})"
 
 
-def _units(format: Format, rounding: Rounding) -> tuple[float, float]:
-    """The largest relative error of a rounding to a normal number, the absolute one below."""
-    nearest = rounding.mode in NEAREST
-    smallest = format.smallest_subnormal if format.subnormals else format.smallest_normal
-    unit = format.unit_roundoff
-    return (
-        (unit, smallest / 2 or smallest) if nearest and format.subnormals else (2 * unit, smallest)
-    )
-
-
 @dataclass(frozen=True, init=False)
 class SoftmaxSteps:
-    """Softmax as :func:`fpemu.functions.softmax` computes it: every step rounded.
+    """Softmax as :func:`fpemu.functions.softmax` computes it, with every step rounded.
 
     Parameters
     ----------
     format : Format or str
-        The format of the result and of steps whose format is left out.
+        The format of the result, and of every step that is not given its own.
     rounding : Rounding or str
+        How all steps are rounded.
     difference, exponential : Format or str, optional
         The formats of ``y - max(y)`` and of its exponential.
     accumulator : Accumulator, optional
-        How the exponentials are summed; ``Sequential(format, rounding)`` if left out.
+        How the exponentials are summed, by default ``Sequential(format, rounding)``.
 
     Notes
     -----
-    With ``t_j = e |y_j - max y| + s`` for the rounded differences, e and s the relative and
-    absolute error of a rounding, every exponential has a factor within ``e**+-t_j (1 + e)`` and is
-    off by s where it is subnormal; the sum adds ``(1 + B)`` and A; the quotient a rounding.  The
-    largest exponential is one, so absolute errors are relative to a sum of at least 1.
+    Let e and s be the relative and the absolute error of a rounding.  Rounded differences are off
+    by ``t_j = e |y_j - max y| + s``, so every exponential has a factor within ``e**+-t_j (1 + e)``,
+    and an error of s where it is subnormal.  The sum adds a factor ``1 + B`` and an error A, the
+    quotient one more rounding.  The largest exponential is 1, so that absolute errors are relative
+    to a sum of at least 1.
     """
 
     format: Format
@@ -168,7 +178,7 @@ class SoftmaxSteps:
             object.__setattr__(self, name, value)
 
     def value(self, composition: Composition, y: Float64) -> Float64:
-        """What it computes for f(y)."""
+        """The computed f(y)."""
         if not isinstance(composition, Softmax):
             raise TypeError(f"steps of a softmax do not evaluate {composition}")
         return np.asarray(
@@ -184,34 +194,41 @@ class SoftmaxSteps:
         )
 
     def error(self, composition: Composition, y: Float64) -> Float64:
-        """A bound of ``|value - f(y)|``."""
-        n = y.shape[-1]
-        z = composition.value(y)
-        masked = z == 0.0
-        unit_d, least_d = _units(self.difference, self.rounding)
-        unit_e, least_e = _units(self.exponential, self.rounding)
-        unit_q, least_q = _units(self.format, self.rounding)
-        relative = self.accumulator.error_bound(n)
-        absolute = self.accumulator.underflow_bound(n, largest=1.0)
+        """A bound of ``|value - f(y)|``; infinite where a sum may overflow or vanish."""
+        n, z = y.shape[-1], composition.value(y)
+        unit = _unit(self.format, self.rounding)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             distance = np.where(np.isfinite(y), y.max(axis=-1, keepdims=True) - y, 0.0)
-            shift = unit_d * distance + least_d
-            # The range of differences may end before the difference does: exponentials are >= 0.
-            far = distance > self.difference.max_finite
-            grown, shrunk = z * exp(shift), np.where(far, 0.0, z * exp(-shift))
-            grown = np.where(
-                far, outward(z + math.exp(-min(self.difference.max_finite, 700.0)), 1), grown
-            )
-            above = (1.0 + relative) * ((1.0 + unit_e) * total(grown) + n * least_e) + absolute
-            below = (1.0 - relative) * ((1.0 - unit_e) * total(shrunk) - n * least_e) - absolute
-            high = (grown * (1.0 + unit_e) + least_e) / below * (1.0 + unit_q) + least_q
-            low = (shrunk * (1.0 - unit_e) - least_e) / above * (1.0 - unit_q) - least_q
+            low, high, below, above = self._exponentials(z, distance)
+            high = high / below * (1.0 + unit.relative) + unit.absolute
+            low = low / above * (1.0 - unit.relative) - unit.absolute
             error = np.maximum(high - z, z - low) + (16.0 * n + 16384.0) * _UNIT * (high + z)
-            # A sum that overflows, to infinity say, would make zeros of all.
+            # A sum that overflows, for example to infinity, would make all results zero.
             sums = total(exp(-distance)) * above
         sure = (below > 0) & (sums < _largest(self.accumulator)) & np.isfinite(error)
         error = np.where(sure, error, np.inf)
-        return np.where(masked & ~np.isfinite(y), 0.0, outward(error, n))
+        masked = (z == 0.0) & ~np.isfinite(y)
+        return np.where(masked, 0.0, outward(error, n))
+
+    def _exponentials(
+        self, z: Float64, distance: Float64
+    ) -> tuple[Float64, Float64, Float64, Float64]:
+        """Bounds of the computed exponentials and of their sum, each over the exact sum."""
+        n = z.shape[-1]
+        of_difference = _unit(self.difference, self.rounding)
+        unit = _unit(self.exponential, self.rounding)
+        relative = self.accumulator.error_bound(n)
+        absolute = self.accumulator.underflow_bound(n, largest=1.0)
+        shift = of_difference.relative * distance + of_difference.absolute
+        # Where the difference exceeds its format, the exponential may be any number below this.
+        far, least = distance > self.difference.max_finite, min(self.difference.max_finite, 700.0)
+        grown, shrunk = z * exp(shift), np.where(far, 0.0, z * exp(-shift))
+        grown = np.where(far, outward(z + math.exp(-least), 1), grown)
+        low = shrunk * (1.0 - unit.relative) - unit.absolute
+        high = grown * (1.0 + unit.relative) + unit.absolute
+        below = (1.0 - unit.relative) * total(shrunk) - n * unit.absolute
+        above = (1.0 + unit.relative) * total(grown) + n * unit.absolute
+        return low, high, (1.0 - relative) * below - absolute, (1.0 + relative) * above + absolute
 
     def __str__(self) -> str:
         return (
@@ -220,24 +237,35 @@ class SoftmaxSteps:
         )
 
 
+class _Root(NamedTuple):
+    """The reciprocal root of a mean square, and what goes into it."""
+
+    exact: Float64
+    least: Float64  # that may be computed
+    most: Float64
+    square: Float64  # the largest mean square that may be computed
+    largest: Float64  # of the differences that may be computed
+
+
 @dataclass(frozen=True, init=False)
 class NormSteps:
-    """RMSNorm or LayerNorm as :mod:`fpemu.functions` computes them: every step rounded.
+    """RMSNorm or LayerNorm as :mod:`fpemu.functions` computes them, with every step rounded.
 
     Parameters
     ----------
     format : Format or str
-        The format of the result and of steps whose format is left out.
+        The format of the result, and of every step that is not given its own.
     rounding : Rounding or str
+        How all steps are rounded.
     statistics, centred, normalised, scaled : Format or str, optional
-        The formats of the steps; RMSNorm has no `centred` and no `scaled`.
+        The formats of the steps.  RMSNorm has no `centred` and no `scaled`.
     accumulator : Accumulator, optional
-        How sums are formed; ``Sequential(format, rounding)`` if left out.
+        How sums are formed, by default ``Sequential(format, rounding)``.
 
     Notes
     -----
-    Intervals are carried from step to step.  Errors d of the differences ``y - mean`` change their
-    root mean square by no more than that of d.
+    Intervals are carried from step to step.  Errors d of the differences ``y - mean`` change the
+    root mean square of these by no more than the root mean square of d.
     """
 
     format: Format
@@ -274,7 +302,7 @@ class NormSteps:
             object.__setattr__(self, name, value)
 
     def value(self, composition: Composition, y: Float64) -> Float64:
-        """What it computes for f(y)."""
+        """The computed f(y)."""
         if not isinstance(composition, RMSNorm | LayerNorm):
             raise TypeError(f"steps of a norm do not evaluate {composition}")
         options: dict[str, Any] = {
@@ -293,86 +321,96 @@ class NormSteps:
 
     def error(self, composition: Composition, y: Float64) -> Float64:
         """A bound of ``|value - f(y)|``; infinite where a step may overflow or divide by zero."""
-        gain = getattr(composition, "gain", None)
-        bias = getattr(composition, "bias", None)
         n = y.shape[-1]
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            exact, off = self._differences(composition, y)
-            root = np.sqrt(total(exact * exact) / n)
-            moved = outward(np.sqrt(total(off * off) / n), n)
-            largest = np.abs(exact).max(axis=-1, keepdims=True) + moved * np.sqrt(n)
-            low = np.maximum(root * (1 - _slack(n)) - moved, 0.0)
-            high = root * (1 + _slack(n)) + moved
-            least, most, squares = self._roots(low, high, composition, largest, n)
-            size = np.abs(exact)
-            true = 1.0 / np.sqrt(root * root + _epsilon(composition))
-            far = (size + off) * most - size * true
-            near = size * true - (size - off) * np.where(size > off, least, most)
-            error = np.maximum(far, near) + 4 * _slack(n) * size * (most + true)
-            value = size * true
-            last = gain is None and bias is None
-            error = self._rounded(error, value, self.format if last else self.normalised)
-            if gain is not None:
-                error, value = error * np.abs(gain), value * np.abs(gain)
-                error = self._rounded(error, value, self.format if bias is None else self.scaled)
-            if bias is not None:
-                value = np.abs(composition.value(y))
-                error = self._rounded(error, value, self.format)
+            differences, off = self._differences(composition, y)
+            root = self._root(composition, differences, off)
+            size = np.abs(differences)
+            value = size * root.exact
+            far = (size + off) * root.most - value
+            near = value - (size - off) * np.where(size > off, root.least, root.most)
+            error = np.maximum(far, near) + 4 * _slack(n) * size * (root.most + root.exact)
+            error = self._after_parameters(composition, y, error, value)
             error = outward(error + composition.value_error(y), n)
-            sure = squares * n < _largest(self.accumulator)
-            sure &= np.maximum(squares, most) < _largest(self.statistics)
-            sure &= total(np.abs(y)) * 2 < _largest(self.accumulator, self.statistics)
-            sure &= largest < _largest(self.centred)
-            reached = np.abs(composition.value(y)) + error
-            others = (self.normalised, self.scaled, self.format)
-            sure = sure & (np.maximum(reached, (size + off) * most) < _largest(*others))
+            reached = np.maximum(np.abs(composition.value(y)) + error, (size + off) * root.most)
+            sure = self._is_in_range(y, root, reached)
         return np.where(sure & np.isfinite(error), error, np.inf)
 
     def _differences(self, composition: Composition, y: Float64) -> tuple[Float64, Float64]:
-        """What is normalised, and how far its computed values are off."""
+        """``y - mean`` and bounds of the errors of the computed differences; y for RMSNorm."""
         if isinstance(composition, RMSNorm):
             return y, np.zeros_like(y)
         n = y.shape[-1]
         mean = total(y) / n
         magnitude = outward(total(np.abs(y)), n)
-        unit, smallest = _units(self.statistics, self.rounding)
         sum_error = self.accumulator.error_bound(n) * magnitude
         sum_error += self.accumulator.underflow_bound(n, largest=float(np.abs(y).max(initial=1.0)))
-        # float64's own roundings are far below these, but not below none.
-        own = _slack(n) * magnitude
-        of_mean = sum_error / n * (1 + unit) + unit * np.abs(mean) + smallest + own
-        unit, smallest = _units(self.centred, self.rounding)
-        exact = y - mean
-        return exact, of_mean * (1 + unit) + unit * np.abs(exact) + smallest + own
+        of_float64 = _slack(n) * magnitude  # far below the others, but not zero
+        unit = _unit(self.statistics, self.rounding)
+        of_mean = sum_error / n * (1 + unit.relative) + unit.relative * np.abs(mean)
+        of_mean = of_mean + unit.absolute + of_float64
+        unit = _unit(self.centred, self.rounding)
+        differences = y - mean
+        off = of_mean * (1 + unit.relative) + unit.relative * np.abs(differences)
+        return differences, off + unit.absolute + of_float64
 
-    def _roots(
-        self, low: Float64, high: Float64, composition: Composition, largest: Float64, n: int
-    ) -> tuple[Float64, Float64, Float64]:
-        """The interval of the computed ``1 / sqrt(mean square + epsilon)``; the largest square."""
-        unit, smallest = _units(self.statistics, self.rounding)
+    def _root(self, composition: Composition, differences: Float64, off: Float64) -> _Root:
+        """The reciprocal root of the mean square, as it is and as it may be computed."""
+        n, epsilon = differences.shape[-1], _epsilon(composition)
+        exact = np.sqrt(total(differences * differences) / n)
+        moved = outward(np.sqrt(total(off * off) / n), n)
+        largest = np.abs(differences).max(axis=-1, keepdims=True) + moved * np.sqrt(n)
+        low = np.maximum(exact * (1 - _slack(n)) - moved, 0.0)
+        high = exact * (1 + _slack(n)) + moved
         relative = self.accumulator.error_bound(n)
         most = max(1.0, float(np.max(largest, initial=1.0)))
         absolute = self.accumulator.underflow_bound(n, largest=most) / n
-        epsilon = _epsilon(composition)
+        unit = _unit(self.statistics, self.rounding)
 
         def rounded(x: Float64, sign: int) -> Float64:
-            return np.maximum(x * (1 + sign * unit) + sign * smallest, 0.0)
+            return np.maximum(x * (1 + sign * unit.relative) + sign * unit.absolute, 0.0)
 
-        squares = (
-            np.maximum(low * low * (1 - relative) - absolute, 0.0),
-            high * high * (1 + relative) + absolute,
+        fewest = np.maximum(low * low * (1 - relative) - absolute, 0.0)
+        greatest = high * high * (1 + relative) + absolute
+        below = rounded(rounded(fewest, -1) + epsilon, -1)
+        above = rounded(rounded(greatest, 1) + epsilon, 1)
+        return _Root(
+            1.0 / np.sqrt(exact * exact + epsilon),
+            rounded(1.0 / np.sqrt(above), -1),
+            rounded(1.0 / np.sqrt(below), 1),
+            above,
+            largest,
         )
-        raised = [
-            rounded(rounded(each, sign) + epsilon, sign)
-            for each, sign in zip(squares, (-1, 1), strict=True)
-        ]
-        low_root, high_root = (1.0 / np.sqrt(each) for each in reversed(raised))
-        return rounded(low_root, -1), rounded(high_root, 1), raised[1]
+
+    def _after_parameters(
+        self, composition: Composition, y: Float64, error: Float64, value: Float64
+    ) -> Float64:
+        """The error after the roundings of the normalized numbers, of gain and of bias."""
+        gain, bias = getattr(composition, "gain", None), getattr(composition, "bias", None)
+        last = gain is None and bias is None
+        error = self._rounded(error, value, self.format if last else self.normalised)
+        if gain is not None:
+            error, value = error * np.abs(gain), value * np.abs(gain)
+            error = self._rounded(error, value, self.format if bias is None else self.scaled)
+        if bias is not None:
+            error = self._rounded(error, np.abs(composition.value(y)), self.format)
+        return error
 
     def _rounded(self, error: Float64, value: Float64, format: Format) -> Float64:
-        """The error after a rounding of what is off by an error from a value."""
-        unit, smallest = _units(format, self.rounding)
-        return error * (1 + unit) + unit * value + smallest
+        """The error of a number of this magnitude after it is rounded once more."""
+        unit = _unit(format, self.rounding)
+        return error * (1 + unit.relative) + unit.relative * value + unit.absolute
+
+    def _is_in_range(self, y: Float64, root: _Root, reached: Float64) -> NDArray[np.bool_]:
+        """Whether no step can overflow; `reached` bounds the normalized numbers and results."""
+        n = y.shape[-1]
+        return np.asarray(
+            (root.square * n < _largest(self.accumulator))
+            & (np.maximum(root.square, root.most) < _largest(self.statistics))
+            & (total(np.abs(y)) * 2 < _largest(self.accumulator, self.statistics))
+            & (root.largest < _largest(self.centred))
+            & (reached < _largest(self.normalised, self.scaled, self.format))
+        )
 
     def __str__(self) -> str:
         return (
@@ -386,5 +424,5 @@ def _epsilon(composition: Composition) -> float:
 
 
 def _slack(n: int) -> float:
-    """More than the relative errors of float64's own sums and roots of n terms."""
+    """More than the relative errors of sums and roots of n terms in float64."""
     return (8.0 * n + 64.0) * _UNIT

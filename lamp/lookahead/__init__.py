@@ -1,7 +1,7 @@
-"""Look-ahead: rules as data, the components they pick, and their recomputation."""
+"""Look-ahead: rules as data, the components that they pick, and recomputation."""
 
 from lamp.lookahead import rules
-from lamp.lookahead.recomputation import LookAhead, Recomputation, error_weights, mixed
+from lamp.lookahead.recomputation import LookAhead, Recomputation, error_weights, replace_selected
 from lamp.lookahead.rules import LAMP
 from lamp.lookahead.selection import select, select_rows, value_distances
 
@@ -10,7 +10,7 @@ __all__ = [
     "LookAhead",
     "Recomputation",
     "error_weights",
-    "mixed",
+    "replace_selected",
     "rules",
     "select",
     "select_rows",

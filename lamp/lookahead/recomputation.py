@@ -1,4 +1,4 @@
-"""Look-ahead recomputation around matrix products: what is recomputed, and how much that is."""
+"""Look-ahead recomputation of matrix products: where, by which rules, and how much."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lamp.lookahead.rules import LAMP
 from lamp.lookahead.selection import select_rows
 from lamp.machines import Operand, Product
 
-__all__ = ["LookAhead", "Recomputation", "error_weights", "mixed"]
+__all__ = ["LookAhead", "Recomputation", "error_weights", "replace_selected"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Recomputation:
     Parameters
     ----------
     selected : int
-        Components computed in the high precision.
+        The number of components that were computed in high precision.
     components : int
-        Components that there are, of scores one for each causal pair.
+        The number of all components; scores have one per causal pair.
     terms : int
-        Multiply-adds of one component.
+        The number of multiply-adds of a component.
     """
 
     selected: int
@@ -39,12 +39,12 @@ class Recomputation:
 
 @dataclass(frozen=True)
 class LookAhead:
-    """Where look-ahead is on.
+    """The places of look-ahead and the rule of each.
 
     Parameters
     ----------
     softmax, norm, activation, logits : LAMP, optional
-        The rule of each place.
+        The rule of the place; None if look-ahead is off there.
     """
 
     softmax: LAMP | None = None
@@ -54,12 +54,20 @@ class LookAhead:
 
     @classmethod
     def of(cls, lamp: LAMP | Iterable[LAMP] | None) -> LookAhead:
-        """That of one or several settings, each for a place of its own.
+        """Look-ahead by one or several rules, each for another place.
+
+        Parameters
+        ----------
+        lamp : LAMP, iterable of LAMP, or None
+
+        Returns
+        -------
+        LookAhead
 
         Raises
         ------
         TypeError
-            If one is no LAMP.
+            If one of them is not a LAMP.
         ValueError
             If two are for the same place.
         """
@@ -78,7 +86,7 @@ class LookAhead:
 
     @property
     def is_causal(self) -> bool:
-        """Whether what is recomputed of a token is the same whatever tokens come after it."""
+        """Whether what is recomputed for a token does not depend on later tokens."""
         rules = (self.softmax, self.norm, self.activation, self.logits)
         return all(rule is None or rule.is_causal for rule in rules)
 
@@ -90,19 +98,20 @@ def error_weights(
     step: Product,
     lengths: NDArray[np.int64] | None = None,
 ) -> NDArray[Any]:
-    """What the errors of a product's components are taken to be proportional to.
+    """Numbers to which the errors of a product's components are assumed to be proportional.
 
     Parameters
     ----------
     name : {"products", "norms", "running_1", "running_2"}
         See :data:`lamp.lookahead.rules.WEIGHTS`.
     factors : tuple of ndarray, shapes (..., m, k) and (..., k, n)
-        The factors.
+        The factors before they are rounded.
     operands : tuple of Operand
-        The same as the step takes them.
+        The factors as the step takes them.
     step : Product
+        The step that multiplies them.
     lengths : ndarray of int64, shape (m,), optional
-        How many leading columns of each row are wanted.
+        The number of leading columns to compute in each row.
 
     Returns
     -------
@@ -111,7 +120,7 @@ def error_weights(
     Raises
     ------
     ValueError
-        If running sums are wanted of operands with scales.
+        If operands have scales and `name` stands for running sums.
     """
     left, right = factors
     if name == "products":
@@ -121,7 +130,7 @@ def error_weights(
         of_left, of_right = _norms(left), _norms(np.swapaxes(right, -1, -2))
         return (of_left * np.swapaxes(of_right, -1, -2)).astype(left.dtype)
     if operands[0].scales is not None or not isinstance(operands[0].values, np.ndarray):
-        raise ValueError(f"weights {name!r} are not known where operands have scales: take others")
+        raise ValueError(f"weights {name!r} are not known where operands have scales: use others")
     which = "first" if name == "running_1" else "second"
     a, b = (operand.values for operand in operands)
     if a.ndim == 2:
@@ -139,46 +148,48 @@ def _running(a: Any, b: Any, step: Product, lengths: Any, which: str) -> NDArray
 
 
 def _norms(x: NDArray[Any]) -> NDArray[np.float64]:
-    """The lengths of vectors along the last axis, which is kept."""
+    """The 2-norms of vectors along the last axis, which is kept."""
     return np.sqrt(total(np.square(x, dtype=np.float64)))
 
 
-def mixed(
+def replace_selected(
     low: NDArray[Any],
     high: NDArray[Any],
-    beyond: NDArray[np.bool_],
+    overflowed: NDArray[np.bool_],
     settings: LAMP,
     *,
-    shares: NDArray[Any] | None,
+    probabilities: NDArray[Any] | None,
     sensitivity: NDArray[Any] | None,
     weights: NDArray[Any] | None,
     stream: int,
 ) -> NDArray[np.bool_]:
-    """Put high-precision components into rows of low ones.
+    """Replace the components that a rule picks by those in high precision, in place.
 
     Parameters
     ----------
     low : ndarray, shape (rows, n)
-        Changed in place; already repaired where `beyond` says so.
+        The components to replace some of; those that overflowed are in high precision already.
     high : ndarray, shape (rows, n)
-    beyond : ndarray of bool, shape (rows, n)
-        Components that are taken whatever the rule.
+        The components in high precision.
+    overflowed : ndarray of bool, shape (rows, n)
+        Components that count as picked whatever the rule.
     settings : LAMP
-    shares : ndarray, shape (rows, n), optional
-        The probabilities of a softmax, for its rules; for others the low components do.
-    sensitivity : ndarray, shape (rows, n), optional
-    weights : ndarray, shape (rows, n), optional
+        The rule.
+    probabilities : ndarray, shape (rows, n), optional
+        f of `low` for rules of a softmax; other rules need none.
+    sensitivity, weights : ndarray, shape (rows, n), optional
+        See :func:`lamp.select`.
     stream : int
         Tells random selections apart.
 
     Returns
     -------
     ndarray of bool, shape (rows, n)
-        What was recomputed.
+        Which components are in high precision.
     """
     lengths = np.full(len(low), low.shape[1], np.int64)
-    z = low if shares is None else shares
-    mask = beyond | select_rows(
+    z = low if probabilities is None else probabilities
+    mask = overflowed | select_rows(
         z, lengths, settings, weights=weights, sensitivity=sensitivity, stream=stream
     )
     np.copyto(low, high, where=mask)

@@ -1,4 +1,4 @@
-"""The rules of look-ahead recomputation and their settings, as data.
+"""Rules of look-ahead recomputation and their settings, as data.
 
 References
 ----------
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
+from numbers import Integral, Real
 from typing import Any, Final
 
 import numpy as np
@@ -17,34 +18,35 @@ import numpy as np
 __all__ = ["LAMP", "PLACES", "RULES", "SCOPES", "WEIGHTS", "Rule"]
 
 PLACES: Final = ("softmax", "norm", "activation", "logits")
-"""The functions f that arguments are recomputed of; of the last softmax, those are the logits."""
+"""The functions f whose arguments are recomputed; the arguments of the last softmax are logits."""
 
 WEIGHTS: Final = ("one", "abs", "products", "norms", "running_1", "running_2")
-"""What the errors of the scores are taken to be proportional to: 1, ``|y|``, ``|q|^T |k|``,
-``||q|| ||k||``, the running sums R1 and R2 of their accumulation."""
+"""What errors of scores are assumed to be proportional to: 1, ``|y|``, ``|q|^T |k|``,
+``||q|| ||k||``, or the running sums R1 and R2 of their accumulation."""
 
 SCOPES: Final = ("all", "row")
-"""What a budget is a share of: all components of a call, or those of each row."""
+"""What a budget is a share of: all components of a call, or the components of each row."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A way to choose components.
+    """A rule that picks components.
 
     Parameters
     ----------
     name : str
+        What it is called.
     summary : str
-        What it does.
+        What it picks.
     optimal : str
-        In what sense it is the best choice; empty if it is not.
+        In what sense no other choice is better; empty if there is none.
     sensitivity : {"spread", "z", "given", None}
-        The part of a component's score that f gives: ``z (1 - z)``, ``z``, what the caller gives;
-        None for rules that have no scores.
+        The part of a component's score that depends on f: ``z (1 - z)``, ``z``, or what the caller
+        gives; None for rules without scores.
     power : int
         The power of the weights in the score.
     condition : bool
-        Whether tau bounds a condition number of a row instead of being a threshold of scores.
+        Whether tau bounds a condition number of each row; otherwise it is a threshold of scores.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Rule:
     condition: bool = False
 
     def places(self, *, tau: bool) -> tuple[str, ...]:
-        """Where it makes sense, with a tau or a budget; the place it has by itself comes first."""
+        """The places it applies to, with a tau or with a budget; the default place comes first."""
         if self.name in PLACES:
             return (self.name,)
         if self.name == "random" and not tau:
@@ -63,18 +65,18 @@ class Rule:
         return ("softmax",) if self.name == "value_aware" else ("softmax", "logits")
 
     def check_tau(self, tau: float) -> None:
-        """Raise a ValueError if tau is out of range."""
+        """Raise a ValueError if tau is out of the rule's range."""
         if self.name in ("normwise", "random"):
             if not 1 < tau <= 2:
-                raise ValueError(f"tau must lie in (1, 2], not {tau}")
+                raise ValueError(f"tau must lie in (1, 2], not {tau!r}")
         elif not 0 <= tau < np.inf:
-            raise ValueError(f"tau of {self.name} must be at least 0, not {tau}")
+            raise ValueError(f"tau of {self.name} must be at least 0, not {tau!r}")
 
 
 _RULES: Final = (
     Rule(
         "normwise",
-        "the authors' rule: descending z while those taken sum to less than 2 - tau - 2 z_min",
+        "the authors' rule: descending z while those picked sum to less than 2 - tau - 2 z_min",
         "",
         None,
         0,
@@ -118,7 +120,7 @@ _RULES: Final = (
     Rule(
         "activation",
         "the largest w times the sensitivity of an activation",
-        "least worst error of a component, or least summed error behind the next matrix",
+        "least worst error of a component, or least summed error after the next matrix",
         "given",
     ),
     Rule(
@@ -134,11 +136,16 @@ RULES: Final = {rule.name: rule for rule in _RULES}
 """The rules by name."""
 
 _SHORT: Final = {"tv": "total_variation"}
-_OPTIONS: Final[dict[str, Any]] = {"weights": str, "seed": int, "scope": str, "exact_columns": int}
+_OPTIONS: Final[dict[str, Any]] = {
+    "weights": str,
+    "seed": int,
+    "scope": str,
+    "leading_columns": int,
+}
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """A field by name in the text of settings."""
+    """A field by name, as :meth:`LAMP.parse` reads it."""
     name, equals, value = text.partition("=")
     if name not in _OPTIONS or not equals:
         raise ValueError(f"{text!r} is not one of {', '.join(f'{name}=...' for name in _OPTIONS)}")
@@ -146,12 +153,23 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _amount(text: str) -> float:
-    """A tau, or a budget in percent: decimals are exact, so that 7% is 0.07."""
+    """A tau, or a budget in percent.  Decimals are exact, so that 7% is 0.07."""
     try:
         number = Decimal(text.removesuffix("%"))
     except InvalidOperation:
         raise ValueError(f"{text!r} is neither a tau nor a share in percent") from None
     return float(number / 100 if text.endswith("%") else number)
+
+
+def _convert(settings: Any, name: str, kind: type, to: type) -> None:
+    """Make a field a Python number, so that equal settings have equal text forms."""
+    value = getattr(settings, name)
+    if value is None and to is float:
+        return
+    if not isinstance(value, kind):
+        number = "a number" if to is float else "an integer"
+        raise TypeError(f"{name} must be {number}, not {value!r}")
+    object.__setattr__(settings, name, to(value))
 
 
 def _percent(share: float) -> str:
@@ -165,37 +183,40 @@ class LAMP:
     Parameters
     ----------
     rule : str
-        One of :data:`RULES`.  ``"normwise"``, the authors' rule: in each row, take probabilities in
-        descending order while the sum of those taken before plus twice the row's smallest is below
-        ``2 - tau``.  It may take one component more than the fewest.  ``"random"``: the control, as
-        many in each row as the normwise rule would take, or a budget, drawn among all of the row.
+        One of :data:`RULES`.  ``"normwise"`` is the authors' rule: in each row, pick probabilities
+        in descending order while the sum of those picked before plus twice the row's smallest is
+        below ``2 - tau``.  It may pick one component more than the fewest.  ``"random"`` is the
+        control: as many components as the normwise rule would pick in a row, or a budget, drawn at
+        random.
     tau : float, optional
-        For rules with scores the threshold, which all rows share: scores above it are taken.  For
-        the others the condition number that is allowed, for normwise and random in (1, 2].  The
-        smaller, the more is recomputed.
+        For rules with scores, a threshold for all rows: scores above it are picked.  For the other
+        rules, the largest allowed condition number, for normwise and random in (1, 2].  The smaller
+        tau, the more is recomputed.
     budget : float, optional
-        Instead of `tau`: the share of the components to recompute, rounded down.
+        Instead of `tau`: the share of components to recompute; their number is rounded down.
     weights : str
-        One of :data:`WEIGHTS`, for rules that take any: what errors are proportional to.
+        One of :data:`WEIGHTS`, for rules that take weights: what errors are proportional to.
     seed : int
-        For random.
+        The seed of rule random.
     scope : {"all", "row"}
         Whether a budget is a share of all components of a layer or of each row.
-    exact_columns : int
-        How many leading columns are recomputed whatever the rule, as attention sinks may be.  They
-        come first in a budget; rules without scores take them in addition to theirs.
+    leading_columns : int
+        The number of leading columns that are recomputed whatever the rule, for attention sinks.
+        They count first towards a budget; rules without scores pick them in addition.
     on : {"softmax", "norm", "activation", "logits"}
-        The place whose arguments are recomputed; left out, the one that the rule is for.
+        The place whose arguments are recomputed, by default the rule's own.
 
     Raises
     ------
     ValueError
         If a field is out of range or does not belong to the rule.
+    TypeError
+        If `tau` or `budget` is no number, or `seed` or `leading_columns` no integer.
 
     Examples
     --------
-    Settings can be written down as ``PLACE:RULE:AMOUNT``, where an amount in percent is a budget
-    and any other is tau, and more fields by name; ``tv`` is total_variation for short:
+    Settings have the text form ``PLACE:RULE:AMOUNT``, where an amount in percent is a budget and
+    any other is tau.  Further fields follow by name.  ``tv`` is short for total_variation:
 
     >>> import lamp
     >>> settings = lamp.LAMP.parse("softmax:tv:1%:weights=abs")
@@ -211,7 +232,7 @@ class LAMP:
     weights: str = "one"
     seed: int = 0
     scope: str = "all"
-    exact_columns: int = 0
+    leading_columns: int = 0
     on: str = ""
 
     def __post_init__(self) -> None:
@@ -225,14 +246,18 @@ class LAMP:
             raise ValueError(
                 f"rule {self.rule!r} takes either tau or a budget, not {self.tau} and {self.budget}"
             )
+        for name in ("tau", "budget"):
+            _convert(self, name, Real, float)
+        for name in ("seed", "leading_columns"):
+            _convert(self, name, Integral, int)
         if self.tau is not None:
             RULES[self.rule].check_tau(self.tau)
         if self.budget is not None and not 0 <= self.budget <= 1:
-            raise ValueError(f"budget must be a share in [0, 1], not {self.budget}")
+            raise ValueError(f"budget must be a share in [0, 1], not {self.budget!r}")
         if self.weights != "one" and not RULES[self.rule].power:
             raise ValueError(f"rule {self.rule!r} takes no weights")
-        if not isinstance(self.exact_columns, int) or self.exact_columns < 0:
-            raise ValueError(f"exact_columns must be at least 0, not {self.exact_columns!r}")
+        if self.leading_columns < 0:
+            raise ValueError(f"leading_columns must be at least 0, not {self.leading_columns!r}")
         places = RULES[self.rule].places(tau=self.tau is not None)
         if not self.on:
             object.__setattr__(self, "on", places[0])
@@ -244,7 +269,7 @@ class LAMP:
 
     @classmethod
     def parse(cls, text: str) -> LAMP:
-        """The settings that a text says: ``PLACE:RULE:AMOUNT[:FIELD=VALUE...]``.
+        """Read settings from their text form ``PLACE:RULE:AMOUNT[:FIELD=VALUE...]``.
 
         Parameters
         ----------
@@ -257,7 +282,7 @@ class LAMP:
         Raises
         ------
         ValueError
-            If the text is not of that form, or says something impossible.
+            If the text does not have that form, or a field is out of range.
         """
         place, *parts = text.split(":")
         if place not in PLACES:
@@ -286,15 +311,15 @@ class LAMP:
 
     @property
     def needs_all_rows(self) -> bool:
-        """Whether the selection in a row depends on the other rows."""
+        """Whether what is picked in a row depends on the other rows."""
         return self.budget is not None and self.scope == "all"
 
     @property
     def is_causal(self) -> bool:
-        """Whether the selection in a causal row is the same whatever rows come after it.
+        """Whether what is picked in a causal row does not depend on the rows after it.
 
-        It is not at random, as draws go by the number of the row, nor for the normwise rule with a
-        tau: a row shorter than the array has zeros behind it, which are its smallest.
+        It does at random, as draws are keyed by the number of the row, and for the normwise rule
+        with a tau: a row shorter than the array ends in zeros, which are its smallest.
         """
         if self.needs_all_rows or self.rule == "random":
             return False

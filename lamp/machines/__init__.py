@@ -1,9 +1,11 @@
-"""Machines: the arithmetic of every step of a model, as data, by name and in TOML files."""
+"""Machines: the arithmetic of every step of a model as data, by name, in TOML files, compared."""
 
 from lamp.machines import files
+from lamp.machines.descriptions import summary
 from lamp.machines.differences import Difference, differences
-from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum
-from lamp.machines.named import HardwareLike, hardware, names, summary
+from lamp.machines.files import HardwareLike, hardware
+from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum, digest
+from lamp.machines.presets import names
 from lamp.machines.products import Operand
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "Product",
     "Sum",
     "differences",
+    "digest",
     "files",
     "hardware",
     "names",

@@ -1,6 +1,6 @@
-"""Machines in TOML files.
+"""Machines in TOML files, and machines by name.
 
-A file has a table for each step that is not as in its preset (fp32 if it names none)::
+A file has a table for each step that is not as in its preset, which is fp32 by default::
 
     name = "narrow scores on Hopper"
     preset = "hopper-fp8"
@@ -14,28 +14,35 @@ A file has a table for each step that is not as in its preset (fp32 if it names 
     operands = "float8_e5m2"
     rounding = {mode = "rne", overflow = "saturate"}
 
-The tables ``[products]``, ``[functions]`` and ``[sums]`` are for all steps of a kind but
-``recomputed``; those of single steps come after them.  A table changes the fields that it names.
+The tables ``[products]``, ``[functions]`` and ``[sums]`` apply to all steps of a kind except
+``recomputed``, and before the tables of single steps.  A table changes the fields that it names.  A
+machine without a name is called after its preset and its :func:`lamp.machines.digest`.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import tomli_w
+
 import fpemu
 from fpemu import Accumulator, Format, Rounding, accumulators, devices
 from fpemu.accumulators import ScaledCore
-from fpemu.scaling import BlockFormat
-from lamp._files import Document
-from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum
+from fpemu.scaling import FORMATS, BlockFormat
+from lamp._files import Document, writing
+from lamp.machines.descriptions import unit_names
+from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum, digest
+from lamp.machines.presets import preset
 
-__all__ = ["dumps", "load", "loads", "save", "unit_names"]
+__all__ = ["HardwareLike", "dumps", "hardware", "load", "loads", "save"]
+
+HardwareLike = Hardware | str | os.PathLike[str]
 
 _GROUPS: Final = {"products": Product, "functions": Function, "sums": Sum}
 _KINDS: Final = {
@@ -51,15 +58,68 @@ _KINDS: Final = {
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
 
+# --- by name --------------------------------------------------------------------------------------
+
+
+def hardware(spec: HardwareLike) -> Hardware:
+    """The machine with a name, or the machine in a file.
+
+    Parameters
+    ----------
+    spec : Hardware, str or path-like
+        A Hardware (returned as it is), or a name:
+
+        - ``"fp64"``, ``"fp32"``: all steps in that format, with sequential sums.
+        - ``"bf16"``, ``"fp16"``: every number between two steps in that format, sums in float32.
+        - ``"ps{mu}"``: float32, but every product is summed with mu stored significand bits
+          (0..23), the PS(mu) of the LAMP paper; ``"scores-ps{mu}"``: the scores alone, as there.
+        - ``"fp8-e4m3"``, ``"mxfp8"``, ``"nvfp4"``: operands of the weights' products in 8 or 4
+          bits, everything else in bfloat16, sums in float32.
+        - a GPU, such as ``"hopper"`` or ``"hopper-fp8"``: products on its matrix units, see
+          :func:`lamp.machines.names`.
+        - a file that ends in ``.toml``, see :mod:`lamp.machines.files`.
+
+    Returns
+    -------
+    Hardware
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown; the message lists similar ones.  If a file describes no possible
+        machine; the message names the line.
+    FileNotFoundError
+        If there is no such file.
+    TypeError
+        If `spec` is none of these.
+
+    Examples
+    --------
+    >>> import lamp
+    >>> str(lamp.hardware("scores-ps4").scores.accumulator)
+    'sequential(e8m4, rne)'
+    >>> lamp.hardware("hopper-fp8").mlp_up.operands.name
+    'float8_e4m3fn'
+    """
+    if isinstance(spec, Hardware):
+        return spec
+    if isinstance(spec, os.PathLike) or (isinstance(spec, str) and spec.endswith(".toml")):
+        return load(spec)
+    if not isinstance(spec, str):
+        raise TypeError(f"hardware must be a Hardware or a name, not {type(spec).__name__}")
+    return preset(spec)
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 
 def load(path: str | os.PathLike[str]) -> Hardware:
-    """The machine in a file.
+    """Read a machine from a TOML file.
 
     Parameters
     ----------
     path : str or path-like
+        The file.
 
     Returns
     -------
@@ -70,20 +130,20 @@ def load(path: str | os.PathLike[str]) -> Hardware:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not TOML or says something impossible; the message names the line.
+        If the file is not TOML or describes no possible machine; the message names the line.
     """
     return _Reader(Document.read(path, "hardware")).machine()
 
 
 def loads(text: str, source: str = "<string>") -> Hardware:
-    r"""The machine in a text.
+    r"""Read a machine from a string.
 
     Parameters
     ----------
     text : str
         TOML, as this module describes it.
     source : str
-        What messages call it.
+        What error messages call the text.
 
     Returns
     -------
@@ -96,8 +156,8 @@ def loads(text: str, source: str = "<string>") -> Hardware:
 
     Examples
     --------
-    >>> from lamp import machine_files
-    >>> machine = machine_files.loads('preset = "hopper"\n[scores]\naccumulator = "e8m4"')
+    >>> from lamp.machines import files
+    >>> machine = files.loads('preset = "hopper"\n[scores]\naccumulator = "e8m4"')
     >>> print(machine.scores.accumulator, machine.scores.output, machine.qkv.output)
     sequential(e8m4, rne) bfloat16 bfloat16
     """
@@ -105,66 +165,77 @@ def loads(text: str, source: str = "<string>") -> Hardware:
 
 
 class _Reader:
-    """Turns a document into a machine."""
+    """Builds the machine that a document describes."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
 
     def machine(self) -> Hardware:
-        """The machine in the document."""
-        document = self._document.values
-        known = ["name", "preset", "weights", *_GROUPS, *STEPS]
-        self._document.check_names(document, known, "")
-        base = self._base(document.get("preset", "fp32"))
-        changed: dict[str, Any] = {"name": str(document.get("name", base.name))}
-        if "weights" in document:
-            changed["weights"] = self._format(document["weights"], "weights")
-        for name, kind in STEPS.items():
-            step = getattr(base, name)
-            groups = [group for group, of in _GROUPS.items() if of is kind]
-            for table in (*(groups if name != "recomputed" else ()), name):
-                if table in document:
-                    step = self._step(step, kind, document[table], table)
-            changed[name] = step
+        values = self._document.values
+        self._document.check_names(values, ["name", "preset", "weights", *_GROUPS, *STEPS], "")
+        base = self._base(values.get("preset", "fp32"))
+        changed = {name: self._changed(getattr(base, name), name) for name in STEPS}
+        if "weights" in values:
+            changed["weights"] = self._format(values["weights"], "weights")
         try:
-            return replace(base, **changed)
+            machine = replace(base, **changed)
         except (ValueError, TypeError) as error:
-            raise self._document.error(error, str(error).split()[0]) from error
+            # Hardware's messages begin with the step.
+            raise self._document.error(error, str(error).split()[0].rstrip(":")) from error
+        return replace(machine, name=self._name(machine, base))
+
+    def _name(self, machine: Hardware, base: Hardware) -> str:
+        """The given name, or one that no other machine has."""
+        if "name" in self._document.values:
+            return str(self._document.values["name"])
+        own = digest(machine)
+        return base.name if own == digest(base) else f"{base.name}-{own[:8]}"
 
     def _base(self, name: Any) -> Hardware:
-        from lamp.machines.named import hardware
-
         try:
             return hardware(name)
         except (ValueError, TypeError, OSError) as error:
             raise self._document.error(error, "", "preset") from error
 
+    def _changed(self, step: Any, name: str) -> Any:
+        """A step as the tables of its kind and its own table change it."""
+        kind = STEPS[name]
+        groups = [group for group, of in _GROUPS.items() if of is kind and name != "recomputed"]
+        for table in (*groups, name):
+            if table in self._document.values:
+                step = self._step(step, kind, self._document.values[table], table)
+        return step
+
     def _step(self, step: Any, kind: Any, table: Any, name: str) -> Any:
+        """A step as one table changes it."""
         if not isinstance(table, Mapping):
             table = {"accumulator" if kind is Product else "output": table}
-        names = [field.name for field in fields(kind)]
-        self._document.check_names(table, [*names, "unit"] if kind is Product else names, name)
+        values = self._fields(table, kind, name)
+        if "accumulator" in values and step.operands == step.accumulator.input_formats[0]:
+            values.setdefault("operands", None)  # those that the new accumulator takes
+        try:
+            return replace(step, **values)
+        except (ValueError, TypeError) as error:
+            keys = [key for key, given in table.items() if str(given) in str(error)]
+            message = f"[{name}]: {error}"
+            raise self._document.error(message, name, keys[0] if keys else "") from error
+
+    def _fields(self, table: Mapping[str, Any], kind: Any, name: str) -> dict[str, Any]:
+        """The fields of a step that a table gives."""
+        known = [field.name for field in fields(kind)]
+        self._document.check_names(table, [*known, "unit"] if kind is Product else known, name)
         if "unit" in table and "accumulator" in table:
-            raise self._document.error(
-                "a unit is an accumulator: give one of the two", name, "unit"
-            )
+            message = "a unit is an accumulator: give one of the two"
+            raise self._document.error(message, name, "unit")
         values = {}
         for key, given in table.items():
             try:
                 values["accumulator" if key == "unit" else key] = _field(key, given)
             except (ValueError, TypeError) as error:
                 raise self._document.error(f"{key} of [{name}]: {error}", name, key) from error
-        if "accumulator" in values and step.operands == step.accumulator.input_formats[0]:
-            values.setdefault("operands", None)  # what the new accumulator takes
-        try:
-            return replace(step, **values)
-        except (ValueError, TypeError) as error:
-            keys = [key for key, given in table.items() if str(given) in str(error)]
-            raise self._document.error(
-                f"[{name}]: {error}", name, keys[0] if keys else ""
-            ) from error
+        return values
 
-    def _format(self, given: Any, key: str) -> Format:
+    def _format(self, given: Any, key: str) -> Any:
         try:
             return _as_format(given)
         except (ValueError, TypeError) as error:
@@ -172,7 +243,7 @@ class _Reader:
 
 
 def _field(key: str, given: Any) -> Any:
-    """The value that a key of a step has in a file."""
+    """The value of a step's field, as a file gives it."""
     if key == "unit":
         return devices.get(given)
     if key == "accumulator":
@@ -203,7 +274,7 @@ def _accumulator(given: Any) -> Any:
 
 
 def _parameter(key: str, value: Any) -> Any:
-    """A parameter of an accumulator."""
+    """The value of an accumulator's parameter, as a file gives it."""
     if key in ("rounding", "convert"):
         return _rounding(value)
     if isinstance(value, list):
@@ -225,26 +296,36 @@ def _rounding(given: Any) -> Any:
     return given
 
 
-def _as_format(given: Any) -> Format:
-    return Format(**given) if isinstance(given, Mapping) else fpemu.format(given)
+def _as_format(given: Any) -> Any:
+    """A named format, or a format or block format by its facts."""
+    if not isinstance(given, Mapping):
+        return fpemu.format(given)
+    if "element" not in given:
+        return Format(**given)
+    held = {key: _as_format(given[key]) for key in ("element", "scale") if key in given}
+    return BlockFormat(**{**given, **held})
 
 
 # --- writing --------------------------------------------------------------------------------------
 
 
 def save(machine: Hardware, path: str | os.PathLike[str]) -> None:
-    """Write a machine to a file, every step in full; whole or not at all.
+    """Write a machine to a TOML file, every step in full; whole or not at all.
 
     Parameters
     ----------
     machine : Hardware
     path : str or path-like
-        The file; its folder must exist.
+        The file, which is replaced if it exists; its folder must exist.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    IsADirectoryError
+        If `path` is a folder.
     """
-    file = Path(path)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(dumps(machine), encoding="utf-8")
-    os.replace(partial, file)
+    writing.write(Path(path), dumps(machine).encode())
 
 
 def dumps(machine: Hardware) -> str:
@@ -257,81 +338,70 @@ def dumps(machine: Hardware) -> str:
     Returns
     -------
     str
-        What :func:`loads` makes an equal machine of.
+        :func:`loads` makes an equal machine of it.
+
+    Raises
+    ------
+    TypeError
+        If an accumulator is of a class that files do not know.
     """
-    lines = [f"name = {_text(machine.name)}", f"weights = {_value(machine.weights)}"]
-    for name in STEPS:
-        step = getattr(machine, name)
-        lines += ["", f"[{name}]"]
-        for field in fields(step):
-            value = getattr(step, field.name)
-            if value is None or (field.name in ("scale", "block") and value == field.default):
-                continue
-            units = unit_names(value) if field.name == "accumulator" else []
-            key = "unit" if units else field.name
-            lines.append(f"{key} = {_text(units[0]) if units else _value(value)}")
-    return "\n".join(lines) + "\n"
+    steps = {name: _written_step(getattr(machine, name)) for name in STEPS}
+    return tomli_w.dumps({"name": machine.name, "weights": _written(machine.weights), **steps})
 
 
-def unit_names(accumulator: Any) -> list[str]:
-    """The names of a unit in :mod:`fpemu.devices`; none of a plain sum, term after term."""
-    if isinstance(accumulator, accumulators.Sequential):
-        return []
-    return [device.name for device in devices.entries() if device.accumulator == accumulator]
+def _written_step(step: Any) -> dict[str, Any]:
+    held = {field.name: getattr(step, field.name) for field in fields(step)}
+    for name in ("scale", "block"):  # of interest to few steps
+        if name in held and held[name] == getattr(Product, name):
+            del held[name]
+    if names := unit_names(held.get("accumulator")):
+        held = {"unit": names[0], **held}
+        del held["accumulator"]
+    return _table(held)
 
 
-def _text(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+def _table(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _written(value) for key, value in values.items() if value is not None}
 
 
-def _value(value: Any) -> str:
-    """A value as TOML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return repr(value) if math.isfinite(value) else str(value)
-    if isinstance(value, str):
-        return _text(value)
+def _written(value: Any) -> Any:
+    """A value as what TOML has: numbers, text, lists and tables."""
     if isinstance(value, tuple):
-        return f"[{', '.join(_value(each) for each in value)}]"
-    if isinstance(value, BlockFormat):
-        return _text(value.name)
-    if isinstance(value, Format):
-        return _text(value.name) if _is_named(value) else _table(_format_fields(value))
+        return [_written(each) for each in value]
+    if isinstance(value, (Format, BlockFormat)):
+        return value.name if _is_named(value) else _table(_fields_of(value))
     if isinstance(value, Rounding):
-        return _rounding_value(value)
-    return _accumulator_value(value)
+        return value.mode if value == Rounding(value.mode) else _table(_fields_of(value))
+    if isinstance(value, (Accumulator, ScaledCore)):
+        return _written_accumulator(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _is_named(format: Format) -> bool:
+def _is_named(format: Format | BlockFormat) -> bool:
     try:
-        return fpemu.format(format.name) == format
+        named: Any = FORMATS.get(format.name) or fpemu.format(format.name)
     except ValueError:
         return False
+    return bool(named == format)
 
 
-def _format_fields(format: Format) -> dict[str, Any]:
-    return {field.name: getattr(format, field.name) for field in fields(format)}
+def _fields_of(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
-def _rounding_value(rounding: Rounding) -> str:
-    # Units alone have the overflow "infinity", of which their mode says enough.
-    if rounding in (Rounding(rounding.mode), Rounding(rounding.mode, "infinity")):
-        return _text(rounding.mode)
-    return _table({field.name: getattr(rounding, field.name) for field in fields(rounding)})
-
-
-def _accumulator_value(accumulator: Accumulator | ScaledCore) -> str:
+def _written_accumulator(accumulator: Accumulator | ScaledCore) -> Any:
     if accumulator == accumulators.Sequential(accumulator.format) and _is_named(accumulator.format):
-        return _text(accumulator.format.name)
+        return accumulator.format.name
     if names := unit_names(accumulator):
-        return _table({"unit": names[0]})
-    parameters = inspect.signature(type(accumulator)).parameters
-    values = {name: getattr(accumulator, name) for name in parameters}
-    return _table({"kind": _NAMES[type(accumulator)], **values})
+        return {"unit": names[0]}
+    kind = type(accumulator)
+    if kind not in _NAMES:
+        raise TypeError(f"{accumulator} has no TOML form: expected one of {', '.join(_KINDS)}")
+    values = {name: getattr(accumulator, name) for name in inspect.signature(kind).parameters}
+    if kind is accumulators.TensorCore:  # whose overflow is fixed, so that it takes a mode alone
+        values["rounding"] = values["rounding"].mode
+    return _table({"kind": _NAMES[kind], **values})
 
 
-def _table(values: Mapping[str, Any]) -> str:
-    pairs = (f"{key} = {_value(value)}" for key, value in values.items() if value is not None)
-    return "{" + ", ".join(pairs) + "}"
+Hardware.load = staticmethod(load)
+Hardware.save = save

@@ -1,62 +1,84 @@
-"""The simulated machine: how each step of a model computes, as data.
+"""A simulated machine as data: the arithmetic of every step of a model.
 
-A step is a matrix product, a function or a sum.  Between two steps stand members of the first one's
-output format, held in the machine's carrier.
+A step is a matrix product, a function or a sum.  Its result is rounded into the step's output
+format; the next step reads it from an array in the machine's carrier.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import operator
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 import fpemu
 from fpemu import Accumulator, Format, Pairwise, Sequential
 from fpemu.accumulators import ScaledCore
-from fpemu.formats import FormatLike
 from fpemu.rounding import as_rounding
 from fpemu.scaling import BlockFormat, block_format
 
-__all__ = ["SCALINGS", "Function", "Hardware", "Product", "Sum"]
+__all__ = ["OVERFLOWS", "SCALINGS", "STEPS", "Function", "Hardware", "Product", "Sum", "digest"]
 
 SCALINGS: Final = ("none", "tensor", "row", "block")
-"""What the scales of operands belong to, see :class:`Product`."""
+"""What shares a scale of the operands, see :class:`Product`."""
+
+OVERFLOWS: Final = {"ieee": "", "saturate": ", saturated", "infinity": ", overflow to infinity"}
+"""How a rounding treats overflow, in words that follow its mode."""
 
 
-def _format(spec: FormatLike) -> Format:
-    return fpemu.format(spec)
+# --- checks of fields -----------------------------------------------------------------------------
 
 
-def _operands(spec: Any, accumulator: Any) -> Format | BlockFormat | None:
-    """The operands' format: given, or what the accumulator takes."""
+def _set(instance: Any, name: str, value: Any) -> None:
+    """Set a field of a frozen dataclass in its ``__post_init__``."""
+    object.__setattr__(instance, name, value)
+
+
+def _checked_accumulator(spec: Any) -> Accumulator | ScaledCore:
+    accumulator = Sequential(spec) if isinstance(spec, (str, Format)) else spec
+    if not isinstance(accumulator, (Accumulator, ScaledCore)):
+        raise TypeError(f"accumulator must be an accumulator or a format, not {spec!r}")
+    return accumulator
+
+
+def _checked_operands(spec: Any, accumulator: Any) -> Format | BlockFormat | None:
+    """The format of the operands: the given one, or what the accumulator takes."""
     taken, other = accumulator.input_formats
     if taken != other:
         raise ValueError(f"{accumulator} takes operands in different formats, which no step has")
-    scaled = isinstance(accumulator, ScaledCore)
-    if spec is None and not scaled:
+    if isinstance(accumulator, ScaledCore):
+        return _scaled_operands(spec, accumulator)
+    operands = _operands_of(spec)
+    if operands is None:
         return taken  # type: ignore[no-any-return]
-    operands: Any = spec
-    if not isinstance(spec, BlockFormat):
-        operands = block_format(spec) if spec in fpemu.scaling.FORMATS else spec
+    if taken is None or (isinstance(operands, Format) and _holds(taken, operands)):
+        return operands
+    raise ValueError(f"{accumulator} takes {taken}, not {operands}")
+
+
+def _scaled_operands(spec: Any, unit: ScaledCore) -> BlockFormat:
+    operands = _operands_of(spec)
     if isinstance(operands, BlockFormat):
         held = operands.element, operands.scale, operands.block
-        if scaled and held == (taken, accumulator.scale, accumulator.scale_block):
+        if held == (unit.input_formats[0], unit.scale, unit.scale_block):
             return operands
-        if not scaled and taken is None:
-            return operands
-    elif operands is not None and not scaled:
-        operands = _format(operands)
-        if taken is None or _holds(taken, operands):
-            return operands  # type: ignore[no-any-return]
-    kind = f"blocks of {accumulator.scale_block} " if scaled else ""
-    raise ValueError(f"{accumulator} takes {kind}{taken}, not {operands}")
+    kind = f"blocks of {unit.scale_block} {unit.input_formats[0]}"
+    raise ValueError(f"{unit} takes {kind}, not {operands}")
+
+
+def _operands_of(spec: Any) -> Format | BlockFormat | None:
+    if spec is None or isinstance(spec, BlockFormat):
+        return spec
+    return block_format(spec) if spec in fpemu.scaling.FORMATS else fpemu.format(spec)
 
 
 def _holds(outer: Format, inner: Format) -> bool:
-    """Whether every finite member of a format is one of another."""
+    """Whether every finite member of `inner` is a member of `outer`."""
     return (
         inner.precision <= outer.precision
         and inner.max_finite <= outer.max_finite
@@ -64,23 +86,36 @@ def _holds(outer: Format, inner: Format) -> bool:
     )
 
 
-def _set(instance: Any, name: str, value: Any) -> None:
-    object.__setattr__(instance, name, value)
+def _checked_scale(scale: Any) -> float:
+    try:
+        if 0 < scale < np.inf and float(np.float32(scale)) == scale:
+            return float(scale)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"scale must be a positive float32 number, not {scale!r}")
+
+
+def _checked_block(block: Any) -> int:
+    if isinstance(block, (int, np.integer)) and not isinstance(block, bool) and block >= 1:
+        return int(block)
+    raise ValueError(f"block must be a positive integer, not {block!r}")
+
+
+# --- steps ----------------------------------------------------------------------------------------
 
 
 def _result(step: Any) -> str:
-    """What becomes of a step's result, in words."""
+    """How a step rounds its result, in words."""
     rounding = step.rounding
-    saturated = ", saturated" if rounding.overflow == "saturate" else ""
-    return f" -> {step.output} ({rounding.mode}{saturated})"
+    return f" -> {step.output} ({rounding.mode}{OVERFLOWS[rounding.overflow]})"
 
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product: operands rounded, inner products summed, the result rounded.
+    """A matrix product: operands are rounded, inner products summed, the result rounded.
 
-    A bias is added to the sums, and the exact result of that addition rounded once into `output`.
-    Scores are divided by the square root of the head dimension instead, likewise.
+    A bias is added to the sums, and the exact result of that addition is rounded once into
+    `output`.  Scores are divided by the square root of the head dimension instead, likewise.
 
     Parameters
     ----------
@@ -88,28 +123,32 @@ class Product:
         How inner products are summed, such as a unit of :mod:`fpemu.devices`.  A format or its name
         stands for ``Sequential(format)``.
     operands : Format, BlockFormat or str, optional
-        What both operands are rounded into; left out, what the accumulator takes, or nothing.
+        The format that both operands are rounded into.  By default that of the accumulator's
+        inputs; if it takes any number, operands are not rounded.
     output : Format or str, optional
-        The format of the result; left out, that of the accumulator.
+        The format of the result, by default that of the accumulator.
     rounding : Rounding or str
         How operands and result are rounded.
     scaling : {"none", "tensor", "row", "block"}
-        Operands are divided by scales before they are rounded, sums multiplied by them in float32.
-        ``"tensor"``: one scale for a weight, `scale` for an activation.  ``"row"``: a scale for
-        each row of the left and each column of the right operand.  ``"block"``: one for each
-        `block` terms of those, whose sums are scaled and added in float32.  Scales take the largest
-        magnitude to the largest number of the operands' format and are rounded into float32, up.
+        Operands are divided by scales before they are rounded, and sums are multiplied by these
+        scales in float32.  ``"tensor"``: one scale per weight matrix, and `scale` for activations.
+        ``"row"``: one scale per row of the left operand and per column of the right one.
+        ``"block"``: one scale per `block` terms of those; the sums of the blocks are scaled and
+        added in float32.  A scale takes the largest magnitude to the largest number of the
+        operands' format and is rounded up into float32.
     scale : float
-        The scale of activations under ``"tensor"`` and the scale of the whole array for a block
-        format that has one.  It is fixed, as one found from the numbers would make a token depend
-        on later ones.
+        The scale of activations under ``"tensor"``, and the scale of the whole array in a block
+        format that has one.  It is fixed: a scale computed from the numbers would make a token
+        depend on later ones.
     block : int
-        How many terms have a scale under ``"block"``.
+        The number of terms that share a scale under ``"block"``.
 
     Raises
     ------
     ValueError
-        If a field is out of range or does not go with the others.
+        If a field is out of range or contradicts another.
+    TypeError
+        If `accumulator` is neither an accumulator nor a format.
     """
 
     accumulator: Any = "float32"
@@ -121,26 +160,20 @@ class Product:
     block: int = 128
 
     def __post_init__(self) -> None:
-        accumulator = self.accumulator
-        if isinstance(accumulator, (str, Format)):
-            accumulator = Sequential(accumulator)
-        if not isinstance(accumulator, (Accumulator, ScaledCore)):
-            raise TypeError(f"accumulator must be an accumulator or a format, not {accumulator!r}")
+        accumulator = _checked_accumulator(self.accumulator)
+        output = accumulator.format if self.output is None else self.output
         _set(self, "accumulator", accumulator)
         _set(self, "rounding", as_rounding(self.rounding))
-        _set(self, "operands", _operands(self.operands, accumulator))
-        output = accumulator.format if self.output is None else self.output
-        _set(self, "output", _format(output))
+        _set(self, "operands", _checked_operands(self.operands, accumulator))
+        _set(self, "output", fpemu.format(output))
         if self.scaling not in SCALINGS:
             raise ValueError(f"unknown scaling {self.scaling!r}: expected {', '.join(SCALINGS)}")
         if self.scaling != "none" and not isinstance(self.operands, Format):
             raise ValueError(
                 f"scaling {self.scaling!r} needs a format of the operands, not {self.operands}"
             )
-        if not 0 < self.scale < np.inf or float(np.float32(self.scale)) != self.scale:
-            raise ValueError(f"scale must be a positive float32 number, not {self.scale}")
-        if not isinstance(self.block, int) or self.block < 1:
-            raise ValueError(f"block must be a positive integer, not {self.block!r}")
+        _set(self, "scale", _checked_scale(self.scale))
+        _set(self, "block", _checked_block(self.block))
 
     def __str__(self) -> str:
         parts = [str(self.accumulator)]
@@ -150,7 +183,7 @@ class Product:
 
     @property
     def scales(self) -> str:
-        """What is divided out of the operands, in words."""
+        """The scales of the operands, in words."""
         words = {
             "none": "",
             "tensor": f" over {self.scale:g}",
@@ -168,7 +201,7 @@ class Product:
 
     @property
     def is_causal(self) -> bool:
-        """Whether more terms of zero at the end of a sum change nothing."""
+        """Whether zeros appended to a sum never change its result."""
         if isinstance(self.accumulator, ScaledCore):
             return True
         return not any(
@@ -176,7 +209,7 @@ class Product:
         )
 
     def derived(self, *labels: Any) -> Product:
-        """The product with seeds of its own."""
+        """The same product with seeds of its own, see :meth:`fpemu.Rounding.derived`."""
         accumulator = self.accumulator
         if isinstance(accumulator, Accumulator):
             accumulator = accumulator.derived(*labels)
@@ -192,11 +225,10 @@ class Function:
     output : Format or str
         The format of the result.
     rounding : Rounding or str
-        How it is rounded.
+        How the result is rounded.
     steps : Format or str, optional
-        The format that every inner step is rounded into, as in
-        :func:`fpemu.functions.softmax`; sums are formed in it, term after term.  Left out, all is
-        computed in float64 and rounded once.
+        The format that every inner step is rounded into, as in :func:`fpemu.functions.softmax`;
+        sums are sequential in it.  By default everything is computed in float64 and rounded once.
     """
 
     output: Any = "float32"
@@ -204,10 +236,10 @@ class Function:
     steps: Any = None
 
     def __post_init__(self) -> None:
-        _set(self, "output", _format(self.output))
+        _set(self, "output", fpemu.format(self.output))
         _set(self, "rounding", as_rounding(self.rounding))
         if self.steps is not None:
-            _set(self, "steps", _format(self.steps))
+            _set(self, "steps", fpemu.format(self.steps))
 
     def __str__(self) -> str:
         inner = "in float64" if self.steps is None else f"every step in {self.steps}"
@@ -219,7 +251,7 @@ class Function:
         return bool(self.rounding.is_stochastic)
 
     def derived(self, *labels: Any) -> Function:
-        """The function with a seed of its own."""
+        """The same function with a seed of its own, see :meth:`fpemu.Rounding.derived`."""
         return replace(self, rounding=self.rounding.derived(*labels))
 
 
@@ -232,14 +264,14 @@ class Sum:
     output : Format or str
         The format of the result.
     rounding : Rounding or str
-        How it is rounded.
+        How the result is rounded.
     """
 
     output: Any = "float32"
     rounding: Any = "rne"
 
     def __post_init__(self) -> None:
-        _set(self, "output", _format(self.output))
+        _set(self, "output", fpemu.format(self.output))
         _set(self, "rounding", as_rounding(self.rounding))
 
     def __str__(self) -> str:
@@ -251,60 +283,62 @@ class Sum:
         return bool(self.rounding.is_stochastic)
 
     def derived(self, *labels: Any) -> Sum:
-        """The sum with a seed of its own."""
+        """The same sum with a seed of its own, see :meth:`fpemu.Rounding.derived`."""
         return replace(self, rounding=self.rounding.derived(*labels))
 
 
 Step = Product | Function | Sum
 
 
+# --- machines -------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Hardware:
-    """The arithmetic of a machine that runs a model: one step after the other, as it comes.
+    """A machine that runs a language model: the arithmetic of every step.
 
-    Where a Product is expected, an accumulator or a format does; where a Function or a Sum is, the
-    format of its output.
+    Where a Product is expected, an accumulator or a format will do; where a Function or a Sum is
+    expected, the format of its output will.
 
     Parameters
     ----------
     name : str
         What the machine is called.
     weights : Format or str
-        The format the weights are stored in: what a checkpoint holds is rounded into it, to
-        nearest.
+        The format of stored weights.  The numbers of a checkpoint are rounded into it, to nearest.
     embedding : Sum
-        Token plus position.
+        Token embedding plus position embedding.
     norm : Function
-        Every LayerNorm.
+        Every LayerNorm or RMSNorm.
     qkv : Product
-        Queries, keys and values from the normalised stream.
+        Queries, keys and values from the normalized residual stream.
     scores : Product
-        Queries times keys, over the square root of the head dimension.
+        Queries times keys, divided by the square root of the head dimension.
     softmax : Function
         Probabilities from scores.
     values : Product
         Probabilities times values.
     attention_output : Product
-        What the heads give, back into the stream.
+        The outputs of all heads, projected into the residual stream.
     mlp_up : Product
-        Into the feed-forward layer.
+        The projection into the feed-forward layer.
     activation : Function
-        Its nonlinearity.
+        The nonlinearity of the feed-forward layer.
     mlp_down : Product
-        Back into the stream.
+        The projection of the feed-forward layer into the residual stream.
     residual : Sum
-        The stream plus what a layer adds.
+        The residual stream plus the output of a layer.
     lm_head : Product
         Logits.
     recomputed : Product
-        What replaces a product that look-ahead has recomputed.
+        How components that look-ahead selects are recomputed.
 
     Raises
     ------
     ValueError
-        If a step is not possible.
+        If a model cannot have such a step.
     TypeError
-        If a step is of another kind.
+        If a step is of another kind, or `name` is not a string.
 
     Examples
     --------
@@ -330,8 +364,14 @@ class Hardware:
     lm_head: Any = Product()
     recomputed: Any = Product()
 
+    # Set by lamp.machines.files, which builds on this module.
+    load: ClassVar[Callable[[str | os.PathLike[str]], Hardware]]
+    save: ClassVar[Callable[[Hardware, str | os.PathLike[str]], None]]
+
     def __post_init__(self) -> None:
-        _set(self, "weights", _format(self.weights))
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a string, not {self.name!r}")
+        _set(self, "weights", fpemu.format(self.weights))
         for name, kind in STEPS.items():
             step = getattr(self, name)
             if not isinstance(step, (Product, Function, Sum)):
@@ -342,63 +382,103 @@ class Hardware:
                 )
             _set(self, name, step)
         if self.activation.steps is not None:
-            raise ValueError("an activation has no inner steps to round")
+            raise ValueError("activation: an activation has no inner steps to round")
         if isinstance(self.values.operands, BlockFormat) or self.values.scaling in ("row", "block"):
             raise ValueError(
                 "values can have no scales by row or block: they lie along the tokens, and an "
                 "early token would depend on later ones"
             )
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Hardware:
-        """The machine in a TOML file, see :func:`lamp.machines.files.load`."""
-        from lamp.machines import files as machine_files
-
-        return machine_files.load(path)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the machine to a TOML file, see :func:`lamp.machines.files.save`."""
-        from lamp.machines import files as machine_files
-
-        machine_files.save(self, path)
-
     @property
     def carrier(self) -> np.dtype[Any]:
-        """float32 if it holds every number between two steps, else float64."""
-        formats = [self.weights, *(step.output for step in self._all().values())]
+        """The type of arrays between steps: float32 if it holds all their numbers, else float64."""
+        formats = [self.weights, *(step.output for step in self._steps().values())]
         return np.dtype(np.result_type(*(format.carrier for format in formats)))
 
     @property
     def scores_are_low(self) -> bool:
-        """Whether the scores are computed in anything else than the recomputed precision."""
+        """Whether `scores` differs from `recomputed`."""
         return bool(self.scores != self.recomputed)
 
     @property
     def is_causal(self) -> bool:
         """Whether a token's numbers can be computed before later tokens are known.
 
-        They cannot where random bits go by places in arrays that grow, nor where a tree of sums
-        takes its shape from their length.
+        They cannot if random bits are drawn by position in an array that grows, or if a sum is a
+        tree whose shape depends on the number of terms.
         """
-        stochastic = any(step.is_stochastic for step in self._all().values())
+        stochastic = any(step.is_stochastic for step in self._steps().values())
         return not stochastic and self.values.is_causal
 
     def derived(self, layer: int) -> Hardware:
-        """The machine with random bits of its own for a layer."""
-        if not any(step.is_stochastic for step in self._all().values()):
-            return self
-        own = {name: step.derived(name, layer) for name, step in self._all().items()}
-        return replace(self, **own)
+        """The machine with random bits of its own for a layer.
 
-    def _all(self) -> dict[str, Any]:
+        Parameters
+        ----------
+        layer : int
+
+        Returns
+        -------
+        Hardware
+            The same one if no step is stochastic.
+        """
+        steps = self._steps()
+        if not any(step.is_stochastic for step in steps.values()):
+            return self
+        number = operator.index(layer)
+        return replace(self, **{name: step.derived(name, number) for name, step in steps.items()})
+
+    def _steps(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in STEPS}
 
 
-def _steps() -> Iterator[tuple[str, Any]]:
+def _kinds_of_steps() -> Iterator[tuple[str, Any]]:
     for field in fields(Hardware):
         if isinstance(field.default, (Product, Function, Sum)):
             yield field.name, type(field.default)
 
 
-STEPS: Final[dict[str, Any]] = dict(_steps())
-"""The steps of a machine and of what kind they are."""
+STEPS: Final[dict[str, Any]] = dict(_kinds_of_steps())
+"""The kind of every step of a machine, by name."""
+
+
+# --- what tells machines apart --------------------------------------------------------------------
+
+
+def digest(machine: Hardware) -> str:
+    """The SHA-256 of everything in a machine but its name.
+
+    Parameters
+    ----------
+    machine : Hardware
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits, equal for two machines if and only if they differ in nothing but
+        their names.
+
+    Examples
+    --------
+    >>> import lamp
+    >>> from dataclasses import replace
+    >>> from lamp.machines import digest
+    >>> machine = lamp.hardware("hopper")
+    >>> digest(machine) == digest(replace(machine, name="mine"))
+    True
+    >>> digest(machine) == digest(replace(machine, norm="float16"))
+    False
+    """
+    text = json.dumps(_facts(replace(machine, name="")), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _facts(value: Any) -> Any:
+    """All that takes part in comparisons, as plain data; what is None is left out."""
+    if is_dataclass(value):
+        held = {each.name: getattr(value, each.name) for each in fields(value) if each.compare}
+        facts = {name: _facts(part) for name, part in held.items() if part is not None}
+        return {"kind": type(value).__name__, **facts}
+    if isinstance(value, tuple):
+        return [_facts(each) for each in value]
+    return int(value) if isinstance(value, (bool, np.bool_, np.integer)) else value

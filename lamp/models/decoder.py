@@ -22,7 +22,7 @@ import fpemu
 from fpemu._kernels.launching import default_environment
 from lamp._kernels import activations, rows
 from lamp.bounds.compositions import LayerNorm, RMSNorm
-from lamp.lookahead import LAMP, LookAhead, Recomputation, error_weights, mixed
+from lamp.lookahead import LAMP, LookAhead, Recomputation, error_weights, replace_selected
 from lamp.machines import Function, Hardware, HardwareLike, Product, Sum, hardware
 from lamp.models import checkpoints
 from lamp.models.attention import attention, softmax
@@ -877,12 +877,12 @@ class _Work:
             operands = left_operand(h, step), matrix.operand(step, len(h))
             weights = error_weights(settings.weights, (h, matrix.weight), operands, step)
         stream = layer + _STREAMS[name] * _STREAM_STEP
-        mask = mixed(
+        mask = replace_selected(
             low,
             high,
             beyond,
             settings,
-            shares=shares,
+            probabilities=shares,
             sensitivity=sensitivity,
             weights=weights,
             stream=stream,

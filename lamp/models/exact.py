@@ -68,7 +68,7 @@ def _after(block: Block, shape: Shape, x: list[Row]) -> list[Row]:
     qkv = [_linear(_norm(row, block.norm_1, shape.epsilon), block.qkv) for row in x]
     heads = _attention(qkv, shape)
     x = [_plus(row, _linear(h, block.attention_output)) for row, h in zip(x, heads, strict=True)]
-    f = activations.activation(shape.activation).exact
+    f = activations.activation(shape.activation).value_mpmath
     result = []
     for row in x:
         h = _norm(row, block.norm_2, shape.epsilon)

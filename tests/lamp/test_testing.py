@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import fpemu
 from lamp import bounds, testing
+from lamp._kernels.rows import outward
 from lamp.bounds.compositions import Composition, Softmax
 
 
@@ -24,7 +25,7 @@ class Doubled(Composition):
     def value(self, y):
         return 2 * np.asarray(y, float)
 
-    def exact(self, y):
+    def value_mpmath(self, y):
         return [2 * x for x in y]
 
     def jacobian_product(self, y, direction):
@@ -80,7 +81,7 @@ def test_ratios_are_never_rounded_across_one():
         return testing.tightness(found, exact)[0, 0]
 
     limit = float(2.0**-30)
-    grown = bounds.outward(np.array(limit), 4)  # a bound is rounded up once more
+    grown = outward(np.array(limit), 4)  # a bound is rounded up once more
     assert ratio(1.0 + 2.0**-30, limit) < 1
     assert ratio(1.0 + 2 * float(grown), limit) > 1
     assert ratio(1.0, 0.0) == 0
@@ -94,7 +95,7 @@ def test_exact_products_are_rational():
     expected = Fraction(0.1) * Fraction(0.3) + Fraction(0.2) * Fraction(0.7) + 1
     assert row == [expected]
     with mpmath.workdps(30):
-        (values,) = testing.exact_values(Softmax(), [[Fraction(0), Fraction(1, 3)]])
+        (values,) = testing.reference_values(Softmax(), [[Fraction(0), Fraction(1, 3)]])
         assert abs(values[1] - 1 / (1 + mpmath.exp(-mpmath.mpf(1) / 3))) < 1e-25
 
 
@@ -130,3 +131,15 @@ def test_accumulators_round_as_they_are_asked_to(plain, stochastic):
 
     assert not plain.rounding.is_stochastic
     assert is_stochastic(stochastic)
+
+
+@settings(max_examples=5)
+@given(
+    testing.vectors(np.int64(4)),
+    testing.cancelling_vectors(np.int32(6)),
+    testing.peaked_logits(np.uint8(3)),
+)
+def test_numpy_integers_are_lengths(vector, pair, logits):
+    assert len(vector) == 4
+    assert [len(each) for each in pair] == [6, 6]
+    assert len(logits) == 3

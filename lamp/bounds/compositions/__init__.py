@@ -1,7 +1,8 @@
-"""The functions f of f(g(x)): value, Jacobian, condition and what errors of their arguments do.
+"""The functions f of f(g(x)): values, Jacobians, condition numbers and error bounds.
 
-A :class:`Composition` takes rows, the last axis of an array; other axes are a batch.  Jacobians act
-on vectors, and are formed as matrices only when asked for.  Everything is computed in float64.
+A :class:`Composition` takes rows along the last axis of an array; the other axes are a batch.
+Jacobians act on vectors and are formed as matrices on request alone.  Everything is computed in
+float64.
 
 References
 ----------

@@ -1,4 +1,4 @@
-"""What is to be known of a function f of rows, and the checks of its arguments."""
+"""Interface of a row-wise function, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = [
 
 
 class Composition(ABC):
-    """A function f of rows, with what is known of it.
+    """Interface of a row-wise function f: value, Jacobian, condition, enclosure.
 
-    To test bounds of a function of your own, derive from this class: `value`, `jacobian_product`,
-    `amplified`, `exact`, and `enclosure` if you have a rigorous bound.
+    To test bounds of your own function, derive from this class and define `name`, `value`,
+    `jacobian_product`, `amplified`, `value_mpmath`, and `enclosure` if you have a rigorous bound.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Composition(ABC):
         """
 
     def value_error(self, y: ArrayLike) -> Float64:
-        """A bound of ``|value(y) - f(y)|``, for the roundings in float64.
+        """A bound of ``|value(y) - f(y)|``, the error of float64.
 
         Parameters
         ----------
@@ -61,8 +61,8 @@ class Composition(ABC):
         return outward(value, rows.shape[-1]) - value
 
     @abstractmethod
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """The same of one row of mpmath numbers, in mpmath's precision: what tests compare with.
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """The value at one row of mpmath numbers in mpmath's precision, the reference of tests.
 
         Parameters
         ----------
@@ -75,11 +75,12 @@ class Composition(ABC):
 
     @abstractmethod
     def jacobian_product(self, y: ArrayLike, direction: ArrayLike) -> Float64:
-        """J(y) times a vector.
+        """The Jacobian at y times a vector.
 
         Parameters
         ----------
         y, direction : array_like, shape (..., n)
+            Rows, and a vector for each.
 
         Returns
         -------
@@ -87,7 +88,7 @@ class Composition(ABC):
         """
 
     def jacobian(self, y: ArrayLike) -> Float64:
-        """The matrix J(y) of one or more rows, column after column.
+        """The Jacobian at y as a matrix, computed column by column.
 
         Parameters
         ----------
@@ -105,13 +106,13 @@ class Composition(ABC):
 
     @abstractmethod
     def amplified(self, y: ArrayLike, errors: ArrayLike) -> Float64:
-        """``|J(y)| errors``: what errors of y do to f(y) to first order, at worst.
+        """``|J(y)| errors``: a bound of the error of f(y), to first order in the errors of y.
 
         Parameters
         ----------
         y : array_like, shape (..., n)
         errors : array_like, shape (..., n)
-            Bounds of the magnitudes of the errors of y.
+            Bounds of the absolute errors of y.
 
         Returns
         -------
@@ -119,9 +120,9 @@ class Composition(ABC):
         """
 
     def enclosure(self, y: ArrayLike, errors: ArrayLike) -> Float64:
-        """A bound of ``|f(y + d) - f(y)|`` for all d with ``|d| <= errors``, whatever their size.
+        """A bound of ``|f(y + d) - f(y)|`` for all d with ``|d| <= errors``, small or large.
 
-        No remainder is left out and all roundings are outward.
+        No remainder is neglected, and all roundings are outward.
 
         Parameters
         ----------
@@ -140,14 +141,15 @@ class Composition(ABC):
         raise NotImplementedError(f"no rigorous bound of {self.name} is known")
 
     def sensitivity(self, y: ArrayLike, norm: int = 1) -> Float64:
-        """The norms of the columns of J(y): what an error of each component does to f(y).
+        """The norms of the Jacobian's columns: how an error of each component changes f(y).
 
-        These are the weights by which to select components for recomputation.
+        They are the weights by which to select components for recomputation.
 
         Parameters
         ----------
         y : array_like, shape (..., n)
         norm : {1, 2}
+            Which norm.
 
         Returns
         -------
@@ -160,7 +162,7 @@ class Composition(ABC):
         return np.asarray(np.sqrt((columns * columns).sum(axis=-2)))
 
     def output_condition(self, y: ArrayLike) -> Float64:
-        """``sum_j |J_ij y_j| / |f_i|``: how relative errors of y are magnified in each output.
+        """``sum_j |J_ij y_j| / |f_i|``: how relative errors of y are magnified in each f_i.
 
         Parameters
         ----------
@@ -169,13 +171,13 @@ class Composition(ABC):
         Returns
         -------
         ndarray of float64, shape (..., m)
-            0 where nothing moves the output, infinity where a zero output can be moved.
+            0 where no error changes f_i, infinity where errors change an f_i that is 0.
         """
         rows = rows_of(y, "y")
         return ratio(self.amplified(rows, np.abs(rows)), np.abs(self.value(rows)))
 
     def input_condition(self, y: ArrayLike) -> Float64:
-        """``|y_j| ||J_:j|| / ||f||`` in the 2-norm: how a relative error of each y_j moves f.
+        """``|y_j| ||J_:j|| / ||f||`` in the 2-norm: how a relative error of each y_j changes f.
 
         Parameters
         ----------
@@ -194,7 +196,7 @@ class Composition(ABC):
 
 
 def ratio(numerator: Float64, denominator: Float64) -> Float64:
-    """Quotients of nonnegative numbers, 0/0 being 0."""
+    """Quotients of nonnegative numbers, with 0/0 = 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(numerator == 0, 0.0, numerator / denominator)
 
@@ -206,7 +208,7 @@ def check_norm(norm: int) -> None:
 
 
 def with_vector(y: ArrayLike, other: ArrayLike, name: str) -> tuple[Float64, Float64]:
-    """Rows and what belongs to them, of matching shapes."""
+    """Rows, and another array broadcast against them."""
     rows, values = rows_of(y, "y"), rows_of(other, name)
     if values.shape[-1] not in (1, rows.shape[-1]):
         raise ValueError(
@@ -216,10 +218,11 @@ def with_vector(y: ArrayLike, other: ArrayLike, name: str) -> tuple[Float64, Flo
 
 
 def with_errors(y: ArrayLike, errors: ArrayLike) -> tuple[Float64, Float64]:
-    """Rows and the bounds of their errors, none of which may be negative or NaN."""
+    """Rows and the bounds of their absolute errors."""
     rows, bounds = with_vector(y, errors, "errors")
     if not (bounds >= 0).all():
-        raise ValueError("errors must be bounds of magnitudes: one is negative or NaN")
+        wrong = bounds[~(bounds >= 0)].ravel()[0]
+        raise ValueError(f"errors must be bounds of magnitudes, but {wrong} is negative or NaN")
     return rows, bounds
 
 

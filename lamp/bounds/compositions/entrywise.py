@@ -1,4 +1,4 @@
-"""Functions that act entry by entry: activations, alone and times a matrix, and addition."""
+"""Elementwise functions: activations, alone and times a matrix, and addition."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ __all__ = ["Entrywise", "EntrywiseProduct", "Residual"]
 class Entrywise(Composition):
     """An activation of every component: gelu, gelu_new, silu, relu, sigmoid, tanh.
 
-    Between y - h and y + h the slope is at most ``|f'(y)| + M h`` and at most L, M and L being
-    bounds of ``|f''|`` and ``|f'|``: so f moves by no more than ``h min(L, |f'(y)| + M h / 2)``.
+    Let L and M be bounds of ``|f'|`` and ``|f''|``.  Between y - h and y + h the slope is at most
+    ``min(L, |f'(y)| + M h)``, so f changes by at most ``h min(L, |f'(y)| + M h / 2)``.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class Entrywise(Composition):
         return mapped(self.activation.value, rows_of(y, "y"))
 
     def slope(self, y: ArrayLike) -> Float64:
-        """The slopes f'(y), entry by entry.
+        """The slopes f'(y).
 
         Parameters
         ----------
@@ -55,9 +55,9 @@ class Entrywise(Composition):
         """
         return mapped(self.activation.slope, rows_of(y, "y"))
 
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """See :meth:`Composition.exact`."""
-        return [self.activation.exact(x) for x in y]
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.value_mpmath`."""
+        return [self.activation.value_mpmath(x) for x in y]
 
     def jacobian_product(self, y: ArrayLike, direction: ArrayLike) -> Float64:
         """See :meth:`Composition.jacobian_product`."""
@@ -70,7 +70,7 @@ class Entrywise(Composition):
         return np.abs(self.slope(rows)) * bounds
 
     def enclosure(self, y: ArrayLike, errors: ArrayLike) -> Float64:
-        """See :meth:`Composition.enclosure`.  That of relu is attained."""
+        """See :meth:`Composition.enclosure`.  For relu it is attained."""
         rows, bounds = with_errors(y, errors)
         with np.errstate(invalid="ignore", over="ignore"):
             if np.isinf(self.activation.curvature):  # relu: f(y + h) - f(y), f(y) - f(y - h)
@@ -90,7 +90,7 @@ class Entrywise(Composition):
 
 
 class EntrywiseProduct(Composition):
-    """``f(y) W``: an activation and the matrix that takes its values.
+    """``f(y) W``: an activation times a matrix.
 
     Parameters
     ----------
@@ -114,9 +114,9 @@ class EntrywiseProduct(Composition):
         magnitude = product(np.abs(self.first.value(y)), np.abs(self.matrix))
         return outward(magnitude, len(self.matrix)) - magnitude
 
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """See :meth:`Composition.exact`."""
-        values = self.first.exact(y)
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.value_mpmath`."""
+        values = self.first.value_mpmath(y)
         return [
             mpmath.fsum(x * mpmath.mpf(float(w)) for x, w in zip(values, column, strict=True))
             for column in self.matrix.T
@@ -161,10 +161,10 @@ class Residual(Composition):
         """See :meth:`Composition.value`."""
         return with_vector(y, self.stream, "stream")[1] + rows_of(y, "y")
 
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """See :meth:`Composition.exact`."""
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.value_mpmath`."""
         if self.stream.ndim != 1:
-            raise ValueError(f"exact takes one row, but the stream has shape {self.stream.shape}")
+            raise ValueError(f"stream must be one row, not of shape {self.stream.shape}")
         return [mpmath.mpf(float(x)) + each for x, each in zip(self.stream, y, strict=True)]
 
     def jacobian_product(self, y: ArrayLike, direction: ArrayLike) -> Float64:

@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fpemu._kernels import caching, launching
+from lamp._kernels import jacobians
 from lamp._kernels.rows import Float64, exp, expm1, others, outward, product, rows_of, total
 from lamp.bounds.compositions.base import (
     Composition,
@@ -37,12 +37,12 @@ def _shrinkage(errors: Float64) -> Float64:
 class Softmax(Composition):
     """``z = exp(y) / sum(exp(y))``, with ``J = diag(z) - z z^T``.  Scores of -inf are masked.
 
-    The enclosure is attained: ``z^_i / z_i = e^d_i / sum_j z_j e^d_j`` grows with d_i and falls
-    with the other d_j.
+    The enclosure is attained: ``z^_i / z_i = e^d_i / sum_j z_j e^d_j`` increases with d_i and
+    decreases with the other d_j.
 
     Examples
     --------
-    >>> from lamp.compositions import Softmax
+    >>> from lamp.bounds.compositions import Softmax
     >>> Softmax().value([0.0, 0.0])
     array([0.5, 0.5])
     >>> Softmax().amplified([0.0, 0.0], [0.25, 0.0])
@@ -55,8 +55,8 @@ class Softmax(Composition):
         """See :meth:`Composition.value`."""
         return _softmax(rows_of(y, "y"))
 
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """See :meth:`Composition.exact`."""
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.value_mpmath`."""
         largest = max(y)
         exponentials = [mpmath.exp(x - largest) for x in y]
         sum_ = mpmath.fsum(exponentials)
@@ -69,7 +69,7 @@ class Softmax(Composition):
         return z * (vectors - total(z * vectors))
 
     def jacobian(self, y: ArrayLike) -> Float64:
-        """See :meth:`Composition.jacobian`; without the cancellation of ``z_i (1 - z_i)``."""
+        """See :meth:`Composition.jacobian`.  ``z_i (1 - z_i)`` is computed without cancellation."""
         z = _softmax(rows_of(y, "y"))
         matrix = -z[..., :, np.newaxis] * z[..., np.newaxis, :]
         places = np.arange(z.shape[-1])
@@ -115,9 +115,9 @@ class Softmax(Composition):
 
 
 class SoftmaxProduct(Composition):
-    """``o = softmax(y) V``: what leaves an attention head.
+    """``o = softmax(y) V``: the output of an attention head.
 
-    ``dO_c = sum_j z_j (V_jc - o_c) dy_j``, and exactly
+    To first order ``do_c = sum_j z_j (V_jc - o_c) dy_j``.  Errors d of any size give
     ``o^ - o = sum_j z_j (e^d_j - 1) (V_j - o) / sum_j z_j e^d_j``.
 
     Parameters
@@ -134,7 +134,7 @@ class SoftmaxProduct(Composition):
     def _probabilities(self, y: Float64) -> Float64:
         if y.shape[-1] != len(self.values):
             raise ValueError(
-                f"y has rows of {y.shape[-1]}, but there are {len(self.values)} values"
+                f"y has rows of {y.shape[-1]} components, but there are {len(self.values)} values"
             )
         return _softmax(y)
 
@@ -148,9 +148,9 @@ class SoftmaxProduct(Composition):
         magnitude = product(z, np.abs(self.values))
         return outward(magnitude, z.shape[-1]) - magnitude
 
-    def exact(self, y: Sequence[Any]) -> list[Any]:
-        """See :meth:`Composition.exact`."""
-        z = Softmax().exact(y)
+    def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
+        """See :meth:`Composition.value_mpmath`."""
+        z = Softmax().value_mpmath(y)
         return [
             mpmath.fsum(p * mpmath.mpf(float(v)) for p, v in zip(z, column, strict=True))
             for column in self.values.T
@@ -164,7 +164,7 @@ class SoftmaxProduct(Composition):
         """See :meth:`Composition.amplified`."""
         rows, bounds = with_errors(y, errors)
         z = self._probabilities(rows)
-        return self._spread(z * bounds, product(z, self.values))
+        return jacobians.weighted_distances(z * bounds, self.values, product(z, self.values))
 
     def enclosure(self, y: ArrayLike, errors: ArrayLike) -> Float64:
         """See :meth:`Composition.enclosure`."""
@@ -176,8 +176,9 @@ class SoftmaxProduct(Composition):
             grown = np.where(z > 0, z * expm1(bounds), 0.0)
             # The distance of values from the output is known up to the rounding of the output.
             slack = outward(np.abs(self.values).max(axis=0), n) * (4.0 * n + 4096.0) * _UNIT
-            share = total(z * exp(-bounds))
-            moved = self._spread(grown, output) / share + total(grown) / share * slack
+            least = total(z * exp(-bounds))
+            moved = jacobians.weighted_distances(grown, self.values, output)
+            moved = moved / least + total(grown) / least * slack
         farthest = np.maximum(self.values.max(axis=0) - output, output - self.values.min(axis=0))
         moved = np.where(moved < farthest + slack, moved, farthest + slack)
         return outward(moved, n)
@@ -187,38 +188,4 @@ class SoftmaxProduct(Composition):
         check_norm(norm)
         z = self._probabilities(rows_of(y, "y"))
         output = product(z, self.values)
-        rows, outputs = z.reshape(-1, z.shape[-1]), output.reshape(-1, output.shape[-1])
-        out = np.empty_like(rows)
-        launching.run(_distance_rows, len(rows), self.values, outputs, norm == 2, out)
-        return z * out.reshape(z.shape)
-
-    def _spread(self, weights: Float64, output: Float64) -> Float64:
-        """``sum_j weights_j |V_jc - output_c|``."""
-        rows = np.ascontiguousarray(weights).reshape(-1, weights.shape[-1])
-        outputs = output.reshape(-1, output.shape[-1])
-        out = np.empty_like(outputs)
-        launching.run(_spread_rows, len(rows), rows, self.values, outputs, out)
-        return out.reshape(output.shape)
-
-
-@caching.kernel
-def _spread_rows(start, stop, weights, values, outputs, out):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        out[row, :] = 0.0
-        for j in range(values.shape[0]):
-            weight = weights[row, j]
-            if weight != 0.0:  # infinity times no distance is no error
-                for c in range(values.shape[1]):
-                    distance = abs(values[j, c] - outputs[row, c])
-                    out[row, c] += weight * distance if distance > 0.0 else 0.0
-
-
-@caching.kernel
-def _distance_rows(start, stop, values, outputs, squared, out):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        for j in range(values.shape[0]):
-            sum_ = 0.0
-            for c in range(values.shape[1]):
-                distance = abs(values[j, c] - outputs[row, c])
-                sum_ += distance * distance if squared else distance
-            out[row, j] = np.sqrt(sum_) if squared else sum_
+        return z * jacobians.value_distances(self.values, output, norm)

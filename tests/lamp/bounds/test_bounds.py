@@ -66,7 +66,7 @@ def operands(data, format, rows=3):
 def ratios_of(composition, arguments, exact, **options):
     """Actual errors over their bounds, and the bound."""
     found = bounds.bound(composition, arguments, **options)
-    return testing.tightness(found, testing.exact_values(composition, exact)), found
+    return testing.tightness(found, testing.reference_values(composition, exact)), found
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -23,7 +23,7 @@ SMALL_STEP = mpmath.mpf(2) ** -100
 
 
 def exact(composition, y):
-    return composition.exact([mpmath.mpf(float(x)) for x in y])
+    return composition.value_mpmath([mpmath.mpf(float(x)) for x in y])
 
 
 def arguments(kind):
@@ -64,7 +64,7 @@ def test_jacobians_are_the_derivatives(composition, kind):
             numbers = [mpmath.mpf(float(x)) for x in row]
             for j in range(N):
                 above, below = (
-                    composition.exact([*numbers[:j], numbers[j] + step, *numbers[j + 1 :]])
+                    composition.value_mpmath([*numbers[:j], numbers[j] + step, *numbers[j + 1 :]])
                     for step in (SMALL_STEP, -SMALL_STEP)
                 )
                 for i, (up, down) in enumerate(zip(above, below, strict=True)):
@@ -120,7 +120,11 @@ def test_no_error_leaves_the_enclosure(composition, kind):
                 for row, move, limits in zip(y, moves, enclosures, strict=True):
                     numbers = [mpmath.mpf(float(x)) for x in row]
                     moved = [x + mpmath.mpf(float(d)) for x, d in zip(numbers, move, strict=True)]
-                    pairs = zip(composition.exact(moved), composition.exact(numbers), strict=True)
+                    pairs = zip(
+                        composition.value_mpmath(moved),
+                        composition.value_mpmath(numbers),
+                        strict=True,
+                    )
                     for (there, here), limit in zip(pairs, limits, strict=True):
                         assert abs(there - here) <= limit, (size, corner)
 
@@ -208,7 +212,7 @@ def test_the_softmax_enclosure_is_the_formula(scores, size):
     errors = size * np.linspace(0.1, 1, len(scores))
     limits = Softmax().enclosure(np.array(scores), errors)
     with mpmath.workdps(400):
-        z = Softmax().exact([mpmath.mpf(x) for x in scores])
+        z = Softmax().value_mpmath([mpmath.mpf(x) for x in scores])
         h = [mpmath.mpf(float(e)) for e in errors]
         for i in range(len(z)):
             up, down = (
@@ -237,8 +241,8 @@ def test_the_bounds_of_slopes_and_curvatures_hold_and_are_near():
         activation = activations.ACTIVATIONS[name]
         with mpmath.workdps(30):
             points = [mpmath.mpf(i) / 32 for i in range(-320, 321)]
-            slopes = max(abs(mpmath.diff(activation.exact, x)) for x in points)
-            curvatures = max(abs(mpmath.diff(activation.exact, x, 2)) for x in points)
+            slopes = max(abs(mpmath.diff(activation.value_mpmath, x)) for x in points)
+            curvatures = max(abs(mpmath.diff(activation.value_mpmath, x, 2)) for x in points)
         assert slopes <= activation.steepest <= slopes * 1.002
         assert curvatures <= activation.curvature <= curvatures * 1.002
 

@@ -25,9 +25,9 @@ from lamp.cli import inputs
 from lamp.cli.application import app, main
 from lamp.evaluation import runs
 from lamp.evaluation.metrics import Metrics
+from lamp.machines import names
 from lamp.machines.differences import differences
 from lamp.machines.machine import STEPS
-from lamp.machines.named import names
 from lamp.models import loading as models
 from lamp.models.decoder import Decoder
 from lamp.reports import console as report

@@ -177,7 +177,7 @@ def test_tau_out_of_range_is_refused(tau):
         ({"rule": "kl", "budget": 0.1, "scope": "head"}, "unknown scope 'head'"),
         ({"rule": "kl", "tau": float("nan")}, "tau of kl must be at least 0, not nan"),
         ({"rule": "largest", "tau": 0.1, "weights": "abs"}, "takes no weights"),
-        ({"tau": 1.5, "exact_columns": -1}, "exact_columns must be at least 0, not -1"),
+        ({"tau": 1.5, "leading_columns": -1}, "leading_columns must be at least 0, not -1"),
         ({"rule": "normwise", "tau": 1.5, "weights": "abs"}, "takes no weights"),
     ],
 )
@@ -467,11 +467,11 @@ def test_leading_columns_may_always_be_exact():
     for rule in ("kl", "total_variation", "normwise", "componentwise", "random"):
         tau = 1.9 if RULES[rule].condition else 0.2
         plain = select(z, rule=rule, tau=tau)
-        mask = select(z, rule=rule, tau=tau, exact_columns=2)
+        mask = select(z, rule=rule, tau=tau, leading_columns=2)
         np.testing.assert_array_equal(mask[:, :2], True)
         if rule != "random":
             np.testing.assert_array_equal(mask[:, 2:], plain[:, 2:])
-    mask = select(z, rule="kl", budget=0.3, exact_columns=2)
+    mask = select(z, rule="kl", budget=0.3, leading_columns=2)
     assert mask.sum() == 15
     assert mask[:, :2].all()
 
@@ -516,7 +516,7 @@ TEXTS = {
     ),
     "norm:norm:1%": LAMP("norm", budget=0.01),
     "activation:random:12.5%:seed=7": LAMP("random", budget=0.125, seed=7, on="activation"),
-    "softmax:value_aware:1e-3:exact_columns=1": LAMP("value_aware", tau=1e-3, exact_columns=1),
+    "softmax:value_aware:1e-3:leading_columns=1": LAMP("value_aware", tau=1e-3, leading_columns=1),
 }
 
 
@@ -550,3 +550,30 @@ def test_settings_in_wrong_words_are_refused(text, message):
     with pytest.raises(ValueError, match=message) as caught:
         LAMP.parse(text)
     assert str(caught.value).startswith(repr(text))
+
+
+def test_numbers_of_numpy_are_numbers():
+    plain = LAMP("random", budget=0.25, seed=7, leading_columns=1)
+    same = LAMP("random", budget=np.float32(0.25), seed=np.int64(7), leading_columns=np.uint8(1))
+    assert str(same) == str(plain)
+    assert LAMP.parse(str(same)) == plain
+    assert str(LAMP(tau=np.float64(1.2))) == "softmax:normwise:1.2"
+    assert str(LAMP("kl", tau=1)) == str(LAMP("kl", tau=1.0))
+    z = softmax(np.random.default_rng(12).normal(size=(4, 9)))
+    np.testing.assert_array_equal(
+        select(z, rule=same, stream=np.int16(3)), select(z, rule=plain, stream=3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tau": "1.2"}, "tau must be a number, not '1.2'"),
+        ({"rule": "kl", "budget": 1j}, "budget must be a number, not 1j"),
+        ({"rule": "random", "budget": 0.1, "seed": 1.5}, "seed must be an integer, not 1.5"),
+        ({"tau": 1.5, "leading_columns": None}, "leading_columns must be an integer, not None"),
+    ],
+)
+def test_settings_that_are_no_numbers_are_refused(fields, message):
+    with pytest.raises(TypeError, match=message):
+        LAMP(**fields)

@@ -1,12 +1,20 @@
 """Machines in TOML: what is written is read, and errors name the line."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 import fpemu
 import lamp
 from fpemu import Blocked, Exact, Format, Pairwise, Promoted, Rounding, Sequential, devices
-from lamp import Hardware
+from fpemu.scaling import BlockFormat
+from lamp import Hardware, Product, Sum
+from lamp.machines import digest
 from lamp.machines import files as machine_files
+from tests.lamp.machines.strategies import changed_in_one_place, machines
 from tests.lamp.machines.test_machines import MIXED, presets
 
 ODD = Format("odd", 7, 4, 3, infinities=False, high_nans=0)
@@ -123,3 +131,80 @@ def test_a_missing_file_or_one_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "m.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="not UTF-8"):
         Hardware.load(tmp_path / "m.toml")
+
+
+# --- every field counts ---------------------------------------------------------------------------
+
+SLOW = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+
+
+@SLOW
+@given(machines)
+def test_every_field_of_a_machine_is_written_and_read(machine):
+    assert machine_files.loads(machine_files.dumps(machine)) == machine
+
+
+@SLOW
+@given(machines, st.data())
+def test_machines_digest_alike_only_if_they_are(machine, data):
+    assert digest(machine_files.loads(machine_files.dumps(machine))) == digest(machine)
+    try:
+        other = changed_in_one_place(machine, data.draw)
+    except (ValueError, TypeError):
+        assume(False)  # the field does not go with the others
+    alike = replace(other, name="") == replace(machine, name="")
+    assert (digest(other) == digest(machine)) == alike
+    texts = [machine_files.dumps(replace(each, name="")) for each in (machine, other)]
+    assert alike or texts[0] != texts[1]
+
+
+@pytest.mark.parametrize("overflow", ["ieee", "saturate", "infinity"])
+def test_overflow_is_written(overflow):
+    sums = Sequential("float6_e3m2fn", Rounding("rtz", overflow))
+    machine = Hardware("m", scores=Product(sums, rounding=Rounding("rne", overflow)))
+    assert machine_files.loads(machine_files.dumps(machine)) == machine
+
+
+def test_block_formats_of_one_name_are_told_apart():
+    elements = fpemu.format("float8_e4m3fn"), fpemu.format("float8_e5m2")
+    scale = fpemu.format("float8_e8m0fnu")
+    made = [
+        Hardware("m", qkv=Product("float32", BlockFormat("mine", element, scale, block)))
+        for element in elements
+        for block in (16, 32)
+    ]
+    assert len({digest(machine) for machine in made}) == 4
+    assert len({machine_files.dumps(machine) for machine in made}) == 4
+    for machine in made:
+        assert machine_files.loads(machine_files.dumps(machine)) == machine
+
+
+def test_a_machine_without_a_name_has_one_of_its_own():
+    texts = ['preset = "hopper"', *(f'preset = "hopper"\nscores = "e8m{bits}"' for bits in (4, 5))]
+    names = [machine_files.loads(text).name for text in texts]
+    assert names[0] == "hopper"
+    assert len(set(names)) == 3
+    assert all(name.startswith("hopper-") for name in names[1:])
+    assert machine_files.loads(texts[1]).name == names[1]
+
+
+def test_lines_of_tables_within_tables_are_found():
+    text = '[scores]\nscale = 1.0\n\n[scores.accumulator]\nkind = "blocked"\nblocks = 4\n'
+    with pytest.raises(ValueError, match=r"line 4: .*unknown key 'blocks' of blocked"):
+        machine_files.loads(text)
+
+
+def test_numpy_integers_are_integers():
+    machine = Hardware("m", qkv=Product("float32", "float16", scaling="block", block=np.int64(64)))
+    assert machine == Hardware("m", qkv=Product("float32", "float16", scaling="block", block=64))
+    assert machine_files.loads(machine_files.dumps(machine)) == machine
+    noisy = Hardware("n", residual=Sum("bfloat16", Rounding("sr", seed=5)))
+    assert noisy.derived(np.int32(3)) == noisy.derived(3)
+
+
+def test_accumulators_that_files_do_not_know_are_refused():
+    class Own(Sequential):
+        """A user's own."""
+
+    with pytest.raises(TypeError, match=r"has no TOML form: expected one of sequential, blocked"):
+        machine_files.dumps(Hardware("m", scores=Own("float32")))

@@ -9,7 +9,7 @@ import fpemu
 import lamp
 from fpemu import Rounding, Sequential, devices
 from lamp import Function, Hardware, Product, Sum
-from lamp.machines import named as machines
+from lamp.machines import presets as machines
 from lamp.machines.machine import STEPS
 from lamp.models.attention import softmax
 from tests.lamp.tiny_models import FAMILIES, TOKENS

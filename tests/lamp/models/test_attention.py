@@ -107,11 +107,11 @@ def test_rules_take_weights_from_queries_and_keys(rule, weights):
     low = plain_scores(query, key, machine.scores.accumulator)
     high = plain_scores(query, key, Sequential("float32"))
     lengths = np.tile(np.arange(1, 13), (2, 1))
-    settings = LAMP(rule, budget=0.3, weights=weights, exact_columns=1)
+    settings = LAMP(rule, budget=0.3, weights=weights, leading_columns=1)
     w = weights_of(weights, query, key, machine.scores.accumulator).astype(np.float32)
     options = {"values": value} if rule == "value_aware" else {}
     mask = select(
-        plain_softmax(low), low, rule=rule, budget=0.3, weights=w, exact_columns=1,
+        plain_softmax(low), low, rule=rule, budget=0.3, weights=w, leading_columns=1,
         row_lengths=lengths, **options,
     )  # fmt: skip
     output, report = attention(query, key, value, hardware=machine, lamp=settings)

@@ -143,7 +143,7 @@ def test_what_changes_is_run_again(study, store, tmp_path, monkeypatch, change):
         {"texts": [{"source": "text.txt", "tokens": 6, "shuffled": True}]},
         {"texts": [{"source": "text.txt", "tokens": 6, "length": 4, "stride": 2}]},
         {"reference": "fp32"},
-        {"lamp": ["norm:norm:50%", "softmax:normwise:{tau}:exact_columns=1"]},
+        {"lamp": ["norm:norm:50%", "softmax:normwise:{tau}:leading_columns=1"]},
     ],
     ids=str,
 )

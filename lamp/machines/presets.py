@@ -1,4 +1,4 @@
-"""Machines by name: simple precisions, the PS(mu) of the LAMP paper, and real matrix units.
+"""Presets, the machines that have names: precisions, PS(mu) of the LAMP paper, matrix units.
 
 References
 ----------
@@ -11,24 +11,25 @@ arXiv 2209.05433; Open Compute Project, "Microscaling Formats (MX) Specification
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from typing import Any, Final
 
 from fpemu import Rounding, devices
-from lamp.machines import files as machine_files
 from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum
 
-__all__ = ["HardwareLike", "hardware", "names", "summary"]
-
-HardwareLike = Hardware | str | os.PathLike[str]
+__all__ = ["names", "preset"]
 
 _PS: Final = re.compile(r"(scores-)?ps(\d{1,2})")
 _MOST_STORED_BITS: Final = 23
 _ATTENTION: Final = ("scores", "values")
 _SATURATING: Final = Rounding("rne", "saturate")
 
-# name: unit of the weights' products, unit of attention, storage, operands, scaling of operands.
+# All steps in one format; or numbers between steps in it, sums in float32.
+_UNIFORM: Final = {"fp64": "float64", "fp32": "float32"}
+_STORED: Final = {"bf16": "bfloat16", "fp16": "float16"}
+
+# name: unit of the weights' products, unit of attention (empty: the same), storage, operands
+# (None: those of the unit), scaling of operands.
 _UNITS: Final = {
     "volta": ("volta.mma.float16", "", "float16", None, "none"),
     "turing": ("turing.mma.float16", "", "float16", None, "none"),
@@ -81,7 +82,7 @@ _UNITS: Final = {
     "cdna3-fp8": ("cdna3.mfma.e4m3fnuz", "cdna3.mfma.bfloat16", "bfloat16", None, "row"),
     "intel-amx": ("intel.amx.bfloat16", "", "bfloat16", None, "none"),
     "arm-bfmmla": ("arm.bfmmla.bfloat16", "", "bfloat16", None, "none"),
-    # The same operands with plain sums in float32.
+    # The same operands with sequential sums in float32.
     "fp8-e4m3": ("float32", "float32", "bfloat16", "float8_e4m3fn", "row"),
     "mxfp8": ("float32", "float32", "bfloat16", "mxfp8_e4m3", "none"),
     "nvfp4": ("float32", "float32", "bfloat16", "nvfp4", "none"),
@@ -89,53 +90,22 @@ _UNITS: Final = {
 
 
 def names() -> list[str]:
-    """The names of all machines; mu stands for 0 to 23.
+    """The names of all presets; ``{mu}`` stands for 0 to 23.
 
     Returns
     -------
     list of str
     """
-    return ["fp64", "fp32", "bf16", "fp16", "ps{mu}", "scores-ps{mu}", *_UNITS]
+    return [*_UNIFORM, *_STORED, "ps{mu}", "scores-ps{mu}", *_UNITS]
 
 
-def summary(machine: Hardware, step: str) -> str:
-    """Operands and sums of a product in a few words.
-
-    Parameters
-    ----------
-    machine : Hardware
-    step : str
-        Which of its products.
-
-    Returns
-    -------
-    str
-    """
-    product = getattr(machine, step)
-    names = machine_files.unit_names(product.accumulator)
-    # Several machines may have the same unit.
-    own = [name for name in names if machine.name.startswith(name.split(".")[0])]
-    sums = [*own, *names, f"{product.accumulator.format} sums"][0]
-    return sums if product.operands is None else f"{product.operands}{product.scales}, {sums}"
-
-
-def hardware(spec: HardwareLike) -> Hardware:
+def preset(name: str) -> Hardware:
     """The machine that a name stands for.
 
     Parameters
     ----------
-    spec : Hardware, str or path-like
-        A Hardware (returned as it is), or a name:
-
-        - ``"fp64"``, ``"fp32"``: all steps in that format, sums term after term.
-        - ``"bf16"``, ``"fp16"``: every number between two steps in that format, sums in float32.
-        - ``"ps{mu}"``: float32, but every product is summed with mu stored significand bits
-          (0..23), the PS(mu) of the LAMP paper; ``"scores-ps{mu}"``: the scores alone, as there.
-        - ``"fp8-e4m3"``, ``"mxfp8"``, ``"nvfp4"``: operands of the weights' products in 8 or 4
-          bits, everything else in bfloat16, sums in float32.
-        - a GPU, such as ``"hopper"`` or ``"hopper-fp8"``: the products on its matrix units, see
-          :func:`lamp.machines.names`.
-        - a file that ends in ``.toml``, see :mod:`lamp.machines.files`.
+    name : str
+        One of :func:`names`, with a number for mu.
 
     Returns
     -------
@@ -144,40 +114,21 @@ def hardware(spec: HardwareLike) -> Hardware:
     Raises
     ------
     ValueError
-        If the name is unknown; lists near ones.  If a file says something impossible; says where.
-    FileNotFoundError
-        If there is no such file.
-
-    Examples
-    --------
-    >>> import lamp
-    >>> str(lamp.hardware("scores-ps4").scores.accumulator)
-    'sequential(e8m4, rne)'
-    >>> lamp.hardware("hopper-fp8").mlp_up.operands.name
-    'float8_e4m3fn'
+        If the name is unknown; the message lists similar ones.
     """
-    if isinstance(spec, Hardware):
-        return spec
-    if isinstance(spec, os.PathLike) or (isinstance(spec, str) and spec.endswith(".toml")):
-        return machine_files.load(spec)
-    if not isinstance(spec, str):
-        raise TypeError(f"hardware must be a Hardware or a name, not {type(spec).__name__}")
-    if spec in ("fp32", "fp64"):
-        return _uniform(spec, {"fp32": "float32", "fp64": "float64"}[spec])
-    if spec in ("bf16", "fp16"):
-        stored = {"bf16": "bfloat16", "fp16": "float16"}[spec]
-        return _machine(spec, stored, {}, Product("float32", stored, stored))
-    if (match := _PS.fullmatch(spec)) and int(match[2]) <= _MOST_STORED_BITS:
+    if name in _UNIFORM:
+        return _uniform(name, _UNIFORM[name])
+    if name in _STORED:
+        stored = _STORED[name]
+        return _machine(name, stored, {}, Product("float32", stored, stored))
+    if (match := _PS.fullmatch(name)) and int(match[2]) <= _MOST_STORED_BITS:
         low = Product(f"e8m{int(match[2])}")
-        if match[1]:
-            return Hardware(spec, scores=low)
-        return _machine(spec, "float32", {}, low)
-    if spec in _UNITS:
-        return _on_units(spec)
-    known = names()
-    near = difflib.get_close_matches(spec, known, 4, 0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"expected {', '.join(known)}"
-    raise ValueError(f"unknown hardware {spec!r}: {hint}")
+        return Hardware(name, scores=low) if match[1] else _machine(name, "float32", {}, low)
+    if name in _UNITS:
+        return _on_units(name)
+    near = difflib.get_close_matches(name, names(), 4, 0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"expected {', '.join(names())}"
+    raise ValueError(f"unknown hardware {name!r}: {hint}")
 
 
 def _uniform(name: str, format: str) -> Hardware:
@@ -199,7 +150,7 @@ def _on_units(name: str) -> Hardware:
 
 
 def _machine(name: str, stored: str, steps: dict[str, Any], product: Product) -> Hardware:
-    """Numbers stored in one format; all products alike but those that are given."""
+    """A machine with one storage format and one kind of product, but for the given steps."""
     common: dict[type, Any] = {Product: product, Function: Function(stored), Sum: Sum(stored)}
     chosen = {step: common[kind] for step, kind in STEPS.items() if step != "recomputed"}
     return Hardware(name, stored, **{**chosen, **steps})

@@ -1,0 +1,96 @@
+"""Machines in words: for tables, and for what differs between machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fpemu import Format, Rounding, Sequential, devices
+from fpemu.scaling import BlockFormat
+from lamp.machines.machine import OVERFLOWS, Function, Hardware, Product
+
+__all__ = ["parts", "summary", "unit_names"]
+
+
+def unit_names(accumulator: Any) -> list[str]:
+    """The names that :mod:`fpemu.devices` has for an accumulator.
+
+    Parameters
+    ----------
+    accumulator : Accumulator or ScaledCore
+
+    Returns
+    -------
+    list of str
+        Empty for a sequential sum, which is not specific to a unit.
+    """
+    if isinstance(accumulator, Sequential):
+        return []
+    return [device.name for device in devices.entries() if device.accumulator == accumulator]
+
+
+def summary(machine: Hardware, step: str) -> str:
+    """Operands and sums of a product in a few words.
+
+    Parameters
+    ----------
+    machine : Hardware
+    step : str
+        The name of one of its products.
+
+    Returns
+    -------
+    str
+    """
+    product = getattr(machine, step)
+    names = unit_names(product.accumulator)
+    # Several machines may have the same unit.
+    own = [name for name in names if machine.name.startswith(name.split(".")[0])]
+    sums = [*own, *names, f"{product.accumulator.format} sums"][0]
+    return sums if product.operands is None else f"{product.operands}{product.scales}, {sums}"
+
+
+def parts(step: Any, machine: str) -> Iterator[tuple[str, str]]:
+    """The parts of a step and how it computes each, in words.
+
+    Parameters
+    ----------
+    step : Product, Function, Sum or Format
+        A step, or the format of stored weights.
+    machine : str
+        The name of the machine, which chooses among units that compute alike.
+
+    Yields
+    ------
+    tuple of (str, str)
+    """
+    if isinstance(step, Format):
+        yield "stored in", str(step)
+        return
+    if isinstance(step, Product):
+        yield "operands", "as they are" if step.operands is None else str(step.operands)
+        yield "scaling", _scaling(step)
+        yield "sums", _sums(step.accumulator, machine)
+    elif isinstance(step, Function):
+        yield "inside", "float64" if step.steps is None else f"{step.steps}, every step"
+    yield "result", str(step.output)
+    yield "rounding", _rounding(step.rounding)
+
+
+def _scaling(step: Product) -> str:
+    if isinstance(step.operands, BlockFormat) and step.scale != 1.0:
+        return f"all over {step.scale:g}"
+    return step.scales.removeprefix(" scaled").strip() or "none"
+
+
+def _rounding(rounding: Rounding) -> str:
+    bits = "" if rounding.random_bits is None else f", {rounding.random_bits} random bits"
+    seed = "" if rounding.seed is None else f", seed {rounding.seed}"
+    return f"{rounding.mode}{OVERFLOWS[rounding.overflow]}{bits}{seed}"
+
+
+def _sums(accumulator: Any, machine: str) -> str:
+    """The unit whose name shares most words with the machine's; without one, the accumulator."""
+    words = machine.split("-")
+    alike = sorted(unit_names(accumulator), key=lambda name: -sum(word in name for word in words))
+    return [*alike, str(accumulator)][0]

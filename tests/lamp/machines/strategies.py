@@ -1,0 +1,180 @@
+"""Hypothesis strategies of machines in which every field may have any value."""
+
+import itertools
+from dataclasses import fields, replace
+
+from hypothesis import strategies as st
+
+import fpemu
+from fpemu import (
+    Blocked,
+    Exact,
+    FlooredCore,
+    Format,
+    Pairwise,
+    Promoted,
+    Rounding,
+    Sequential,
+    TensorCore,
+    devices,
+)
+from fpemu.accumulators import ScaledCore
+from fpemu.rounding import MODES
+from fpemu.scaling import FORMATS, BlockFormat
+from lamp.machines import STEPS, Function, Hardware, Product, Sum
+
+COMMON = ("float32", "float64", "bfloat16", "float16", "float8_e4m3fn", "e8m7", "binary8p4se")
+OVERFLOWS = ("ieee", "saturate", "infinity")
+UNITS = [
+    device.accumulator
+    for device in devices.entries()
+    if not isinstance(device.accumulator, ScaledCore)
+    and len(set(device.accumulator.input_formats)) == 1
+]
+
+
+def custom_format(name, precision, exponent_bits, shift, facts):
+    """A format by its facts, such as no named one has, under any name."""
+    return Format(
+        name,
+        exponent_bits + precision,
+        precision,
+        2 ** (exponent_bits - 1) - shift,
+        subnormals=facts[0],
+        infinities=facts[1],
+        high_nans=int(facts[2]),
+        negative_zero=facts[3],
+    )
+
+
+names = st.text(max_size=12)
+blocks = st.integers(1, 300)
+formats = st.sampled_from(COMMON).map(fpemu.format) | st.builds(
+    custom_format,
+    names | st.sampled_from(COMMON),
+    st.integers(2, 12),
+    st.integers(3, 7),
+    st.integers(0, 2),
+    st.sampled_from(list(itertools.product((False, True), repeat=4))),
+)
+optional = st.none() | formats
+roundings = st.sampled_from(
+    [Rounding(mode, overflow) for mode in MODES for overflow in OVERFLOWS]
+) | st.builds(
+    Rounding,
+    st.just("sr"),
+    st.sampled_from(OVERFLOWS),
+    st.none() | st.integers(1, 64),
+    st.none() | st.integers(0, 2**64 - 1),
+)
+conversions = st.none() | roundings
+tensor_formats = st.sampled_from(("float16", "bfloat16", "tf32", "float8_e5m2")).map(fpemu.format)
+sequential = st.builds(
+    Sequential, formats, roundings, st.booleans(), optional, optional, st.none() | tensor_formats
+)
+tensor_cores = st.builds(
+    TensorCore,
+    st.sampled_from((4, 8, 16)),
+    st.integers(7, 30),
+    st.sampled_from(("float32", "float16")),
+    st.sampled_from(("rtz", "rne")),
+    st.none() | st.integers(-140, 0),
+    tensor_formats,
+    st.none() | st.just("float32"),
+    st.none() | st.just((0, 2, 1, 3)),
+    st.sampled_from((1, 2, 4)),
+    conversions,
+)
+floored_cores = st.builds(
+    FlooredCore,
+    st.sampled_from((4, 8)),
+    tensor_formats,
+    st.integers(20, 26),
+    st.integers(27, 31),
+    st.booleans(),
+    st.none() | st.integers(1, 60),
+    conversions,
+)
+simple = st.one_of(
+    sequential,
+    st.builds(Blocked, formats, blocks, sequential, roundings),
+    st.builds(
+        Pairwise,
+        formats,
+        roundings,
+        st.booleans(),
+        optional,
+        st.none() | blocks,
+        st.sampled_from((None, "signed", "positive")),
+        optional,
+    ),
+    st.builds(Exact, formats, roundings, st.none() | blocks, optional),
+    tensor_cores,
+    floored_cores,
+    st.sampled_from(UNITS),
+)
+accumulators = simple | st.builds(Promoted, simple, formats, blocks, roundings)
+block_formats = st.sampled_from(list(FORMATS.values())) | st.builds(
+    BlockFormat, names | st.sampled_from(list(FORMATS)), formats, formats, blocks, st.booleans()
+)
+results = st.fixed_dictionaries(
+    {
+        "output": optional,
+        "rounding": roundings,
+        "scale": st.integers(1, 2**23).map(lambda significand: significand * 2.0**-20),
+        "block": blocks,
+    }
+)
+
+
+def fitted(scalings):
+    """Products of plain operands with one of some kinds of scales."""
+
+    def product(accumulator, operands, scaling, result):
+        taken = accumulator.input_formats[0]
+        operands = operands if taken is None else None
+        scaling = scaling if operands or taken else "none"
+        return Product(accumulator, operands, scaling=scaling, **result)
+
+    return st.builds(product, accumulators, optional, st.sampled_from(scalings), results)
+
+
+def block_scaled(operands, core, is_unit, result):
+    """A product of block-scaled operands, on a block-scaled unit or in sequential sums."""
+    if is_unit and operands.element.carrier == "float32":
+        core = TensorCore(core.block, 7, inputs=operands.element, group=core.group)
+        return Product(ScaledCore(core, operands.scale, operands.block), operands, **result)
+    return Product("float32", operands, **result)
+
+
+sums = st.builds(Sum, formats, roundings)
+functions = st.builds(Function, formats, roundings, optional)
+activations = st.builds(Function, formats, roundings)
+causal = fitted(("none", "tensor"))
+products = fitted(("none", "tensor", "row", "block")) | st.builds(
+    block_scaled, block_formats, tensor_cores, st.booleans(), results
+)
+STRATEGIES = {Product: products, Function: functions, Sum: sums}
+OF_STEPS = {name: STRATEGIES[kind] for name, kind in STEPS.items()} | {
+    "values": causal,
+    "activation": activations,
+}
+steps = st.sampled_from(list(OF_STEPS)).flatmap(
+    lambda name: st.tuples(st.just(name), OF_STEPS[name])
+)
+machines = st.builds(
+    lambda name, weights, own: Hardware(name, weights, **dict(own)),
+    names,
+    formats,
+    st.lists(steps, max_size=4),
+)
+
+
+def changed_in_one_place(value, draw):
+    """A copy of a machine, or of one of its steps, with one field drawn again."""
+    name = draw(st.sampled_from([field.name for field in fields(value)]))
+    own = getattr(value, name)
+    if isinstance(own, (Product, Function, Sum)) and draw(st.booleans()):
+        return replace(value, **{name: changed_in_one_place(own, draw)})
+    strategy = machines if isinstance(value, Hardware) else STRATEGIES[type(value)]
+    return replace(value, **{name: getattr(draw(strategy), name)})
