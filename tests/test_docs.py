@@ -16,7 +16,7 @@ import pytest
 import fpemu
 import lamp
 from fpemu import devices, functions, jit, reference, scaling
-from fpemu.__main__ import main as fpemu_command
+from fpemu.cli.application import main as fpemu_command
 from lamp import bounds, checkpoints, compositions, evaluations, reports, testing
 from lamp.cli.application import main as lamp_command
 from lamp.evaluation import runs, texts
