@@ -321,5 +321,5 @@ def test_every_script_is_told_of():
 def test_the_change_log_has_the_version():
     log = (ROOT / "CHANGELOG.md").read_text()
     versions = re.findall(r"^## (\S+)", log, re.MULTILINE)
-    assert versions[0] in (PROJECT["project"]["version"], "Unreleased")
-    assert PROJECT["project"]["version"] in versions
+    assert versions[0] in (fpemu.__version__, "Unreleased")
+    assert fpemu.__version__ in versions

@@ -43,6 +43,8 @@ def run(program: str, load: Callable[[], Command]) -> None:
     load : callable
         Imports and returns the command.
     """
+    usual = signal.getsignal(signal.SIGINT)
+    listens = usual is signal.default_int_handler  # in the background, the signal may be ignored
 
     def interrupt(*_: object) -> NoReturn:
         os.write(2, f"{program}: interrupted\n".encode())
@@ -53,19 +55,19 @@ def run(program: str, load: Callable[[], Command]) -> None:
             interrupt()
         sys.__unraisablehook__(error)
 
-    usual = signal.getsignal(signal.SIGINT)
-    if usual is not signal.default_int_handler:  # in the background, the signal may be ignored
-        load()()
-        return
-    signal.signal(signal.SIGINT, interrupt)
-    command = load()
-    sys.unraisablehook = unraisable
+    if listens:
+        signal.signal(signal.SIGINT, interrupt)
+        sys.unraisablehook = unraisable
+    try:
+        command = load()
+    except ImportError as error:
+        _stop(program, f"{error}: pip install fpemu-lamp installs all that it needs", FAILED)
     try:
         signal.signal(signal.SIGINT, usual)
         try:
             command()
         finally:
-            signal.signal(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGINT, interrupt if listens else usual)
             exec("")  # else CPython ends by the signal if an interrupt has left an exec() before
     except KeyboardInterrupt:
         interrupt()
