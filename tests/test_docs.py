@@ -271,7 +271,7 @@ def test_other_commands_could_be_typed():
 
 @functools.cache
 def sources():
-    files = [*ROOT.glob("fpemu/*.py"), *ROOT.glob("lamp/*.py")]
+    files = [*ROOT.glob("fpemu/**/*.py"), *ROOT.glob("lamp/**/*.py")]
     return {line.strip() for file in files for line in file.read_text().splitlines()}
 
 
