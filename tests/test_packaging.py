@@ -141,7 +141,7 @@ allowed = {*sys.stdlib_module_names, *sys.argv[1:]}
 
 class Refusal:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in allowed:
+        if name.partition(".")[0] not in allowed and not name.startswith("_sysconfigdata"):
             raise ModuleNotFoundError(f"{name} is refused", name=name)
 
 sys.meta_path.insert(0, Refusal())
