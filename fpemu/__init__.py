@@ -1,22 +1,28 @@
 """fpemu: what the floating-point arithmetic of a machine does, bit for bit."""
 
-from fpemu import devices, formats, functions, jit, reference, scaling
-from fpemu.accumulators import (
-    Accumulator,
-    Blocked,
-    Exact,
-    FlooredCore,
-    Pairwise,
-    Promoted,
-    Sequential,
-    TensorCore,
-)
-from fpemu.arithmetic import add, divide, fma, multiply, sqrt, subtract
-from fpemu.arrays.container import Array, array
-from fpemu.codec import decode, encode, pack, unpack, values
-from fpemu.formats import Format, format
-from fpemu.linalg import RunningSums, dot, matmul
-from fpemu.rounding import Rounding, round
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from fpemu import devices, formats, functions, jit, reference, scaling
+    from fpemu.accumulators import (
+        Accumulator,
+        Blocked,
+        Exact,
+        FlooredCore,
+        Pairwise,
+        Promoted,
+        Sequential,
+        TensorCore,
+    )
+    from fpemu.arithmetic import add, divide, fma, multiply, sqrt, subtract
+    from fpemu.arrays import Array, array
+    from fpemu.codec import decode, encode, pack, unpack, values
+    from fpemu.formats import Format, format
+    from fpemu.linalg import RunningSums, dot, matmul
+    from fpemu.rounding import Rounding, round
 
 __all__ = [
     "Accumulator",
@@ -54,3 +60,36 @@ __all__ = [
     "unpack",
     "values",
 ]
+
+__version__: Final = "0.1.0"
+
+# A module is imported when one of its names is first used, so that `import fpemu` costs nothing.
+_NAMES: Final = {
+    "accumulators": "Accumulator Blocked Exact FlooredCore Pairwise Promoted Sequential TensorCore",
+    "arithmetic": "add divide fma multiply sqrt subtract",
+    "arrays": "Array array",
+    "codec": "decode encode pack unpack values",
+    "formats": "Format format",
+    "linalg": "RunningSums dot matmul",
+    "rounding": "Rounding round",
+}
+_MODULES: Final = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+if not TYPE_CHECKING:  # to which every name is known by its import above
+
+    def __getattr__(name: str) -> Any:
+        """A public name from its module, or a module of the package."""
+        module = f"{__name__}.{_MODULES.get(name, name)}"
+        try:
+            found = import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+        if name in _MODULES:
+            found = globals()[name] = getattr(found, name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""A number and its rounding in words, and pictures of formats, for the `fpemu` command."""
+"""Roundings in words and pictures of formats, for the command `fpemu`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODES: Final = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto")
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The bit fields of a member of a format; a field that the format lacks is empty."""
+    """The bit fields of a value of a format; a field that the format lacks is empty."""
 
     code: int
     sign: str
@@ -47,7 +47,7 @@ def anatomy(value: float, format: Format) -> Anatomy:
     Parameters
     ----------
     value : float
-        A member of the format.
+        A value of the format.
     format : Format
         The format.
 
@@ -58,7 +58,7 @@ def anatomy(value: float, format: Format) -> Anatomy:
     Raises
     ------
     ValueError
-        If `value` is not a member.
+        If `value` is not a value of the format.
     """
     code = int(encode(value, format))
     bits = f"{code:0{format.bits}b}"
@@ -80,7 +80,7 @@ def _meaning(value: float, format: Format) -> str:
 
 
 def bracket(value: float, format: Format) -> tuple[float, float]:
-    """The members next below and next above a finite number, itself twice if it is a member."""
+    """The nearest values below and above a finite number, which is both if it is a value itself."""
     return round_exact(value, format, "rtn"), round_exact(value, format, "rtp")
 
 
@@ -93,21 +93,25 @@ def rounding_steps(value: float, format: Format, overflow: str = "ieee") -> list
         A number; NaN only if the format has it.
     format : Format
         The format.
-    overflow : {"ieee", "saturate"}
-        What overflow gives.
+    overflow : {"ieee", "infinity", "saturate"}
+        The result of overflow, as in :class:`fpemu.Rounding`.
 
     Returns
     -------
     list of RoundingStep
         In the order rne, rna, rnz, rtz, rtp, rtn, rto.
+
+    Raises
+    ------
+    ValueError
+        If `value` is NaN and the format has no NaN, or `overflow` is unknown.
     """
-    steps = []
-    for mode in MODES:
-        result = round_exact(value, format, mode, overflow)
-        steps.append(RoundingStep(mode, result, _error(value, result, format), ""))
+    results = {mode: round_exact(value, format, mode, overflow) for mode in MODES}
     return [
-        RoundingStep(s.mode, s.result, s.error, _reason(value, format, s.mode, s.result))
-        for s in steps
+        RoundingStep(
+            mode, result, _error(value, result, format), _reason(value, format, mode, result)
+        )
+        for mode, result in results.items()
     ]
 
 
@@ -163,14 +167,14 @@ def _rounds_to_largest(value: float, format: Format) -> bool:
 
 
 def plot_formats(formats: Sequence[Format], path: Path) -> None:
-    """Plot the spacing of formats and their relative rounding error over the range.
+    """Plot the spacing of formats and their largest relative rounding error over their range.
 
     Parameters
     ----------
     formats : sequence of Format
         The formats.
     path : Path
-        The picture; its ending says its kind.
+        The picture to write; its ending says its kind.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import re
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 from fpemu._arguments import integer
 
@@ -155,31 +157,33 @@ class Format:
         """Largest finite number."""
         implicit = 2 ** (self.precision - 1)
         significand = implicit + (self.max_finite_code & (implicit - 1))
-        return float(np.ldexp(float(significand), self.emax - self.precision + 1))
+        return math.ldexp(float(significand), self.emax - self.precision + 1)
 
     @property
     def smallest_normal(self) -> float:
         """Smallest positive normal number, ``2**emin``."""
-        return float(np.ldexp(1.0, self.emin))
+        return math.ldexp(1.0, self.emin)
 
     @property
     def smallest_subnormal(self) -> float:
         """Smallest positive number: ``2**(emin-precision+1)``, or `smallest_normal` if none."""
-        return float(np.ldexp(1.0, self.quantum_exponent if self.subnormals else self.emin))
+        return math.ldexp(1.0, self.quantum_exponent if self.subnormals else self.emin)
 
     @property
     def unit_roundoff(self) -> float:
         """``u = 2**-precision``, the largest relative error of rounding to nearest."""
-        return float(np.ldexp(1.0, -self.precision))
+        return math.ldexp(1.0, -self.precision)
 
     @property
     def epsilon(self) -> float:
         """``2**(1-precision)``, the distance from 1 to the next larger number."""
-        return float(np.ldexp(1.0, 1 - self.precision))
+        return math.ldexp(1.0, 1 - self.precision)
 
     @property
     def carrier(self) -> np.dtype[np.floating]:
         """The numpy dtype that holds the values: float32 if they all are float32, else float64."""
+        import numpy as np  # here, so that the commands need not import it
+
         return np.dtype(np.float32 if self._fits_float32 else np.float64)
 
     @property

@@ -16,7 +16,7 @@ import pytest
 import fpemu
 import lamp
 from fpemu import devices, functions, jit, reference, scaling
-from fpemu.__main__ import main as fpemu_command
+from fpemu.cli.application import main as fpemu_command
 from lamp import bounds, checkpoints, compositions, evaluations, reports, testing
 from lamp.cli.application import main as lamp_command
 from lamp.evaluation import runs, texts
@@ -271,7 +271,7 @@ def test_other_commands_could_be_typed():
 
 @functools.cache
 def sources():
-    files = [*ROOT.glob("fpemu/*.py"), *ROOT.glob("lamp/*.py")]
+    files = [*ROOT.glob("fpemu/**/*.py"), *ROOT.glob("lamp/**/*.py")]
     return {line.strip() for file in files for line in file.read_text().splitlines()}
 
 
@@ -321,5 +321,5 @@ def test_every_script_is_told_of():
 def test_the_change_log_has_the_version():
     log = (ROOT / "CHANGELOG.md").read_text()
     versions = re.findall(r"^## (\S+)", log, re.MULTILINE)
-    assert versions[0] in (PROJECT["project"]["version"], "Unreleased")
-    assert PROJECT["project"]["version"] in versions
+    assert versions[0] in (fpemu.__version__, "Unreleased")
+    assert fpemu.__version__ in versions

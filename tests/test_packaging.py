@@ -1,12 +1,17 @@
 """The package as people get it: a wheel, installed in an empty folder."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import fpemu
+import lamp
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,12 +76,114 @@ def test_the_wheel_works_in_an_empty_folder(wheel, tmp_path):
         assert "Usage" in help_text
 
 
-def test_importing_the_packages_imports_nothing_heavy():
+def python(program, *arguments):
+    """What a program prints in a process of its own."""
+    command = [sys.executable, "-c", program, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+HEAVY = {"huggingface_hub", "matplotlib", "mpmath", "numba", "numpy", "torch", "transformers"}
+COMMAND = """
+import importlib, sys
+package, *arguments = sys.argv[1:]
+try:
+    importlib.import_module(f"{package}.cli.application").main(arguments)
+except SystemExit as end:
+    assert not end.code
+print("imported", *sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("fpemu", "--help"), ("fpemu", "formats"), ("lamp", "--help"), ("lamp", "run", "--help")],
+    ids=" ".join,
+)
+def test_commands_import_what_they_need_alone(arguments):
+    """As it takes most of their time: 0.1 s for numpy, 0.5 s for Numba, 2 s for transformers."""
+    imported = python(COMMAND, *arguments).splitlines()[-1].split()
+    assert HEAVY & set(imported) == set()
+
+
+def test_importing_the_packages_imports_nothing():
+    imported = python(
+        "import sys; before = {*sys.modules}; import fpemu, lamp; print(*{*sys.modules} - before)"
+    )
+    top = {name.partition(".")[0] for name in imported.split()}
+    assert top - sys.stdlib_module_names == {"fpemu", "lamp"}
+
+
+@pytest.mark.parametrize("package", [fpemu, lamp], ids=["fpemu", "lamp"])
+def test_names_are_those_of_their_modules(package):
+    """A name is imported when it is first used: the table that says from where is complete."""
+    program = f"""
+import {package.__name__} as package
+for name in package.__all__:
+    print(name, getattr(getattr(package, name), "__name__", "-"))
+print(set(package.__all__) <= set(dir(package)))
+from {package.__name__} import *
+print(all(globals()[name] is getattr(package, name) for name in package.__all__))
+"""
+    *names, all_listed, all_the_same = python(program).splitlines()
+    assert all_listed == all_the_same == "True"
+    for name, own in map(str.split, names):
+        assert own in (name, "-") or own.endswith(f".{name}")
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'no'"):
+        package.no  # noqa: B018
+
+
+# Refuses to import anything but the standard library and some packages.
+ALONE = """
+import sys
+allowed = {*sys.stdlib_module_names, *sys.argv[1:]}
+
+class Refusal:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in allowed and not name.startswith("_sysconfigdata"):
+            raise ModuleNotFoundError(f"{name} is refused", name=name)
+
+sys.meta_path.insert(0, Refusal())
+"""
+
+
+def test_fpemu_needs_numpy_numba_and_mpmath_alone():
     program = (
-        "import sys, fpemu, lamp; "
-        "print([name for name in ('torch', 'transformers', 'matplotlib') if name in sys.modules])"
+        ALONE
+        + """
+import fpemu
+assert fpemu.round(0.3, "float8_e4m3fn") == 0.3125
+assert fpemu.matmul([[1.0, 2.0]], [[3.0], [4.0]], fpemu.Sequential("bfloat16")) == 11.0
+assert fpemu.functions.exp(0.0, "bfloat16") == 1.0
+assert fpemu.reference.round_exact(0.3, "float8_e4m3fn") == 0.3125
+assert str(fpemu.array([0.3], "bfloat16") + 1.0)
+for name in fpemu.__all__:
+    getattr(fpemu, name)
+"""
     )
-    run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    python(program, "fpemu", "numpy", "numba", "llvmlite", "mpmath")
+
+
+def test_extras_that_messages_name_are_there():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    sources = [path.read_text() for path in (ROOT / "lamp").rglob("*.py")]
+    named = {name for text in sources for name in re.findall(r"fpemu-lamp\[(\w+)\]", text)}
+    assert named
+    assert named <= set(project["optional-dependencies"])
+
+
+@pytest.mark.parametrize("package", ["fpemu", "lamp"])
+def test_a_command_without_its_packages_says_what_to_install(package):
+    program = (
+        ALONE
+        + f"""
+from {package}.cli import main
+main()
+"""
     )
-    assert run.stdout.strip() == "[]"
+    command = [sys.executable, "-c", program, "fpemu", "lamp", "numpy"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"{package}: typer is refused: pip install fpemu-lamp")
+    assert run.stderr.count("\n") == 1

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import fpemu
 import lamp
 from fpemu import devices, functions, jit, reference, scaling
@@ -17,12 +19,17 @@ BLOCKS = [
 COMMANDS = [block.strip() for block in BLOCKS if ".venv/bin/lamp" in block]
 
 
-def test_the_tour_and_the_commands_run(tmp_path):
-    """In an empty folder that has the environment, as `make demo` leaves it."""
+@pytest.mark.parametrize("tokens", [64, pytest.param(1024, marks=pytest.mark.long)])
+def test_the_tour_and_the_commands_run(tmp_path, tokens):
+    """In an empty folder that has the environment, as `make demo` leaves it.
+
+    Word for word with 1,024 tokens; with fewer, all of the same happens in less time.
+    """
     (tmp_path / ".venv").symlink_to(sys.prefix)
     assert len(COMMANDS) == 3
+    assert "tokens = 1024\n" in COMMANDS[0]
     for block in COMMANDS:
-        script = "set -e\n" + block
+        script = "set -e\n" + block.replace("tokens = 1024\n", f"tokens = {tokens}\n")
         run = subprocess.run(
             ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
         )

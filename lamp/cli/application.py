@@ -1,27 +1,26 @@
-"""The `lamp` command."""
+"""The subcommands of `lamp` in one application."""
 
 from __future__ import annotations
 
-import itertools
-import sys
 from collections.abc import Sequence
-from typing import Annotated
 
 import typer
 
+from fpemu.cli import options, process
+from lamp.cli import hardware
 from lamp.cli.compare import compare
 from lamp.cli.demo import demo
 from lamp.cli.generate import generate
-from lamp.cli.hardware import list_machines, show_machine
 from lamp.cli.report import report
 from lamp.cli.run import run
-from lamp.cli.sweep import status, sweep
+from lamp.cli.status import status
+from lamp.cli.sweep import sweep
 
-_INTERRUPTED = 130  # 128 and the number of the signal, as shells have it
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     name="lamp",
-    help="Look-ahead mixed-precision inference under simulated hardware.",
+    help="Run language models on simulated hardware, with look-ahead mixed precision.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,53 +28,21 @@ app = typer.Typer(
 
 
 @app.callback()
-def _main(
-    debug: Annotated[bool, typer.Option(help="Show a traceback when something fails.")] = False,
-) -> None:
-    """Options that hold for every command."""
+def _main(debug: options.Debug = False, version: options.Version = False) -> None:
+    """Options of all subcommands."""
 
 
 for command in (run, generate, compare, sweep, status, report, demo):
     app.command()(command)
-
-machines = typer.Typer(help="The machines that models run on.", no_args_is_help=True)
-machines.command(name="list")(list_machines)
-machines.command(name="show")(show_machine)
-app.add_typer(machines, name="hardware")
+app.add_typer(hardware.app, name="hardware")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    The exit code is 2 for bad usage, 1 for a failure (with a traceback after ``--debug``), 130 if
-    it is interrupted.
+    """Run the command; :func:`fpemu.cli.process.call` says how it ends.
 
     Parameters
     ----------
     arguments : sequence of str, optional
-        What stands behind ``lamp`` on the command line; left out, the process's own.
+        What follows ``lamp`` on the command line; by default, the arguments of the process.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    # Of the command's own options --debug is the only one; what follows the command has others.
-    debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), given)
-    try:
-        app(given, prog_name="lamp")
-    except KeyboardInterrupt:
-        _stop("interrupted", _INTERRUPTED)
-    except SystemExit as stop:
-        if stop.code != _INTERRUPTED:
-            raise
-        _stop("interrupted", _INTERRUPTED)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        if debug:
-            raise
-        _stop(str(error), 1)
-    except Exception as error:  # a mistake of ours, or of a library's
-        if debug:
-            raise
-        _stop(f"{type(error).__name__}: {error} (lamp --debug COMMAND ... shows where)", 1)
-
-
-def _stop(message: str, code: int) -> None:
-    typer.echo(f"lamp: {message}", err=True)
-    raise SystemExit(code) from None
+    process.call(app, "lamp", arguments)

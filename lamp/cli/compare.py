@@ -1,4 +1,4 @@
-"""The command `lamp compare`."""
+"""The subcommand `lamp compare`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from lamp.cli import options
-from lamp.evaluation import HELD_OUT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 def compare(
     machines: options.Settings,
     model: options.Model = "embedded",
-    text: options.Source = HELD_OUT,
+    text: options.Source = None,
     token_ids: options.TokenIds = None,
     tokens: options.Tokens = 4096,
     length: options.Length = None,
@@ -30,20 +29,20 @@ def compare(
     seed: options.ShuffleSeed = None,
     json: options.Json = False,
 ) -> None:
-    """Run a model on a text under several machines, side by side, and say what differs in them."""
+    """Run a model over a text on several machines, and compare the machines and the results."""
     from lamp.cli import inputs, outputs
     from lamp.evaluation import runs
     from lamp.machines import differences
     from lamp.models import loading as models
 
-    options.check_source(text, token_ids)
+    source = options.source(text, token_ids)
     shuffled = options.shuffle_seed(shuffle, seed)
     settings = options.settings(machines)
     exact = options.machine(reference, "--reference")
     network = models.from_pretrained(model, hardware=settings[0].hardware)
     read = inputs.read_text(
         network,
-        text=text,
+        text=source,
         token_ids=token_ids,
         tokens=tokens,
         length=length,

@@ -1,4 +1,4 @@
-"""The command `lamp demo`."""
+"""The subcommand `lamp demo`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ _RUNS = len(_STORED_BITS) * (1 + 3 * len(_TAUS))
 
 def demo(
     output: Annotated[
-        Path, typer.Option(help="Folder for results.csv and the plot.", file_okay=False)
+        Path, typer.Option(help="The folder of results.csv and the plot.", file_okay=False)
     ] = Path("demo"),
     model: Annotated[
-        str, typer.Option(help="A transformers directory, a hub name, or 'embedded'.")
+        str,
+        typer.Option(help="The model: 'embedded', a transformers directory, or a name on the hub."),
     ] = "embedded",
     text: Annotated[
-        Path | None, typer.Option(help="A UTF-8 text file; the embedded sample if left out.")
+        Path | None, typer.Option(help="A UTF-8 text file.  By default, the embedded sample.")
     ] = None,
-    windows: Annotated[int, typer.Option(min=1, help="How many windows of the text.")] = 4,
-    length: Annotated[int, typer.Option(min=2, help="Tokens in a window.")] = 512,
+    windows: Annotated[int, typer.Option(min=1, help="Number of windows of the text.")] = 4,
+    length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
 ) -> None:
     """Run GPT-2 with low-precision attention scores, with and without look-ahead recomputation."""
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""The command `lamp generate`."""
+"""The subcommand `lamp generate`."""
 
 from __future__ import annotations
 
@@ -10,55 +10,60 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fpemu.cli.options import usage
 from lamp.cli import options
 
 if TYPE_CHECKING:
     from lamp.models import Decoder
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-"""What the bytes of half a character are decoded as."""
+"""The decoding of the bytes of half a character."""
 
 
 def generate(
     prompt: Annotated[
         str,
         typer.Option(
-            help="The beginning, taken as it is, or '-' for standard input.", metavar="TEXT|-"
+            help="The beginning of the text, taken as it is, or '-' for standard input.",
+            metavar="TEXT|-",
         ),
     ],
     model: options.Model = "embedded",
     hardware: options.Machine = "fp32",
     lamp: options.Rules = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Add so many tokens, at most.")] = 64,
+    tokens: Annotated[int, typer.Option(min=1, help="Add at most this many tokens.")] = 64,
     temperature: Annotated[
         float,
-        typer.Option(help="What logits are divided by; 0 takes the most probable token each time."),
+        typer.Option(
+            help="Divide the logits by this.  At 0, take the most probable token each time."
+        ),
     ] = 0.0,
     top_k: Annotated[
-        int | None, typer.Option(help="Draw from the so many most probable tokens only.")
+        int | None, typer.Option(help="Draw from this many most probable tokens only.")
     ] = None,
     top_p: Annotated[
         float | None,
         typer.Option(
-            help="Draw from the fewest most probable tokens that have this probability together."
+            help="Draw from the fewest most probable tokens whose probabilities add up to this."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The seed of the draws.")] = 0,
     chat: Annotated[
         bool,
         typer.Option(
-            "--chat", help="Put the prompt into the model's chat template; print the answer alone."
+            "--chat",
+            help="Put the prompt into the model's chat template, and print the answer alone.",
         ),
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Continue a text, token by token, until the model ends it."""
+    """Continue a text token by token."""
     from lamp.cli import outputs
     from lamp.models import Sampler
     from lamp.models import loading as models
 
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
-    with options.usage():
+    with usage():
         Sampler(temperature, top_k, top_p, seed)
     for name, value in (("--top-k", top_k), ("--top-p", top_p)):
         if value is not None and temperature == 0.0:
@@ -66,7 +71,7 @@ def generate(
             raise typer.BadParameter(message, param_hint=name)
     network = models.from_pretrained(model, hardware=setting.hardware, lamp=setting.lamp)
     text = _Continued.of(network, prompt, chat=chat)
-    with options.usage("--tokens"):
+    with usage("--tokens"):
         stream = network.stream(
             text.beginning,
             tokens,
@@ -104,7 +109,7 @@ def generate(
 
 @dataclass
 class _Continued:
-    """A text that a model continues."""
+    """A text and its continuation by a model."""
 
     model: Decoder
     prompt: str
@@ -114,7 +119,7 @@ class _Continued:
 
     @classmethod
     def of(cls, model: Decoder, prompt: str, *, chat: bool) -> _Continued:
-        """A prompt, or what the chat template makes of it."""
+        """A prompt, in the model's chat template if wanted."""
         from lamp.evaluation import STANDARD_INPUT, read_standard_input
 
         text = read_standard_input() if prompt == STANDARD_INPUT else prompt
@@ -127,11 +132,11 @@ class _Continued:
 
     @property
     def ended(self) -> str:
-        """Why no more is added: the model has ended the text, or the count is reached."""
+        """Why the text ends: the model has ended it, or the number of tokens is reached."""
         return "end of text" if self.added and self.added[-1] in self.stop else "count"
 
     def pieces(self, stream: Iterator[int]) -> Iterator[str]:
-        """The text of tokens as they come, whole characters only, without that of the last one."""
+        """The text of the tokens as they come, in whole characters."""
         tokens = list(self.beginning)
         shown = self.model.decode(tokens)
         for token in stream:
@@ -149,7 +154,7 @@ class _Continued:
 def _in_chat(tokenizer: Any, prompt: str) -> str:
     """A prompt as a user's message, and the beginning of the answer."""
     if not getattr(tokenizer, "chat_template", None):
-        message = "the model's tokenizer has no chat template: leave it out"
+        message = "the model's tokenizer has no chat template: leave --chat out"
         raise typer.BadParameter(message, param_hint="--chat")
     messages = [{"role": "user", "content": prompt}]
     try:
@@ -162,7 +167,7 @@ def _in_chat(tokenizer: Any, prompt: str) -> str:
 
 
 def _print(pieces: Iterable[str], prompt: str) -> None:
-    """Text as it comes; a line that is begun is ended, whatever happens."""
+    """Print text as it comes, and end the last line whatever happens."""
     last = prompt
     typer.echo(prompt, nl=False)
     try:
@@ -175,7 +180,7 @@ def _print(pieces: Iterable[str], prompt: str) -> None:
 
 
 def _remark(text: _Continued, seconds: float) -> None:
-    """How fast it went and why it ended, on a terminal."""
+    """Print the speed and the reason of the end, on a terminal."""
     if sys.stderr.isatty():
         count = len(text.added)
         reason = ", ended by the model" if text.ended == "end of text" else ""

@@ -1,20 +1,33 @@
-"""The commands `lamp hardware list` and `lamp hardware show`."""
+"""The subcommands `lamp hardware list` and `lamp hardware show`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lamp.cli import options
 
-def list_machines() -> None:
-    """List the machines that have names."""
-    from rich.console import Console
+if TYPE_CHECKING:
     from rich.table import Table
+
+app = typer.Typer(help="List and show the machines that models run on.", no_args_is_help=True)
+
+
+def _table() -> Table:
+    from rich.table import Table
+
+    return Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+
+
+@app.command("list")
+def list_machines() -> None:
+    """List the named machines."""
+    from rich.console import Console
 
     from lamp.machines import hardware, names, summary
 
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table = _table()
     table.add_column("name", no_wrap=True)
     for column in ("stored in", "products of weights", "scores"):
         table.add_column(column)
@@ -27,22 +40,22 @@ def list_machines() -> None:
     typer.echo("\nmu: 0 to 23 stored significand bits, shown for 4.  Or a file that ends in .toml.")
 
 
+@app.command("show")
 def show_machine(
-    name: Annotated[str, typer.Argument(help="A machine's name, or a file that ends in .toml.")],
+    name: Annotated[str, typer.Argument(help="A machine's name or a .toml file.")],
     toml: Annotated[bool, typer.Option("--toml", help="Print a TOML file to start from.")] = False,
 ) -> None:
     """Show how a machine computes each step."""
     from rich.console import Console
-    from rich.table import Table
 
-    from lamp.machines import STEPS, hardware
+    from lamp.machines import STEPS
     from lamp.machines import files as machine_files
 
-    machine = hardware(name)
+    machine = options.machine(name, "NAME")
     if toml:
         typer.echo(machine_files.dumps(machine), nl=False)
         return
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table = _table()
     table.add_column("step", no_wrap=True)
     table.add_column("how")
     table.add_row("weights", f"stored in {machine.weights}")

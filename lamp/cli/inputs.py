@@ -1,4 +1,4 @@
-"""What commands read: texts and token numbers."""
+"""The texts and token ids that commands read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lamp.cli.options import usage
+from fpemu.cli.options import usage
 from lamp.evaluation import runs, texts
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def read_text(
     stride: int | None,
     shuffled: int | None,
 ) -> runs.Text:
-    """The text that the options of a command say."""
+    """Read the text that the options of a command describe."""
     with usage("--length, --stride"):
         length, stride = runs.window_sizes(model, length, stride)
     if token_ids is not None:
@@ -46,7 +46,7 @@ def read_text(
     try:
         model.tokenizer  # noqa: B018  (it is loaded here)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}: give token numbers, by --token-ids FILE") from error
+        raise FileNotFoundError(f"{error}: give token ids, by --token-ids FILE") from error
     source = texts.Source(
         text,
         tokens=tokens,
@@ -60,9 +60,9 @@ def read_text(
 
 
 def read_token_ids(path: Path) -> NDArray[np.int64]:
-    """Token numbers in a file."""
+    """Read the token ids in a file."""
     if path.is_dir() or not path.exists():
-        raise FileNotFoundError(f"no file of token numbers {str(path)!r}")
+        raise FileNotFoundError(f"no file of token ids {str(path)!r}")
     if path.suffix == ".npy":
         return _read_array(path)
     numbers = []
@@ -72,7 +72,7 @@ def read_token_ids(path: Path) -> NDArray[np.int64]:
         except (ValueError, OverflowError) as error:
             raise ValueError(
                 f"{path} holds {word.decode(errors='replace')!r} at position {len(numbers)}: "
-                "expected token numbers between white space"
+                "expected token ids separated by white space"
             ) from error
     return np.array(numbers, np.int64)
 
@@ -85,7 +85,7 @@ def _read_array(path: Path) -> NDArray[np.int64]:
         raise ValueError(f"{path} is not a .npy file of integers: {error}") from error
     if len(shape) != 1 or kind.kind not in "iu":
         raise ValueError(
-            f"{path} holds an array of {kind} of shape {shape}: expected integers in one row"
+            f"{path} holds an array of {kind} of shape {shape}: expected one dimension of integers"
         )
     found: NDArray[np.int64] = numbers
     return found

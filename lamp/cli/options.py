@@ -1,30 +1,25 @@
-"""Options that several commands have."""
+"""Options that several subcommands have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lamp.evaluation import HELD_OUT, Setting, setting_parts
-from lamp.lookahead import LAMP
-from lamp.machines import Hardware, hardware
-from lamp.reports.console import LETTERS
+from fpemu.cli.options import usage
 
+if TYPE_CHECKING:
+    from lamp.evaluation import Setting
+    from lamp.machines import Hardware
 
-@contextmanager
-def usage(option: str | None = None) -> Iterator[None]:
-    """What is wrong in here is bad usage: of an option, if one is named."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
+# --- what they mean -------------------------------------------------------------------------------
 
 
 def machine(name: str, option: str) -> Hardware:
-    """The machine that an option names; what a TOML file says wrong is a failure, not bad usage."""
+    """The machine that an option names; an error in a TOML file is a failure, not bad usage."""
+    from lamp.machines import hardware
+
     if name.endswith(".toml"):
         return hardware(name)
     with usage(option):
@@ -32,47 +27,59 @@ def machine(name: str, option: str) -> Hardware:
 
 
 def setting(name: str, rules: Iterable[str], options: tuple[str, str]) -> Setting:
-    """The machine that one option names, and the rules that another says."""
+    """A machine and its look-ahead rules, and the options that give them."""
+    from lamp.evaluation import Setting
+    from lamp.lookahead import LAMP
+
     chosen = machine(name, options[0])
     with usage(options[1]):
         return Setting(chosen, [LAMP.parse(rule) for rule in rules])
 
 
 def settings(texts: Sequence[str]) -> list[Setting]:
-    """The machines to compare: several, and letters for all."""
-    if not 2 <= len(texts) <= len(LETTERS):
-        message = f"expected 2 to {len(LETTERS)} machines, not {len(texts)}: {' '.join(texts)}"
+    """The machines of a comparison: at least two, and one letter for each."""
+    from lamp.evaluation import setting_parts
+    from lamp.reports import console
+
+    most = len(console.LETTERS)
+    if not 2 <= len(texts) <= most:
+        message = f"expected 2 to {most} machines, not {len(texts)}: {' '.join(texts)}"
         raise typer.BadParameter(message, param_hint="MACHINES")
     return [setting(*setting_parts(text), ("MACHINES", "MACHINES")) for text in texts]
 
 
-def check_source(text: str, token_ids: str | None) -> None:
-    """A text and token numbers are not both given."""
-    if text != HELD_OUT and token_ids is not None:
+def source(text: str | None, token_ids: str | None) -> str:
+    """Where the text comes from, after a check that it is not given twice."""
+    from lamp.evaluation import HELD_OUT
+
+    if text is not None and token_ids is not None:
         hint = "--text, --token-ids"
-        raise typer.BadParameter("give a text or token numbers, not both", param_hint=hint)
+        raise typer.BadParameter("give a text or token ids, not both", param_hint=hint)
+    return HELD_OUT if text is None else text
 
 
 def shuffle_seed(shuffle: bool, seed: int | None) -> int | None:
-    """The seed that tokens are shuffled with; None if they are not."""
+    """The seed that shuffles the tokens, or None without ``--shuffle``."""
     if seed is not None and not shuffle:
         message = f"{seed} is the seed of --shuffle, which is not given"
         raise typer.BadParameter(message, param_hint="--seed")
     return (seed or 0) if shuffle else None
 
 
+# --- what they are --------------------------------------------------------------------------------
+
 Model = Annotated[
     str,
     typer.Option(
-        help="A transformers directory, a GGUF file, a name on the Hugging Face hub, 'embedded', "
-        "or a model from a Python package: smollm2, mgm.",
+        help="The model: 'embedded', a transformers directory, a GGUF file, a name on the Hugging "
+        "Face hub, or a model from a Python package (smollm2, mgm).",
         metavar="NAME|DIR|FILE",
     ),
 ]
 Machine = Annotated[
     str,
     typer.Option(
-        help="The machine: a name that 'lamp hardware list' shows, or a file that ends in .toml.",
+        help="The machine: a name from 'lamp hardware list' or a .toml file.",
         metavar="NAME|FILE.toml",
     ),
 ]
@@ -83,55 +90,57 @@ Reference = Annotated[
 Rules = Annotated[
     list[str] | None,
     typer.Option(
-        help="What look-ahead recomputes, such as softmax:total_variation:0.01 or norm:norm:1%; "
-        "may be given once for each place: softmax, norm, activation, logits.",
+        help="A look-ahead rule, such as softmax:total_variation:0.01 or norm:norm:1%.  Give at "
+        "most one rule per place: softmax, norm, activation, logits.",
         metavar="PLACE:RULE:AMOUNT",
     ),
 ]
 Settings = Annotated[
     list[str],
     typer.Argument(
-        help="Two machines or more: names or .toml files, each with what look-ahead recomputes on "
-        "it, joined by +, such as ps4+softmax:kl:0.01.",
+        help="Two or more machines: names or .toml files, each with its look-ahead rules joined "
+        "by +, such as ps4+softmax:kl:0.01.",
     ),
 ]
 Source = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="A UTF-8 text file, JSON lines (.jsonl) or a table (.parquet) with a field 'text', "
-        "or '-' for standard input; 'held-out' is the sample that comes with the embedded model.",
+        help="The text: a UTF-8 file, JSON lines (.jsonl) or a table (.parquet) with a field "
+        "'text', or '-' for standard input.  By default, 'held-out': the sample that comes with "
+        "the embedded model.",
         metavar="FILE|-",
     ),
 ]
 TokenIds = Annotated[
     str | None,
     typer.Option(
-        help="Token numbers in place of a text: integers between white space, or a .npy file.",
+        help="Token ids in place of a text: integers separated by white space, or a .npy file.",
         metavar="FILE",
     ),
 ]
-Tokens = Annotated[int, typer.Option(min=1, help="Read so many tokens of the text, at most.")]
+Tokens = Annotated[int, typer.Option(min=1, help="Read at most this many tokens of the text.")]
 Length = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Tokens in a window, each window being a text of its own; left out, as many as the "
-        "model has positions, but at most 512.",
+        help="Tokens per window; the model reads each window as a text of its own.  By default, "
+        "the model's number of positions, but at most 512.",
     ),
 ]
 Stride = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="From the beginning of one window to the next: those before are context alone and "
-        "compared with nothing; left out, the length.",
+        help="Tokens between the starts of two windows.  Tokens that are in the window before, "
+        "too, are context alone and not compared.  By default, the length.",
     ),
 ]
 Shuffle = Annotated[
     bool, typer.Option("--shuffle", help="Shuffle the tokens: a control without any language.")
 ]
-ShuffleSeed = Annotated[int | None, typer.Option(min=0, help="The seed of --shuffle; left out, 0.")]
+ShuffleSeed = Annotated[
+    int | None, typer.Option(min=0, help="The seed of --shuffle; 0 by default.")
+]
 Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print one JSON object, numbers in full precision, for programs."),
+    bool, typer.Option("--json", help="Print one JSON object, with numbers in full precision.")
 ]

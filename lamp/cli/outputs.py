@@ -1,4 +1,4 @@
-"""What commands print: JSON on standard output, progress and remarks on standard error."""
+"""The output of commands: JSON and tables on standard output, progress on standard error."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Standard output for tables; names stand as they are, not as markup or emoji codes."""
+    """Standard output for tables; names are printed as they are, not as markup or emoji codes."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def print_json(record: Mapping[str, Any]) -> None:
-    """One JSON object; what JSON has no number for is null, and "nulls" says what it is."""
+    """Print one JSON object; NaN and infinities are null, and "nulls" says which they are."""
     whole = runs.without_nan({**record, "versions": runs.versions()})
     typer.echo(json.dumps(whole, indent=2, allow_nan=False))
 
 
 def model_record(name: str, model: Decoder) -> dict[str, Any]:
-    """A model as plain data."""
+    """A model as a JSON record."""
     shape = model.shape
     return {
         "name": name,
@@ -43,7 +43,7 @@ def model_record(name: str, model: Decoder) -> dict[str, Any]:
 
 
 def describe(name: str, model: Decoder, text: runs.Text) -> str:
-    """A model and what it reads, in words."""
+    """The model and its text in words."""
     count = len(text.windows)
     tokens = f"{len(text.tokens):,} token{'s' if len(text.tokens) > 1 else ''}"
     parts = f"{count} windows of {text.length}" if count > 1 else "one window"
@@ -56,7 +56,7 @@ def describe(name: str, model: Decoder, text: runs.Text) -> str:
 
 
 def print_notes(console: Console, notes: Mapping[str, list[str]]) -> None:
-    """What is to be known about numbers, under what it is about."""
+    """Print notes on the results, a line for each subject."""
     written = [f"{about}: {'; '.join(each)}." for about, each in notes.items() if each]
     for line in ["", *written] if written else []:
         console.print(line)
@@ -64,7 +64,7 @@ def print_notes(console: Console, notes: Mapping[str, list[str]]) -> None:
 
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal; gives what to call with each advance."""
+    """Show a progress bar if standard error is a terminal; yields a function that advances it."""
     from rich import progress as bars
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""The command `lamp report`."""
+"""The subcommand `lamp report`."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ import typer
 
 
 def report(
-    store: Annotated[Path, typer.Argument(help="A store of results.", metavar="STORE")],
+    store: Annotated[Path, typer.Argument(help="The SQLite file of a sweep.", metavar="STORE")],
     study: Annotated[
-        str | None, typer.Option(help="One study; left out, all of the store.", metavar="NAME")
+        str | None, typer.Option(help="Report this study only.", metavar="NAME")
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="The page; left out, beside the store, with the ending .html.", metavar="FILE"
+            help="The HTML file.  By default, the store's name with the ending .html.",
+            metavar="FILE",
         ),
     ] = None,
     csv: Annotated[
         Path | None,
-        typer.Option(help="Also write all runs as a CSV file, one a row.", metavar="FILE"),
+        typer.Option(help="Also write all runs to a CSV file, one per row.", metavar="FILE"),
     ] = None,
     parquet: Annotated[
         Path | None,
-        typer.Option(help="The same as a Parquet file; needs pyarrow.", metavar="FILE"),
+        typer.Option(help="Also write all runs to a Parquet file.  Needs pyarrow.", metavar="FILE"),
     ] = None,
     png: Annotated[
         Path | None,
-        typer.Option(help="Also write the charts as pictures into a folder.", metavar="DIR"),
+        typer.Option(help="Also write the charts into a folder, as PNG pictures.", metavar="DIR"),
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Write the results of a sweep as one HTML page, and as files for other programs."""
+    """Write the results of a sweep as an HTML page, and as CSV, Parquet or pictures."""
     from lamp import reports
 
     page = store.with_suffix(".html") if output is None else output
@@ -58,7 +59,7 @@ def report(
 
 
 def _check(paths: dict[str, Path | None], store: Path) -> None:
-    """No file is written twice, and none over the store."""
+    """Check that no file is written twice, and none over the store."""
     taken = {store.resolve(): "the store"}
     for option, path in paths.items():
         if path is not None:

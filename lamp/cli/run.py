@@ -1,4 +1,4 @@
-"""The command `lamp run`."""
+"""The subcommand `lamp run`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from lamp.cli import options
-from lamp.evaluation import HELD_OUT
 
 if TYPE_CHECKING:
     from lamp.evaluation import Run, Text
@@ -17,7 +16,7 @@ def run(
     model: options.Model = "embedded",
     hardware: options.Machine = "fp32",
     lamp: options.Rules = None,
-    text: options.Source = HELD_OUT,
+    text: options.Source = None,
     token_ids: options.TokenIds = None,
     tokens: options.Tokens = 4096,
     length: options.Length = None,
@@ -27,19 +26,19 @@ def run(
     seed: options.ShuffleSeed = None,
     json: options.Json = False,
 ) -> None:
-    """Run a model on a text under a machine, and compare it with a reference."""
+    """Run a model over a text on a machine, and compare it with a reference."""
     from lamp.cli import inputs, outputs
     from lamp.evaluation import runs
     from lamp.models import loading as models
 
-    options.check_source(text, token_ids)
+    source = options.source(text, token_ids)
     shuffled = options.shuffle_seed(shuffle, seed)
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
     exact = options.machine(reference, "--reference")
     network = models.from_pretrained(model, hardware=setting.hardware)
     read = inputs.read_text(
         network,
-        text=text,
+        text=source,
         token_ids=token_ids,
         tokens=tokens,
         length=length,

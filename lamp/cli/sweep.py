@@ -1,22 +1,21 @@
-"""The commands `lamp sweep` and `lamp status`."""
+"""The subcommand `lamp sweep`."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from lamp.cli import options
+from fpemu.cli import process
 
 if TYPE_CHECKING:
-    from lamp.studies import Record, Store, Sweep
+    from lamp.studies import Sweep
 
-_INTERRUPTED = 130
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
-_MOST_SHOWN = 10
+_UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_MOST_SHOWN: Final = 10
 
 
 def _memory(text: str) -> int:
@@ -29,13 +28,13 @@ def _memory(text: str) -> int:
 Study = Annotated[
     Path,
     typer.Argument(
-        help="A TOML file, as 'python -m pydoc lamp.studies.study' describes it.", metavar="STUDY"
+        help="A TOML file; 'python -m pydoc lamp.studies.study' describes it.", metavar="STUDY"
     ),
 ]
 Target = Annotated[
     Path | None,
     typer.Option(
-        help="The SQLite file of the results; left out, the study's name with the ending .sqlite.",
+        help="The SQLite file of the results.  By default, the study's with the ending .sqlite.",
         metavar="FILE",
     ),
 ]
@@ -43,8 +42,7 @@ Jobs = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="How many processes measure runs at once; left out, one, and as many as there are "
-        "cores in a local cluster.",
+        help="Number of processes.  By default, one, or one per core in a local cluster.",
     ),
 ]
 Cluster = Annotated[
@@ -57,17 +55,15 @@ Cluster = Annotated[
 Memory = Annotated[
     int | None,
     typer.Option(
-        help="How much memory reference logits may take, such as 4G; left out, a fourth of the "
-        "machine's.",
+        help="Memory for reference logits, such as 4G.  By default, a quarter of all memory.",
         parser=_memory,
         metavar="SIZE",
     ),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Check the study and show what there is to do; run nothing."),
+    typer.Option("--dry-run", help="Check the study and list its runs; run nothing."),
 ]
-Results = Annotated[Path, typer.Argument(help="The SQLite file of a sweep.", metavar="STORE")]
 
 
 def sweep(
@@ -78,9 +74,9 @@ def sweep(
     memory: Memory = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Do the runs of a study that its store does not hold yet.
+    """Run a study: all runs whose results are not in the store yet.
 
-    Ctrl-C ends the sweep after the runs that have begun; the same command goes on.
+    Ctrl-C stops after the runs in progress; the same command does the rest later.
     """
     from lamp.studies import sweeps as sweeping
 
@@ -95,12 +91,12 @@ def sweep(
     except sweeping.Interrupted as stop:
         _summarise(stop.sweep)
         typer.echo("Interrupted: the same command does the rest.", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(process.INTERRUPTED) from None
     except OSError as error:
         if not target.is_file() or isinstance(error, FileNotFoundError):
             raise
         raise OSError(
-            f"{error}.  What has ended is in {target}: the same command goes on"
+            f"{error}.  Finished runs are in {target}: the same command does the rest"
         ) from error
     _summarise(found)
     if found.failed:
@@ -142,81 +138,3 @@ def _show_plan(study: Path, target: Path) -> None:
         typer.echo(f"Note: {note}.", err=True)
     missing = sum(key not in done for key in plan.tasks)
     typer.echo(f"{_runs(len(plan.tasks))}, {missing} to do; results in {target}")
-
-
-# --- status ---------------------------------------------------------------------------------------
-
-
-def status(store: Results, json: options.Json = False) -> None:
-    """Show how far the studies of a store are, and their last results."""
-    from lamp.studies import Store
-
-    with Store.open(store) as opened:
-        if json:
-            _print_json(opened)
-        else:
-            _print_status(opened)
-
-
-def _print_json(store: Store) -> None:
-    from dataclasses import asdict
-
-    from lamp.cli import outputs
-
-    studies = []
-    for name in store.studies():
-        counts = store.counts(name)
-        runs = [_plain(record) for record in store.records(name)]
-        studies.append({"name": name, "total": counts.total, **asdict(counts), "runs": runs})
-    outputs.print_json({"store": str(store.path), "studies": studies})
-
-
-def _plain(record: Record) -> dict[str, Any]:
-    """A run as plain data."""
-    from dataclasses import asdict
-
-    found = asdict(record)
-    member = found.pop("member")
-    return {**member, **found}
-
-
-def _print_status(store: Store) -> None:
-    from rich.table import Table
-
-    from lamp.cli import outputs
-
-    console = outputs.console()
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("study")
-    for column in ("runs", "done", "failed", "missing", "running"):
-        table.add_column(column, justify="right")
-    records: list[Record] = []
-    for name in store.studies():
-        counts = store.counts(name)
-        cells = counts.total, counts.done, counts.failed, counts.missing, counts.running
-        table.add_row(name, *map(str, cells))
-        records += store.records(name)
-    console.print(table)
-    ended = sorted((r for r in records if r.finished_at), key=lambda r: r.finished_at or "")
-    if ended:
-        console.print()
-        console.print(_last(ended[: -_MOST_SHOWN - 1 : -1]))
-    for record in [r for r in records if r.state == "failed"][:_MOST_SHOWN]:
-        console.print(f"\nfailed: {record.member}: {record.error}")
-
-
-def _last(records: list[Record]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("last runs", overflow="fold")
-    for column in ("KL", "flips", "recomputed", "s"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for record in records:
-        metrics = record.metrics
-        cells = ["failed", "", ""]
-        if metrics is not None:
-            rate = f"{metrics.recomputation_rate:.2%}" if metrics.layer_rates else "-"
-            cells = [f"{metrics.kl:.2e}", f"{metrics.flip_rate:.2%}", rate]
-        table.add_row(str(record.member), *cells, f"{record.seconds:.2f}")
-    return table

@@ -1,23 +1,46 @@
 """The `fpemu` command as people call it."""
 
+import re
 import subprocess
 import sys
+from typing import NamedTuple
 
 import matplotlib.image
 import numpy as np
 import pytest
 
 import fpemu
+from fpemu.cli.application import main
+from tests.interruptions import assert_interrupted_at_any_moment
 
 
-def command(*arguments):
+class Run(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """What the command prints and how it ends, called in this process."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        return Run(stop.value.code, *capsys.readouterr())
+
+    return run
+
+
+def process(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "fpemu", *arguments], capture_output=True, text=True, check=False
     )
 
 
 def test_formats_lists_every_named_format_within_80_columns():
-    run = command("formats")
+    run = process("formats")
     assert run.returncode == 0
     for name in fpemu.formats.named_formats():
         assert f"\n{name} " in run.stdout
@@ -38,14 +61,14 @@ def test_formats_lists_every_named_format_within_80_columns():
         (["bfloat16", "inf"], ["not a finite number", "inf"]),
     ],
 )
-def test_show_explains_a_rounding(arguments, expected):
+def test_show_explains_a_rounding(command, arguments, expected):
     run = command("show", *arguments)
     assert run.returncode == 0, run.stderr
     for words in expected:
         assert words in " ".join(run.stdout.split()) or words in run.stdout
 
 
-def test_show_agrees_with_round_in_every_mode():
+def test_show_agrees_with_round_in_every_mode(command):
     for value in (0.3, -2.5, 449.0, 1e-9, 464.0, 465.0):
         lines = command("show", "float8_e4m3fn", str(value)).stdout.splitlines()
         table = {line.split()[0]: line.split()[1] for line in lines if line[:2] in ("rn", "rt")}
@@ -54,7 +77,7 @@ def test_show_agrees_with_round_in_every_mode():
             assert table[mode] == repr(expected)
 
 
-def test_table_lists_every_code():
+def test_table_lists_every_code(command):
     lines = command("table", "float6_e3m2fn").stdout.splitlines()
     assert len(lines) == 64
     assert lines[0b100101].split() == ["0x0025", "1", "001", "01", "-0.3125"]
@@ -63,7 +86,7 @@ def test_table_lists_every_code():
     ]
 
 
-def test_plot_writes_a_picture(tmp_path):
+def test_plot_writes_a_picture(command, tmp_path):
     run = command("plot", "float8_e4m3fn", "bfloat16", "--output", str(tmp_path / "plot.png"))
     assert run.returncode == 0, run.stderr
     assert matplotlib.image.imread(tmp_path / "plot.png").shape == (1040, 1280, 4)
@@ -72,24 +95,46 @@ def test_plot_writes_a_picture(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["show", "float8", "1"], 1, "unknown format 'float8'"),
-        (["show", "float4_e2m1fn", "nan"], 1, "has no NaN"),
-        (["show", "bfloat16", "1", "--overflow", "wrap"], 1, "unknown overflow 'wrap'"),
+        # bad usage
+        (["show", "float8", "1"], 2, "FORMAT: unknown format 'float8'"),
+        (["show", "float4_e2m1fn", "nan"], 2, "has no NaN"),
+        (["show", "bfloat16", "1", "--overflow", "wrap"], 2, "unknown overflow 'wrap'"),
         (["show", "bfloat16", "one"], 2, "number"),
-        (["table", "bfloat16"], 1, "too many codes"),
-        (["plot", "bfloat16", "--output", "missing/plot.png"], 1, "missing"),
+        (["table", "bfloat16"], 2, "too many codes"),
+        (["table", "float8"], 2, "FORMAT: unknown format 'float8'"),
         (["plot", "bfloat16"], 2, "output"),
+        (["plot", "bfloat16", "float8", "--output", "plot.png"], 2, "unknown format 'float8'"),
         (["fly"], 2, "fly"),
+        # failures
+        (["plot", "bfloat16", "--output", "missing/plot.png"], 1, "missing"),
+        (["devices", "nosuch"], 1, "no unit has 'nosuch' in its name"),
     ],
 )
-def test_bad_usage_gives_one_clear_line(arguments, code, message):
+def test_bad_usage_gives_one_clear_line(command, arguments, code, message):
     run = command(*arguments)
     assert run.returncode == code
-    assert message in run.stderr
+    assert run.stdout == ""
+    assert message in " ".join(re.sub("[│╭╰─╮╯]", " ", run.stderr).split())
     assert "Traceback" not in run.stderr
+    assert code == 2 or (run.stderr.startswith("fpemu: ") and run.stderr.count("\n") == 1)
 
 
 def test_debug_shows_the_traceback():
-    run = command("--debug", "show", "float8", "1")
+    run = process("--debug", "devices", "nosuch")
     assert run.returncode == 1
     assert "Traceback" in run.stderr
+    assert "ValueError: no unit has 'nosuch' in its name" in run.stderr
+
+
+def test_help_and_version(command):
+    names = ("formats", "devices", "show", "table", "plot")
+    helped = command("--help")
+    assert helped.returncode == 0
+    for name in names:
+        assert re.search(rf"^│ {name} ", helped.stdout, re.MULTILINE)
+        assert command(name, "--help").returncode == 0
+    assert command("--version") == (0, f"fpemu {fpemu.__version__}\n", "")
+
+
+def test_ctrl_c_is_one_line_at_any_moment():
+    assert_interrupted_at_any_moment("fpemu", "devices")

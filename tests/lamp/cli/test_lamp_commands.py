@@ -1,4 +1,4 @@
-"""The commands `lamp run`, `lamp generate` and `lamp compare` as people and programs call them."""
+"""The command `lamp` as people and programs call it."""
 
 import itertools
 import json
@@ -31,6 +31,7 @@ from lamp.machines.machine import STEPS
 from lamp.models import loading as models
 from lamp.models.decoder import Decoder
 from lamp.reports import console as report
+from tests.interruptions import assert_interrupted_at_any_moment
 
 LOOK_AHEAD = ("softmax:tv:0.01", "norm:norm:1%")
 NARROW = 'name = "narrow :tv: scores"\n[scores]\naccumulator = "e3m4"\n'  # overflows at 16
@@ -606,7 +607,7 @@ WRONG = [
     (["run", "--lamp", "softmax:tv:1", "--lamp", "softmax:tv:2"], 2, "two rules for softmax"),
     (["run", "--length", "513"], 2, "length must lie in 1..512, the model's positions, not 513"),
     (["run", "--length", "5", "--stride", "6"], 2, "stride must lie in 1..5"),
-    (["run", "--text", "a", "--token-ids", "b"], 2, "a text or token numbers, not both"),
+    (["run", "--text", "a", "--token-ids", "b"], 2, "a text or token ids, not both"),
     (["run", "--seed", "3"], 2, "3 is the seed of --shuffle, which is not given"),
     (["compare", "fp32"], 2, "expected 2 to 26 machines, not 1: fp32"),
     (["compare", *["fp32"] * 27], 2, "expected 2 to 26 machines, not 27: fp32 fp32"),
@@ -614,6 +615,8 @@ WRONG = [
     (["compare", "fp32", "WRONG.toml+sofmax:tv:1"], 1, "line 1"),
     (["compare", "fp32", "FINE.toml+sofmax:tv:1"], 2, "'sofmax:tv:1' begins with 'sofmax'"),
     (["compare", "fp32", "ps24"], 2, "unknown hardware 'ps24'"),
+    (["hardware", "show", "nosuch"], 2, "NAME: unknown hardware 'nosuch'"),
+    (["hardware", "show", "WRONG.toml"], 1, "wrong.toml, line 1: unknown hardware 'fp31'"),
     (["generate"], 2, "Missing option '--prompt'"),
     (["generate", "--prompt", ""], 2, "'' has no tokens to begin with"),
     ([*GENERATE, "--temperature", "-1"], 2, "temperature must not be negative, as -1.0 is"),
@@ -627,7 +630,7 @@ WRONG = [
     # failures
     (["run", "--model", "no such model"], 1, "no model 'no such model'"),
     (["run", "--model", "BROKEN"], 1, "config.json is not a model configuration"),
-    (["run", "--model", "MUTE"], 1, "(tokenizer.json or vocab.json): give token numbers"),
+    (["run", "--model", "MUTE"], 1, "(tokenizer.json or vocab.json): give token ids"),
     (["generate", "--prompt", "x", "--model", "MUTE"], 1, "holds no tokenizer"),
     (["run", "--text", "missing.txt"], 1, "no text file 'missing.txt'"),
     (["run", "--text", "EMPTY"], 1, "is empty"),
@@ -635,14 +638,14 @@ WRONG = [
     (["run", "--hardware", "missing.toml"], 1, "no hardware file 'missing.toml'"),
     (["run", "--hardware", "WRONG.toml"], 1, "wrong.toml, line 1: unknown hardware 'fp31'"),
     (["compare", "fp32", "WRONG.toml+softmax:tv:1"], 1, "line 1: unknown hardware 'fp31'"),
-    (["run", "--token-ids", "missing"], 1, "no file of token numbers 'missing'"),
+    (["run", "--token-ids", "missing"], 1, "no file of token ids 'missing'"),
     (["run", "--token-ids", "WORDS"], 1, "words.txt holds 'x3' at position 2: expected token"),
     (["run", "--token-ids", "LARGE"], 1, "token 2048 at position 1 of"),
     (["run", "--token-ids", "NEGATIVE"], 1, "token -1 at position 0 of"),
     (["run", "--token-ids", "HUGE"], 1, "holds '99999999999999999999' at position 1"),
     (["run", "--token-ids", "NONE"], 1, "must be a sequence of tokens, not of shape (0,)"),
-    (["run", "--token-ids", "FLOATS"], 1, "an array of float64 of shape (3,): expected integers"),
-    (["run", "--token-ids", "PLANE"], 1, "an array of int64 of shape (2, 2): expected integers"),
+    (["run", "--token-ids", "FLOATS"], 1, "an array of float64 of shape (3,): expected"),
+    (["run", "--token-ids", "PLANE"], 1, "an array of int64 of shape (2, 2): expected"),
     (["run", "--token-ids", "TORN"], 1, "torn.npy is not a .npy file of integers"),
 ]  # fmt: skip
 
@@ -820,12 +823,19 @@ def test_generation_comes_token_by_token_and_can_be_interrupted(model):
     assert len(model.encode(first + rest)) < 440
 
 
+def test_ctrl_c_is_one_line_at_any_moment():
+    assert_interrupted_at_any_moment("lamp", "run", "--tokens", "8")
+
+
 # --- help -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["run", "generate", "compare"])
+COMMANDS = typer.main.get_command(app).commands
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "hardware"])
 def test_help_has_a_sentence_for_every_option(name):
-    parameters = typer.main.get_command(app).commands[name].params
+    parameters = COMMANDS[name].params
     printed = command(name, "--help")
     for each in parameters:
         assert each.help
@@ -842,8 +852,12 @@ def test_help_has_a_sentence_for_every_option(name):
 
 def test_help_lists_the_commands():
     printed = command("--help")
-    for name in ("run", "generate", "compare", "demo", "hardware"):
+    for name in ("run", "generate", "compare", "sweep", "status", "report", "demo", "hardware"):
         assert re.search(rf"^│ {name} ", printed, re.MULTILINE)
+
+
+def test_version():
+    assert command("--version") == f"lamp {lamp.__version__}\n"
 
 
 def test_input_files_of_integers_keep_them(tmp_path):

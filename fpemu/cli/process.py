@@ -1,0 +1,117 @@
+"""How a command starts and ends: exit codes, errors in one line, Ctrl-C at any moment.
+
+A command exits with 0, with 2 after bad usage, with 1 after a failure, and with 130 if it is
+interrupted.  Errors are one line on standard error; ``--debug`` before the subcommand adds the
+traceback of a failure.
+
+This module imports nothing of weight: it is what runs before the imports of a command do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["INTERRUPTED", "Command", "call", "run"]
+
+Command: TypeAlias = Callable[[], None]
+
+FAILED: Final = 1
+INTERRUPTED: Final = 130  # 128 and the number of the signal, as shells have it
+
+# Whose messages speak for themselves; of all others, the type is named, too.
+_EXPECTED: Final = (ValueError, TypeError, OSError, ImportError, NotImplementedError)
+
+
+def run(program: str, load: Callable[[], Command]) -> None:
+    """Run a command as a process, which Ctrl-C ends without a traceback at any moment.
+
+    While it starts and while it ends, the process exits at once.  In between, `KeyboardInterrupt`
+    is raised as usual, and :func:`call` handles it.
+
+    Parameters
+    ----------
+    program : str
+        The command's name.
+    load : callable
+        Imports and returns the command.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    listens = usual is signal.default_int_handler  # in the background, the signal may be ignored
+
+    def interrupt(*_: object) -> NoReturn:
+        os.write(2, f"{program}: interrupted\n".encode())
+        os._exit(INTERRUPTED)
+
+    def unraisable(error: sys.UnraisableHookArgs) -> None:
+        if issubclass(error.exc_type, KeyboardInterrupt):  # raised where Python has to drop it
+            interrupt()
+        sys.__unraisablehook__(error)
+
+    if listens:
+        signal.signal(signal.SIGINT, interrupt)
+        sys.unraisablehook = unraisable
+    try:
+        command = load()
+    except ImportError as error:
+        _stop(program, f"{error}: pip install fpemu-lamp installs all that it needs", FAILED)
+    try:
+        signal.signal(signal.SIGINT, usual)
+        try:
+            command()
+        finally:
+            signal.signal(signal.SIGINT, interrupt if listens else usual)
+            exec("")  # else CPython ends by the signal if an interrupt has left an exec() before
+    except KeyboardInterrupt:
+        interrupt()
+
+
+def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) -> None:
+    """Call an application and raise `SystemExit` with the exit code of the command.
+
+    Parameters
+    ----------
+    app : typer.Typer
+        The application.  Its own options must be flags.
+    program : str
+        The command's name.
+    arguments : sequence of str, optional
+        What follows the command's name; by default, the arguments of the process.
+
+    Raises
+    ------
+    SystemExit
+        At the end, always.
+    Exception
+        What has failed, if ``--debug`` comes before the subcommand.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), given)
+    try:
+        app(given, prog_name=program)
+    except KeyboardInterrupt:
+        _stop(program, "interrupted", INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code != INTERRUPTED:
+            raise
+        _stop(program, "interrupted", INTERRUPTED)
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, _EXPECTED):
+            _stop(program, str(error), FAILED)
+        # A mistake of ours, or of a library's.
+        hint = f"{program} --debug COMMAND ... shows where"
+        _stop(program, f"{type(error).__name__}: {error} ({hint})", FAILED)
+
+
+def _stop(program: str, message: str, code: int) -> NoReturn:
+    print(f"{program}: {message}", file=sys.stderr)
+    raise SystemExit(code) from None
