@@ -11,7 +11,7 @@ import typer
 from lamp.evaluation import HELD_OUT, Setting, setting_parts
 from lamp.lookahead import LAMP
 from lamp.machines import Hardware, hardware
-from lamp.reports.console import LETTERS
+from lamp.reports import console
 
 
 @contextmanager
@@ -40,8 +40,10 @@ def setting(name: str, rules: Iterable[str], options: tuple[str, str]) -> Settin
 
 def settings(texts: Sequence[str]) -> list[Setting]:
     """The machines to compare: several, and letters for all."""
-    if not 2 <= len(texts) <= len(LETTERS):
-        message = f"expected 2 to {len(LETTERS)} machines, not {len(texts)}: {' '.join(texts)}"
+    if not 2 <= len(texts) <= len(console.LETTERS):
+        message = (
+            f"expected 2 to {len(console.LETTERS)} machines, not {len(texts)}: {' '.join(texts)}"
+        )
         raise typer.BadParameter(message, param_hint="MACHINES")
     return [setting(*setting_parts(text), ("MACHINES", "MACHINES")) for text in texts]
 
