@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lamp._files import writing
-from lamp.reports import console, numbers
+from lamp.reports import console
 from lamp.reports.results import Results
 
 # What draws and what fills templates is imported where it is used: commands that only print
@@ -26,7 +26,6 @@ from lamp.reports.results import Results
 __all__ = [
     "Results",
     "console",
-    "numbers",
     "read",
     "write_csv",
     "write_page",

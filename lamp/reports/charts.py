@@ -14,7 +14,7 @@ from lamp.reports import figures
 from lamp.reports.figures import Block, Entry, Line, Picture, Point
 from lamp.reports.labels import NONE
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, SPEED, Quantity, described
-from lamp.reports.results import Case, Results, front, grouped, metrics
+from lamp.reports.results import Pair, Results, front, grouped, metrics
 from lamp.reports.scales import Scale, scale
 
 if TYPE_CHECKING:
@@ -127,6 +127,11 @@ def _up(quantity: Quantity, records: Iterable[Record]) -> Scale:
     return scale(quantity.title, values, label=quantity.label, room=0.09, band=0.065)
 
 
+def _point(study: Results, record: Record, x: float, y: float, *tooltip: Quantity) -> Point:
+    """The mark of a run."""
+    return Point(x, y, study.color(record), study.shape(record), described(record, *tooltip))
+
+
 def _shapes(study: Results, records: Iterable[Record]) -> tuple[Entry, ...]:
     """What the shapes of runs mean; nothing if all have the same."""
     shapes = {study.shape(record) for record in records}
@@ -139,55 +144,49 @@ def _shapes(study: Results, records: Iterable[Record]) -> tuple[Entry, ...]:
 
 def scatter(study: Results, x: Quantity, y: Quantity) -> list[Picture]:
     """What is lost against what is paid, for each model and text that has runs with look-ahead."""
-    return [_scatter(study, case, x, y) for case in study.cases if case.looked_ahead]
+    return [_scatter(study, pair, x, y) for pair in study.pairs if pair.looked_ahead]
 
 
-def _scatter(study: Results, case: Case, x: Quantity, y: Quantity) -> Picture:
-    across, up = _across(x, case.looked_ahead), _up(y, case.records)
+def _scatter(study: Results, pair: Pair, x: Quantity, y: Quantity) -> Picture:
+    across, up = _across(x, pair.looked_ahead), _up(y, pair.records)
     points = [
-        Point(
-            across.place(x.value(record)),
-            up.place(y.value(record)),
-            study.color(record),
-            study.shape(record),
-            described(record, y, x),
-        )
-        for record in case.looked_ahead
+        _point(study, record, across.place(x.value(record)), up.place(y.value(record)), y, x)
+        for record in pair.looked_ahead
     ]
-    lines = [*_levels(study, case, y, up), *_fronts(study, case, (x, across), (y, up))]
-    machines = dict.fromkeys(record.member.hardware for record in case.records)
-    rules = {study.shape(record) for record in case.looked_ahead}
+    lines = [*_levels(study, pair, y, up), *_fronts(study, pair, (x, across), (y, up))]
+    machines = dict.fromkeys(record.member.hardware for record in pair.records)
+    rules = {study.shape(record) for record in pair.looked_ahead}
     legend = (
         *(Entry(name, study.machines.index(name)) for name in machines),
         *(Entry(study.rules[i], None, i, "rule") for i in sorted(rules)),
-        *[Entry("no look-ahead", role="level")] * bool(case.plain),
+        *[Entry("no look-ahead", role="level")] * bool(pair.plain),
         Entry("Pareto front of a machine", role="front"),
     )
-    summary = f"{y.title}, against {x.title}: {len(points)} runs of {case.title}"
+    summary = f"{y.title}, against {x.title}: {len(points)} runs of {pair.title}"
     draw = partial(figures.plot, across, up, points, lines)
-    return Picture(f"{y.name}-{x.name}", case.title, summary, legend, draw)
+    return Picture(f"{y.name}-{x.name}", pair.title, summary, legend, draw)
 
 
-def _levels(study: Results, case: Case, y: Quantity, up: Scale) -> Iterator[Line]:
+def _levels(study: Results, pair: Pair, y: Quantity, up: Scale) -> Iterator[Line]:
     """Runs without look-ahead as level lines: they recompute nothing.
 
     Those in a band have a height of their own each.
     """
-    values = [y.value(record) for record in case.plain]
+    values = [y.value(record) for record in pair.plain]
     count = 1 + sum(map(up.in_band, values))
     shares = (i / count for i in range(1, count))
-    for record, value in zip(case.plain, values, strict=True):
+    for record, value in zip(pair.plain, values, strict=True):
         height = up.place(value, next(shares)) if up.in_band(value) else value
-        told = f"{described(record, y)}, no look-ahead"
-        yield Line(((math.nan, height),), study.color(record), "level", told)
+        tooltip = f"{described(record, y)}, no look-ahead"
+        yield Line(((math.nan, height),), study.color(record), "level", tooltip)
 
 
 def _fronts(
-    study: Results, case: Case, x: tuple[Quantity, Scale], y: tuple[Quantity, Scale]
+    study: Results, pair: Pair, x: tuple[Quantity, Scale], y: tuple[Quantity, Scale]
 ) -> Iterator[Line]:
     """The Pareto front of each machine, from run to run."""
     (paid, across), (lost, up) = x, y
-    for records in case.by_machine().values():
+    for records in pair.by_machine().values():
         points = [(paid.value(record), lost.value(record)) for record in records]
         best = [points[i] for i in front(points) if records[i].member.lamp != NONE]
         if len(best) > 1:
@@ -201,14 +200,14 @@ def _fronts(
 def ladders(study: Results) -> list[Picture]:
     """KL along each family of two machines or more, for each model and text."""
     found = []
-    for case in study.cases:
+    for pair in study.pairs:
         variables: dict[str, dict[str, list[tuple[float, Record]]]] = {}
-        for record in case.records:
+        for record in pair.records:
             if (rung := study.rung(record)) is not None:
                 families = variables.setdefault(rung.variable, {})
                 families.setdefault(rung.family, []).append((rung.value, record))
         found += [
-            _ladder(study, case, variable, families)
+            _ladder(study, pair, variable, families)
             for variable, families in variables.items()
             if any(len({value for value, _ in rungs}) > 1 for rungs in families.values())
         ]
@@ -217,7 +216,7 @@ def ladders(study: Results) -> list[Picture]:
 
 def _ladder(
     study: Results,
-    case: Case,
+    pair: Pair,
     variable: str,
     families: Mapping[str, Sequence[tuple[float, Record]]],
 ) -> Picture:
@@ -234,7 +233,7 @@ def _ladder(
             by_lamp.setdefault(record.member.lamp, []).append((value, record))
         for lamp, chosen in by_lamp.items():
             marks = [
-                Point(v, up.place(KL.value(r)), color, study.shape(r), described(r, KL))
+                _point(study, r, v, up.place(KL.value(r)), KL)._replace(color=color)
                 for v, r in chosen
             ]
             points += marks
@@ -245,17 +244,17 @@ def _ladder(
         *(Entry(name, i, role="path") for i, name in enumerate(families)),
         *_shapes(study, records),
     )
-    summary = f"{KL.title}, against {title}: {len(points)} runs of {case.title}"
+    summary = f"{KL.title}, against {title}: {len(points)} runs of {pair.title}"
     draw = partial(figures.plot, across, up, points, lines)
-    return Picture(f"ladder-{variable}", case.title, summary, legend, draw)
+    return Picture(f"ladder-{variable}", pair.title, summary, legend, draw)
 
 
 def _stretches(
     marks: Sequence[Point], joined: Sequence[bool]
 ) -> Iterator[tuple[tuple[float, float], ...]]:
     """Where the marks to be joined are, from one that is not to the next."""
-    pairs = zip(marks, joined, strict=True)
-    for together, stretch in itertools.groupby(pairs, key=lambda pair: pair[1]):
+    marked = zip(marks, joined, strict=True)
+    for together, stretch in itertools.groupby(marked, key=lambda mark: mark[1]):
         places = tuple((mark.x, mark.y) for mark, _ in stretch)
         if together and len(places) > 1:
             yield places
@@ -273,9 +272,9 @@ def speeds(study: Results) -> list[Picture]:
 def divergences(study: Results) -> list[Picture]:
     """KL by machine, for each model and text of which no run looks ahead."""
     return [
-        _strips(study, case.title, case.records, KL, log=True)
-        for case in study.cases
-        if not case.looked_ahead
+        _strips(study, pair.title, pair.records, KL, log=True)
+        for pair in study.pairs
+        if not pair.looked_ahead
     ]
 
 
@@ -285,16 +284,7 @@ def _strips(
     across = _across(quantity, records, log=log)
     machines = grouped(records, lambda record: record.member.hardware)
     rows = {
-        name: [
-            Point(
-                quantity.value(record),
-                0.0,
-                study.color(record),
-                study.shape(record),
-                described(record, quantity),
-            )
-            for record in machines[name]
-        ]
+        name: [_point(study, r, quantity.value(r), 0.0, quantity) for r in machines[name]]
         for name in study.machines
         if name in machines
     }
@@ -314,10 +304,10 @@ def heat_maps(study: Results) -> list[Picture]:
     """
     best = study.fronts(RATE.value, KL.value)
     found = []
-    for case in study.cases:
+    for pair in study.pairs:
         records = [
             record
-            for record in case.looked_ahead
+            for record in pair.looked_ahead
             if any(itertools.chain.from_iterable(metrics(record).step_rates.values()))
         ]
         if len(records) > _MOST:
@@ -325,9 +315,9 @@ def heat_maps(study: Results) -> list[Picture]:
             records = _spread(on_front or records)
         if records:
             blocks = [_block(record) for record in records]
-            summary = f"share recomputed by step and layer: {len(records)} runs of {case.title}"
+            summary = f"share recomputed by step and layer: {len(records)} runs of {pair.title}"
             draw = partial(figures.heat_map, blocks)
-            found.append(Picture("layers", case.title, summary, figures.heat_scale(), draw))
+            found.append(Picture("layers", pair.title, summary, figures.heat_scale(), draw))
     return found
 
 

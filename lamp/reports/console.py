@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LETTERS",
+    "comparison_heading",
     "comparison_table",
     "differences_table",
     "metrics_table",
@@ -174,6 +175,23 @@ def rates_table(metrics: Metrics, width: int) -> Table:
 
 def _percentages(rates: Sequence[float]) -> list[str]:
     return [f"{100 * rate:.2f}" for rate in rates]
+
+
+def comparison_heading(runs: Sequence[Run], reference: str) -> str:
+    """What stands above the table of a comparison.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+    reference : str
+        The name of the machine that all are compared with.
+
+    Returns
+    -------
+    str
+    """
+    perplexity = numbers.decimals(runs[0].metrics.reference_perplexity)
+    return f"How far they are from {reference}, whose perplexity is {perplexity}"
 
 
 def comparison_table(runs: Sequence[Run], reference: str) -> Table:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lamp.reports import numbers
 from lamp.reports.colors import HUES, LIGHT
@@ -90,60 +90,41 @@ _STYLE: Final[Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A mark: where it is, the number of its color and of its shape, and its tooltip."""
 
     x: float
     y: float
     color: int
     shape: int
-    told: str
+    tooltip: str
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line.
+class Line(NamedTuple):
+    """A line through points; a line of one point is level, from end to end of the axis.
 
-    Parameters
-    ----------
-    points : tuple of (float, float)
-        Where it goes; a line of one point is level, from end to end.
-    color : int
-    role : {"level", "front", "path"}
-    told : str
-        Its tooltip.
+    Its role is "level" (no look-ahead), "front" (thin) or "path" (bold).
     """
 
     points: tuple[tuple[float, float], ...]
     color: int
     role: str = "front"
-    told: str = ""
+    tooltip: str = ""
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """A run in a heat map: its name, its tooltip, and the rates of each step's layers."""
 
     name: str
-    told: str
+    tooltip: str
     rates: Mapping[str, Sequence[float]]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """What a color, a shape or a line means in a legend.
 
-    Parameters
-    ----------
-    text : str
-    color : int, optional
-        Left out, that of the text.
-    shape : int, optional
-        Left out, it is a line.
-    role : {"machine", "rule", "level", "front", "path", "median", "rate"}
-    rate : float
-        The rate that a color of a heat map stands for.
+    Without a color it has that of the text.  Its role is "machine" or "rule" (marks), "level",
+    "front", "path" or "median" (lines), or "rate" (the color of a rate in a heat map).
     """
 
     text: str
@@ -161,13 +142,11 @@ class Picture:
     ----------
     kind : str
         What is drawn, in a word or two that can be part of a file's name.
-    title : str
-        The model and text.
-    summary : str
-        What is to be seen, in words.
+    title, summary : str
+        The model and text; what is to be seen, in words.
     legend : tuple of Entry
     draw : callable
-        Draws it in the style that is in force.
+        Draws it in the :func:`style` that is in force.
     """
 
     kind: str
@@ -194,21 +173,21 @@ class Sheet:
         self.marked: dict[str, tuple[str, Sequence[str]]] = {}
         self.mark(self.axes.spines["bottom"], "axis")
 
-    def mark(self, artist: Artist, classes: str, told: Sequence[str] = ()) -> None:
+    def mark(self, artist: Artist, classes: str, tooltip: Sequence[str] = ()) -> None:
         """Give an artist classes for the page, and a tooltip for each of its parts in order."""
         artist.set_gid(f"marked-{len(self.marked)}")
-        self.marked[f"marked-{len(self.marked)}"] = classes, told
+        self.marked[f"marked-{len(self.marked)}"] = classes, tooltip
 
     def write(self, x: float, y: float, text: str, role: str, **how: Any) -> None:
         """Write at a place of the axes."""
         self.mark(self.axes.text(x, y, short(text), **how), role)
 
-    def name(self, y: float, text: str, told: str) -> None:
+    def name(self, y: float, text: str, tooltip: str) -> None:
         """Write at the left edge of the figure, at a height of the axes."""
         from matplotlib.transforms import blended_transform_factory
 
         where = blended_transform_factory(self.figure.transFigure, self.axes.transData)
-        self.mark(self.axes.text(0.0, y, short(text), transform=where), "name", [told])
+        self.mark(self.axes.text(0.0, y, short(text), transform=where), "name", [tooltip])
 
 
 @contextmanager
@@ -304,7 +283,7 @@ def _line(sheet: Sheet, line: Line) -> None:
         drawn = sheet.axes.axhline(line.points[0][1], **look)
     else:
         (drawn,) = sheet.axes.plot(*zip(*line.points, strict=True), **look)
-    sheet.mark(drawn, f"{line.role} m{line.color}", [line.told] if line.told else ())
+    sheet.mark(drawn, f"{line.role} m{line.color}", [line.tooltip] if line.tooltip else ())
 
 
 def _marks(sheet: Sheet, points: Iterable[Point]) -> None:
@@ -315,7 +294,7 @@ def _marks(sheet: Sheet, points: Iterable[Point]) -> None:
     for (color, shape), group in groups.items():
         xs, ys = [point.x for point in group], [point.y for point in group]
         (drawn,) = sheet.axes.plot(xs, ys, zorder=3, **_marker(color, shape))
-        sheet.mark(drawn, f"mark m{color} r{shape}", [point.told for point in group])
+        sheet.mark(drawn, f"mark m{color} r{shape}", [point.tooltip for point in group])
 
 
 def strips(x: Scale, rows: Mapping[str, Sequence[Point]], shares: Sequence[float] = ()) -> Sheet:
@@ -328,7 +307,7 @@ def strips(x: Scale, rows: Mapping[str, Sequence[Point]], shares: Sequence[float
     axes.set_ylim(len(rows) - 0.2, -0.55)
     for y, (machine, points) in enumerate(rows.items()):
         sheet.name(y - 0.22, machine, machine)
-        _marks(sheet, [Point(x.place(p.x), y + 0.15, p.color, p.shape, p.told) for p in points])
+        _marks(sheet, [Point(x.place(p.x), y + 0.15, p.color, p.shape, p.tooltip) for p in points])
         finite = [point.x for point in points if not x.in_band(point.x)]
         if len(finite) > 2:
             middle = [statistics.median(finite)] * 2
@@ -350,7 +329,7 @@ def heat_map(blocks: Sequence[Block]) -> Sheet:
     ticks: dict[float, str] = {}
     y = 0.0
     for block in blocks:
-        sheet.name(y + 0.75, block.name, block.told)
+        sheet.name(y + 0.75, block.name, block.tooltip)
         y += 1
         _cells(sheet, y, block, numbered=layers <= _CELLS)
         ticks |= {y + 0.5 + i: step for i, step in enumerate(block.rates)}
@@ -379,11 +358,11 @@ def _cells(sheet: Sheet, y: float, block: Block, numbered: bool) -> None:
         drawn = sheet.axes.pcolormesh(
             edges, (y + i, y + i + 1), [row], edgecolors=LIGHT["paper"], linewidth=1, **_heat()
         )
-        told = [
+        tooltip = [
             f"{block.name}\n{step}, layer {layer}: {numbers.percent(rate)}"
             for layer, rate in enumerate(row)
         ]
-        sheet.mark(drawn, "cells", told)
+        sheet.mark(drawn, "cells", tooltip)
         for layer, rate in enumerate(row if numbered else ()):
             ink = LIGHT["paper" if rate > _STRONG else "ink"]
             text, how = numbers.short_percent(rate), {"ha": "center", "color": ink, "size": "small"}

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from lamp.reports.labels import NONE, rule
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lamp.evaluation import Metrics
     from lamp.studies import Record, Store
 
-__all__ = ["Case", "Measure", "Results", "Rung", "front", "grouped", "metrics", "read", "speed"]
+__all__ = ["Pair", "Measure", "Results", "Rung", "front", "grouped", "metrics", "read", "speed"]
 
 Measure = Callable[["Record"], float]
 _Key = TypeVar("_Key")
@@ -57,8 +57,8 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Case:
-    """The runs of a model on a text that are done, in the study's order."""
+class Pair:
+    """A model and a text, with their runs that are done, in the study's order."""
 
     model: str
     text: str
@@ -92,8 +92,7 @@ def grouped(records: Iterable[Record], key: Callable[[Record], _Key]) -> dict[_K
     return found
 
 
-@dataclass(frozen=True)
-class Rung:
+class Rung(NamedTuple):
     """Where a machine is in a family: in ``ps{mu}``, at the value of the variable ``mu``."""
 
     family: str
@@ -172,10 +171,10 @@ class Results:
         return tuple(dict.fromkeys([NONE, *map(rule, self.labels("lamp"))]))
 
     @cached_property
-    def cases(self) -> tuple[Case, ...]:
+    def pairs(self) -> tuple[Pair, ...]:
         """Each model and text of which runs are done."""
         found = grouped(self.done, lambda record: (record.member.model, record.member.text))
-        return tuple(Case(*case, tuple(records)) for case, records in found.items())
+        return tuple(Pair(*pair, tuple(records)) for pair, records in found.items())
 
     @cached_property
     def variables(self) -> dict[str, list[Any]]:
@@ -229,11 +228,7 @@ class Results:
         -------
         int
         """
-        return self._places[record.member.hardware]
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.machines)}
+        return self.machines.index(record.member.hardware)
 
     def shape(self, record: Record) -> int:
         """The number of a run's rule; 0 is no look-ahead.
@@ -262,8 +257,8 @@ class Results:
             Their positions in the study.
         """
         found: set[int] = set()
-        for case in self.cases:
-            for records in case.by_machine().values():
+        for pair in self.pairs:
+            for records in pair.by_machine().values():
                 best = front([(x(record), y(record)) for record in records])
                 found.update(records[i].position for i in best)
         return frozenset(found)

@@ -42,9 +42,8 @@ class Scale:
     low, high : float
         The ends of the axis proper.
     bands : tuple of {"0", "∞", "NaN"}
-        Which values have bands beside it.
+        The values that have bands beside it.
     log : bool
-        Whether it is logarithmic.
     room, band : float
         What a label and a band take along the axis, as shares of the axis proper.
     marked : tuple of float

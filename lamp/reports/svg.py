@@ -70,13 +70,13 @@ def _inside(node: ET.Element, marked: _Marked, shapes: Mapping[str, str]) -> Ite
         tag, name = child.tag.rpartition("}")[2], child.get("id", "")
         if tag == "g":
             inside = list(_inside(child, marked, shapes))
-            classes, told = marked.get(name, ("tick" if _TICKS.match(name) else "", ()))
-            yield from [_group(classes, inside, told)] if classes and inside else inside
+            classes, tooltips = marked.get(name, ("tick" if _TICKS.match(name) else "", ()))
+            yield from [_group(classes, inside, tooltips)] if classes and inside else inside
         elif tag in ("path", "use", "text") and (part := _part(child, tag, shapes)) is not None:
             yield part
 
 
-def _group(classes: str, inside: Sequence[ET.Element], told: Sequence[str]) -> ET.Element:
+def _group(classes: str, inside: Sequence[ET.Element], tooltips: Sequence[str]) -> ET.Element:
     """Parts with their tooltips."""
     made = ET.Element("g", {"class": classes})
     made.extend(inside)
@@ -87,11 +87,11 @@ def _group(classes: str, inside: Sequence[ET.Element], told: Sequence[str]) -> E
             part.attrib.pop("style", None)
     if alike and classes != "tick":
         made.set("style", styles.pop())
-    for part, text in zip(inside if len(inside) > 1 else [made], told, strict=False):
+    for part, text in zip(inside if len(tooltips) > 1 else [made], tooltips, strict=bool(tooltips)):
         title = ET.Element("title")
         title.text = clean(text)
         part.insert(0, title)
-    if told and "fill:none" in made.get("style", ""):  # a wide line is easier to point at
+    if tooltips and "fill:none" in made.get("style", ""):  # a wide line is easier to point at
         made.append(ET.Element("path", {"d": inside[0].get("d", ""), "class": "wide"}))
     return made
 

@@ -311,9 +311,9 @@ def marks(sheet):
     """The marks of a sheet: place, class of color, class of shape, by tooltip."""
     found = {}
     for line in sheet.axes.lines:
-        classes, told = sheet.marked[line.get_gid()]
+        classes, tooltip = sheet.marked[line.get_gid()]
         if classes.startswith("mark "):
-            for text, place in zip(told, line.get_xydata().tolist(), strict=True):
+            for text, place in zip(tooltip, line.get_xydata().tolist(), strict=True):
                 assert text not in found
                 found[text] = (*place, *classes.split()[1:])
     return found
@@ -342,12 +342,12 @@ def name_of_band(value):
 @pytest.mark.parametrize("y", [KL, FLIPS])
 def test_marks_are_where_their_numbers_are(study, x, y):
     found = charts.scatter(study, x, y)
-    assert [picture.title for picture in found] == [case.title for case in study.cases]
-    for picture, case in zip(found, study.cases, strict=True):
+    assert [picture.title for picture in found] == [pair.title for pair in study.pairs]
+    for picture, pair in zip(found, study.pairs, strict=True):
         sheet = drawn(picture)
         placed = marks(sheet)
-        assert len(placed) == len(case.looked_ahead) > 15
-        for record in case.looked_ahead:
+        assert len(placed) == len(pair.looked_ahead) > 15
+        for record in pair.looked_ahead:
             mark = placed[described(record, y, x)]
             assert mark[2] == f"m{study.machines.index(record.member.hardware)}"
             assert mark[3] == f"r{study.rules.index(labels.rule(record.member.lamp))}"
@@ -364,12 +364,12 @@ def test_marks_are_where_their_numbers_are(study, x, y):
 
 def test_values_that_a_logarithmic_axis_has_no_place_for_are_beside_it(study):
     names = set()
-    for picture, case in zip(charts.scatter(study, RATE, KL), study.cases, strict=True):
+    for picture, pair in zip(charts.scatter(study, RATE, KL), study.pairs, strict=True):
         axis = drawn(picture).axes.yaxis
-        finite = [KL.value(r) for r in case.records if 0 < KL.value(r) < math.inf]
+        finite = [KL.value(r) for r in pair.records if 0 < KL.value(r) < math.inf]
         middles = bands(axis)
         names |= {*middles}
-        assert {*middles} == {*map(name_of_band, map(KL.value, case.records))} - {None}
+        assert {*middles} == {*map(name_of_band, map(KL.value, pair.records))} - {None}
         assert middles.get("0", 0) < min(finite)
         assert max(finite) < middles.get("∞", math.inf) <= middles.get("NaN", math.inf)
         ends = middles.get("0", 0), middles.get("∞", math.inf)
@@ -378,15 +378,15 @@ def test_values_that_a_logarithmic_axis_has_no_place_for_are_beside_it(study):
 
 
 def test_runs_without_look_ahead_are_level_lines(study):
-    for picture, case in zip(charts.scatter(study, RATE, KL), study.cases, strict=True):
+    for picture, pair in zip(charts.scatter(study, RATE, KL), study.pairs, strict=True):
         sheet = drawn(picture)
         levels = lines(sheet, "level")
-        assert len(levels) == len(case.plain) > 3
+        assert len(levels) == len(pair.plain) > 3
         heights = [places[0][1] for _, places in levels]
         assert all(places[0][1] == places[1][1] for _, places in levels)
         assert len(set(heights)) == len(heights)
         low, high = sheet.axes.get_ylim()
-        for (color, _), height, record in zip(levels, heights, case.plain, strict=True):
+        for (color, _), height, record in zip(levels, heights, pair.plain, strict=True):
             assert color == f"m{study.machines.index(record.member.hardware)}"
             assert low < height < high
             if 0 < KL.value(record) < math.inf:
@@ -395,11 +395,11 @@ def test_runs_without_look_ahead_are_level_lines(study):
 
 def test_front_lines_go_through_the_runs_of_the_front(study):
     best = study.fronts(RATE.value, KL.value)
-    for picture, case in zip(charts.scatter(study, RATE, KL), study.cases, strict=True):
+    for picture, pair in zip(charts.scatter(study, RATE, KL), study.pairs, strict=True):
         sheet = drawn(picture)
         placed = marks(sheet)
         expected = {}
-        for record in case.looked_ahead:
+        for record in pair.looked_ahead:
             if record.position in best:
                 x, y, color, _ = placed[described(record, KL, RATE)]
                 expected.setdefault(color, []).append([x, y])
@@ -409,11 +409,11 @@ def test_front_lines_go_through_the_runs_of_the_front(study):
 
 def test_ladders_join_the_machines_of_a_family(study):
     found = charts.ladders(study)
-    assert [picture.title for picture in found] == [case.title for case in study.cases]
-    for picture, case in zip(found, study.cases, strict=True):
+    assert [picture.title for picture in found] == [pair.title for pair in study.pairs]
+    for picture, pair in zip(found, study.pairs, strict=True):
         assert picture.kind == "ladder-mu"
         assert [entry.text for entry in picture.legend if entry.role == "path"] == ["scores-ps{mu}"]
-        records = [r for r in case.records if r.member.hardware.startswith("scores-ps")]
+        records = [r for r in pair.records if r.member.hardware.startswith("scores-ps")]
         sheet = drawn(picture)
         placed = marks(sheet)
         assert len(placed) == len(records)
@@ -462,11 +462,11 @@ def test_divergences_are_shown_by_machine_if_nothing_looks_ahead(study):
     alone = reports.Results("s", "plain", study.definition, plain, {})
     found = charts.divergences(alone)
     assert not charts.divergences(study)
-    assert [picture.title for picture in found] == [case.title for case in alone.cases]
-    for picture, case in zip(found, alone.cases, strict=True):
+    assert [picture.title for picture in found] == [pair.title for pair in alone.pairs]
+    for picture, pair in zip(found, alone.pairs, strict=True):
         sheet = drawn(picture)
         placed = marks(sheet)
-        for record in case.records:
+        for record in pair.records:
             x, value = placed[described(record, KL)][0], KL.value(record)
             if (name := name_of_band(value)) is None:
                 assert x == value
@@ -477,18 +477,20 @@ def test_divergences_are_shown_by_machine_if_nothing_looks_ahead(study):
 def test_heat_maps_show_rates_and_are_few(study):
     found = charts.heat_maps(study)
     best = study.fronts(RATE.value, KL.value)
-    assert [picture.title for picture in found] == [case.title for case in study.cases]
-    for picture, case in zip(found, study.cases, strict=True):
+    assert [picture.title for picture in found] == [pair.title for pair in study.pairs]
+    for picture, pair in zip(found, study.pairs, strict=True):
         sheet = drawn(picture)
         cells, strengths = {}, {}
         for mesh in sheet.axes.collections:
-            told = sheet.marked[mesh.get_gid()][1]
-            cells |= dict(zip(told, mesh.get_array().ravel().tolist(), strict=True))
+            tooltip = sheet.marked[mesh.get_gid()][1]
+            cells |= dict(zip(tooltip, mesh.get_array().ravel().tolist(), strict=True))
             mesh.update_scalarmappable()
-            strengths |= dict(zip(told, mesh.get_facecolor()[:, 3].tolist(), strict=True))
-        names = dict.fromkeys(told.rpartition(", layer")[0].rpartition("\n")[0] for told in cells)
+            strengths |= dict(zip(tooltip, mesh.get_facecolor()[:, 3].tolist(), strict=True))
+        names = dict.fromkeys(
+            tooltip.rpartition(", layer")[0].rpartition("\n")[0] for tooltip in cells
+        )
         assert 1 < len(names) <= 12
-        by_name = {f"{r.member.hardware} + {r.member.lamp}": r for r in case.looked_ahead}
+        by_name = {f"{r.member.hardware} + {r.member.lamp}": r for r in pair.looked_ahead}
         assert all(by_name[name].position in best for name in names)
         assert cells == {
             f"{name}\n{step}, layer {layer}: {numbers.percent(rate)}": rate
@@ -496,7 +498,7 @@ def test_heat_maps_show_rates_and_are_few(study):
             for step, row in by_name[name].metrics.step_rates.items()
             for layer, rate in enumerate(row)
         }
-        ordered = [strengths[told] for told in sorted(cells, key=cells.__getitem__)]
+        ordered = [strengths[tooltip] for tooltip in sorted(cells, key=cells.__getitem__)]
         assert ordered == sorted(ordered)
         assert 0 <= ordered[0] < ordered[-1] <= 1
 
@@ -517,8 +519,8 @@ def test_every_mark_of_the_page_says_what_it_is(study, tree):
             node = next(shown)
             assert node[1]["class"] == f"chart {picture.kind}"
             sheet = drawn(picture)
-            told = [clean(text) for _, texts in sheet.marked.values() for text in texts]
-            assert Counter(map(text, every(node, "title"))) == Counter(told)
+            tooltip = [clean(text) for _, texts in sheet.marked.values() for text in texts]
+            assert Counter(map(text, every(node, "title"))) == Counter(tooltip)
             groups = [group for group in every(node, "g") if "mark" in group[1]["class"].split()]
             assert sum(len(list(every(group, "path"))) for group in groups) == len(marks(sheet))
 
