@@ -76,7 +76,6 @@ def _print(
 ) -> None:
     from lamp.cli import outputs
     from lamp.reports import console as report
-    from lamp.reports import numbers
 
     console = outputs.console()
     named = list(zip(report.LETTERS, found, strict=False))
@@ -88,8 +87,7 @@ def _print(
         console.print(report.differences_table(differing, console.width))
     else:
         console.print("\nAll steps compute alike.")
-    exact = numbers.decimals(found[0].metrics.reference_perplexity)
-    console.print(f"\nHow far they are from {reference}, whose perplexity is {exact}", style="bold")
+    console.print(f"\n{report.comparison_heading(found, reference)}", style="bold")
     console.print(report.comparison_table(found, reference))
     on_runs = {f"Note on {letter}": run.notes() for letter, run in named}
     outputs.print_notes(console, {"Note": read.notes(), **on_runs})
