@@ -237,7 +237,7 @@ def differences_table(found: Sequence[Difference], width: int) -> Table:
     Parameters
     ----------
     found : sequence of Difference
-        As :func:`lamp.machines.differences` gives it; at least one.
+        As ``lamp.machines.differences`` gives it; at least one.
     width : int
         Columns of the terminal; machines that do not fit side by side go one below the other.
 

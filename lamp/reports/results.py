@@ -167,7 +167,7 @@ class Results:
 
     @cached_property
     def rules(self) -> tuple[str, ...]:
-        """All rules of look-ahead, behind :data:`NONE`; the place of one is its shape."""
+        """All rules of look-ahead, behind "none"; the place of one is its shape."""
         return tuple(dict.fromkeys([NONE, *map(rule, self.labels("lamp"))]))
 
     @cached_property
