@@ -86,8 +86,7 @@ def _print(
         console.print(report.differences_table(differing, console.width))
     else:
         console.print("\nAll steps compute alike.")
-    exact = report.perplexity(found[0].metrics.reference_perplexity)
-    console.print(f"\nHow far they are from {reference}, whose perplexity is {exact}", style="bold")
+    console.print(f"\n{report.comparison_heading(found, reference)}", style="bold")
     console.print(report.comparison_table(found, reference))
     on_runs = {f"Note on {letter}": run.notes() for letter, run in named}
     outputs.print_notes(console, {"Note": read.notes(), **on_runs})

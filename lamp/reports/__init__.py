@@ -16,13 +16,22 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lamp._files import writing as files
-from lamp.reports import charts, exports, results
-from lamp.reports.page import page
+from lamp._files import writing
+from lamp.reports import console
 from lamp.reports.results import Results
-from lamp.studies import Store
 
-__all__ = ["Results", "read", "write_csv", "write_page", "write_parquet", "write_pictures"]
+# What draws and what fills templates is imported where it is used: commands that only print
+# tables do without.
+
+__all__ = [
+    "Results",
+    "console",
+    "read",
+    "write_csv",
+    "write_page",
+    "write_parquet",
+    "write_pictures",
+]
 
 
 def read(store: str | os.PathLike[str], study: str | None = None) -> list[Results]:
@@ -31,9 +40,9 @@ def read(store: str | os.PathLike[str], study: str | None = None) -> list[Result
     Parameters
     ----------
     store : str or path-like
-        The file.
+        The store's file.
     study : str, optional
-        Only that.
+        The name of one study; all of them if it is left out.
 
     Returns
     -------
@@ -45,10 +54,13 @@ def read(store: str | os.PathLike[str], study: str | None = None) -> list[Result
     FileNotFoundError
         If there is no such file.
     LookupError
-        If there is no such study; names near ones.
+        If there is no such study; the message names near ones.
     ValueError
         If the file is no store, or has no studies.
     """
+    from lamp.reports import results
+    from lamp.studies import Store
+
     with Store.open(store) as opened:
         return results.read(opened, study)
 
@@ -62,11 +74,14 @@ def write_page(studies: Sequence[Results], path: Path) -> None:
     path : Path
         The file; its folder must exist.
     """
-    files.write(path, page(studies).encode())
+    from lamp.reports.page import page
+
+    writing.check(path)
+    writing.write(path, page(studies).encode())
 
 
 def write_csv(studies: Sequence[Results], path: Path) -> None:
-    """Write all runs as a CSV file.
+    """Write all runs as a CSV file, one per line.
 
     Parameters
     ----------
@@ -74,7 +89,9 @@ def write_csv(studies: Sequence[Results], path: Path) -> None:
     path : Path
         The file; its folder must exist.
     """
-    files.write(path, exports.as_csv(studies))
+    from lamp.reports import exports
+
+    writing.write(path, exports.as_csv(studies))
 
 
 def write_parquet(studies: Sequence[Results], path: Path) -> None:
@@ -91,33 +108,45 @@ def write_parquet(studies: Sequence[Results], path: Path) -> None:
     ModuleNotFoundError
         If pyarrow is not installed.
     """
-    files.write(path, exports.as_parquet(studies))
+    from lamp.reports import exports
+
+    writing.write(path, exports.as_parquet(studies))
 
 
-def write_pictures(studies: Sequence[Results], folder: Path) -> list[Path]:
-    """Write the charts as PNG pictures.
+def write_pictures(studies: Sequence[Results], folder: Path, kind: str = "png") -> list[Path]:
+    """Write each chart as a picture.
 
     Parameters
     ----------
     studies : sequence of Results
     folder : Path
-        Where; it is made if there is none.
+        It is made if there is none.
+    kind : {"png", "svg", "pdf"}
 
     Returns
     -------
     list of Path
         The files.
-    """
-    from lamp.reports import pictures
 
+    Raises
+    ------
+    NotADirectoryError
+        If the folder is a file.
+    ValueError
+        If the kind is none of these.
+    """
+    from lamp.reports import charts, pictures
+
+    if kind not in pictures.KINDS:
+        raise ValueError(f"kind={kind!r}: expected {', '.join(pictures.KINDS)}")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder for pictures")
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for study in studies:
         for chart in charts.charts(study):
-            for name, drawing in chart.named:
-                path = folder / pictures.file_name(study.name, drawing, written)
-                files.write(path, pictures.png(drawing, name or chart.title))
+            for name, picture in chart.named:
+                path = folder / pictures.file_name(study.name, picture, kind, written)
+                writing.write(path, pictures.painted(picture, kind, name or chart.title))
                 written.append(path)
     return written

@@ -5,29 +5,28 @@ Tables fit into 80 columns, whatever the machines and models are called.
 
 from __future__ import annotations
 
-import csv
-import math
-import os
 import string
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lamp.evaluation import Metrics, Run
-from lamp.machines import Difference
-from lamp.studies import Result
+from lamp.reports import numbers
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.typing import LineStyleType
     from rich.table import Table
+
+    from lamp.evaluation import Metrics, Run
+    from lamp.machines import Difference
+    from lamp.reports.figures import Picture
+    from lamp.studies import Result
 
 __all__ = [
     "LETTERS",
+    "comparison_heading",
     "comparison_table",
     "differences_table",
     "metrics_table",
-    "perplexity",
     "plot_results",
     "rates_table",
     "results_table",
@@ -42,26 +41,20 @@ _GAP: Final = 2  # between the columns of a table with a heading
 _RATE_WIDTH: Final = 7  # of a column of percentages, the space before it included
 _LONGEST_NAME: Final = 4  # of a reference in the heading of a column
 
-_CSV_FIELDS: Final = (
-    "stored_bits",
-    "rule",
-    "tau",
+_CSV_METRICS: Final = (
     "kl",
     "flip_rate",
     "perplexity",
     "reference_perplexity",
     "recomputation_rate",
     "tokens",
-    "seconds",
 )
-
-# One colour a precision (Okabe and Ito's, safe for the colour-blind), one style a rule.
-_COLOURS: Final = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_STYLES: Final[dict[str, tuple[LineStyleType, str, str]]] = {
-    "random": (":", "x", "random control"),
-    "normwise": ("--", "o", "authors' rule (normwise)"),
-    "total_variation, |y|": ("-", "s", "one threshold on $|y|\\,z(1-z)$"),
+_RULES: Final = {
+    "random": "random control",
+    "normwise": "normwise, the authors' rule",
+    "total_variation, |y|": "one threshold on |y| z(1 - z)",
 }
+"""The rules of the demo's plot, by what results call them."""
 
 
 def results_table(results: Sequence[Result], title: str) -> Table:
@@ -94,9 +87,9 @@ def results_table(results: Sequence[Result], title: str) -> Table:
             str(result.stored_bits),
             "-" if result.tau is None else f"{result.tau:g}",
             result.rule,
-            f"{metrics.kl:.2e}",
+            numbers.scientific(metrics.kl),
             f"{metrics.flip_rate:.2%}",
-            f"{metrics.perplexity:.3f}",
+            numbers.decimals(metrics.perplexity),
             f"{metrics.recomputation_rate:.2%}",
             f"{result.seconds:.1f}",
         )
@@ -104,7 +97,7 @@ def results_table(results: Sequence[Result], title: str) -> Table:
 
 
 def metrics_table(run: Run, reference: str) -> Table:
-    """A table of a run for the terminal: what was measured, how much, of what.
+    """A table of the metrics of a run for the terminal.
 
     Parameters
     ----------
@@ -122,31 +115,33 @@ def metrics_table(run: Run, reference: str) -> Table:
     table.add_column(justify="right", style="bold", no_wrap=True)
     table.add_column(style="dim")
     metrics = run.metrics
-    table.add_row("KL divergence", _scientific(metrics.kl), f"nats a token, from {reference}")
+    table.add_row(
+        "KL divergence", numbers.scientific(metrics.kl), f"nats per token, from {reference}"
+    )
     table.add_row("flips", f"{metrics.flip_rate:.2%}", "of the most probable next tokens")
     table.add_row(
         "perplexity",
-        perplexity(metrics.perplexity),
-        f"{reference}: {perplexity(metrics.reference_perplexity)}",
+        numbers.decimals(metrics.perplexity),
+        f"{reference}: {numbers.decimals(metrics.reference_perplexity)}",
     )
     if run.setting.lamp:
-        of = "of what look-ahead looks at"
+        of = "of candidate components"
         table.add_row("recomputed", f"{metrics.recomputation_rate:.2%}", of)
         share = f"{metrics.high_precision_share:.2%}"
-        table.add_row("high precision", share, "of all multiply-adds, on top of them")
-    table.add_row("time", f"{_seconds(run.seconds)} s", f"{run.speed:,.0f} tokens/s")
+        table.add_row("high precision", share, "of all multiply-adds, added to them")
+    table.add_row("time", f"{numbers.seconds(run.seconds)} s", f"{run.speed:,.0f} tokens/s")
     return table
 
 
 def rates_table(metrics: Metrics, width: int) -> Table:
-    """A table of recomputation rates for the terminal: steps from top to bottom, layers across.
+    """A table of recomputation rates for the terminal: a row per step, a column per layer.
 
     Parameters
     ----------
     metrics : Metrics
-        Of a run under look-ahead.
+        The metrics of a run with look-ahead.
     width : int
-        How many columns there are; more layers go below the first.
+        Columns of the terminal; layers that do not fit go below the first.
 
     Returns
     -------
@@ -182,13 +177,30 @@ def _percentages(rates: Sequence[float]) -> list[str]:
     return [f"{100 * rate:.2f}" for rate in rates]
 
 
-def comparison_table(runs: Sequence[Run], reference: str) -> Table:
-    """A table of the same model and text under several machines, which letters stand for.
+def comparison_heading(runs: Sequence[Run], reference: str) -> str:
+    """What stands above the table of a comparison.
 
     Parameters
     ----------
     runs : sequence of Run
-        The runs; all are compared with the first, too.
+    reference : str
+        The name of the machine that all are compared with.
+
+    Returns
+    -------
+    str
+    """
+    perplexity = numbers.decimals(runs[0].metrics.reference_perplexity)
+    return f"How far they are from {reference}, whose perplexity is {perplexity}"
+
+
+def comparison_table(runs: Sequence[Run], reference: str) -> Table:
+    """A table of one model and text on several machines, a letter for each.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        The runs; each is also compared with the first.
     reference : str
         The name of the machine that all are compared with.
 
@@ -208,26 +220,26 @@ def comparison_table(runs: Sequence[Run], reference: str) -> Table:
         look_ahead = [f"{rate:.2%}" for rate in rates] if run.setting.lamp else ["-", "-"]
         table.add_row(
             letter,
-            _scientific(metrics.kl),
+            numbers.scientific(metrics.kl),
             f"{metrics.flip_rate:.2%}",
-            perplexity(metrics.perplexity),
+            numbers.decimals(metrics.perplexity),
             *(look_ahead if high else []),
-            _seconds(run.seconds),
-            "-" if first is None else _scientific(first.kl),
+            numbers.seconds(run.seconds),
+            "-" if first is None else numbers.scientific(first.kl),
             "-" if first is None else f"{first.flip_rate:.2%}",
         )
     return table
 
 
 def differences_table(found: Sequence[Difference], width: int) -> Table:
-    """A table of what differs between machines, which letters stand for.
+    """A table of what differs between machines, a letter for each.
 
     Parameters
     ----------
     found : sequence of Difference
-        As :func:`lamp.machines.differences` gives it; at least one.
+        As ``lamp.machines.differences`` gives it; at least one.
     width : int
-        How many columns there are; machines go one below the other if they do not fit side by side.
+        Columns of the terminal; machines that do not fit side by side go one below the other.
 
     Returns
     -------
@@ -276,24 +288,8 @@ def _headed_table(headings: Sequence[str], justify: Any = "right") -> Table:
     return table
 
 
-def _scientific(number: float) -> str:
-    """A number of any size; 0 if it is that exactly."""
-    return "NaN" if math.isnan(number) else f"{number:.2e}" if number else "0"
-
-
-def _seconds(number: float) -> str:
-    return f"{number:.2f}" if number < 100 else f"{number:.0f}"
-
-
-def perplexity(number: float) -> str:
-    """A perplexity for people."""
-    if math.isnan(number):
-        return "NaN"
-    return f"{number:.3f}" if number < 1e5 else f"{number:.3e}"
-
-
 def write_csv(results: Sequence[Result], path: Path) -> None:
-    """Write runs to a CSV file, one a row, whole or not at all.
+    """Write runs to a CSV file, one per line, whole or not at all.
 
     Parameters
     ----------
@@ -302,90 +298,68 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
     path : Path
         The file; its folder must exist.
     """
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _CSV_FIELDS)
-        writer.writeheader()
-        writer.writerows(_csv_row(result) for result in results)
-    os.replace(partial, path)
+    from lamp._files import writing
+    from lamp.reports import exports
 
-
-def _csv_row(result: Result) -> dict[str, Any]:
-    metrics = result.metrics
-    return {
-        "stored_bits": result.stored_bits,
-        "rule": result.rule,
-        "tau": "" if result.tau is None else result.tau,
-        "kl": metrics.kl,
-        "flip_rate": metrics.flip_rate,
-        "perplexity": metrics.perplexity,
-        "reference_perplexity": metrics.reference_perplexity,
-        "recomputation_rate": metrics.recomputation_rate,
-        "tokens": metrics.tokens,
-        "seconds": round(result.seconds, 3),
-    }
+    columns = ("stored_bits", "rule", "tau", *_CSV_METRICS, "seconds")
+    lines = (
+        {
+            "stored_bits": result.stored_bits,
+            "rule": result.rule,
+            "tau": result.tau,
+            **{name: getattr(result.metrics, name) for name in _CSV_METRICS},
+            "seconds": round(result.seconds, 3),
+        }
+        for result in results
+    )
+    writing.write(path, exports.written_csv(columns, lines))
 
 
 def plot_results(results: Sequence[Result], path: Path) -> None:
-    """Plot KL divergence against recomputation rate, and save it.
+    """Plot KL divergence against recomputation rate, and save it whole or not at all.
 
     Parameters
     ----------
     results : sequence of Result
-        The runs; those without recomputation become horizontal lines.
+        The runs; those without recomputation become level lines.
     path : Path
-        The picture; its ending says its kind.
+        The picture; its ending (.png, .svg, .pdf) says its kind.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from lamp._files import writing
+    from lamp.reports import pictures
 
-    figure = Figure(figsize=(8.0, 5.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    writing.write(path, pictures.painted(_picture(results), path.suffix[1:]))
+
+
+def _picture(results: Sequence[Result]) -> Picture:
+    """A color for each precision, a shape for each rule, and lines that join runs of both."""
+    from lamp.reports import figures, scales
+
+    title = "query-key products recomputed in float32"
+    looked_ahead = [result for result in results if result.lamp is not None]
+    rates = [result.metrics.recomputation_rate for result in looked_ahead]
+    x = scales.scale(title, rates, label=numbers.short_percent)
+    divergences = [result.metrics.kl for result in results]
+    y = scales.scale("KL(float64 || model), nats per token", divergences, room=0.09, band=0.065)
     precisions = sorted({result.stored_bits for result in results})
-    colours = dict(zip(precisions, _COLOURS * len(precisions), strict=False))
-    for mu in precisions:
-        _plot_precision(axes, [r for r in results if r.stored_bits == mu], colours[mu])
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        formatter(lambda share, _: f"{100 * share:.3g}%")
-    axes.xaxis.set_tick_params(which="both", length=3.5, pad=4.0)  # all labels in one line
-    axes.set_xlabel("query-key products recomputed in float32")
-    axes.set_ylabel("KL(float64 model || model), nats per token")
-    axes.set_title("Look-ahead recomputation of attention scores", loc="left", weight="bold")
-    axes.grid(which="major", alpha=0.3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    _legend(axes, colours)
-    figure.savefig(path, dpi=160)
-
-
-def _plot_precision(axes: Axes, results: Sequence[Result], colour: str) -> None:
-    for result in results:
-        if result.lamp is None:
-            axes.axhline(result.metrics.kl, color=colour, linewidth=0.8, alpha=0.6)
-    for rule, (style, marker, _) in _STYLES.items():
-        points = sorted(
-            (r.metrics.recomputation_rate, r.metrics.kl) for r in results if r.rule == rule
-        )
-        if points:
-            rates, divergences = zip(*points, strict=True)
-            axes.plot(
-                rates, divergences, linestyle=style, marker=marker, markersize=5, color=colour
-            )
-
-
-def _legend(axes: Axes, colours: dict[int, str]) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=colour, linewidth=4, label=f"{mu} stored bits")
-        for mu, colour in colours.items()
-    ]
-    handles += [
-        Line2D([], [], color="0.25", linestyle=style, marker=marker, markersize=5, label=label)
-        for style, marker, label in _STYLES.values()
-    ]
-    handles.append(Line2D([], [], color="0.25", linewidth=0.8, label="no recomputation"))
-    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    lines, points = [], []
+    for color, mu in enumerate(precisions):
+        own = [result for result in results if result.stored_bits == mu]
+        for shape, rule in enumerate(("none", *_RULES)):
+            places = [
+                (x.place(each.metrics.recomputation_rate), y.place(each.metrics.kl))
+                for each in own
+                if each.rule == rule
+            ]
+            if rule == "none":
+                lines += [figures.Line((place,), color, "level") for place in places]
+            elif places:
+                lines.append(figures.Line(tuple(sorted(places)), color))
+                points += [figures.Point(*place, color, shape, "") for place in places]
+    legend = (
+        *(figures.Entry(f"{mu} stored bits", i) for i, mu in enumerate(precisions)),
+        *(figures.Entry(text, None, i, "rule") for i, text in enumerate(_RULES.values(), 1)),
+        figures.Entry("no recomputation", role="level"),
+    )
+    draw = partial(figures.plot, x, y, points, lines)
+    return figures.Picture("demo", "Look-ahead in attention scores", title, legend, draw)

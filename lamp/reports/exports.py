@@ -1,4 +1,4 @@
-"""Results as files for other programs: CSV and Parquet, one row a run, in full precision."""
+"""Results as files for other programs: CSV and Parquet, one line per run, in full precision."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import csv
 import importlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lamp.reports.results import Results
-from lamp.studies import Record
 
-__all__ = ["as_csv", "as_parquet", "columns", "rows"]
+if TYPE_CHECKING:
+    from lamp.studies import Record
+
+__all__ = ["as_csv", "as_parquet", "columns", "lines", "written_csv"]
 
 _LABELS: Final = ("model", "text", "hardware", "lamp", "reference")
 _COUNTS: Final = ("position", "tokens")
@@ -29,16 +31,7 @@ _AFTER: Final = ("state", "tokens", *_NUMBERS, *_ENDED, "key")
 
 
 def columns(studies: Iterable[Results]) -> list[str]:
-    """The names of the columns, those of the grids' variables among them.
-
-    Parameters
-    ----------
-    studies : iterable of Results
-
-    Returns
-    -------
-    list of str
-    """
+    """The names of the columns, those of the grids' variables among them."""
     return [*_BEFORE, *_variables(studies).values(), *_AFTER]
 
 
@@ -56,72 +49,42 @@ def _variables(studies: Iterable[Results]) -> dict[str, str]:
     return found
 
 
-def rows(studies: Sequence[Results]) -> list[dict[str, Any]]:
-    """All runs of studies, one after the other.
-
-    Parameters
-    ----------
-    studies : sequence of Results
-
-    Returns
-    -------
-    list of dict
-        Column to value; None where there is none.
-    """
+def lines(studies: Sequence[Results]) -> list[dict[str, Any]]:
+    """All runs of studies, one after the other: column to value, None where there is none."""
     variables = _variables(studies)
-    return [_row(record, variables) for study in studies for record in study.records]
+    return [_line(record, variables) for study in studies for record in study.records]
 
 
-def _row(record: Record, variables: Mapping[str, str]) -> dict[str, Any]:
+def _line(record: Record, variables: Mapping[str, str]) -> dict[str, Any]:
     member, metrics = record.member, record.metrics
-    measured = {name: getattr(metrics, name, None) for name in ("tokens", *_NUMBERS)}
     return {
         "study": record.study,
         "position": record.position,
         **{label: getattr(member, label) for label in _LABELS},
         **{column: member.variables.get(name) for name, column in variables.items()},
         "state": record.state,
-        **measured,
+        **{name: getattr(metrics, name, None) for name in ("tokens", *_NUMBERS)},
         **{name: getattr(record, name) for name in _ENDED},
         "key": member.key,
     }
 
 
 def as_csv(studies: Sequence[Results]) -> bytes:
-    """A CSV file with a heading.
+    """All runs as CSV."""
+    return written_csv(columns(studies), lines(studies))
 
-    Parameters
-    ----------
-    studies : sequence of Results
 
-    Returns
-    -------
-    bytes
-        UTF-8; NaN is ``nan``, infinity is ``inf``, and what is not there is empty.
-    """
+def written_csv(names: Sequence[str], values: Iterable[Mapping[str, Any]]) -> bytes:
+    """A CSV file with a heading, in UTF-8: NaN is ``nan``, infinity ``inf``, None is empty."""
     written = io.StringIO(newline="")
-    writer = csv.DictWriter(written, columns(studies), lineterminator="\n")
+    writer = csv.DictWriter(written, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows(studies))
+    writer.writerows(values)
     return written.getvalue().encode("utf-8", "replace")
 
 
 def as_parquet(studies: Sequence[Results]) -> bytes:
-    """A Parquet file; NaN is NaN, and what is not there is null.
-
-    Parameters
-    ----------
-    studies : sequence of Results
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If pyarrow is not installed.
-    """
+    """All runs as Parquet: NaN is NaN, and None is null."""
     try:
         arrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")
@@ -129,9 +92,9 @@ def as_parquet(studies: Sequence[Results]) -> bytes:
         raise ModuleNotFoundError(
             "Parquet files need pyarrow: pip install 'fpemu-lamp[parquet]'", name="pyarrow"
         ) from error
-    found = rows(studies)
+    found = lines(studies)
     arrays = {
-        name: arrow.array(*_typed(arrow, name, [row[name] for row in found]), from_pandas=False)
+        name: arrow.array(*_typed(arrow, name, [line[name] for line in found]), from_pandas=False)
         for name in columns(studies)
     }
     written = io.BytesIO()

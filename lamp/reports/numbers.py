@@ -1,16 +1,17 @@
-"""Numbers as reports show them."""
+"""Numbers as tables, figures and the terminal show them."""
 
 from __future__ import annotations
 
 import math
 from typing import Final
 
-__all__ = ["decimals", "percent", "power", "scientific", "seconds", "short_percent"]
+__all__ = ["decimals", "duration", "percent", "power", "scientific", "seconds", "short_percent"]
 
 _SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def _special(number: float) -> str | None:
+    """How NaN, the infinities and zero are written; None for other numbers."""
     if math.isnan(number):
         return "NaN"
     if math.isinf(number):
@@ -19,46 +20,19 @@ def _special(number: float) -> str | None:
 
 
 def scientific(number: float) -> str:
-    """With three digits and an exponent.
-
-    Parameters
-    ----------
-    number : float
-
-    Returns
-    -------
-    str
-    """
+    """Three significant digits and an exponent, such as 1.23e-05."""
     return _special(number) or f"{number:.2e}"
 
 
 def percent(share: float) -> str:
-    """A share in percent, aligned with others in a column.
-
-    Parameters
-    ----------
-    share : float
-
-    Returns
-    -------
-    str
-    """
+    """A share in percent with three decimals, so that a column of them is aligned."""
     if (special := _special(share)) is not None:
         return special if special != "0" else "0%"
     return f"{share:.3%}" if abs(share) >= 5e-6 else f"{100 * share:.1e}%"
 
 
 def short_percent(share: float) -> str:
-    """A share in percent with three digits at most, for where there is little room.
-
-    Parameters
-    ----------
-    share : float
-
-    Returns
-    -------
-    str
-    """
+    """A share in percent with at most three significant digits, for axes and cells."""
     if (special := _special(share)) is not None:
         return special
     if abs(share) < 1e-6:
@@ -69,33 +43,19 @@ def short_percent(share: float) -> str:
 
 
 def decimals(number: float, places: int = 3) -> str:
-    """With so many decimals, or an exponent if it is large.
-
-    Parameters
-    ----------
-    number : float
-    places : int
-
-    Returns
-    -------
-    str
-    """
+    """A number with a fixed count of decimals; with an exponent from 100,000 on."""
     if (special := _special(number)) is not None:
         return special
     return f"{number:,.{places}f}" if abs(number) < 1e5 else f"{number:.{places}e}"
 
 
 def seconds(number: float) -> str:
-    """A time for people.
+    """Seconds for a column of times; hundredths below 100."""
+    return f"{number:.2f}" if number < 100 else f"{number:.0f}"
 
-    Parameters
-    ----------
-    number : float
 
-    Returns
-    -------
-    str
-    """
+def duration(number: float) -> str:
+    """A number of seconds in words, such as 2 h 01 min."""
     if number < 60:
         return f"{number:.3g} s"
     minutes = round(number / 60)
@@ -105,15 +65,7 @@ def seconds(number: float) -> str:
 
 
 def power(number: float) -> str:
-    """With a power of ten in small figures, where that is the shortest.
-
-    Parameters
-    ----------
-    number : float
-
-    Returns
-    -------
-    str
+    """The shortest form: plain, or with a power of ten in superscript.
 
     Examples
     --------

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lamp.reports import numbers
-from lamp.reports.results import NONE, Measure, metrics, speed
-from lamp.studies import Record
+from lamp.reports.labels import NONE
+from lamp.reports.results import Measure, metrics, speed
+
+if TYPE_CHECKING:
+    from lamp.studies import Record
 
 __all__ = ["FLIPS", "KL", "RATE", "SHARE", "SPEED", "Quantity", "described"]
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something that is measured.
+    """Something that is measured of a run.
 
     Parameters
     ----------
     name : str
-        In a word or two that can be part of a file's name.
+        A word that can be part of a file's name.
     title : str
-        What stands at an axis.
+        The title of an axis.
     value : callable
-        Of a run.
-    show : callable
-        For a sentence.
-    label : callable
-        For an axis.
+        Its value for a run.
+    show, label : callable
+        Write a value in a sentence, and along an axis.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Quantity:
 
 KL: Final = Quantity(
     "kl",
-    "KL divergence, nats a token",
+    "KL divergence, nats per token",
     lambda record: metrics(record).kl,
     lambda value: f"KL {numbers.scientific(value)}",
     numbers.power,
@@ -54,38 +55,25 @@ FLIPS: Final = Quantity(
 )
 RATE: Final = Quantity(
     "rate",
-    "recomputed, of what look-ahead looks at",
+    "candidate components recomputed",
     lambda record: metrics(record).recomputation_rate,
     lambda value: f"{numbers.percent(value)} recomputed",
     numbers.short_percent,
 )
 SHARE: Final = Quantity(
     "share",
-    "multiply-adds in high precision, of all",
+    "multiply-adds in high precision",
     lambda record: metrics(record).high_precision_share,
     lambda value: f"{numbers.percent(value)} in high precision",
     numbers.short_percent,
 )
 SPEED: Final = Quantity(
-    "speed", "tokens a second", speed, lambda value: f"{value:,.0f} tokens/s", "{:,g}".format
+    "speed", "tokens per second", speed, lambda value: f"{value:,.0f} tokens/s", "{:,g}".format
 )
 
 
 def described(record: Record, *quantities: Quantity) -> str:
-    """A run and what was measured, for who points at its mark.
-
-    Parameters
-    ----------
-    record : Record
-    *quantities : Quantity
-        What is to be said of it.
-
-    Returns
-    -------
-    str
-        Lines.
-    """
+    """The tooltip of a run's mark: a line each for the machine, the rule and what is measured."""
     member = record.member
-    lamp = "" if member.lamp == NONE else f"\n{member.lamp}"
     values = ", ".join(each.show(each.value(record)) for each in quantities)
-    return f"{member.hardware}{lamp}\n{values}"
+    return "\n".join([member.hardware, *[member.lamp] * (member.lamp != NONE), values])

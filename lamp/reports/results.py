@@ -1,4 +1,4 @@
-"""What reports are made of: the studies of a store, and their runs in groups."""
+"""The studies of a store, and their runs in groups."""
 
 from __future__ import annotations
 
@@ -6,100 +6,59 @@ import difflib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from lamp.evaluation import Metrics
-from lamp.reports.drawing import Entry
-from lamp.reports.fronts import front
-from lamp.studies import Record, Store
+from lamp.reports.labels import NONE, rule
 
-__all__ = ["NONE", "Case", "Measure", "Results", "Rung", "metrics", "read", "rule", "speed"]
+if TYPE_CHECKING:
+    from lamp.evaluation import Metrics
+    from lamp.studies import Record, Store
 
-Measure = Callable[[Record], float]
+__all__ = ["Pair", "Measure", "Results", "Rung", "front", "grouped", "metrics", "read", "speed"]
 
-NONE: Final = "none"
-"""The label of runs without look-ahead."""
+Measure = Callable[["Record"], float]
+_Key = TypeVar("_Key")
 
-_JOINED: Final = re.compile(r"\+(?=[A-Za-z])")  # not the sign in an amount such as 1e+1
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
-
-
-def rule(lamp: str) -> str:
-    """A label of look-ahead without amounts and seeds: what runs have in common.
-
-    Parameters
-    ----------
-    lamp : str
-        Such as :class:`lamp.LAMP` writes it, or several joined by ``+``; any other is its own rule.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> from lamp.reports.results import rule
-    >>> rule("softmax:total_variation:1%:weights=abs+norm:norm:5%")
-    'softmax:total_variation:weights=abs+norm:norm'
-    """
-    return "+".join(map(_without_amount, _JOINED.split(lamp)))
-
-
-def _without_amount(setting: str) -> str:
-    parts = setting.split(":")
-    if len(parts) < 3:
-        return setting
-    return ":".join(part for part in parts[:2] + parts[3:] if not part.startswith("seed="))
+_MOST: Final = 10  # studies named in a message
 
 
 def metrics(record: Record) -> Metrics:
-    """The metrics of a run that is done.
-
-    Parameters
-    ----------
-    record : Record
-
-    Returns
-    -------
-    Metrics
-    """
+    """The metrics of a run that is done."""
     assert record.metrics is not None
     return record.metrics
 
 
 def speed(record: Record) -> float:
-    """Tokens a second of a run that is done; NaN if its time could not be measured.
-
-    Parameters
-    ----------
-    record : Record
-
-    Returns
-    -------
-    float
-    """
+    """Tokens per second of a run that is done; NaN if its time could not be measured."""
     return metrics(record).tokens / record.seconds if record.seconds else math.nan
 
 
-def _distinct(values: Iterable[str]) -> tuple[str, ...]:
-    """In the order in which they come first."""
-    return tuple(dict.fromkeys(values))
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which finite points are on the Pareto front: both coordinates are to be small.
+
+    Of equal points only the first is on the front.  The indices go from left to right.
+
+    Examples
+    --------
+    >>> from lamp.reports.results import front
+    >>> front([(1, 5), (2, 3), (3, 4), (4, 1)])
+    [0, 1, 3]
+    """
+    finite = (i for i, point in enumerate(points) if all(map(math.isfinite, point)))
+    found: list[int] = []
+    for i in sorted(finite, key=lambda i: points[i]):
+        if not found or points[i][1] < points[found[-1]][1]:
+            found.append(i)
+    return found
 
 
 @dataclass(frozen=True)
-class Case:
-    """The runs of a model on a text that are done.
-
-    Parameters
-    ----------
-    model, text : str
-        Labels.
-    records : tuple of Record
-        In the study's order.
-    """
+class Pair:
+    """A model and a text, with their runs that are done, in the study's order."""
 
     model: str
     text: str
@@ -107,40 +66,34 @@ class Case:
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """The model and the text."""
         return f"{self.model} · {self.text}"
 
     @property
     def plain(self) -> tuple[Record, ...]:
-        """Those without look-ahead."""
+        """The runs without look-ahead."""
         return tuple(record for record in self.records if record.member.lamp == NONE)
 
     @property
     def looked_ahead(self) -> tuple[Record, ...]:
-        """Those with it."""
+        """The runs with look-ahead."""
         return tuple(record for record in self.records if record.member.lamp != NONE)
 
     def by_machine(self) -> dict[str, list[Record]]:
-        """Its runs by hardware."""
-        found: dict[str, list[Record]] = {}
-        for record in self.records:
-            found.setdefault(record.member.hardware, []).append(record)
-        return found
+        """Its runs by machine."""
+        return grouped(self.records, lambda record: record.member.hardware)
 
 
-@dataclass(frozen=True)
-class Rung:
-    """Where a machine is in a family of machines.
+def grouped(records: Iterable[Record], key: Callable[[Record], _Key]) -> dict[_Key, list[Record]]:
+    """Runs that have a key in common, in the order in which the keys come first."""
+    found: dict[_Key, list[Record]] = {}
+    for record in records:
+        found.setdefault(key(record), []).append(record)
+    return found
 
-    Parameters
-    ----------
-    family : str
-        As the study says it, such as ``ps{mu}``.
-    variable : str
-        The name in braces.
-    value : float
-        The variable's value.
-    """
+
+class Rung(NamedTuple):
+    """Where a machine is in a family: in ``ps{mu}``, at the value of the variable ``mu``."""
 
     family: str
     variable: str
@@ -154,13 +107,13 @@ class Results:
     Parameters
     ----------
     store : str
-        The name of the file that it is from.
+        The name of the store's file.
     name : str
         The study.
     definition : mapping
-        What it says.
+        What the study's file says.
     records : tuple of Record
-        Its runs in order, those that are missing or have failed as well.
+        Its runs in order; those that are missing or have failed are among them.
     environments : mapping
         Where they ran, by ``Record.environment``.
     """
@@ -186,7 +139,7 @@ class Results:
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """How many runs are in which state; one that has two names counts once."""
+        """How many runs are in which state; a run that has two names counts once."""
         return Counter({record.member.key: record.state for record in self.records}.values())
 
     @cached_property
@@ -205,25 +158,23 @@ class Results:
         -------
         tuple of str
         """
-        return _distinct(getattr(record.member, kind) for record in self.records)
+        return tuple(dict.fromkeys(getattr(record.member, kind) for record in self.records))
 
     @cached_property
     def machines(self) -> tuple[str, ...]:
-        """All hardware."""
+        """All machines; the place of one in this order is its color."""
         return self.labels("hardware")
 
     @cached_property
     def rules(self) -> tuple[str, ...]:
-        """All rules of look-ahead."""
-        return _distinct(rule(lamp) for lamp in self.labels("lamp") if lamp != NONE)
+        """All rules of look-ahead, behind "none"; the place of one is its shape."""
+        return tuple(dict.fromkeys([NONE, *map(rule, self.labels("lamp"))]))
 
     @cached_property
-    def cases(self) -> tuple[Case, ...]:
-        """Models and texts of which runs are done."""
-        found: dict[tuple[str, str], list[Record]] = {}
-        for record in self.done:
-            found.setdefault((record.member.model, record.member.text), []).append(record)
-        return tuple(Case(*labels, tuple(records)) for labels, records in found.items())
+    def pairs(self) -> tuple[Pair, ...]:
+        """Each model and text of which runs are done."""
+        found = grouped(self.done, lambda record: (record.member.model, record.member.text))
+        return tuple(Pair(*pair, tuple(records)) for pair, records in found.items())
 
     @cached_property
     def variables(self) -> dict[str, list[Any]]:
@@ -237,8 +188,8 @@ class Results:
                     values.append(value)
         return {name: values for name, values in found.items() if values}
 
-    def family(self, record: Record) -> Rung | None:
-        """The family that the machine of a run is of.
+    def rung(self, record: Record) -> Rung | None:
+        """Where the machine of a run is in a family of machines.
 
         Parameters
         ----------
@@ -247,7 +198,7 @@ class Results:
         Returns
         -------
         Rung or None
-            None if it is of no family, or of one that has no variable that is a number, or several.
+            None if it is in no family with exactly one variable, or the variable is no number.
         """
         for entry, variable in self._families:
             value = record.member.variables.get(variable)
@@ -259,45 +210,38 @@ class Results:
 
     @cached_property
     def _families(self) -> list[tuple[str, str]]:
-        """What the study says of hardware with one variable, and its name."""
+        """The study's entries of hardware that have one variable, and its name."""
         entries = self.definition.get("hardware")
         listed = entries if isinstance(entries, list) else []
-        found = (
-            (entry, set(_VARIABLE.findall(entry))) for entry in listed if isinstance(entry, str)
-        )
+        named = (entry for entry in listed if isinstance(entry, str))
+        found = ((entry, set(_VARIABLE.findall(entry))) for entry in named)
         return [(entry, names.pop()) for entry, names in found if len(names) == 1]
 
-    def colour(self, record: Record) -> int:
-        """The number of a run's machine."""
-        return self._places["hardware"][record.member.hardware]
-
-    def shape(self, record: Record) -> int:
-        """The number of a run's rule of look-ahead; 0 is none."""
-        return self._places["rule"][rule(record.member.lamp)]
-
-    @cached_property
-    def _places(self) -> dict[str, dict[str, int]]:
-        """What comes where in the study."""
-        kinds = {"hardware": self.machines, "rule": (NONE, *self.rules)}
-        return {kind: {name: i for i, name in enumerate(names)} for kind, names in kinds.items()}
-
-    def legend(self, records: Iterable[Record]) -> tuple[Entry, ...]:
-        """What the shapes of runs mean.
+    def color(self, record: Record) -> int:
+        """The number of a run's machine.
 
         Parameters
         ----------
-        records : iterable of Record
+        record : Record
 
         Returns
         -------
-        tuple of Entry
-            None if all have the same.
+        int
         """
-        shapes = {self.shape(record) for record in records}
-        if len(shapes) < 2:
-            return ()
-        names = ("no look-ahead", *self.rules)
-        return tuple(Entry(names[i], None, i, "rule") for i in sorted(shapes))
+        return self.machines.index(record.member.hardware)
+
+    def shape(self, record: Record) -> int:
+        """The number of a run's rule; 0 is no look-ahead.
+
+        Parameters
+        ----------
+        record : Record
+
+        Returns
+        -------
+        int
+        """
+        return self.rules.index(rule(record.member.lamp))
 
     def fronts(self, x: Measure, y: Measure) -> frozenset[int]:
         """Which runs are on the Pareto front of their model, text and machine.
@@ -305,7 +249,7 @@ class Results:
         Parameters
         ----------
         x, y : callable
-            What is to be small.
+            Measures of a run that are to be small.
 
         Returns
         -------
@@ -313,34 +257,15 @@ class Results:
             Their positions in the study.
         """
         found: set[int] = set()
-        for case in self.cases:
-            for records in case.by_machine().values():
+        for pair in self.pairs:
+            for records in pair.by_machine().values():
                 best = front([(x(record), y(record)) for record in records])
                 found.update(records[i].position for i in best)
         return frozenset(found)
 
 
 def read(store: Store, study: str | None = None) -> list[Results]:
-    """The studies of a store.
-
-    Parameters
-    ----------
-    store : Store
-    study : str, optional
-        Only that.
-
-    Returns
-    -------
-    list of Results
-        By name.
-
-    Raises
-    ------
-    LookupError
-        If there is no such study.
-    ValueError
-        If there is none at all.
-    """
+    """The studies of an open store, or the one that is named; see :func:`lamp.reports.read`."""
     definitions = store.studies()
     if not definitions:
         raise ValueError(f"the store {store.path} has no studies yet")
@@ -356,10 +281,10 @@ def read(store: Store, study: str | None = None) -> list[Results]:
     ]
 
 
-def _listed(names: Iterable[str], most: int = 10) -> str:
+def _listed(names: Iterable[str]) -> str:
     several = list(names)
-    more = f" and {len(several) - most} more" if len(several) > most else ""
-    return ", ".join(several[:most]) + more
+    more = f" and {len(several) - _MOST} more" if len(several) > _MOST else ""
+    return ", ".join(several[:_MOST]) + more
 
 
 def _results(

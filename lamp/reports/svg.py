@@ -1,157 +1,130 @@
-"""Drawings as SVG within a page, whose style sheet gives colours and type."""
+"""Figures as SVG within a page, whose style sheet gives colors and type.
+
+matplotlib's SVG is a document of its own.  Within a page its colors become the variables of the
+page's themes, its letters those of the page, and its groups classes that the page's script picks
+out; marks get tooltips, and nothing has an id or refers to one.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Final
 
-from lamp.reports.drawing import SHAPES, Box, Drawing, Entry, Line, Mark, Shape, Text, hollow, hue
-from lamp.reports.markup import Element, element
+from lamp.reports import figures
+from lamp.reports.colors import LIGHT
+from lamp.reports.figures import Entry, Picture
+from lamp.reports.labels import clean
 
-__all__ = ["picture", "swatch", "symbols"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-_RADIUS: Final = 4.2
+__all__ = ["picture", "swatch"]
 
+_LETTERS: Final = 15.5  # figures are laid out for the largest letters of the page, a phone's
+_SWATCH: Final = 16 / 72  # inches
+_NAMES: Final = {value: f"var(--{name})" for name, value in LIGHT.items()}
+_DIGITS: Final = re.compile(r"(\d+\.\d)\d+")  # a tenth of a unit is enough
+_STYLES: Final = ("fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray")
+_TICKS: Final = re.compile("[xy]tick_")
 
-def _number(value: float) -> str:
-    """A length to a tenth."""
-    return f"{value:.1f}".removesuffix(".0").replace("-0.", "-.").removeprefix("-.0")
-
-
-def symbols() -> Element:
-    """The shapes of marks, which pictures of the same page refer to.
-
-    Returns
-    -------
-    Element
-        Takes no room.
-    """
-    paths = (
-        element("path", id=f"s{i}", d=f"M{_path(corners, _RADIUS)}z")
-        for i, corners in enumerate(SHAPES)
-    )
-    return element(
-        "svg", element("defs", *paths), width=0, height=0, class_="symbols", aria_hidden="true"
-    )
+_Marked = Mapping[str, tuple[str, Sequence[str]]]
 
 
-def _path(points: tuple[tuple[float, float], ...], size: float = 1.0) -> str:
-    return " ".join(f"{size * x:.2f},{size * y:.2f}" for x, y in points)
+def picture(drawn: Picture) -> str:
+    """A figure as an element of a page."""
+    with figures.style(_LETTERS):
+        sheet = drawn.draw()
+        summary = clean(f"{drawn.title}. {drawn.summary}.")
+        attributes = {"class": f"chart {drawn.kind}", "role": "img", "aria-label": summary}
+        return _written(sheet.figure, attributes, sheet.marked)
 
 
-def picture(drawing: Drawing) -> Element:
-    """A drawing.
+@cache
+def swatch(entry: Entry) -> str:
+    """A sample of what an entry of a legend is about, as an element of a page."""
+    from matplotlib.figure import Figure
 
-    Parameters
-    ----------
-    drawing : Drawing
-
-    Returns
-    -------
-    Element
-        As wide as there is room for.
-    """
-    return element(
-        "svg",
-        [_painted(shape) for shape in drawing.shapes],
-        class_=f"chart {drawing.kind}",
-        viewBox=f"0 0 {_number(drawing.width)} {_number(drawing.height)}",
-        role="img",
-        aria_label=f"{drawing.title}. {drawing.summary}.",
-    )
+    with figures.style(_LETTERS):
+        figure = Figure(figsize=(_SWATCH, _SWATCH), dpi=72, facecolor="none")
+        figure.add_artist(figures.sample(entry))
+        return _written(figure, {"class": "swatch", "aria-hidden": "true"}, {})
 
 
-def _painted(shape: Shape) -> Element:
-    match shape:
-        case Text():
-            return _text(shape)
-        case Line():
-            return _line(shape)
-        case Mark():
-            return _mark(shape)
-        case Box():
-            return _box(shape)
+def _written(figure: Figure, attributes: Mapping[str, str], marked: _Marked) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    root = ET.fromstring(file.getvalue())
+    shapes = {node.get("id", ""): node.get("d", "") for node in root.iter() if node.get("d")}
+    made = ET.Element("svg", {"viewBox": root.attrib["viewBox"], **attributes})
+    made.extend(_inside(root, marked, shapes))
+    return ET.tostring(made, encoding="unicode", method="html")
 
 
-def _title(text: str) -> Element | None:
-    return element("title", text) if text else None
+def _inside(node: ET.Element, marked: _Marked, shapes: Mapping[str, str]) -> Iterator[ET.Element]:
+    """What is seen of an element; groups stay if they have a meaning."""
+    for child in node:
+        tag, name = child.tag.rpartition("}")[2], child.get("id", "")
+        if tag == "g":
+            inside = list(_inside(child, marked, shapes))
+            classes, tooltips = marked.get(name, ("tick" if _TICKS.match(name) else "", ()))
+            yield from [_group(classes, inside, tooltips)] if classes and inside else inside
+        elif tag in ("path", "use", "text") and (part := _part(child, tag, shapes)) is not None:
+            yield part
 
 
-def _kind(colour: int | None) -> str:
-    """Classes for the colour of a mark or line, and for whose it is."""
-    if colour is None:
-        return ""
-    return f" k{hue(colour)} m{colour}{' h' if hollow(colour) else ''}"
+def _group(classes: str, inside: Sequence[ET.Element], tooltips: Sequence[str]) -> ET.Element:
+    """Parts with their tooltips."""
+    made = ET.Element("g", {"class": classes})
+    made.extend(inside)
+    styles = {part.get("style", "") for part in inside}
+    alike = len(styles) == 1 and inside[0].tag == "path"
+    if alike or classes == "tick":
+        for part in inside:
+            part.attrib.pop("style", None)
+    if alike and classes != "tick":
+        made.set("style", styles.pop())
+    for part, text in zip(inside if len(tooltips) > 1 else [made], tooltips, strict=bool(tooltips)):
+        title = ET.Element("title")
+        title.text = clean(text)
+        part.insert(0, title)
+    if tooltips and "fill:none" in made.get("style", ""):  # a wide line is easier to point at
+        made.append(ET.Element("path", {"d": inside[0].get("d", ""), "class": "wide"}))
+    return made
 
 
-def _text(text: Text) -> Element:
-    return element(
-        "text",
-        text.text,
-        _title(text.title),
-        x=_number(text.x),
-        y=_number(text.y),
-        class_=f"{text.role}{' strong' if text.strong else ''}",
-        text_anchor=None if text.anchor == "start" else text.anchor,
-    )
-
-
-def _line(line: Line) -> Element:
-    if len(line.points) == 2:
-        (x1, y1), (x2, y2) = line.points
-        place = {"x1": _number(x1), "y1": _number(y1), "x2": _number(x2), "y2": _number(y2)}
-        shape = "line"
+def _part(node: ET.Element, tag: str, shapes: Mapping[str, str]) -> ET.Element | None:
+    """A shape or a text; None if it cannot be seen."""
+    given = [pair.partition(":")[::2] for pair in node.get("style", "").split(";")]
+    style = {name.strip(): value.strip() for name, value in given}
+    if tag == "text":
+        return _text(node, style)
+    seen = {name: _NAMES.get(style[name], style[name]) for name in _STYLES if name in style}
+    if seen.get("fill") == "none" and "stroke" not in seen:
+        return None
+    made = ET.Element("path", {"style": ";".join(f"{name}:{v}" for name, v in seen.items())})
+    if tag == "use":
+        (name,) = (value[1:] for key, value in node.attrib.items() if key.endswith("href"))
+        place = f"translate({node.get('x', 0)} {node.get('y', 0)})"
+        made.attrib |= {"d": shapes[name], "transform": place}
     else:
-        place = {"points": " ".join(f"{_number(x)},{_number(y)}" for x, y in line.points)}
-        shape = "polyline"
-    style = f"{line.role}{_kind(line.colour)}"
-    if not line.title:
-        return element(shape, class_=style, **place)
-    # What a pointer can hit is wider than what is seen.
-    wide = element(shape, class_="wide", **place)
-    return element("g", _title(line.title), wide, element(shape, **place), class_=style)
+        made.set("d", node.get("d", ""))
+    for key in ("d", "transform"):
+        if key in made.attrib:
+            made.set(key, " ".join(_DIGITS.sub(r"\1", made.attrib[key]).split()))
+    return made
 
 
-def _mark(mark: Mark) -> Element:
-    return element(
-        "use",
-        _title(mark.title),
-        href=f"#s{mark.shape % len(SHAPES)}",
-        x=_number(mark.x),
-        y=_number(mark.y),
-        class_=f"mark{_kind(mark.colour)} r{mark.shape}",
-    )
-
-
-def _box(box: Box) -> Element:
-    return element(
-        "rect",
-        _title(box.title),
-        x=_number(box.x),
-        y=_number(box.y),
-        width=_number(box.width),
-        height=_number(box.height),
-        class_="ground" if box.strength is None else "cell",
-        fill_opacity=None if box.strength is None else f"{box.strength:.2f}",
-    )
-
-
-def swatch(entry: Entry) -> Element:
-    """A sample of what an entry of a legend is about.
-
-    Parameters
-    ----------
-    entry : Entry
-
-    Returns
-    -------
-    Element
-    """
-    if entry.role == "machine":
-        shape = element("circle", cx=8, cy=8, r=5, class_=f"mark{_kind(entry.colour)}")
-    elif entry.shape is not None:
-        place = f"#s{entry.shape % len(SHAPES)}"
-        shape = element("use", href=place, x=8, y=8, class_="mark plain")
-    else:
-        style = f"{entry.role}{_kind(entry.colour)}"
-        shape = element("line", x1=0, x2=16, y1=8, y2=8, class_=style)
-    return element("svg", shape, class_="swatch", viewBox="0 0 16 16", aria_hidden="true")
+def _text(node: ET.Element, style: Mapping[str, str]) -> ET.Element:
+    made = ET.Element("text")
+    made.text = node.text
+    for name in ("x", "y"):
+        made.set(name, _DIGITS.sub(r"\1", node.get(name, "0")))
+    if "text-anchor" in style:
+        made.set("text-anchor", style["text-anchor"])
+    if (ink := style.get("fill", "")) in _NAMES:
+        made.set("style", f"fill:{_NAMES[ink]}")
+    return made

@@ -1,33 +1,58 @@
-"""Tables of a page."""
+"""Tables of a page: what stands in each cell, how it is styled, and by what it is sorted."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lamp.reports import numbers
-from lamp.reports.markup import Child, Element, element
-from lamp.reports.quantities import KL, RATE
-from lamp.reports.results import NONE, Results, metrics, speed
-from lamp.studies import Record
+from lamp.reports.labels import NONE
+from lamp.reports.quantities import FLIPS, KL, RATE, SHARE
+from lamp.reports.results import Results, grouped, metrics, speed
 
-__all__ = ["failures", "missing", "runs", "texts", "times"]
+if TYPE_CHECKING:
+    from lamp.studies import Record
 
-_MOST: Final = 200  # runs in a list
+__all__ = ["Cell", "Heading", "Table", "runs", "texts", "times"]
+
+_LONG: Final = 24  # letters that may stand in a line of a narrow column
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of numbers or of words."""
+class Heading(NamedTuple):
+    """The head of a column, what it means, and whether numbers stand under it."""
+
+    text: str
+    number: bool = False
+    meaning: str = ""
+
+
+class Cell(NamedTuple):
+    """What is shown, its class in the style sheet, and its value in full for the script."""
+
+    text: str
+    style: str = ""
+    value: str | None = None
+
+
+class Table(NamedTuple):
+    """A table that scrolls in a box of its own."""
+
+    name: str
+    headings: Sequence[Heading]
+    rows: Iterable[Sequence[Cell]]
+    style: str = ""
+
+
+class _Column(NamedTuple):
+    """A column of labels, or of numbers if a way to show them is given."""
 
     heading: str
     value: Callable[[Record], float | str]
     show: Callable[[float], str] | None = None
     meaning: str = ""
-    longest: int = 24  # letters in a line
+    longest: int = _LONG
 
 
 _RUNS: Final = (
@@ -35,21 +60,16 @@ _RUNS: Final = (
     _Column("model", lambda record: record.member.model),
     _Column("text", lambda record: record.member.text),
     _Column("hardware", lambda record: record.member.hardware),
-    _Column("LAMP", lambda record: record.member.lamp, None, "what look-ahead recomputes", 40),
-    _Column("KL", KL.value, numbers.scientific, "divergence from the reference, nats a token"),
-    _Column(
-        "flips",
-        lambda record: metrics(record).flip_rate,
-        numbers.percent,
-        "of the most probable token",
-    ),
+    _Column("look-ahead", lambda record: record.member.lamp, None, "the rules", 40),
+    _Column("KL", KL.value, numbers.scientific, "divergence from the reference, nats per token"),
+    _Column("flips", FLIPS.value, numbers.percent, FLIPS.title),
     _Column("perplexity", lambda record: metrics(record).perplexity, numbers.decimals),
-    _Column("rate", RATE.value, numbers.percent, "recomputed, of what look-ahead looks at"),
+    _Column("rate", RATE.value, numbers.percent, "share of candidate components recomputed"),
     _Column(
         "high precision",
-        lambda record: metrics(record).high_precision_share,
+        SHARE.value,
         numbers.percent,
-        "multiply-adds of recomputed components, of all",
+        "multiply-adds of recomputed components, as a share of all",
     ),
     _Column(
         "seconds",
@@ -59,196 +79,72 @@ _RUNS: Final = (
 )
 
 
-def _exact(value: float | str) -> str:
-    """A value in full, for scripts that sort."""
-    if isinstance(value, str):
-        return value
-    return str(value).replace("inf", "Infinity").replace("nan", "NaN")
-
-
-def _boxed(table: Element, name: str) -> Element:
-    """A table in a box of its own, within which it scrolls."""
-    return element("div", table, class_="box", tabindex=0, role="region", aria_label=name)
-
-
-def _table(headings: Sequence[Element], rows: Iterable[Element], style: str = "") -> Element:
-    head = element("thead", element("tr", headings))
-    return element("table", head, element("tbody", rows), class_=style or None)
-
-
-def _plain(name: str, headings: Mapping[str, bool], rows: Iterable[Sequence[Child]]) -> Element:
-    """A table; of each heading is told whether numbers stand under it."""
-    styles = ["n" if number else None for number in headings.values()]
-    heads = [
-        element("th", heading, class_=style, scope="col")
-        for heading, style in zip(headings, styles, strict=True)
-    ]
-    body = (
-        element(
-            "tr",
-            (element("td", cell, class_=s) for cell, s in zip(row, styles, strict=True)),
-        )
-        for row in rows
-    )
-    return _boxed(_table(heads, body), name)
-
-
-def runs(study: Results) -> Element:
-    """All runs of a study that are done, to be sorted by any column.
-
-    Parameters
-    ----------
-    study : Results
-
-    Returns
-    -------
-    Element
-    """
+def runs(study: Results) -> Table:
+    """All runs of a study that are done, to be sorted by any column."""
     best = study.fronts(RATE.value, KL.value)
-    heads = [
-        element(
-            "th",
-            column.heading,
-            class_="n" if column.show else None,
-            title=column.meaning or None,
-            scope="col",
-        )
-        for column in _RUNS
-    ]
+    headings = [Heading(each.heading, each.show is not None, each.meaning) for each in _RUNS]
     meaning = "on the Pareto front of KL and rate of its model, text and machine"
-    heads.append(element("th", "front", title=meaning, scope="col"))
-    rows = (_run(record, record.position in best) for record in study.done)
-    return _boxed(_table(heads, rows, "runs"), f"runs of {study.name}")
+    headings.append(Heading("front", meaning=meaning))
+    rows = (
+        [*(_cell(column, record) for column in _RUNS), _front(record.position in best)]
+        for record in study.done
+    )
+    return Table(f"runs of {study.name}", headings, rows, "runs")
 
 
-def _run(record: Record, on_front: bool) -> Element:
-    cells = [_cell(column, record) for column in _RUNS]
-    mark = element("td", "◆" if on_front else None, data_v=int(not on_front), class_="f")
-    return element("tr", cells, mark)
-
-
-def _cell(column: _Column, record: Record) -> Element:
+def _cell(column: _Column, record: Record) -> Cell:
     value = column.value(record)
     if column.show is None or isinstance(value, str):
-        long = "long" if len(str(value)) > column.longest else None
-        return element("td", str(value), class_="none" if value == NONE else long)
-    style = "n" if math.isfinite(value) else "n bad"
-    return element("td", column.show(value), class_=style, data_v=_exact(value))
+        long = "long" if len(str(value)) > column.longest else ""
+        return Cell(str(value), "none" if value == NONE else long)
+    full = str(value).replace("inf", "Infinity").replace("nan", "NaN")  # as scripts read them
+    return Cell(column.show(value), "n" if math.isfinite(value) else "n bad", full)
 
 
-def texts(study: Results) -> Element:
-    """What models have read, and how well they predict it without simulated hardware.
-
-    Parameters
-    ----------
-    study : Results
-
-    Returns
-    -------
-    Element
-    """
-    rows: dict[tuple[str, ...], None] = {}
-    for record in study.done:
-        found = metrics(record)
-        member = record.member
-        row = (
-            member.model,
-            member.text,
-            f"{found.tokens:,}",
-            member.reference,
-            numbers.decimals(found.reference_perplexity),
-        )
-        rows[row] = None
-    headings = {
-        "model": False,
-        "text": False,
-        "tokens": True,
-        "reference": False,
-        "perplexity": True,
-    }
-    return _plain(f"texts of {study.name}", headings, rows)
+def _front(on_front: bool) -> Cell:
+    return Cell("◆" if on_front else "", "f", str(int(not on_front)))
 
 
-def failures(study: Results) -> Element:
-    """Why runs have failed, and which.
-
-    Parameters
-    ----------
-    study : Results
-
-    Returns
-    -------
-    Element
-    """
-    reasons: dict[str, list[Record]] = {}
-    for record in study.having("failed"):
-        reasons.setdefault(record.error or "for no known reason", []).append(record)
-    items = (
-        element("li", element("p", reason, class_="bad"), _listed(records))
-        for reason, records in reasons.items()
-    )
-    return element("ul", items, class_="failures")
+def _plain(row: Sequence[str], headings: Sequence[Heading]) -> list[Cell]:
+    return [Cell(text, "n" * head.number) for text, head in zip(row, headings, strict=True)]
 
 
-def missing(study: Results) -> Element:
-    """Runs that are still to be done.
-
-    Parameters
-    ----------
-    study : Results
-
-    Returns
-    -------
-    Element
-    """
-    return _listed(study.having("missing"))
+def texts(study: Results) -> Table:
+    """What models have read, and how well the reference predicts it."""
+    headings = [
+        *map(Heading, ("model", "text")),
+        Heading("tokens", True),
+        Heading("reference"),
+        Heading("perplexity", True),
+    ]
+    found = dict.fromkeys(map(_text, study.done))
+    return Table(f"texts of {study.name}", headings, [_plain(row, headings) for row in found])
 
 
-def _listed(records: Sequence[Record]) -> Element:
-    """Runs, of which at first only the number is to be seen."""
-    items = [element("li", str(record.member)) for record in records[:_MOST]]
-    if len(records) > _MOST:
-        items.append(element("li", f"and {len(records) - _MOST:,} more"))
-    count = f"{len(records):,} run{'' if len(records) == 1 else 's'}"
-    return element("details", element("summary", count), element("ul", items))
+def _text(record: Record) -> tuple[str, ...]:
+    member, found = record.member, metrics(record)
+    perplexity = numbers.decimals(found.reference_perplexity)
+    return member.model, member.text, f"{found.tokens:,}", member.reference, perplexity
 
 
-def times(study: Results, model: str) -> Element:
-    """How long the runs of a model took, by machine.
-
-    Parameters
-    ----------
-    study : Results
-    model : str
-
-    Returns
-    -------
-    Element
-    """
-    groups: dict[str, list[Record]] = {}
-    for record in study.done:
-        if record.member.model == model:
-            groups.setdefault(record.member.hardware, []).append(record)
-    headings = {
-        "hardware": False,
-        "runs": True,
-        "seconds": True,
-        "least": True,
-        "most": True,
-        "tokens/s": True,
-    }
-    rows = (
-        (machine, f"{len(records):,}", *_durations(records), _median_speed(records))
-        for machine, records in groups.items()
-    )
-    return _plain(f"times of {model}", headings, rows)
+def times(study: Results, model: str) -> Table:
+    """How long the runs of a model took, by machine."""
+    headings = [
+        Heading("hardware"),
+        *(Heading(text, True) for text in ("runs", "seconds", "least", "most", "tokens/s")),
+    ]
+    own = (record for record in study.done if record.member.model == model)
+    groups = grouped(own, lambda record: record.member.hardware)
+    rows = [_plain([machine, *_times(records)], headings) for machine, records in groups.items()]
+    return Table(f"times of {model}", headings, rows)
 
 
-def _durations(records: Sequence[Record]) -> list[str]:
+def _times(records: Sequence[Record]) -> list[str]:
+    """How many runs; the median, least and most seconds; the median speed."""
     seconds = [record.seconds or 0.0 for record in records]
-    return [f"{each(seconds):,.2f}" for each in (statistics.median, min, max)]
-
-
-def _median_speed(records: Sequence[Record]) -> str:
     speeds = [value for value in map(speed, records) if math.isfinite(value)]
-    return f"{statistics.median(speeds):,.0f}" if speeds else "NaN"
+    return [
+        f"{len(records):,}",
+        *(numbers.decimals(each(seconds), 2) for each in (statistics.median, min, max)),
+        f"{statistics.median(speeds):,.0f}" if speeds else "NaN",
+    ]

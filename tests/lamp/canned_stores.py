@@ -32,18 +32,26 @@ _TIME = "2026-01-{:02}T{:02}:30:00.000+00:00"
 _LAYERS = 6
 
 
-def write(path: Path, machines: int = 3, studies: tuple[str, ...] = ("scores", "words")) -> Path:
+def write(
+    path: Path,
+    machines: int = 3,
+    studies: tuple[str, ...] = ("scores", "words"),
+    models: tuple[str, ...] = MODELS,
+    texts: tuple[str, ...] = TEXTS,
+) -> Path:
     """A store with two studies: done, failed and missing runs, NaN, infinity and zeros."""
     with Store.open(path, write=True) as store:
         for study in studies:
-            _fill(store, study, machines if study == studies[0] else 1)
+            _fill(store, study, machines if study == studies[0] else 1, models, texts)
     return path
 
 
-def _fill(store: Store, study: str, machines: int) -> None:
+def _fill(
+    store: Store, study: str, machines: int, models: tuple[str, ...], texts: tuple[str, ...]
+) -> None:
     hardware = [f"scores-ps{mu}" for mu in range(2, 2 + machines)] + ["bf16", f"fp8 {MARKUP}"]
     members = []
-    for model, text, machine, lamp in itertools.product(MODELS, TEXTS, hardware, LAMP):
+    for model, text, machine, lamp in itertools.product(models, texts, hardware, LAMP):
         key = f"{study}-{len(members)}"
         mu = machine.removeprefix("scores-ps")
         variables = {"mu": int(mu), "tokens": 64} if mu.isdigit() else {"share": MARKUP + HALF}

@@ -147,7 +147,7 @@ def test_markup_in_labels_is_no_markup(browser):
     assert browser.run("return document.scripts.length") == 1
     assert browser.run("return document.images.length") == 0
     titles = browser.run(
-        "return [...document.querySelectorAll('use title')].map(e => e.textContent)"
+        "return [...document.querySelectorAll('.mark title')].map(e => e.textContent)"
     )
     assert any(canned_stores.MARKUP in title for title in titles)
     assert browser.driver.title == "scores, words · lamp"
@@ -248,12 +248,12 @@ def test_every_chart_has_axes_and_points(browser):
     charts = browser.run(
         "return [...document.querySelectorAll('svg.chart')].map(chart => ({"
         "kind: chart.classList[1],"
-        "axes: chart.querySelectorAll('line.axis').length,"
-        "grid: chart.querySelectorAll('line.grid').length,"
-        "ticks: chart.querySelectorAll('text.tick').length,"
-        "marks: [...chart.querySelectorAll('use.mark')].filter("
+        "axes: chart.querySelectorAll('.axis path').length,"
+        "grid: chart.querySelectorAll('.tick path').length,"
+        "ticks: chart.querySelectorAll('.tick text').length,"
+        "marks: [...chart.querySelectorAll('.mark path')].filter("
         "mark => mark.getBoundingClientRect().width > 4).length,"
-        "cells: chart.querySelectorAll('rect.cell').length,"
+        "cells: chart.querySelectorAll('.cells path').length,"
         "size: [chart.getBoundingClientRect().width, chart.getBoundingClientRect().height]}))"
     )
     kinds = {chart["kind"] for chart in charts}
@@ -320,7 +320,7 @@ def test_machines_and_rules_can_be_picked(browser):
 
     def bright():
         return browser.run(
-            "return [...arguments[0].querySelectorAll('use.mark:not(.plain)')]"
+            "return [...arguments[0].querySelectorAll('g.mark')]"
             ".filter(mark => getComputedStyle(mark).opacity === '1')"
             ".map(mark => mark.classList.value)",
             legend,

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import functools
 import hashlib
 import html.parser
 import io
@@ -11,24 +12,23 @@ import os
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.markers import MarkerStyle
 
 from lamp import reports
 from lamp.cli.application import main
-from lamp.reports import colours, exports, heat_maps, ladders, numbers, pictures, scatter
-from lamp.reports.charts import charts
-from lamp.reports.drawing import SHAPES, Box, Line, Mark, Text, hollow, hue
-from lamp.reports.fronts import front
-from lamp.reports.markup import clean
+from lamp.reports import charts, colors, exports, figures, labels, numbers, pictures, svg
+from lamp.reports.labels import NONE, clean
 from lamp.reports.page import page
-from lamp.reports.quantities import FLIPS, KL, RATE, SHARE
-from lamp.reports.results import NONE, rule
-from lamp.reports.scales import axis
+from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, described
+from lamp.reports.results import front
+from lamp.reports.scales import scale
 from lamp.studies.store import Member, Store
 from tests.lamp import canned_stores
 
@@ -38,6 +38,14 @@ METRICS = ("kl", "flip_rate", "perplexity", "recomputation_rate", "high_precisio
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return canned_stores.write(tmp_path_factory.mktemp("stores") / "canned.sqlite")
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A store with fewer charts, for what has to draw them again."""
+    place = tmp_path_factory.mktemp("stores") / "few.sqlite"
+    names = (canned_stores.MARKUP,), (canned_stores.QUOTED,)
+    return canned_stores.write(place, 3, ("scores", "words"), *names)
 
 
 @pytest.fixture(scope="module")
@@ -242,19 +250,22 @@ def test_only_the_script_of_the_page_may_run(written):
     assert "unsafe" not in policy.partition("script-src")[2]
 
 
-def test_same_store_gives_the_same_bytes(path, studies, written):
+def test_same_store_gives_the_same_bytes(few):
+    studies = reports.read(few)
+    written = page(studies).encode()
     program = (
         "import sys; from lamp import reports; from lamp.reports.page import page;"
         "sys.stdout.buffer.write(page(reports.read(sys.argv[1])).encode())"
     )
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "TZ": f"UTC-{seed}"}
-        command = [sys.executable, "-c", program, str(path)]
+        command = [sys.executable, "-c", program, str(few)]
         again = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
-        assert again == written.encode()
-    drawing = charts(studies[0])[0].drawings[0]
-    assert pictures.png(drawing) == pictures.png(drawing)
-    assert exports.as_parquet(studies) == exports.as_parquet(reports.read(path))
+        assert again == written
+    ((_, picture), *_) = charts.charts(studies[0])[0].named
+    for kind in pictures.KINDS:
+        assert pictures.painted(picture, kind) == pictures.painted(picture, kind)
+    assert exports.as_parquet(studies) == exports.as_parquet(reports.read(few))
 
 
 def test_study_without_results_has_a_page(tmp_path):
@@ -290,99 +301,128 @@ def test_front_is_that_of_brute_force(points):
     assert [points[i][0] for i in found] == sorted(points[i][0] for i in found)
 
 
+def drawn(picture):
+    """The sheet of a picture."""
+    with figures.style(10):
+        return picture.draw()
+
+
+def marks(sheet):
+    """The marks of a sheet: place, class of color, class of shape, by tooltip."""
+    found = {}
+    for line in sheet.axes.lines:
+        classes, tooltip = sheet.marked[line.get_gid()]
+        if classes.startswith("mark "):
+            for text, place in zip(tooltip, line.get_xydata().tolist(), strict=True):
+                assert text not in found
+                found[text] = (*place, *classes.split()[1:])
+    return found
+
+
+def lines(sheet, role):
+    """The lines of a role: their classes and where they go."""
+    return [
+        (sheet.marked[line.get_gid()][0].split()[1], line.get_xydata().tolist())
+        for line in sheet.axes.lines
+        if sheet.marked[line.get_gid()][0].split()[0] == role
+    ]
+
+
+def bands(axis):
+    """Where the bands of an axis have their middles, by name."""
+    names = [text.get_text() for text in axis.get_minorticklabels()]
+    return dict(zip(names, axis.get_minorticklocs(), strict=True))
+
+
+def name_of_band(value):
+    return "NaN" if math.isnan(value) else {math.inf: "∞", 0.0: "0"}.get(value)
+
+
 @pytest.mark.parametrize("x", [RATE, SHARE])
 @pytest.mark.parametrize("y", [KL, FLIPS])
 def test_marks_are_where_their_numbers_are(study, x, y):
-    drawings = scatter.scatter(study, x, y)
-    assert [drawing.title for drawing in drawings] == [case.title for case in study.cases]
-    for drawing, case in zip(drawings, study.cases, strict=True):
-        marks = [shape for shape in drawing.shapes if isinstance(shape, Mark)]
-        records = case.looked_ahead
-        assert len(marks) == len(records) > 15
-        for mark, record in zip(marks, records, strict=True):
-            assert mark.title.startswith(f"{record.member.hardware}\n{record.member.lamp}\n")
-            assert mark.colour == study.machines.index(record.member.hardware)
-            assert mark.shape == 1 + study.rules.index(rule(record.member.lamp))
-        check_places(drawing, [mark.x for mark in marks], [*map(x.value, records)], 0)
-        check_places(drawing, [mark.y for mark in marks], [*map(y.value, records)], 1)
+    found = charts.scatter(study, x, y)
+    assert [picture.title for picture in found] == [pair.title for pair in study.pairs]
+    for picture, pair in zip(found, study.pairs, strict=True):
+        sheet = drawn(picture)
+        placed = marks(sheet)
+        assert len(placed) == len(pair.looked_ahead) > 15
+        for record in pair.looked_ahead:
+            mark = placed[described(record, y, x)]
+            assert mark[2] == f"m{study.machines.index(record.member.hardware)}"
+            assert mark[3] == f"r{study.rules.index(labels.rule(record.member.lamp))}"
+            for way, axis, quantity in ((0, sheet.axes.xaxis, x), (1, sheet.axes.yaxis, y)):
+                value = quantity.value(record)
+                low, high = axis.get_view_interval()
+                assert axis.get_scale() == "log"
+                assert low < mark[way] < high
+                if (name := name_of_band(value)) is not None:
+                    assert mark[way] == pytest.approx(bands(axis)[name], rel=1e-12)
+                else:
+                    assert mark[way] == value
 
 
-def check_places(drawing, places, values, way):
-    """Those of positive numbers are affine in their logarithms; all others are in bands."""
-    grounds = [shape for shape in drawing.shapes if isinstance(shape, Box)]
-    sizes = (drawing.width, drawing.height)
-    bands = [
-        (box.y, box.y + box.height) if way else (box.x, box.x + box.width)
-        for box in grounds
-        if (box.width > box.height) == bool(way)
-    ]
-    usual = [(p, math.log10(v)) for p, v in zip(places, values, strict=True) if 0 < v < math.inf]
-    slope, start = np.polyfit(*reversed([np.array(part) for part in zip(*usual, strict=True)]), 1)
-    assert slope < 0 if way else slope > 0
-    for place, value in zip(places, values, strict=True):
-        assert 0 < place < sizes[way]
-        inside = [low for low, high in bands if low < place < high]
-        if 0 < value < math.inf:
-            assert place == pytest.approx(slope * math.log10(value) + start, abs=1e-6)
-            assert not inside
-        else:
-            assert len(inside) == 1
-
-
-def test_divergences_that_are_not_finite_have_their_own_places(study):
-    found = set()
-    for drawing, case in zip(scatter.scatter(study, RATE, KL), study.cases, strict=True):
-        texts = [shape for shape in drawing.shapes if isinstance(shape, Text)]
-        names = {shape.text: shape.y - 4 for shape in texts if shape.anchor == "end"}
-        marks = [shape for shape in drawing.shapes if isinstance(shape, Mark)]
-        for mark, record in zip(marks, case.looked_ahead, strict=True):
-            name = {math.inf: "∞", 0.0: "0"}.get(record.metrics.kl)
-            name = "NaN" if math.isnan(record.metrics.kl) else name
-            if name and record.metrics.recomputation_rate:
-                found.add(name)
-                assert mark.y == names[name]
-    assert found == {"NaN", "∞", "0"}
+def test_values_that_a_logarithmic_axis_has_no_place_for_are_beside_it(study):
+    names = set()
+    for picture, pair in zip(charts.scatter(study, RATE, KL), study.pairs, strict=True):
+        axis = drawn(picture).axes.yaxis
+        finite = [KL.value(r) for r in pair.records if 0 < KL.value(r) < math.inf]
+        middles = bands(axis)
+        names |= {*middles}
+        assert {*middles} == {*map(name_of_band, map(KL.value, pair.records))} - {None}
+        assert middles.get("0", 0) < min(finite)
+        assert max(finite) < middles.get("∞", math.inf) <= middles.get("NaN", math.inf)
+        ends = middles.get("0", 0), middles.get("∞", math.inf)
+        assert all(ends[0] < place < ends[1] for place in axis.get_ticklocs())
+    assert names == {"NaN", "∞", "0"}
 
 
 def test_runs_without_look_ahead_are_level_lines(study):
-    for drawing, case in zip(scatter.scatter(study, RATE, KL), study.cases, strict=True):
-        levels = [s for s in drawing.shapes if isinstance(s, Line) and s.role == "level"]
-        assert len(levels) == len(case.plain) > 3
-        heights = [line.points[0][1] for line in levels]
-        assert all(line.points[0][1] == line.points[1][1] for line in levels)
-        divergences = [record.metrics.kl for record in case.plain]
-        finite = [(k, -h) for k, h in zip(divergences, heights, strict=True) if 0 < k < math.inf]
-        assert [h for _, h in sorted(finite)] == sorted(h for _, h in finite)
+    for picture, pair in zip(charts.scatter(study, RATE, KL), study.pairs, strict=True):
+        sheet = drawn(picture)
+        levels = lines(sheet, "level")
+        assert len(levels) == len(pair.plain) > 3
+        heights = [places[0][1] for _, places in levels]
+        assert all(places[0][1] == places[1][1] for _, places in levels)
         assert len(set(heights)) == len(heights)
+        low, high = sheet.axes.get_ylim()
+        for (color, _), height, record in zip(levels, heights, pair.plain, strict=True):
+            assert color == f"m{study.machines.index(record.member.hardware)}"
+            assert low < height < high
+            if 0 < KL.value(record) < math.inf:
+                assert height == KL.value(record)
 
 
 def test_front_lines_go_through_the_runs_of_the_front(study):
     best = study.fronts(RATE.value, KL.value)
-    for drawing, case in zip(scatter.scatter(study, RATE, KL), study.cases, strict=True):
-        marks = [shape for shape in drawing.shapes if isinstance(shape, Mark)]
+    for picture, pair in zip(charts.scatter(study, RATE, KL), study.pairs, strict=True):
+        sheet = drawn(picture)
+        placed = marks(sheet)
         expected = {}
-        for mark, record in zip(marks, case.looked_ahead, strict=True):
+        for record in pair.looked_ahead:
             if record.position in best:
-                expected.setdefault(mark.colour, []).append((mark.x, mark.y))
-        lines = [s for s in drawing.shapes if isinstance(s, Line) and s.role == "front"]
-        found = {line.colour: list(line.points) for line in lines}
-        assert found == {c: sorted(points) for c, points in expected.items() if len(points) > 1}
+                x, y, color, _ = placed[described(record, KL, RATE)]
+                expected.setdefault(color, []).append([x, y])
+        found = dict(lines(sheet, "front"))
+        assert found == {c: sorted(places) for c, places in expected.items() if len(places) > 1}
 
 
 def test_ladders_join_the_machines_of_a_family(study):
-    drawings = ladders.ladders(study)
-    assert [drawing.title for drawing in drawings] == [case.title for case in study.cases]
-    for drawing, case in zip(drawings, study.cases, strict=True):
-        assert drawing.kind == "ladder-mu"
-        assert [entry.text for entry in drawing.legend if entry.role == "path"] == ["scores-ps{mu}"]
-        records = [r for r in case.records if r.member.hardware.startswith("scores-ps")]
-        marks = [shape for shape in drawing.shapes if isinstance(shape, Mark)]
-        assert len(marks) == len(records)
-        labels = [shape.text for shape in drawing.shapes if isinstance(shape, Text)]
-        assert {"2", "3", "4", "mu, stored significand bits"} <= set(labels)
-        lines = [s for s in drawing.shapes if isinstance(s, Line) and s.role in ("path", "front")]
-        joined = sum(len(line.points) - 1 for line in lines)
-        assert joined == sum(
+    found = charts.ladders(study)
+    assert [picture.title for picture in found] == [pair.title for pair in study.pairs]
+    for picture, pair in zip(found, study.pairs, strict=True):
+        assert picture.kind == "ladder-mu"
+        assert [entry.text for entry in picture.legend if entry.role == "path"] == ["scores-ps{mu}"]
+        records = [r for r in pair.records if r.member.hardware.startswith("scores-ps")]
+        sheet = drawn(picture)
+        placed = marks(sheet)
+        assert len(placed) == len(records)
+        assert all(placed[described(r, KL)][0] == r.member.variables["mu"] for r in records)
+        axis = sheet.axes.xaxis
+        assert [text.get_text() for text in axis.get_ticklabels()] == ["2", "3", "4"]
+        assert axis.get_label_text() == "mu, stored significand bits"
+        paths = lines(sheet, "path") + lines(sheet, "front")
+        assert sum(len(places) - 1 for _, places in paths) == sum(
             math.isfinite(a.metrics.kl) and math.isfinite(b.metrics.kl)
             for a, b in itertools.pairwise(
                 sorted(records, key=lambda r: (r.member.lamp, r.position))
@@ -391,37 +431,118 @@ def test_ladders_join_the_machines_of_a_family(study):
         )
 
 
+def test_speeds_are_in_a_row_for_each_machine_with_their_median(study):
+    found = charts.speeds(study)
+    assert [picture.title for picture in found] == [*study.labels("model")]
+    for picture in found:
+        records = [r for r in study.done if r.member.model == picture.title]
+        sheet = drawn(picture)
+        rows, medians = {}, [places for _, places in lines_of_medians(sheet)]
+        for line in sheet.axes.lines:
+            classes = sheet.marked[line.get_gid()][0].split()
+            if classes[0] == "mark":
+                rows.setdefault(classes[1], []).extend(line.get_xydata().tolist())
+        assert len(rows) == len(medians) == len(study.machines)
+        for i, machine in enumerate(study.machines):
+            own = [r.metrics.tokens / r.seconds for r in records if r.member.hardware == machine]
+            assert sorted(x for x, _ in rows[f"m{i}"]) == sorted(own)
+            assert len({y for _, y in rows[f"m{i}"]}) == 1
+            assert medians[i][0][0] == medians[i][1][0] == np.median(own)
+            assert medians[i][0][1] < rows[f"m{i}"][0][1] < medians[i][1][1]
+
+
+def lines_of_medians(sheet):
+    for line in sheet.axes.lines:
+        if sheet.marked[line.get_gid()][0] == "median":
+            yield line, line.get_xydata().tolist()
+
+
+def test_divergences_are_shown_by_machine_if_nothing_looks_ahead(study):
+    plain = tuple(record for record in study.records if record.member.lamp == NONE)
+    alone = reports.Results("s", "plain", study.definition, plain, {})
+    found = charts.divergences(alone)
+    assert not charts.divergences(study)
+    assert [picture.title for picture in found] == [pair.title for pair in alone.pairs]
+    for picture, pair in zip(found, alone.pairs, strict=True):
+        sheet = drawn(picture)
+        placed = marks(sheet)
+        for record in pair.records:
+            x, value = placed[described(record, KL)][0], KL.value(record)
+            if (name := name_of_band(value)) is None:
+                assert x == value
+            else:
+                assert x == pytest.approx(bands(sheet.axes.xaxis)[name], rel=1e-12)
+
+
 def test_heat_maps_show_rates_and_are_few(study):
-    drawings = heat_maps.heat_maps(study)
+    found = charts.heat_maps(study)
     best = study.fronts(RATE.value, KL.value)
-    assert [drawing.title for drawing in drawings] == [case.title for case in study.cases]
-    for drawing, case in zip(drawings, study.cases, strict=True):
-        cells = {shape.title: shape for shape in drawing.shapes if isinstance(shape, Box)}
-        del cells[""]  # of the scale
-        names = dict.fromkeys(title.rpartition(", layer")[0].rpartition("\n")[0] for title in cells)
+    assert [picture.title for picture in found] == [pair.title for pair in study.pairs]
+    for picture, pair in zip(found, study.pairs, strict=True):
+        sheet = drawn(picture)
+        cells, strengths = {}, {}
+        for mesh in sheet.axes.collections:
+            tooltip = sheet.marked[mesh.get_gid()][1]
+            cells |= dict(zip(tooltip, mesh.get_array().ravel().tolist(), strict=True))
+            mesh.update_scalarmappable()
+            strengths |= dict(zip(tooltip, mesh.get_facecolor()[:, 3].tolist(), strict=True))
+        names = dict.fromkeys(
+            tooltip.rpartition(", layer")[0].rpartition("\n")[0] for tooltip in cells
+        )
         assert 1 < len(names) <= 12
-        by_name = {f"{r.member.hardware} + {r.member.lamp}": r for r in case.looked_ahead}
+        by_name = {f"{r.member.hardware} + {r.member.lamp}": r for r in pair.looked_ahead}
         assert all(by_name[name].position in best for name in names)
-        expected = {
+        assert cells == {
             f"{name}\n{step}, layer {layer}: {numbers.percent(rate)}": rate
             for name in names
             for step, row in by_name[name].metrics.step_rates.items()
             for layer, rate in enumerate(row)
         }
-        assert cells.keys() == expected.keys()
-        ordered = sorted(expected, key=expected.__getitem__)
-        strengths = [cells[title].strength for title in ordered]
-        assert strengths == sorted(strengths)
-        assert 0 <= strengths[0] < strengths[-1] <= 1
+        ordered = [strengths[tooltip] for tooltip in sorted(cells, key=cells.__getitem__)]
+        assert ordered == sorted(ordered)
+        assert 0 <= ordered[0] < ordered[-1] <= 1
 
 
 def test_charts_have_titles_legends_and_words_for_who_cannot_see_them(tree):
-    pictures_ = list(every(tree, "svg", "chart"))
-    assert len(pictures_) == 40
-    for picture in pictures_:
+    found = list(every(tree, "svg", "chart"))
+    assert len(found) == 40
+    for picture in found:
         assert picture[1]["role"] == "img"
         assert len(picture[1]["aria-label"]) > 30
-    assert len(list(every(tree, "ul", "legend"))) == 5  # heat maps have a scale instead
+    assert len(list(every(tree, "ul", "legend"))) == len(list(every(tree, "div", "charts"))) == 7
+
+
+def test_every_mark_of_the_page_says_what_it_is(study, tree):
+    shown = iter(every(next(every(tree, "section")), "svg", "chart"))
+    for chart in charts.charts(study):
+        for _, picture in chart.named:
+            node = next(shown)
+            assert node[1]["class"] == f"chart {picture.kind}"
+            sheet = drawn(picture)
+            tooltip = [clean(text) for _, texts in sheet.marked.values() for text in texts]
+            assert Counter(map(text, every(node, "title"))) == Counter(tooltip)
+            groups = [group for group in every(node, "g") if "mark" in group[1]["class"].split()]
+            assert sum(len(list(every(group, "path"))) for group in groups) == len(marks(sheet))
+
+
+def test_colors_of_figures_are_those_of_the_theme_of_the_page(studies):
+    for study in studies:
+        for chart in charts.charts(study):
+            written = svg.picture(chart.named[0][1]) + "".join(map(svg.swatch, chart.legend))
+            assert not re.search("#[0-9a-f]{3}", written)
+            names = set(re.findall(r"var\(--(\w+)\)", written))
+            assert names <= colors.LIGHT.keys()
+
+
+def test_labels_that_no_font_has_letters_for_are_drawn():
+    point = figures.Point(1.0, 1.0, 0, 0, "重み \ud800")
+    rows = {"機械 \x00 $x^2$": [point]}
+    across = scale("x", [1.0], log=False)
+    draw = functools.partial(figures.strips, across, rows)
+    picture = figures.Picture("k", "重み", "s", (figures.Entry("語 \udcff", 0),), draw)
+    assert "機械 \ufffd $x^2$" in svg.picture(picture)
+    for kind in pictures.KINDS:
+        assert pictures.painted(picture, kind)
 
 
 NUMBERS = st.one_of(
@@ -429,24 +550,31 @@ NUMBERS = st.one_of(
 )
 
 
-@given(st.lists(NUMBERS, min_size=1, max_size=20), st.booleans(), st.booleans())
-def test_every_value_has_a_place_on_an_axis(values, log, upward):
-    start, stop = (330.0, 34.0) if upward else (60.0, 508.0)
-    line = axis(values, start, stop, log=log)
-    low, high = min(start, stop), max(start, stop)
-    pairs = [(value, line.place(value)) for value in values]
-    assert all(low <= place <= high for _, place in pairs)
-    finite = [place for _, place in sorted(pair for pair in pairs if math.isfinite(pair[0]))]
-    assert finite == sorted(finite, reverse=upward)
-    written = sorted(place for place, _ in line.ticks)
-    assert all(after - before >= 30 for before, after in itertools.pairwise(written))
-    assert all(low <= place <= high for place in written)
-    for band in line.bands:
-        assert all(abs(place - band.middle) > 20 for place in written)
+@given(st.lists(NUMBERS, min_size=1, max_size=20), st.booleans(), st.sampled_from([0.09, 0.17]))
+def test_every_value_has_a_place_on_an_axis(values, log, room):
+    line = scale("title", values, log=log, room=room)
+    low, high = line.ends
+    places = [line.place(value) for value in values]
+    assert all(low <= place <= high and math.isfinite(place) for place in places)
+    pairs = zip(values, places, strict=True)
+    finite = [place for _, place in sorted(pair for pair in pairs if not math.isnan(pair[0]))]
+    assert finite == sorted(finite)
+
+    def share(value):
+        if log:
+            return math.log10(value / low) / math.log10(high / low)
+        return (value - low) / (high - low)
+
+    written = [share(tick) for tick in line.ticks]
+    middles = [share(line.place(float(name.replace("∞", "inf")))) for name in line.bands]
+    assert all(0 <= place <= 1 for place in written)
+    for place, other in itertools.permutations(written + middles, 2):
+        # Room is a share of the axis proper, which takes three quarters of it or more.
+        assert abs(place - other) >= 0.55 * room or {place, other} <= {*middles}
 
 
 @pytest.mark.parametrize(
-    ("values", "labels"),
+    ("values", "shown"),
     [
         ([1e-6, 1.0], ["10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³", "0.01", "0.1", "1"]),
         ([1e-12, 1.0], ["10⁻¹²", "10⁻¹⁰", "10⁻⁸", "10⁻⁶", "10⁻⁴", "0.01", "1"]),
@@ -454,13 +582,14 @@ def test_every_value_has_a_place_on_an_axis(values, log, upward):
         ([3e-5], [f"{digits}·10⁻⁵" for digits in ("2.4", "2.6", "2.8", "3", "3.2", "3.4", "3.6")]),
     ],
 )
-def test_ticks_are_round_numbers(values, labels):
-    assert [label for _, label in axis(values, 330.0, 34.0).ticks] == labels
+def test_ticks_are_round_numbers(values, shown):
+    line = scale("title", values, room=0.09)
+    assert [line.label(value) for value in line.ticks] == shown
 
 
-def test_colours_and_shapes_can_be_told_apart():
-    def luminance(colour):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def test_colors_and_shapes_can_be_told_apart():
+    def luminance(color):
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
@@ -468,23 +597,30 @@ def test_colours_and_shapes_can_be_told_apart():
         low, high = sorted(map(luminance, (a, b)))
         return (high + 0.05) / (low + 0.05)
 
-    assert colours.LIGHT.keys() == colours.DARK.keys()
-    for theme in (colours.LIGHT, colours.DARK):
-        hues = [theme[f"c{i}"] for i in range(colours.HUES)]
+    assert colors.LIGHT.keys() == colors.DARK.keys()
+    for theme in (colors.LIGHT, colors.DARK):
+        hues = [theme[f"c{i}"] for i in range(colors.HUES)]
         assert len(set(hues)) == len(hues)
-        assert f"c{colours.HUES}" not in theme
+        assert f"c{colors.HUES}" not in theme
         for ground in (theme["paper"], theme["pale"]):
             assert all(contrast(hue_, ground) >= 3 for hue_ in hues)
             assert all(contrast(theme[name], ground) >= 4.5 for name in ("ink", "soft", "bad"))
             assert contrast(theme["accent"], ground) >= 4.5
-    styles = {(hue(i), hollow(i)) for i in range(2 * colours.HUES)}
-    assert len(styles) == 2 * colours.HUES
-    assert len(set(SHAPES)) == len(SHAPES)
-    areas = [polygon_area(shape) for shape in SHAPES]
+    entries = [figures.Entry("x", i, 0) for i in range(2 * colors.HUES)]
+    assert len(set(map(svg.swatch, entries))) == len(entries)
+    shapes = [figures.Entry("x", None, i, "rule") for i in range(len(figures.SHAPES))]
+    assert len(set(map(svg.swatch, shapes))) == len(shapes) == 8
+    areas = [polygon_area(shape) for shape in range(len(shapes))]
     assert max(areas) < 1.9 * min(areas)
 
 
-def polygon_area(corners):
+def polygon_area(shape):
+    """The area of a mark, as it is drawn."""
+    with figures.style(10):
+        line = figures.handle(figures.Entry("x", 0, shape))
+    marker = MarkerStyle(line.get_marker())
+    path = marker.get_path().transformed(marker.get_transform())
+    corners = (line.get_markersize() * path.to_polygons()[0]).tolist()
     pairs = zip(corners, corners[1:] + corners[:1], strict=True)
     return abs(sum(x * v - y * u for (x, y), (u, v) in pairs)) / 2
 
@@ -508,9 +644,11 @@ def polygon_area(corners):
         (numbers.short_percent, 1e-8, "10⁻⁶%"),
         (numbers.decimals, 12345.678, "12,345.678"),
         (numbers.decimals, 1e9, "1.000e+09"),
-        (numbers.seconds, 12.345, "12.3 s"),
-        (numbers.seconds, 150, "2 min"),
-        (numbers.seconds, 7260, "2 h 01 min"),
+        (numbers.duration, 12.345, "12.3 s"),
+        (numbers.duration, 150, "2 min"),
+        (numbers.duration, 7260, "2 h 01 min"),
+        (numbers.seconds, 99.994, "99.99"),
+        (numbers.seconds, 12345.6, "12346"),
         (numbers.power, 2.5e-7, "2.5·10⁻⁷"),
         (numbers.power, 1e6, "10⁶"),
     ],
@@ -530,7 +668,7 @@ def test_numbers_are_short(show, number, expected):
     ],
 )
 def test_rules_are_settings_without_amounts(lamp, expected):
-    assert rule(lamp) == expected
+    assert labels.rule(lamp) == expected
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -566,7 +704,7 @@ def test_parquet_has_the_same_in_types(studies):
     assert types["kl"] == types["seconds"] == "double"
     assert types["mu"] == types["tokens"] == types["position"] == "int64"
     assert types["share"] == types["model"] == types["error"] == "string"
-    for found, expected in zip(table.to_pylist(), exports.rows(studies), strict=True):
+    for found, expected in zip(table.to_pylist(), exports.lines(studies), strict=True):
         for name, value in expected.items():
             if isinstance(value, str):
                 value = value.encode("utf-8", "replace").decode()
@@ -580,25 +718,40 @@ def test_parquet_without_pyarrow_says_what_to_install(studies, monkeypatch):
         exports.as_parquet(studies)
 
 
-def test_pictures_are_those_of_the_page(studies, tmp_path):
+def test_pictures_are_those_of_the_page(few, tmp_path):
     from matplotlib import image
 
-    files = reports.write_pictures(studies[1:], tmp_path / "a" / "pictures")
-    drawings = [each for chart in charts(studies[1]) for each in chart.drawings]
-    assert len(files) == len(drawings) == len(set(files)) == 18
-    for file, drawing in zip(files, drawings, strict=True):
+    studies = reports.read(few)
+    files = reports.write_pictures(studies, tmp_path / "a" / "pictures")
+    named = [chart.named for study in studies for chart in charts.charts(study)]
+    drawings = [picture for each in named for _, picture in each]
+    assert len(files) == len(drawings) == len(set(files)) == 11
+    for file, picture in zip(files, drawings, strict=True):
         assert re.fullmatch(r"[\w.-]+\.png", file.name)
         pixels = image.imread(file)
-        assert pixels.shape[1] > 2 * drawing.width
-        assert pixels.shape[0] > 2 * drawing.height
+        width, height = drawn(picture).figure.get_size_inches()
+        assert pixels.shape[1] > 144 * width
+        assert pixels.shape[0] > 130 * height
         assert len(np.unique(np.round(255 * pixels[..., :3]) @ (1, 256, 65536))) > 20
 
 
+def test_pictures_are_also_svg_and_pdf(studies, tmp_path):
+    ((name, picture), *_) = charts.charts(studies[1])[0].named
+    written = pictures.painted(picture, "svg", name).decode()
+    shown = {node.text for node in ET.fromstring(written).iter() if node.text}
+    assert {f"{name} · {picture.title}", KL.title, RATE.title} <= shown
+    assert {entry.text for entry in picture.legend} <= shown
+    assert pictures.painted(picture, "pdf").startswith(b"%PDF")
+    with pytest.raises(ValueError, match=r"kind='gif': expected png, svg, pdf"):
+        reports.write_pictures(studies, tmp_path / "none", "gif")
+    assert not list(tmp_path.iterdir())
+
+
 def test_pictures_have_names_of_their_own(study, tmp_path):
-    drawing = charts(study)[0].drawings[0]
-    first = tmp_path / pictures.file_name("a", drawing)
-    assert pictures.file_name("a", drawing, [first]) == f"{first.stem}-2.png"
-    assert pictures.file_name("../..", drawing).startswith("unnamed-kl-rate-")
+    ((_, picture), *_) = charts.charts(study)[0].named
+    first = tmp_path / pictures.file_name("a", picture, "png")
+    assert pictures.file_name("a", picture, "png", [first]) == f"{first.stem}-2.png"
+    assert pictures.file_name("../..", picture, "svg").startswith("unnamed-kl-rate-")
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -615,35 +768,36 @@ def run(capsys, *arguments):
     return code, out, " ".join(err.replace("│", " ").split())
 
 
-def test_command_writes_the_page_beside_the_store(path, written, capsys):
-    code, out, _ = run(capsys, path)
-    beside = path.with_suffix(".html")
+def test_command_writes_the_page_beside_the_store(few, capsys):
+    code, out, _ = run(capsys, few)
+    beside = few.with_suffix(".html")
     assert code == 0
     assert out.startswith(f"{beside}: ")
-    assert beside.read_bytes() == written.encode()
+    assert beside.read_bytes() == page(reports.read(few)).encode()
     beside.unlink()
 
 
-def test_command_writes_everything_that_is_asked_for(path, studies, tmp_path, capsys):
+def test_command_writes_everything_that_is_asked_for(few, tmp_path, capsys):
+    studies = reports.read(few)
     names = {option: tmp_path / f"x.{option}" for option in ("output", "csv", "parquet", "png")}
     options = [word for option, name in names.items() for word in (f"--{option}", name)]
-    code, _, _ = run(capsys, path, "--study", "words", *options)
+    code, _, _ = run(capsys, few, "--study", "words", *options)
     assert code == 0
     assert names["output"].read_bytes() == page(studies[1:]).encode()
     assert names["csv"].read_bytes() == exports.as_csv(studies[1:])
     assert names["parquet"].read_bytes() == exports.as_parquet(studies[1:])
-    assert len(list(names["png"].iterdir())) == 18
+    assert len(list(names["png"].iterdir())) == 5
     assert sorted(tmp_path.iterdir()) == sorted(names.values())
 
 
-def test_command_opens_the_page(path, tmp_path, monkeypatch, capsys):
+def test_command_opens_the_page(few, tmp_path, monkeypatch, capsys):
     opened = []
     monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
     output = tmp_path / "a page.html"
-    assert run(capsys, path, "--output", output, "--open")[0] == 0
+    assert run(capsys, few, "--output", output, "--open")[0] == 0
     assert opened == [output.as_uri()]
     monkeypatch.setattr("webbrowser.open", lambda address: False)
-    code, _, err = run(capsys, path, "--output", output, "--open")
+    code, _, err = run(capsys, few, "--output", output, "--open")
     assert code == 1
     assert "no browser" in err
 

@@ -68,7 +68,7 @@ for (const charts of all(".charts")) {
     const picked = buttons.filter(([button]) => button.ariaPressed === "true").map(([, name]) => name);
     const groups = ["m", "r"].map((kind) => picked.filter((name) => name[0] === kind));
     charts.classList.toggle("picked", picked.length > 0);
-    for (const shape of all(".panels [class*=' m']", charts)) {
+    for (const shape of all(".chart [class*=' m']", charts)) {
       const has = (name) => shape.classList.contains(name);
       const out = groups.some((names, i) => names.length && !names.some(has) && (i === 0 || shape.matches(".mark")));
       shape.classList.toggle("dim", out);

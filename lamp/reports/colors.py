@@ -1,4 +1,4 @@
-"""The colours of reports, on a light and on a dark ground."""
+"""The colors of reports, on a light and on a dark ground."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Final
 
 __all__ = ["DARK", "HUES", "LIGHT"]
 
-# Okabe's and Ito's colours, which the colour-blind can tell apart, each a little darker or lighter
-# where that gives a contrast of 3 with the ground (WCAG 2.2, 1.4.11).
+# Okabe's and Ito's colors, which the color-blind can tell apart, each a little darker or lighter
+# where that gives a contrast of 3 with the ground (WCAG 2.2, 1.4.11).  No two of a theme are the
+# same: figures are drawn in the light ones, and the page finds their names by their values.
 LIGHT: Final[Mapping[str, str]] = {
     "paper": "#ffffff",
     "ink": "#1c1f24",
     "soft": "#5b626d",
     "line": "#dfe3e8",
     "pale": "#f5f6f8",
-    "accent": "#0072b2",
+    "accent": "#0071b1",
     "bad": "#b34700",
     "c0": "#0072b2",
     "c1": "#d55e00",
@@ -25,7 +26,7 @@ LIGHT: Final[Mapping[str, str]] = {
     "c5": "#3590cb",
     "c6": "#3a3f47",
 }
-"""By name: ground, text, lesser text, lines, a pale ground, and one for each kind of marks."""
+"""By name: ground, text, lesser text, lines, a pale ground, links, warnings, and marks."""
 
 DARK: Final[Mapping[str, str]] = {
     "paper": "#14171b",
@@ -45,4 +46,4 @@ DARK: Final[Mapping[str, str]] = {
 }
 
 HUES: Final = 7
-"""How many colours there are for marks: c0, c1, and so on."""
+"""How many colors there are for marks: c0, c1, and so on."""

@@ -1,0 +1,384 @@
+"""Figures, drawn by matplotlib: marks against two axes, rows of marks, heat maps.
+
+The page and the pictures are drawn by the same functions.  matplotlib's SVG was taken over
+Vega-Lite and Plotly, which draw in the browser: their bundles add 0.8 and 4.8 MB to a page of
+0.5 MB, Vega evaluates code that a strict content security policy forbids, nothing is seen without
+scripts, and a PNG needs a browser or a binary of 30 MB.  What they would add (tooltips, picking out
+machines and rules) takes a title in each mark and forty lines of script.
+"""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from lamp.reports import numbers
+from lamp.reports.colors import HUES, LIGHT
+from lamp.reports.labels import short
+from lamp.reports.scales import Scale
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+__all__ = [
+    "SHAPES",
+    "WIDTH",
+    "Block",
+    "Entry",
+    "Line",
+    "Picture",
+    "Point",
+    "Sheet",
+    "handle",
+    "heat_map",
+    "heat_scale",
+    "hollow",
+    "plot",
+    "sample",
+    "strips",
+    "style",
+]
+
+SHAPES: Final = "os^DvP*X"
+"""matplotlib's markers of rules; "o" is no look-ahead."""
+
+WIDTH: Final = 520
+"""The width of figures, in points on paper and units of the page."""
+
+_HEIGHT: Final = 384
+_LETTER: Final = 0.62  # the width of a letter, in heights of one
+_STRIP: Final = 44  # the height of a row of marks
+_ROW: Final = 21  # the height of a row of a heat map
+_FAINTEST: Final = 1e-4  # the rate that is as good as none
+_STRONG: Final = 0.2  # the rate from which a color is strong enough for light letters
+_SCALE: Final = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # the rates that explain a heat map's colors
+_CELLS: Final = 8  # the most layers whose numbers fit into their cells
+_SIZES: Final = {"*": 11.5, "X": 9.0, "P": 9.0, "s": 6.9, "D": 6.5}  # of markers of equal area
+_DASHES: Final[dict[str, Any]] = {"level": (0, (1, 2)), "front": "-", "path": "-", "median": "-"}
+_WIDTHS: Final = {"level": 1.5, "front": 1.0, "path": 2.0, "median": 1.6}
+_STYLE: Final[Any] = {
+    "font.family": "sans-serif",
+    "text.parse_math": False,  # no part of a label is a formula
+    "text.color": LIGHT["ink"],
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lamp",
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.edgecolor": LIGHT["soft"],
+    "axes.labelcolor": LIGHT["soft"],
+    "axes.labelsize": "medium",
+    "axes.titlecolor": LIGHT["soft"],
+    "axes.titlesize": "medium",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": LIGHT["line"],
+    "legend.frameon": False,
+    **{
+        f"{way}tick.{name}": value
+        for way in "xy"
+        for name, value in (("color", LIGHT["soft"]), ("labelsize", "medium"))
+    },
+    **{f"{way}tick.{part}.size": 0 for way in "xy" for part in ("major", "minor")},
+}
+
+
+class Point(NamedTuple):
+    """A mark: where it is, the number of its color and of its shape, and its tooltip."""
+
+    x: float
+    y: float
+    color: int
+    shape: int
+    tooltip: str
+
+
+class Line(NamedTuple):
+    """A line through points; a line of one point is level, from end to end of the axis.
+
+    Its role is "level" (no look-ahead), "front" (thin) or "path" (bold).
+    """
+
+    points: tuple[tuple[float, float], ...]
+    color: int
+    role: str = "front"
+    tooltip: str = ""
+
+
+class Block(NamedTuple):
+    """A run in a heat map: its name, its tooltip, and the rates of each step's layers."""
+
+    name: str
+    tooltip: str
+    rates: Mapping[str, Sequence[float]]
+
+
+class Entry(NamedTuple):
+    """What a color, a shape or a line means in a legend.
+
+    Without a color it has that of the text.  Its role is "machine" or "rule" (marks), "level",
+    "front", "path" or "median" (lines), or "rate" (the color of a rate in a heat map).
+    """
+
+    text: str
+    color: int | None = None
+    shape: int | None = None
+    role: str = "machine"
+    rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that can be drawn.
+
+    Parameters
+    ----------
+    kind : str
+        What is drawn, in a word or two that can be part of a file's name.
+    title, summary : str
+        The model and text; what is to be seen, in words.
+    legend : tuple of Entry
+    draw : callable
+        Draws it in the :func:`style` that is in force.
+    """
+
+    kind: str
+    title: str
+    summary: str
+    legend: tuple[Entry, ...]
+    draw: Callable[[], Sheet]
+
+
+class Sheet:
+    """A matplotlib figure with one pair of axes, and the classes and tooltips of its marks."""
+
+    def __init__(self, height: float, labels: Iterable[str], above: float, below: float) -> None:
+        """Labels stand on the left; what stands above and below takes so many lines."""
+        from matplotlib import rcParams
+        from matplotlib.figure import Figure
+
+        em = rcParams["font.size"]
+        left = em * (_LETTER * max(map(len, labels), default=0) + 0.6)
+        bottom, top, right = 1.2 * em * below, height - 1.2 * em * above, WIDTH - 1.4 * em
+        self.figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
+        box = left / WIDTH, bottom / height, (right - left) / WIDTH, (top - bottom) / height
+        self.axes: Axes = self.figure.add_axes(box, facecolor="none")
+        self.marked: dict[str, tuple[str, Sequence[str]]] = {}
+        self.mark(self.axes.spines["bottom"], "axis")
+
+    def mark(self, artist: Artist, classes: str, tooltip: Sequence[str] = ()) -> None:
+        """Give an artist classes for the page, and a tooltip for each of its parts in order."""
+        artist.set_gid(f"marked-{len(self.marked)}")
+        self.marked[f"marked-{len(self.marked)}"] = classes, tooltip
+
+    def write(self, x: float, y: float, text: str, role: str, **how: Any) -> None:
+        """Write at a place of the axes."""
+        self.mark(self.axes.text(x, y, short(text), **how), role)
+
+    def name(self, y: float, text: str, tooltip: str) -> None:
+        """Write at the left edge of the figure, at a height of the axes."""
+        from matplotlib.transforms import blended_transform_factory
+
+        where = blended_transform_factory(self.figure.transFigure, self.axes.transData)
+        self.mark(self.axes.text(0.0, y, short(text), transform=where), "name", [tooltip])
+
+
+@contextmanager
+def style(size: float) -> Iterator[None]:
+    """Figures are drawn in this, with a size of letters."""
+    from matplotlib import rc_context
+
+    with rc_context({**_STYLE, "font.size": size}), warnings.catch_warnings():
+        # A label may be in a script that the font lacks; the page has other fonts.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
+
+
+def hollow(color: int) -> bool:
+    """Whether marks are hollow and lines dashed, so that a color can stand for a second machine."""
+    return color // HUES % 2 == 1
+
+
+def _ink(color: int | None) -> str:
+    return LIGHT["soft"] if color is None else LIGHT[f"c{color % HUES}"]
+
+
+def _marker(color: int | None, shape: int) -> dict[str, Any]:
+    """How a mark looks."""
+    ink, paper = _ink(color), LIGHT["paper"]
+    empty = color is not None and hollow(color)
+    marker = SHAPES[shape % len(SHAPES)]
+    return {
+        "linestyle": "none",
+        "marker": marker,
+        "markersize": _SIZES.get(marker, 8.2) - 0.6 * empty,
+        "markerfacecolor": paper if empty else ink,
+        "markeredgecolor": ink if empty else paper,
+        "markeredgewidth": 1.4 if empty else 0.8,
+        "clip_on": False,
+    }
+
+
+def _stroke(color: int | None, role: str) -> dict[str, Any]:
+    """How a line looks."""
+    dashed = color is not None and hollow(color)
+    pattern = {"level": (0, (1, 5))}.get(role, (0, (5, 3))) if dashed else _DASHES[role]
+    ink = LIGHT["ink"] if role == "median" else _ink(color)
+    return {"color": ink, "linewidth": _WIDTHS[role], "linestyle": pattern}
+
+
+def handle(entry: Entry) -> Line2D | Patch:
+    """A sample of what an entry of a legend is about, for matplotlib's legends."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    text = short(entry.text)
+    if entry.role == "rate":
+        return Patch(facecolor=_heat_of(entry.rate), edgecolor=LIGHT["line"], label=text)
+    if text and (entry.role == "machine" or entry.shape is not None):
+        return Line2D([], [], label=text, **_marker(entry.color, entry.shape or 0))
+    look = _stroke(entry.color, entry.role) if text else {"linestyle": "none"}
+    return Line2D([], [], label=text, **look)
+
+
+def sample(entry: Entry) -> Line2D | Patch:
+    """The same in a figure of its own."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
+
+    found = handle(entry)
+    if isinstance(found, Line2D):
+        xs = [0.0, 1.0] if found.get_marker() == "None" else [0.5]
+        found.set_data(xs, [0.5] * len(xs))
+        return found
+    box = Rectangle((0, 0.1), 1, 0.8)
+    box.update_from(found)
+    return box
+
+
+def plot(x: Scale, y: Scale, points: Iterable[Point], lines: Iterable[Line]) -> Sheet:
+    """Marks and lines against two axes."""
+    sheet = Sheet(_HEIGHT, [*map(y.label, y.ticks), *y.bands], 1.6, 2.6)
+    axes = sheet.axes
+    x.draw(axes, "x")
+    y.draw(axes, "y")
+    axes.set_xlabel(x.title, loc="right")
+    axes.set_title(y.title, loc="left", y=1)
+    for line in lines:
+        _line(sheet, line)
+    _marks(sheet, points)
+    return sheet
+
+
+def _line(sheet: Sheet, line: Line) -> None:
+    look = _stroke(line.color, line.role)
+    if len(line.points) == 1:
+        drawn = sheet.axes.axhline(line.points[0][1], **look)
+    else:
+        (drawn,) = sheet.axes.plot(*zip(*line.points, strict=True), **look)
+    sheet.mark(drawn, f"{line.role} m{line.color}", [line.tooltip] if line.tooltip else ())
+
+
+def _marks(sheet: Sheet, points: Iterable[Point]) -> None:
+    """Marks of the same color and shape are one artist; its parts are in the order of points."""
+    groups: dict[tuple[int, int], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.color, point.shape), []).append(point)
+    for (color, shape), group in groups.items():
+        xs, ys = [point.x for point in group], [point.y for point in group]
+        (drawn,) = sheet.axes.plot(xs, ys, zorder=3, **_marker(color, shape))
+        sheet.mark(drawn, f"mark m{color} r{shape}", [point.tooltip for point in group])
+
+
+def strips(x: Scale, rows: Mapping[str, Sequence[Point]], shares: Sequence[float] = ()) -> Sheet:
+    """A row of marks for each machine, with the median of three or more finite values."""
+    sheet = Sheet(_STRIP * len(rows) + 56, (), 0.2, 2.6)
+    axes = sheet.axes
+    x.draw(axes, "x")
+    axes.set_xlabel(x.title, loc="right")
+    axes.set_yticks([])
+    axes.set_ylim(len(rows) - 0.2, -0.55)
+    for y, (machine, points) in enumerate(rows.items()):
+        sheet.name(y - 0.22, machine, machine)
+        _marks(sheet, [Point(x.place(p.x), y + 0.15, p.color, p.shape, p.tooltip) for p in points])
+        finite = [point.x for point in points if not x.in_band(point.x)]
+        if len(finite) > 2:
+            middle = [statistics.median(finite)] * 2
+            look = _stroke(None, "median")
+            (drawn,) = axes.plot(middle, [y - 0.08, y + 0.38], zorder=4, **look)
+            sheet.mark(drawn, "median")
+    return sheet
+
+
+def heat_map(blocks: Sequence[Block]) -> Sheet:
+    """The rates of each run's steps, from top to bottom, and layers, from left to right."""
+    layers = max(len(row) for block in blocks for row in block.rates.values())
+    rows = sum(len(block.rates) + 1.6 for block in blocks)
+    steps = [step for block in blocks for step in block.rates]
+    sheet = Sheet(_ROW * rows + 50, steps, 2.6, 0.2)
+    axes = sheet.axes
+    axes.grid(False)
+    axes.spines["bottom"].set_visible(False)
+    ticks: dict[float, str] = {}
+    y = 0.0
+    for block in blocks:
+        sheet.name(y + 0.75, block.name, block.tooltip)
+        y += 1
+        _cells(sheet, y, block, numbered=layers <= _CELLS)
+        ticks |= {y + 0.5 + i: step for i, step in enumerate(block.rates)}
+        y += len(block.rates) + 0.6
+    axes.set(xlim=(0, layers), ylim=(y - 0.6, -0.2))
+    axes.set_yticks([*ticks], labels=[*ticks.values()])
+    axes.xaxis.tick_top()
+    axes.set_xlabel("layer", loc="left")
+    axes.xaxis.set_label_position("top")
+    every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if layers <= 14 * n)
+    numbered = range(0, layers, every)
+    axes.set_xticks([n + 0.5 for n in numbered], labels=[str(n) for n in numbered])
+    return sheet
+
+
+def heat_scale() -> tuple[Entry, ...]:
+    """The legend of heat maps."""
+    shown = {rate: numbers.short_percent(rate) for rate in _SCALE}
+    shown |= {0.0: "none recomputed", 1.0: "all"}
+    return tuple(Entry(text, role="rate", rate=rate) for rate, text in shown.items())
+
+
+def _cells(sheet: Sheet, y: float, block: Block, numbered: bool) -> None:
+    for i, (step, row) in enumerate(block.rates.items()):
+        edges = range(len(row) + 1)
+        drawn = sheet.axes.pcolormesh(
+            edges, (y + i, y + i + 1), [row], edgecolors=LIGHT["paper"], linewidth=1, **_heat()
+        )
+        tooltip = [
+            f"{block.name}\n{step}, layer {layer}: {numbers.percent(rate)}"
+            for layer, rate in enumerate(row)
+        ]
+        sheet.mark(drawn, "cells", tooltip)
+        for layer, rate in enumerate(row if numbered else ()):
+            ink = LIGHT["paper" if rate > _STRONG else "ink"]
+            text, how = numbers.short_percent(rate), {"ha": "center", "color": ink, "size": "small"}
+            sheet.write(layer + 0.5, y + i + 0.68, text, "cell", **how)
+
+
+def _heat_of(rate: float) -> Any:
+    heat = _heat()
+    return heat["cmap"](heat["norm"](rate)) if rate else LIGHT["paper"]
+
+
+def _heat() -> dict[str, Any]:
+    """The stronger a color, the higher the logarithm of a rate."""
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgba
+
+    ends = [to_rgba(LIGHT["c0"], strength) for strength in (0.08, 1)]
+    none = to_rgba(LIGHT["c0"], 0.0)
+    colors = LinearSegmentedColormap.from_list("rates", ends).with_extremes(bad=none)
+    return {"cmap": colors, "norm": LogNorm(_FAINTEST, 1, clip=True)}
