@@ -29,7 +29,7 @@ import numba
 
 from fpemu._kernels import launching
 from lamp.studies.store import Outcome, now
-from lamp.studies.worker import Task, Worker, code_digest, physical_memory
+from lamp.studies.worker import Task, Worker, package_version, physical_memory
 
 __all__ = ["Cluster", "Engine", "InProcess", "Processes", "engine"]
 
@@ -384,11 +384,11 @@ class Cluster(Engine):
 
     def _check_code(self) -> None:
         """That all workers that there are have the same packages."""
-        found = self._client.run(code_digest, on_error="return")
-        for worker, digest in found.items():
-            if digest != code_digest():
+        found = self._client.run(package_version, on_error="return")
+        for worker, version in found.items():
+            if version != package_version():
                 self.close(now=True)
-                reason = f": {digest}" if isinstance(digest, Exception) else ""
+                reason = f": {version}" if isinstance(version, Exception) else ""
                 raise RuntimeError(
                     f"the worker {worker} has other packages than this process: install the same "
                     f"version everywhere{reason}"

@@ -31,7 +31,8 @@ sweeps, as WAL needs shared memory.  Its tables:
     Runs that some process is at: ``key``, ``owner``, ``host``, ``pid``, and until when
     (``expires``, seconds since 1970) unless it says again that it lives.
 ``files``
-    Digests of files by ``path``, ``size`` and ``changed``, so that they are not read again.
+    Digests of files by ``path``, ``size`` and ``changed``, the time of the last change of the file
+    itself (nanoseconds since 1970), so that they are not read again.
 
 The view ``results`` has a row for each member of each study: its labels, ``state`` (``missing`` if
 it has not run), and the columns of ``runs``.  It is what most people want::
@@ -178,6 +179,23 @@ def now() -> str:
     str
     """
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def last_change(status: os.stat_result) -> int:
+    """When a file changed last, in nanoseconds since 1970.
+
+    The time of modification does not tell: whoever replaces a file may set it to that of the old
+    one, as ``cp -p``, ``rsync`` and ``tar`` do.  No program sets the time of change (POSIX ctime).
+
+    Parameters
+    ----------
+    status : os.stat_result
+
+    Returns
+    -------
+    int
+    """
+    return status.st_ctime_ns if os.name == "posix" else status.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -700,7 +718,7 @@ class Store:
         """
         path = str(file.resolve())
         status = file.stat()
-        size, changed = status.st_size, status.st_mtime_ns
+        size, changed = status.st_size, last_change(status)
         query = "SELECT sha256 FROM files WHERE (path, size, changed) = (?, ?, ?)"
         with _explained(self.path):
             known = self._one(query, path, size, changed)

@@ -21,12 +21,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from lamp.evaluation import STANDARD_INPUT, Source, read_standard_input, runs
+from lamp.evaluation import STANDARD_INPUT, Source, numerics, read_standard_input, runs
 from lamp.models import loading as models
 from lamp.studies.engines import Engine, engine
 from lamp.studies.store import Member, Outcome, Record, Store
 from lamp.studies.study import Case, Study
-from lamp.studies.worker import Checkpoint, Task, code_digest, file_digest, windows_digest
+from lamp.studies.worker import Checkpoint, Task, file_digest, windows_digest
 
 __all__ = ["Interrupted", "Plan", "Status", "Sweep", "planned", "sweep"]
 
@@ -199,7 +199,7 @@ def planned(study: Study, digests: Callable[[Path], str]) -> Plan:
 
 
 def _task(case: Case, checkpoint: Checkpoint, text: runs.Text, digest: str) -> Task:
-    return Task(checkpoint, text, digest, case.setting, case.reference, code_digest())
+    return Task(checkpoint, text, digest, case.setting, case.reference, numerics.NUMERICS)
 
 
 class _Queue:

@@ -31,22 +31,21 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-import fpemu
 from fpemu._kernels import launching
-from lamp.evaluation import Metrics, Totals, runs
+from lamp.evaluation import Metrics, Totals, numerics, runs
 from lamp.machines import Hardware
 from lamp.machines import files as machine_files
 from lamp.models import Decoder, checkpoints
 from lamp.models import loading as models
-from lamp.studies.store import Outcome, now
+from lamp.studies.store import Outcome, last_change, now
 
 __all__ = [
     "Checkpoint",
     "Task",
     "Worker",
-    "code_digest",
     "environment",
     "file_digest",
+    "package_version",
     "physical_memory",
 ]
 
@@ -54,31 +53,16 @@ _NUMBERS: Final = re.compile(r"[\d.]+")
 _CGROUP: Final = Path("/sys/fs/cgroup/memory.max")
 _PROCESSORS: Final = Path("/proc/cpuinfo")
 
-# What plans, stores and shows numbers, but computes none.
-_WITHOUT_NUMBERS: Final = ("cli", "reports", "studies", "testing.py")
 
-
-@functools.cache
-def code_digest() -> str:
-    """The SHA-256 of the sources that numbers come from.
+def package_version() -> tuple[str | None, int]:
+    """The versions that all workers of a sweep must share.
 
     Returns
     -------
-    str
+    tuple
+        That of the package, None if it is not installed, and that of its numbers.
     """
-    digest = hashlib.sha256()
-    for package in (Path(fpemu.__file__).parent, Path(__file__).parents[1]):
-        for file in sorted(package.rglob("*.py")):
-            name = file.relative_to(package)
-            if name.parts[0] not in _WITHOUT_NUMBERS:
-                digest.update(f"{package.name}/{name.as_posix()}\n".encode())
-                digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-@functools.cache
-def _version() -> str | None:
-    return runs.versions()["fpemu-lamp"]
+    return runs.versions()["fpemu-lamp"], numerics.NUMERICS
 
 
 @functools.cache
@@ -162,19 +146,22 @@ class Checkpoint:
             If there is no such model.
         """
         files = checkpoints.files(checkpoints.directory(name))
-        status = tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-        return cls(name, _joined(map(digests, files)), status)
+        return cls(name, _joined(map(digests, files)), _status(files))
 
     def check(self) -> None:
         """Raise a ValueError if there is another model here under this name."""
         files = checkpoints.files(checkpoints.directory(self.name))
-        if tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in files) == self.status:
+        if _status(files) == self.status:
             return
         if _joined(map(file_digest, files)) != self.digest:
             raise ValueError(
                 f"the model {self.name} on {socket.gethostname()} is another than the sweep's: "
                 f"the SHA-256 of its files is not {self.digest}"
             )
+
+
+def _status(files: Iterable[Path]) -> tuple[tuple[int, int], ...]:
+    return tuple((status.st_size, last_change(status)) for status in map(Path.stat, files))
 
 
 def _joined(digests: Iterable[str]) -> str:
@@ -212,8 +199,8 @@ class Task:
         The machine and what is recomputed.
     reference : Hardware
         The machine that it is compared with.
-    code : str
-        As :func:`code_digest` gives it.
+    numerics : int
+        The version of the numbers, :data:`lamp.evaluation.numerics.NUMERICS`.
     """
 
     checkpoint: Checkpoint
@@ -221,15 +208,14 @@ class Task:
     text_digest: str
     setting: runs.Setting
     reference: Hardware
-    code: str
+    numerics: int
 
     @property
     def configuration(self) -> str:
         """All of it as JSON; names of machines, models and texts are no part of it."""
         return json.dumps(
             {
-                "version": _version(),
-                "code": self.code,
+                "numerics": self.numerics,
                 "checkpoint": self.checkpoint.digest,
                 "text": self.text_digest,
                 "hardware": described(self.setting.hardware),
@@ -248,7 +234,12 @@ class Task:
     @functools.cached_property
     def group(self) -> str:
         """The same for all runs that share their reference logits."""
-        parts = self.code, self.checkpoint.digest, self.text_digest, described(self.reference)
+        parts = (
+            str(self.numerics),
+            self.checkpoint.digest,
+            self.text_digest,
+            described(self.reference),
+        )
         return _joined(parts)
 
 
@@ -330,7 +321,7 @@ class Worker:
         return Outcome(metrics, seconds, started, now(), place)
 
     def _measured(self, task: Task) -> tuple[Metrics, float]:
-        if task.code != code_digest():
+        if task.numerics != numerics.NUMERICS:
             raise RuntimeError(
                 f"the packages on {socket.gethostname()} are others than the sweep's: install the "
                 "same version everywhere"

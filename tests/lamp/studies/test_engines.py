@@ -192,7 +192,7 @@ def error(worker, task):
 
 def test_a_worker_with_another_model_or_other_packages_fails(tasks, tmp_path):
     task = tasks[0]
-    other = replace(task, code="other")
+    other = replace(task, numerics=-1)
     assert "are others than the sweep's" in error(Worker(ENOUGH), other)
     # The same name stands for another model here.
     tiny_studies.save_checkpoint(tmp_path / "model", seed=1)
@@ -344,12 +344,12 @@ def test_workers_with_other_packages_are_refused(cluster):
     def change():
         from lamp.studies import worker as working
 
-        working.real, working.code_digest = working.code_digest, lambda: "other"
+        working.real, working.package_version = working.package_version, lambda: "other"
 
     def change_back():
         from lamp.studies import worker as working
 
-        working.code_digest = working.real
+        working.package_version = working.real
 
     cluster.run(change)
     try:
@@ -373,7 +373,7 @@ def test_less_than_nothing_is_refused(name):
 
 def test_a_script_without_a_guard_is_told_so(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from lamp import engines\nengines.engine(2)\n")
+    script.write_text("from lamp.studies import engines\nengines.engine(2)\n")
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "has to do so under if __name__ == '__main__'" in run.stderr
@@ -384,7 +384,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
 
 @pytest.mark.parametrize(("threads", "jobs", "shares"), [(8, 3, [3, 3, 2]), (2, 4, [1, 1, 1, 1])])
 def test_processes_share_the_threads_of_this_one(monkeypatch, threads, jobs, shares):
-    monkeypatch.setattr(engines.parallel, "thread_count", lambda: threads)
+    monkeypatch.setattr(engines.launching, "thread_count", lambda: threads)
     monkeypatch.setattr(Processes, "_pool", lambda self, name: _NoPool())
     engine = Processes(jobs, ENOUGH)
     assert [share for _, _, share in engine._settings.values()] == shares

@@ -179,6 +179,19 @@ def test_a_file_is_read_again_only_when_it_changes(path, tmp_path, monkeypatch):
         assert store.digest(file) == hashlib.sha256(b"two").hexdigest()
 
 
+def test_a_file_that_is_replaced_by_one_of_equal_size_and_time_is_read_again(path, tmp_path):
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_bytes(b"one")
+    other.write_bytes(b"two")
+    os.utime(file, ns=(0, 1))
+    with Store.open(path, write=True) as store:
+        first = store.digest(file)
+        time.sleep(0.05)  # a clock of files may be coarse
+        os.utime(other, ns=(0, 1))
+        os.replace(other, file)
+        assert store.digest(file) != first
+
+
 # --- claims ---------------------------------------------------------------------------------------
 
 
@@ -198,7 +211,7 @@ def test_a_claim_holds_until_the_run_has_ended(path):
 
 def test_a_claim_of_a_process_that_has_ended_is_void(path):
     script = (
-        "import sys; from lamp.store import Store\n"
+        "import sys; from lamp.studies.store import Store\n"
         "print(Store.open(sys.argv[1], write=True).claim('a', 'you'))"
     )
     run = subprocess.run(
@@ -231,7 +244,7 @@ def test_who_reads_does_not_wait_for_who_writes(filled):
 
 def test_processes_that_begin_a_store_at_once_make_one(path):
     script = (
-        "import sys; from lamp.store import *\n"
+        "import sys; from lamp.studies.store import *\n"
         "sys.stdin.readline()\n"
         "with Store.open(sys.argv[1], write=True) as store:\n"
         "    for run in range(20):\n"
@@ -359,7 +372,7 @@ def test_a_store_with_a_log_on_a_disk_that_cannot_be_written_to_is_read(disk):
     folder, mount = disk
     path = folder / "study.sqlite"
     script = (
-        "import os, sys; from tests.lamp.test_store import *\n"
+        "import os, sys; from tests.lamp.studies.test_store import *\n"
         "store = Store.open(sys.argv[1], write=True)\n"
         "store.plan('study', {}, [member('a')]); store.finish('a', '{}', outcome())\n"
         "os._exit(0)"

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.metadata
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 import lamp
 from lamp.cli.application import main
+from lamp.evaluation import numerics
 from lamp.evaluation.texts import Source
 from lamp.studies import progress
 from lamp.studies import sweeps as sweeping
@@ -116,7 +118,7 @@ def test_names_are_no_part_of_a_run(study, store, tmp_path):
         assert [record.member.hardware for record in opened.records("renamed")][2] == "mine 0"
 
 
-@pytest.mark.parametrize("change", ["weights", "configuration", "text", "code"])
+@pytest.mark.parametrize("change", ["weights", "configuration", "text", "numerics"])
 def test_what_changes_is_run_again(study, store, tmp_path, monkeypatch, change):
     lamp.sweep(study, store=store)
     if change == "weights":
@@ -128,8 +130,7 @@ def test_what_changes_is_run_again(study, store, tmp_path, monkeypatch, change):
     elif change == "text":
         (tmp_path / "text.txt").write_text("Another text.", encoding="utf-8")
     else:
-        monkeypatch.setattr(sweeping, "code_digest", lambda: "other")
-        monkeypatch.setattr(working, "code_digest", lambda: "other")
+        monkeypatch.setattr(numerics, "NUMERICS", numerics.NUMERICS + 1)
     assert new_runs(study, store) == 8
     with Store.open(store) as opened:
         assert len(opened.finished()) == 16  # the old ones stay
@@ -182,8 +183,7 @@ def test_a_configuration_says_everything(study, store):
         configuration = opened.configuration(record.member.key)
         environment = opened.environments()[record.environment]
     assert set(configuration) == {
-        "version",
-        "code",
+        "numerics",
         "checkpoint",
         "text",
         "hardware",
@@ -195,26 +195,10 @@ def test_a_configuration_says_everything(study, store):
     assert {"numpy", "numba", "fpemu-lamp", "processor", "host", "threads"} <= set(environment)
 
 
-def test_the_digest_of_the_code_is_of_what_computes(tmp_path, monkeypatch):
-    package = tmp_path / "lamp"
-    for wing in ("cli", "models", "reports", "studies"):
-        (package / wing).mkdir(parents=True)
-    changed = (("reports/page.py", False), ("cli/run.py", False), ("models/layers.py", True))
-    for name, _ in changed:
-        (package / name).write_text("1")
-    monkeypatch.setattr(working, "__file__", str(package / "studies" / "worker.py"))
-
-    def digest():
-        working.code_digest.cache_clear()
-        return working.code_digest()
-
-    try:
-        before = digest()
-        for name, counts in changed:
-            (package / name).write_text("2")
-            assert (digest() != before) == counts, name
-    finally:
-        working.code_digest.cache_clear()
+def test_another_release_with_the_same_numbers_finds_its_runs(study, store, monkeypatch):
+    lamp.sweep(study, store=store)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
+    assert new_runs(study, store) == 0
 
 
 # --- failures -------------------------------------------------------------------------------------
@@ -437,7 +421,7 @@ def test_a_sweep_waits_for_the_runs_of_another_and_takes_them_if_it_dies(study, 
     lamp.sweep(replace(study, hardware=["fp32"], grid={"tau": [1.2]}), store=store)
     keys = [member.key for _, member, *_ in expected]
     script = (
-        "import sys; from lamp.store import Store\n"
+        "import sys; from lamp.studies.store import Store\n"
         "store = Store.open(sys.argv[1], write=True)\n"
         "print(*(store.claim(key, 'other') for key in sys.argv[2:]), flush=True)\n"
         "sys.stdin.read()\n"
@@ -530,7 +514,7 @@ def test_ctrl_c_twice_stops_at_once(study, store, expected, monkeypatch):
 def task(group, weights="fp32"):
     text, setting = type("text", (), {}), lamp.evaluation.Setting(weights)
     checkpoint = working.Checkpoint(group, group, ())
-    return Task(checkpoint, text, group, setting, lamp.hardware("fp64"), "code")
+    return Task(checkpoint, text, group, setting, lamp.hardware("fp64"), 1)
 
 
 def taken(queue, workers):
