@@ -390,6 +390,7 @@ class _Runner:
                 if claim == "claimed":
                     member = self._members[task.key]
                     self._status.running[task.key] = member, worker, time.monotonic()
+                    self._progress(self._status)  # this process may be the one that measures it
                     self._engine.submit(worker, task)
                     break
                 if claim == "taken":

@@ -387,7 +387,7 @@ def test_processes_share_the_threads_of_this_one(monkeypatch, threads, jobs, sha
     monkeypatch.setattr(engines.launching, "thread_count", lambda: threads)
     monkeypatch.setattr(Processes, "_pool", lambda self, name: _NoPool())
     engine = Processes(jobs, ENOUGH)
-    assert [share for _, _, share in engine._settings.values()] == shares
+    assert list(engine._threads.values()) == shares
 
 
 class _NoPool:
