@@ -11,7 +11,7 @@ import typer
 from lamp.cli import options
 
 if TYPE_CHECKING:
-    from lamp.studies import Record, Store, Sweep
+    from lamp.studies import Run, Store, Sweep
 
 _INTERRUPTED = 130
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -82,17 +82,17 @@ def sweep(
 
     Ctrl-C ends the sweep after the runs that have begun; the same command goes on.
     """
-    from lamp.studies import sweeps as sweeping
+    from lamp import studies
 
     target = study.with_suffix(".sqlite") if store is None else store
     if dry_run:
         _show_plan(study, target)
         return
     try:
-        found = sweeping.sweep(
+        found = studies.sweep(
             study, store=target, jobs=jobs, cluster=cluster, memory=memory, progress=True
         )
-    except sweeping.Interrupted as stop:
+    except studies.Interrupted as stop:
         _summarise(stop.sweep)
         typer.echo("Interrupted: the same command does the rest.", err=True)
         raise typer.Exit(_INTERRUPTED) from None
@@ -108,13 +108,13 @@ def sweep(
 
 
 def _summarise(found: Sweep) -> None:
-    states = [record.state for record in found.records]
+    states = [record.state for record in found.runs]
     missing = states.count("missing")
     left = f", {missing} to do" if missing else ""
     for note in found.notes:
         typer.echo(f"Note: {note}.", err=True)
     for record in found.failed[:_MOST_SHOWN]:
-        typer.echo(f"failed: {record.member}: {record.error}", err=True)
+        typer.echo(f"failed: {record}: {record.error}", err=True)
     if len(found.failed) > _MOST_SHOWN:
         typer.echo(f"failed: {len(found.failed) - _MOST_SHOWN} more", err=True)
     typer.echo(
@@ -136,7 +136,7 @@ def _show_plan(study: Path, target: Path) -> None:
     if target.is_file():
         with Store.open(target) as opened:
             done = opened.finished()
-    for member in plan.members:
+    for member in plan.runs:
         typer.echo(f"{'done   ' if member.key in done else 'missing'}  {member}")
     for note in plan.notes:
         typer.echo(f"Note: {note}.", err=True)
@@ -166,18 +166,17 @@ def _print_json(store: Store) -> None:
     studies = []
     for name in store.studies():
         counts = store.counts(name)
-        runs = [_plain(record) for record in store.records(name)]
+        runs = [_plain(record) for record in store.runs(name)]
         studies.append({"name": name, "total": counts.total, **asdict(counts), "runs": runs})
     outputs.print_json({"store": str(store.path), "studies": studies})
 
 
-def _plain(record: Record) -> dict[str, Any]:
+def _plain(record: Run) -> dict[str, Any]:
     """A run as plain data."""
     from dataclasses import asdict
 
     found = asdict(record)
-    member = found.pop("member")
-    return {**member, **found}
+    return found
 
 
 def _print_status(store: Store) -> None:
@@ -190,22 +189,22 @@ def _print_status(store: Store) -> None:
     table.add_column("study")
     for column in ("runs", "done", "failed", "missing", "running"):
         table.add_column(column, justify="right")
-    records: list[Record] = []
+    records: list[Run] = []
     for name in store.studies():
         counts = store.counts(name)
         cells = counts.total, counts.done, counts.failed, counts.missing, counts.running
         table.add_row(name, *map(str, cells))
-        records += store.records(name)
+        records += store.runs(name)
     console.print(table)
     ended = sorted((r for r in records if r.finished_at), key=lambda r: r.finished_at or "")
     if ended:
         console.print()
         console.print(_last(ended[: -_MOST_SHOWN - 1 : -1]))
     for record in [r for r in records if r.state == "failed"][:_MOST_SHOWN]:
-        console.print(f"\nfailed: {record.member}: {record.error}")
+        console.print(f"\nfailed: {record}: {record.error}")
 
 
-def _last(records: list[Record]) -> Any:
+def _last(records: list[Run]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
@@ -218,5 +217,5 @@ def _last(records: list[Record]) -> Any:
         if metrics is not None:
             rate = f"{metrics.recomputation_rate:.2%}" if metrics.layer_rates else "-"
             cells = [f"{metrics.kl:.2e}", f"{metrics.flip_rate:.2%}", rate]
-        table.add_row(str(record.member), *cells, f"{record.seconds:.2f}")
+        table.add_row(str(record), *cells, f"{record.seconds:.2f}")
     return table

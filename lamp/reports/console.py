@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lamp.evaluation import Metrics, Run
+from lamp.evaluation import Comparison, Metrics
 from lamp.machines import Difference
-from lamp.studies import Result
+from lamp.studies import EqualRateRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,12 +64,12 @@ _STYLES: Final[dict[str, tuple[LineStyleType, str, str]]] = {
 }
 
 
-def results_table(results: Sequence[Result], title: str) -> Table:
+def results_table(results: Sequence[EqualRateRun], title: str) -> Table:
     """A table of runs for the terminal.
 
     Parameters
     ----------
-    results : sequence of Result
+    results : sequence of EqualRateRun
         The runs, in the order of the rows.
     title : str
         Stands above the table.
@@ -103,12 +103,12 @@ def results_table(results: Sequence[Result], title: str) -> Table:
     return table
 
 
-def metrics_table(run: Run, reference: str) -> Table:
+def metrics_table(run: Comparison, reference: str) -> Table:
     """A table of a run for the terminal: what was measured, how much, of what.
 
     Parameters
     ----------
-    run : Run
+    run : Comparison
         The run.
     reference : str
         The name of the machine that it is compared with.
@@ -182,12 +182,12 @@ def _percentages(rates: Sequence[float]) -> list[str]:
     return [f"{100 * rate:.2f}" for rate in rates]
 
 
-def comparison_table(runs: Sequence[Run], reference: str) -> Table:
+def comparison_table(runs: Sequence[Comparison], reference: str) -> Table:
     """A table of the same model and text under several machines, which letters stand for.
 
     Parameters
     ----------
-    runs : sequence of Run
+    runs : sequence of Comparison
         The runs; all are compared with the first, too.
     reference : str
         The name of the machine that all are compared with.
@@ -292,12 +292,12 @@ def perplexity(number: float) -> str:
     return f"{number:.3f}" if number < 1e5 else f"{number:.3e}"
 
 
-def write_csv(results: Sequence[Result], path: Path) -> None:
+def write_csv(results: Sequence[EqualRateRun], path: Path) -> None:
     """Write runs to a CSV file, one a row, whole or not at all.
 
     Parameters
     ----------
-    results : sequence of Result
+    results : sequence of EqualRateRun
         The runs.
     path : Path
         The file; its folder must exist.
@@ -310,7 +310,7 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
     os.replace(partial, path)
 
 
-def _csv_row(result: Result) -> dict[str, Any]:
+def _csv_row(result: EqualRateRun) -> dict[str, Any]:
     metrics = result.metrics
     return {
         "stored_bits": result.stored_bits,
@@ -326,12 +326,12 @@ def _csv_row(result: Result) -> dict[str, Any]:
     }
 
 
-def plot_results(results: Sequence[Result], path: Path) -> None:
+def plot_results(results: Sequence[EqualRateRun], path: Path) -> None:
     """Plot KL divergence against recomputation rate, and save it.
 
     Parameters
     ----------
-    results : sequence of Result
+    results : sequence of EqualRateRun
         The runs; those without recomputation become horizontal lines.
     path : Path
         The picture; its ending says its kind.
@@ -361,7 +361,7 @@ def plot_results(results: Sequence[Result], path: Path) -> None:
     figure.savefig(path, dpi=160)
 
 
-def _plot_precision(axes: Axes, results: Sequence[Result], colour: str) -> None:
+def _plot_precision(axes: Axes, results: Sequence[EqualRateRun], colour: str) -> None:
     for result in results:
         if result.lamp is None:
             axes.axhline(result.metrics.kl, color=colour, linewidth=0.8, alpha=0.6)

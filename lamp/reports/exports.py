@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from lamp.reports.results import Results
-from lamp.studies import Record
+from lamp.studies import Run
 
 __all__ = ["as_csv", "as_parquet", "columns", "rows"]
 
@@ -72,8 +72,8 @@ def rows(studies: Sequence[Results]) -> list[dict[str, Any]]:
     return [_row(record, variables) for study in studies for record in study.records]
 
 
-def _row(record: Record, variables: Mapping[str, str]) -> dict[str, Any]:
-    member, metrics = record.member, record.metrics
+def _row(record: Run, variables: Mapping[str, str]) -> dict[str, Any]:
+    member, metrics = record, record.metrics
     measured = {name: getattr(metrics, name, None) for name in ("tokens", *_NUMBERS)}
     return {
         "study": record.study,

@@ -12,7 +12,7 @@ from lamp.reports import frames, numbers
 from lamp.reports.drawing import Box, Drawing, Shape, Text
 from lamp.reports.quantities import KL, RATE, described
 from lamp.reports.results import Case, Results, metrics
-from lamp.studies import Record
+from lamp.studies import Run
 
 __all__ = ["heat_maps"]
 
@@ -47,19 +47,19 @@ def heat_maps(study: Results) -> list[Drawing]:
     return found
 
 
-def _rates(record: Record) -> Iterator[float]:
+def _rates(record: Run) -> Iterator[float]:
     """Those of all steps and layers."""
     return itertools.chain.from_iterable(metrics(record).step_rates.values())
 
 
-def _spread(records: Sequence[Record], most: int) -> list[Record]:
+def _spread(records: Sequence[Run], most: int) -> list[Run]:
     """So many of them at most, evenly from the first to the last."""
     if len(records) <= most:
         return list(records)
     return [records[round(i * (len(records) - 1) / (most - 1))] for i in range(most)]
 
 
-def _heat_map(case: Case, records: Sequence[Record]) -> Drawing:
+def _heat_map(case: Case, records: Sequence[Run]) -> Drawing:
     rates = [_by_step(record) for record in records]
     layers = max(len(row) for steps in rates for row in steps.values())
     left = frames.margin(step for steps in rates for step in steps)
@@ -67,7 +67,7 @@ def _heat_map(case: Case, records: Sequence[Record]) -> Drawing:
     shapes: list[Shape] = [*_scale(), *_layer_numbers(left, cell, layers)]
     y = _SCALE + 38
     for record, steps in zip(records, rates, strict=True):
-        member = record.member
+        member = record
         name = f"{member.hardware} + {member.lamp}"
         shapes.append(
             Text(0, y + 14, frames.short(name), "name", title=described(record, KL, RATE))
@@ -85,7 +85,7 @@ def _heat_map(case: Case, records: Sequence[Record]) -> Drawing:
     return Drawing("layers", case.title, summary, frames.WIDTH, y, tuple(shapes))
 
 
-def _by_step(record: Record) -> dict[str, tuple[float, ...]]:
+def _by_step(record: Run) -> dict[str, tuple[float, ...]]:
     """Rates in the order in which steps come in a model."""
     given = metrics(record).step_rates
     known = [step for step in STEPS if step in given]

@@ -12,11 +12,11 @@ from lamp.reports.drawing import Drawing, Entry, Line, Mark, Shape
 from lamp.reports.quantities import KL, described
 from lamp.reports.results import NONE, Case, Results
 from lamp.reports.scales import Axis, axis
-from lamp.studies import Record
+from lamp.studies import Run
 
 __all__ = ["ladders"]
 
-_Rungs = list[tuple[float, Record]]
+_Rungs = list[tuple[float, Run]]
 
 
 def ladders(study: Results) -> list[Drawing]:
@@ -84,7 +84,7 @@ class _Ladder:
         for colour, rungs in enumerate(self.families.values()):
             by_lamp: dict[str, _Rungs] = {}
             for value, record in sorted(rungs, key=lambda rung: rung[0]):
-                by_lamp.setdefault(record.member.lamp, []).append((value, record))
+                by_lamp.setdefault(record.lamp, []).append((value, record))
             for lamp, chosen in by_lamp.items():
                 marks = [
                     Mark(
@@ -103,7 +103,7 @@ class _Ladder:
                 ]
                 yield lines, marks
 
-    def _legend(self, records: list[Record]) -> tuple[Entry, ...]:
+    def _legend(self, records: list[Run]) -> tuple[Entry, ...]:
         families = (Entry(name, i, role="path") for i, name in enumerate(self.families))
         return (*families, *self.study.legend(records))
 

@@ -20,7 +20,7 @@ from lamp.reports.colours import DARK, LIGHT
 from lamp.reports.drawing import Drawing, Entry
 from lamp.reports.markup import Child, Element, element, written
 from lamp.reports.results import Results, metrics
-from lamp.studies import Record
+from lamp.studies import Run
 
 __all__ = ["page"]
 
@@ -118,7 +118,7 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _overflows(records: Sequence[Record]) -> Element | None:
+def _overflows(records: Sequence[Run]) -> Element | None:
     """How many runs have no finite divergence."""
     count = sum(not math.isfinite(metrics(record).kl) for record in records)
     if not count:
@@ -174,7 +174,7 @@ def _grid(study: Results) -> list[str | Element]:
     return found
 
 
-def _when(records: Iterable[Record]) -> str:
+def _when(records: Iterable[Run]) -> str:
     ended = [record for record in records if record.started_at and record.finished_at]
     if not ended:
         return ""

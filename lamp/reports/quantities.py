@@ -8,7 +8,7 @@ from typing import Final
 
 from lamp.reports import numbers
 from lamp.reports.results import NONE, Measure, metrics, speed
-from lamp.studies import Record
+from lamp.studies import Run
 
 __all__ = ["FLIPS", "KL", "RATE", "SHARE", "SPEED", "Quantity", "described"]
 
@@ -71,12 +71,12 @@ SPEED: Final = Quantity(
 )
 
 
-def described(record: Record, *quantities: Quantity) -> str:
+def described(record: Run, *quantities: Quantity) -> str:
     """A run and what was measured, for who points at its mark.
 
     Parameters
     ----------
-    record : Record
+    record : Run
     *quantities : Quantity
         What is to be said of it.
 
@@ -85,7 +85,7 @@ def described(record: Record, *quantities: Quantity) -> str:
     str
         Lines.
     """
-    member = record.member
+    member = record
     lamp = "" if member.lamp == NONE else f"\n{member.lamp}"
     values = ", ".join(each.show(each.value(record)) for each in quantities)
     return f"{member.hardware}{lamp}\n{values}"

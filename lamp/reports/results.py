@@ -14,11 +14,11 @@ from typing import Any, Final
 from lamp.evaluation import Metrics
 from lamp.reports.drawing import Entry
 from lamp.reports.fronts import front
-from lamp.studies import Record, Store
+from lamp.studies import Run, Store
 
 __all__ = ["NONE", "Case", "Measure", "Results", "Rung", "metrics", "read", "rule", "speed"]
 
-Measure = Callable[[Record], float]
+Measure = Callable[[Run], float]
 
 NONE: Final = "none"
 """The label of runs without look-ahead."""
@@ -55,12 +55,12 @@ def _without_amount(setting: str) -> str:
     return ":".join(part for part in parts[:2] + parts[3:] if not part.startswith("seed="))
 
 
-def metrics(record: Record) -> Metrics:
+def metrics(record: Run) -> Metrics:
     """The metrics of a run that is done.
 
     Parameters
     ----------
-    record : Record
+    record : Run
 
     Returns
     -------
@@ -70,12 +70,12 @@ def metrics(record: Record) -> Metrics:
     return record.metrics
 
 
-def speed(record: Record) -> float:
+def speed(record: Run) -> float:
     """Tokens a second of a run that is done; NaN if its time could not be measured.
 
     Parameters
     ----------
-    record : Record
+    record : Run
 
     Returns
     -------
@@ -97,13 +97,13 @@ class Case:
     ----------
     model, text : str
         Labels.
-    records : tuple of Record
+    records : tuple of Run
         In the study's order.
     """
 
     model: str
     text: str
-    records: tuple[Record, ...]
+    records: tuple[Run, ...]
 
     @property
     def title(self) -> str:
@@ -111,20 +111,20 @@ class Case:
         return f"{self.model} · {self.text}"
 
     @property
-    def plain(self) -> tuple[Record, ...]:
+    def plain(self) -> tuple[Run, ...]:
         """Those without look-ahead."""
-        return tuple(record for record in self.records if record.member.lamp == NONE)
+        return tuple(record for record in self.records if record.lamp == NONE)
 
     @property
-    def looked_ahead(self) -> tuple[Record, ...]:
+    def looked_ahead(self) -> tuple[Run, ...]:
         """Those with it."""
-        return tuple(record for record in self.records if record.member.lamp != NONE)
+        return tuple(record for record in self.records if record.lamp != NONE)
 
-    def by_machine(self) -> dict[str, list[Record]]:
+    def by_machine(self) -> dict[str, list[Run]]:
         """Its runs by hardware."""
-        found: dict[str, list[Record]] = {}
+        found: dict[str, list[Run]] = {}
         for record in self.records:
-            found.setdefault(record.member.hardware, []).append(record)
+            found.setdefault(record.hardware, []).append(record)
         return found
 
 
@@ -159,19 +159,19 @@ class Results:
         The study.
     definition : mapping
         What it says.
-    records : tuple of Record
+    records : tuple of Run
         Its runs in order, those that are missing or have failed as well.
     environments : mapping
-        Where they ran, by ``Record.environment``.
+        Where they ran, by ``Run.environment``.
     """
 
     store: str
     name: str
     definition: Mapping[str, Any]
-    records: tuple[Record, ...]
+    records: tuple[Run, ...]
     environments: Mapping[str, Mapping[str, Any]]
 
-    def having(self, state: str) -> tuple[Record, ...]:
+    def having(self, state: str) -> tuple[Run, ...]:
         """The runs in a state.
 
         Parameters
@@ -180,17 +180,17 @@ class Results:
 
         Returns
         -------
-        tuple of Record
+        tuple of Run
         """
         return tuple(record for record in self.records if record.state == state)
 
     @cached_property
     def counts(self) -> Counter[str]:
         """How many runs are in which state; one that has two names counts once."""
-        return Counter({record.member.key: record.state for record in self.records}.values())
+        return Counter({record.key: record.state for record in self.records}.values())
 
     @cached_property
-    def done(self) -> tuple[Record, ...]:
+    def done(self) -> tuple[Run, ...]:
         """The runs that are done."""
         return self.having("done")
 
@@ -205,7 +205,7 @@ class Results:
         -------
         tuple of str
         """
-        return _distinct(getattr(record.member, kind) for record in self.records)
+        return _distinct(getattr(record, kind) for record in self.records)
 
     @cached_property
     def machines(self) -> tuple[str, ...]:
@@ -220,9 +220,9 @@ class Results:
     @cached_property
     def cases(self) -> tuple[Case, ...]:
         """Models and texts of which runs are done."""
-        found: dict[tuple[str, str], list[Record]] = {}
+        found: dict[tuple[str, str], list[Run]] = {}
         for record in self.done:
-            found.setdefault((record.member.model, record.member.text), []).append(record)
+            found.setdefault((record.model, record.text), []).append(record)
         return tuple(Case(*labels, tuple(records)) for labels, records in found.items())
 
     @cached_property
@@ -231,18 +231,18 @@ class Results:
         grid = self.definition.get("grid")
         found: dict[str, list[Any]] = {name: [] for name in grid} if isinstance(grid, dict) else {}
         for record in self.records:
-            for name, value in record.member.variables.items():
+            for name, value in record.variables.items():
                 values = found.setdefault(name, [])
                 if value not in values:
                     values.append(value)
         return {name: values for name, values in found.items() if values}
 
-    def family(self, record: Record) -> Rung | None:
+    def family(self, record: Run) -> Rung | None:
         """The family that the machine of a run is of.
 
         Parameters
         ----------
-        record : Record
+        record : Run
 
         Returns
         -------
@@ -250,10 +250,10 @@ class Results:
             None if it is of no family, or of one that has no variable that is a number, or several.
         """
         for entry, variable in self._families:
-            value = record.member.variables.get(variable)
+            value = record.variables.get(variable)
             if isinstance(value, (int, float)):
                 filled = entry.replace(f"{{{variable}}}", str(value))
-                if filled == record.member.hardware:
+                if filled == record.hardware:
                     return Rung(entry, variable, float(value))
         return None
 
@@ -267,13 +267,13 @@ class Results:
         )
         return [(entry, names.pop()) for entry, names in found if len(names) == 1]
 
-    def colour(self, record: Record) -> int:
+    def colour(self, record: Run) -> int:
         """The number of a run's machine."""
-        return self._places["hardware"][record.member.hardware]
+        return self._places["hardware"][record.hardware]
 
-    def shape(self, record: Record) -> int:
+    def shape(self, record: Run) -> int:
         """The number of a run's rule of look-ahead; 0 is none."""
-        return self._places["rule"][rule(record.member.lamp)]
+        return self._places["rule"][rule(record.lamp)]
 
     @cached_property
     def _places(self) -> dict[str, dict[str, int]]:
@@ -281,12 +281,12 @@ class Results:
         kinds = {"hardware": self.machines, "rule": (NONE, *self.rules)}
         return {kind: {name: i for i, name in enumerate(names)} for kind, names in kinds.items()}
 
-    def legend(self, records: Iterable[Record]) -> tuple[Entry, ...]:
+    def legend(self, records: Iterable[Run]) -> tuple[Entry, ...]:
         """What the shapes of runs mean.
 
         Parameters
         ----------
-        records : iterable of Record
+        records : iterable of Run
 
         Returns
         -------
@@ -365,7 +365,7 @@ def _listed(names: Iterable[str], most: int = 10) -> str:
 def _results(
     store: Store, name: str, definition: Any, environments: Mapping[str, Mapping[str, Any]]
 ) -> Results:
-    records = tuple(store.records(name))
+    records = tuple(store.runs(name))
     used = {record.environment for record in records}
     places = {key: place for key, place in environments.items() if key in used}
     says = definition if isinstance(definition, Mapping) else {}

@@ -12,7 +12,7 @@ from lamp.reports.drawing import Box, Drawing, Entry, Line, Mark, Shape, Text
 from lamp.reports.quantities import KL, SPEED, Quantity, described
 from lamp.reports.results import Results
 from lamp.reports.scales import Axis, axis
-from lamp.studies import Record
+from lamp.studies import Run
 
 __all__ = ["divergences", "speeds"]
 
@@ -30,9 +30,9 @@ def speeds(study: Results) -> list[Drawing]:
     -------
     list of Drawing
     """
-    models: dict[str, list[Record]] = {}
+    models: dict[str, list[Run]] = {}
     for record in study.done:
-        models.setdefault(record.member.model, []).append(record)
+        models.setdefault(record.model, []).append(record)
     return [_rows(study, name, records, SPEED, log=False) for name, records in models.items()]
 
 
@@ -55,7 +55,7 @@ def divergences(study: Results) -> list[Drawing]:
 
 
 def _rows(
-    study: Results, title: str, records: Sequence[Record], quantity: Quantity, *, log: bool
+    study: Results, title: str, records: Sequence[Run], quantity: Quantity, *, log: bool
 ) -> Drawing:
     """A row of marks a machine."""
     across = axis(
@@ -67,7 +67,7 @@ def _rows(
         room=frames.ROOM,
         band=30.0,
     )
-    machines = [m for m in study.machines if any(r.member.hardware == m for r in records)]
+    machines = [m for m in study.machines if any(r.hardware == m for r in records)]
     bottom = 8 + _STRIP * len(machines)
     shapes: list[Shape] = []
     for x, label in across.ticks:
@@ -79,7 +79,7 @@ def _rows(
     shapes.append(Line(((0, bottom), (frames.RIGHT, bottom)), "axis"))
     shapes.append(Text(frames.RIGHT, bottom + 42, quantity.title, "label", "end"))
     for i, machine in enumerate(machines):
-        own = [record for record in records if record.member.hardware == machine]
+        own = [record for record in records if record.hardware == machine]
         shapes += _row(study, machine, own, across, quantity, 8 + _STRIP * i)
     summary = f"{quantity.title}, by machine: {len(records)} runs of {title}"
     legend = (*study.legend(records), Entry("median", role="median"))
@@ -89,7 +89,7 @@ def _rows(
 def _row(
     study: Results,
     machine: str,
-    records: Sequence[Record],
+    records: Sequence[Run],
     across: Axis,
     quantity: Quantity,
     y: float,

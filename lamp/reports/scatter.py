@@ -79,7 +79,7 @@ class _Scatter:
         """The fronts, each from run to run."""
         for records in self.case.by_machine().values():
             points = [(self.x.value(record), self.y.value(record)) for record in records]
-            best = [points[i] for i in front(points) if records[i].member.lamp != NONE]
+            best = [points[i] for i in front(points) if records[i].lamp != NONE]
             if len(best) > 1:
                 places = tuple((across.place(x), up.place(y)) for x, y in best)
                 yield Line(places, "front", self.study.colour(records[0]))
@@ -87,7 +87,7 @@ class _Scatter:
     def _legend(self) -> tuple[Entry, ...]:
         present = set(self.case.by_machine())
         machines = (Entry(n, i) for i, n in enumerate(self.study.machines) if n in present)
-        followed = {rule(record.member.lamp) for record in self.case.looked_ahead}
+        followed = {rule(record.lamp) for record in self.case.looked_ahead}
         rules = (
             Entry(name, None, i, "rule")
             for i, name in enumerate(self.study.rules, 1)

@@ -12,7 +12,7 @@ from lamp.reports import numbers
 from lamp.reports.markup import Child, Element, element
 from lamp.reports.quantities import KL, RATE
 from lamp.reports.results import NONE, Results, metrics, speed
-from lamp.studies import Record
+from lamp.studies import Run
 
 __all__ = ["failures", "missing", "runs", "texts", "times"]
 
@@ -24,7 +24,7 @@ class _Column:
     """A column of numbers or of words."""
 
     heading: str
-    value: Callable[[Record], float | str]
+    value: Callable[[Run], float | str]
     show: Callable[[float], str] | None = None
     meaning: str = ""
     longest: int = 24  # letters in a line
@@ -32,10 +32,10 @@ class _Column:
 
 _RUNS: Final = (
     _Column("#", lambda record: record.position, "{:g}".format, "place in the study"),
-    _Column("model", lambda record: record.member.model),
-    _Column("text", lambda record: record.member.text),
-    _Column("hardware", lambda record: record.member.hardware),
-    _Column("LAMP", lambda record: record.member.lamp, None, "what look-ahead recomputes", 40),
+    _Column("model", lambda record: record.model),
+    _Column("text", lambda record: record.text),
+    _Column("hardware", lambda record: record.hardware),
+    _Column("LAMP", lambda record: record.lamp, None, "what look-ahead recomputes", 40),
     _Column("KL", KL.value, numbers.scientific, "divergence from the reference, nats a token"),
     _Column(
         "flips",
@@ -121,13 +121,13 @@ def runs(study: Results) -> Element:
     return _boxed(_table(heads, rows, "runs"), f"runs of {study.name}")
 
 
-def _run(record: Record, on_front: bool) -> Element:
+def _run(record: Run, on_front: bool) -> Element:
     cells = [_cell(column, record) for column in _RUNS]
     mark = element("td", "◆" if on_front else None, data_v=int(not on_front), class_="f")
     return element("tr", cells, mark)
 
 
-def _cell(column: _Column, record: Record) -> Element:
+def _cell(column: _Column, record: Run) -> Element:
     value = column.value(record)
     if column.show is None or isinstance(value, str):
         long = "long" if len(str(value)) > column.longest else None
@@ -150,7 +150,7 @@ def texts(study: Results) -> Element:
     rows: dict[tuple[str, ...], None] = {}
     for record in study.done:
         found = metrics(record)
-        member = record.member
+        member = record
         row = (
             member.model,
             member.text,
@@ -180,7 +180,7 @@ def failures(study: Results) -> Element:
     -------
     Element
     """
-    reasons: dict[str, list[Record]] = {}
+    reasons: dict[str, list[Run]] = {}
     for record in study.having("failed"):
         reasons.setdefault(record.error or "for no known reason", []).append(record)
     items = (
@@ -204,9 +204,9 @@ def missing(study: Results) -> Element:
     return _listed(study.having("missing"))
 
 
-def _listed(records: Sequence[Record]) -> Element:
+def _listed(records: Sequence[Run]) -> Element:
     """Runs, of which at first only the number is to be seen."""
-    items = [element("li", str(record.member)) for record in records[:_MOST]]
+    items = [element("li", str(record)) for record in records[:_MOST]]
     if len(records) > _MOST:
         items.append(element("li", f"and {len(records) - _MOST:,} more"))
     count = f"{len(records):,} run{'' if len(records) == 1 else 's'}"
@@ -225,10 +225,10 @@ def times(study: Results, model: str) -> Element:
     -------
     Element
     """
-    groups: dict[str, list[Record]] = {}
+    groups: dict[str, list[Run]] = {}
     for record in study.done:
-        if record.member.model == model:
-            groups.setdefault(record.member.hardware, []).append(record)
+        if record.model == model:
+            groups.setdefault(record.hardware, []).append(record)
     headings = {
         "hardware": False,
         "runs": True,
@@ -244,11 +244,11 @@ def times(study: Results, model: str) -> Element:
     return _plain(f"times of {model}", headings, rows)
 
 
-def _durations(records: Sequence[Record]) -> list[str]:
+def _durations(records: Sequence[Run]) -> list[str]:
     seconds = [record.seconds or 0.0 for record in records]
     return [f"{each(seconds):,.2f}" for each in (statistics.median, min, max)]
 
 
-def _median_speed(records: Sequence[Record]) -> str:
+def _median_speed(records: Sequence[Run]) -> str:
     speeds = [value for value in map(speed, records) if math.isfinite(value)]
     return f"{statistics.median(speeds):,.0f}" if speeds else "NaN"

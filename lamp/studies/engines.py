@@ -39,8 +39,10 @@ from urllib.parse import urlsplit
 import numba
 
 from fpemu._kernels import launching
-from lamp.studies.store import Outcome, now
-from lamp.studies.worker import Task, Worker, package_version, physical_memory
+from lamp.studies.environment import physical_memory
+from lamp.studies.runs import Result, now
+from lamp.studies.tasks import Task
+from lamp.studies.worker import Worker, package_version
 
 __all__ = ["Cluster", "Engine", "InProcess", "Processes", "engine"]
 
@@ -109,21 +111,21 @@ class Engine(ABC):
     """Measures runs on workers."""
 
     def __init__(self) -> None:
-        self._pending: dict[Future[Outcome], tuple[str, Task]] = {}
+        self._pending: dict[Future[Result], tuple[str, Task]] = {}
 
     @abstractmethod
     def _capacities(self) -> Mapping[str, int]:
         """The number of runs that each worker takes at a time."""
 
     @abstractmethod
-    def _begin(self, worker: str, task: Task) -> Future[Outcome]:
+    def _begin(self, worker: str, task: Task) -> Future[Result]:
         """Hand a run to the executor of a worker."""
 
     @abstractmethod
     def _end(self, *, now: bool) -> None:
         """Let the executors go."""
 
-    def _lost(self, worker: str, task: Task, error: Exception) -> Outcome | None:
+    def _lost(self, worker: str, task: Task, error: Exception) -> Result | None:
         """Return how a run ended that a worker has not ended; None if it begins again."""
         return _failure(f"{type(error).__name__}: {error}")
 
@@ -140,17 +142,17 @@ class Engine(ABC):
         """Give a run to a worker."""
         self._pending[self._begin(worker, task)] = worker, task
 
-    def wait(self, seconds: float) -> list[tuple[Task, Outcome]]:
+    def wait(self, seconds: float) -> list[tuple[Task, Result]]:
         """Return the runs that have ended, once there are any; none after that many seconds."""
         ended = []
         for future in wait(self._pending, seconds, FIRST_COMPLETED).done:
             worker, task = self._pending.pop(future)
             try:
-                outcome: Outcome | None = future.result()
+                result: Result | None = future.result()
             except (Exception, CancelledError) as error:
-                outcome = self._lost(worker, task, error)
-            if outcome is not None:
-                ended.append((task, outcome))
+                result = self._lost(worker, task, error)
+            if result is not None:
+                ended.append((task, result))
         return ended
 
     def close(self, *, now: bool = False) -> None:
@@ -165,11 +167,11 @@ class Engine(ABC):
         self._pending.clear()
 
 
-def _failure(error: str, trace: str = "") -> Outcome:
-    return Outcome(None, 0.0, now(), now(), {}, error, trace)
+def _failure(error: str, trace: str = "") -> Result:
+    return Result(None, 0.0, now(), now(), {}, error, trace)
 
 
-def _died(times: int, trace: str = "") -> Outcome:
+def _died(times: int, trace: str = "") -> Result:
     message = f"the process that ran it died {times} times, for want of memory perhaps"
     return _failure(message, trace)
 
@@ -190,8 +192,8 @@ class InProcess(Engine):
     def _capacities(self) -> Mapping[str, int]:
         return {"here": 1}
 
-    def _begin(self, worker: str, task: Task) -> Future[Outcome]:
-        ended: Future[Outcome] = Future()
+    def _begin(self, worker: str, task: Task) -> Future[Result]:
+        ended: Future[Result] = Future()
         ended.set_result(self._worker.run(task))
         return ended
 
@@ -243,7 +245,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run(task: Task, memory: int, spill: Path | None) -> Outcome:
+def _run(task: Task, memory: int, spill: Path | None) -> Result:
     return _worker(memory, spill).run(task)
 
 
@@ -288,7 +290,7 @@ class Processes(Engine):
     def _capacities(self) -> Mapping[str, int]:
         return dict.fromkeys(self._pools, 1)
 
-    def _begin(self, worker: str, task: Task) -> Future[Outcome]:
+    def _begin(self, worker: str, task: Task) -> Future[Result]:
         with _without_interrupts():
             try:
                 return self._pools[worker].submit(_run, task, *self._limits)
@@ -296,7 +298,7 @@ class Processes(Engine):
                 self._pools[worker] = self._pool(worker)
                 return self._pools[worker].submit(_run, task, *self._limits)
 
-    def _lost(self, worker: str, task: Task, error: Exception) -> Outcome | None:
+    def _lost(self, worker: str, task: Task, error: Exception) -> Result | None:
         if not isinstance(error, BrokenExecutor):
             return super()._lost(worker, task, error)
         self._attempts[task.key] += 1
@@ -318,7 +320,7 @@ class Processes(Engine):
 
 def _run_on_cluster(
     task: Task, text: Any, memory: int | None, spill: Path | None, sharing: int
-) -> Outcome:
+) -> Result:
     """Measure a run on a worker of a cluster, `sharing` of whose threads are on the machine."""
     numba.set_num_threads(max(1, numba.config.NUMBA_NUM_THREADS // sharing))
     threads = _distributed().get_worker().state.nthreads
@@ -427,7 +429,7 @@ class Cluster(Engine):
             self._texts[task.text_digest] = self._client.submit(_given, task.text, pure=False)
         return self._texts[task.text_digest]
 
-    def _begin(self, worker: str, task: Task) -> Future[Outcome]:
+    def _begin(self, worker: str, task: Task) -> Future[Result]:
         host = urlsplit(worker).hostname
         sharing = sum(n for each, n in self._threads.items() if urlsplit(each).hostname == host)
         # The text apart, which many runs read.
@@ -435,7 +437,7 @@ class Cluster(Engine):
         executor = self._executor(worker)
         return executor.submit(_run_on_cluster, run, text, self._memory, self._spill, sharing)
 
-    def _lost(self, worker: str, task: Task, error: Exception) -> Outcome | None:
+    def _lost(self, worker: str, task: Task, error: Exception) -> Result | None:
         if isinstance(error, _distributed().KilledWorker):
             return _died(1 + error.allowed_failures, str(error))
         if isinstance(error, CancelledError):
@@ -443,7 +445,7 @@ class Cluster(Engine):
             return None
         return super()._lost(worker, task, error)
 
-    def wait(self, seconds: float) -> list[tuple[Task, Outcome]]:
+    def wait(self, seconds: float) -> list[tuple[Task, Result]]:
         """Return the runs that have ended; raise a ConnectionError if the cluster is gone."""
         ended = super().wait(seconds)
         # Not cancelled futures alone: a result that was on its way then ends no future.

@@ -29,7 +29,7 @@ from lamp.reports.page import page
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE
 from lamp.reports.results import NONE, rule
 from lamp.reports.scales import axis
-from lamp.studies.store import Member, Store
+from lamp.studies import Run, Store
 from tests.lamp import canned_stores
 
 METRICS = ("kl", "flip_rate", "perplexity", "recomputation_rate", "high_precision_share")
@@ -117,7 +117,7 @@ def test_table_has_the_numbers_of_the_store(tree, path):
     with Store.open(path) as store:
         assert len(tables) == len(store.studies()) == 2
         for table, name in zip(tables, store.studies(), strict=True):
-            done = [record for record in store.records(name) if record.state == "done"]
+            done = [record for record in store.runs(name) if record.state == "done"]
             rows = list(every(next(every(table, "tbody")), "tr"))
             assert len(done) > 50
             assert any(math.isnan(record.metrics.kl) for record in done)
@@ -126,7 +126,7 @@ def test_table_has_the_numbers_of_the_store(tree, path):
 
 
 def check_row(record, cells):
-    member = record.member
+    member = record
     labels = [text(cell) for cell in cells[1:5]]
     assert labels == [*map(clean, (member.model, member.text, member.hardware, member.lamp))]
     given = [record.position, *(getattr(record.metrics, name) for name in METRICS), record.seconds]
@@ -142,10 +142,10 @@ def check_row(record, cells):
 
 def test_front_of_the_table_is_that_of_brute_force(tree, path):
     with Store.open(path) as store:
-        done = [record for record in store.records("scores") if record.state == "done"]
+        done = [record for record in store.runs("scores") if record.state == "done"]
     groups = {}
     for record in done:
-        member = record.member
+        member = record
         groups.setdefault((member.model, member.text, member.hardware), []).append(record)
     expected = {record.position for group in groups.values() for record in brute_front(group)}
     table = next(every(tree, "table", "runs"))
@@ -170,7 +170,7 @@ def test_states_are_counted_and_failures_explained(tree, path):
     sections = list(every(tree, "section"))
     with Store.open(path) as store:
         for section, name in zip(sections, store.studies(), strict=True):
-            counts, records = store.counts(name), store.records(name)
+            counts, records = store.counts(name), store.runs(name)
             state = text(next(every(section, "p", "state")))
             assert state.startswith(f"{counts.done} of {counts.total} runs done")
             assert f"{counts.failed} failed · {counts.missing} missing" in state
@@ -182,7 +182,7 @@ def test_states_are_counted_and_failures_explained(tree, path):
                 text(item) for details in every(section, "details") for item in every(details, "li")
             ]
             assert Counter(listed) == Counter(
-                clean(str(record.member)) for record in records if record.state != "done"
+                clean(str(record)) for record in records if record.state != "done"
             )
 
 
@@ -261,7 +261,7 @@ def test_study_without_results_has_a_page(tmp_path):
     place = tmp_path / "planned.sqlite"
     with Store.open(place, write=True) as store:
         labels = ("m", "t", "h", "none", "fp64")
-        members = [Member(f"k{i}", *labels) for i in range(300)]
+        members = [Run(f"k{i}", *labels) for i in range(300)]
         store.plan("later", {"name": "later"}, members)
         store.plan("none", {}, [])
     root = Tree(page(reports.read(place))).root
@@ -300,9 +300,9 @@ def test_marks_are_where_their_numbers_are(study, x, y):
         records = case.looked_ahead
         assert len(marks) == len(records) > 15
         for mark, record in zip(marks, records, strict=True):
-            assert mark.title.startswith(f"{record.member.hardware}\n{record.member.lamp}\n")
-            assert mark.colour == study.machines.index(record.member.hardware)
-            assert mark.shape == 1 + study.rules.index(rule(record.member.lamp))
+            assert mark.title.startswith(f"{record.hardware}\n{record.lamp}\n")
+            assert mark.colour == study.machines.index(record.hardware)
+            assert mark.shape == 1 + study.rules.index(rule(record.lamp))
         check_places(drawing, [mark.x for mark in marks], [*map(x.value, records)], 0)
         check_places(drawing, [mark.y for mark in marks], [*map(y.value, records)], 1)
 
@@ -375,7 +375,7 @@ def test_ladders_join_the_machines_of_a_family(study):
     for drawing, case in zip(drawings, study.cases, strict=True):
         assert drawing.kind == "ladder-mu"
         assert [entry.text for entry in drawing.legend if entry.role == "path"] == ["scores-ps{mu}"]
-        records = [r for r in case.records if r.member.hardware.startswith("scores-ps")]
+        records = [r for r in case.records if r.hardware.startswith("scores-ps")]
         marks = [shape for shape in drawing.shapes if isinstance(shape, Mark)]
         assert len(marks) == len(records)
         labels = [shape.text for shape in drawing.shapes if isinstance(shape, Text)]
@@ -384,10 +384,8 @@ def test_ladders_join_the_machines_of_a_family(study):
         joined = sum(len(line.points) - 1 for line in lines)
         assert joined == sum(
             math.isfinite(a.metrics.kl) and math.isfinite(b.metrics.kl)
-            for a, b in itertools.pairwise(
-                sorted(records, key=lambda r: (r.member.lamp, r.position))
-            )
-            if a.member.lamp == b.member.lamp
+            for a, b in itertools.pairwise(sorted(records, key=lambda r: (r.lamp, r.position)))
+            if a.lamp == b.lamp
         )
 
 
@@ -400,7 +398,7 @@ def test_heat_maps_show_rates_and_are_few(study):
         del cells[""]  # of the scale
         names = dict.fromkeys(title.rpartition(", layer")[0].rpartition("\n")[0] for title in cells)
         assert 1 < len(names) <= 12
-        by_name = {f"{r.member.hardware} + {r.member.lamp}": r for r in case.looked_ahead}
+        by_name = {f"{r.hardware} + {r.lamp}": r for r in case.looked_ahead}
         assert all(by_name[name].position in best for name in names)
         expected = {
             f"{name}\n{step}, layer {layer}: {numbers.percent(rate)}": rate
@@ -539,9 +537,9 @@ def test_rules_are_settings_without_amounts(lamp, expected):
 def test_csv_round_trips(studies, path):
     lines = list(csv.DictReader(io.StringIO(exports.as_csv(studies).decode(), newline="")))
     with Store.open(path) as store:
-        records = [record for name in store.studies() for record in store.records(name)]
+        records = [record for name in store.studies() for record in store.runs(name)]
     for line, record in zip(lines, records, strict=True):
-        member, metrics = record.member, record.metrics
+        member, metrics = record, record.metrics
         assert line["study"] == record.study
         assert int(line["position"]) == record.position
         assert line["state"] == record.state
@@ -700,8 +698,8 @@ def test_runs_that_have_two_names_count_once(tmp_path):
     place = tmp_path / "twice.sqlite"
     with Store.open(place, write=True) as store:
         labels = ("m", "t", "h", NONE, "fp64")
-        store.plan("twice", {}, [Member("k", *labels), Member("k", "other", *labels[1:])])
+        store.plan("twice", {}, [Run("k", *labels), Run("k", "other", *labels[1:])])
         total = store.counts("twice").total
     (found,) = reports.read(place)
     assert found.counts.total() == total == 1
-    assert len(found.records) == 2
+    assert len(found.runs) == 2

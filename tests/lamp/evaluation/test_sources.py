@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from lamp import checkpoints
-from lamp.evaluation import texts
-from lamp.evaluation.texts import Source
+from lamp.evaluation import sources
+from lamp.evaluation.sources import Source
 from lamp.models import loading as models
 
 DOCUMENTS = ["Now is the winter of our discontent", "  \n", "Made glorious summer\n", "Grüße"]
@@ -221,4 +221,4 @@ def test_files_are_looked_for_in_a_folder_and_keep_their_names(tmp_path):
 
 
 def test_every_kind_is_known():
-    assert list(texts.KINDS) == ["plain", "jsonl", "parquet", "datasets"]
+    assert list(sources.KINDS) == ["plain", "jsonl", "parquet", "datasets"]
