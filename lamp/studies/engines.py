@@ -172,7 +172,7 @@ def _failure(error: str, trace: str = "") -> Result:
 
 
 def _died(times: int, trace: str = "") -> Result:
-    message = f"the process that ran it died {times} times, for want of memory perhaps"
+    message = f"the process that ran it died {times} times, perhaps for lack of memory"
     return _failure(message, trace)
 
 
@@ -379,7 +379,7 @@ class Cluster(Engine):
             # Without limits of memory: dask counts mapped files as taken.
             address = self._owned.enter_context(
                 distributed.LocalCluster(
-                    n_workers=jobs or launching.thread_count(),
+                    n_workers=int(jobs or launching.thread_count()),
                     threads_per_worker=1,
                     memory_limit=0,
                     dashboard_address=":0",

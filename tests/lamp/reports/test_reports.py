@@ -702,4 +702,4 @@ def test_runs_that_have_two_names_count_once(tmp_path):
         total = store.counts("twice").total
     (found,) = reports.read(place)
     assert found.counts.total() == total == 1
-    assert len(found.runs) == 2
+    assert len(found.records) == 2

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import lamp
@@ -151,6 +152,15 @@ def test_places_do_not_depend_on_where_a_worker_is(folder, monkeypatch):
     monkeypatch.chdir(folder)
     (point,) = Study("a", models=["mine"], texts=["text.txt"]).points()
     assert (point.model, point.source.source) == (str(folder / "mine"), str(folder / "text.txt"))
+
+
+def test_a_grid_may_have_numbers_of_numpy():
+    grid = {"mu": np.arange(2, 5, 2), "tau": [np.float64(1.5)]}
+    hardware, rules = ["scores-ps{mu}"], ["softmax:normwise:{tau}"]
+    study = Study("a", hardware=hardware, lamp=rules, grid=grid)
+    assert study.grid == {"mu": [2, 4], "tau": [1.5]}
+    assert json.loads(json.dumps(study.record()["grid"])) == study.grid
+    assert settings(study) == ["scores-ps2+softmax:normwise:1.5", "scores-ps4+softmax:normwise:1.5"]
 
 
 def test_a_text_has_the_values_of_its_variables_as_numbers():
