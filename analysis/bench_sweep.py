@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import lamp
-from lamp.evaluation import metrics, runs
-from lamp.evaluation.texts import Source
-from lamp.studies.store import Outcome, Store, now
-from lamp.studies.sweeps import Status, planned
-from lamp.studies.worker import Worker, file_digest
+from lamp import evaluation
+from lamp.evaluation import Metrics, Source, reference_logits
+from lamp.studies import Result, Status, Store, file_digest, planned
+from lamp.studies.runs import now
+from lamp.studies.worker import Worker
 
 OVERHEAD = 0.02
 MINUTES = 10.0
@@ -48,10 +48,10 @@ class Bare:
         self.model = lamp.from_pretrained("embedded")
         self.text = text.read(self.model)
         windows = self.text.tokens.reshape(-1, self.text.length)
-        self.reference = metrics.reference_logits(self.model.with_hardware("fp64"), windows)
+        self.reference = reference_logits(self.model.with_hardware("fp64"), windows)
         self.seconds = time.perf_counter() - start
 
-    def evaluate(self, setting: runs.Setting) -> metrics.Metrics:
+    def evaluate(self, setting: evaluation.Setting) -> Metrics:
         """One round of it."""
         start = time.perf_counter()
         model = self.model.with_hardware(setting.hardware, setting.lamp)
@@ -66,7 +66,7 @@ def compare(count: int, tokens: int, folder: Path) -> float:
     text = Source(tokens=tokens)
     chosen = study(count, text)
     settings = {
-        case.labels["hardware"] + case.labels["lamp"]: case.setting for case in chosen.cases()
+        point.labels["hardware"] + point.labels["lamp"]: point.setting for point in chosen.points()
     }
     Bare(Source(tokens=512)).evaluate(next(iter(settings.values())))  # compiles, imports
     bare = Bare(text)
@@ -77,15 +77,15 @@ def compare(count: int, tokens: int, folder: Path) -> float:
     def follow(status: Status) -> None:
         nonlocal done, aside
         start = time.perf_counter()
-        for member, outcome in status.ended[done:]:
+        for run, result in status.ended[done:]:
             done += 1
-            assert bare.evaluate(settings[member.hardware + member.lamp]) == outcome.metrics
+            assert bare.evaluate(settings[run.hardware + run.lamp]) == result.metrics
         aside += time.perf_counter() - start
 
     start = time.perf_counter()
     swept = lamp.sweep(chosen, store=folder / "bench.sqlite", progress=follow)
     seconds = time.perf_counter() - start - aside
-    measured = sum(record.seconds or 0.0 for record in swept.records)
+    measured = sum(run.seconds or 0.0 for run in swept.runs)
     overhead = seconds / bare.seconds - 1
     print(
         f"{swept.ran} runs of {tokens} tokens: loop {bare.seconds:.1f} s ({beginning:.1f} s of it "
@@ -114,14 +114,14 @@ def with_processes(count: int, tokens: int, jobs: int, folder: Path) -> None:
 def costs_of_the_store(folder: Path) -> None:
     """Transactions, by themselves."""
     with Store.open(folder / "bench.sqlite") as store:
-        (record, *_) = store.records("bench")
-    outcome = Outcome(record.metrics, 1.0, now(), now(), {})
+        (run, *_) = store.runs("bench")
+    result = Result(run.metrics, 1.0, now(), now(), {})
     count = 200
     with Store.open(folder / "writes.sqlite", write=True) as store:
         start = time.perf_counter()
         for index in range(count):
             store.claim(str(index), "bench")
-            store.finish(str(index), "{}" * 2000, outcome)
+            store.finish(str(index), "{}" * 2000, result)
         each = (time.perf_counter() - start) / count
     print(f"a claim and a result on the disk: {each * 1e3:.1f} ms")
 
@@ -141,10 +141,10 @@ def references(model: str, tokens: int, folder: Path) -> None:
         cells = []
         for task in tasks:
             start = time.perf_counter()
-            outcome = worker.run(task)
-            assert outcome.metrics is not None, outcome.error
+            result = worker.run(task)
+            assert result.metrics is not None, result.error
             seconds = time.perf_counter() - start
-            cells.append(f"{seconds:8.2f} {seconds - outcome.seconds:6.2f}")
+            cells.append(f"{seconds:8.2f} {seconds - result.seconds:6.2f}")
         print(f"{name:16}{'   '.join(cells)}")
     sizes = [file.stat().st_size for file in (folder / "references").glob("*.npy")]
     print(f"the file has {sum(sizes) / 2**20:.0f} MiB")

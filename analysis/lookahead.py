@@ -39,7 +39,7 @@ from rich.table import Table
 import lamp
 from lamp import LAMP, Hardware, Product, checkpoints
 from lamp.evaluation.metrics import evaluate, reference_logits
-from lamp.studies.study import spread_windows
+from lamp.studies import spread_windows
 
 RULES = {"softmax": "total_variation", "norm": "norm", "activation": "activation", "logits": "kl"}
 PLACES = tuple(RULES)

@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 import lamp
-from lamp.studies.store import Record, Store
+from lamp.studies import Run, Store
 
 STORED_BITS = tuple(range(2, 23, 2))
 TAUS = (2.0, 1.8, 1.6, 1.4, 1.2, 1.1, 1.05, 1.02)
@@ -67,19 +67,19 @@ def study(
     )
 
 
-def rule_of(record: Record) -> str:
+def rule_of(record: Run) -> str:
     """The rule of a run, ``"none"`` without look-ahead."""
-    parts = record.member.lamp.split(":")
+    parts = record.lamp.split(":")
     return parts[1] if len(parts) > 1 else "none"
 
 
-def chosen(records: Sequence[Record], text: str, mu: int, rule: str) -> list[Any]:
+def chosen(records: Sequence[Run], text: str, mu: int, rule: str) -> list[Any]:
     """The metrics of the runs of a curve, by recomputation rate."""
     found = [
         record.metrics
         for record in records
-        if record.member.text == text
-        and record.member.variables["mu"] == mu
+        if record.text == text
+        and record.variables["mu"] == mu
         and rule_of(record) == rule
         and record.metrics is not None
     ]
@@ -103,12 +103,12 @@ def rate_for(base: float, curve: Sequence[Any], factor: float) -> float:
     return math.nan
 
 
-def precisions(records: Sequence[Record]) -> list[int]:
+def precisions(records: Sequence[Run]) -> list[int]:
     """The numbers of stored bits."""
-    return sorted({record.member.variables["mu"] for record in records})
+    return sorted({record.variables["mu"] for record in records})
 
 
-def table(records: Sequence[Record], model: str) -> Table:
+def table(records: Sequence[Run], model: str) -> Table:
     """How much has to be recomputed."""
     title = f"{model}: scores recomputed for a divergence that many times smaller"
     found = Table(title=title, title_justify="left")
@@ -132,7 +132,7 @@ def table(records: Sequence[Record], model: str) -> Table:
     return found
 
 
-def plot(records: Sequence[Record], model: str, path: Path) -> None:
+def plot(records: Sequence[Run], model: str, path: Path) -> None:
     """Divergence and flips against the share that is recomputed, one colour a precision."""
     figure = Figure(figsize=(11.0, 8.0), layout="constrained")
     FigureCanvasAgg(figure)
@@ -207,7 +207,7 @@ def main() -> None:
     )
     lamp.sweep(planned, store=options.store, jobs=options.jobs)
     with Store.open(options.store) as store:
-        records = list(store.records(planned.name))
+        records = list(store.runs(planned.name))
     name = Path(options.model).name
     Console(width=110).print(table(records, name))
     path = options.output / f"paper_{name}.png"

@@ -38,7 +38,7 @@ from lamp import LAMP, checkpoints
 from lamp.evaluation.metrics import evaluate, reference_logits
 from lamp.lookahead.selection import select_rows, value_distances
 from lamp.models.attention import softmax
-from lamp.studies.study import spread_windows
+from lamp.studies import spread_windows
 
 SEED = 2026
 RATES = (0.01, 0.03, 0.1)

@@ -17,14 +17,19 @@ import fpemu
 import lamp
 from fpemu import devices, functions, jit, reference, scaling
 from fpemu.cli.application import main as fpemu_command
-from lamp import bounds, checkpoints, compositions, evaluations, reports, testing
+from lamp import (
+    bounds,
+    checkpoints,
+    compositions,
+    evaluation,
+    evaluations,
+    reports,
+    studies,
+    testing,
+)
 from lamp.cli.application import main as lamp_command
-from lamp.evaluation import runs, texts
 from lamp.machines import differences
 from lamp.machines import files as machine_files
-from lamp.studies import store
-from lamp.studies import study as studies
-from lamp.studies import sweeps as sweeping
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -32,7 +37,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 PUBLIC = (
     *(fpemu, functions, jit, reference, devices, scaling),
     *(lamp, bounds, checkpoints, compositions, differences, evaluations, machine_files, reports),
-    *(runs, store, studies, sweeping, testing, texts),
+    *(evaluation, studies, testing),
 )
 COMMANDS = {"fpemu": fpemu_command, "lamp": lamp_command}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

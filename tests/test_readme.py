@@ -38,11 +38,11 @@ def test_the_tour_and_the_commands_run(tmp_path, tokens):
     page = (tmp_path / "scores.html").read_text(encoding="utf-8")
     store = lamp.studies.Store.open(tmp_path / "scores.sqlite")
     with store:
-        records = list(store.records("scores"))
+        records = list(store.runs("scores"))
     assert [record.state for record in records] == ["done"] * len(records)
     said = re.search(r"does its (\d+) runs", README)
     assert len(records) == int(said[1])
-    assert all(record.member.hardware in page for record in records)
+    assert all(record.hardware in page for record in records)
 
 
 def test_everything_public_is_documented():

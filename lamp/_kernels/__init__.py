@@ -2,6 +2,7 @@
 
 __all__ = [
     "activations",
+    "divergences",
     "jacobians",
     "picking",
     "rows",

@@ -12,7 +12,7 @@ from lamp.cli import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lamp.evaluation import Run, Text
+    from lamp.evaluation import Comparison, Text
     from lamp.machines import Difference
 
 
@@ -30,8 +30,8 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Run a model over a text on several machines, and compare the machines and the results."""
+    from lamp import evaluation
     from lamp.cli import inputs, outputs
-    from lamp.evaluation import runs
     from lamp.machines import differences
     from lamp.models import loading as models
 
@@ -51,7 +51,7 @@ def compare(
     )
     total = len(read.tokens) * len(settings)
     with outputs.progress_bar(f"{len(settings)} machines", total) as progress:
-        found = runs.side_by_side(network, read, settings, reference=exact, progress=progress)
+        found = evaluation.side_by_side(network, read, settings, reference=exact, progress=progress)
     look_ahead = any(each.lamp for each in settings)
     differing = differences([each.hardware for each in settings], recomputed=look_ahead)
     if json:
@@ -71,7 +71,7 @@ def compare(
 
 
 def _print(
-    found: Sequence[Run], differing: Sequence[Difference], read: Text, reference: str
+    found: Sequence[Comparison], differing: Sequence[Difference], read: Text, reference: str
 ) -> None:
     from lamp.cli import outputs
     from lamp.reports import console as report

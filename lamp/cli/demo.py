@@ -30,9 +30,9 @@ def demo(
     from rich.console import Console
     from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 
+    from lamp import studies
     from lamp.models import GPT2, checkpoints
     from lamp.reports import console as report
-    from lamp.studies import study as studies
 
     network = GPT2.from_pretrained(model)
     tokens = network.encode(checkpoints.read_text(text))

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu.cli.options import usage
-from lamp.evaluation import runs, texts
+from lamp import evaluation
 
 if TYPE_CHECKING:
     from lamp.models import Decoder
 
 _IN_WORDS: Final = {
-    texts.HELD_OUT: "the held-out sample",
-    texts.STANDARD_INPUT: "standard input",
+    evaluation.HELD_OUT: "the held-out sample",
+    evaluation.STANDARD_INPUT: "standard input",
 }
 
 
@@ -29,12 +29,12 @@ def read_text(
     length: int | None,
     stride: int | None,
     shuffled: int | None,
-) -> runs.Text:
+) -> evaluation.Text:
     """Read the text that the options of a command describe."""
     with usage("--length, --stride"):
-        length, stride = runs.window_sizes(model, length, stride)
+        length, stride = evaluation.window_sizes(model, length, stride)
     if token_ids is not None:
-        return runs.Text.of(
+        return evaluation.Text.of(
             read_token_ids(Path(token_ids)),
             model,
             source=token_ids,
@@ -47,7 +47,7 @@ def read_text(
         model.tokenizer  # noqa: B018  (it is loaded here)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}: give token ids, by --token-ids FILE") from error
-    source = texts.Source(
+    source = evaluation.Source(
         text,
         tokens=tokens,
         length=length,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lamp.evaluation import runs
+from lamp import evaluation
 from lamp.models import Decoder
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def console() -> Console:
 
 def print_json(record: Mapping[str, Any]) -> None:
     """Print one JSON object; NaN and infinities are null, and "nulls" says which they are."""
-    whole = runs.without_nan({**record, "versions": runs.versions()})
+    whole = evaluation.without_nan({**record, "versions": evaluation.versions()})
     typer.echo(json.dumps(whole, indent=2, allow_nan=False))
 
 
@@ -42,7 +42,7 @@ def model_record(name: str, model: Decoder) -> dict[str, Any]:
     }
 
 
-def describe(name: str, model: Decoder, text: runs.Text) -> str:
+def describe(name: str, model: Decoder, text: evaluation.Text) -> str:
     """The model and its text in words."""
     count = len(text.windows)
     tokens = f"{len(text.tokens):,} token{'s' if len(text.tokens) > 1 else ''}"

@@ -9,7 +9,7 @@ import typer
 from lamp.cli import options
 
 if TYPE_CHECKING:
-    from lamp.evaluation import Run, Text
+    from lamp.evaluation import Comparison, Text
 
 
 def run(
@@ -27,8 +27,8 @@ def run(
     json: options.Json = False,
 ) -> None:
     """Run a model over a text on a machine, and compare it with a reference."""
+    from lamp import evaluation
     from lamp.cli import inputs, outputs
-    from lamp.evaluation import runs
     from lamp.models import loading as models
 
     source = options.source(text, token_ids)
@@ -46,7 +46,7 @@ def run(
         shuffled=shuffled,
     )
     with outputs.progress_bar(setting.hardware.name, len(read.tokens)) as progress:
-        found = runs.run(network, read, setting, reference=exact, progress=progress)
+        found = evaluation.compare(network, read, setting, reference=exact, progress=progress)
     if json:
         outputs.print_json(
             {
@@ -62,7 +62,7 @@ def run(
     _print(found, read, exact.name)
 
 
-def _print(found: Run, read: Text, reference: str) -> None:
+def _print(found: Comparison, read: Text, reference: str) -> None:
     from lamp.cli import outputs
     from lamp.reports import console as report
 

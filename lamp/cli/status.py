@@ -10,7 +10,7 @@ import typer
 from lamp.cli import options
 
 if TYPE_CHECKING:
-    from lamp.studies import Record, Store
+    from lamp.studies import Run, Store
 
 _MOST_SHOWN: Final = 10
 
@@ -36,18 +36,16 @@ def _print_json(store: Store) -> None:
     studies = []
     for name in store.studies():
         counts = store.counts(name)
-        runs = [_plain(record) for record in store.records(name)]
+        runs = [_plain(run) for run in store.runs(name)]
         studies.append({"name": name, "total": counts.total, **asdict(counts), "runs": runs})
     outputs.print_json({"store": str(store.path), "studies": studies})
 
 
-def _plain(record: Record) -> dict[str, Any]:
+def _plain(run: Run) -> dict[str, Any]:
     """A run as plain data."""
     from dataclasses import asdict
 
-    found = asdict(record)
-    member = found.pop("member")
-    return {**member, **found}
+    return asdict(run)
 
 
 def _print_status(store: Store) -> None:
@@ -60,33 +58,33 @@ def _print_status(store: Store) -> None:
     table.add_column("study")
     for column in ("runs", "done", "failed", "missing", "running"):
         table.add_column(column, justify="right")
-    records: list[Record] = []
+    runs: list[Run] = []
     for name in store.studies():
         counts = store.counts(name)
         cells = counts.total, counts.done, counts.failed, counts.missing, counts.running
         table.add_row(name, *map(str, cells))
-        records += store.records(name)
+        runs += store.runs(name)
     console.print(table)
-    ended = sorted((r for r in records if r.finished_at), key=lambda r: r.finished_at or "")
+    ended = sorted((r for r in runs if r.finished_at), key=lambda r: r.finished_at or "")
     if ended:
         console.print()
         console.print(_last(ended[: -_MOST_SHOWN - 1 : -1]))
-    for record in [r for r in records if r.state == "failed"][:_MOST_SHOWN]:
-        console.print(f"\nfailed: {record.member}: {record.error}")
+    for run in [r for r in runs if r.state == "failed"][:_MOST_SHOWN]:
+        console.print(f"\nfailed: {run}: {run.error}")
 
 
-def _last(records: list[Record]) -> Any:
+def _last(runs: list[Run]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("last runs", overflow="fold")
     for column in ("KL", "flips", "recomputed", "s"):
         table.add_column(column, justify="right", no_wrap=True)
-    for record in records:
-        metrics = record.metrics
+    for run in runs:
+        metrics = run.metrics
         cells = ["failed", "", ""]
         if metrics is not None:
             rate = f"{metrics.recomputation_rate:.2%}" if metrics.layer_rates else "-"
             cells = [f"{metrics.kl:.2e}", f"{metrics.flip_rate:.2%}", rate]
-        table.add_row(str(record.member), *cells, f"{record.seconds:.2f}")
+        table.add_row(str(run), *cells, f"{run.seconds:.2f}")
     return table

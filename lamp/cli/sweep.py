@@ -78,17 +78,17 @@ def sweep(
 
     Ctrl-C stops after the runs in progress; the same command does the rest later.
     """
-    from lamp.studies import sweeps as sweeping
+    from lamp import studies
 
     target = study.with_suffix(".sqlite") if store is None else store
     if dry_run:
         _show_plan(study, target)
         return
     try:
-        found = sweeping.sweep(
+        found = studies.sweep(
             study, store=target, jobs=jobs, cluster=cluster, memory=memory, progress=True
         )
-    except sweeping.Interrupted as stop:
+    except studies.Interrupted as stop:
         _summarise(stop.sweep)
         typer.echo("Interrupted: the same command does the rest.", err=True)
         raise typer.Exit(process.INTERRUPTED) from None
@@ -104,13 +104,13 @@ def sweep(
 
 
 def _summarise(found: Sweep) -> None:
-    states = [record.state for record in found.records]
+    states = [record.state for record in found.runs]
     missing = states.count("missing")
     left = f", {missing} to do" if missing else ""
     for note in found.notes:
         typer.echo(f"Note: {note}.", err=True)
     for record in found.failed[:_MOST_SHOWN]:
-        typer.echo(f"failed: {record.member}: {record.error}", err=True)
+        typer.echo(f"failed: {record}: {record.error}", err=True)
     if len(found.failed) > _MOST_SHOWN:
         typer.echo(f"failed: {len(found.failed) - _MOST_SHOWN} more", err=True)
     typer.echo(
@@ -132,8 +132,8 @@ def _show_plan(study: Path, target: Path) -> None:
     if target.is_file():
         with Store.open(target) as opened:
             done = opened.finished()
-    for member in plan.members:
-        typer.echo(f"{'done   ' if member.key in done else 'missing'}  {member}")
+    for run in plan.runs:
+        typer.echo(f"{'done   ' if run.key in done else 'missing'}  {run}")
     for note in plan.notes:
         typer.echo(f"Note: {note}.", err=True)
     missing = sum(key not in done for key in plan.tasks)

@@ -1,8 +1,8 @@
-"""How far a model under simulated hardware is from its reference.
+"""Metrics of a model on a machine against its reference.
 
 References
 ----------
-The metrics of Budzinskiy et al., arXiv 2601.21623, section 5: KL divergence, flip rate, perplexity.
+Budzinskiy et al., arXiv 2601.21623, section 5: KL divergence, flip rate, perplexity.
 """
 
 from __future__ import annotations
@@ -15,40 +15,39 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpemu._kernels import caching, elementary, launching
+from lamp._kernels import divergences
 from lamp._kernels.rows import exp
+from lamp.evaluation.texts import Window, windows
 
 if TYPE_CHECKING:
     from lamp.models import Decoder, Forward
 
-__all__ = ["Metrics", "evaluate"]
-
-_GRAIN = 16  # rows of logits worth a thread
+__all__ = ["Metrics", "Totals", "evaluate", "reference_logits"]
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """A model against its reference on a text.
+    """Metrics of a model against its reference on a text.
 
     Parameters
     ----------
     tokens : int
-        Positions compared.
+        The number of positions compared.
     kl : float
-        Mean over positions of KL(reference || model) of the next-token distributions, in nats.
+        Mean over positions of KL(reference || model) of the next-token probabilities, in nats.
     flip_rate : float
         Share of positions whose most probable next token differs.
     reference_perplexity, perplexity : float
-        exp of the mean negative log-probability of the text's own next tokens; NaN if the text has
-        none.
+        Exponential of the mean negative log-probability of the text's own next tokens; NaN if there
+        are none.
     recomputation_rate : float
-        Recomputed share of the components that look-ahead looks at: causal query-key products,
-        arguments of norms and activations, logits.
+        Share of candidate components recomputed.  Candidates are causal scores, arguments of norms
+        and activations, and logits, of the places that have a rule.
     layer_rates : tuple of float
-        The same of each layer; empty if look-ahead is off.
+        The same share per layer; empty if no place has a rule.
     step_rates : mapping of str to tuple of float
-        The same of each step (scores, attention_output, mlp_up, mlp_down) and layer, and of lm_head
-        alone.
+        The same share per step and layer: scores, attention_output, mlp_up, mlp_down, and lm_head,
+        which has one entry.
     high_precision_share : float
         Multiply-adds of recomputed components over those of all products.
     """
@@ -64,55 +63,65 @@ class Metrics:
     high_precision_share: float
 
 
-@dataclass(frozen=True)
-class Window:
-    """A part of a text that goes through a model at once.
+@dataclass
+class Totals:
+    """Accumulates metrics window by window.
 
     Parameters
     ----------
-    tokens : ndarray of int
-        What the model reads.
-    following : ndarray of int64
-        The token behind each; -1 for none.
-    context : int
-        How many of the first are compared with nothing.
+    positions : list of ndarray
+        For each window what :func:`lamp._kernels.divergences.compare` gives.
+    selected, components : dict of str to ndarray
+        Per step and layer, recomputed components and all candidates.
+    repeated, multiply_adds : int
+        Multiply-adds of recomputed components, and of all products.
     """
 
-    tokens: NDArray[Any]
-    following: NDArray[np.int64]
-    context: int = 0
-
-
-@dataclass
-class Totals:
-    """What windows add up to."""
-
-    rows: list[NDArray[np.float64]] = field(default_factory=list)
+    positions: list[NDArray[np.float64]] = field(default_factory=list)
     selected: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     components: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     repeated: int = 0
     multiply_adds: int = 0
 
     def add(self, expected: NDArray[Any], forward: Forward, window: Window) -> int:
-        """Compare a window's logits with the reference's; how many positions that were."""
+        """Add a window.
+
+        Parameters
+        ----------
+        expected : ndarray, shape (tokens, vocabulary)
+            The reference's logits.
+        forward : Forward
+            The result of the model.
+        window : Window
+
+        Returns
+        -------
+        int
+            The number of positions compared.
+
+        Raises
+        ------
+        ValueError
+            If the logits have different shapes.
+        """
         if expected.shape != forward.logits.shape:
             raise ValueError(
                 f"reference logits have shape {expected.shape}, but the model's have "
                 f"{forward.logits.shape}"
             )
-        rows = _compare(expected, forward.logits, window.following)[window.context :]
-        self.rows.append(rows)
+        compared = divergences.compare(expected, forward.logits, window.following)
+        self.positions.append(compared[window.context :])
         self.repeated += forward.repeated
         self.multiply_adds += forward.multiply_adds
         for step, layers in forward.recomputed.items():
             for sums, name in ((self.selected, "selected"), (self.components, "components")):
                 counts = np.array([getattr(part, name) for part in layers], np.int64)
                 sums[step] = sums.get(step, 0) + counts
-        return len(rows)
+        return len(self.positions[-1])
 
     def metrics(self) -> Metrics:
-        """The means."""
-        divergences, flips, expected, losses = np.concatenate(self.rows).T
+        """Return the metrics of all windows added."""
+        kl, flips, expected, losses = np.concatenate(self.positions).T
         selected, components = (
             sum(int(counts.sum()) for counts in kind.values())
             for kind in (self.selected, self.components)
@@ -120,7 +129,7 @@ class Totals:
         steps = {step: self.selected[step] / self.components[step] for step in self.selected}
         return Metrics(
             tokens=len(flips),
-            kl=_mean(divergences),
+            kl=_mean(kl),
             flip_rate=_mean(flips),
             reference_perplexity=_perplexity(expected[~np.isnan(expected)]),
             perplexity=_perplexity(losses[~np.isnan(expected)]),
@@ -131,7 +140,7 @@ class Totals:
         )
 
     def _layer_rates(self) -> tuple[float, ...]:
-        """Those of all steps of a layer together."""
+        """Return the recomputed share of each layer, over all its steps."""
         steps = [step for step in self.selected if step != "lm_head"]
         if not steps:
             return ()
@@ -140,6 +149,16 @@ class Totals:
             for kind in (self.selected, self.components)
         )
         return tuple((selected / components).tolist())
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Return the mean, correctly rounded, so that it does not depend on the windows' sizes."""
+    return math.fsum(values) / len(values) if len(values) else math.nan
+
+
+def _perplexity(losses: NDArray[np.float64]) -> float:
+    # A loss above 709 nats is a perplexity of infinity.
+    return float(exp(np.array([_mean(losses)]))[0])
 
 
 def evaluate(
@@ -162,12 +181,12 @@ def evaluate(
     tokens : array_like of int, shape (tokens,) or (windows, tokens)
         Token numbers; each window is a text of its own.
     length : int, optional
-        Cut one long text into windows of so many tokens, the last one shorter.
+        The number of tokens in a window: one long text is cut into windows, the last one shorter.
     stride : int, optional
-        How many tokens from one window to the next; those before are context and compared with
-        nothing.  Left out, it is the length: nothing overlaps.
+        The number of tokens from one window to the next; those before it are context only.  By
+        default the length: windows do not overlap.
     progress : callable, optional
-        Is given the number of positions compared, after every window.
+        Called after every window with the number of positions compared.
 
     Returns
     -------
@@ -191,46 +210,20 @@ def evaluate(
     totals = Totals()
     parts = windows(np.asarray(tokens), length, stride)
     model_of_reference: Any = reference if hasattr(reference, "forward") else None
-    given: Any = None if model_of_reference else _given(reference, parts)
+    given: Any = None if model_of_reference is not None else _given(reference, parts)
     for index, window in enumerate(parts):
-        runs = model_of_reference is not None
-        expected = model_of_reference.forward(window.tokens).logits if runs else given[index]
+        if model_of_reference is None:
+            expected = given[index]
+        else:
+            expected = model_of_reference.forward(window.tokens).logits
         compared = totals.add(expected, model.forward(window.tokens), window)
         if progress is not None:
             progress(compared)
     return totals.metrics()
 
 
-def windows(tokens: NDArray[Any], length: int | None, stride: int | None) -> list[Window]:
-    """The parts of a text that go through a model one by one, as :func:`evaluate` cuts it."""
-    if not tokens.size:
-        raise ValueError("there are no tokens")
-    if length is None:
-        if stride is not None:
-            raise ValueError("a stride needs the length of the windows")
-        return [Window(text, _following(text)) for text in np.atleast_2d(tokens)]
-    step = length if stride is None else stride
-    if tokens.ndim != 1 or not 1 <= step <= length:
-        raise ValueError(
-            f"windows of {length} tokens with a stride of {step} need one text and a stride from 1 "
-            f"to the length; the tokens have shape {tokens.shape}"
-        )
-    following, parts, covered = _following(tokens), [], 0
-    for start in range(0, len(tokens), step):
-        here = slice(start, start + length)
-        parts.append(Window(tokens[here], following[here], covered - start))
-        covered = start + len(tokens[here])
-        if covered == len(tokens):
-            break
-    return parts
-
-
-def _following(text: NDArray[Any]) -> NDArray[np.int64]:
-    return np.append(text[1:], -1).astype(np.int64)
-
-
 def _given(reference: Any, parts: list[Window]) -> NDArray[Any]:
-    """Logits of the reference that are given: (windows, length, vocabulary)."""
+    """Return given logits of a reference as an array of shape (windows, length, vocabulary)."""
     logits = np.asarray(reference)
     if logits.ndim == 2 and len(parts) == 1:
         logits = logits[np.newaxis]
@@ -243,70 +236,16 @@ def _given(reference: Any, parts: list[Window]) -> NDArray[Any]:
 
 
 def reference_logits(reference: Decoder, windows: NDArray[Any]) -> NDArray[Any]:
-    """The logits of a reference for (windows, length) tokens: (windows, length, vocabulary)."""
-    return np.stack([reference.forward(window).logits for window in windows])
+    """Return the logits of a reference.
 
+    Parameters
+    ----------
+    reference : Decoder
+    windows : ndarray of int, shape (windows, length)
+        Tokens; each window is a text of its own.
 
-def _mean(values: NDArray[np.float64]) -> float:
-    """The mean, correctly rounded, so that it does not depend on how the text was cut up."""
-    return math.fsum(values) / len(values) if len(values) else math.nan
-
-
-def _perplexity(losses: NDArray[np.float64]) -> float:
-    # A loss above 709 nats is a perplexity of infinity.
-    return float(exp(np.array([_mean(losses)]))[0])
-
-
-def _compare(
-    reference: NDArray[Any], model: NDArray[Any], following: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Per position: KL, flip (0 or 1), and the loss of the following token (NaN for -1) of both."""
-    rows = np.empty((len(following), 4))
-    launching.run(_compare_rows, len(following), reference, model, following, rows, grain=_GRAIN)
-    return rows
-
-
-@caching.kernel
-def _compare_rows(start, stop, reference, model, following, rows):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        expected, actual = reference[row], model[row]
-        best, guess = 0, 0
-        for j in range(expected.size):
-            if expected[j] > expected[best]:
-                best = j
-            if actual[j] > actual[guess]:
-                guess = j
-        top, model_top = np.float64(expected[best]), np.float64(actual[guess])
-        total, model_total = 0.0, 0.0
-        for j in range(expected.size):
-            total += elementary.exp(np.float64(expected[j]) - top)
-            model_total += elementary.exp(np.float64(actual[j]) - model_top)
-        offset = top + elementary.log(total)
-        model_offset = model_top + elementary.log(model_total)
-        divergence = 0.0
-        for j in range(expected.size):
-            log_p = np.float64(expected[j]) - offset
-            divergence += _divergence_term(log_p, (np.float64(actual[j]) - model_offset) - log_p)
-        rows[row, 0] = divergence
-        rows[row, 1] = 0.0 if best == guess else 1.0
-        token = following[row]
-        rows[row, 2] = offset - np.float64(expected[token]) if token >= 0 else np.nan
-        rows[row, 3] = model_offset - np.float64(actual[token]) if token >= 0 else np.nan
-
-
-@caching.kernel
-def _divergence_term(log_p, ratio):  # type: ignore[no-untyped-def]
-    """``p (exp(r) - 1 - r)`` with r = log(q/p), which sums to KL(p || q).
-
-    The terms are not negative, so that nothing cancels between them, unlike those of -p r.
+    Returns
+    -------
+    ndarray, shape (windows, length, vocabulary)
     """
-    p = elementary.exp(log_p)
-    if abs(ratio) > 0.1:
-        return elementary.exp(log_p + ratio) - p - p * ratio
-    # Taylor's series to r**12 / 12!; the rest is below 1e-20 of the sum.
-    term = ratio * ratio / 2.0
-    total = term
-    for n in range(3, 13):
-        term *= ratio / n
-        total += term
-    return p * total
+    return np.stack([reference.forward(window).logits for window in windows])

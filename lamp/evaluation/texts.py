@@ -1,335 +1,251 @@
-"""Texts from where people have them: files, tables, data sets, standard input.
-
-A source gives documents in a fixed order; a plain text is one.  They are tokenised one by one, each
-but the first with an empty line before it, until there are as many tokens as are asked for.
-"""
+"""Texts: tokens that models read in windows."""
 
 from __future__ import annotations
 
-import importlib
-import itertools
-import json
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
-
-from lamp.evaluation import runs
-from lamp.models import checkpoints
+from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from lamp.models import Decoder
 
-__all__ = ["HELD_OUT", "KINDS", "STANDARD_INPUT", "Source", "read_standard_input"]
+__all__ = ["Text", "Window", "window_sizes", "windows"]
 
-HELD_OUT: Final = "held-out"
-"""The sample that comes with the embedded model."""
-
-STANDARD_INPUT: Final = "-"
-
-_SUFFIXES: Final = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-_SEPARATOR: Final = "\n\n"
-_EXTRAS: Final = {"pyarrow": "parquet", "datasets": "datasets"}
-_ROWS: Final = 1024  # of a table, in memory at a time
+_DEFAULT_LENGTH: Final = 512  # of a window, in models that have more positions
 
 
 @dataclass(frozen=True)
-class Source:
-    """A text and how much of it is read, in which windows.
+class Window:
+    """A part of a text that goes through a model at once.
+
+    Parameters
+    ----------
+    tokens : ndarray of int
+        The tokens that the model reads.
+    following : ndarray of int64
+        The token behind each; -1 for none.
+    context : int
+        The number of leading tokens that are context only: their logits are not compared.
+    """
+
+    tokens: NDArray[Any]
+    following: NDArray[np.int64]
+    context: int = 0
+
+
+def windows(tokens: NDArray[Any], length: int | None, stride: int | None) -> list[Window]:
+    """Cut tokens into windows.
+
+    Parameters
+    ----------
+    tokens : ndarray of int, shape (tokens,) or (windows, tokens)
+        One text, or windows that are texts of their own.
+    length, stride : int or None
+        As :func:`lamp.evaluate` takes them.
+
+    Returns
+    -------
+    list of Window
+
+    Raises
+    ------
+    ValueError
+        If there are no tokens, or length and stride make no windows.
+    """
+    if not tokens.size:
+        raise ValueError("there are no tokens")
+    if length is None:
+        if stride is not None:
+            raise ValueError("a stride needs the length of the windows")
+        return [Window(text, _following(text)) for text in np.atleast_2d(tokens)]
+    step = length if stride is None else stride
+    if tokens.ndim != 1 or not 1 <= step <= length:
+        raise ValueError(
+            f"windows of {length} tokens with a stride of {step} need one text and a stride from 1 "
+            f"to the length; the tokens have shape {tokens.shape}"
+        )
+    following, found, covered = _following(tokens), [], 0
+    for start in range(0, len(tokens), step):
+        here = slice(start, start + length)
+        found.append(Window(tokens[here], following[here], covered - start))
+        covered = start + len(tokens[here])
+        if covered == len(tokens):
+            break
+    return found
+
+
+def _following(text: NDArray[Any]) -> NDArray[np.int64]:
+    return np.append(text[1:], -1).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokens that models read in windows.
 
     Parameters
     ----------
     source : str
-        A file, ``"held-out"``, ``"-"`` for standard input, or the name of a data set.
-    kind : {"plain", "jsonl", "parquet", "datasets"}, optional
-        Left out, by the ending of the file.  ``"plain"``: UTF-8.  ``"jsonl"``: a JSON object on
-        each line.  ``"parquet"``: a table, which takes the extra ``parquet``.  ``"datasets"``: a
-        name on the Hugging Face hub or a directory, for the extra ``datasets``.
-    field : str
-        Where the objects, the table or the data set have their text.
-    subset : str, optional
-        Of a data set: its configuration.
-    split : str
-        Of a data set.
-    tokens : int, optional
-        How many to take, from the first; None for all.
-    length : int, optional
-        How many are in a window; left out, as many as the model has positions, but at most 512.
-    stride : int, optional
-        From one window to the next; left out, the length.
-    shuffled : bool
-        Whether the tokens that were taken are shuffled: a control without any language.
-    seed : int
-        Of the shuffling.
-    name : str
-        What people call it; left out, the source, shuffled or not.
-
-    Raises
-    ------
-    ValueError
-        If a field is out of range.
-
-    Examples
-    --------
-    >>> import lamp
-    >>> from lamp.texts import Source
-    >>> text = Source("held-out", tokens=1000, length=128).read(lamp.from_pretrained("embedded"))
-    >>> len(text.tokens), len(text.windows)
-    (1000, 8)
+        Where the tokens are from, in words.
+    tokens : ndarray of int64, shape (n,)
+        The tokens.
+    length : int
+        The number of tokens in a window.
+    stride : int
+        The number of tokens from one window to the next; those before it are context only.
+    available : int
+        The number of tokens that the source has.
+    asked : int or None
+        The number of tokens that was asked for; None for all.
+    shuffled : int or None
+        The seed by which the tokens are shuffled; None if they are not.
     """
 
-    source: str = HELD_OUT
-    kind: str = ""
-    field: str = "text"
-    subset: str = ""
-    split: str = "train"
-    tokens: int | None = 4096
-    length: int | None = None
-    stride: int | None = None
-    shuffled: bool = False
-    seed: int = 0
-    name: str = ""
+    source: str
+    tokens: NDArray[np.int64]
+    length: int
+    stride: int
+    available: int
+    asked: int | None = None
+    shuffled: int | None = None
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.source, str) or not self.source:
-            raise ValueError(f"source must be a file, a name or '-', not {self.source!r}")
-        kind = self.kind or _SUFFIXES.get(Path(self.source).suffix, "plain")
-        if kind not in KINDS:
-            raise ValueError(f"unknown kind {kind!r}: expected {', '.join(KINDS)}")
-        object.__setattr__(self, "kind", kind)
-        if self.is_given and kind not in ("plain", "jsonl"):
-            raise ValueError(f"{self.source!r} cannot be of kind {kind!r}: expected plain or jsonl")
-        for field in ("tokens", "length", "stride"):
-            _check_count(field, getattr(self, field))
-        if not isinstance(self.shuffled, bool):
-            raise ValueError(f"shuffled must be true or false, not {self.shuffled!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be an integer from 0, not {self.seed!r}")
-        for field in ("field", "subset", "split", "name"):
-            if not isinstance(getattr(self, field), str):
-                raise ValueError(f"{field} must be a string, not {getattr(self, field)!r}")
-
-    @property
-    def is_given(self) -> bool:
-        """Whether the text is neither a file nor a data set."""
-        return self.source in (HELD_OUT, STANDARD_INPUT)
-
-    @property
-    def label(self) -> str:
-        """What people call it."""
-        return self.name or self.source + (", shuffled" if self.shuffled else "")
-
-    def inside(self, folder: Path) -> Source:
-        """The same source, its file being relative to a folder.
+    @classmethod
+    def of(
+        cls,
+        tokens: ArrayLike,
+        model: Decoder,
+        *,
+        source: str = "the text",
+        count: int | None = None,
+        length: int | None = None,
+        stride: int | None = None,
+        shuffled: int | None = None,
+    ) -> Text:
+        """Take tokens from a source, in windows that fit a model.
 
         Parameters
         ----------
-        folder : Path
-
-        Returns
-        -------
-        Source
-        """
-        place = folder / self.source
-        if self.is_given or (self.kind == "datasets" and not place.is_dir()):
-            return self
-        return replace(self, source=str(place), name=self.label)
-
-    def documents(self, given: str | None = None) -> Iterator[str]:
-        """The documents, those that are blank left out.
-
-        Parameters
-        ----------
-        given : str, optional
-            Standard input, if it has been read, which is possible once.
-
-        Yields
-        ------
-        str
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file or data set.
-        ValueError
-            If it is not what it should be; says where.
-        ModuleNotFoundError
-            If the package that reads it is not installed; names the extra.
-        """
-        found = (document for document in KINDS[self.kind](self, given) if document.strip())
-        first = next(found, None)
-        if first is None:
-            raise ValueError(f"{self.source} holds no text")
-        yield from itertools.chain([first], found)
-
-    def read(self, model: Decoder, given: str | None = None) -> runs.Text:
-        """The tokens that a model reads.
-
-        Parameters
-        ----------
+        tokens : array_like of int, shape (n,)
+            The tokens of the source.
         model : Decoder
-            The model.
-        given : str, optional
-            As for :meth:`documents`.
+            The model that reads them.
+        source : str
+            Where the tokens are from, in words.
+        count : int, optional
+            The number of tokens to take from the start; by default all.  If the source has fewer,
+            :meth:`notes` says so.
+        length : int, optional
+            The number of tokens in a window; by default as many as the model has positions, at
+            most 512.
+        stride : int, optional
+            The number of tokens from one window to the next; by default the length.
+        shuffled : int, optional
+            A seed by which the tokens that were taken are shuffled.
 
         Returns
         -------
-        lamp.evaluation.Text
+        Text
 
         Raises
         ------
-        FileNotFoundError, ModuleNotFoundError
-            As :meth:`documents`.
         ValueError
-            As :meth:`documents`, or if a window does not fit the model.
+            If there are no tokens, a token is not in the vocabulary, or a window does not fit the
+            model.
+        TypeError
+            If the tokens are not integers.
+
+        Examples
+        --------
+        >>> import lamp
+        >>> from lamp.evaluation import Text
+        >>> text = Text.of([5, 6, 7], lamp.GPT2.from_pretrained("embedded"), count=4)
+        >>> text.length, text.notes()
+        (512, ['the text has 3 tokens, fewer than the 4 asked for'])
         """
-        parts: list[NDArray[np.int64]] = []
-        count = 0
-        for document in self.documents(given):
-            parts.append(model.encode(_SEPARATOR + document if parts else document))
-            count += len(parts[-1])
-            if self.tokens is not None and count >= self.tokens:
-                break
-        return runs.Text.of(
-            np.concatenate(parts),
-            model,
-            source=self.label,
-            count=self.tokens,
-            length=self.length,
-            stride=self.stride,
-            shuffled=self.seed if self.shuffled else None,
-        )
+        length, stride = window_sizes(model, length, stride)
+        numbers = _checked(tokens, model, source)
+        if count is not None and count < 1:
+            raise ValueError(f"the count of tokens must be positive, not {count}")
+        taken = numbers[:count]
+        if shuffled is not None:
+            taken = np.random.default_rng(shuffled).permutation(taken)
+        asked, seed = (None if each is None else int(each) for each in (count, shuffled))
+        return cls(source, taken, length, stride, len(numbers), asked, seed)
+
+    @property
+    def windows(self) -> list[Window]:
+        """The windows, in the order of the text."""
+        return windows(self.tokens, self.length, self.stride)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the tokens as little-endian 64-bit integers."""
+        return hashlib.sha256(self.tokens.astype("<i8").tobytes()).hexdigest()
+
+    def notes(self) -> list[str]:
+        """Say in words where the text differs from what was asked for."""
+        if self.asked is None or self.available >= self.asked:
+            return []
+        return [f"{self.source} has {self.available} tokens, fewer than the {self.asked} asked for"]
+
+    def record(self) -> dict[str, Any]:
+        """Return the text as plain data."""
+        return {
+            "source": self.source,
+            "tokens": len(self.tokens),
+            "available": self.available,
+            "asked": self.asked,
+            "length": self.length,
+            "stride": self.stride,
+            "windows": len(self.windows),
+            "shuffled": self.shuffled,
+            "tokens_sha256": self.digest,
+        }
 
 
-def _check_count(field: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{field} must be a positive integer, not {value!r}")
+def window_sizes(model: Decoder, length: int | None, stride: int | None) -> tuple[int, int]:
+    """Return the length and the stride of windows for a model, checked.
 
-
-# --- kinds ----------------------------------------------------------------------------------------
-
-
-def read_standard_input() -> str:
-    """All of standard input.
+    Parameters
+    ----------
+    model : Decoder
+    length, stride : int or None
+        As :meth:`Text.of` takes them.
 
     Returns
     -------
-    str
+    tuple of int
 
     Raises
     ------
     ValueError
-        If it is empty or not UTF-8.
+        If a window does not fit the model, or the stride is longer than a window.
     """
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"standard input is not UTF-8 text: {error}") from error
-    if not text:
-        raise ValueError("standard input is empty: expected a text")
-    return text
+    positions = model.shape.positions
+    if length is None:
+        length = min(positions, _DEFAULT_LENGTH)
+    if not 1 <= length <= positions:
+        raise ValueError(f"length must lie in 1..{positions}, the model's positions, not {length}")
+    stride = length if stride is None else stride
+    if not 1 <= stride <= length:
+        raise ValueError(f"stride must lie in 1..{length}, the length of a window, not {stride}")
+    return int(length), int(stride)
 
 
-def _plain(source: Source, given: str | None) -> Iterator[str]:
-    if source.source == STANDARD_INPUT:
-        yield read_standard_input() if given is None else given
-    else:
-        yield checkpoints.read_text(None if source.source == HELD_OUT else Path(source.source))
-
-
-def _lines(source: Source, given: str | None) -> Iterator[str]:
-    """The lines of a file, read as they are wanted."""
-    if source.is_given:
-        yield from next(_plain(source, given)).split("\n")
-        return
-    path = Path(source.source)
-    if not path.is_file():
-        raise FileNotFoundError(f"no text file {str(path)!r}")
-    with path.open(encoding="utf-8") as file:
-        try:
-            yield from file
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-
-
-def _jsonl(source: Source, given: str | None) -> Iterator[str]:
-    for number, line in enumerate(_lines(source, given), 1):
-        if not line.strip():
-            continue
-        where = f"{source.source}, line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where} is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{where} is not a JSON object, but {line.strip()[:40]!r}")
-        yield _field(record, source, where)
-
-
-def _field(record: dict[str, Any], source: Source, where: str) -> str:
-    if source.field not in record:
-        raise ValueError(f"{where} has no field {source.field!r}: it has {', '.join(record)}")
-    value = record[source.field]
-    if not isinstance(value, str):
-        raise ValueError(f"{where}: field {source.field!r} is not a string, but {value!r:.40}")
-    return value
-
-
-def _parquet(source: Source, given: str | None) -> Iterator[str]:
-    pyarrow = _module("pyarrow", source)
-    path = Path(source.source)
-    if not path.is_file():
-        raise FileNotFoundError(f"no text file {str(path)!r}")
-    try:
-        with _module("pyarrow.parquet", source).ParquetFile(path) as table:
-            names = table.schema_arrow.names
-            # A field that is missing is told of where it is looked for.
-            wanted = [source.field] if source.field in names else names
-            for batch in table.iter_batches(_ROWS, columns=wanted):
-                for row in batch.to_pylist():
-                    yield _field(row, source, str(path))
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}") from error
-
-
-def _dataset(source: Source, given: str | None) -> Iterator[str]:
-    datasets = _module("datasets", source)
-    try:
-        rows = datasets.load_dataset(source.source, source.subset or None, split=source.split)
-    except Exception as error:  # offline, unknown, gated: each has an error of its own
-        reason = " ".join(str(error).split())[:200]
-        subset = f", {source.subset}" if source.subset else ""
-        raise FileNotFoundError(
-            f"no data set {source.source!r}{subset}, split {source.split}: it could neither be "
-            f"read from the cache ({datasets.config.HF_DATASETS_CACHE}) nor be fetched: "
-            f"{type(error).__name__}: {reason}"
-        ) from error
-    for number, row in enumerate(rows):
-        yield _field(row, source, f"{source.source}, row {number}")
-
-
-def _module(name: str, source: Source) -> ModuleType:
-    """An optional package."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        package = name.partition(".")[0]
-        raise ModuleNotFoundError(
-            f"{source.source} needs the package {package}, which is not installed: "
-            f"pip install 'fpemu-lamp[{_EXTRAS[package]}]'"
-        ) from error
-
-
-KINDS: Final[dict[str, Callable[[Source, str | None], Iterator[str]]]] = {
-    "plain": _plain,
-    "jsonl": _jsonl,
-    "parquet": _parquet,
-    "datasets": _dataset,
-}
-"""The kinds of sources and what reads them."""
+def _checked(tokens: ArrayLike, model: Decoder, source: str) -> NDArray[np.int64]:
+    """Return tokens as an array, all of them in a model's vocabulary."""
+    numbers = np.asarray(tokens)
+    if numbers.ndim != 1 or not numbers.size:
+        raise ValueError(f"{source} must be a sequence of tokens, not of shape {numbers.shape}")
+    if numbers.dtype.kind not in "iu":
+        raise TypeError(f"tokens must be integers, but {source} holds {numbers.dtype}")
+    outside = (numbers < 0) | (numbers >= model.shape.vocabulary)
+    if outside.any():
+        place = int(np.argmax(outside))
+        raise ValueError(
+            f"token {numbers[place]} at position {place} of {source} is not in "
+            f"0..{model.shape.vocabulary - 1}"
+        )
+    return numbers.astype(np.int64)

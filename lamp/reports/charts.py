@@ -18,7 +18,7 @@ from lamp.reports.results import Pair, Results, front, grouped, metrics
 from lamp.reports.scales import Scale, scale
 
 if TYPE_CHECKING:
-    from lamp.studies import Record
+    from lamp.studies import Run
 
 __all__ = ["TIME", "Chart", "charts", "divergences", "heat_maps", "ladders", "scatter", "speeds"]
 
@@ -115,24 +115,24 @@ def _chart(title: str, note: str, pictures: Iterable[Picture]) -> list[Chart]:
     return [Chart(title, note, (group,))] if group else []
 
 
-def _across(quantity: Quantity, records: Iterable[Record], *, log: bool = True) -> Scale:
+def _across(quantity: Quantity, records: Iterable[Run], *, log: bool = True) -> Scale:
     """A horizontal axis."""
     values = map(quantity.value, records)
     return scale(quantity.title, values, label=quantity.label, log=log, room=0.17, band=0.085)
 
 
-def _up(quantity: Quantity, records: Iterable[Record]) -> Scale:
+def _up(quantity: Quantity, records: Iterable[Run]) -> Scale:
     """A vertical axis."""
     values = map(quantity.value, records)
     return scale(quantity.title, values, label=quantity.label, room=0.09, band=0.065)
 
 
-def _point(study: Results, record: Record, x: float, y: float, *tooltip: Quantity) -> Point:
+def _point(study: Results, record: Run, x: float, y: float, *tooltip: Quantity) -> Point:
     """The mark of a run."""
     return Point(x, y, study.color(record), study.shape(record), described(record, *tooltip))
 
 
-def _shapes(study: Results, records: Iterable[Record]) -> tuple[Entry, ...]:
+def _shapes(study: Results, records: Iterable[Run]) -> tuple[Entry, ...]:
     """What the shapes of runs mean; nothing if all have the same."""
     shapes = {study.shape(record) for record in records}
     names = ("no look-ahead", *study.rules[1:])
@@ -154,7 +154,7 @@ def _scatter(study: Results, pair: Pair, x: Quantity, y: Quantity) -> Picture:
         for record in pair.looked_ahead
     ]
     lines = [*_levels(study, pair, y, up), *_fronts(study, pair, (x, across), (y, up))]
-    machines = dict.fromkeys(record.member.hardware for record in pair.records)
+    machines = dict.fromkeys(record.hardware for record in pair.records)
     rules = {study.shape(record) for record in pair.looked_ahead}
     legend = (
         *(Entry(name, study.machines.index(name)) for name in machines),
@@ -188,7 +188,7 @@ def _fronts(
     (paid, across), (lost, up) = x, y
     for records in pair.by_machine().values():
         points = [(paid.value(record), lost.value(record)) for record in records]
-        best = [points[i] for i in front(points) if records[i].member.lamp != NONE]
+        best = [points[i] for i in front(points) if records[i].lamp != NONE]
         if len(best) > 1:
             places = tuple((across.place(x), up.place(y)) for x, y in best)
             yield Line(places, study.color(records[0]))
@@ -201,7 +201,7 @@ def ladders(study: Results) -> list[Picture]:
     """KL along each family of two machines or more, for each model and text."""
     found = []
     for pair in study.pairs:
-        variables: dict[str, dict[str, list[tuple[float, Record]]]] = {}
+        variables: dict[str, dict[str, list[tuple[float, Run]]]] = {}
         for record in pair.records:
             if (rung := study.rung(record)) is not None:
                 families = variables.setdefault(rung.variable, {})
@@ -218,7 +218,7 @@ def _ladder(
     study: Results,
     pair: Pair,
     variable: str,
-    families: Mapping[str, Sequence[tuple[float, Record]]],
+    families: Mapping[str, Sequence[tuple[float, Run]]],
 ) -> Picture:
     rungs = [rung for each in families.values() for rung in each]
     values, records = sorted({value for value, _ in rungs}), [record for _, record in rungs]
@@ -228,9 +228,9 @@ def _ladder(
     up = _up(KL, records)
     points, lines = [], []
     for color, own in enumerate(families.values()):
-        by_lamp: dict[str, list[tuple[float, Record]]] = {}
+        by_lamp: dict[str, list[tuple[float, Run]]] = {}
         for value, record in sorted(own, key=lambda rung: rung[0]):
-            by_lamp.setdefault(record.member.lamp, []).append((value, record))
+            by_lamp.setdefault(record.lamp, []).append((value, record))
         for lamp, chosen in by_lamp.items():
             marks = [
                 _point(study, r, v, up.place(KL.value(r)), KL)._replace(color=color)
@@ -265,7 +265,7 @@ def _stretches(
 
 def speeds(study: Results) -> list[Picture]:
     """Tokens per second by machine, for each model."""
-    models = grouped(study.done, lambda record: record.member.model)
+    models = grouped(study.done, lambda record: record.model)
     return [_strips(study, name, records, SPEED, log=False) for name, records in models.items()]
 
 
@@ -279,10 +279,10 @@ def divergences(study: Results) -> list[Picture]:
 
 
 def _strips(
-    study: Results, title: str, records: Sequence[Record], quantity: Quantity, *, log: bool
+    study: Results, title: str, records: Sequence[Run], quantity: Quantity, *, log: bool
 ) -> Picture:
     across = _across(quantity, records, log=log)
-    machines = grouped(records, lambda record: record.member.hardware)
+    machines = grouped(records, lambda record: record.hardware)
     rows = {
         name: [_point(study, r, quantity.value(r), 0.0, quantity) for r in machines[name]]
         for name in study.machines
@@ -321,17 +321,17 @@ def heat_maps(study: Results) -> list[Picture]:
     return found
 
 
-def _spread(records: Sequence[Record]) -> list[Record]:
+def _spread(records: Sequence[Run]) -> list[Run]:
     """At most so many of them as a heat map has room for, evenly from first to last."""
     if len(records) <= _MOST:
         return list(records)
     return [records[round(i * (len(records) - 1) / (_MOST - 1))] for i in range(_MOST)]
 
 
-def _block(record: Record) -> Block:
+def _block(record: Run) -> Block:
     """The rates of a run, in the order in which steps come in a model."""
     given = metrics(record).step_rates
     known = [step for step in STEPS if step in given]
     rates = {step: given[step] for step in (*known, *sorted(set(given) - set(known)))}
-    name = f"{record.member.hardware} + {record.member.lamp}"
+    name = f"{record.hardware} + {record.lamp}"
     return Block(name, described(record, KL, RATE), rates)

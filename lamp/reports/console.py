@@ -16,10 +16,10 @@ from lamp.reports import numbers
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lamp.evaluation import Metrics, Run
+    from lamp.evaluation import Comparison, Metrics
     from lamp.machines import Difference
     from lamp.reports.figures import Picture
-    from lamp.studies import Result
+    from lamp.studies import EqualRateRun
 
 __all__ = [
     "LETTERS",
@@ -57,12 +57,12 @@ _RULES: Final = {
 """The rules of the demo's plot, by what results call them."""
 
 
-def results_table(results: Sequence[Result], title: str) -> Table:
+def results_table(results: Sequence[EqualRateRun], title: str) -> Table:
     """A table of runs for the terminal.
 
     Parameters
     ----------
-    results : sequence of Result
+    results : sequence of EqualRateRun
         The runs, in the order of the rows.
     title : str
         Stands above the table.
@@ -96,12 +96,12 @@ def results_table(results: Sequence[Result], title: str) -> Table:
     return table
 
 
-def metrics_table(run: Run, reference: str) -> Table:
+def metrics_table(run: Comparison, reference: str) -> Table:
     """A table of the metrics of a run for the terminal.
 
     Parameters
     ----------
-    run : Run
+    run : Comparison
         The run.
     reference : str
         The name of the machine that it is compared with.
@@ -177,12 +177,12 @@ def _percentages(rates: Sequence[float]) -> list[str]:
     return [f"{100 * rate:.2f}" for rate in rates]
 
 
-def comparison_heading(runs: Sequence[Run], reference: str) -> str:
+def comparison_heading(runs: Sequence[Comparison], reference: str) -> str:
     """What stands above the table of a comparison.
 
     Parameters
     ----------
-    runs : sequence of Run
+    runs : sequence of Comparison
     reference : str
         The name of the machine that all are compared with.
 
@@ -194,12 +194,12 @@ def comparison_heading(runs: Sequence[Run], reference: str) -> str:
     return f"How far they are from {reference}, whose perplexity is {perplexity}"
 
 
-def comparison_table(runs: Sequence[Run], reference: str) -> Table:
+def comparison_table(runs: Sequence[Comparison], reference: str) -> Table:
     """A table of one model and text on several machines, a letter for each.
 
     Parameters
     ----------
-    runs : sequence of Run
+    runs : sequence of Comparison
         The runs; each is also compared with the first.
     reference : str
         The name of the machine that all are compared with.
@@ -288,12 +288,12 @@ def _headed_table(headings: Sequence[str], justify: Any = "right") -> Table:
     return table
 
 
-def write_csv(results: Sequence[Result], path: Path) -> None:
+def write_csv(results: Sequence[EqualRateRun], path: Path) -> None:
     """Write runs to a CSV file, one per line, whole or not at all.
 
     Parameters
     ----------
-    results : sequence of Result
+    results : sequence of EqualRateRun
         The runs.
     path : Path
         The file; its folder must exist.
@@ -315,12 +315,12 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
     writing.write(path, exports.written_csv(columns, lines))
 
 
-def plot_results(results: Sequence[Result], path: Path) -> None:
+def plot_results(results: Sequence[EqualRateRun], path: Path) -> None:
     """Plot KL divergence against recomputation rate, and save it whole or not at all.
 
     Parameters
     ----------
-    results : sequence of Result
+    results : sequence of EqualRateRun
         The runs; those without recomputation become level lines.
     path : Path
         The picture; its ending (.png, .svg, .pdf) says its kind.
@@ -331,7 +331,7 @@ def plot_results(results: Sequence[Result], path: Path) -> None:
     writing.write(path, pictures.painted(_picture(results), path.suffix[1:]))
 
 
-def _picture(results: Sequence[Result]) -> Picture:
+def _picture(results: Sequence[EqualRateRun]) -> Picture:
     """A color for each precision, a shape for each rule, and lines that join runs of both."""
     from lamp.reports import figures, scales
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lamp.reports.results import Results
 
 if TYPE_CHECKING:
-    from lamp.studies import Record
+    from lamp.studies import Run
 
 __all__ = ["as_csv", "as_parquet", "columns", "lines", "written_csv"]
 
@@ -55,8 +55,8 @@ def lines(studies: Sequence[Results]) -> list[dict[str, Any]]:
     return [_line(record, variables) for study in studies for record in study.records]
 
 
-def _line(record: Record, variables: Mapping[str, str]) -> dict[str, Any]:
-    member, metrics = record.member, record.metrics
+def _line(record: Run, variables: Mapping[str, str]) -> dict[str, Any]:
+    member, metrics = record, record.metrics
     return {
         "study": record.study,
         "position": record.position,

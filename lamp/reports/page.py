@@ -25,7 +25,7 @@ from lamp.reports.labels import clean
 from lamp.reports.results import Results, grouped, metrics
 
 if TYPE_CHECKING:
-    from lamp.studies import Record
+    from lamp.studies import Run
 
 __all__ = ["page"]
 
@@ -83,9 +83,9 @@ def _described(study: Results) -> dict[str, Any]:
     }
 
 
-def _listed(records: Sequence[Record]) -> tuple[str, list[str]]:
+def _listed(records: Sequence[Run]) -> tuple[str, list[str]]:
     """How many runs, and what they are called."""
-    items = [str(record.member) for record in records[:_MOST_RUNS]]
+    items = [str(record) for record in records[:_MOST_RUNS]]
     if len(records) > _MOST_RUNS:
         items.append(f"and {len(records) - _MOST_RUNS:,} more")
     return f"{len(records):,} run{'' if len(records) == 1 else 's'}", items
@@ -123,7 +123,7 @@ def _codes(labels: Sequence[str]) -> list[tuple[str, str]]:
     return [(label, "") for label in labels[:_MOST_LABELS]] + [("", f"{more:,} more")] * (more > 0)
 
 
-def _when(records: Iterable[Record]) -> list[str]:
+def _when(records: Iterable[Run]) -> list[str]:
     ended = [record for record in records if record.started_at and record.finished_at]
     if not ended:
         return []

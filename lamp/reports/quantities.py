@@ -11,7 +11,7 @@ from lamp.reports.labels import NONE
 from lamp.reports.results import Measure, metrics, speed
 
 if TYPE_CHECKING:
-    from lamp.studies import Record
+    from lamp.studies import Run
 
 __all__ = ["FLIPS", "KL", "RATE", "SHARE", "SPEED", "Quantity", "described"]
 
@@ -72,8 +72,8 @@ SPEED: Final = Quantity(
 )
 
 
-def described(record: Record, *quantities: Quantity) -> str:
+def described(record: Run, *quantities: Quantity) -> str:
     """The tooltip of a run's mark: a line each for the machine, the rule and what is measured."""
-    member = record.member
+    member = record
     values = ", ".join(each.show(each.value(record)) for each in quantities)
     return "\n".join([member.hardware, *[member.lamp] * (member.lamp != NONE), values])

@@ -15,24 +15,24 @@ from lamp.reports.labels import NONE, rule
 
 if TYPE_CHECKING:
     from lamp.evaluation import Metrics
-    from lamp.studies import Record, Store
+    from lamp.studies import Run, Store
 
 __all__ = ["Pair", "Measure", "Results", "Rung", "front", "grouped", "metrics", "read", "speed"]
 
-Measure = Callable[["Record"], float]
+Measure = Callable[["Run"], float]
 _Key = TypeVar("_Key")
 
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
 _MOST: Final = 10  # studies named in a message
 
 
-def metrics(record: Record) -> Metrics:
+def metrics(record: Run) -> Metrics:
     """The metrics of a run that is done."""
     assert record.metrics is not None
     return record.metrics
 
 
-def speed(record: Record) -> float:
+def speed(record: Run) -> float:
     """Tokens per second of a run that is done; NaN if its time could not be measured."""
     return metrics(record).tokens / record.seconds if record.seconds else math.nan
 
@@ -62,7 +62,7 @@ class Pair:
 
     model: str
     text: str
-    records: tuple[Record, ...]
+    records: tuple[Run, ...]
 
     @property
     def title(self) -> str:
@@ -70,23 +70,23 @@ class Pair:
         return f"{self.model} · {self.text}"
 
     @property
-    def plain(self) -> tuple[Record, ...]:
+    def plain(self) -> tuple[Run, ...]:
         """The runs without look-ahead."""
-        return tuple(record for record in self.records if record.member.lamp == NONE)
+        return tuple(record for record in self.records if record.lamp == NONE)
 
     @property
-    def looked_ahead(self) -> tuple[Record, ...]:
+    def looked_ahead(self) -> tuple[Run, ...]:
         """The runs with look-ahead."""
-        return tuple(record for record in self.records if record.member.lamp != NONE)
+        return tuple(record for record in self.records if record.lamp != NONE)
 
-    def by_machine(self) -> dict[str, list[Record]]:
+    def by_machine(self) -> dict[str, list[Run]]:
         """Its runs by machine."""
-        return grouped(self.records, lambda record: record.member.hardware)
+        return grouped(self.records, lambda record: record.hardware)
 
 
-def grouped(records: Iterable[Record], key: Callable[[Record], _Key]) -> dict[_Key, list[Record]]:
+def grouped(records: Iterable[Run], key: Callable[[Run], _Key]) -> dict[_Key, list[Run]]:
     """Runs that have a key in common, in the order in which the keys come first."""
-    found: dict[_Key, list[Record]] = {}
+    found: dict[_Key, list[Run]] = {}
     for record in records:
         found.setdefault(key(record), []).append(record)
     return found
@@ -112,19 +112,19 @@ class Results:
         The study.
     definition : mapping
         What the study's file says.
-    records : tuple of Record
+    records : tuple of Run
         Its runs in order; those that are missing or have failed are among them.
     environments : mapping
-        Where they ran, by ``Record.environment``.
+        Where they ran, by ``Run.environment``.
     """
 
     store: str
     name: str
     definition: Mapping[str, Any]
-    records: tuple[Record, ...]
+    records: tuple[Run, ...]
     environments: Mapping[str, Mapping[str, Any]]
 
-    def having(self, state: str) -> tuple[Record, ...]:
+    def having(self, state: str) -> tuple[Run, ...]:
         """The runs in a state.
 
         Parameters
@@ -133,17 +133,17 @@ class Results:
 
         Returns
         -------
-        tuple of Record
+        tuple of Run
         """
         return tuple(record for record in self.records if record.state == state)
 
     @cached_property
     def counts(self) -> Counter[str]:
         """How many runs are in which state; a run that has two names counts once."""
-        return Counter({record.member.key: record.state for record in self.records}.values())
+        return Counter({record.key: record.state for record in self.records}.values())
 
     @cached_property
-    def done(self) -> tuple[Record, ...]:
+    def done(self) -> tuple[Run, ...]:
         """The runs that are done."""
         return self.having("done")
 
@@ -158,7 +158,7 @@ class Results:
         -------
         tuple of str
         """
-        return tuple(dict.fromkeys(getattr(record.member, kind) for record in self.records))
+        return tuple(dict.fromkeys(getattr(record, kind) for record in self.records))
 
     @cached_property
     def machines(self) -> tuple[str, ...]:
@@ -173,7 +173,7 @@ class Results:
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
         """Each model and text of which runs are done."""
-        found = grouped(self.done, lambda record: (record.member.model, record.member.text))
+        found = grouped(self.done, lambda record: (record.model, record.text))
         return tuple(Pair(*pair, tuple(records)) for pair, records in found.items())
 
     @cached_property
@@ -182,18 +182,18 @@ class Results:
         grid = self.definition.get("grid")
         found: dict[str, list[Any]] = {name: [] for name in grid} if isinstance(grid, dict) else {}
         for record in self.records:
-            for name, value in record.member.variables.items():
+            for name, value in record.variables.items():
                 values = found.setdefault(name, [])
                 if value not in values:
                     values.append(value)
         return {name: values for name, values in found.items() if values}
 
-    def rung(self, record: Record) -> Rung | None:
+    def rung(self, record: Run) -> Rung | None:
         """Where the machine of a run is in a family of machines.
 
         Parameters
         ----------
-        record : Record
+        record : Run
 
         Returns
         -------
@@ -201,10 +201,10 @@ class Results:
             None if it is in no family with exactly one variable, or the variable is no number.
         """
         for entry, variable in self._families:
-            value = record.member.variables.get(variable)
+            value = record.variables.get(variable)
             if isinstance(value, (int, float)):
                 filled = entry.replace(f"{{{variable}}}", str(value))
-                if filled == record.member.hardware:
+                if filled == record.hardware:
                     return Rung(entry, variable, float(value))
         return None
 
@@ -217,31 +217,31 @@ class Results:
         found = ((entry, set(_VARIABLE.findall(entry))) for entry in named)
         return [(entry, names.pop()) for entry, names in found if len(names) == 1]
 
-    def color(self, record: Record) -> int:
+    def color(self, record: Run) -> int:
         """The number of a run's machine.
 
         Parameters
         ----------
-        record : Record
+        record : Run
 
         Returns
         -------
         int
         """
-        return self.machines.index(record.member.hardware)
+        return self.machines.index(record.hardware)
 
-    def shape(self, record: Record) -> int:
+    def shape(self, record: Run) -> int:
         """The number of a run's rule; 0 is no look-ahead.
 
         Parameters
         ----------
-        record : Record
+        record : Run
 
         Returns
         -------
         int
         """
-        return self.rules.index(rule(record.member.lamp))
+        return self.rules.index(rule(record.lamp))
 
     def fronts(self, x: Measure, y: Measure) -> frozenset[int]:
         """Which runs are on the Pareto front of their model, text and machine.
@@ -290,7 +290,7 @@ def _listed(names: Iterable[str]) -> str:
 def _results(
     store: Store, name: str, definition: Any, environments: Mapping[str, Mapping[str, Any]]
 ) -> Results:
-    records = tuple(store.records(name))
+    records = tuple(store.runs(name))
     used = {record.environment for record in records}
     places = {key: place for key, place in environments.items() if key in used}
     says = definition if isinstance(definition, Mapping) else {}

@@ -13,7 +13,7 @@ from lamp.reports.quantities import FLIPS, KL, RATE, SHARE
 from lamp.reports.results import Results, grouped, metrics, speed
 
 if TYPE_CHECKING:
-    from lamp.studies import Record
+    from lamp.studies import Run
 
 __all__ = ["Cell", "Heading", "Table", "runs", "texts", "times"]
 
@@ -49,7 +49,7 @@ class _Column(NamedTuple):
     """A column of labels, or of numbers if a way to show them is given."""
 
     heading: str
-    value: Callable[[Record], float | str]
+    value: Callable[[Run], float | str]
     show: Callable[[float], str] | None = None
     meaning: str = ""
     longest: int = _LONG
@@ -57,10 +57,10 @@ class _Column(NamedTuple):
 
 _RUNS: Final = (
     _Column("#", lambda record: record.position, "{:g}".format, "place in the study"),
-    _Column("model", lambda record: record.member.model),
-    _Column("text", lambda record: record.member.text),
-    _Column("hardware", lambda record: record.member.hardware),
-    _Column("look-ahead", lambda record: record.member.lamp, None, "the rules", 40),
+    _Column("model", lambda record: record.model),
+    _Column("text", lambda record: record.text),
+    _Column("hardware", lambda record: record.hardware),
+    _Column("look-ahead", lambda record: record.lamp, None, "the rules", 40),
     _Column("KL", KL.value, numbers.scientific, "divergence from the reference, nats per token"),
     _Column("flips", FLIPS.value, numbers.percent, FLIPS.title),
     _Column("perplexity", lambda record: metrics(record).perplexity, numbers.decimals),
@@ -92,7 +92,7 @@ def runs(study: Results) -> Table:
     return Table(f"runs of {study.name}", headings, rows, "runs")
 
 
-def _cell(column: _Column, record: Record) -> Cell:
+def _cell(column: _Column, record: Run) -> Cell:
     value = column.value(record)
     if column.show is None or isinstance(value, str):
         long = "long" if len(str(value)) > column.longest else ""
@@ -121,8 +121,8 @@ def texts(study: Results) -> Table:
     return Table(f"texts of {study.name}", headings, [_plain(row, headings) for row in found])
 
 
-def _text(record: Record) -> tuple[str, ...]:
-    member, found = record.member, metrics(record)
+def _text(record: Run) -> tuple[str, ...]:
+    member, found = record, metrics(record)
     perplexity = numbers.decimals(found.reference_perplexity)
     return member.model, member.text, f"{found.tokens:,}", member.reference, perplexity
 
@@ -133,13 +133,13 @@ def times(study: Results, model: str) -> Table:
         Heading("hardware"),
         *(Heading(text, True) for text in ("runs", "seconds", "least", "most", "tokens/s")),
     ]
-    own = (record for record in study.done if record.member.model == model)
-    groups = grouped(own, lambda record: record.member.hardware)
+    own = (record for record in study.done if record.model == model)
+    groups = grouped(own, lambda record: record.hardware)
     rows = [_plain([machine, *_times(records)], headings) for machine, records in groups.items()]
     return Table(f"times of {model}", headings, rows)
 
 
-def _times(records: Sequence[Record]) -> list[str]:
+def _times(records: Sequence[Run]) -> list[str]:
     """How many runs; the median, least and most seconds; the median speed."""
     seconds = [record.seconds or 0.0 for record in records]
     speeds = [value for value in map(speed, records) if math.isfinite(value)]

@@ -1,20 +1,26 @@
 """Studies: grids of runs, their sweeps on engines, and the store of their results."""
 
-from lamp.studies import study, sweeps
-from lamp.studies.store import Record, Store
-from lamp.studies.study import Result, Study
-from lamp.studies.sweeps import Sweep, planned, sweep
-from lamp.studies.worker import file_digest
+from lamp.studies.equal_rates import EqualRateRun, equal_rate_grid, spread_windows
+from lamp.studies.plans import planned
+from lamp.studies.runs import Result, Run
+from lamp.studies.status import Status
+from lamp.studies.store import Store
+from lamp.studies.study import Study
+from lamp.studies.sweeps import Interrupted, Sweep, sweep
+from lamp.studies.tasks import file_digest
 
 __all__ = [
-    "Record",
+    "EqualRateRun",
+    "Interrupted",
     "Result",
+    "Run",
+    "Status",
     "Store",
     "Study",
     "Sweep",
+    "equal_rate_grid",
     "file_digest",
     "planned",
-    "study",
+    "spread_windows",
     "sweep",
-    "sweeps",
 ]

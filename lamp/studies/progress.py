@@ -1,7 +1,4 @@
-"""What a sweep is at, for people: a live table on a terminal, lines elsewhere.
-
-All of it goes to standard error.
-"""
+"""The progress of a sweep on standard error: a live table on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from lamp.studies.store import Member, Outcome
-from lamp.studies.sweeps import Status
+from lamp.studies.runs import Result, Run
+from lamp.studies.status import Status
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["duration", "shown"]
 
-_BANDS: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)  # of recomputation rates: up to, and including
+_BANDS: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)  # upper ends of ranges of recomputation rates
 _MOST_RUNNING: Final = 8
 _LAST: Final = 3
 _NARROWEST: Final = len("recomputed")
@@ -30,17 +27,17 @@ _REFRESH: Final = 4  # times a second
 
 @contextlib.contextmanager
 def shown(console: Console | None = None) -> Iterator[Callable[[Status], None]]:
-    """Show how a sweep goes.
+    """Show the progress of a sweep.
 
     Parameters
     ----------
     console : rich.console.Console, optional
-        Where; left out, standard error.
+        By default standard error.
 
     Yields
     ------
     callable
-        What to call with the status of the sweep when it has changed.
+        Takes the status of the sweep whenever it has changed.
     """
     from rich.console import Console
     from rich.live import Live
@@ -55,7 +52,7 @@ def shown(console: Console | None = None) -> Iterator[Callable[[Status], None]]:
 
 
 def duration(seconds: float) -> str:
-    """A time in words that are short.
+    """Return a duration in its two largest units.
 
     Parameters
     ----------
@@ -67,7 +64,7 @@ def duration(seconds: float) -> str:
 
     Examples
     --------
-    >>> from lamp.progress import duration
+    >>> from lamp.studies.progress import duration
     >>> duration(7.6), duration(754), duration(8000), duration(200000)
     ('8 s', '12 min 34 s', '2 h 13 min', '2 d 7 h')
     """
@@ -81,7 +78,7 @@ def duration(seconds: float) -> str:
 
 
 class _Lines:
-    """A line for each run that has ended."""
+    """Writes a line per run that has ended."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -90,32 +87,32 @@ class _Lines:
         self._waiting = False
 
     def __call__(self, status: Status) -> None:
-        """Write what is new."""
+        """Write what has changed."""
         if status.elsewhere and not status.running and not self._waiting:
             self._waiting = True
             self._print(f"waiting for another sweep, which has {status.elsewhere} of the runs")
         if status.stopping and not self._stopping:
             self._stopping = True
             self._print(_STOPPING)
-        for member, outcome in status.ended[self._written :]:
+        for run, result in status.ended[self._written :]:
             self._written += 1
             count = f"{status.before + self._written}/{status.total}"
-            self._print(f"{count}  {member}: {_said(outcome)}")
+            self._print(f"{count}  {run}: {_summary(result)}")
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, emoji=False, soft_wrap=True)
 
 
-_STOPPING: Final = "Ctrl-C: what runs is finished; once more to stop at once"
+_STOPPING: Final = "Ctrl-C: the runs that have begun are finished; once more to stop at once"
 
 
-def _said(outcome: Outcome) -> str:
-    """How a run ended, in a line."""
-    if outcome.metrics is None:
-        return f"failed: {outcome.error}"
-    metrics = outcome.metrics
+def _summary(result: Result) -> str:
+    """Say in a line how a run ended."""
+    if result.metrics is None:
+        return f"failed: {result.error}"
+    metrics = result.metrics
     rate = f", recomputed {metrics.recomputation_rate:.2%}" if metrics.layer_rates else ""
-    return f"KL {_number(metrics.kl)}{rate}, {outcome.seconds:.2f} s"
+    return f"KL {_number(metrics.kl)}{rate}, {result.seconds:.2f} s"
 
 
 def _number(value: float) -> str:
@@ -123,27 +120,27 @@ def _number(value: float) -> str:
 
 
 class _Table:
-    """What runs, how long it still takes, the best so far."""
+    """Shows the runs being measured, the time left, and the best results so far."""
 
     def __init__(self) -> None:
         self._status: Status | None = None
         self._seen = 0
-        self._best: dict[float, tuple[float, Member]] = {}
+        self._best: dict[float, tuple[float, Run]] = {}
 
     def __call__(self, status: Status) -> None:
-        """Take a look at the next refresh."""
+        """Keep the status for the next refresh."""
         self._status = status
-        for member, outcome in status.ended[self._seen :]:
+        for run, result in status.ended[self._seen :]:
             self._seen += 1
-            metrics = outcome.metrics
+            metrics = result.metrics
             if metrics is not None and not math.isnan(metrics.kl):
                 rate = metrics.recomputation_rate
                 band = next((band for band in _BANDS if rate <= band), _BANDS[-1])
                 if band not in self._best or metrics.kl < self._best[band][0]:
-                    self._best[band] = metrics.kl, member
+                    self._best[band] = metrics.kl, run
 
     def render(self) -> RenderableType:
-        """The table as it is to be now."""
+        """Return the table as of now."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -184,10 +181,10 @@ def _times(status: Status) -> str:
 
 
 def _running(status: Status) -> list[str]:
-    running = list(status.running.values())  # another thread may change it
+    running = list(status.running.values())  # the sweep's thread may change it
     lines = [
-        f"[dim]running[/] {_plain(str(member))} [dim]{duration(time.monotonic() - since)}[/]"
-        for member, _, since in running[:_MOST_RUNNING]
+        f"[dim]running[/] {_plain(str(run))} [dim]{duration(time.monotonic() - since)}[/]"
+        for run, _, since in running[:_MOST_RUNNING]
     ]
     if len(running) > _MOST_RUNNING:
         lines.append(f"[dim]and {len(running) - _MOST_RUNNING} more[/]")
@@ -196,29 +193,29 @@ def _running(status: Status) -> list[str]:
     return lines
 
 
-def _bands(best: dict[float, tuple[float, Member]]) -> Table:
-    """The smallest divergence at every rate of recomputation."""
+def _bands(best: dict[float, tuple[float, Run]]) -> Table:
+    """Return a table of the least divergence for each range of recomputation rates."""
     table = _headed("least KL", "recomputed", "of")
-    for band, (kl, member) in sorted(best.copy().items()):
+    for band, (kl, run) in sorted(best.copy().items()):
         label = f"to {band:.0%}" if band else "nothing"
-        table.add_row(_number(kl), label, _plain(str(member)))
+        table.add_row(_number(kl), label, _plain(str(run)))
     return table
 
 
 def _last(status: Status) -> Table:
     table = _headed("last", "recomputed", "of")
-    for member, outcome in status.ended[: -_LAST - 1 : -1]:
-        metrics, run = outcome.metrics, _plain(str(member))
+    for run, result in status.ended[: -_LAST - 1 : -1]:
+        metrics, label = result.metrics, _plain(str(run))
         if metrics is None:
-            table.add_row("failed", "", f"{run}: {_plain(outcome.error)}", style="red")
+            table.add_row("failed", "", f"{label}: {_plain(result.error)}", style="red")
         else:
             rate = f"{metrics.recomputation_rate:.2%}" if metrics.layer_rates else "nothing"
-            table.add_row(_number(metrics.kl), rate, run)
+            table.add_row(_number(metrics.kl), rate, label)
     return table
 
 
 def _headed(*columns: str) -> Table:
-    """A table whose last column alone gives way."""
+    """Return a table of which the last column alone is cut."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")

@@ -1,49 +1,48 @@
-"""The results of sweeps, in one SQLite file.
+"""The results of studies, in one SQLite file.
 
-A store is in WAL mode: whoever reads never waits, whoever writes waits its turn, and a process that
-is killed leaves it as it was before its last transaction.  It lies on a disk of the machine that
-sweeps, as WAL needs shared memory.  Its tables:
+A store is in WAL mode: readers never wait, writers wait their turn, and a process that is killed
+leaves the store as it was before its last transaction.  WAL needs shared memory, so the store lies
+on a disk of the machine that sweeps.  Its tables:
 
 ``runs``
-    A row for each run that has ended, written in one transaction with its rates.  ``key`` is the
-    SHA-256 of ``configuration``, a JSON text with everything that determines the numbers.
-    ``state`` is ``done`` or ``failed``.  Of a run that is done: ``tokens``, ``kl``, ``flip_rate``,
+    A row per run that has ended, written in one transaction with its rates.  ``key`` is the SHA-256
+    of ``configuration``, a JSON text with everything that the numbers depend on.  ``state`` is
+    ``done`` or ``failed``.  A run that is done has ``tokens``, ``kl``, ``flip_rate``,
     ``reference_perplexity``, ``perplexity``, ``recomputation_rate``, ``high_precision_share``, as
     in :class:`lamp.Metrics`.  SQLite has no NaN: a metric that is NULL in a run that is done is
-    NaN.  Infinity is itself.  Of one that has failed: ``error``, a line, and ``traceback``.
-    ``seconds`` is the wall time of its forward passes and comparisons, without the loading of the
-    model and without the reference; ``started_at`` and ``finished_at`` are UTC, as ISO 8601.
-    ``environment`` says where it ran.  A run that is done is never changed.
+    NaN.  Infinity is itself.  A run that has failed has ``error``, a line, and ``traceback``.
+    ``seconds`` is the wall time of the forward passes and comparisons, without loading the model
+    and without the reference; ``started_at`` and ``finished_at`` are UTC, as ISO 8601.
+    ``environment`` says where it was measured.  A run that is done never changes.
 ``rates``
-    Recomputation rates of runs under look-ahead by ``key``, ``step`` and ``layer``; the step
-    ``all`` is that of all steps together (``Metrics.layer_rates``).
+    Recomputation rates by ``key``, ``step`` and ``layer``; the step ``all`` is all steps together
+    (``Metrics.layer_rates``).
 ``environments``
     ``id`` and ``record``: JSON with host, processor, cores, threads, versions.
 ``studies``
     ``name``, ``definition`` (JSON, what the study says), ``planned_at``.
 ``members``
-    Which runs a study consists of, and what people call them: ``study``, ``position`` (from 0, in
-    the study's order), ``key``, the labels ``model``, ``text``, ``hardware``, ``lamp``,
-    ``reference``, and ``variables``, a JSON object with the values of the grid.  It is written
-    before anything runs, so that what is missing can be told.  A study that has changed has new
-    members; runs that are in no study any more stay.
+    The runs of each study and their labels: ``study``, ``position`` (from 0, in the study's order),
+    ``key``, ``model``, ``text``, ``hardware``, ``lamp``, ``reference``, and ``variables``, a JSON
+    object with the values of the grid.  It is written before anything is measured, so that missing
+    runs are known.  A study that changes gets new rows; runs that no study has any more stay.
 ``claims``
-    Runs that some process is at: ``key``, ``owner``, ``host``, ``pid``, and until when
-    (``expires``, seconds since 1970) unless it says again that it lives.
+    Runs that a process is measuring: ``key``, ``owner``, ``host``, ``pid``, and ``expires``, when
+    the claim lapses unless it is renewed (seconds since 1970).
 ``files``
-    Digests of files by ``path``, ``size`` and ``changed``, so that they are not read again.
+    Digests of files by ``path``, ``size`` and ``changed``, the time of the last change of the file
+    itself (nanoseconds since 1970), so that they are not read again.
 
-The view ``results`` has a row for each member of each study: its labels, ``state`` (``missing`` if
-it has not run), and the columns of ``runs``.  It is what most people want::
+The view ``results`` has a row per run of each study: its labels, ``state`` (``missing`` if it has
+not ended), and the columns of ``runs``::
 
     sqlite3 study.sqlite "SELECT hardware, lamp, kl FROM results WHERE state = 'done' ORDER BY kl"
 
-From Python, :meth:`Store.records` gives the same as :class:`Record` objects.
+In Python, :meth:`Store.runs` gives the same as :class:`Run` objects.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -52,23 +51,18 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from lamp.evaluation import Metrics
+from lamp.studies import database
+from lamp.studies.runs import Counts, Result, Run, now
 
-__all__ = ["Counts", "Member", "Outcome", "Record", "Store", "now"]
+__all__ = ["Store", "last_change"]
 
-State = Literal["done", "failed", "missing"]
-
-_APPLICATION: Final = 0x4C414D50  # "LAMP"
-_SCHEMA: Final = 1
-_PATIENCE: Final = 60.0  # seconds to wait for another process that writes
-_LEASE: Final = 60.0  # seconds after which a claim lapses, if its owner has not been heard of
+_LEASE: Final = 60.0  # seconds after which a claim lapses that is not renewed
 _ALL: Final = "all"
 _METRICS: Final = (
     "tokens",
@@ -81,7 +75,7 @@ _METRICS: Final = (
 )
 _LABELS: Final = ("model", "text", "hardware", "lamp", "reference")
 _ENDED: Final = ("seconds", "started_at", "finished_at", "error", "environment")
-_RUN: Final = (
+_COLUMNS: Final = (
     "key",
     "state",
     "configuration",
@@ -94,215 +88,34 @@ _RUN: Final = (
     "environment",
 )
 
-_TABLES: Final = """
-CREATE TABLE environments (
-    id TEXT PRIMARY KEY,
-    record TEXT NOT NULL
-) WITHOUT ROWID;
 
-CREATE TABLE runs (
-    key TEXT PRIMARY KEY,
-    state TEXT NOT NULL CHECK (state IN ('done', 'failed')),
-    configuration TEXT NOT NULL,
-    tokens INTEGER,
-    kl REAL,
-    flip_rate REAL,
-    reference_perplexity REAL,
-    perplexity REAL,
-    recomputation_rate REAL,
-    high_precision_share REAL,
-    seconds REAL NOT NULL,
-    started_at TEXT NOT NULL,
-    finished_at TEXT NOT NULL,
-    error TEXT,
-    traceback TEXT,
-    environment TEXT NOT NULL REFERENCES environments (id)
-) WITHOUT ROWID;
+def last_change(status: os.stat_result) -> int:
+    """Return when a file changed last, in nanoseconds since 1970.
 
-CREATE TABLE rates (
-    key TEXT NOT NULL REFERENCES runs (key),
-    step TEXT NOT NULL,
-    layer INTEGER NOT NULL,
-    rate REAL,
-    PRIMARY KEY (key, step, layer)
-) WITHOUT ROWID;
+    The time of modification does not do: a program that replaces a file may set it to that of the
+    old one, as ``cp -p``, ``rsync`` and ``tar`` do.  No program sets the time of change (POSIX
+    ctime).
 
-CREATE TABLE studies (
-    name TEXT PRIMARY KEY,
-    definition TEXT NOT NULL,
-    planned_at TEXT NOT NULL
-) WITHOUT ROWID;
-
-CREATE TABLE members (
-    study TEXT NOT NULL REFERENCES studies (name),
-    position INTEGER NOT NULL,
-    key TEXT NOT NULL,
-    model TEXT NOT NULL,
-    text TEXT NOT NULL,
-    hardware TEXT NOT NULL,
-    lamp TEXT NOT NULL,
-    reference TEXT NOT NULL,
-    variables TEXT NOT NULL,
-    PRIMARY KEY (study, position)
-) WITHOUT ROWID;
-
-CREATE TABLE claims (
-    key TEXT PRIMARY KEY,
-    owner TEXT NOT NULL,
-    host TEXT NOT NULL,
-    pid INTEGER NOT NULL,
-    expires REAL NOT NULL
-) WITHOUT ROWID;
-
-CREATE TABLE files (
-    path TEXT PRIMARY KEY,
-    size INTEGER NOT NULL,
-    changed INTEGER NOT NULL,
-    sha256 TEXT NOT NULL
-) WITHOUT ROWID;
-
-CREATE VIEW results AS
-SELECT study, position, model, text, hardware, lamp, reference, variables, key,
-    coalesce(state, 'missing') AS state, tokens, kl, flip_rate, reference_perplexity, perplexity,
-    recomputation_rate, high_precision_share, seconds, started_at, finished_at, error, environment
-FROM members LEFT JOIN runs USING (key)
-ORDER BY study, position;
-"""
-
-
-def now() -> str:
-    """The time, as stores have it: UTC, ISO 8601.
+    Parameters
+    ----------
+    status : os.stat_result
 
     Returns
     -------
-    str
+    int
     """
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-@dataclass(frozen=True)
-class Member:
-    """A run of a study, whether it has run or not, and what people call it.
-
-    Parameters
-    ----------
-    key : str
-        The SHA-256 of its configuration.
-    model, text, hardware, lamp, reference : str
-        Labels.
-    variables : mapping
-        The values that the study's grid has in it.
-    """
-
-    key: str
-    model: str
-    text: str
-    hardware: str
-    lamp: str
-    reference: str
-    variables: Mapping[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        looked_ahead = "" if self.lamp == "none" else f" + {self.lamp}"
-        return f"{self.model}, {self.text}: {self.hardware}{looked_ahead}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Parameters
-    ----------
-    metrics : Metrics or None
-        None if it failed.
-    seconds : float
-        Wall time of its forward passes and comparisons.
-    started_at, finished_at : str
-        As :func:`now` gives them.
-    environment : mapping
-        Where it ran; plain data.
-    error, traceback : str
-        Why it failed: a line, and all of it; empty if it did not.
-    """
-
-    metrics: Metrics | None
-    seconds: float
-    started_at: str
-    finished_at: str
-    environment: Mapping[str, Any]
-    error: str = ""
-    traceback: str = ""
-
-
-@dataclass(frozen=True)
-class Record:
-    """A run of a study as a store has it.
-
-    Parameters
-    ----------
-    study : str
-        The name of the study.
-    position : int
-        Its place in the study, from 0.
-    member : Member
-        Its key and labels.
-    state : {"done", "failed", "missing"}
-    metrics : Metrics or None
-        None unless it is done.
-    seconds : float or None
-        Wall time; None if it is missing.
-    started_at, finished_at : str or None
-        UTC, as ISO 8601.
-    error : str or None
-        Why it failed.
-    environment : str or None
-        See :meth:`Store.environments`.
-    """
-
-    study: str
-    position: int
-    member: Member
-    state: State
-    metrics: Metrics | None = None
-    seconds: float | None = None
-    started_at: str | None = None
-    finished_at: str | None = None
-    error: str | None = None
-    environment: str | None = None
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How far a study is: how many runs it has, and how many of them are in which state.
-
-    Parameters
-    ----------
-    done, failed, missing : int
-        Runs by state.
-    running : int
-        Those of the failed and missing ones that a process is at.
-    """
-
-    done: int
-    failed: int
-    missing: int
-    running: int
-
-    @property
-    def total(self) -> int:
-        """All runs of the study."""
-        return self.done + self.failed + self.missing
+    return status.st_ctime_ns if os.name == "posix" else status.st_mtime_ns
 
 
 class Store:
-    """A file of results; opened by :meth:`open`.
+    """A file of results, opened by :meth:`open`.
 
     Parameters
     ----------
     path : Path
         The file.
     connection : sqlite3.Connection
-        To it.
+        A connection to it.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -312,19 +125,19 @@ class Store:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, write: bool = False) -> Self:
-        """A store.
+        """Open a store.
 
         Parameters
         ----------
         path : str or path-like
             The file.
         write : bool
-            Whether to write to it; it is made if there is none.
+            Whether to write to it; a file that does not exist is made.
 
         Returns
         -------
         Store
-            To be closed; a context manager.
+            A context manager that closes the file.
 
         Raises
         ------
@@ -333,17 +146,19 @@ class Store:
         ValueError
             If the file is no store, is damaged, or is from a newer version; it is left as it is.
         OSError
-            If it cannot be written to.
+            If the file cannot be written to.
         """
         file = Path(path)
         if write and not file.parent.is_dir():
             raise FileNotFoundError(f"no folder {str(file.parent)!r} for the store {str(file)!r}")
         if not write and not file.is_file():
             raise FileNotFoundError(f"no store {str(file)!r}")
-        with _explained(file):
-            store = cls(file, _connected(file, write))
+        with database.explained(file):
+            store = cls(file, database.connect(file, write=write))
             try:
-                store._check(write)
+                database.check(store._connection, file, write=write)
+                if write:
+                    database.create(store._connection, file)
             except BaseException:
                 store.close()
                 raise
@@ -364,78 +179,33 @@ class Store:
         """Close the file."""
         self._connection.close()
 
-    def _check(self, write: bool) -> None:
-        """That the file is a store, or empty and to be one."""
-        application, schema = self._pragma("application_id"), self._pragma("user_version")
-        if application != _APPLICATION:
-            if self._one("SELECT count(*) FROM sqlite_master"):
-                raise ValueError(f"{self.path} is an SQLite file of another program, not a store")
-            if not write:
-                raise ValueError(f"{self.path} is empty, not a store")
-        elif schema != _SCHEMA:
-            raise ValueError(
-                f"{self.path} has schema {schema}, from a newer version of this package, which "
-                f"knows schema {_SCHEMA}"
-            )
-        found = self._one("PRAGMA quick_check(1)")
-        if found != "ok":
-            raise sqlite3.DatabaseError(str(found))
-        if write:
-            _keep_a_log(self._connection)
-            self._create()
+    def _transaction(self, *, durable: bool = True) -> AbstractContextManager[None]:
+        return database.transaction(self._connection, self.path, durable=durable)
 
-    def _create(self) -> None:
-        with self._transaction():
-            if self._pragma("application_id") == _APPLICATION:
-                return
-            for statement in _TABLES.split(";"):
-                self._connection.execute(statement)
-            self._connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-            self._connection.execute(f"PRAGMA user_version = {_SCHEMA}")
-
-    def _pragma(self, name: str) -> Any:
-        return self._one(f"PRAGMA {name}")
-
-    def _one(self, query: str, *values: Any) -> Any:
-        """The first value of the first row; None if there is none."""
-        row = self._connection.execute(query, values).fetchone()
-        return None if row is None else row[0]
-
-    @contextmanager
-    def _transaction(self, *, durable: bool = True) -> Iterator[None]:
-        """All or nothing; if it is to be durable, on the disk when it has ended."""
-        with _explained(self.path):
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with database.explained(self.path):
+            return self._connection.execute(query, values).fetchall()
 
     # --- reading ----------------------------------------------------------------------------------
 
     def studies(self) -> dict[str, Any]:
-        """What each study says, by its name.
+        """Return what each study says, by its name.
 
         Returns
         -------
         dict
             Name to plain data.
         """
-        with _explained(self.path):
-            rows = self._connection.execute("SELECT name, definition FROM studies ORDER BY name")
-            return {name: json.loads(definition) for name, definition in rows}
+        rows = self._rows("SELECT name, definition FROM studies ORDER BY name")
+        return {name: json.loads(definition) for name, definition in rows}
 
     def counts(self, study: str) -> Counts:
-        """How far a study is.
+        """Count the runs of a study by state, each once, whatever its labels.
 
         Parameters
         ----------
         study : str
-            Its name.
+            The name of the study.
 
         Returns
         -------
@@ -446,40 +216,39 @@ class Store:
             "FROM (SELECT DISTINCT key, state, expires FROM results LEFT JOIN claims USING (key) "
             "WHERE study = ?) GROUP BY state"
         )
-        with _explained(self.path):
-            rows = self._connection.execute(query, (time.time(), study)).fetchall()
+        rows = self._rows(query, time.time(), study)
         found = {state: count for state, count, _ in rows}
         done, failed, missing = (found.get(state, 0) for state in ("done", "failed", "missing"))
         return Counts(done, failed, missing, running=sum(running for *_, running in rows))
 
-    def records(self, study: str | None = None) -> list[Record]:
-        """The runs of a study, or of all, in order.
+    def runs(self, study: str | None = None) -> list[Run]:
+        """Return the runs of a study, or of all, in order.
 
         Parameters
         ----------
         study : str, optional
-            Its name.
+            The name of the study; by default all studies.
 
         Returns
         -------
-        list of Record
+        list of Run
 
         Examples
         --------
-        >>> from lamp.store import Store
+        >>> from lamp.studies import Store
         >>> with Store.open("study.sqlite") as store:  # doctest: +SKIP
-        ...     best = min(store.records(), key=lambda record: record.metrics.kl)
+        ...     best = min(store.runs(), key=lambda run: run.metrics.kl)
         """
-        chosen = ("WHERE study = ?", (study,)) if study is not None else ("", ())
-        with _explained(self.path):
-            rates = self._rates(*chosen)
+        condition, values = ("WHERE study = ?", (study,)) if study is not None else ("", ())
+        with database.explained(self.path):
+            rates = self._rates(condition, values)
             cursor = self._connection.cursor()
             cursor.row_factory = sqlite3.Row
-            rows = cursor.execute(f"SELECT * FROM results {chosen[0]}", chosen[1])
-            return [_record(row, rates) for row in rows]
+            rows = cursor.execute(f"SELECT * FROM results {condition}", values)
+            return [_run(row, rates) for row in rows]
 
     def _rates(self, condition: str, values: tuple[str, ...]) -> dict[str, dict[str, list[float]]]:
-        """By key and step, those of the layers in order."""
+        """Return the rates of the layers, in order, by key and step."""
         query = (
             "SELECT key, step, rate FROM rates WHERE key IN "
             f"(SELECT key FROM members {condition}) ORDER BY key, step, layer"
@@ -490,11 +259,12 @@ class Store:
         return rates
 
     def configuration(self, key: str) -> dict[str, Any]:
-        """Everything that determines the numbers of a run that has ended.
+        """Return everything that the numbers of a run depend on.
 
         Parameters
         ----------
         key : str
+            The key of a run that has ended.
 
         Returns
         -------
@@ -503,17 +273,16 @@ class Store:
         Raises
         ------
         KeyError
-            If it has not.
+            If the run has not ended.
         """
-        with _explained(self.path):
-            text = self._one("SELECT configuration FROM runs WHERE key = ?", key)
-        if text is None:
+        rows = self._rows("SELECT configuration FROM runs WHERE key = ?", key)
+        if not rows:
             raise KeyError(key)
-        found: dict[str, Any] = json.loads(text)
+        found: dict[str, Any] = json.loads(rows[0][0])
         return found
 
     def traceback(self, key: str) -> str:
-        """All that is known of why a run failed; empty if it did not.
+        """Return the traceback of a run that failed; empty for any other.
 
         Parameters
         ----------
@@ -523,79 +292,76 @@ class Store:
         -------
         str
         """
-        with _explained(self.path):
-            return self._one("SELECT traceback FROM runs WHERE key = ?", key) or ""
+        rows = self._rows("SELECT traceback FROM runs WHERE key = ?", key)
+        return (rows[0][0] or "") if rows else ""
 
     def environments(self) -> dict[str, dict[str, Any]]:
-        """Where runs have run.
+        """Return the environments that runs were measured in.
 
         Returns
         -------
         dict
-            ``Record.environment`` to plain data.
+            ``Run.environment`` to plain data.
         """
-        with _explained(self.path):
-            rows = self._connection.execute("SELECT id, record FROM environments ORDER BY id")
-            return {name: json.loads(record) for name, record in rows}
-
-    # --- writing ----------------------------------------------------------------------------------
-
-    def plan(self, study: str, definition: Mapping[str, Any], members: Sequence[Member]) -> None:
-        """Write down which runs a study consists of, in place of what it did before.
-
-        Parameters
-        ----------
-        study : str
-            Its name.
-        definition : mapping
-            What it says; plain data.
-        members : sequence of Member
-            Its runs in order.
-        """
-        rows = (
-            (
-                study,
-                position,
-                member.key,
-                *(getattr(member, label) for label in _LABELS),
-                json.dumps(dict(member.variables), allow_nan=False),
-            )
-            for position, member in enumerate(members)
-        )
-        values = study, json.dumps(definition), now()
-        with self._transaction():
-            self._connection.execute("DELETE FROM members WHERE study = ?", (study,))
-            self._connection.execute("INSERT OR REPLACE INTO studies VALUES (?, ?, ?)", values)
-            self._connection.executemany(_insert("members", 4 + len(_LABELS)), rows)
+        rows = self._rows("SELECT id, record FROM environments ORDER BY id")
+        return {name: json.loads(record) for name, record in rows}
 
     def finished(self) -> frozenset[str]:
-        """The keys of all runs that are done.
+        """Return the keys of all runs that are done.
 
         Returns
         -------
         frozenset of str
         """
-        with _explained(self.path):
-            rows = self._connection.execute("SELECT key FROM runs WHERE state = 'done'")
-            return frozenset(key for (key,) in rows)
+        return frozenset(key for (key,) in self._rows("SELECT key FROM runs WHERE state = 'done'"))
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def plan(self, study: str, definition: Mapping[str, Any], runs: Sequence[Run]) -> None:
+        """Write down the runs of a study, in place of those it had before.
+
+        Parameters
+        ----------
+        study : str
+            The name of the study.
+        definition : mapping
+            What the study says; plain data.
+        runs : sequence of Run
+            The runs in order; their results are not read.
+        """
+        rows = (
+            (
+                study,
+                position,
+                run.key,
+                *(getattr(run, label) for label in _LABELS),
+                json.dumps(dict(run.variables), allow_nan=False),
+            )
+            for position, run in enumerate(runs)
+        )
+        values = study, json.dumps(definition), now()
+        with self._transaction():
+            self._connection.execute("DELETE FROM members WHERE study = ?", (study,))
+            self._connection.execute(database.insert("studies", 3, "REPLACE"), values)
+            self._connection.executemany(database.insert("members", 4 + len(_LABELS)), rows)
 
     def claim(self, key: str, owner: str) -> Literal["claimed", "taken", "done"]:
-        """Say that this process is going to do a run.
+        """Claim a run for this process.
 
         Parameters
         ----------
         key : str
             The run.
         owner : str
-            Tells sweeps apart.
+            The name of the sweep.
 
         Returns
         -------
         {"claimed", "taken", "done"}
-            Whether it may, or a process that lives is at it, or it is done.
+            ``"taken"`` if a process that lives has claimed the run.
         """
         with self._transaction(durable=False):
-            state = self._one("SELECT state FROM runs WHERE key = ?", key)
+            state = database.first(self._connection, "SELECT state FROM runs WHERE key = ?", key)
             if state == "done":
                 return "done"
             query = "SELECT owner, host, pid, expires FROM claims WHERE key = ?"
@@ -603,11 +369,11 @@ class Store:
             if other is not None and other[0] != owner and self._lives(*other[1:]):
                 return "taken"
             values = key, owner, self._host, os.getpid(), time.time() + _LEASE
-            self._connection.execute(f"{_insert('claims', 5, 'REPLACE')}", values)
+            self._connection.execute(database.insert("claims", 5, "REPLACE"), values)
             return "claimed"
 
     def _lives(self, host: str, pid: int, expires: float) -> bool:
-        """Whether the owner of a claim does, as far as can be told."""
+        """Whether the owner of a claim lives, as far as can be told."""
         if time.time() > expires:
             return False
         if host != self._host or os.name != "posix":
@@ -617,11 +383,11 @@ class Store:
         except ProcessLookupError:
             return False
         except PermissionError:
-            return True  # there is such a process, of another user
+            return True  # a process of another user
         return True
 
     def renew(self, owner: str) -> None:
-        """Say that the owner of claims lives.
+        """Renew all claims of an owner.
 
         Parameters
         ----------
@@ -641,54 +407,53 @@ class Store:
         with self._transaction(durable=False):
             self._connection.execute("DELETE FROM claims WHERE owner = ?", (owner,))
 
-    def finish(self, key: str, configuration: str, outcome: Outcome) -> bool:
-        """Write down how a run ended; when this returns it is on the disk.
+    def finish(self, key: str, configuration: str, result: Result) -> bool:
+        """Write down the result of a run; it is on the disk when this returns.
 
         Parameters
         ----------
         key : str
             The run.
         configuration : str
-            JSON.
-        outcome : Outcome
-            How it ended.
+            Everything that its numbers depend on, as JSON.
+        result : Result
 
         Returns
         -------
         bool
-            False if it is done already: then nothing is changed.
+            False if the run was done already: then nothing changes.
         """
-        record = json.dumps(outcome.environment, sort_keys=True)
+        record = json.dumps(result.environment, sort_keys=True)
         environment = hashlib.sha256(record.encode()).hexdigest()[:16]
-        metrics = outcome.metrics
+        metrics = result.metrics
         values = (
             key,
             "failed" if metrics is None else "done",
             configuration,
             *(None if metrics is None else getattr(metrics, name) for name in _METRICS),
-            outcome.seconds,
-            outcome.started_at,
-            outcome.finished_at,
-            outcome.error or None,
-            outcome.traceback or None,
+            result.seconds,
+            result.started_at,
+            result.finished_at,
+            result.error or None,
+            result.traceback or None,
             environment,
         )
-        changes = ", ".join(f"{name} = excluded.{name}" for name in _RUN[1:])
-        written = (
-            f"{_insert('runs', len(_RUN))} ON CONFLICT (key) DO UPDATE SET {changes} "
+        changes = ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[1:])
+        statement = (
+            f"{database.insert('runs', len(_COLUMNS))} ON CONFLICT (key) DO UPDATE SET {changes} "
             "WHERE runs.state = 'failed'"
         )
         with self._transaction():
             place = environment, record
-            self._connection.execute(_insert("environments", 2, "IGNORE"), place)
-            new = self._connection.execute(written, values).rowcount == 1
+            self._connection.execute(database.insert("environments", 2, "IGNORE"), place)
+            new = self._connection.execute(statement, values).rowcount == 1
             if new and metrics is not None:
-                self._connection.executemany(_insert("rates", 4), _rate_rows(key, metrics))
+                self._connection.executemany(database.insert("rates", 4), _rates(key, metrics))
             self._connection.execute("DELETE FROM claims WHERE key = ?", (key,))
         return new
 
     def digest(self, file: Path) -> str:
-        """The SHA-256 of a file, which is read once as long as it does not change.
+        """Return the SHA-256 of a file, which is read once as long as it does not change.
 
         Parameters
         ----------
@@ -700,42 +465,40 @@ class Store:
         """
         path = str(file.resolve())
         status = file.stat()
-        size, changed = status.st_size, status.st_mtime_ns
+        size, changed = status.st_size, last_change(status)
         query = "SELECT sha256 FROM files WHERE (path, size, changed) = (?, ?, ?)"
-        with _explained(self.path):
-            known = self._one(query, path, size, changed)
-        if known is not None:
-            return str(known)
+        known = self._rows(query, path, size, changed)
+        if known:
+            return str(known[0][0])
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
         with self._transaction(durable=False):
             values = path, size, changed, digest
-            self._connection.execute(_insert("files", 4, "REPLACE"), values)
+            self._connection.execute(database.insert("files", 4, "REPLACE"), values)
         return digest
 
 
-def _insert(table: str, count: int, otherwise: str = "ABORT") -> str:
-    return f"INSERT OR {otherwise} INTO {table} VALUES ({', '.join('?' * count)})"
+# --- rows -----------------------------------------------------------------------------------------
 
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _rate_rows(key: str, metrics: Metrics) -> Iterator[tuple[str, str, int, float]]:
+def _rates(key: str, metrics: Metrics) -> Iterator[tuple[str, str, int, float]]:
+    """Iterate over the rows of the table ``rates`` for a run."""
     steps = {**metrics.step_rates, _ALL: metrics.layer_rates}
     for step, rates in steps.items():
         for layer, rate in enumerate(rates):
             yield key, step, layer, rate
 
 
-def _record(row: sqlite3.Row, rates: Mapping[str, Mapping[str, list[float]]]) -> Record:
-    labels = {label: row[label] for label in ("key", *_LABELS)}
-    member = Member(**labels, variables=json.loads(row["variables"]))
-    state = row["state"]
-    metrics = _metrics(row, rates.get(member.key, {})) if state == "done" else None
-    ended = {name: row[name] for name in _ENDED}
-    return Record(row["study"], row["position"], member, state, metrics, **ended)
+def _run(row: sqlite3.Row, rates: Mapping[str, Mapping[str, list[float]]]) -> Run:
+    """Return the run of a row of the view ``results``."""
+    values = {name: row[name] for name in ("study", "position", "key", *_LABELS, "state", *_ENDED)}
+    done = values["state"] == "done"
+    metrics = _metrics(row, rates.get(values["key"], {})) if done else None
+    return Run(**values, variables=json.loads(row["variables"]), metrics=metrics)
 
 
 def _metrics(row: sqlite3.Row, rates: Mapping[str, list[float]]) -> Metrics:
@@ -743,91 +506,3 @@ def _metrics(row: sqlite3.Row, rates: Mapping[str, list[float]]) -> Metrics:
     layers = steps.pop(_ALL, ())
     values: dict[str, Any] = {name: _number(row[name]) for name in _METRICS}
     return Metrics(layer_rates=layers, step_rates=steps, **values)
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def _connected(file: Path, write: bool) -> sqlite3.Connection:
-    """A connection; statements are transactions by themselves unless one is begun."""
-    if write:
-        return _connect(file, "mode=rwc")
-    # A reader that may write clears away the files beside a store if it is the last to close it.
-    ways = ["mode=rw", "mode=ro"]
-    log = file.with_name(f"{file.name}-wal")
-    if not log.is_file() or not log.stat().st_size:
-        # Whoever may not write beside a store cannot share memory with those who write to it.  If
-        # there are none, it can be read as it is.
-        ways.append("immutable=1")
-    for way in ways[:-1]:
-        with suppress(sqlite3.OperationalError):
-            return _connect(file, way)
-    return _connect(file, ways[-1])
-
-
-def _connect(file: Path, way: str) -> sqlite3.Connection:
-    address = f"{file.absolute().as_uri()}?{way}"
-    connection = sqlite3.connect(
-        address, timeout=_PATIENCE, isolation_level=None, uri=True, check_same_thread=False
-    )
-    try:
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute(f"PRAGMA query_only = {int(way != 'mode=rwc')}")
-        connection.execute("SELECT count(*) FROM sqlite_master")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _keep_a_log(connection: sqlite3.Connection) -> None:
-    """WAL mode; SQLite does not wait by itself for another process that switches to it."""
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-@contextmanager
-def _explained(file: Path) -> Iterator[None]:
-    """Errors of SQLite in words of this project."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _explanation(error, file) from error
-
-
-def _explanation(error: sqlite3.Error, file: Path) -> Exception:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-    reason = str(error)
-    if code == sqlite3.SQLITE_NOTADB:
-        return ValueError(f"{file} is not a store: it is no SQLite file")
-    if code == sqlite3.SQLITE_CORRUPT:
-        return ValueError(
-            f"the store {file} is damaged ({reason}); it is left as it is: what can be read of it "
-            f"is shown by sqlite3 {file} .recover"
-        )
-    if code == sqlite3.SQLITE_FULL:
-        return OSError(
-            errno.ENOSPC,
-            f"the disk is full; what the store holds is unharmed ({reason})",
-            str(file),
-        )
-    if code == sqlite3.SQLITE_READONLY:
-        return PermissionError(
-            errno.EACCES, f"the store cannot be written to ({reason})", str(file)
-        )
-    if code == sqlite3.SQLITE_CANTOPEN:
-        return PermissionError(errno.EACCES, f"the store cannot be opened ({reason})", str(file))
-    if code == sqlite3.SQLITE_BUSY:
-        return TimeoutError(
-            errno.ETIMEDOUT,
-            f"another process has been writing to the store for {_PATIENCE:.0f} seconds",
-            str(file),
-        )
-    return OSError(errno.EIO, f"the store could not be read or written ({reason})", str(file))

@@ -1,4 +1,4 @@
-"""Studies: the same texts under many machines and rules, written down and expanded into runs.
+"""Studies: grids of models, texts, machines and rules, and the runs that are their points.
 
 A study is a TOML file or a :class:`Study`::
 
@@ -22,11 +22,11 @@ A study is a TOML file or a :class:`Study`::
     tokens = 2048
     shuffled = true
 
-Every model reads every text on all hardware with each setting of look-ahead.  What has a variable
-in braces stands for as many entries as the grid has values; a variable has one value in a run,
-wherever it occurs.  Settings for several places are joined: ``"softmax:tv:1%+norm:norm:1%"``.
-Files are looked for beside the study's own.  :class:`lamp.evaluation.Source` says what a text is;
-``tokens = "all"`` takes the whole.
+Every model reads every text on all hardware with each entry of lamp.  An entry with a variable in
+braces stands for one entry per value of the grid; a variable has one value in a run, wherever it
+occurs.  Rules for several places are joined by ``+``: ``"softmax:tv:1%+norm:norm:1%"``.  Files are
+looked for in the folder of the study's own file.  :class:`lamp.evaluation.Source` describes texts;
+``tokens = "all"`` takes the whole text.
 """
 
 from __future__ import annotations
@@ -35,40 +35,35 @@ import itertools
 import math
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from lamp._files import Document
-from lamp.evaluation import Metrics, Setting, Source, evaluate, reference_logits
+from lamp.evaluation import Setting, Source
 from lamp.lookahead import LAMP
 from lamp.machines import Hardware, hardware
 
-if TYPE_CHECKING:
-    from lamp.models import GPT2
-
-__all__ = ["Case", "Result", "Study", "equal_rate_grid", "spread_windows"]
+__all__ = ["Point", "Study"]
 
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
 _NONE: Final = "none"
 _ALL: Final = "all"
 _FIELDS: Final = tuple(each.name for each in fields(Source))
 _Place = tuple[str, str, str]
-_WORDS: Final = ("source", "kind", "field", "subset", "split", "name")  # of a source: strings
+_WORDS: Final = ("source", "kind", "field", "subset", "split", "name")  # fields that are strings
 _SINGULAR: Final = {"models": "model", "texts": "text", "hardware": "hardware", "lamp": "lamp"}
 _LISTS: Final = tuple(_SINGULAR)
 
 
 @dataclass(frozen=True)
-class Case:
-    """A run of a study, as the study says it.
+class Point:
+    """A point of a study's grid, before anything that it names is read.
 
     Parameters
     ----------
@@ -77,15 +72,15 @@ class Case:
     source : Source
         The text.
     setting : Setting
-        The machine and what is recomputed on it.
+        The machine and its rules.
     reference : Hardware
-        The machine that it is compared with.
+        The machine of the reference.
     labels : mapping of str to str
-        What people call model, text, hardware, lamp and reference.
+        The names of model, text, hardware, lamp and reference for people.
     variables : mapping
-        The values that the grid has in it.
+        The values of the grid's variables.
     places : mapping of str to tuple of str
-        Where in the study's file model and text stand.
+        The places of model and text in the study's file, for messages.
     """
 
     model: str
@@ -99,35 +94,35 @@ class Case:
 
 @dataclass(frozen=True)
 class Study:
-    """What is to be run: every model reads every text on all hardware with each look-ahead.
+    """A grid of runs: every model reads every text on all hardware with each entry of lamp.
 
     Strings may have variables of the grid in braces.
 
     Parameters
     ----------
     name : str
-        What the study is called; a store has one study of a name.
+        The name of the study; names are unique within a store.
     models : sequence of str or path-like
-        As :func:`lamp.from_pretrained` takes them.
+        Models, as :func:`lamp.from_pretrained` takes them.
     texts : sequence of Source, str or mapping
         Texts; a string is a file or a name, a mapping has the fields of a Source.
     hardware : sequence of Hardware, str or path-like
         Machines.
     lamp : sequence of LAMP, sequences of LAMP, str or None
-        What is recomputed; ``"none"`` or None for nothing.
+        Rules of look-ahead; ``"none"`` or None for no rule.
     reference : Hardware, str or path-like
-        The machine that all are compared with.
+        The machine of the reference.
     grid : mapping of str to sequence
         The values of each variable: numbers or strings.
     folder : path-like
-        Where files are looked for.
+        The folder in which files are looked for.
     document : Document, optional
         The file that the study is from.
 
     Raises
     ------
     ValueError
-        If a part is not what it should be; says which, and where in the file.
+        If a part is not what it should be; the message says which, and where in the file.
 
     Examples
     --------
@@ -138,8 +133,8 @@ class Study:
     ...     lamp=["none", "softmax:normwise:{tau}"],
     ...     grid={"mu": [2, 4], "tau": [1.5, 1.2]},
     ... )
-    >>> for case in study.cases():
-    ...     print(case.setting)
+    >>> for point in study.points():
+    ...     print(point.setting)
     scores-ps2
     scores-ps4
     scores-ps2+softmax:normwise:1.5
@@ -167,8 +162,8 @@ class Study:
                 raise self._error(f"{key} must be a list with at least one entry", "", key)
         if not isinstance(self.grid, Mapping):
             raise self._error("grid must be a table of lists", "", "grid")
-        for name, values in self.grid.items():
-            self._check_values(name, values)
+        grid = {name: self._values(name, values) for name, values in self.grid.items()}
+        object.__setattr__(self, "grid", grid)
         entries = itertools.chain.from_iterable(self._entries.values())
         used = {variable for entry in entries for variable in entry.variables}
         for name in self.grid:
@@ -177,7 +172,7 @@ class Study:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Study:
-        """The study in a file.
+        """Read a study from a file.
 
         Parameters
         ----------
@@ -191,7 +186,7 @@ class Study:
         Raises
         ------
         FileNotFoundError
-            If there is no such file.
+            If the file does not exist.
         ValueError
             If it is not TOML or says something impossible; the message names the line.
         """
@@ -203,7 +198,7 @@ class Study:
         return cls(**values, folder=Path(path).parent, document=document)
 
     def record(self) -> dict[str, Any]:
-        """What the study says, as plain data.
+        """Return what the study says as plain data.
 
         Returns
         -------
@@ -216,36 +211,36 @@ class Study:
         found["grid"] = {name: list(values) for name, values in self.grid.items()}
         return found
 
-    def cases(self) -> list[Case]:
-        """All runs, in order: model by model, text by text, machine by machine.
+    def points(self) -> list[Point]:
+        """Return all points of the grid in order: by model, then text, then machine, then rules.
 
         Returns
         -------
-        list of Case
-            Each once, though the study may say it twice.
+        list of Point
+            Each once, though the study may name it twice.
 
         Raises
         ------
         ValueError, FileNotFoundError
-            If there is no such machine, settings cannot be read, or two of a kind have the same
+            If a machine is unknown, rules cannot be read, or two entries of a list have the same
             name.
         """
         reader = _Reader(self)
-        found: dict[tuple[str, ...], Case] = {}
+        found: dict[tuple[str, ...], Point] = {}
         for entries in itertools.product(*self._entries.values()):
             names = [name for name in self.grid if any(name in e.variables for e in entries)]
             for values in itertools.product(*(self.grid[name] for name in names)):
-                case = reader.case(entries, dict(zip(names, values, strict=True)))
-                found.setdefault(tuple(case.labels.values()), case)
+                point = reader.point(entries, dict(zip(names, values, strict=True)))
+                found.setdefault(tuple(point.labels.values()), point)
         return list(found.values())
 
     def where(self, *place: str) -> str:
-        """Where in its file a study says something, for messages.
+        """Return the file and line of a place, to begin a message with.
 
         Parameters
         ----------
         *place : str
-            See :meth:`lamp.toml_files.Document.line`.
+            As :meth:`lamp._files.Document.line` takes it.
 
         Returns
         -------
@@ -258,12 +253,12 @@ class Study:
 
     @contextmanager
     def blamed(self, *place: str) -> Iterator[None]:
-        """Errors in here are due to what a study says; they say where.
+        """Raise errors from here on with the file and line of a place.
 
         Parameters
         ----------
         *place : str
-            See :meth:`lamp.toml_files.Document.line`.
+            As :meth:`lamp._files.Document.line` takes it.
         """
         try:
             yield
@@ -275,20 +270,23 @@ class Study:
     def _error(self, message: str, *place: str) -> ValueError:
         return ValueError(f"{self.where(*place)}{message}")
 
-    def _check_values(self, name: str, values: Any) -> None:
-        listed = isinstance(values, Sequence) and not isinstance(values, str)
-        if not listed or not values:
+    def _values(self, name: str, values: Any) -> list[Any]:
+        """Return the values of a variable, checked, those of numpy as Python's."""
+        listed = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, str)
+        if not listed or not len(values):
             raise self._error(f"{name} of [grid] must be a list of values", "grid", name)
-        for value in values:
+        plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+        for value in plain:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not (isinstance(value, str) or (number and math.isfinite(value))):
                 raise self._error(
                     f"{name} of [grid] must have numbers or strings, not {value!r}", "grid", name
                 )
+        return plain
 
     @cached_property
     def _entries(self) -> Mapping[str, list[_Entry]]:
-        """Whatever the study lists."""
+        """The entries of each list of the study."""
         return {
             key: [self._entry(key, i) for i in range(len(getattr(self, key)))] for key in _LISTS
         }
@@ -309,7 +307,7 @@ class Study:
 
 
 def _fields(given: Any) -> dict[str, Any]:
-    """A text as fields of a Source."""
+    """Return the fields of a text's Source."""
     if isinstance(given, Source):
         return {name: getattr(given, name) for name in _FIELDS}
     if isinstance(given, (str, os.PathLike)):
@@ -322,7 +320,7 @@ def _fields(given: Any) -> dict[str, Any]:
 
 
 def _shown(given: Any) -> str:
-    """What people call a model, a machine or settings."""
+    """Return the label of a model, a machine or rules."""
     if given is None:
         return _NONE
     if isinstance(given, Hardware):
@@ -335,7 +333,7 @@ def _shown(given: Any) -> str:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One entry of a list of a study, before variables have values."""
+    """An entry of one of the study's lists, before variables have values."""
 
     key: str
     index: int
@@ -344,17 +342,17 @@ class _Entry:
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """The variables that occur in it."""
+        """The variables that the entry has."""
         parts = self.given.values() if isinstance(self.given, Mapping) else [self.given]
         texts = (os.fspath(part) for part in parts if isinstance(part, (str, os.PathLike)))
         return frozenset(name for text in texts for name in _VARIABLE.findall(text))
 
     def record(self) -> Any:
-        """As plain data."""
+        """Return the entry as plain data."""
         return self.given if isinstance(self.given, Mapping) else _shown(self.given)
 
     def filled(self, values: Mapping[str, Any]) -> Any:
-        """What it lists, with values for its variables."""
+        """Return the entry with values in place of its variables."""
         if isinstance(self.given, Mapping):
             return {name: _filled(name, part, values) for name, part in self.given.items()}
         if isinstance(self.given, (str, os.PathLike)):
@@ -367,7 +365,7 @@ def _substituted(text: str, values: Mapping[str, Any]) -> str:
 
 
 def _filled(name: str, part: Any, values: Mapping[str, Any]) -> Any:
-    """A field of a text; a variable alone keeps its type."""
+    """Return a field of a text with values; a variable that stands alone keeps its type."""
     if not isinstance(part, str):
         return part
     if name not in _WORDS and (match := _VARIABLE.fullmatch(part)):
@@ -376,7 +374,7 @@ def _filled(name: str, part: Any, values: Mapping[str, Any]) -> Any:
 
 
 class _Reader:
-    """Makes cases of entries; what occurs in many is read once."""
+    """Makes points of entries; each entry is read once."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
@@ -386,11 +384,11 @@ class _Reader:
         with study.blamed("", "reference"):
             self._reference = self._machine(study.reference)
 
-    def case(self, entries: Sequence[_Entry], values: Mapping[str, Any]) -> Case:
-        """A run."""
+    def point(self, entries: Sequence[_Entry], values: Mapping[str, Any]) -> Point:
+        """Return the point with an entry of each list and values of the variables."""
         read = {entry.key: self._value(entry, values) for entry in entries}
         labels = {_SINGULAR[key]: label for key, (label, _) in read.items()}
-        return Case(
+        return Point(
             model=read["models"][1],
             source=read["texts"][1],
             setting=Setting(read["hardware"][1], read["lamp"][1]),
@@ -401,7 +399,7 @@ class _Reader:
         )
 
     def _value(self, entry: _Entry, values: Mapping[str, Any]) -> tuple[str, Any]:
-        """The label of an entry and what it stands for."""
+        """Return the label of an entry and what it stands for."""
         own = tuple(values[name] for name in sorted(entry.variables))
         at = entry.key, entry.index, own
         if at not in self._read:
@@ -425,14 +423,14 @@ class _Reader:
             return _shown(given), os.fspath(self._beside(given))
         if key == "hardware":
             return _shown(given), self._machine(given)
-        rules = _settings(given)
+        rules = _rules(given)
         return _shown(rules), rules
 
     def _machine(self, given: Any) -> Hardware:
         return hardware(self._beside(given))
 
     def _beside(self, given: Any) -> Any:
-        """A file or directory beside the study; anything else is as it is."""
+        """Return the path of a file or directory in the study's folder, or else the name."""
         if not isinstance(given, (str, os.PathLike)):
             return given
         place = self._folder / given
@@ -440,8 +438,8 @@ class _Reader:
         return place if is_file or place.is_dir() else given
 
 
-def _settings(given: Any) -> tuple[LAMP, ...]:
-    """What is recomputed."""
+def _rules(given: Any) -> tuple[LAMP, ...]:
+    """Return the rules of an entry of lamp."""
     if given is None or given == _NONE:
         return ()
     if isinstance(given, str):
@@ -450,113 +448,3 @@ def _settings(given: Any) -> tuple[LAMP, ...]:
     if not isinstance(several, Iterable):
         raise TypeError(f"lamp must be a LAMP, several, a string or None, not {given!r}")
     return tuple(Setting("fp32", several).lamp)
-
-
-# --- the grid of the demo -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Result:
-    """One run of a grid.
-
-    Parameters
-    ----------
-    stored_bits : int
-        Stored significand bits (mu) of the scores' accumulator.
-    lamp : LAMP or None
-        What was recomputed.
-    tau : float or None
-        The tau of the normwise run whose rate this run has.
-    metrics : Metrics
-        The model against the reference.
-    seconds : float
-        Wall time of the run.
-    """
-
-    stored_bits: int
-    lamp: LAMP | None
-    tau: float | None
-    metrics: Metrics
-    seconds: float
-
-    @property
-    def rule(self) -> str:
-        """The rule in words, weights included."""
-        if self.lamp is None:
-            return "none"
-        return self.lamp.rule + (", |y|" if self.lamp.weights == "abs" else "")
-
-
-def spread_windows(tokens: ArrayLike, length: int, count: int) -> NDArray[np.int64]:
-    """Windows of a text, evenly spread from its beginning to its end.
-
-    Parameters
-    ----------
-    tokens : array_like of int, shape (n,)
-        The text.
-    length, count : int
-        Tokens in a window, and how many windows; they overlap only if the text is too short for
-        them to lie side by side.
-
-    Returns
-    -------
-    ndarray of int64, shape (count, length)
-
-    Raises
-    ------
-    ValueError
-        If the text has fewer than `length` tokens.
-    """
-    text = np.asarray(tokens, dtype=np.int64)
-    if length < 1 or count < 1:
-        raise ValueError(f"windows need a positive length and count, not {length} and {count}")
-    if len(text) < length:
-        raise ValueError(f"the text has {len(text)} tokens, but a window takes {length}")
-    starts = np.linspace(0, len(text) - length, count).astype(np.int64)
-    return np.stack([text[start : start + length] for start in starts])
-
-
-def equal_rate_grid(
-    model: GPT2,
-    windows: NDArray[np.int64],
-    stored_bits: Sequence[int],
-    taus: Sequence[float],
-    seed: int = 0,
-) -> Iterator[Result]:
-    """Rules compared at equal recomputation rates, the rates being those of the authors' rule.
-
-    For each number of stored bits: no recomputation; then for each tau the normwise rule, the
-    random control, and one threshold a layer on ``|y| z (1 - z)`` with the normwise rule's rate as
-    its budget.  The reference is the same model in float64.
-
-    Parameters
-    ----------
-    model : GPT2
-        The weights.
-    windows : ndarray of int, shape (windows, length)
-        The text.
-    stored_bits, taus : sequence
-        The grid.
-    seed : int
-        Of the random control.
-
-    Yields
-    ------
-    Result
-        In the order of the grid, each as soon as it is there.
-    """
-    reference = reference_logits(model.with_hardware("fp64"), windows)
-
-    def run(mu: int, lamp: LAMP | None, tau: float | None) -> Result:
-        start = time.perf_counter()
-        metrics = evaluate(reference, model.with_hardware(f"scores-ps{mu}", lamp), windows)
-        return Result(mu, lamp, tau, metrics, time.perf_counter() - start)
-
-    for mu in stored_bits:
-        yield run(mu, None, None)
-        for tau in taus:
-            authors = run(mu, LAMP("normwise", tau=tau), tau)
-            yield authors
-            yield run(mu, LAMP("random", tau=tau, seed=seed), tau)
-            budget = authors.metrics.recomputation_rate
-            yield run(mu, LAMP("total_variation", budget=budget, weights="abs"), tau)

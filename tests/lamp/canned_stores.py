@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lamp.evaluation.metrics import Metrics
-from lamp.studies.store import Member, Outcome, Store
+from lamp.evaluation import Metrics
+from lamp.studies import Result, Run, Store
 
 MARKUP = "<script>alert(1)</script>"
 QUOTED = "\"a\" & 'b' </title></table><!-- $style \x00 {mu}"
@@ -50,12 +50,12 @@ def _fill(
     store: Store, study: str, machines: int, models: tuple[str, ...], texts: tuple[str, ...]
 ) -> None:
     hardware = [f"scores-ps{mu}" for mu in range(2, 2 + machines)] + ["bf16", f"fp8 {MARKUP}"]
-    members = []
+    runs = []
     for model, text, machine, lamp in itertools.product(models, texts, hardware, LAMP):
-        key = f"{study}-{len(members)}"
+        key = f"{study}-{len(runs)}"
         mu = machine.removeprefix("scores-ps")
         variables = {"mu": int(mu), "tokens": 64} if mu.isdigit() else {"share": MARKUP + HALF}
-        members.append(Member(key, model, text, machine, lamp, "fp64", variables))
+        runs.append(Run(key, model, text, machine, lamp, "fp64", variables))
     definition = {
         "name": study,
         "models": list(MODELS),
@@ -65,31 +65,31 @@ def _fill(
         "reference": "fp64",
         "grid": {"mu": list(range(2, 2 + machines)), "share": [MARKUP + HALF], "tokens": [64]},
     }
-    store.plan(study, definition, members)
-    for position, member in enumerate(members):
+    store.plan(study, definition, runs)
+    for position, run in enumerate(runs):
         if position % 23 == 22:
             continue
-        store.finish(member.key, f'{{"position":{position}}}', _outcome(position, member))
+        store.finish(run.key, f'{{"position":{position}}}', _result(position, run))
 
 
-def _outcome(position: int, member: Member) -> Outcome:
+def _result(position: int, run: Run) -> Result:
     rng = np.random.default_rng(position)
     failed = position % 19 == 18
-    metrics = None if failed else _metrics(position, member, rng)
+    metrics = None if failed else _metrics(position, run, rng)
     seconds = float(rng.uniform(0.5, 3))
     times = _TIME.format(1 + position % 28, position % 24), _TIME.format(1 + position % 28, 23)
     place = PLACES[position % len(PLACES)]
-    return Outcome(metrics, seconds, *times, place, ERROR if failed else "", "Trace" * failed)
+    return Result(metrics, seconds, *times, place, ERROR if failed else "", "Trace" * failed)
 
 
-def _metrics(position: int, member: Member, rng: np.random.Generator) -> Metrics:
+def _metrics(position: int, run: Run, rng: np.random.Generator) -> Metrics:
     """Numbers of all sizes; by turns divergences that are NaN, infinite, or nothing."""
-    rate = 0.0 if member.lamp == "none" or position % 17 == 16 else float(10 ** rng.uniform(-3, 0))
-    bits = member.variables.get("mu", 5)
+    rate = 0.0 if run.lamp == "none" or position % 17 == 16 else float(10 ** rng.uniform(-3, 0))
+    bits = run.variables.get("mu", 5)
     divergence = {9: math.nan, 11: math.inf, 12: 0.0}.get(position % 13)
-    if member.lamp == MARKUP and member.text == QUOTED:
+    if run.lamp == MARKUP and run.text == QUOTED:
         divergence = math.nan  # one machine after the other
-    if member.lamp == "none" and member.model == MARKUP and "mu" not in member.variables:
+    if run.lamp == "none" and run.model == MARKUP and "mu" not in run.variables:
         divergence = math.nan  # several without look-ahead
     if divergence is None:
         divergence = float(4.0**-bits * 10 ** rng.uniform(-0.5, 0) / (1 + 50 * rate))
@@ -99,10 +99,10 @@ def _metrics(position: int, member: Member, rng: np.random.Generator) -> Metrics
         tokens=1024,
         kl=divergence,
         flip_rate=float(rng.integers(0, 20)) / 1024,
-        reference_perplexity=26.5 if member.text == TEXTS[0] else math.nan,
+        reference_perplexity=26.5 if run.text == TEXTS[0] else math.nan,
         perplexity=26.5 + float(rng.uniform()) if math.isfinite(divergence) else math.nan,
         recomputation_rate=rate,
-        layer_rates=() if member.lamp == "none" else steps["scores"],
-        step_rates={} if member.lamp == "none" else steps,
+        layer_rates=() if run.lamp == "none" else steps["scores"],
+        step_rates={} if run.lamp == "none" else steps,
         high_precision_share=rate / 100,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import lamp
-from lamp.studies.store import Store
+from lamp.studies import Store
 from tests.lamp import tiny_studies
 
 UNDISTURBED = "undisturbed.sqlite"

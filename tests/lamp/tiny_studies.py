@@ -1,6 +1,7 @@
 """A study that takes a moment: a random GPT-2 that knows letters, a text, some machines."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.numpy import save_file
@@ -60,6 +61,9 @@ def study(folder: Path, **changes) -> Study:
     return Study("tiny", **settings)
 
 
-def results(records):
+def results(runs):
     """What a sweep must give again and again: everything but times and places."""
-    return [(each.position, each.member, each.state, each.metrics, each.error) for each in records]
+    return [
+        replace(run, seconds=None, started_at=None, finished_at=None, environment=None)
+        for run in runs
+    ]

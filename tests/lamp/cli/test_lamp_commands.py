@@ -19,11 +19,10 @@ from typer.testing import CliRunner
 
 import fpemu
 import lamp
-from lamp import LAMP, checkpoints
+from lamp import LAMP, checkpoints, evaluation
 from lamp.cli import generate as generation
 from lamp.cli import inputs
 from lamp.cli.application import app, main
-from lamp.evaluation import runs
 from lamp.evaluation.metrics import Metrics
 from lamp.machines import names
 from lamp.machines.differences import differences
@@ -140,11 +139,11 @@ def test_a_text_comes_from_a_file_a_pipe_or_as_numbers(tokens, model, tmp_path):
 
 
 def test_windows_are_as_long_as_512_tokens_or_the_model_s_positions(model):
-    assert runs.window_sizes(model, None, None) == (512, 512)
+    assert evaluation.window_sizes(model, None, None) == (512, 512)
     for positions, expected in ((200, 200), (1024, 512)):
         other = object.__new__(type(model))
         other.shape = replace(model.shape, positions=positions)
-        assert runs.window_sizes(other, None, 7) == (expected, 7)
+        assert evaluation.window_sizes(other, None, 7) == (expected, 7)
 
 
 def test_fewer_tokens_than_asked_for_are_said(tmp_path):
@@ -245,7 +244,7 @@ def test_one_token_has_no_perplexity():
 
 
 def test_infinities_are_null_and_named():
-    found = runs.without_nan({"a": [1.0, -np.inf, {"b": np.inf}], "c": (np.nan,), "d": "inf"})
+    found = evaluation.without_nan({"a": [1.0, -np.inf, {"b": np.inf}], "c": (np.nan,), "d": "inf"})
     assert found == {
         "a": [1.0, None, {"b": None}],
         "c": [None],
@@ -382,8 +381,8 @@ def test_machines_that_compute_alike_are_said_to():
 
 def test_a_comparison_fits_80_columns_whatever_is_in_it():
     worst = Metrics(99999, 1e-100, 1.0, 9e99, 9e99, 1.0, (1.0,), {"scores": (1.0,)}, 1.0)
-    settings = [runs.Setting("hopper-fp8-promoted", [LAMP.parse("softmax:tv:1%")])] * 26
-    all_runs = [runs.Run(each, worst, worst, 99999.0, 9, 0, 0) for each in settings]
+    settings = [evaluation.Setting("hopper-fp8-promoted", [LAMP.parse("softmax:tv:1%")])] * 26
+    all_runs = [evaluation.Comparison(each, worst, worst, 99999.0, 9, 0, 0) for each in settings]
     lines = printed_lines(report.comparison_table(all_runs, "a reference with a long name"), 80)
     assert len(lines) == 2 + 1 + 26
     assert max(len(line.rstrip()) for line in lines) <= 80
@@ -707,7 +706,7 @@ def test_a_mistake_of_ours_is_told_without_a_traceback_but_with_debug(monkeypatc
     def mistaken(*_, **__):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(runs, "side_by_side", mistaken)
+    monkeypatch.setattr(evaluation.comparisons, "side_by_side", mistaken)
     code, out, err = called(capsys, "run")
     assert (code, out) == (1, "")
     assert (
@@ -725,7 +724,7 @@ def test_an_interruption_is_one_line(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "side_by_side", interrupted)
+    monkeypatch.setattr(evaluation.comparisons, "side_by_side", interrupted)
     assert called(capsys, "run") == (130, "", "lamp: interrupted\n")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lamp import reports
-from lamp.studies.store import Store
+from lamp.studies import Store
 from tests.lamp import canned_stores
 
 _FLAGS = (
@@ -169,7 +169,7 @@ def test_numbers_are_sorted_by_a_click(browser, store, heading, index):
     from selenium.webdriver.common.by import By
 
     with Store.open(store) as opened:
-        done = [r for r in opened.records("scores") if r.state == "done"]
+        done = [r for r in opened.runs("scores") if r.state == "done"]
     values = {
         "KL": [record.metrics.kl for record in done],
         "seconds": [record.seconds for record in done],

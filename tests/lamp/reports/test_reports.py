@@ -29,7 +29,7 @@ from lamp.reports.page import page
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, described
 from lamp.reports.results import front
 from lamp.reports.scales import scale
-from lamp.studies.store import Member, Store
+from lamp.studies import Run, Store
 from tests.lamp import canned_stores
 
 METRICS = ("kl", "flip_rate", "perplexity", "recomputation_rate", "high_precision_share")
@@ -125,7 +125,7 @@ def test_table_has_the_numbers_of_the_store(tree, path):
     with Store.open(path) as store:
         assert len(tables) == len(store.studies()) == 2
         for table, name in zip(tables, store.studies(), strict=True):
-            done = [record for record in store.records(name) if record.state == "done"]
+            done = [record for record in store.runs(name) if record.state == "done"]
             rows = list(every(next(every(table, "tbody")), "tr"))
             assert len(done) > 50
             assert any(math.isnan(record.metrics.kl) for record in done)
@@ -134,7 +134,7 @@ def test_table_has_the_numbers_of_the_store(tree, path):
 
 
 def check_row(record, cells):
-    member = record.member
+    member = record
     labels = [text(cell) for cell in cells[1:5]]
     assert labels == [*map(clean, (member.model, member.text, member.hardware, member.lamp))]
     given = [record.position, *(getattr(record.metrics, name) for name in METRICS), record.seconds]
@@ -150,10 +150,10 @@ def check_row(record, cells):
 
 def test_front_of_the_table_is_that_of_brute_force(tree, path):
     with Store.open(path) as store:
-        done = [record for record in store.records("scores") if record.state == "done"]
+        done = [record for record in store.runs("scores") if record.state == "done"]
     groups = {}
     for record in done:
-        member = record.member
+        member = record
         groups.setdefault((member.model, member.text, member.hardware), []).append(record)
     expected = {record.position for group in groups.values() for record in brute_front(group)}
     table = next(every(tree, "table", "runs"))
@@ -178,7 +178,7 @@ def test_states_are_counted_and_failures_explained(tree, path):
     sections = list(every(tree, "section"))
     with Store.open(path) as store:
         for section, name in zip(sections, store.studies(), strict=True):
-            counts, records = store.counts(name), store.records(name)
+            counts, records = store.counts(name), store.runs(name)
             state = text(next(every(section, "p", "state")))
             assert state.startswith(f"{counts.done} of {counts.total} runs done")
             assert f"{counts.failed} failed · {counts.missing} missing" in state
@@ -190,7 +190,7 @@ def test_states_are_counted_and_failures_explained(tree, path):
                 text(item) for details in every(section, "details") for item in every(details, "li")
             ]
             assert Counter(listed) == Counter(
-                clean(str(record.member)) for record in records if record.state != "done"
+                clean(str(record)) for record in records if record.state != "done"
             )
 
 
@@ -272,7 +272,7 @@ def test_study_without_results_has_a_page(tmp_path):
     place = tmp_path / "planned.sqlite"
     with Store.open(place, write=True) as store:
         labels = ("m", "t", "h", "none", "fp64")
-        members = [Member(f"k{i}", *labels) for i in range(300)]
+        members = [Run(f"k{i}", *labels) for i in range(300)]
         store.plan("later", {"name": "later"}, members)
         store.plan("none", {}, [])
     root = Tree(page(reports.read(place))).root
@@ -349,8 +349,8 @@ def test_marks_are_where_their_numbers_are(study, x, y):
         assert len(placed) == len(pair.looked_ahead) > 15
         for record in pair.looked_ahead:
             mark = placed[described(record, y, x)]
-            assert mark[2] == f"m{study.machines.index(record.member.hardware)}"
-            assert mark[3] == f"r{study.rules.index(labels.rule(record.member.lamp))}"
+            assert mark[2] == f"m{study.machines.index(record.hardware)}"
+            assert mark[3] == f"r{study.rules.index(labels.rule(record.lamp))}"
             for way, axis, quantity in ((0, sheet.axes.xaxis, x), (1, sheet.axes.yaxis, y)):
                 value = quantity.value(record)
                 low, high = axis.get_view_interval()
@@ -387,7 +387,7 @@ def test_runs_without_look_ahead_are_level_lines(study):
         assert len(set(heights)) == len(heights)
         low, high = sheet.axes.get_ylim()
         for (color, _), height, record in zip(levels, heights, pair.plain, strict=True):
-            assert color == f"m{study.machines.index(record.member.hardware)}"
+            assert color == f"m{study.machines.index(record.hardware)}"
             assert low < height < high
             if 0 < KL.value(record) < math.inf:
                 assert height == KL.value(record)
@@ -413,21 +413,19 @@ def test_ladders_join_the_machines_of_a_family(study):
     for picture, pair in zip(found, study.pairs, strict=True):
         assert picture.kind == "ladder-mu"
         assert [entry.text for entry in picture.legend if entry.role == "path"] == ["scores-ps{mu}"]
-        records = [r for r in pair.records if r.member.hardware.startswith("scores-ps")]
+        records = [r for r in pair.records if r.hardware.startswith("scores-ps")]
         sheet = drawn(picture)
         placed = marks(sheet)
         assert len(placed) == len(records)
-        assert all(placed[described(r, KL)][0] == r.member.variables["mu"] for r in records)
+        assert all(placed[described(r, KL)][0] == r.variables["mu"] for r in records)
         axis = sheet.axes.xaxis
         assert [text.get_text() for text in axis.get_ticklabels()] == ["2", "3", "4"]
         assert axis.get_label_text() == "mu, stored significand bits"
         paths = lines(sheet, "path") + lines(sheet, "front")
         assert sum(len(places) - 1 for _, places in paths) == sum(
             math.isfinite(a.metrics.kl) and math.isfinite(b.metrics.kl)
-            for a, b in itertools.pairwise(
-                sorted(records, key=lambda r: (r.member.lamp, r.position))
-            )
-            if a.member.lamp == b.member.lamp
+            for a, b in itertools.pairwise(sorted(records, key=lambda r: (r.lamp, r.position)))
+            if a.lamp == b.lamp
         )
 
 
@@ -435,7 +433,7 @@ def test_speeds_are_in_a_row_for_each_machine_with_their_median(study):
     found = charts.speeds(study)
     assert [picture.title for picture in found] == [*study.labels("model")]
     for picture in found:
-        records = [r for r in study.done if r.member.model == picture.title]
+        records = [r for r in study.done if r.model == picture.title]
         sheet = drawn(picture)
         rows, medians = {}, [places for _, places in lines_of_medians(sheet)]
         for line in sheet.axes.lines:
@@ -444,7 +442,7 @@ def test_speeds_are_in_a_row_for_each_machine_with_their_median(study):
                 rows.setdefault(classes[1], []).extend(line.get_xydata().tolist())
         assert len(rows) == len(medians) == len(study.machines)
         for i, machine in enumerate(study.machines):
-            own = [r.metrics.tokens / r.seconds for r in records if r.member.hardware == machine]
+            own = [r.metrics.tokens / r.seconds for r in records if r.hardware == machine]
             assert sorted(x for x, _ in rows[f"m{i}"]) == sorted(own)
             assert len({y for _, y in rows[f"m{i}"]}) == 1
             assert medians[i][0][0] == medians[i][1][0] == np.median(own)
@@ -458,7 +456,7 @@ def lines_of_medians(sheet):
 
 
 def test_divergences_are_shown_by_machine_if_nothing_looks_ahead(study):
-    plain = tuple(record for record in study.records if record.member.lamp == NONE)
+    plain = tuple(record for record in study.records if record.lamp == NONE)
     alone = reports.Results("s", "plain", study.definition, plain, {})
     found = charts.divergences(alone)
     assert not charts.divergences(study)
@@ -490,7 +488,7 @@ def test_heat_maps_show_rates_and_are_few(study):
             tooltip.rpartition(", layer")[0].rpartition("\n")[0] for tooltip in cells
         )
         assert 1 < len(names) <= 12
-        by_name = {f"{r.member.hardware} + {r.member.lamp}": r for r in pair.looked_ahead}
+        by_name = {f"{r.hardware} + {r.lamp}": r for r in pair.looked_ahead}
         assert all(by_name[name].position in best for name in names)
         assert cells == {
             f"{name}\n{step}, layer {layer}: {numbers.percent(rate)}": rate
@@ -677,9 +675,9 @@ def test_rules_are_settings_without_amounts(lamp, expected):
 def test_csv_round_trips(studies, path):
     lines = list(csv.DictReader(io.StringIO(exports.as_csv(studies).decode(), newline="")))
     with Store.open(path) as store:
-        records = [record for name in store.studies() for record in store.records(name)]
+        records = [record for name in store.studies() for record in store.runs(name)]
     for line, record in zip(lines, records, strict=True):
-        member, metrics = record.member, record.metrics
+        member, metrics = record, record.metrics
         assert line["study"] == record.study
         assert int(line["position"]) == record.position
         assert line["state"] == record.state
@@ -854,7 +852,7 @@ def test_runs_that_have_two_names_count_once(tmp_path):
     place = tmp_path / "twice.sqlite"
     with Store.open(place, write=True) as store:
         labels = ("m", "t", "h", NONE, "fp64")
-        store.plan("twice", {}, [Member("k", *labels), Member("k", "other", *labels[1:])])
+        store.plan("twice", {}, [Run("k", *labels), Run("k", "other", *labels[1:])])
         total = store.counts("twice").total
     (found,) = reports.read(place)
     assert found.counts.total() == total == 1

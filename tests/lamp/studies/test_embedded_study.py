@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 import lamp
-from lamp import checkpoints
+from lamp import checkpoints, studies
 from lamp.reports import console as report
-from lamp.studies import study as studies
 
 
 @pytest.fixture(scope="module")

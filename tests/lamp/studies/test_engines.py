@@ -1,6 +1,7 @@
 """Engines: the same numbers wherever they are computed, whoever dies."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,9 @@ import pytest
 
 import lamp
 from lamp.models.decoder import Decoder
-from lamp.studies import engines
-from lamp.studies import worker as working
+from lamp.studies import engines, file_digest, planned
 from lamp.studies.engines import Cluster, InProcess, Processes
-from lamp.studies.sweeps import planned
-from lamp.studies.worker import Worker, file_digest
+from lamp.studies.worker import Worker
 from tests.lamp import tiny_studies
 from tests.lamp.tiny_studies import results
 
@@ -46,7 +45,7 @@ def study(folder):
 @pytest.fixture(scope="module")
 def expected(study, folder):
     """What the study gives in this process."""
-    return results(lamp.sweep(study, store=folder / "expected.sqlite").records)
+    return results(lamp.sweep(study, store=folder / "expected.sqlite").runs)
 
 
 @pytest.fixture(scope="module")
@@ -71,46 +70,46 @@ def tasks(study):
 def test_numbers_are_those_of_evaluate(study, folder, expected):
     model = lamp.from_pretrained(folder / "model")
     assert len(expected) == 12
-    for case, (_, member, _, metrics, _) in zip(study.cases(), expected, strict=True):
-        source, setting = case.source, case.setting
+    for point, run in zip(study.points(), expected, strict=True):
+        source, setting = point.source, point.setting
         text = source.read(model)
         sizes = {"length": text.length, "stride": text.stride}
         machine = model.with_hardware(setting.hardware, setting.lamp)
         found = lamp.evaluate(model.with_hardware("fp64"), machine, text.tokens, **sizes)
-        assert found == metrics, member
+        assert found == run.metrics, run
 
 
 def test_two_processes_give_the_same_numbers(study, tmp_path, expected):
     found = lamp.sweep(study, store=tmp_path / "s.sqlite", jobs=2)
-    assert results(found.records) == expected
+    assert results(found.runs) == expected
 
 
 def test_a_cluster_gives_the_same_numbers(study, tmp_path, expected, cluster):
     found = lamp.sweep(study, store=tmp_path / "s.sqlite", cluster=cluster)
-    assert results(found.records) == expected
+    assert results(found.runs) == expected
     assert cluster.status == "running"  # it is left open
 
 
 def test_a_cluster_is_found_by_its_address(study, tmp_path, expected, cluster):
     address = cluster.scheduler.address
     found = lamp.sweep(study, store=tmp_path / "s.sqlite", cluster=address)
-    assert results(found.records) == expected
+    assert results(found.runs) == expected
 
 
 def test_a_local_cluster_begins_and_ends_with_the_sweep(tmp_path, folder, study, expected):
     few = replace(study, lamp=["none"], texts=study.texts[1:], document=None)
     found = lamp.sweep(few, store=tmp_path / "s.sqlite", cluster="local", jobs=1)
-    known = {member.key: metrics for _, member, _, metrics, _ in expected}
-    assert [r.metrics for r in found.records] == [known[r.member.key] for r in found.records]
+    known = {run.key: run.metrics for run in expected}
+    assert [run.metrics for run in found.runs] == [known[run.key] for run in found.runs]
 
 
 # --- references -----------------------------------------------------------------------------------
 
 
 def measured(worker, tasks):
-    outcomes = [worker.run(task) for task in tasks]
-    assert [outcome.error for outcome in outcomes] == [""] * len(tasks)
-    return [outcome.metrics for outcome in outcomes]
+    measured = [worker.run(task) for task in tasks]
+    assert [result.error for result in measured] == [""] * len(tasks)
+    return [result.metrics for result in measured]
 
 
 @pytest.fixture
@@ -130,7 +129,7 @@ def forwards(monkeypatch):
 
 def test_a_reference_is_computed_once(tasks, forwards, tmp_path, expected):
     found = measured(Worker(ENOUGH, tmp_path / "spill"), tasks)
-    assert found == [metrics for _, _, _, metrics, _ in expected]
+    assert found == [run.metrics for run in expected]
     assert len(forwards) == 3 + 1  # windows of the two texts
     assert not (tmp_path / "spill").exists()
 
@@ -140,7 +139,7 @@ def test_a_reference_that_does_not_fit_into_memory_goes_to_a_file(tasks, forward
     assert found == measured(Worker(ENOUGH), tasks)
     assert len(forwards) == 2 * 4
     names = sorted(file.name for file in (tmp_path / "spill").iterdir())
-    assert names == sorted({f"{task.group}.npy" for task in tasks})
+    assert names == sorted({f"{task.reference_key}.npy" for task in tasks})
     # Another worker finds it there.
     measured(Worker(0, tmp_path / "spill"), tasks)
     assert len(forwards) == 2 * 4
@@ -164,7 +163,7 @@ def test_without_room_a_reference_is_computed_again(
         spill.touch()
     elif hindrance == "no room":
         usage = type("usage", (), {"free": 1000})
-        monkeypatch.setattr(working.shutil, "disk_usage", lambda folder: usage)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     elif hindrance == "a full disk":
 
         def full(number):
@@ -184,15 +183,15 @@ def test_without_room_a_reference_is_computed_again(
 
 
 def error(worker, task):
-    outcome = worker.run(task)
-    assert outcome.metrics is None
-    assert outcome.traceback.startswith("Traceback")
-    return outcome.error
+    result = worker.run(task)
+    assert result.metrics is None
+    assert result.traceback.startswith("Traceback")
+    return result.error
 
 
 def test_a_worker_with_another_model_or_other_packages_fails(tasks, tmp_path):
     task = tasks[0]
-    other = replace(task, code="other")
+    other = replace(task, numerics=-1)
     assert "are others than the sweep's" in error(Worker(ENOUGH), other)
     # The same name stands for another model here.
     tiny_studies.save_checkpoint(tmp_path / "model", seed=1)
@@ -204,14 +203,14 @@ def test_a_worker_with_another_model_or_other_packages_fails(tasks, tmp_path):
 
 def test_a_model_that_does_not_fit_into_memory_is_said_so(tasks, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(working, "physical_memory", lambda: 1000)
+        patch.setattr("lamp.studies.worker.physical_memory", lambda: 1000)
         message = error(Worker(ENOUGH), tasks[0])
     assert "does not fit into memory: the files of" in message
 
     def exhausted(*arguments, **options):
         raise MemoryError("Unable to allocate 12.0 GiB for an array")
 
-    monkeypatch.setattr(working.models, "from_pretrained", exhausted)
+    monkeypatch.setattr("lamp.models.loading.from_pretrained", exhausted)
     message = error(Worker(ENOUGH), tasks[0])
     assert message == "it does not fit into memory: Unable to allocate 12.0 GiB for an array"
 
@@ -237,7 +236,7 @@ def test_a_process_that_dies_is_replaced_and_its_run_is_measured(tasks, processe
     os.kill(process.pid, signal.SIGSTOP)  # so that it cannot be done too soon
     processes.submit(one, tasks[0])
     os.kill(process.pid, signal.SIGKILL)
-    found = {task.key: outcome.metrics for task, outcome in waited(processes, 2)}
+    found = {task.key: result.metrics for task, result in waited(processes, 2)}
     assert processes.free() == [one, other]
     worker = Worker(ENOUGH)
     assert found == {task.key: worker.run(task).metrics for task in tasks[:2]}
@@ -253,18 +252,18 @@ def test_a_run_whose_process_dies_again_and_again_fails(tasks, processes):
     deadly = replace(tasks[0], text=Deadly())
     one, other = processes.free()
     processes.submit(one, deadly)
-    ((task, outcome),) = waited(processes, 1)
+    ((task, result),) = waited(processes, 1)
     assert task is deadly
-    assert "died 3 times" in outcome.error
+    assert "died 3 times" in result.error
     processes.submit(other, tasks[0])
-    ((_, outcome),) = waited(processes, 1)
-    assert outcome.metrics == Worker(ENOUGH).run(tasks[0]).metrics
+    ((_, result),) = waited(processes, 1)
+    assert result.metrics == Worker(ENOUGH).run(tasks[0]).metrics
 
 
 def test_a_run_that_cannot_be_sent_fails(tasks, processes):
     processes.submit(processes.free()[0], replace(tasks[0], text=lambda: None))
-    ((_, outcome),) = waited(processes, 1)
-    assert "pickle" in outcome.error
+    ((_, result),) = waited(processes, 1)
+    assert "pickle" in result.error
 
 
 def test_a_cluster_tries_a_failed_run_again(study, tmp_path, expected, cluster):
@@ -307,7 +306,7 @@ def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(study, tmp_path, exp
 
     found = lamp.sweep(study, store=tmp_path / "s.sqlite", cluster=cluster, progress=kill)
     assert killed
-    assert results(found.records) == expected
+    assert results(found.runs) == expected
     cluster.wait_for_workers(2)
 
 
@@ -329,7 +328,7 @@ def test_a_cluster_that_goes_away_ends_the_sweep_and_keeps_what_there_is(study, 
     closing[0].join()
     resumed = lamp.sweep(study, store=store)
     assert 0 < resumed.ran <= 10
-    assert results(resumed.records) == expected
+    assert results(resumed.runs) == expected
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch):
@@ -342,14 +341,14 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch):
 
 def test_workers_with_other_packages_are_refused(cluster):
     def change():
-        from lamp.studies import worker as working
+        from lamp.studies import worker
 
-        working.real, working.code_digest = working.code_digest, lambda: "other"
+        worker.real, worker.package_version = worker.package_version, lambda: "other"
 
     def change_back():
-        from lamp.studies import worker as working
+        from lamp.studies import worker
 
-        working.code_digest = working.real
+        worker.package_version = worker.real
 
     cluster.run(change)
     try:
@@ -373,7 +372,7 @@ def test_less_than_nothing_is_refused(name):
 
 def test_a_script_without_a_guard_is_told_so(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from lamp import engines\nengines.engine(2)\n")
+    script.write_text("from lamp.studies import engines\nengines.engine(2)\n")
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "has to do so under if __name__ == '__main__'" in run.stderr
@@ -384,10 +383,10 @@ def test_a_script_without_a_guard_is_told_so(tmp_path):
 
 @pytest.mark.parametrize(("threads", "jobs", "shares"), [(8, 3, [3, 3, 2]), (2, 4, [1, 1, 1, 1])])
 def test_processes_share_the_threads_of_this_one(monkeypatch, threads, jobs, shares):
-    monkeypatch.setattr(engines.parallel, "thread_count", lambda: threads)
+    monkeypatch.setattr(engines.launching, "thread_count", lambda: threads)
     monkeypatch.setattr(Processes, "_pool", lambda self, name: _NoPool())
     engine = Processes(jobs, ENOUGH)
-    assert [share for _, _, share in engine._settings.values()] == shares
+    assert list(engine._threads.values()) == shares
 
 
 class _NoPool:

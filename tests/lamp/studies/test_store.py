@@ -13,7 +13,8 @@ import time
 import pytest
 
 from lamp.evaluation.metrics import Metrics
-from lamp.studies.store import Counts, Member, Outcome, Store, now
+from lamp.studies import Result, Run, Store
+from lamp.studies.runs import Counts, now
 
 METRICS = Metrics(
     tokens=7,
@@ -29,16 +30,16 @@ METRICS = Metrics(
 PLACE = {"host": "here", "cores": 2}
 
 
-def member(key, **labels):
+def planned(key, **labels):
     names = {"model": "m", "text": "t", "hardware": "h", "lamp": "none", "reference": "fp64"}
-    return Member(key, **{**names, **labels}, variables={"mu": 4, "tau": 1.5})
+    return Run(key, **{**names, **labels}, variables={"mu": 4, "tau": 1.5})
 
 
-def outcome(metrics=METRICS, error="", place=PLACE):
-    return Outcome(metrics, 1.25, now(), now(), place, error, error and f"Traceback: {error}")
+def result(metrics=METRICS, error="", place=PLACE):
+    return Result(metrics, 1.25, now(), now(), place, error, error and f"Traceback: {error}")
 
 
-FAILED = outcome(None, "it broke")
+FAILED = result(None, "it broke")
 
 
 @pytest.fixture
@@ -50,14 +51,14 @@ def path(tmp_path):
 def filled(path):
     """A store with a run that is done and one that is missing."""
     with Store.open(path, write=True) as store:
-        store.plan("study", {"name": "study"}, [member("a"), member("b")])
-        store.finish("a", '{"x":1}', outcome())
+        store.plan("study", {"name": "study"}, [planned("a"), planned("b")])
+        store.finish("a", '{"x":1}', result())
     return path
 
 
-def only(records):
-    (record,) = records
-    return record
+def only(runs):
+    (run,) = runs
+    return run
 
 
 # --- what is written is read ----------------------------------------------------------------------
@@ -65,19 +66,23 @@ def only(records):
 
 def test_what_is_written_is_read(path):
     labels = {"model": "a 'model'", "text": "Grüße\n", "hardware": "", "lamp": "softmax:tv:1%"}
-    written = member("a", **labels)
+    written = planned("a", **labels)
     with Store.open(path, write=True) as store:
-        store.plan("study", {"name": "study", "grid": {"mu": [4]}}, [written, member("b")])
-        assert store.finish("a", '{"x": [1, 2]}', outcome())
+        store.plan("study", {"name": "study", "grid": {"mu": [4]}}, [written, planned("b")])
+        assert store.finish("a", '{"x": [1, 2]}', result())
     with Store.open(path) as store:
-        done, missing = store.records("study")
-        assert (done.member, done.position, done.state) == (written, 0, "done")
+        done, missing = store.runs("study")
+        assert (done.study, done.position, done.state) == ("study", 0, "done")
+        labels = ("key", *labels, "reference", "variables")
+        assert [getattr(done, label) for label in labels] == [
+            getattr(written, label) for label in labels
+        ]
         assert done.metrics == METRICS
         assert (done.seconds, done.error) == (1.25, None)
         assert done.started_at <= done.finished_at <= now()
         assert store.environments() == {done.environment: PLACE}
         assert store.configuration("a") == {"x": [1, 2]}
-        assert (missing.member.key, missing.state, missing.metrics) == ("b", "missing", None)
+        assert (missing.key, missing.state, missing.metrics) == ("b", "missing", None)
         assert store.studies() == {"study": {"name": "study", "grid": {"mu": [4]}}}
         with pytest.raises(KeyError):
             store.configuration("b")
@@ -90,9 +95,9 @@ def test_numbers_that_are_not_finite_survive(path, value):
     layers = {"layer_rates": (value, 0.5), "step_rates": {"scores": (0.5, value)}}
     metrics = dataclasses.replace(METRICS, **changed, **layers)
     with Store.open(path, write=True) as store:
-        store.plan("study", {}, [member("a")])
-        store.finish("a", "{}", outcome(metrics))
-        found = only(store.records()).metrics
+        store.plan("study", {}, [planned("a")])
+        store.finish("a", "{}", result(metrics))
+        found = only(store.runs()).metrics
     # NaN is not equal to itself, but looks like it.
     assert repr(found) == repr(dataclasses.replace(metrics, step_rates=found.step_rates))
     assert {step: repr(rates) for step, rates in found.step_rates.items()} == {
@@ -103,43 +108,45 @@ def test_numbers_that_are_not_finite_survive(path, value):
 def test_a_store_may_have_any_name(tmp_path):
     path = tmp_path / "a?b=c#d %20 é.sqlite"
     with Store.open(path, write=True) as store:
-        store.plan("study", {}, [member("a")])
+        store.plan("study", {}, [planned("a")])
     with Store.open(path) as store:
-        assert only(store.records()).state == "missing"
+        assert only(store.runs()).state == "missing"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_failure_says_why(path):
     with Store.open(path, write=True) as store:
-        store.plan("study", {}, [member("a")])
+        store.plan("study", {}, [planned("a")])
         store.finish("a", "{}", FAILED)
-        record = only(store.records())
-        assert (record.state, record.metrics, record.error) == ("failed", None, "it broke")
+        run = only(store.runs())
+        assert (run.state, run.metrics, run.error) == ("failed", None, "it broke")
         assert store.traceback("a") == "Traceback: it broke"
         assert store.finished() == frozenset()
 
 
 def test_success_replaces_failure_and_nothing_replaces_success(path):
-    other = outcome(dataclasses.replace(METRICS, kl=9.0, step_rates={}, layer_rates=()))
+    other = result(dataclasses.replace(METRICS, kl=9.0, step_rates={}, layer_rates=()))
     with Store.open(path, write=True) as store:
-        store.plan("study", {}, [member("a")])
+        store.plan("study", {}, [planned("a")])
         assert store.finish("a", "{}", FAILED)
-        assert store.finish("a", "{}", outcome(None, "again"))
-        assert only(store.records()).error == "again"
-        assert store.finish("a", "{}", outcome())
-        assert only(store.records()).error is None
+        assert store.finish("a", "{}", result(None, "again"))
+        assert only(store.runs()).error == "again"
+        assert store.finish("a", "{}", result())
+        assert only(store.runs()).error is None
         for late in (other, FAILED):
             assert not store.finish("a", "{}", late)
-        assert only(store.records()).metrics == METRICS
+        assert only(store.runs()).metrics == METRICS
         assert store.finished() == {"a"}
 
 
-def test_a_study_that_changes_has_new_members_and_runs_stay(filled):
+def test_a_study_that_changes_has_new_runs_and_the_old_ones_stay(filled):
     with Store.open(filled, write=True) as store:
-        store.plan("study", {}, [member("c")])
-        store.plan("other", {}, [member("a", hardware="elsewhere"), member("a", hardware="again")])
-        assert [record.member.key for record in store.records("study")] == ["c"]
-        assert [record.metrics for record in store.records("other")] == [METRICS, METRICS]
+        store.plan("study", {}, [planned("c")])
+        store.plan(
+            "other", {}, [planned("a", hardware="elsewhere"), planned("a", hardware="again")]
+        )
+        assert [run.key for run in store.runs("study")] == ["c"]
+        assert [run.metrics for run in store.runs("other")] == [METRICS, METRICS]
         assert store.finished() == {"a"}
         # Runs are counted once, whatever they are called.
         assert store.counts("other") == Counts(done=1, failed=0, missing=0, running=0)
@@ -147,8 +154,8 @@ def test_a_study_that_changes_has_new_members_and_runs_stay(filled):
 
 def test_counts_tell_states(path):
     with Store.open(path, write=True) as store:
-        store.plan("study", {}, [member(key) for key in "abcd"])
-        store.finish("a", "{}", outcome())
+        store.plan("study", {}, [planned(key) for key in "abcd"])
+        store.finish("a", "{}", result())
         store.finish("b", "{}", FAILED)
         store.claim("b", "me")
         store.claim("c", "me")
@@ -179,6 +186,19 @@ def test_a_file_is_read_again_only_when_it_changes(path, tmp_path, monkeypatch):
         assert store.digest(file) == hashlib.sha256(b"two").hexdigest()
 
 
+def test_a_file_that_is_replaced_by_one_of_equal_size_and_time_is_read_again(path, tmp_path):
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_bytes(b"one")
+    other.write_bytes(b"two")
+    os.utime(file, ns=(0, 1))
+    with Store.open(path, write=True) as store:
+        first = store.digest(file)
+        time.sleep(0.05)  # a clock of files may be coarse
+        os.utime(other, ns=(0, 1))
+        os.replace(other, file)
+        assert store.digest(file) != first
+
+
 # --- claims ---------------------------------------------------------------------------------------
 
 
@@ -187,7 +207,7 @@ def test_a_claim_holds_until_the_run_has_ended(path):
         assert mine.claim("a", "me") == "claimed"
         assert mine.claim("a", "me") == "claimed"
         assert other.claim("a", "you") == "taken"
-        mine.finish("a", "{}", outcome())
+        mine.finish("a", "{}", result())
         assert other.claim("a", "you") == "done"
         assert other.claim("b", "you") == "claimed"
         other.finish("b", "{}", FAILED)
@@ -198,7 +218,7 @@ def test_a_claim_holds_until_the_run_has_ended(path):
 
 def test_a_claim_of_a_process_that_has_ended_is_void(path):
     script = (
-        "import sys; from lamp.store import Store\n"
+        "import sys; from lamp.studies.store import Store\n"
         "print(Store.open(sys.argv[1], write=True).claim('a', 'you'))"
     )
     run = subprocess.run(
@@ -225,18 +245,18 @@ def test_who_reads_does_not_wait_for_who_writes(filled):
     with Store.open(filled, write=True) as writer, Store.open(filled) as reader:
         with writer._transaction():
             writer._connection.execute("UPDATE runs SET kl = 0")
-            assert reader.records()[0].metrics == METRICS
-        assert reader.records()[0].metrics.kl == 0
+            assert reader.runs()[0].metrics == METRICS
+        assert reader.runs()[0].metrics.kl == 0
 
 
 def test_processes_that_begin_a_store_at_once_make_one(path):
     script = (
-        "import sys; from lamp.store import *\n"
+        "import sys; from lamp.studies import Result, Store; from lamp.studies.runs import now\n"
         "sys.stdin.readline()\n"
         "with Store.open(sys.argv[1], write=True) as store:\n"
         "    for run in range(20):\n"
-        "        place = Outcome(None, 0.0, now(), now(), {}, sys.argv[2])\n"
-        "        store.finish(f'{sys.argv[2]}-{run}', '{}', place)\n"
+        "        result = Result(None, 0.0, now(), now(), {}, sys.argv[2])\n"
+        "        store.finish(f'{sys.argv[2]}-{run}', '{}', result)\n"
     )
     children = [
         subprocess.Popen(
@@ -291,9 +311,9 @@ def test_an_empty_file_becomes_a_store_when_it_is_written_to(path):
     with pytest.raises(ValueError, match="is empty, not a store"):
         Store.open(path)
     with Store.open(path, write=True) as store:
-        store.plan("study", {}, [member("a")])
+        store.plan("study", {}, [planned("a")])
     with Store.open(path) as store:
-        assert only(store.records()).state == "missing"
+        assert only(store.runs()).state == "missing"
 
 
 def test_a_damaged_page_is_noticed_whichever_it_is(filled):
@@ -349,7 +369,7 @@ def test_a_store_on_a_disk_that_cannot_be_written_to_is_read(disk, filled):
     shutil.copy(filled, path)
     mount("remount,ro")
     with Store.open(path) as store:
-        assert [record.metrics for record in store.records()] == [METRICS, None]
+        assert [run.metrics for run in store.runs()] == [METRICS, None]
     with pytest.raises(PermissionError, match="cannot be") as caught:
         Store.open(path, write=True)
     assert str(path) in str(caught.value)
@@ -359,9 +379,9 @@ def test_a_store_with_a_log_on_a_disk_that_cannot_be_written_to_is_read(disk):
     folder, mount = disk
     path = folder / "study.sqlite"
     script = (
-        "import os, sys; from tests.lamp.test_store import *\n"
+        "import os, sys; from tests.lamp.studies.test_store import *\n"
         "store = Store.open(sys.argv[1], write=True)\n"
-        "store.plan('study', {}, [member('a')]); store.finish('a', '{}', outcome())\n"
+        "store.plan('study', {}, [planned('a')]); store.finish('a', '{}', result())\n"
         "os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", script, path], check=True)
@@ -369,7 +389,7 @@ def test_a_store_with_a_log_on_a_disk_that_cannot_be_written_to_is_read(disk):
     assert log.stat().st_size
     mount("remount,ro")
     with Store.open(path) as store:
-        assert only(store.records()).metrics == METRICS
+        assert only(store.runs()).metrics == METRICS
     mount("remount,rw")
     (folder / "study.sqlite-shm").unlink()
     mount("remount,ro")
@@ -382,28 +402,28 @@ def test_a_full_disk_loses_nothing_that_was_written(disk):
     folder, _ = disk
     path = folder / "study.sqlite"
     with Store.open(path, write=True) as store:
-        store.plan("study", {}, [member("a"), member("b")])
-        store.finish("a", "{}", outcome())
+        store.plan("study", {}, [planned("a"), planned("b")])
+        store.finish("a", "{}", result())
         with (folder / "other").open("wb", buffering=0) as other, contextlib.suppress(OSError):
             while other.write(bytes(1024)):
                 pass
-        big = outcome(None, "x" * 100_000)
+        big = result(None, "x" * 100_000)
         with pytest.raises(OSError, match="the disk is full; what the store holds is unharmed"):
             store.finish("b", "{}", big)
         with Store.open(path) as reader:
-            assert [record.metrics for record in reader.records()] == [METRICS, None]
+            assert [run.metrics for run in reader.runs()] == [METRICS, None]
         (folder / "other").unlink()
         assert store.finish("b", "{}", big)
-        assert [record.state for record in store.records()] == ["done", "failed"]
+        assert [run.state for run in store.runs()] == ["done", "failed"]
 
 
 def test_a_store_that_may_not_grow_loses_nothing(path):
     with Store.open(path, write=True) as store:
-        store.plan("study", {}, [member("a"), member("b")])
-        store.finish("a", "{}", outcome())
+        store.plan("study", {}, [planned("a"), planned("b")])
+        store.finish("a", "{}", result())
         store._connection.execute("PRAGMA max_page_count = 1")  # as small as it is
         with pytest.raises(OSError, match="the disk is full; what the store holds is unharmed"):
-            store.finish("b", "{}", outcome(None, "x" * 100_000))
+            store.finish("b", "{}", result(None, "x" * 100_000))
         assert store.counts("study") == Counts(done=1, failed=0, missing=1, running=0)
     with Store.open(path) as store:
-        assert store.records()[0].metrics == METRICS
+        assert store.runs()[0].metrics == METRICS

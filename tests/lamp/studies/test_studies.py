@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import lamp
 from lamp import LAMP, Study
-from lamp.evaluation.texts import Source
+from lamp.evaluation import Source
 from lamp.machines import files as machine_files
 
 TOML = """
@@ -53,7 +54,7 @@ def load(folder, text):
 
 
 def settings(study):
-    return [str(case.setting) for case in study.cases()]
+    return [str(point.setting) for point in study.points()]
 
 
 # --- what they stand for --------------------------------------------------------------------------
@@ -77,7 +78,7 @@ def test_an_entry_stands_for_all_values_of_its_variables():
         "scores-ps2+softmax:normwise:1.2",
         "scores-ps4+softmax:normwise:1.2",
     ]
-    first, *_, last = study.cases()
+    first, *_, last = study.points()
     assert first.variables == {}
     assert last.variables == {"tau": 1.2, "mu": 4}
     assert last.labels == {
@@ -123,7 +124,7 @@ def test_a_file_says_the_same_as_an_object(folder):
         grid={"mu": [2, 4], "tau": [1.5, 1.2], "seed": [0, 7], "length": [128, 256]},
         folder=folder,
     )
-    ours, theirs = loaded.cases(), made.cases()
+    ours, theirs = loaded.points(), made.points()
     # Two models, three texts, and a variable in both machine and rule has one value.
     assert len(ours) == 2 * 3 * (4 + 4 * 2 + 4 * 2 * 2 + 3 * 2)
     for one, other in zip(ours, theirs, strict=True):
@@ -139,24 +140,33 @@ def test_a_file_says_the_same_as_an_object(folder):
 def test_files_are_looked_for_beside_the_study(folder):
     text = TOML.replace('"{length}"', "128").replace("of {length}", "")
     models, sources = {}, {}
-    for case in load(folder, text).cases():
-        models[case.labels["model"]] = case.model
-        sources[case.labels["text"]] = case.source.source
+    for point in load(folder, text).points():
+        models[point.labels["model"]] = point.model
+        sources[point.labels["text"]] = point.source.source
     assert models == {"embedded": "embedded", "mine": str(folder / "mine")}
     assert sources == {"held-out": "held-out", "mine ": str(folder / "text.txt")}
-    assert case.reference.name == "bf16"
+    assert point.reference.name == "bf16"
 
 
 def test_places_do_not_depend_on_where_a_worker_is(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    (case,) = Study("a", models=["mine"], texts=["text.txt"]).cases()
-    assert (case.model, case.source.source) == (str(folder / "mine"), str(folder / "text.txt"))
+    (point,) = Study("a", models=["mine"], texts=["text.txt"]).points()
+    assert (point.model, point.source.source) == (str(folder / "mine"), str(folder / "text.txt"))
+
+
+def test_a_grid_may_have_numbers_of_numpy():
+    grid = {"mu": np.arange(2, 5, 2), "tau": [np.float64(1.5)]}
+    hardware, rules = ["scores-ps{mu}"], ["softmax:normwise:{tau}"]
+    study = Study("a", hardware=hardware, lamp=rules, grid=grid)
+    assert study.grid == {"mu": [2, 4], "tau": [1.5]}
+    assert json.loads(json.dumps(study.record()["grid"])) == study.grid
+    assert settings(study) == ["scores-ps2+softmax:normwise:1.5", "scores-ps4+softmax:normwise:1.5"]
 
 
 def test_a_text_has_the_values_of_its_variables_as_numbers():
     text = {"source": "a-{seed}.txt", "length": "{length}", "shuffled": True, "seed": "{seed}"}
     study = Study("a", texts=[text], grid={"length": [64], "seed": [3, 4]})
-    sources = [case.source for case in study.cases()]
+    sources = [point.source for point in study.points()]
     assert [(each.length, each.seed, each.name) for each in sources] == [
         (64, 3, "a-3.txt, shuffled"),
         (64, 4, "a-4.txt, shuffled"),
@@ -167,14 +177,14 @@ def test_objects_do_for_names():
     machine = lamp.Hardware("mine", scores="e8m4")
     rules = [LAMP("norm", budget=0.01), LAMP(tau=1.2)]
     study = Study("a", hardware=[machine], lamp=[None, LAMP(tau=1.5), rules, ()])
-    cases = study.cases()
-    assert [case.labels["lamp"] for case in cases] == [
+    points = study.points()
+    assert [point.labels["lamp"] for point in points] == [
         "none",
         "softmax:normwise:1.5",
         "norm:norm:1%+softmax:normwise:1.2",
     ]
-    assert all(case.setting.hardware is machine for case in cases)
-    assert cases[-1].setting.lamp == tuple(rules)
+    assert all(point.setting.hardware is machine for point in points)
+    assert points[-1].setting.lamp == tuple(rules)
 
 
 def test_what_is_said_twice_is_run_once():
@@ -254,7 +264,7 @@ GOOD = 'name = "a"\nhardware = ["ps{mu}"]\n[grid]\nmu = [2, 4]\n'
 def test_errors_name_the_line(folder, text, message):
     (folder / "bad.toml").write_text("name = 'x'\nq = 1\n")
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        load(folder, text).cases()
+        load(folder, text).points()
     assert "study.toml" in str(caught.value)
 
 
@@ -281,4 +291,4 @@ def test_a_missing_study_is_named(tmp_path):
 )
 def test_errors_of_objects_name_no_file(fields, message):
     with pytest.raises(ValueError, match=message):
-        Study(**{"name": "a", **fields}).cases()
+        Study(**{"name": "a", **fields}).points()

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.metadata
 import json
 import os
 import signal
@@ -17,13 +18,11 @@ import pytest
 
 import lamp
 from lamp.cli.application import main
-from lamp.evaluation.texts import Source
-from lamp.studies import progress
-from lamp.studies import sweeps as sweeping
-from lamp.studies import worker as working
-from lamp.studies.store import Outcome, Store, now
-from lamp.studies.sweeps import Interrupted, Status
-from lamp.studies.worker import Task
+from lamp.evaluation import Source, numerics
+from lamp.studies import Interrupted, Result, Status, Store, progress, sweeps
+from lamp.studies.runs import now
+from lamp.studies.tasks import Checkpoint, Task, windows_digest
+from lamp.studies.worker import Worker
 from tests.lamp import killed_sweeps, tiny_studies
 from tests.lamp.tiny_studies import results
 
@@ -55,7 +54,7 @@ def store(tmp_path):
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     folder = tmp_path_factory.mktemp("expected")
-    return results(lamp.sweep(killed_sweeps.study(folder), store=folder / "s.sqlite").records)
+    return results(lamp.sweep(killed_sweeps.study(folder), store=folder / "s.sqlite").runs)
 
 
 @pytest.fixture
@@ -76,11 +75,11 @@ def command(capsys):
 def test_a_second_call_runs_nothing(study, store, expected, monkeypatch):
     first = lamp.sweep(study, store=store)
     assert (first.ran, len(first.failed)) == (8, 0)
-    assert results(first.records) == expected
+    assert results(first.runs) == expected
     content = store.read_bytes()
-    monkeypatch.setattr(sweeping, "engine", None)  # it needs none
+    monkeypatch.setattr(sweeps, "engine", None)  # it needs none
     second = lamp.sweep(study, store=store)
-    assert (second.ran, second.records) == (0, first.records)
+    assert (second.ran, second.runs) == (0, first.runs)
     assert len(store.read_bytes()) == len(content)
     assert sorted(file.name for file in store.parent.iterdir()) == [
         "model",
@@ -94,7 +93,7 @@ def test_a_study_that_grows_runs_what_is_new(study, store):
     found = lamp.sweep(study, store=store)
     assert found.ran == 8 - 4
     smaller = lamp.sweep(replace(study, lamp=["none"], grid={"mu": [2]}), store=store)
-    assert (smaller.ran, len(smaller.records)) == (0, 2)
+    assert (smaller.ran, len(smaller.runs)) == (0, 2)
 
 
 def new_runs(study, store):
@@ -113,10 +112,10 @@ def test_names_are_no_part_of_a_run(study, store, tmp_path):
     grid = {"tau": [1.2]}
     assert new_runs(replace(renamed, hardware=["fp32", *machines], grid=grid), store) == 0
     with Store.open(store) as opened:
-        assert [record.member.hardware for record in opened.records("renamed")][2] == "mine 0"
+        assert [record.hardware for record in opened.runs("renamed")][2] == "mine 0"
 
 
-@pytest.mark.parametrize("change", ["weights", "configuration", "text", "code"])
+@pytest.mark.parametrize("change", ["weights", "configuration", "text", "numerics"])
 def test_what_changes_is_run_again(study, store, tmp_path, monkeypatch, change):
     lamp.sweep(study, store=store)
     if change == "weights":
@@ -128,8 +127,7 @@ def test_what_changes_is_run_again(study, store, tmp_path, monkeypatch, change):
     elif change == "text":
         (tmp_path / "text.txt").write_text("Another text.", encoding="utf-8")
     else:
-        monkeypatch.setattr(sweeping, "code_digest", lambda: "other")
-        monkeypatch.setattr(working, "code_digest", lambda: "other")
+        monkeypatch.setattr(numerics, "NUMERICS", numerics.NUMERICS + 1)
     assert new_runs(study, store) == 8
     with Store.open(store) as opened:
         assert len(opened.finished()) == 16  # the old ones stay
@@ -171,19 +169,18 @@ def test_windows_that_are_compared_elsewhere_are_others(tmp_path):
     for ours, theirs in zip(one.windows, other.windows, strict=True):
         assert (ours.tokens == theirs.tokens).all()
         assert (ours.following == theirs.following).all()
-    assert working.windows_digest(one) != working.windows_digest(other)
+    assert windows_digest(one) != windows_digest(other)
 
 
 def test_a_configuration_says_everything(study, store):
     found = lamp.sweep(study, store=store)
     machine = lamp.hardware("scores-ps1")
     with Store.open(store) as opened:
-        record = next(r for r in found.records if r.member.hardware == "scores-ps1")
-        configuration = opened.configuration(record.member.key)
+        record = next(r for r in found.runs if r.hardware == "scores-ps1")
+        configuration = opened.configuration(record.key)
         environment = opened.environments()[record.environment]
     assert set(configuration) == {
-        "version",
-        "code",
+        "numerics",
         "checkpoint",
         "text",
         "hardware",
@@ -195,33 +192,17 @@ def test_a_configuration_says_everything(study, store):
     assert {"numpy", "numba", "fpemu-lamp", "processor", "host", "threads"} <= set(environment)
 
 
-def test_the_digest_of_the_code_is_of_what_computes(tmp_path, monkeypatch):
-    package = tmp_path / "lamp"
-    for wing in ("cli", "models", "reports", "studies"):
-        (package / wing).mkdir(parents=True)
-    changed = (("reports/page.py", False), ("cli/run.py", False), ("models/layers.py", True))
-    for name, _ in changed:
-        (package / name).write_text("1")
-    monkeypatch.setattr(working, "__file__", str(package / "studies" / "worker.py"))
-
-    def digest():
-        working.code_digest.cache_clear()
-        return working.code_digest()
-
-    try:
-        before = digest()
-        for name, counts in changed:
-            (package / name).write_text("2")
-            assert (digest() != before) == counts, name
-    finally:
-        working.code_digest.cache_clear()
+def test_another_release_with_the_same_numbers_finds_its_runs(study, store, monkeypatch):
+    lamp.sweep(study, store=store)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
+    assert new_runs(study, store) == 0
 
 
 # --- failures -------------------------------------------------------------------------------------
 
 
 def test_a_run_that_fails_is_tried_again_by_the_next_sweep(study, store, expected, monkeypatch):
-    measured = working.Worker._measured
+    measured = Worker._measured
 
     def breaking(self, task):
         if task.setting.hardware.name == "scores-ps2":
@@ -229,17 +210,17 @@ def test_a_run_that_fails_is_tried_again_by_the_next_sweep(study, store, expecte
         return measured(self, task)
 
     with monkeypatch.context() as patch:
-        patch.setattr(working.Worker, "_measured", breaking)
+        patch.setattr(Worker, "_measured", breaking)
         first = lamp.sweep(study, store=store)
         assert (first.ran, len(first.failed)) == (8, 2)
         assert {r.error for r in first.failed} == {"ZeroDivisionError: it broke in two lines"}
         with Store.open(store) as opened:
-            trace = opened.traceback(first.failed[0].member.key)
+            trace = opened.traceback(first.failed[0].key)
         assert "in breaking" in trace
         assert lamp.sweep(study, store=store).ran == 2
     second = lamp.sweep(study, store=store)
     assert (second.ran, second.failed) == (2, ())
-    assert results(second.records) == expected
+    assert results(second.runs) == expected
 
 
 def test_metrics_that_are_nan_survive(study, store, tmp_path):
@@ -252,7 +233,7 @@ def test_metrics_that_are_nan_survive(study, store, tmp_path):
     save_file(weights, tmp_path / "model" / "model.safetensors")
     found = lamp.sweep(study, store=store)
     assert found.failed == ()
-    for record in found.records:
+    for record in found.runs:
         assert record.metrics.kl != record.metrics.kl
         assert record.metrics.tokens == 6
 
@@ -267,7 +248,7 @@ def test_metrics_that_are_nan_survive(study, store, tmp_path):
 )
 def test_what_is_missing_is_said_before_anything_runs(study, store, changes, message, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sweeping, "engine", None)
+    monkeypatch.setattr(sweeps, "engine", None)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         lamp.sweep(replace(study, **changes), store=store)
     assert not store.exists()
@@ -298,7 +279,7 @@ def test_a_full_disk_ends_a_sweep_that_the_next_one_finishes(study, store, expec
         assert len(opened.finished()) == 3
     resumed = lamp.sweep(study, store=store)
     assert resumed.ran == 5
-    assert results(resumed.records) == expected
+    assert results(resumed.runs) == expected
 
 
 def test_files_may_not_grow_and_nothing_is_lost(study, store, expected):
@@ -321,7 +302,7 @@ def test_files_may_not_grow_and_nothing_is_lost(study, store, expected):
     assert "OSError" in run.stderr.splitlines()[-1]
     with Store.open(store) as opened:
         assert len(opened.finished()) == 3
-    assert results(lamp.sweep(study, store=store).records) == expected
+    assert results(lamp.sweep(study, store=store).runs) == expected
 
 
 # --- kills ----------------------------------------------------------------------------------------
@@ -341,13 +322,13 @@ def test_a_store_is_as_if_no_one_had_been_killed(tmp_path):
     assert kills >= KILLS
     assert middle > KILLS / 10
     with Store.open(tmp_path / killed_sweeps.UNDISTURBED) as store:
-        expected = results(store.records())
+        expected = results(store.runs())
     assert len(expected) == 8
     stores = list(tmp_path.glob("killed-*.sqlite"))
     assert stores
     for path in stores:
         with Store.open(path) as store:
-            assert results(store.records()) == expected
+            assert results(store.runs()) == expected
             assert store.counts("tiny").done == 8
         with contextlib.closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -395,7 +376,7 @@ def test_a_sweep_with_processes_that_is_killed_leaves_none_behind(tmp_path, stor
     assert left == []
     resumed = lamp.sweep(study, store=store)
     assert 0 < resumed.ran <= 6
-    assert results(resumed.records) == expected
+    assert results(resumed.runs) == expected
 
 
 def is_running(pid):
@@ -430,14 +411,14 @@ def test_two_sweeps_share_the_runs(study, store, expected):
         thread.join()
     assert sum(each.ran for each in found) == 8
     for each in found:
-        assert results(each.records) == expected
+        assert results(each.runs) == expected
 
 
 def test_a_sweep_waits_for_the_runs_of_another_and_takes_them_if_it_dies(study, store, expected):
     lamp.sweep(replace(study, hardware=["fp32"], grid={"tau": [1.2]}), store=store)
-    keys = [member.key for _, member, *_ in expected]
+    keys = [run.key for run in expected]
     script = (
-        "import sys; from lamp.store import Store\n"
+        "import sys; from lamp.studies.store import Store\n"
         "store = Store.open(sys.argv[1], write=True)\n"
         "print(*(store.claim(key, 'other') for key in sys.argv[2:]), flush=True)\n"
         "sys.stdin.read()\n"
@@ -458,11 +439,11 @@ def test_a_sweep_waits_for_the_runs_of_another_and_takes_them_if_it_dies(study, 
     other.stdout.close()
     assert max(seen) == 2
     assert (found.ran, seen[-1]) == (6, 0)
-    assert results(found.records) == expected
+    assert results(found.runs) == expected
 
 
 def test_a_claim_is_renewed_while_a_run_is_measured(study, store, monkeypatch):
-    monkeypatch.setattr(sweeping, "_BEAT", 0.01)
+    monkeypatch.setattr(sweeps, "_BEAT", 0.01)
     renewed = threading.Event()
     renew = Store.renew
 
@@ -471,13 +452,13 @@ def test_a_claim_is_renewed_while_a_run_is_measured(study, store, monkeypatch):
         renewed.set()
 
     monkeypatch.setattr(Store, "renew", renewing)
-    run = working.Worker.run
+    run = Worker.run
 
     def slow(self, task):
         assert renewed.wait(60)
         return run(self, task)
 
-    monkeypatch.setattr(working.Worker, "run", slow)
+    monkeypatch.setattr(Worker, "run", slow)
     assert lamp.sweep(study, store=store).ran == 8
 
 
@@ -485,7 +466,7 @@ def test_a_claim_is_renewed_while_a_run_is_measured(study, store, monkeypatch):
 
 
 def test_ctrl_c_finishes_what_runs(study, store, expected, monkeypatch):
-    run = working.Worker.run
+    run = Worker.run
 
     def interrupted(self, task):
         if task.setting.hardware.name == "scores-ps2":
@@ -494,34 +475,34 @@ def test_ctrl_c_finishes_what_runs(study, store, expected, monkeypatch):
 
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(working.Worker, "run", interrupted)
+        patch.setattr(Worker, "run", interrupted)
         with pytest.raises(Interrupted) as caught:
             lamp.sweep(study, store=store)
     assert signal.getsignal(signal.SIGINT) is before
-    done = [record.member.hardware for record in caught.value.sweep.records if record.metrics]
+    done = [record.hardware for record in caught.value.sweep.runs if record.metrics]
     assert done.count("scores-ps2") == 1  # the one that ran
     assert caught.value.sweep.ran == len(done) < 8
-    assert results(lamp.sweep(study, store=store).records) == expected
+    assert results(lamp.sweep(study, store=store).runs) == expected
 
 
 def test_ctrl_c_twice_stops_at_once(study, store, expected, monkeypatch):
-    run = working.Worker.run
+    run = Worker.run
 
     def interrupted(self, task):
-        outcome = run(self, task)
+        result = run(self, task)
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        return outcome
+        return result
 
     with monkeypatch.context() as patch:
-        patch.setattr(working.Worker, "run", interrupted)
+        patch.setattr(Worker, "run", interrupted)
         with pytest.raises(KeyboardInterrupt) as caught:
             lamp.sweep(study, store=store)
     assert not isinstance(caught.value, Interrupted)
     with Store.open(store) as opened:
         counts = opened.counts("tiny")
     assert (counts.done, counts.running) == (0, 0)  # claims are given back
-    assert results(lamp.sweep(study, store=store).records) == expected
+    assert results(lamp.sweep(study, store=store).runs) == expected
 
 
 # --- order ----------------------------------------------------------------------------------------
@@ -529,8 +510,8 @@ def test_ctrl_c_twice_stops_at_once(study, store, expected, monkeypatch):
 
 def task(group, weights="fp32"):
     text, setting = type("text", (), {}), lamp.evaluation.Setting(weights)
-    checkpoint = working.Checkpoint(group, group, ())
-    return Task(checkpoint, text, group, setting, lamp.hardware("fp64"), "code")
+    checkpoint = Checkpoint(group, group, ())
+    return Task(checkpoint, text, group, setting, lamp.hardware("fp64"), 1)
 
 
 def taken(queue, workers):
@@ -538,18 +519,18 @@ def taken(queue, workers):
 
 
 def test_a_worker_keeps_its_model_and_text_as_long_as_it_can():
-    queue = sweeping._Queue([task(group) for group in "abcabca"])
+    queue = sweeps._Queue([task(group) for group in "abcabca"])
     assert taken(queue, "1111111") == list("aaabbcc")
     assert not queue
-    queue = sweeping._Queue([task(group) for group in "abcabca"])
+    queue = sweeps._Queue([task(group) for group in "abcabca"])
     assert taken(queue, "1212121") == list("ababacc")
     # More workers than groups: the largest is shared.
-    queue = sweeping._Queue([task(group) for group in "abaaab"])
+    queue = sweeps._Queue([task(group) for group in "abaaab"])
     assert taken(queue, "12341") == list("abaaa")
 
 
 def test_weights_that_are_stored_alike_follow_each_other():
-    queue = sweeping._Queue([task("a", each) for each in ("fp32", "bf16", "ps4", "bf16", "fp64")])
+    queue = sweeps._Queue([task("a", each) for each in ("fp32", "bf16", "ps4", "bf16", "fp64")])
     found = [queue.take("1").setting.hardware.weights.name for _ in range(5)]
     assert found == ["float32", "float32", "bfloat16", "bfloat16", "float64"]
 
@@ -566,11 +547,10 @@ def shown(console, status):
 @pytest.fixture
 def status(expected):
     def ended(index):
-        _, member, _, metrics, _ = expected[index]
-        return member, Outcome(metrics, 1.5, now(), now(), {})
+        return expected[index], Result(expected[index].metrics, 1.5, now(), now(), {})
 
-    failed = expected[3][1], Outcome(None, 0.1, now(), now(), {}, "it [broke]")
-    running = {"key": (expected[4][1], "here", time.monotonic())}
+    failed = expected[3], Result(None, 0.1, now(), now(), {}, "it [broke]")
+    running = {"key": (expected[4], "here", time.monotonic())}
     return Status("tiny", 8, 1, running, [ended(0), ended(5), failed], 2)
 
 
@@ -581,7 +561,7 @@ def test_a_terminal_shows_a_table(status, expected):
         console = Console(record=True, width=100, force_terminal=True, file=nowhere)
         text = shown(console, status)
     assert "4/8" in text
-    assert f"running {expected[4][1]}" in text
+    assert f"running {expected[4]}" in text
     assert "2 in another sweep" in text
     assert "1 failed" in text
     assert f"{status.ended[2][0]}: it [broke]" in text
@@ -642,7 +622,7 @@ def test_the_commands_from_first_to_last(tmp_path, study, command, monkeypatch):
     (found,) = json.loads(command("status", store, "--json")[1])["studies"]
     assert (found["name"], found["done"], len(found["runs"])) == ("scores", 3, 3)
     with Store.open(store) as opened:
-        metrics = [record.metrics for record in opened.records()]
+        metrics = [record.metrics for record in opened.runs()]
     assert [run["metrics"]["kl"] for run in found["runs"]] == [each.kl for each in metrics]
 
 
@@ -704,7 +684,7 @@ def test_a_failed_run_makes_the_command_fail(tmp_path, study, monkeypatch, comma
     def breaking(self, task):
         raise ZeroDivisionError("it broke")
 
-    monkeypatch.setattr(working.Worker, "_measured", breaking)
+    monkeypatch.setattr(Worker, "_measured", breaking)
     code, output, errors = command("sweep", tmp_path / "study.toml")
     assert code == 1
     assert "failed: model, text.txt: scores-ps1: ZeroDivisionError: it broke" in errors

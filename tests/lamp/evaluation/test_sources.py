@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from lamp import checkpoints
-from lamp.evaluation import texts
-from lamp.evaluation.texts import Source
+from lamp.evaluation import sources
+from lamp.evaluation.sources import Source
 from lamp.models import loading as models
 
 DOCUMENTS = ["Now is the winter of our discontent", "  \n", "Made glorious summer\n", "Grüße"]
@@ -209,6 +209,16 @@ def test_what_a_source_cannot_be_is_refused(fields, message):
         Source(**fields)
 
 
+def test_integers_of_numpy_are_integers():
+    one = Source(tokens=np.int64(9), length=np.int32(4), stride=np.uint8(2), seed=np.int64(3))
+    assert one == Source(tokens=9, length=4, stride=2, seed=3)
+    assert all(type(each) is int for each in (one.tokens, one.length, one.stride, one.seed))
+    with pytest.raises(ValueError, match="tokens must be a positive integer, not"):
+        Source(tokens=np.float64(9))
+    with pytest.raises(ValueError, match="seed must be an integer from 0, not"):
+        Source(seed=np.bool_(True))
+
+
 def test_files_are_looked_for_in_a_folder_and_keep_their_names(tmp_path):
     assert Source("held-out").inside(tmp_path) == Source("held-out")
     assert Source("-").inside(tmp_path) == Source("-")
@@ -221,4 +231,4 @@ def test_files_are_looked_for_in_a_folder_and_keep_their_names(tmp_path):
 
 
 def test_every_kind_is_known():
-    assert list(texts.KINDS) == ["plain", "jsonl", "parquet", "datasets"]
+    assert list(sources.KINDS) == ["plain", "jsonl", "parquet", "datasets"]

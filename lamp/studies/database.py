@@ -1,0 +1,245 @@
+"""The SQLite file of a store: its tables, connections to it, its errors in words."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["check", "connect", "create", "explained", "first", "insert", "transaction"]
+
+_APPLICATION: Final = 0x4C414D50  # "LAMP"
+_SCHEMA: Final = 1
+_PATIENCE: Final = 60.0  # seconds to wait for another process that writes
+
+_TABLES: Final = """
+CREATE TABLE environments (
+    id TEXT PRIMARY KEY,
+    record TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE runs (
+    key TEXT PRIMARY KEY,
+    state TEXT NOT NULL CHECK (state IN ('done', 'failed')),
+    configuration TEXT NOT NULL,
+    tokens INTEGER,
+    kl REAL,
+    flip_rate REAL,
+    reference_perplexity REAL,
+    perplexity REAL,
+    recomputation_rate REAL,
+    high_precision_share REAL,
+    seconds REAL NOT NULL,
+    started_at TEXT NOT NULL,
+    finished_at TEXT NOT NULL,
+    error TEXT,
+    traceback TEXT,
+    environment TEXT NOT NULL REFERENCES environments (id)
+) WITHOUT ROWID;
+
+CREATE TABLE rates (
+    key TEXT NOT NULL REFERENCES runs (key),
+    step TEXT NOT NULL,
+    layer INTEGER NOT NULL,
+    rate REAL,
+    PRIMARY KEY (key, step, layer)
+) WITHOUT ROWID;
+
+CREATE TABLE studies (
+    name TEXT PRIMARY KEY,
+    definition TEXT NOT NULL,
+    planned_at TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE members (
+    study TEXT NOT NULL REFERENCES studies (name),
+    position INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    model TEXT NOT NULL,
+    text TEXT NOT NULL,
+    hardware TEXT NOT NULL,
+    lamp TEXT NOT NULL,
+    reference TEXT NOT NULL,
+    variables TEXT NOT NULL,
+    PRIMARY KEY (study, position)
+) WITHOUT ROWID;
+
+CREATE TABLE claims (
+    key TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    expires REAL NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE files (
+    path TEXT PRIMARY KEY,
+    size INTEGER NOT NULL,
+    changed INTEGER NOT NULL,
+    sha256 TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE VIEW results AS
+SELECT study, position, model, text, hardware, lamp, reference, variables, key,
+    coalesce(state, 'missing') AS state, tokens, kl, flip_rate, reference_perplexity, perplexity,
+    recomputation_rate, high_precision_share, seconds, started_at, finished_at, error, environment
+FROM members LEFT JOIN runs USING (key)
+ORDER BY study, position;
+"""
+
+
+# --- connections ----------------------------------------------------------------------------------
+
+
+def connect(file: Path, *, write: bool) -> sqlite3.Connection:
+    """Open a file; each statement is a transaction of its own unless one is begun."""
+    if write:
+        return _connect(file, "mode=rwc")
+    # A reader that may write clears away the files beside a store if it is the last to close it.
+    ways = ["mode=rw", "mode=ro"]
+    log = file.with_name(f"{file.name}-wal")
+    if not log.is_file() or not log.stat().st_size:
+        # Without the right to write beside a store, memory cannot be shared with its writers.  If
+        # there are none, the file can be read as it is.
+        ways.append("immutable=1")
+    for way in ways[:-1]:
+        with suppress(sqlite3.OperationalError):
+            return _connect(file, way)
+    return _connect(file, ways[-1])
+
+
+def _connect(file: Path, way: str) -> sqlite3.Connection:
+    address = f"{file.absolute().as_uri()}?{way}"
+    connection = sqlite3.connect(
+        address, timeout=_PATIENCE, isolation_level=None, uri=True, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA query_only = {int(way != 'mode=rwc')}")
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def check(connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
+    """Raise an error unless a file is a store, or is empty and may be written to."""
+    application = first(connection, "PRAGMA application_id")
+    schema = first(connection, "PRAGMA user_version")
+    if application != _APPLICATION:
+        if first(connection, "SELECT count(*) FROM sqlite_master"):
+            raise ValueError(f"{path} is an SQLite file of another program, not a store")
+        if not write:
+            raise ValueError(f"{path} is empty, not a store")
+    elif schema != _SCHEMA:
+        raise ValueError(
+            f"{path} has schema {schema}, from a newer version of this package, which knows "
+            f"schema {_SCHEMA}"
+        )
+    found = first(connection, "PRAGMA quick_check(1)")
+    if found != "ok":
+        raise sqlite3.DatabaseError(str(found))
+
+
+def create(connection: sqlite3.Connection, path: Path) -> None:
+    """Make a file a store in WAL mode, unless it is one."""
+    _use_wal(connection)
+    with transaction(connection, path):
+        if first(connection, "PRAGMA application_id") == _APPLICATION:
+            return
+        for statement in _TABLES.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {_SCHEMA}")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL mode; SQLite does not wait for another process that is switching."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+# --- statements -----------------------------------------------------------------------------------
+
+
+def first(connection: sqlite3.Connection, query: str, *values: Any) -> Any:
+    """Return the first value of the first row of a query; None if there is no row."""
+    row = connection.execute(query, values).fetchone()
+    return None if row is None else row[0]
+
+
+def insert(table: str, count: int, otherwise: str = "ABORT") -> str:
+    """Return the statement that inserts a row of `count` values."""
+    return f"INSERT OR {otherwise} INTO {table} VALUES ({', '.join('?' * count)})"
+
+
+@contextmanager
+def transaction(
+    connection: sqlite3.Connection, path: Path, *, durable: bool = True
+) -> Iterator[None]:
+    """Write all or nothing; if durable, it is on the disk at the end."""
+    with explained(path):
+        connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def explained(file: Path) -> Iterator[None]:
+    """Raise the errors of SQLite as errors that name the store."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _explanation(error, file) from error
+
+
+def _explanation(error: sqlite3.Error, file: Path) -> Exception:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    reason = str(error)
+    if code == sqlite3.SQLITE_NOTADB:
+        return ValueError(f"{file} is not a store: it is no SQLite file")
+    if code == sqlite3.SQLITE_CORRUPT:
+        return ValueError(
+            f"the store {file} is damaged ({reason}); it is left as it is: what can be read of it "
+            f"is shown by sqlite3 {file} .recover"
+        )
+    if code == sqlite3.SQLITE_FULL:
+        return OSError(
+            errno.ENOSPC,
+            f"the disk is full; what the store holds is unharmed ({reason})",
+            str(file),
+        )
+    if code == sqlite3.SQLITE_READONLY:
+        return PermissionError(
+            errno.EACCES, f"the store cannot be written to ({reason})", str(file)
+        )
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return PermissionError(errno.EACCES, f"the store cannot be opened ({reason})", str(file))
+    if code == sqlite3.SQLITE_BUSY:
+        return TimeoutError(
+            errno.ETIMEDOUT,
+            f"another process has been writing to the store for {_PATIENCE:.0f} seconds",
+            str(file),
+        )
+    return OSError(errno.EIO, f"the store could not be read or written ({reason})", str(file))

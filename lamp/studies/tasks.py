@@ -1,0 +1,189 @@
+"""Tasks: what a worker needs to measure a run, and the key that it gives the run."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from lamp.evaluation import Setting, Text
+from lamp.machines import Hardware
+from lamp.machines import files as machine_files
+from lamp.models import checkpoints
+from lamp.studies.store import last_change
+
+__all__ = ["Checkpoint", "Task", "described", "file_digest", "windows_digest"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The files of a model and their digest.
+
+    Parameters
+    ----------
+    name : str
+        The model, as :func:`lamp.from_pretrained` takes it.
+    digest : str
+        The SHA-256 of configuration and weights.
+    status : tuple of (int, int)
+        Size and time of last change of each file where the digest was taken.
+    """
+
+    name: str
+    digest: str
+    status: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, name: str, digests: Callable[[Path], str]) -> Checkpoint:
+        """Return the checkpoint of a model.
+
+        Parameters
+        ----------
+        name : str
+            A model's name or where it is.
+        digests : callable
+            Gives the SHA-256 of a file.
+
+        Returns
+        -------
+        Checkpoint
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such model.
+        """
+        files = checkpoints.files(checkpoints.directory(name))
+        return cls(name, _joined(map(digests, files)), _status(files))
+
+    def check(self) -> None:
+        """Raise a ValueError if the name stands for another model on this machine.
+
+        Files whose size and time of last change are not those of the digest are read again.
+        """
+        files = checkpoints.files(checkpoints.directory(self.name))
+        if _status(files) == self.status:
+            return
+        if _joined(map(file_digest, files)) != self.digest:
+            raise ValueError(
+                f"the model {self.name} on {socket.gethostname()} is another than the sweep's: "
+                f"the SHA-256 of its files is not {self.digest}"
+            )
+
+
+def _status(files: Iterable[Path]) -> tuple[tuple[int, int], ...]:
+    return tuple((status.st_size, last_change(status)) for status in map(Path.stat, files))
+
+
+def _joined(digests: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Parameters
+    ----------
+    file : Path
+
+    Returns
+    -------
+    str
+    """
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run with everything that its numbers depend on.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The model.
+    text : lamp.evaluation.Text or None
+        The text; None on the way to a worker that has it from elsewhere.
+    text_digest : str
+        The digest of its windows, as :func:`windows_digest` gives it.
+    setting : lamp.evaluation.Setting
+        The machine and its rules.
+    reference : Hardware
+        The machine of the reference.
+    numerics : int
+        The numerics version, :data:`lamp.evaluation.numerics.NUMERICS`.
+    """
+
+    checkpoint: Checkpoint
+    text: Text | None
+    text_digest: str
+    setting: Setting
+    reference: Hardware
+    numerics: int
+
+    @property
+    def configuration(self) -> str:
+        """All of it as JSON, without the names of machine, model and text."""
+        return json.dumps(
+            {
+                "numerics": self.numerics,
+                "checkpoint": self.checkpoint.digest,
+                "text": self.text_digest,
+                "hardware": described(self.setting.hardware),
+                "lamp": sorted(map(str, self.setting.lamp)),
+                "reference": described(self.reference),
+            },
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The key of the run: the SHA-256 of the configuration."""
+        return hashlib.sha256(self.configuration.encode()).hexdigest()
+
+    @functools.cached_property
+    def reference_key(self) -> str:
+        """The SHA-256 of everything that the reference's logits depend on."""
+        parts = str(self.numerics), self.checkpoint.digest, self.text_digest
+        return _joined([*parts, described(self.reference)])
+
+
+@functools.lru_cache(maxsize=1024)
+def described(machine: Hardware) -> str:
+    """Return a machine without its name as the text of a TOML file.
+
+    Parameters
+    ----------
+    machine : Hardware
+
+    Returns
+    -------
+    str
+    """
+    return machine_files.dumps(replace(machine, name=""))
+
+
+def windows_digest(text: Text) -> str:
+    """Return the SHA-256 of the windows of a text: tokens, and what they are compared at.
+
+    Parameters
+    ----------
+    text : lamp.evaluation.Text
+
+    Returns
+    -------
+    str
+    """
+    digest = hashlib.sha256()
+    for window in text.windows:
+        sizes = np.array([len(window.tokens), window.context])
+        for numbers in (sizes, window.tokens, window.following):
+            digest.update(numbers.astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,239 @@
+"""Digests of results, from all parts of both packages, that hold the numerics version.
+
+``python -m tests.lamp.golden_results`` stores them beside the version once it has been raised.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fpemu
+import lamp
+from lamp.evaluation.numerics import NUMERICS
+
+FILE = Path(__file__).parent / "evaluation" / "numerics.json"
+
+MODES = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto")
+STOCHASTIC = (fpemu.Rounding("sr", seed=1), fpemu.Rounding("sr_equal", seed=2))
+FORMATS = ("float16", "bfloat16", "e8m4", "float8_e4m3fn", "float8_e5m2", "float6_e2m3fn")
+FUNCTIONS = ("erf", "exp", "exp2", "expm1", "gelu", "gelu_tanh", "log", "log1p", "log2")
+FUNCTIONS += ("reciprocal", "relu", "rsqrt", "sigmoid", "silu", "tanh")
+UNITS = (
+    "volta.mma.float16",
+    "hopper.wgmma.bfloat16",
+    "hopper.wgmma.e4m3",
+    "cdna2.mfma.bfloat16",
+    "cdna3.mfma.bfloat16",
+    "arm.bfmmla.bfloat16",
+)
+BLOCK_FORMATS = ("mxfp8_e4m3", "mxfp4", "mxint8", "nvfp4")
+MACHINES = (
+    "fp64",
+    "fp32",
+    "scores-ps4",
+    "scores-ps4+softmax:normwise:1.2",
+    "scores-ps4+softmax:total_variation:1%:weights=abs+norm:norm:5%",
+    "bf16+activation:activation:5%+logits:kl:0.01",
+    "hopper-fp8",
+)
+RULES: dict[str, dict[str, Any]] = {
+    "normwise": {"tau": 1.2},
+    "normwise_optimal": {"tau": 0.2},
+    "componentwise": {"tau": 0.5},
+    "total_variation": {"budget": 0.1, "weights": "abs"},
+    "kl": {"tau": 0.01},
+    "random": {"budget": 0.1, "seed": 3},
+}
+SENTENCE = "Now is the winter of our discontent made glorious summer by this sun of York."
+
+Results = Iterator[tuple[str, Callable[[], Any]]]
+
+
+def differences() -> dict[str, str]:
+    """Digests that are not the stored ones, by the name of the operation."""
+    stored = json.loads(FILE.read_text(encoding="utf-8"))["digests"]
+    found = digests()
+    names = sorted({*stored, *found})
+    return {name: found.get(name, "gone") for name in names if stored.get(name) != found.get(name)}
+
+
+def digests() -> dict[str, str]:
+    """The digest of each operation's result, by its name."""
+    parts = (rounded(), calculated(), summed(), block_scaled(), selected(), evaluated())
+    return {name: digest(compute()) for part in parts for name, compute in part}
+
+
+def digest(result: Any) -> str:
+    """The start of the SHA-256 of arrays: types, shapes and numbers, all NaN being alike."""
+    found = hashlib.sha256()
+    for array in map(np.asarray, result if isinstance(result, (tuple, list)) else [result]):
+        numbers = np.where(np.isnan(array), np.nan, array) if array.dtype.kind == "f" else array
+        found.update(f"{array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(numbers.astype(array.dtype)).tobytes())
+    return found.hexdigest()[:16]
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+@cache
+def words(count: int, label: str) -> np.ndarray:
+    """32 random bits each, the same with every version of numpy."""
+    return np.frombuffer(hashlib.shake_256(label.encode()).digest(4 * count), "<u4")
+
+
+def patterns() -> np.ndarray:
+    """Float32 numbers of all sizes, ties of all formats, infinities and NaN among them."""
+    bits = words(2048, "patterns").astype(np.uint32)
+    bits = np.concatenate([bits, moderate("patterns", 2048).view(np.uint32)])
+    ties = [bits & np.uint32(2**32 - 2**dropped) for dropped in (12, 15, 18, 19, 20)]
+    numbers = np.concatenate([bits, *ties]).view(np.float32)
+    return np.where(np.isnan(numbers), np.float32(np.nan), numbers)  # signalling ones warn
+
+
+def moderate(label: str, *shape: int) -> np.ndarray:
+    """Float32 numbers of all signs between 2**-8 and 8 in magnitude, each with 24 bits."""
+    bits = words(int(np.prod(shape)), label).reshape(shape)
+    fractions = 1 + (bits >> 9).astype(np.float64) / 2**23
+    signs = np.where(bits & 1, -1.0, 1.0)
+    return np.asarray(signs * np.ldexp(fractions, (bits >> 1 & 7).astype(int) * 11 // 7 - 8), "f4")
+
+
+def members(format: str, label: str, *shape: int) -> np.ndarray:
+    return np.asarray(fpemu.round(moderate(label, *shape), format))
+
+
+# --- fpemu ----------------------------------------------------------------------------------------
+
+
+def rounded() -> Results:
+    """Values to formats in every mode, and codes."""
+    for mode in MODES:
+        yield (
+            f"round {mode}",
+            lambda mode=mode: [fpemu.round(patterns(), format, mode) for format in FORMATS[:-1]],
+        )
+    yield "round float6", lambda: fpemu.round(moderate("a", 512), FORMATS[-1])
+    for rounding in STOCHASTIC:
+        yield f"round {rounding.mode}", partial(fpemu.round, patterns(), "float16", rounding)
+    for overflow in ("saturate", "infinity"):
+        yield (
+            f"round {overflow}",
+            partial(fpemu.round, patterns(), "float8_e5m2", fpemu.Rounding("rtz", overflow)),
+        )
+    yield "round float64", partial(fpemu.round, patterns().astype(np.float64) ** 2, "float32")
+    yield "codes", lambda: [fpemu.encode(fpemu.values(each), each) for each in FORMATS[3:]]
+    yield "values", lambda: [fpemu.values(each) for each in FORMATS[3:]]
+
+
+def calculated() -> Results:
+    """Arithmetic and functions."""
+    a, b, c = (moderate(label, 512) for label in "abc")
+    for name in ("add", "subtract", "multiply", "divide"):
+        yield name, lambda name=name: [getattr(fpemu, name)(a, b, each) for each in FORMATS[:3]]
+    yield "add rto", partial(fpemu.add, a, b, "float16", "rto")
+    yield "sqrt", partial(fpemu.sqrt, np.abs(a), "bfloat16")
+    yield "fma", partial(fpemu.fma, a, b, c, "bfloat16")
+    for name in FUNCTIONS:
+        yield name, lambda name=name: getattr(fpemu.functions, name)(np.abs(a), "float16")
+    rows = moderate("rows", 8, 48)
+    yield "softmax", partial(fpemu.functions.softmax, rows, "bfloat16")
+    yield "layer_norm", partial(fpemu.functions.layer_norm, rows, "bfloat16")
+    yield "rms_norm", partial(fpemu.functions.rms_norm, rows, "bfloat16")
+
+
+def summed() -> Results:
+    """Products of matrices on every kind of accumulator."""
+    float32, bfloat16 = fpemu.Sequential("float32"), fpemu.Sequential("bfloat16")
+    accumulators = {
+        "Sequential float32": float32,
+        "Sequential bfloat16": bfloat16,
+        "Sequential unfused": fpemu.Sequential("float16", "rtz", fused=False),
+        "Sequential sr": fpemu.Sequential("bfloat16", STOCHASTIC[0]),
+        "Blocked": fpemu.Blocked("e8m7", 8),
+        "Pairwise": fpemu.Pairwise("float32"),
+        "Exact": fpemu.Exact("float16"),
+        "Promoted": fpemu.Promoted(bfloat16, "float32", 16),
+    }
+    a, b = members("e8m4", "left", 7, 100), members("e8m4", "right", 100, 9)
+    for name, accumulator in accumulators.items():
+        yield name, partial(fpemu.matmul, a, b, accumulator)
+    yield "running sums", lambda: _running(fpemu.matmul(a, b, float32, running=True))
+    for name in UNITS:
+        yield name, partial(fpemu.matmul, a, b, fpemu.devices.get(name), convert="rne")
+
+
+def _running(found: Any) -> list[np.ndarray]:
+    product, sums = found
+    return [product, *(getattr(sums, name) for name in sums.__dataclass_fields__)]
+
+
+def block_scaled() -> Results:
+    """Numbers and products in block-scaled formats."""
+    a, b = moderate("left", 6, 64), moderate("right", 64, 5)
+    for name in BLOCK_FORMATS:
+        yield name, lambda name=name: fpemu.scaling.dequantise(fpemu.scaling.quantise(a, name))
+    unit = fpemu.devices.get("blackwell.tcgen05-mxf4nvf4.e2m1-ue4m3-16")
+    yield (
+        "product nvfp4",
+        lambda: fpemu.scaling.matmul(
+            fpemu.scaling.quantise(a, "nvfp4"), fpemu.scaling.quantise(b, "nvfp4", axis=0), unit
+        ),
+    )
+
+
+# --- lamp -----------------------------------------------------------------------------------------
+
+
+def selected() -> Results:
+    """Which components rules pick."""
+    y = moderate("scores", 12, 40).astype(np.float64)
+    z = np.asarray(fpemu.functions.softmax(y, "float32"), np.float64)
+    for name, amounts in RULES.items():
+        yield f"rule {name}", partial(lamp.select, z, y, rule=name, **amounts)
+
+
+def evaluated() -> Results:
+    """Logits of the embedded model on machines, and metrics."""
+    model = lamp.from_pretrained("embedded")
+    tokens = model.encode(SENTENCE)
+    for text in MACHINES:
+        yield f"logits {text}", lambda text=text: on(model, text).logits(tokens)
+    exact, tested = on(model, "fp64"), on(model, MACHINES[3])
+    yield "metrics", lambda: flattened(lamp.evaluate(exact, tested, tokens, length=16, stride=12))
+
+
+def on(model: Any, text: str) -> Any:
+    setting = lamp.evaluation.Setting.parse(text)
+    return model.with_hardware(setting.hardware, setting.lamp)
+
+
+def flattened(metrics: lamp.Metrics) -> list[np.ndarray]:
+    """All numbers of metrics, in the order of their names."""
+    fields = sorted(set(metrics.__dataclass_fields__) - {"step_rates"})
+    rates = [metrics.step_rates[step] for step in sorted(metrics.step_rates)]
+    return [np.array(each, np.float64) for each in [*(getattr(metrics, f) for f in fields), *rates]]
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def store() -> None:
+    """Write the digests; those that are stored change with the version alone."""
+    before = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else None
+    found = digests()
+    if before is not None and before["version"] == NUMERICS:
+        changed = {name for name, each in before["digests"].items() if found.get(name) != each}
+        if changed:
+            raise SystemExit(f"raise NUMERICS first: {', '.join(sorted(changed))} changed")
+    record = {"version": NUMERICS, "digests": found}
+    FILE.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    store()
