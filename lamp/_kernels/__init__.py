@@ -4,4 +4,5 @@ __all__ = [
     "activations",
     "picking",
     "rows",
+    "transformer",
 ]

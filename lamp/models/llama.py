@@ -189,7 +189,7 @@ class Llama(Decoder):
         held.check_layers("layers.", config.num_hidden_layers, "num_hidden_layers")
 
         def norm(name: str) -> Norm:
-            return Norm(held.take(f"{name}.weight", width), centred=False)
+            return Norm(held.take(f"{name}.weight", width), centered=False)
 
         def matrix(name: str, inputs: int, outputs: int, has_bias: bool) -> Matrix:
             # transformers has these matrices the other way round.

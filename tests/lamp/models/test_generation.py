@@ -6,7 +6,7 @@ import pytest
 import fpemu
 import lamp
 from fpemu import Blocked, Exact, Pairwise, Promoted, Rounding, Sequential
-from lamp.models.decoder import Cache
+from lamp.models.cache import Cache
 from lamp.models.gpt2 import GPT2
 from lamp.models.sampling import Sampler
 
