@@ -240,8 +240,9 @@ def test_weights_are_kept_as_a_step_takes_them_for_few_rows(rows, kept, monkeypa
 
 COMPILED = """
 import numpy, lamp
-from lamp import activations, layers, rows
-from lamp.hardware import Function
+from lamp._kernels import activations, rows
+from lamp.models import layers
+from lamp.machines import Function
 x = numpy.zeros((2, 3))
 layers.activation(x, "gelu", Function())
 rows.mapped(activations.activation("gelu").slope, x)

@@ -165,7 +165,8 @@ def test_lengths_and_relative_positions_are_kept():
     far = rotary.rotated(query, 90_000)
     np.testing.assert_allclose((far**2).sum(), (query**2).sum(), rtol=1e-14)
     scores = [
-        (rotary.rotated(query, n + 37) * rotary.rotated(key, n)).sum() for n in (0, 64, 1000, 90_000)
+        (rotary.rotated(query, n + 37) * rotary.rotated(key, n)).sum()
+        for n in (0, 64, 1000, 90_000)
     ]
     np.testing.assert_allclose(scores, scores[0], rtol=0, atol=1e-13)
 
