@@ -6,6 +6,7 @@ from lamp.models.gpt2 import GPT2
 from lamp.models.llama import Llama
 from lamp.models.loading import from_pretrained, reader
 from lamp.models.sampling import Sampler
+from lamp.models.tokenizer import Tokenizer
 from lamp.models.transformer import Forward
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Forward",
     "Llama",
     "Sampler",
+    "Tokenizer",
     "checkpoints",
     "from_pretrained",
     "loading",

@@ -21,6 +21,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from lamp.models.tokenizer import TokenizerFiles
+
 __all__ = [
     "EMBEDDED",
     "PACKAGED",
@@ -31,7 +33,6 @@ __all__ = [
     "load_tokenizer",
     "model_type",
     "read_text",
-    "transformers",
 ]
 
 EMBEDDED: Final = Path(__file__).parent / "embedded"
@@ -48,6 +49,7 @@ _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _PICKLED: Final = "pytorch_model.bin"
 _PICKLED_INDEX: Final = "pytorch_model.bin.index.json"
+_NO_LIMIT: Final = 10**30  # tokens of a text
 _TYPES: Final = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_FILES: Final = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
@@ -142,9 +144,6 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-_CONFIGURATIONS: Final = {"gpt2": "GPT2Config", "llama": "LlamaConfig"}
-
-
 def _gguf() -> Any:
     """The reader of GGUF files, imported when it is needed."""
     return importlib.import_module("lamp.models.gguf")
@@ -181,38 +180,29 @@ def model_type(path: Path) -> str:
 
 
 def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
-    """The configuration of a checkpoint, with transformers' defaults for what it omits.
+    """The configuration of a checkpoint.
 
     Parameters
     ----------
     path : Path
         As :func:`directory` gives it.
     family : {"gpt2", "llama"}
-        The kind of model that is expected.
+        The type of model that is expected.
 
     Returns
     -------
     mapping
+        Under transformers' names; fields with their usual values may be missing.
 
     Raises
     ------
     ValueError
-        If ``config.json`` is no JSON object or describes another kind of model.
+        If ``config.json`` is not a JSON object or describes another type of model.
     """
     kind = model_type(path)
     if kind != family:
         raise ValueError(f"{path} holds a model of type {kind!r}, expected {family!r}")
-    if _is_gguf(path):
-        config: Mapping[str, Any] = _gguf().load_config(path)
-        return config
-    reader = getattr(transformers(), _CONFIGURATIONS[family])
-    try:
-        config = reader.from_dict(_read_config(path)).to_dict()
-    except Exception as error:  # transformers' own checks raise what they like
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path / 'config.json'} is not a configuration of type {family!r}: {reason}"
-        ) from error
+    config: Mapping[str, Any] = _gguf().load_config(path) if _is_gguf(path) else _read_config(path)
     return config
 
 
@@ -226,7 +216,9 @@ def load_tokenizer(path: Path) -> Any:
 
     Returns
     -------
-    transformers.PreTrainedTokenizerBase
+    Tokenizer or transformers.PreTrainedTokenizerBase
+        transformers' own where its files cannot be read without transformers, see
+        :attr:`lamp.models.tokenizer.TokenizerFiles.needs_transformers`.
 
     Raises
     ------
@@ -234,24 +226,40 @@ def load_tokenizer(path: Path) -> Any:
         If the directory holds no tokenizer.
     ValueError
         If its files cannot be read.
+    ModuleNotFoundError
+        If transformers is needed and not installed.
     """
     if _is_gguf(path):
         return _gguf().load_tokenizer(path)
     if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise FileNotFoundError(f"{path} holds no tokenizer (tokenizer.json or vocab.json)")
     try:
-        return transformers().AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # JSON, key and other errors, by version of transformers
+        files = TokenizerFiles.of(path, _read_config(path))
+        reason = files.needs_transformers
+        return _by_transformers(path, reason) if reason else files.tokenizer()
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # JSON, key and other errors; tokenizers raises plain Exception
         raise ValueError(f"the tokenizer of {path} cannot be read: {error!r}") from error
 
 
-def transformers() -> ModuleType:
-    """transformers, imported when it is needed and without its advice to install PyTorch.
+def _by_transformers(path: Path, reason: str) -> Any:
+    """A tokenizer that transformers reads; no code in the directory is run."""
+    try:
+        transformers = _transformers()
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the tokenizer of {path} needs the package transformers to be read, as {reason}: "
+            "pip install 'fpemu-lamp[transformers]'"
+        ) from error
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    # A text longer than the model's window is cut up by the caller: that deserves no warning.
+    tokenizer.model_max_length = _NO_LIMIT
+    return tokenizer
 
-    Returns
-    -------
-    module
-    """
+
+def _transformers() -> ModuleType:
+    """transformers, without its advice to install PyTorch."""
     quiet = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
     before = os.environ.get(quiet)
     os.environ[quiet] = "1"

@@ -123,9 +123,17 @@ class Decoder(ABC):
             If the checkpoint is of another type of model, or tensors are missing or misshapen.
         """
         source = checkpoints.directory(path_or_name)
-        config = cls._configure(checkpoints.load_config(source, cls.family))
-        tensors = checkpoints.load_tensors(source)
+        config, tensors = cls._read_config(source), checkpoints.load_tensors(source)
         return cls(config, tensors, hardware=hardware, lamp=lamp, source=source)
+
+    @classmethod
+    def _read_config(cls, source: Path) -> Any:
+        """The configuration of a checkpoint."""
+        config = checkpoints.load_config(source, cls.family)
+        try:
+            return cls._configure(config)
+        except ValueError as error:
+            raise ValueError(f"{source} describes no {cls.family} model: {error}") from error
 
     def with_hardware(
         self, hardware: HardwareLike, lamp: LAMP | Iterable[LAMP] | None = None

@@ -23,8 +23,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lamp.models.checkpoints import transformers
 from lamp.models.rotary import Rotary
+from lamp.models.tokenizer import Tokenizer, add_special_tokens
 
 __all__ = ["load_config", "load_tensors", "load_tokenizer"]
 
@@ -511,7 +511,7 @@ _UNKNOWN, _CONTROL, _OF_USERS = 2, 3, 4
 _SPECIAL: Final = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 
 
-def load_tokenizer(path: Path) -> Any:
+def load_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer in a GGUF file.
 
     Parameters
@@ -521,7 +521,7 @@ def load_tokenizer(path: Path) -> Any:
 
     Returns
     -------
-    transformers.PreTrainedTokenizerFast
+    Tokenizer
         Text decodes to itself, but for bytes that the vocabulary has no token for: they are left
         out, as transformers and llama.cpp do.
 
@@ -553,7 +553,7 @@ def load_tokenizer(path: Path) -> Any:
         raise ValueError(f"the tokenizer of {path} cannot be read: {error!r}") from error
 
 
-def _wrapped(file: _File, words: _Words) -> Any:
+def _wrapped(file: _File, words: _Words) -> Tokenizer:
     """A tokenizer with the special tokens that it has names for, and its chat template."""
     tokens = file.metadata["tokenizer.ggml.tokens"]
     special = {
@@ -561,12 +561,9 @@ def _wrapped(file: _File, words: _Words) -> Any:
         for ours, theirs in _SPECIAL.items()
         if (number := file.metadata.get(f"tokenizer.ggml.{ours}_token_id")) is not None
     }
-    return transformers().PreTrainedTokenizerFast(
-        tokenizer_object=_byte_level(file.metadata, words),
-        chat_template=file.metadata.get("tokenizer.chat_template"),
-        clean_up_tokenization_spaces=False,
-        **special,
-    )
+    backend = _byte_level(file.metadata, words)
+    add_special_tokens(backend, special.values())
+    return Tokenizer(backend, special, file.metadata.get("tokenizer.chat_template"))
 
 
 def _byte_level(metadata: Mapping[str, Any], words: _Words) -> Any:

@@ -86,7 +86,7 @@ def reader(path_or_name: str | os.PathLike[str] = "embedded") -> Decoder:
     source = checkpoints.directory(path_or_name)
     kind = _family(source, path_or_name)
     model = object.__new__(kind)
-    model.config = kind._configure(checkpoints.load_config(source, kind.family))
+    model.config = kind._read_config(source)
     model.shape = kind._shape(model.config)
     model._source = source
     return model

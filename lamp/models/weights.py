@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from lamp.machines import Hardware
 from lamp.models.layers import Matrix, Norm
 from lamp.models.rotary import Rotary
 
-__all__ = ["Block", "Shape", "Tensors", "Weights"]
+__all__ = ["Block", "Shape", "Tensors", "Weights", "check_epsilon", "check_flags", "check_sizes"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,38 @@ class Shape:
     epsilon: float
     scaled: bool = True
     rotary: Rotary | None = None
+
+
+def check_sizes(config: Any, names: Iterable[str]) -> None:
+    """Turn sizes of a configuration, a frozen dataclass, into ints.
+
+    Raises
+    ------
+    ValueError
+        If one is not a positive integer.
+    """
+    for name in names:
+        size = getattr(config, name)
+        if not isinstance(size, (int, np.integer)) or size < 1:
+            raise ValueError(f"{name} is {size!r}, expected a positive integer")
+        object.__setattr__(config, name, int(size))
+
+
+def check_flags(config: Any, names: Iterable[str]) -> None:
+    """Raise a ValueError if a flag of a configuration is not true or false."""
+    for name in names:
+        if not isinstance(getattr(config, name), (bool, np.bool_)):
+            raise ValueError(f"{name} is {getattr(config, name)!r}, expected true or false")
+
+
+def check_epsilon(config: Any, name: str) -> None:
+    """Raise a ValueError if the epsilon of a configuration's norms is out of range."""
+    epsilon = getattr(config, name)
+    if (
+        not isinstance(epsilon, (int, float, np.integer, np.floating))
+        or not 0.0 <= epsilon < np.inf
+    ):
+        raise ValueError(f"{name} is {epsilon!r}, expected a finite number that is not negative")
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def distance(a, b):
 
 
 def prompt(model):
-    return model.tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True)["input_ids"]
+    return model.tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True)
 
 
 def test_smollm2_is_a_llama(smollm2):
