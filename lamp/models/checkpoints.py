@@ -146,7 +146,14 @@ def _from_hub(name: str) -> Path:
 
 def _gguf() -> Any:
     """The reader of GGUF files, imported when it is needed."""
-    return importlib.import_module("lamp.models.gguf")
+    try:
+        return importlib.import_module("lamp.models.gguf")
+    except ModuleNotFoundError as error:
+        if error.name != "gguf":
+            raise
+        raise ModuleNotFoundError(
+            "GGUF files need the package gguf to be read: pip install 'fpemu-lamp[gguf]'"
+        ) from error
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:

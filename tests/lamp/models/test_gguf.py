@@ -260,7 +260,7 @@ def test_transformers_reads_the_same_tensors(tmp_path, kind):
 
 
 def test_metadata_is_what_the_package_gguf_reads(tmp_path):
-    from lamp.models.gguf import _opened
+    from lamp.models.gguf.reader import open_file
 
     writer = gguf.GGUFWriter(tmp_path / "all.gguf", "llama")
     writer.add_uint8("a.u8", 200)
@@ -284,7 +284,7 @@ def test_metadata_is_what_the_package_gguf_reads(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    found = _opened(tmp_path / "all.gguf").metadata
+    found = open_file(tmp_path / "all.gguf").metadata
     fields = gguf.GGUFReader(tmp_path / "all.gguf").fields
     expected = {k: v.contents() for k, v in fields.items() if not k.startswith("GGUF.")}
     assert expected["a.f32"] == float(np.float32(1e-5))
@@ -524,6 +524,9 @@ def test_a_file_with_a_wrong_byte_is_read_or_refused(tmp_path):
 def test_the_package_gguf_is_asked_for(tmp_path, monkeypatch):
     path = convert(random_llama_checkpoint(tmp_path / "source"), tmp_path / "model.gguf")
     monkeypatch.setitem(sys.modules, "gguf", None)
+    monkeypatch.delitem(sys.modules, "lamp.models.gguf")
+    monkeypatch.delitem(sys.modules, "lamp.models.gguf.reader")
+    monkeypatch.delitem(sys.modules, "lamp.models.gguf.model")
     for load in (checkpoints.load_tensors, checkpoints.load_tokenizer):
         with pytest.raises(ModuleNotFoundError, match=r"pip install 'fpemu-lamp\[gguf\]'"):
             load(path)
