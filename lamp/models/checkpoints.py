@@ -52,7 +52,13 @@ _PICKLED_INDEX: Final = "pytorch_model.bin.index.json"
 _NO_LIMIT: Final = 10**30  # tokens of a text
 _TYPES: Final = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_HUB_FILES: Final = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
+_HUB_FILES: Final = (
+    "*.json",
+    "*.safetensors",
+    "chat_template.jinja",
+    "merges.txt",
+    "tokenizer.model",
+)
 _EXPECTED: Final = (
     f"expected {', '.join(map(repr, ('embedded', *PACKAGED)))}, a transformers directory, a GGUF "
     "file or the name of a model on the Hugging Face hub"

@@ -153,7 +153,9 @@ class LlamaConfig:
         values = {name: config.get(name, default) for name, default in _DEFAULTS.items()}
         heads, width = values["num_attention_heads"], values["hidden_size"]
         values["num_key_value_heads"] = values["num_key_value_heads"] or heads
-        if values["head_dim"] is None and all(isinstance(x, int) for x in (heads, width)):
+        if values["head_dim"] is None and all(
+            isinstance(x, (int, np.integer)) for x in (heads, width)
+        ):
             if heads < 1 or width % heads:
                 raise ValueError(f"width {width} does not divide into {heads} heads")
             values["head_dim"] = width // heads

@@ -58,7 +58,8 @@ class Sampler:
             raise ValueError(f"top_p must lie in (0, 1], not {self.top_p}")
         if not isinstance(self.seed, (int, np.integer)) or self.seed < 0:
             raise ValueError(f"seed must be an integer that is not negative, not {self.seed!r}")
-        self._generator = np.random.default_rng(int(self.seed))
+        self.seed = int(self.seed)
+        self._generator = np.random.default_rng(self.seed)
 
     def draw(self, logits: NDArray[Any]) -> int:
         """Draw a token.

@@ -435,6 +435,7 @@ def recompute(
         rule,
         shares=probabilities,
         sensitivity=sensitivity,
+        # By the step without the random bits of the layer.
         weights=candidates.error_weights(rule.weights, getattr(state.hardware, name)),
         stream=state.layer + _STREAMS[name] * _STREAM_STEP,
     )

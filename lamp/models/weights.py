@@ -83,13 +83,18 @@ def check_flags(config: Any, names: Iterable[str]) -> None:
 
 
 def check_epsilon(config: Any, name: str) -> None:
-    """Raise a ValueError if the epsilon of a configuration's norms is out of range."""
+    """Turn the epsilon of a configuration's norms into a float.
+
+    Raises
+    ------
+    ValueError
+        If it is not a finite number that is at least 0.
+    """
     epsilon = getattr(config, name)
-    if (
-        not isinstance(epsilon, (int, float, np.integer, np.floating))
-        or not 0.0 <= epsilon < np.inf
-    ):
+    is_number = isinstance(epsilon, (int, float, np.integer, np.floating))
+    if not is_number or not 0.0 <= epsilon < np.inf:
         raise ValueError(f"{name} is {epsilon!r}, expected a finite number that is not negative")
+    object.__setattr__(config, name, float(epsilon))
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,16 @@ def test_a_stream_gives_the_tokens_of_generate_one_by_one(tmp_path, name):
     assert list(stream) == whole[5:]
 
 
+def test_integers_of_numpy_are_integers(tmp_path):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path))
+    expected = model.generate([1, 2], 5, temperature=2.0, top_k=9, seed=3)
+    found = model.generate(
+        np.array([1, 2], np.uint8), np.int64(5), temperature=np.float32(2.0), top_k=np.int32(9),
+        seed=np.uint16(3), stop=np.int64(60),
+    )  # fmt: skip
+    np.testing.assert_array_equal(found, expected[: len(found)])
+
+
 def test_the_first_token_to_stop_at_is_the_last(tmp_path):
     model = GPT2.from_pretrained(random_checkpoint(tmp_path))
     options = {"temperature": 2.0, "seed": 3}

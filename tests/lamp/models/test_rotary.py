@@ -1,4 +1,4 @@
-"""Rotary positions: tables and turned vectors against mpmath, and how checkpoints spell them."""
+"""Rotary positions: tables and rotated vectors against mpmath, and how checkpoints spell them."""
 
 import itertools
 import threading
@@ -114,7 +114,7 @@ def test_the_frequencies_of_llama_3_are_of_three_kinds():
 @pytest.mark.parametrize("first", [0, 1, 61, 99_997])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ROTARIES)
-def test_vectors_are_turned_by_their_positions(name, dtype, first):
+def test_vectors_are_rotated_by_their_positions(name, dtype, first):
     rotary = ROTARIES[name]
     heads = np.random.default_rng(first).normal(0, 2, (3, 5, rotary.dimension)).astype(dtype)
     before = heads.copy()
@@ -135,7 +135,7 @@ def test_vectors_are_turned_by_their_positions(name, dtype, first):
                 assert abs(found[head, row, half + i] - (b * c + a * s)) < bound
 
 
-def test_vectors_are_turned_in_float64_product_by_product():
+def test_vectors_are_rotated_in_float64_product_by_product():
     """As the docstring of lamp.Llama says, from the tables."""
     heads = np.random.default_rng(4).normal(size=(2, 70, 10))
     found = ROTARIES["default"].rotated(heads, 30)
@@ -148,7 +148,7 @@ def test_vectors_are_turned_in_float64_product_by_product():
 
 
 @pytest.mark.parametrize("name", ROTARIES)
-def test_rows_are_turned_alike_wherever_they_begin(name):
+def test_rows_are_rotated_alike_wherever_they_begin(name):
     """What a cache of keys rests on."""
     heads = np.random.default_rng(0).normal(size=(2, 200, ROTARIES[name].dimension))
     whole = ROTARIES[name].rotated(heads, 0)
