@@ -211,7 +211,7 @@ class Decoder(ABC):
         numbers = np.asarray(tokens)
         if numbers.size:
             numbers = check_numbers(numbers, self.shape.vocabulary)
-        text: str = self.tokenizer.decode(numbers.tolist())
+        text: str = self.tokenizer.decode(np.atleast_1d(numbers).tolist())
         return text
 
     # --- forward pass -----------------------------------------------------------------------------

@@ -48,7 +48,7 @@ __all__ = ["Forward", "Observer", "State", "forward"]
 Observer = Callable[[str, int, NDArray[Any]], None]
 """Called with the name of a result, its layer and its values, which must be copied to be kept."""
 
-# Random selections and random bits of each step have a stream of their own in every layer.
+# Random selections in each step of each layer are drawn from a stream of their own.
 _STREAMS: Final = {"scores": 0, "attention_output": 1, "mlp_up": 2, "mlp_down": 3, "lm_head": 4}
 _STREAM_STEP: Final = 2**32  # more than there are layers
 
