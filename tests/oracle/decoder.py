@@ -302,7 +302,7 @@ def mixture(name, low, high, overflow, mask):
     return {
         name: np.where(mask | overflow, high, low),
         f"{name}_before": np.where(overflow, high, low),  # what a rule sees
-        f"{name}_beyond": overflow,
+        f"{name}_overflow": overflow,
     }
 
 
@@ -470,7 +470,7 @@ def llama(tensors, config, machine, tokens, masks=None):
         if "mlp_up_mask" in imposed:
             high = linear(h, *take(at + "mlp.up_proj"), machine.recomputed)
             gated = np.where(overflow, high, gated)
-            steps |= {"gated": gated, "gated_beyond": overflow}
+            steps |= {"gated": gated, "gated_overflow": overflow}
         steps |= alone(h, take(at + "mlp.gate_proj"), machine, "mlp_up", imposed)
         h = activation(steps["mlp_up"], config.hidden_act, machine.activation)
         h = steps["activation"] = elementwise(operations.multiply, h, gated, machine.activation)
