@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 import lamp
 from lamp import LAMP
-from lamp.models import decoder
+from lamp.models import transformer
 from lamp.models.gpt2 import GPT2Config
 
 LOOK_AHEAD = {
@@ -38,7 +38,15 @@ EVERYWHERE = [
     LAMP("norm", budget=0.03),
     LAMP("activation", budget=0.03),
 ]
-STEPS = ("linear", "attention", "norm", "activation", "add")
+FUNCTIONS = {  # of lamp.models.transformer, and the step that their time is put down to
+    "linear": "linear",
+    "checked_linear": "linear",
+    "attention": "attention",
+    "norm": "norm",
+    "activation": "activation",
+    "add": "add",
+}
+STEPS = tuple(dict.fromkeys(FUNCTIONS.values()))
 TIME_TARGET, MEMORY_TARGET = 2.0, 1.5
 
 
@@ -101,26 +109,26 @@ def transformers_pass(folder: Path, tokens: Any) -> Callable[[], Any]:
 def shares(run: Callable[[], Any]) -> dict[str, float]:
     """Seconds in each step of a pass, and in the rest."""
     spent = dict.fromkeys(STEPS, 0.0)
-    originals = {name: getattr(decoder, name) for name in STEPS}
+    originals = {name: getattr(transformer, name) for name in FUNCTIONS}
 
     def timed(name: str) -> Callable[..., Any]:
         def step(*arguments: Any, **options: Any) -> Any:
             start = time.perf_counter()
             result = originals[name](*arguments, **options)
-            spent[name] += time.perf_counter() - start
+            spent[FUNCTIONS[name]] += time.perf_counter() - start
             return result
 
         return step
 
     try:
-        for name in STEPS:
-            setattr(decoder, name, timed(name))
+        for name in FUNCTIONS:
+            setattr(transformer, name, timed(name))
         start = time.perf_counter()
         run()
         total = time.perf_counter() - start
     finally:
         for name, original in originals.items():
-            setattr(decoder, name, original)
+            setattr(transformer, name, original)
     return {**spent, "rest": total - sum(spent.values())}
 
 

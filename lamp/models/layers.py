@@ -1,14 +1,14 @@
 """The steps of a transformer around attention: matrix products, norms, activations, sums.
 
-Kernels compute in float64, in a fixed order; what a step says is rounded once.  No function of the
-platform's mathematical library is part of a result.
+Kernels compute in float64, in a fixed order, and the result is rounded once as the step says.  No
+function of the platform's mathematical library is part of a result.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,73 +19,78 @@ from fpemu._kernels import caching, launching
 from fpemu.scaling import BlockFormat, Scaled
 from lamp._kernels import activations
 from lamp._kernels.rows import total
+from lamp._kernels.transformer import norm_rows
 from lamp.machines import Function, Operand, Product, Sum
 
 __all__ = [
+    "Checked",
     "Matrix",
     "Norm",
-    "Operand",
     "activation",
     "add",
+    "checked_linear",
     "left_operand",
     "linear",
+    "multiply",
     "norm",
     "overflowed",
     "products",
     "right_operand",
+    "round_into",
     "rounded",
     "sums_are_output",
     "written_type",
 ]
 
 _GRAIN: Final = 2**12  # elements worth a thread
-_MANY_ROWS: Final = 64  # which take far longer to multiply than weights to round
+_MANY_ROWS: Final = 64  # rows whose product takes far longer than rounding the weights
 _NEAREST: Final = Rounding()
 
 
-# --- matrix products ------------------------------------------------------------------------------
+# --- operands -------------------------------------------------------------------------------------
 
 
 class Matrix:
     """The weights of a linear layer.
 
-    What a step makes of them is kept for the next time, for one step at a time and as long as few
-    rows are multiplied: many take far longer than that, and a second copy of a model is large.
+    The weights as one step's operand are kept for the next product with few rows.  A product with
+    many rows does not keep them: it takes far longer than rounding them, and a second copy of a
+    model's weights is large.
 
     Parameters
     ----------
     weight : ndarray, shape (inputs, outputs)
     bias : ndarray, shape (outputs,), optional
     format : Format
-        Whose members they are.
+        The format that the weights are members of.
     """
 
     def __init__(self, weight: NDArray[Any], bias: NDArray[Any] | None, format: Format) -> None:
         self.weight, self.bias, self.format = weight, bias, format
-        self._prepared: tuple[Any, Operand] | None = None
+        self._kept: tuple[Any, Operand] | None = None
 
     def operand(self, step: Product, rows: int) -> Operand:
-        """The weights as a step takes them to multiply so many rows."""
+        """The weights as the right operand of a step whose left operand has that many rows."""
         if step.operands is None or (step.operands == self.format and step.scaling == "none"):
             return Operand(self.weight)
         key = step.operands, step.rounding, step.scaling, step.block
-        kept = self._prepared  # which another thread may change
+        kept = self._kept  # read once: another thread may change it
         if kept is not None and kept[0] == key:
             return kept[1]
-        self._prepared = None
+        self._kept = None
         operand = right_operand(self.weight, step, None)
         if rows < _MANY_ROWS:
-            self._prepared = key, operand
+            self._kept = key, operand
         return operand
 
     @functools.cached_property
     def row_norms(self) -> NDArray[np.float64]:
-        """What the output makes of each input: the lengths of the rows."""
+        """2-norms of the rows: how much the output changes with each input."""
         return np.sqrt(total(np.square(self.weight, dtype=np.float64)))[:, 0]
 
 
 def left_operand(a: NDArray[Any], step: Product) -> Operand:
-    """The left operand of a product, rounded; its rows have scales, or their blocks.
+    """The left operand of a product, rounded; a scale is one of a row or of a block of a row.
 
     Parameters
     ----------
@@ -100,14 +105,14 @@ def left_operand(a: NDArray[Any], step: Product) -> Operand:
 
 
 def right_operand(b: NDArray[Any], step: Product, scale: float | None) -> Operand:
-    """The right operand of a product, rounded; its columns have scales, or their blocks.
+    """The right operand of a product, rounded; a scale is one of a column or of a block of it.
 
     Parameters
     ----------
     b : ndarray, shape (..., k, n)
     step : Product
     scale : float or None
-        That of the whole operand, for steps with one; None to find it from the numbers.
+        The scale of the whole operand, for steps that have one; None to compute it from `b`.
 
     Returns
     -------
@@ -117,43 +122,49 @@ def right_operand(b: NDArray[Any], step: Product, scale: float | None) -> Operan
 
 
 def _operand(x: NDArray[Any], step: Product, axis: int, scale: float | None) -> Operand:
-    """An operand whose terms lie along an axis."""
+    """An operand whose inner products run along `axis`."""
     if step.operands is None:
         return Operand(x)
     if isinstance(step.operands, BlockFormat):
-        matrices = x.reshape(-1, *x.shape[-2:])
-        settings: dict[str, Any] = {"axis": axis, "rounding": step.rounding, "tensor_scale": scale}
-        return Operand(
-            tuple(scaling.quantize(each, step.operands, **settings) for each in matrices)
-        )
+        return _block_operand(x, step, axis, scale)
     if step.scaling == "none":
         return Operand(fpemu.round(x, step.operands, step.rounding))
     if step.scaling == "tensor":
         scales: Any = _scales(x, step.operands, None) if scale is None else np.float32(scale)
-        spread = scales
+        divisors = scales
     elif step.scaling == "row":
-        spread = scales = _scales(x, step.operands, axis)
+        divisors = scales = _scales(x, step.operands, axis)
     else:
         starts = range(0, x.shape[axis], step.block)
         blocks = np.split(x, starts[1:], axis)
         scales = np.concatenate([_scales(block, step.operands, axis) for block in blocks], axis)
         widths = [block.shape[axis] for block in blocks]
-        spread = np.repeat(scales, widths, axis)
-    return Operand(fpemu.divide(x, spread, step.operands, step.rounding), scales)
+        divisors = np.repeat(scales, widths, axis)
+    return Operand(fpemu.divide(x, divisors, step.operands, step.rounding), scales)
+
+
+def _block_operand(x: NDArray[Any], step: Product, axis: int, scale: float | None) -> Operand:
+    """An operand in a block format, matrix by matrix."""
+    matrices = x.reshape(-1, *x.shape[-2:])
+    options: dict[str, Any] = {"axis": axis, "rounding": step.rounding, "tensor_scale": scale}
+    return Operand(tuple(scaling.quantize(each, step.operands, **options) for each in matrices))
 
 
 def _scales(x: NDArray[Any], format: Format, axis: int | None) -> Any:
-    """What takes the largest magnitude to the largest number of a format, 1 where there is none."""
+    """Scales that divide the largest magnitude into the largest number of a format, or are 1."""
     largest = np.max(np.abs(x), axis=axis, keepdims=axis is not None, initial=0.0)
     usable = np.where((largest > 0) & np.isfinite(largest), largest, format.max_finite)
     scales = fpemu.divide(usable, format.max_finite, "float32", "rtp")
     return np.maximum(scales, formats.float32.smallest_normal).astype(np.float32)
 
 
+# --- matrix products ------------------------------------------------------------------------------
+
+
 def products(
     a: Operand, b: Operand, step: Product, lengths: NDArray[np.int64] | None = None
 ) -> NDArray[Any]:
-    """The sums of a matrix product as a step forms them, not yet rounded into its output.
+    """The sums of a matrix product as a step forms them, before they are rounded into its output.
 
     Parameters
     ----------
@@ -161,7 +172,7 @@ def products(
         Of shapes (..., m, k) and (..., k, n).
     step : Product
     lengths : ndarray of int64, shape (m,), optional
-        How many leading columns of each row are wanted; the others are +0.
+        The number of leading columns to compute in each row; the rest are +0.
 
     Returns
     -------
@@ -189,38 +200,37 @@ def _block_scaled(
 def _scaled(
     a: Operand, b: Operand, step: Product, lengths: NDArray[np.int64] | None
 ) -> NDArray[Any]:
-    """Sums times the scales of their operands, in float32, and the sum of those in float32."""
+    """Sums times the scales of their operands, block by block, added in float32."""
     terms = a.values.shape[-1]
     width = step.block if step.scaling == "block" else terms
     result: Any = None
     for index, first in enumerate(range(0, terms, width)):
-        here = slice(first, first + width)
-        x, y = a.values[..., here], b.values[..., here, :]
-        of_x, of_y = a.scales, b.scales
+        part = slice(first, first + width)
+        x, y = a.values[..., part], b.values[..., part, :]
+        x_scales, y_scales = a.scales, b.scales
         if step.scaling == "block":
-            of_x, of_y = of_x[..., index : index + 1], of_y[..., index : index + 1, :]
+            here = slice(index, index + 1)
+            x_scales, y_scales = x_scales[..., here], y_scales[..., here, :]
         sums = fpemu.matmul(x, y, step.accumulator, row_lengths=lengths)
-        both = np.multiply(of_x, of_y, dtype=np.float64)  # exact, of two float32 numbers
+        both = np.multiply(x_scales, y_scales, dtype=np.float64)  # exact, of two float32 numbers
         scaled = fpemu.multiply(sums, both, formats.float32)
         result = scaled if result is None else fpemu.add(result, scaled, formats.float32)
     return np.asarray(result)
 
 
 def sums_are_output(step: Product) -> bool:
-    """Whether the sums of a product are what its rounding into the output would make of them."""
+    """Whether rounding the sums of a product into its output changes nothing."""
     has_scales = step.scaling != "none" or isinstance(step.operands, BlockFormat)
     saturates = step.rounding.overflow == "saturate"
     return bool(step.output == step.accumulator.format and not has_scales and not saturates)
 
 
 def overflowed(x: NDArray[Any], format: Format) -> NDArray[np.bool_]:
-    """Which numbers a format may not have had room for: as large as its largest, infinite, NaN."""
+    """Which numbers may have overflowed in a format: its largest finite number, infinities, NaN."""
     return np.asarray(~(np.abs(x) < format.max_finite))
 
 
-def linear(
-    x: NDArray[Any], matrix: Matrix, step: Product, beyond: NDArray[np.bool_] | None = None
-) -> NDArray[Any]:
+def linear(x: NDArray[Any], matrix: Matrix, step: Product) -> NDArray[Any]:
     """``x @ weight + bias``, the exact sum of product and bias rounded once.
 
     Parameters
@@ -228,27 +238,55 @@ def linear(
     x : ndarray, shape (rows, inputs)
     matrix : Matrix
     step : Product
-    beyond : ndarray of bool, shape (rows, outputs), optional
-        Where to mark the components that accumulator or output may have had no room for.
 
     Returns
     -------
     ndarray, shape (rows, outputs)
         Members of the step's output format, in the type of `x`.
     """
-    sums = products(left_operand(x, step), matrix.operand(step, len(x)), step)
-    result = _biased(sums, matrix, step, x)
-    if beyond is not None:
-        beyond |= overflowed(sums, step.accumulator.format) | overflowed(result, step.output)
-    return result
+    return _add_bias(_sums(x, matrix, step), matrix, step, x)
 
 
-def _biased(sums: NDArray[Any], matrix: Matrix, step: Product, x: NDArray[Any]) -> NDArray[Any]:
+class Checked(NamedTuple):
+    """The components of a product, and which of them may have overflowed."""
+
+    values: NDArray[Any]
+    overflow: NDArray[np.bool_]
+
+
+def checked_linear(x: NDArray[Any], matrix: Matrix, step: Product) -> Checked:
+    """:func:`linear`, with the components that may have overflowed in accumulator or output.
+
+    Parameters
+    ----------
+    x : ndarray, shape (rows, inputs)
+    matrix : Matrix
+    step : Product
+
+    Returns
+    -------
+    values : ndarray, shape (rows, outputs)
+    overflow : ndarray of bool, shape (rows, outputs)
+    """
+    sums = _sums(x, matrix, step)
+    values = _add_bias(sums, matrix, step, x)
+    overflow = overflowed(sums, step.accumulator.format) | overflowed(values, step.output)
+    return Checked(values, overflow)
+
+
+def _sums(x: NDArray[Any], matrix: Matrix, step: Product) -> NDArray[Any]:
+    return products(left_operand(x, step), matrix.operand(step, len(x)), step)
+
+
+def _add_bias(sums: NDArray[Any], matrix: Matrix, step: Product, x: NDArray[Any]) -> NDArray[Any]:
     if matrix.bias is not None:
-        return _into(fpemu.add(sums, matrix.bias, step.output, step.rounding), x)
+        return _as_type(fpemu.add(sums, matrix.bias, step.output, step.rounding), x)
     if sums_are_output(step):
-        return _into(sums, x)
-    return _into(fpemu.round(sums, step.output, step.rounding), x)
+        return _as_type(sums, x)
+    return _as_type(fpemu.round(sums, step.output, step.rounding), x)
+
+
+# --- elementwise sums and products ----------------------------------------------------------------
 
 
 def add(x: NDArray[Any], y: NDArray[Any], step: Sum) -> NDArray[Any]:
@@ -264,11 +302,43 @@ def add(x: NDArray[Any], y: NDArray[Any], step: Sum) -> NDArray[Any]:
     ndarray
         Members of the step's output format, in the type of `x`.
     """
-    return _into(fpemu.add(x, y, step.output, step.rounding), x)
+    return _as_type(fpemu.add(x, y, step.output, step.rounding), x)
 
 
-def _into(numbers: Any, like: NDArray[Any]) -> NDArray[Any]:
-    """Numbers in the machine's carrier, which holds them."""
+def multiply(x: NDArray[Any], y: NDArray[Any], step: Function) -> NDArray[Any]:
+    """``x * y``, rounded once: an activated gate times what it gates.
+
+    Parameters
+    ----------
+    x, y : ndarray, of one shape
+    step : Function
+
+    Returns
+    -------
+    ndarray
+        Members of the step's output format, in the type of `x`.
+    """
+    return _as_type(fpemu.multiply(x, y, step.output, step.rounding), x)
+
+
+def round_into(x: NDArray[Any], step: Sum) -> NDArray[Any]:
+    """`x` rounded as a sum is: token embeddings of a model without embeddings of positions.
+
+    Parameters
+    ----------
+    x : ndarray
+    step : Sum
+
+    Returns
+    -------
+    ndarray
+        Members of the step's output format, in the type of `x`.
+    """
+    return _as_type(fpemu.round(x, step.output, step.rounding), x)
+
+
+def _as_type(numbers: Any, like: NDArray[Any]) -> NDArray[Any]:
+    """Numbers in the machine's carrier, which holds them exactly."""
     return np.asarray(numbers).astype(like.dtype, copy=False)
 
 
@@ -276,7 +346,7 @@ def _into(numbers: Any, like: NDArray[Any]) -> NDArray[Any]:
 
 
 def written_type(x: NDArray[Any], step: Function) -> np.dtype[Any]:
-    """The type a kernel writes: float32 if that is the step's rounding, else float64."""
+    """The type a kernel writes: float32 if storing into it is the step's rounding, else float64."""
     narrow = step.output == formats.float32 and step.rounding == _NEAREST
     return x.dtype if narrow and x.dtype == np.float32 else np.dtype(np.float64)
 
@@ -284,8 +354,8 @@ def written_type(x: NDArray[Any], step: Function) -> np.dtype[Any]:
 def rounded(values: NDArray[Any], x: NDArray[Any], step: Function) -> NDArray[Any]:
     """What a kernel has written, rounded into the step's output, in the type of `x`."""
     if step.output == formats.float64 or values.dtype == np.float32:
-        return _into(values, x)
-    return _into(fpemu.round(values, step.output, step.rounding), x)
+        return _as_type(values, x)
+    return _as_type(fpemu.round(values, step.output, step.rounding), x)
 
 
 @dataclass(frozen=True)
@@ -297,13 +367,13 @@ class Norm:
     weight : ndarray, shape (n,)
     bias : ndarray, shape (n,), optional
         For LayerNorm.
-    centred : bool
-        Whether the mean is subtracted: LayerNorm, otherwise RMSNorm.
+    centered : bool
+        Whether the mean is subtracted, as in LayerNorm; RMSNorm does not.
     """
 
     weight: NDArray[Any]
     bias: NDArray[Any] | None = None
-    centred: bool = True
+    centered: bool = True
 
 
 def norm(x: NDArray[Any], parameters: Norm, epsilon: float, step: Function) -> NDArray[Any]:
@@ -314,7 +384,7 @@ def norm(x: NDArray[Any], parameters: Norm, epsilon: float, step: Function) -> N
     x : ndarray, shape (rows, n)
     parameters : Norm
     epsilon : float
-        Is added to the variance, or to the mean square.
+        Added to the variance, or to the mean square.
     step : Function
 
     Returns
@@ -323,12 +393,12 @@ def norm(x: NDArray[Any], parameters: Norm, epsilon: float, step: Function) -> N
         Members of the step's output format, in the type of `x`.
     """
     if step.steps is not None:
-        return _into(_norm_in_steps(x, parameters, epsilon, step), x)
+        return _as_type(_norm_in_steps(x, parameters, epsilon, step), x)
     weight = parameters.weight
     bias = np.zeros_like(weight) if parameters.bias is None else parameters.bias
     out = np.empty(x.shape, written_type(x, step))
-    arguments = (x, weight, bias, epsilon, parameters.centred, out)
-    launching.run(_norm_rows, x.shape[0], *arguments, grain=max(1, _GRAIN // x.shape[1]))
+    arguments = (x, weight, bias, epsilon, parameters.centered, out)
+    launching.run(norm_rows, x.shape[0], *arguments, grain=max(1, _GRAIN // x.shape[1]))
     return rounded(out, x, step)
 
 
@@ -341,29 +411,10 @@ def _norm_in_steps(x: NDArray[Any], parameters: Norm, epsilon: float, step: Func
         "accumulator": Sequential(step.steps, step.rounding),
         **inner,
     }
-    if not parameters.centred:
+    if not parameters.centered:
         return fpemu.functions.rms_norm(x, step.output, step.rounding, **common)
     common |= dict.fromkeys(("centred", "scaled"), step.steps) | {"bias": parameters.bias}
     return fpemu.functions.layer_norm(x, step.output, step.rounding, **common)
-
-
-@caching.kernel
-def _norm_rows(start, stop, x, weight, bias, epsilon, centred, out):  # type: ignore[no-untyped-def]
-    n = x.shape[1]
-    for row in range(start, stop):
-        mean = 0.0
-        if centred:
-            for j in range(n):
-                mean += np.float64(x[row, j])
-            mean /= n
-        squares = 0.0
-        for j in range(n):
-            deviation = np.float64(x[row, j]) - mean
-            squares += deviation * deviation
-        scale = 1.0 / np.sqrt(squares / n + epsilon)
-        for j in range(n):
-            normalised = (np.float64(x[row, j]) - mean) * scale
-            out[row, j] = normalised * np.float64(weight[j]) + np.float64(bias[j])
 
 
 def activation(x: NDArray[Any], name: str, step: Function) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,20 @@ from lamp.machines import Hardware
 from lamp.models.decoder import Decoder
 from lamp.models.layers import Matrix, Norm
 from lamp.models.rotary import Rotary
-from lamp.models.weights import Block, Shape, Tensors, Weights
+from lamp.models.weights import (
+    Block,
+    Shape,
+    Tensors,
+    Weights,
+    check_epsilon,
+    check_flags,
+    check_sizes,
+)
 
 __all__ = ["Llama", "LlamaConfig"]
 
-_PREFIX = "model."
-_SIZES = (
+_PREFIX: Final = "model."
+_SIZES: Final = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -35,30 +43,62 @@ _SIZES = (
     "head_dim",
     "max_position_embeddings",
 )
+_FLAGS: Final = ("tie_word_embeddings", "attention_bias", "mlp_bias")
+_ROTARY: Final = ("rope_theta", "partial_rotary_factor")
+_DEFAULTS: Final[dict[str, Any]] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "max_position_embeddings": 2048,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+"""The values that transformers gives to fields which are missing."""
 
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The shape of a Llama, under transformers' names.
+    """The configuration of a Llama, under transformers' names.
 
     Parameters
     ----------
-    vocab_size, hidden_size, intermediate_size, num_hidden_layers : int
-        Sizes.
-    num_attention_heads, num_key_value_heads, head_dim : int
-        Every key head serves as many query heads as there are more of those.
+    vocab_size : int
+        The number of tokens.
+    hidden_size : int
+        The width of the residual stream.
+    intermediate_size : int
+        The width of the feed-forward layers.
+    num_hidden_layers : int
+        The number of layers.
+    num_attention_heads, num_key_value_heads : int
+        The numbers of heads of queries, and of keys and values, in each layer: every key head
+        serves ``num_attention_heads // num_key_value_heads`` heads.
+    head_dim : int
+        The dimension of a head.
     max_position_embeddings : int
-        The most tokens in a text.
+        The largest number of tokens in a text.
     hidden_act : str
         The activation of the gate.
     rms_norm_eps : float
         The epsilon of every norm.
     rotary : Rotary
-        How queries and keys are turned.
+        How queries and keys are rotated.
     tie_word_embeddings : bool
         Whether the head is the embedding.
     attention_bias, mlp_bias : bool
         Whether the linear layers have biases.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range.
     """
 
     vocab_size: int
@@ -78,15 +118,9 @@ class LlamaConfig:
 
     def __post_init__(self) -> None:
         activations.activation(self.hidden_act)  # raises if there is none
-        for name in _SIZES:
-            size = getattr(self, name)
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} is {size!r}, expected a positive integer")
-        if not 0.0 <= self.rms_norm_eps < np.inf:
-            raise ValueError(
-                f"rms_norm_eps is {self.rms_norm_eps!r}, expected a finite number that is not "
-                "negative"
-            )
+        check_sizes(self, _SIZES)
+        check_flags(self, _FLAGS)
+        check_epsilon(self, "rms_norm_eps")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"{self.num_attention_heads} heads do not share {self.num_key_value_heads} heads "
@@ -102,58 +136,70 @@ class LlamaConfig:
     def from_mapping(cls, config: Mapping[str, Any]) -> LlamaConfig:
         """The configuration in a transformers ``config.json``.
 
+        Parameters
+        ----------
+        config : mapping
+            Fields that are missing have transformers' default values.
+
+        Returns
+        -------
+        LlamaConfig
+
         Raises
         ------
         ValueError
-            If it asks for something that is not implemented, or a size is missing.
+            If a field is out of range, or asks for something that is not implemented.
         """
-        values = {name: config.get(name) for name in _SIZES}
+        values = {name: config.get(name, default) for name, default in _DEFAULTS.items()}
         heads, width = values["num_attention_heads"], values["hidden_size"]
         values["num_key_value_heads"] = values["num_key_value_heads"] or heads
-        if values["head_dim"] is None and isinstance(heads, int) and isinstance(width, int):
+        if values["head_dim"] is None and all(
+            isinstance(x, (int, np.integer)) for x in (heads, width)
+        ):
             if heads < 1 or width % heads:
                 raise ValueError(f"width {width} does not divide into {heads} heads")
             values["head_dim"] = width // heads
-        rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        rope = {"rope_theta": config.get("rope_theta"), **rope}
-        return cls(
-            **values,  # type: ignore[arg-type]
-            hidden_act=config.get("hidden_act", "silu"),
-            rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-            rotary=Rotary.from_mapping(values["head_dim"] or 2, rope),
-            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-            attention_bias=bool(config.get("attention_bias", False)),
-            mlp_bias=bool(config.get("mlp_bias", False)),
-        )
+        return cls(**values, rotary=_rotary(config, values))
+
+
+def _rotary(config: Mapping[str, Any], values: Mapping[str, Any]) -> Rotary:
+    """The rotary positions in a ``config.json``, by transformers 5 or before it."""
+    given = {name: config[name] for name in _ROTARY if config.get(name) is not None}
+    parameters = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(parameters, Mapping):
+        raise ValueError(f"rope_parameters is {parameters!r}, expected an object")
+    given |= parameters
+    given.setdefault("original_max_position_embeddings", values["max_position_embeddings"])
+    return Rotary.from_mapping(values["head_dim"] or 2, given)
 
 
 class Llama(Decoder):
     """A Llama that runs on a simulated machine.
 
-    Queries and keys are members of the output of qkv.  They are turned in float64, ``a c - b s``
-    and ``b c + a s`` with every product and sum rounded, the cosines and sines within 3 units of
-    2**-53, and what that gives is rounded into the output of qkv once more.  So it is rounded
-    twice, as where a machine turns in one format and stores in another: it may differ from the
-    exactly turned number rounded once where that lies next to the middle between two numbers of the
-    output, or cancels to nearly nothing.
+    Queries and keys are members of the output of the step qkv.  They are rotated in float64,
+    ``a c - b s`` and ``b c + a s`` with every product and sum rounded and the cosines and sines
+    within 3 units of 2**-53, and the result is rounded into the output of qkv again.  This is
+    double rounding, as on a machine that rotates in one format and stores in another: the result
+    may differ from the exactly rotated number rounded once if that lies close to the midpoint of
+    two members of the output, or cancels to almost nothing.
 
-    The gate and what it gates are products of the step mlp_up.  The activated gate is rounded into
-    the output of the activation, and so is its product with what it gates.  Look-ahead at the
-    activation recomputes components of its argument, the gate; of what that gates it recomputes,
-    and counts, those that overflowed.
+    The gate and the factor of the activated gate are both products of the step mlp_up.  The
+    activated gate is rounded into the output of the step activation, and so is its product with
+    the factor.  Look-ahead at the activation recomputes components of its argument, the gate; of
+    the factor it recomputes, and counts, the components that overflowed.
 
     Parameters
     ----------
     config : LlamaConfig
-        Its shape.
-    tensors : mapping
+        Its configuration.
+    tensors : mapping of str to ndarray
         Its weights, under transformers' names.
     hardware : Hardware or str
         The machine.
     lamp : LAMP or iterable of LAMP, optional
-        What to recompute; several are for as many places.
+        The rules of look-ahead, at most one per place.
     source : Path, optional
-        The checkpoint that the tokenizer is taken from.
+        The checkpoint that the tokenizer is read from.
     """
 
     family = "llama"
@@ -189,10 +235,10 @@ class Llama(Decoder):
         held.check_layers("layers.", config.num_hidden_layers, "num_hidden_layers")
 
         def norm(name: str) -> Norm:
-            return Norm(held.take(f"{name}.weight", width), centred=False)
+            return Norm(held.take(f"{name}.weight", width), centered=False)
 
         def matrix(name: str, inputs: int, outputs: int, has_bias: bool) -> Matrix:
-            # transformers has these matrices the other way round.
+            # transformers stores these matrices transposed.
             weight = held.take(f"{name}.weight", outputs, inputs).T
             return held.matrix(weight, held.take(f"{name}.bias", outputs) if has_bias else None)
 

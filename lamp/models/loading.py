@@ -1,4 +1,4 @@
-"""Models by what their checkpoints say they are."""
+"""Load a model of the family that its checkpoint names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lamp.models.llama import Llama
 __all__ = ["FAMILIES", "from_pretrained", "reader"]
 
 FAMILIES: Final[dict[str, type[Decoder]]] = {kind.family: kind for kind in (GPT2, Llama)}
-"""The classes by transformers' name of the kind of model."""
+"""The classes of models, by the name of their type in transformers."""
 
 
 def from_pretrained(
@@ -26,17 +26,17 @@ def from_pretrained(
     hardware: HardwareLike = "fp32",
     lamp: LAMP | Iterable[LAMP] | None = None,
 ) -> Decoder:
-    """A trained model of any family.
+    """Load a trained model of any family.
 
     Parameters
     ----------
     path_or_name : str or path-like
         A transformers directory, a GGUF file, a name on the Hugging Face hub, ``"embedded"``, or
-        the name of a model that comes in a Python package, see :data:`lamp.checkpoints.PACKAGED`.
+        the name of a model in a Python package, see :data:`lamp.checkpoints.PACKAGED`.
     hardware : Hardware, str or path-like
         The machine.
     lamp : LAMP or iterable of LAMP, optional
-        What to recompute; several are for as many places.
+        The rules of look-ahead, at most one per place.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def from_pretrained(
     FileNotFoundError
         If there is no such model, or a file is missing.
     ValueError
-        If the model is of a kind that is not known, or the checkpoint is broken.
+        If the model is of a type that is not known, or the checkpoint is broken.
 
     Examples
     --------
@@ -60,12 +60,12 @@ def from_pretrained(
 
 
 def reader(path_or_name: str | os.PathLike[str] = "embedded") -> Decoder:
-    """A model without its weights: it tells sizes and tokens, but does not run.
+    """Load a model without its weights: it knows sizes and tokens, but does not run.
 
     Parameters
     ----------
     path_or_name : str or path-like
-        As :func:`from_pretrained`.
+        As in :func:`from_pretrained`.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def reader(path_or_name: str | os.PathLike[str] = "embedded") -> Decoder:
     Raises
     ------
     FileNotFoundError, ValueError
-        As :func:`from_pretrained`.
+        As in :func:`from_pretrained`.
 
     Examples
     --------
@@ -86,7 +86,7 @@ def reader(path_or_name: str | os.PathLike[str] = "embedded") -> Decoder:
     source = checkpoints.directory(path_or_name)
     kind = _family(source, path_or_name)
     model = object.__new__(kind)
-    model.config = kind._configure(checkpoints.load_config(source, kind.family))
+    model.config = kind._read_config(source)
     model.shape = kind._shape(model.config)
     model._source = source
     return model

@@ -1,4 +1,4 @@
-"""Rotary positions: queries and keys turned by angles that grow with the position.
+"""Rotary positions: queries and keys rotated by angles that grow with the position.
 
 References
 ----------
@@ -23,14 +23,19 @@ from lamp._kernels.rows import Float64
 
 __all__ = ["Rotary"]
 
-_STEP: Final = 64  # positions from one exactly known angle to the next
+_STEP: Final = 64  # positions between two angles from mpmath
 _DIGITS: Final = 40
-_LLAMA_3: Final = (
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-)
+_FACTORS: Final = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
+}
+"""The kinds of rotary positions, and the names of the numbers that each takes."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,13 @@ class Rotary:
     Parameters
     ----------
     dimension : int
-        That of a head, even.
+        The dimension of a head, even.
     theta : float
-        Pair i turns by ``theta**(-2 i / dimension)`` a position.
+        Pair i is rotated by ``theta**(-2 i / dimension)`` radians per position.
     kind : {"default", "linear", "llama3"}
-        Whether all frequencies are divided by a factor, or the low ones.
+        ``"linear"`` divides all frequencies by a factor, ``"llama3"`` the low ones.
     factors : tuple of float
-        For ``"linear"`` the factor; for ``"llama3"`` the factor, the low and the high frequency
+        Of ``"linear"`` the factor; of ``"llama3"`` the factor, the low and the high frequency
         factor and the original number of positions.
 
     Raises
@@ -63,19 +68,19 @@ class Rotary:
 
     def __post_init__(self) -> None:
         size = self.dimension
-        if not isinstance(size, int) or size < 2 or size % 2:
+        if not isinstance(size, (int, np.integer)) or size < 2 or size % 2:
             raise ValueError(f"rotary positions need an even head dimension, not {size!r}")
-        counts = {"default": 0, "linear": 1, "llama3": len(_LLAMA_3)}
-        if self.kind not in counts:
+        object.__setattr__(self, "dimension", int(size))
+        if self.kind not in _FACTORS:
             raise ValueError(
                 f"rotary positions of type {self.kind!r} are not implemented: expected one of "
-                f"{', '.join(counts)}"
+                f"{', '.join(_FACTORS)}"
             )
-        numbers = self.theta, *self.factors
-        if len(self.factors) != counts[self.kind] or not all(0 < x < np.inf for x in numbers):
+        numbers, count = (self.theta, *self.factors), len(_FACTORS[self.kind])
+        if len(self.factors) != count or not all(0 < x < np.inf for x in numbers):
             raise ValueError(
-                f"rotary positions of type {self.kind!r} need {counts[self.kind] + 1} positive "
-                f"numbers, not {numbers}"
+                f"rotary positions of type {self.kind!r} need {count + 1} positive numbers, not "
+                f"{numbers}"
             )
         if self.kind == "llama3" and not self.factors[1] < self.factors[2]:
             raise ValueError(
@@ -85,11 +90,12 @@ class Rotary:
 
     @classmethod
     def from_mapping(cls, dimension: int, parameters: Mapping[str, Any]) -> Rotary:
-        """The angles that transformers' ``rope_parameters`` mean.
+        """The angles that transformers' ``rope_parameters`` describe.
 
         Parameters
         ----------
         dimension : int
+            The dimension of a head.
         parameters : mapping
             Under the names of transformers 5, or those of ``rope_scaling`` before it.
 
@@ -100,30 +106,30 @@ class Rotary:
         Raises
         ------
         ValueError
-            If they are of a type that is not implemented, or a number is missing or none.
+            If they are of a type that is not implemented, or a number is missing or not a number.
         """
         kind = str(parameters.get("rope_type") or parameters.get("type") or "default")
         if parameters.get("partial_rotary_factor", 1.0) != 1.0:
             raise ValueError("partial_rotary_factor is not implemented")
-        names = {"linear": ("factor",), "llama3": _LLAMA_3}.get(kind, ())
+        names = _FACTORS.get(kind, ())
         missing = [name for name in names if name not in parameters]
         if missing:
             raise ValueError(f"rotary positions of type {kind!r} need {', '.join(missing)}")
         given = {"rope_theta": parameters.get("rope_theta") or 10000.0}
         given |= {name: parameters[name] for name in names}
         for name, number in given.items():
-            if not isinstance(number, (int, float)):
+            if not isinstance(number, (int, float, np.integer, np.floating)):
                 raise ValueError(f"{name} of rotary positions is {number!r}, expected a number")
         theta, *factors = map(float, given.values())
         return cls(dimension, theta, kind, tuple(factors))
 
     def frequencies(self, mp: Any = mpmath.mp) -> list[Any]:
-        """What each pair turns by from one position to the next.
+        """The angle of each pair in radians per position.
 
         Parameters
         ----------
         mp : mpmath.MPContext
-            In whose precision; mpmath's global one if left out.
+            The context whose precision is used; mpmath's global one if left out.
 
         Returns
         -------
@@ -134,18 +140,18 @@ class Rotary:
         if self.kind == "linear":
             return [frequency / self.factors[0] for frequency in plain]
         if self.kind == "llama3":
-            return [self._stretched(frequency, mp) for frequency in plain]
+            return [self._llama_3(frequency, mp) for frequency in plain]
         return plain
 
-    def _stretched(self, frequency: Any, mp: Any) -> Any:
-        """Llama 3: low frequencies over the factor, middle ones partly."""
+    def _llama_3(self, frequency: Any, mp: Any) -> Any:
+        """Low frequencies divided by the factor, middle ones by an interpolation of 1 and it."""
         factor, low, high, positions = (mp.mpf(x) for x in self.factors)
         turns = positions * frequency / (2 * mp.pi)
         share = min(max((turns - low) / (high - low), 0), 1)
         return frequency * (share + (1 - share) / factor)
 
-    def turned(self, heads: NDArray[Any], first: int) -> Float64:
-        """Vectors with their positions in them.
+    def rotated(self, heads: NDArray[Any], first: int) -> Float64:
+        """Vectors rotated by their positions.
 
         Parameters
         ----------
@@ -159,7 +165,7 @@ class Rotary:
         """
         cosine, sine = _table(self, first, heads.shape[1])
         left, right = np.split(heads.astype(np.float64), 2, axis=-1)
-        with np.errstate(over="ignore", invalid="ignore"):  # of what overflowed before
+        with np.errstate(over="ignore", invalid="ignore"):  # where an earlier step overflowed
             return np.concatenate([left * cosine - right * sine, right * cosine + left * sine], -1)
 
 
@@ -167,8 +173,8 @@ class Rotary:
 def _table(rotary: Rotary, first: int, count: int) -> tuple[Float64, Float64]:
     """Cosines and sines of positions, (count, dimension / 2), within 3 units of 2**-53.
 
-    mpmath gives those of every 64th position and of the first 64, correctly rounded; the others are
-    their sums'.
+    mpmath computes them correctly rounded at every 64th position and at the first 64; the rest
+    follow from these by the addition theorems.
     """
     low, high = first // _STEP, (first + count - 1) // _STEP + 1
     fine = _exact(rotary, range(_STEP))

@@ -1,4 +1,4 @@
-"""The next token from logits.
+"""Choose the next token from logits.
 
 References
 ----------
@@ -21,18 +21,19 @@ __all__ = ["Sampler"]
 
 @dataclass
 class Sampler:
-    """How tokens are drawn.
+    """Draws tokens from the softmax of logits.
 
     Parameters
     ----------
     temperature : float
-        What logits are divided by; 0 takes the most probable token.
+        Logits are divided by it; at 0 the most probable token is taken.
     top_k : int, optional
-        How many of the most probable tokens may be drawn.
+        The number of most probable tokens to draw from.
     top_p : float, optional
-        The probability that the fewest tokens which may be drawn have together.
+        Draw from the smallest number of most probable tokens whose probabilities sum to at least
+        this.
     seed : int
-        Of the draws.
+        Seed of the draws.
 
     Raises
     ------
@@ -49,16 +50,19 @@ class Sampler:
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature < math.inf:
             raise ValueError(f"temperature must not be negative, as {self.temperature} is")
-        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
-            raise ValueError(f"top_k must be a positive integer, not {self.top_k!r}")
+        if self.top_k is not None:
+            if not isinstance(self.top_k, (int, np.integer)) or self.top_k < 1:
+                raise ValueError(f"top_k must be a positive integer, not {self.top_k!r}")
+            self.top_k = int(self.top_k)
         if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
             raise ValueError(f"top_p must lie in (0, 1], not {self.top_p}")
-        if not isinstance(self.seed, int) or self.seed < 0:
+        if not isinstance(self.seed, (int, np.integer)) or self.seed < 0:
             raise ValueError(f"seed must be an integer that is not negative, not {self.seed!r}")
+        self.seed = int(self.seed)
         self._generator = np.random.default_rng(self.seed)
 
     def draw(self, logits: NDArray[Any]) -> int:
-        """A token.
+        """Draw a token.
 
         Parameters
         ----------
@@ -77,20 +81,21 @@ class Sampler:
             raise ValueError("the model gives no probabilities: its logits hold NaN or no number")
         if self.temperature == 0.0:
             return int(np.argmax(logits))
-        order, shares = self._candidates(logits)
-        sums = np.cumsum(shares)
+        tokens, probabilities = self._candidates(logits)
+        sums = np.cumsum(probabilities)
         place = np.searchsorted(sums, self._generator.random() * sums[-1], "right")
-        return int(order[min(int(place), len(order) - 1)])
+        return int(tokens[min(int(place), len(tokens) - 1)])
 
     def _candidates(self, logits: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The tokens that may be drawn, most probable first, and their probabilities."""
-        order = np.argsort(-logits, kind="stable")[: self.top_k]
+        """The tokens to draw from, most probable first, and their probabilities."""
+        tokens = np.argsort(-logits, kind="stable")[: self.top_k]
         with np.errstate(over="ignore", invalid="ignore"):
-            # Small temperatures make minus infinity, which is right; of infinities, NaN.
-            below = (logits[order].astype(np.float64) - float(logits.max())) / self.temperature
-        shares = rows.exp(np.where(np.isnan(below), 0.0, below))
-        shares /= np.cumsum(shares)[-1]
+            # Small temperatures give minus infinity, which is right; infinite logits give NaN.
+            differences = logits[tokens].astype(np.float64) - float(logits.max())
+            differences /= self.temperature
+        probabilities = rows.exp(np.where(np.isnan(differences), 0.0, differences))
+        probabilities /= np.cumsum(probabilities)[-1]
         if self.top_p is not None:
-            kept = int(np.searchsorted(np.cumsum(shares), self.top_p)) + 1
-            order, shares = order[:kept], shares[:kept]
-        return order, shares
+            kept = int(np.searchsorted(np.cumsum(probabilities), self.top_p)) + 1
+            tokens, probabilities = tokens[:kept], probabilities[:kept]
+        return tokens, probabilities

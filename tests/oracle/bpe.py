@@ -9,20 +9,20 @@ WORDS = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{
 
 
 def alphabet():
-    """The character that stands for each byte: itself if it can be seen, else one from U+0100."""
-    seen = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = [byte for byte in range(256) if byte not in seen]
-    return {byte: chr(byte) for byte in seen} | {b: chr(256 + i) for i, b in enumerate(hidden)}
+    """The character that stands for each byte: its own if it is printable, else one from U+0100."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
 
 
 def pieces(text, digits):
-    """Words; where every digit is one, they are cut out first."""
+    """The words of a text; with `digits`, every digit is one."""
     parts = regex.split(r"(\p{N})", text) if digits else [text]
     return [word for part in parts for word in WORDS.findall(part)]
 
 
-def merged(word, ranks):
-    """A word's symbols, the pair of lowest rank joined first, from the left."""
+def merge(word, ranks):
+    """The symbols of a word, after pairs are joined in the order of their ranks."""
     symbols = list(word)
     while len(symbols) > 1:
         pairs = list(itertools.pairwise(symbols))
@@ -35,7 +35,7 @@ def merged(word, ranks):
 
 
 def encode(text, tokens, merges, *, special=(), digits=False):
-    """The numbers of a text's tokens; bytes that are no tokens are left out."""
+    """The token numbers of a text; bytes without a token are left out."""
     numbers = {token: number for number, token in enumerate(tokens)}
     ranks = {tuple(pair.split(" ")): rank for rank, pair in enumerate(merges)}
     letters = alphabet()
@@ -48,5 +48,5 @@ def encode(text, tokens, merges, *, special=(), digits=False):
         for piece in pieces(part, digits):
             symbols = [letters[byte] for byte in piece.encode()]
             known = [symbol for symbol in symbols if symbol in numbers]
-            found += [numbers[symbol] for symbol in merged(known, ranks)]
+            found += [numbers[symbol] for symbol in merge(known, ranks)]
     return found

@@ -1,6 +1,6 @@
-"""A whole decoder in rationals: every step exact and then rounded, one number after the other.
+"""A whole decoder in rationals: every number computed exactly, then rounded as its step says.
 
-It takes a machine's data and shares no code with the kernels: inner products are those of the other
+It reads a machine's data and shares no code with the kernels: inner products are those of the other
 oracles, functions those of fpemu.reference.
 """
 
@@ -52,7 +52,7 @@ def inner(a, b, accumulator):
 
 
 class Vector:
-    """A row of the left or a column of the right operand, as a step takes it."""
+    """A row of the left or a column of the right operand, rounded as a step does."""
 
     def __init__(self, numbers, step, scale):
         """`scale` is that of the whole operand."""
@@ -90,7 +90,7 @@ def pieces(numbers, size):
 
 
 def to_largest(numbers, format):
-    """What takes the largest magnitude to the largest number of a format."""
+    """The scale that divides the largest magnitude into the largest number of a format."""
     largest = max(abs(x) for x in numbers) or format.max_finite
     return round_exact(fraction(largest) / fraction(format.max_finite), "float32", "rtp")
 
@@ -113,7 +113,7 @@ def over(x, scale, format, mode):
 
 
 def whole_scale(matrix, operands, step):
-    """The scale of a matrix of weights, of one that has one."""
+    """The scale of a whole matrix of weights, 1 where the step has none."""
     largest = max((abs(float(x)) for x in np.ravel(matrix)), default=0.0)
     if isinstance(operands, BlockFormat):
         reach = fraction(operands.element.max_finite) * fraction(operands.scale.max_finite)
@@ -155,16 +155,16 @@ def product(a, b, step):
 
 def linear(x, weight, bias, step):
     """``x @ weight + bias``."""
-    return watched(x, weight, bias, step)[0]
+    return checked(x, weight, bias, step)[0]
 
 
-def watched(x, weight, bias, step):
-    """``x @ weight + bias``, and where the step had no room for the sum or for that."""
+def checked(x, weight, bias, step):
+    """``x @ weight + bias``, and where the sum or that may have overflowed."""
     scale = whole_scale(weight, step.operands, step)
     rows = [Vector(row, step, step.scale) for row in x]
     columns = [Vector(column, step, scale) for column in np.transpose(weight)]
     result = np.empty((len(rows), len(columns)))
-    beyond = np.empty(result.shape, bool)
+    overflow = np.empty(result.shape, bool)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             sum_ = product(row, column, step)
@@ -172,14 +172,14 @@ def watched(x, weight, bias, step):
                 result[i, j] = round_exact(sum_, step.output, step.rounding)
             else:
                 result[i, j] = operations.add(sum_, bias[j], step.output, step.rounding)
-            beyond[i, j] = no_room(sum_, step.accumulator.format) or no_room(
+            overflow[i, j] = may_overflow(sum_, step.accumulator.format) or may_overflow(
                 result[i, j], step.output
             )
-    return result, beyond
+    return result, overflow
 
 
-def no_room(x, format):
-    """Whether a number may have overflowed: NaN, infinite, or the largest."""
+def may_overflow(x, format):
+    """Whether a number may have overflowed in a format: NaN, infinite, or the largest."""
     return not abs(x) < format.max_finite
 
 
@@ -209,19 +209,19 @@ def norm_in_steps(row, weight, bias, epsilon, step):
         sum_ = accumulators.sequential(a, b, inner_, mode)
         return operations.divide(sum_, count, inner_, mode)
 
-    centred = [float(x) for x in row]
+    centered = [float(x) for x in row]
     if bias is not None:
-        centre = mean(centred, [1.0] * count)
-        centred = [operations.subtract(x, centre, inner_, mode) for x in centred]
-    raised = operations.add(mean(centred, centred), epsilon, inner_, mode)
+        center = mean(centered, [1.0] * count)
+        centered = [operations.subtract(x, center, inner_, mode) for x in centered]
+    raised = operations.add(mean(centered, centered), epsilon, inner_, mode)
     root = reference.function("rsqrt", raised, inner_, mode)
     result = []
-    for x, w, b in zip(centred, weight, weight if bias is None else bias, strict=True):
-        normalised = operations.multiply(x, root, inner_, mode)
+    for x, w, b in zip(centered, weight, weight if bias is None else bias, strict=True):
+        normalized = operations.multiply(x, root, inner_, mode)
         if bias is None:
-            result.append(operations.multiply(normalised, w, step.output, mode))
+            result.append(operations.multiply(normalized, w, step.output, mode))
         else:
-            scaled = operations.multiply(normalised, w, inner_, mode)
+            scaled = operations.multiply(normalized, w, inner_, mode)
             result.append(operations.add(scaled, b, step.output, mode))
     return result
 
@@ -231,9 +231,9 @@ def softmax(scores, step):
         return rounded(reference.softmax(scores), step)
     inner_, mode, top = step.steps, step.rounding, max(scores)
     differences = [operations.subtract(score, top, inner_, mode) for score in scores]
-    shares = [reference.function("exp", x, inner_, mode) for x in differences]
-    total = accumulators.sequential(shares, [1.0] * len(shares), inner_, mode)
-    return [operations.divide(share, total, step.output, mode) for share in shares]
+    exponentials = [reference.function("exp", x, inner_, mode) for x in differences]
+    total = accumulators.sequential(exponentials, [1.0] * len(exponentials), inner_, mode)
+    return [operations.divide(e, total, step.output, mode) for e in exponentials]
 
 
 def activation(x, name, step):
@@ -258,32 +258,32 @@ def add(x, y, step):
 
 
 def scores_of(query, key, step, divisor):
-    """All causal scores of a head, zeros after them, and where the step had no room."""
+    """All causal scores of a head, zeros after them, and where they may have overflowed."""
     rows = [Vector(row, step, step.scale) for row in query]
     columns = [Vector(row, step, step.scale) for row in key]
     scores = np.zeros((len(query), len(key)))
-    beyond = np.zeros(scores.shape, bool)
+    overflow = np.zeros(scores.shape, bool)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns[: i + 1]):
             sum_ = product(row, column, step)
             scores[i, j] = operations.divide(sum_, divisor, step.output, step.rounding)
-            beyond[i, j] = no_room(sum_, step.accumulator.format) or no_room(
+            overflow[i, j] = may_overflow(sum_, step.accumulator.format) or may_overflow(
                 scores[i, j], step.output
             )
-    return scores, beyond
+    return scores, overflow
 
 
 def attention(query, key, value, machine, mask=None):
     """A head: its steps by the names they have in a trace.
 
-    Where there is a mask, and where the step had no room, scores are those of the recomputed step.
+    Where there is a mask, and where they overflowed, scores are those of the recomputed step.
     """
     divisor = math.sqrt(query.shape[1])
-    low, beyond = scores_of(query, key, machine.scores, divisor)
+    low, overflow = scores_of(query, key, machine.scores, divisor)
     steps = {"low_scores": low, "scores": low}
     if mask is not None:
         high, _ = scores_of(query, key, machine.recomputed, divisor)
-        steps = mixture("scores", low, high, beyond, mask) | {"low_scores": low}
+        steps = mixture("scores", low, high, overflow, mask) | {"low_scores": low}
     steps["probabilities"] = np.zeros(low.shape)
     for i, row in enumerate(steps["scores"]):
         steps["probabilities"][i, : i + 1] = softmax(row[: i + 1].tolist(), machine.softmax)
@@ -297,17 +297,17 @@ def attention(query, key, value, machine, mask=None):
     return {**steps, "heads": np.array(result)}
 
 
-def mixture(name, low, high, beyond, mask):
-    """A step of which parts are recomputed, and what tests ask of it besides."""
+def mixture(name, low, high, overflow, mask):
+    """A step of which parts are recomputed, what its rule sees, and what overflowed."""
     return {
-        name: np.where(mask | beyond, high, low),
-        f"{name}_before": np.where(beyond, high, low),  # what a rule sees
-        f"{name}_beyond": beyond,
+        name: np.where(mask | overflow, high, low),
+        f"{name}_before": np.where(overflow, high, low),  # what a rule sees
+        f"{name}_overflow": overflow,
     }
 
 
-def turned(heads, rotary, step):
-    """Queries or keys with their positions in them: turned in float64, then rounded once more.
+def rotate(heads, rotary, step):
+    """Queries or keys rotated by their positions in float64, then rounded once more.
 
     Cosines and sines are correctly rounded into float64, as those of the first 64 positions are.
     """
@@ -330,7 +330,7 @@ def in_double(a, b):
 
 
 def frequency(rotary, pair):
-    """What a pair turns by from one position to the next."""
+    """The angle of a pair in radians per position."""
     plain = mpmath.power(rotary.theta, mpmath.mpf(-2 * pair) / rotary.dimension)
     if rotary.kind == "default":
         return plain
@@ -358,7 +358,7 @@ def attended(qkv, counts, machine, rotary=None, mask=None):
     key = np.array(columns[heads : heads + key_heads])
     value = np.array(columns[heads + key_heads :])
     if rotary is not None:
-        query, key = turned(query, rotary, machine.qkv), turned(key, rotary, machine.qkv)
+        query, key = rotate(query, rotary, machine.qkv), rotate(key, rotary, machine.qkv)
     found = []
     for head in range(heads):
         own = head * key_heads // heads
@@ -370,26 +370,26 @@ def attended(qkv, counts, machine, rotary=None, mask=None):
 
 
 def into_stream(x, h, matrix, machine, name, masks):
-    """The stream plus a product; where there is a mask, parts of both are the recomputed step's."""
-    step, twin = getattr(machine, name), machine.recomputed
-    product_, beyond = watched(h, *matrix, step)
+    """The stream plus a product; where there is a mask, parts of the sum are recomputed."""
+    step, high_step = getattr(machine, name), machine.recomputed
+    product_, overflow = checked(h, *matrix, step)
     low = add(x, product_, machine.residual)
     mask = masks.get(f"{name}_mask")
     if mask is None:
         return {name: low}
     for index, number in np.ndenumerate(low):
-        beyond[index] |= no_room(number, machine.residual.output)
-    high = add(x, linear(h, *matrix, twin), Sum(twin.output, twin.rounding))
-    return mixture(name, low, high, beyond, mask)
+        overflow[index] |= may_overflow(number, machine.residual.output)
+    high = add(x, linear(h, *matrix, high_step), Sum(high_step.output, high_step.rounding))
+    return mixture(name, low, high, overflow, mask)
 
 
 def alone(h, matrix, machine, name, masks):
-    """A product; where there is a mask, parts of it are the recomputed step's."""
-    low, beyond = watched(h, *matrix, getattr(machine, name))
+    """A product; where there is a mask, parts of it are recomputed."""
+    low, overflow = checked(h, *matrix, getattr(machine, name))
     mask = masks.get(f"{name}_mask")
     if mask is None:
         return {name: low}
-    return mixture(name, low, linear(h, *matrix, machine.recomputed), beyond, mask)
+    return mixture(name, low, linear(h, *matrix, machine.recomputed), overflow, mask)
 
 
 def held_by(tensors, machine):
@@ -404,9 +404,9 @@ def held_by(tensors, machine):
 
 
 def gpt2(tensors, config, machine, tokens, masks=None):
-    """The steps of each layer of a GPT-2, by the names of a trace, and behind them its logits.
+    """The steps of each layer of a GPT-2, by their names in a trace, and the logits behind them.
 
-    Tensors have transformers' names.  Masks say by layer and name what is recomputed.
+    Tensors have transformers' names.  Masks say what is recomputed, by layer and name.
     """
     held = held_by(tensors, machine)
 
@@ -442,11 +442,11 @@ def gpt2(tensors, config, machine, tokens, masks=None):
 
 
 def llama(tensors, config, machine, tokens, masks=None):
-    """The same of a Llama."""
+    """The same for a Llama."""
     held = held_by(tensors, machine)
 
     def take(name):
-        """Inputs by outputs, which is not how transformers has them."""
+        """Inputs by outputs: transformers stores them transposed."""
         return held[f"model.{name}.weight"].T, held.get(f"model.{name}.bias")
 
     def normed(x, name):
@@ -466,11 +466,11 @@ def llama(tensors, config, machine, tokens, masks=None):
         steps |= into_stream(x, steps["heads"], matrix, machine, name, imposed)
         x = steps[name]
         h = steps["norm_2"] = normed(x, at + "post_attention_layernorm")
-        gated, beyond = watched(h, *take(at + "mlp.up_proj"), machine.mlp_up)
+        gated, overflow = checked(h, *take(at + "mlp.up_proj"), machine.mlp_up)
         if "mlp_up_mask" in imposed:
             high = linear(h, *take(at + "mlp.up_proj"), machine.recomputed)
-            gated = np.where(beyond, high, gated)
-            steps |= {"gated": gated, "gated_beyond": beyond}
+            gated = np.where(overflow, high, gated)
+            steps |= {"gated": gated, "gated_overflow": overflow}
         steps |= alone(h, take(at + "mlp.gate_proj"), machine, "mlp_up", imposed)
         h = activation(steps["mlp_up"], config.hidden_act, machine.activation)
         h = steps["activation"] = elementwise(operations.multiply, h, gated, machine.activation)

@@ -18,13 +18,13 @@ def norm_sensitivity(x, parameters, epsilon):
 def _columns(row, parameters, epsilon):
     x, root = _normalised(row, parameters, epsilon)
     inner = np.eye(len(row)) - np.outer(x, x) / len(row)
-    if parameters.centred:
+    if parameters.centered:
         inner -= 1 / len(row)
     return np.linalg.norm(wide(parameters.weight)[:, np.newaxis] * inner / root, axis=0)
 
 
 def _normalised(x, parameters, epsilon):
-    centred = x - x.mean(-1, keepdims=True) if parameters.centred else x
+    centred = x - x.mean(-1, keepdims=True) if parameters.centered else x
     root = np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
     return centred / root, root
 

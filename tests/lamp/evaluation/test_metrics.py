@@ -7,7 +7,7 @@ import pytest
 import lamp
 from lamp.evaluation.metrics import evaluate
 from lamp.lookahead.recomputation import Recomputation
-from lamp.models.decoder import Forward
+from lamp.models import Forward
 
 
 class Canned:

@@ -204,12 +204,12 @@ def test_some_components_are_of_the_high_precision_and_the_others_of_the_low(nam
             shares = shares_of(step, steps, model, layer, machine)
             shares = weighted(shares, settings[place], steps[f"{step}_before"])
             taken, near = chosen(shares, settings[place], exists)
-            beyond = steps[f"{step}_beyond"]
+            beyond = steps[f"{step}_overflow"]
             np.testing.assert_array_equal((mask == (taken | beyond)) | near, True, err_msg=step)
             assert near.mean() < 0.2  # the first that is left is near itself
             counted, gated = recomputed[step][layer % LAYERS], 0
             if step == "mlp_up" and "gated" in steps:
-                gated = steps["gated_beyond"].sum()
+                gated = steps["gated_overflow"].sum()
                 assert (gated > 0) == (NARROW[name] is not None)
             assert (counted.selected, counted.components) == (mask.sum() + gated, exists.sum())
             counts[step] += beyond.sum(), (taken & ~beyond).sum(), (exists & ~mask).sum()

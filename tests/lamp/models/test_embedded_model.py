@@ -16,7 +16,7 @@ tokenizers = pytest.importorskip("tokenizers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
 ROOT = Path(__file__).parents[3]
-EMBEDDED = ROOT / "lamp" / "embedded"
+EMBEDDED = ROOT / "lamp" / "models" / "embedded"
 
 
 def load_script():

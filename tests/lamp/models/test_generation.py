@@ -6,7 +6,7 @@ import pytest
 import fpemu
 import lamp
 from fpemu import Blocked, Exact, Pairwise, Promoted, Rounding, Sequential
-from lamp.models.decoder import Cache
+from lamp.models.cache import Cache
 from lamp.models.gpt2 import GPT2
 from lamp.models.sampling import Sampler
 
@@ -129,6 +129,16 @@ def test_a_stream_gives_the_tokens_of_generate_one_by_one(tmp_path, name):
     stream = model.stream([5, 9], 8, **options)
     assert [next(stream) for _ in range(3)] == whole[2:5]
     assert list(stream) == whole[5:]
+
+
+def test_integers_of_numpy_are_integers(tmp_path):
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path))
+    expected = model.generate([1, 2], 5, temperature=2.0, top_k=9, seed=3)
+    found = model.generate(
+        np.array([1, 2], np.uint8), np.int64(5), temperature=np.float32(2.0), top_k=np.int32(9),
+        seed=np.uint16(3), stop=np.int64(60),
+    )  # fmt: skip
+    np.testing.assert_array_equal(found, expected[: len(found)])
 
 
 def test_the_first_token_to_stop_at_is_the_last(tmp_path):

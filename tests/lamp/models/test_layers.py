@@ -100,7 +100,7 @@ def test_functions_are_rounded_once_into_their_output(output, mode):
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, np.array(expected, np.float32))
     weight = np.linspace(-2, 2, x.size).astype(np.float32)
-    for parameters in (Norm(weight, weight[::-1].copy()), Norm(weight, None, centred=False)):
+    for parameters in (Norm(weight, weight[::-1].copy()), Norm(weight, None, centered=False)):
         rows = x[np.newaxis]
         found = layers.norm(rows, parameters, 1e-5, step)
         exact = layers.norm(rows.astype(np.float64), parameters, 1e-5, Function("float64"))
@@ -240,8 +240,9 @@ def test_weights_are_kept_as_a_step_takes_them_for_few_rows(rows, kept, monkeypa
 
 COMPILED = """
 import numpy, lamp
-from lamp import activations, layers, rows
-from lamp.hardware import Function
+from lamp._kernels import activations, rows
+from lamp.models import layers
+from lamp.machines import Function
 x = numpy.zeros((2, 3))
 layers.activation(x, "gelu", Function())
 rows.mapped(activations.activation("gelu").slope, x)

@@ -202,7 +202,7 @@ def test_another_machine_shares_the_weights():
     )
 
 
-def test_turned_queries_and_keys_are_rounded_with_random_bits_of_their_own():
+def test_rotated_queries_and_keys_are_rounded_with_random_bits_of_their_own():
     config = replace(LLAMA_CONFIG, hidden_size=12, num_attention_heads=2, attention_bias=False)
     tensors = llama_tensors(config)
     for name in ("q_proj", "k_proj"):  # both are the norm itself, which no rounding changes
@@ -219,7 +219,7 @@ def test_turned_queries_and_keys_are_rounded_with_random_bits_of_their_own():
     np.testing.assert_array_equal(model.logits(TOKENS), model.logits(TOKENS))
 
 
-def test_turned_queries_are_rounded_twice():
+def test_rotated_queries_are_rounded_twice():
     """Into float64 step by step, then into the output of qkv: once would be different."""
     step = lamp.Product("float64", output="e11m50")
     model = Llama(LLAMA_CONFIG, llama_tensors(), hardware=lamp.Hardware("twice", qkv=step))
@@ -304,6 +304,9 @@ def test_a_configuration_has_transformers_defaults():
         ({"hidden_act": "mish"}, "unknown activation 'mish'"),
         ({"rms_norm_eps": -1e-6}, "rms_norm_eps is -1e-06, expected a finite number"),
         ({"rms_norm_eps": np.nan}, "rms_norm_eps is nan"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps is 'small', expected a finite number"),
+        ({"mlp_bias": "yes"}, "mlp_bias is 'yes', expected true or false"),
+        ({"rope_parameters": [1]}, r"rope_parameters is \[1\], expected an object"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "type 'yarn' are not implemented"),
         ({"rope_scaling": {"type": "dynamic"}}, "type 'dynamic' are not implemented"),
     ],
@@ -311,6 +314,13 @@ def test_a_configuration_has_transformers_defaults():
 def test_a_configuration_that_cannot_be_is_refused(changed, message):
     with pytest.raises(ValueError, match=message):
         LlamaConfig.from_mapping({**SIZES, **changed})
+
+
+def test_sizes_are_any_integers():
+    numbers = {name: np.int64(size) for name, size in SIZES.items()}
+    config = LlamaConfig.from_mapping({**numbers, "rms_norm_eps": np.float32(0.5)})
+    assert config == LlamaConfig.from_mapping({**SIZES, "rms_norm_eps": 0.5})
+    assert type(config.hidden_size) is type(config.head_dim) is int
 
 
 def test_rotary_positions_of_another_dimension_are_refused():

@@ -47,7 +47,7 @@ def distance(a, b):
 
 
 def prompt(model):
-    return model.tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True)["input_ids"]
+    return model.tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True)
 
 
 def test_smollm2_is_a_llama(smollm2):
@@ -118,9 +118,9 @@ def test_tokens_of_smollm2_by_hand(smollm2):
 @pytest.fixture(scope="module")
 def words(smollm2):
     """Tokens, merges and special tokens of SmolLM2."""
-    from lamp.models.gguf import _opened
+    from lamp.models.gguf.reader import open_file
 
-    metadata = _opened(checkpoints.directory("smollm2")).metadata
+    metadata = open_file(checkpoints.directory("smollm2")).metadata
     tokens, merges = (metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "merges"))
     assert smollm2.tokenizer.convert_ids_to_tokens(range(49152)) == tokens
     return tokens, merges, tokens[:17]

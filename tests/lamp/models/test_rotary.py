@@ -1,4 +1,4 @@
-"""Rotary positions: tables and turned vectors against mpmath, and how checkpoints spell them."""
+"""Rotary positions: tables and rotated vectors against mpmath, and how checkpoints spell them."""
 
 import itertools
 import threading
@@ -114,11 +114,11 @@ def test_the_frequencies_of_llama_3_are_of_three_kinds():
 @pytest.mark.parametrize("first", [0, 1, 61, 99_997])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ROTARIES)
-def test_vectors_are_turned_by_their_positions(name, dtype, first):
+def test_vectors_are_rotated_by_their_positions(name, dtype, first):
     rotary = ROTARIES[name]
     heads = np.random.default_rng(first).normal(0, 2, (3, 5, rotary.dimension)).astype(dtype)
     before = heads.copy()
-    found = rotary.turned(heads, first)
+    found = rotary.rotated(heads, first)
     np.testing.assert_array_equal(heads, before)
     assert found.shape == heads.shape
     assert found.dtype == np.float64
@@ -135,10 +135,10 @@ def test_vectors_are_turned_by_their_positions(name, dtype, first):
                 assert abs(found[head, row, half + i] - (b * c + a * s)) < bound
 
 
-def test_vectors_are_turned_in_float64_product_by_product():
+def test_vectors_are_rotated_in_float64_product_by_product():
     """As the docstring of lamp.Llama says, from the tables."""
     heads = np.random.default_rng(4).normal(size=(2, 70, 10))
-    found = ROTARIES["default"].turned(heads, 30)
+    found = ROTARIES["default"].rotated(heads, 30)
     cosines, sines = (table.tolist() for table in _table(ROTARIES["default"], 30, 70))
     for head, row, i in np.ndindex(2, 70, 5):
         a, b = float(heads[head, row, i]), float(heads[head, row, 5 + i])
@@ -148,24 +148,25 @@ def test_vectors_are_turned_in_float64_product_by_product():
 
 
 @pytest.mark.parametrize("name", ROTARIES)
-def test_rows_are_turned_alike_wherever_they_begin(name):
+def test_rows_are_rotated_alike_wherever_they_begin(name):
     """What a cache of keys rests on."""
     heads = np.random.default_rng(0).normal(size=(2, 200, ROTARIES[name].dimension))
-    whole = ROTARIES[name].turned(heads, 0)
+    whole = ROTARIES[name].rotated(heads, 0)
     for first, stop in ((0, 1), (1, 2), (63, 64), (64, 65), (50, 150), (199, 200)):
-        part = ROTARIES[name].turned(heads[:, first:stop], first)
+        part = ROTARIES[name].rotated(heads[:, first:stop], first)
         np.testing.assert_array_equal(part, whole[:, first:stop])
 
 
 def test_lengths_and_relative_positions_are_kept():
     rotary = LLAMA_3
     query, key = np.random.default_rng(1).normal(size=(2, 1, 1, 128))
-    at_origin = rotary.turned(query, 0)
+    at_origin = rotary.rotated(query, 0)
     np.testing.assert_array_equal(at_origin, query)
-    far = rotary.turned(query, 90_000)
+    far = rotary.rotated(query, 90_000)
     np.testing.assert_allclose((far**2).sum(), (query**2).sum(), rtol=1e-14)
     scores = [
-        (rotary.turned(query, n + 37) * rotary.turned(key, n)).sum() for n in (0, 64, 1000, 90_000)
+        (rotary.rotated(query, n + 37) * rotary.rotated(key, n)).sum()
+        for n in (0, 64, 1000, 90_000)
     ]
     np.testing.assert_allclose(scores, scores[0], rtol=0, atol=1e-13)
 
@@ -173,11 +174,11 @@ def test_lengths_and_relative_positions_are_kept():
 def test_what_has_overflowed_is_turned_without_a_word():
     """Infinite or NaN, as IEEE 754 says; warnings are errors here."""
     heads = np.array([[[np.inf, 1.0], [np.inf, -np.inf], [np.nan, 0.0], [1.7e308, 1.7e308]]])
-    turned = ROTARIES["a pair"].turned(heads, 0)[0]
+    turned = ROTARIES["a pair"].rotated(heads, 0)[0]
     np.testing.assert_array_equal(turned[0], [np.inf, np.nan])  # inf * sin(0)
     np.testing.assert_array_equal(turned[1], [np.inf, np.nan])
     assert np.isnan(turned[2]).all()
-    assert ROTARIES["a pair"].turned(heads[:, 3:], 1)[0, 0, 1] == np.inf
+    assert ROTARIES["a pair"].rotated(heads[:, 3:], 1)[0, 0, 1] == np.inf
 
 
 def test_nobody_s_precision_of_mpmath_matters():

@@ -251,8 +251,8 @@ def test_float64_and_mpmath_measure_the_same_errors(machine, family):
 def test_look_ahead_makes_errors_smaller(family):
     model = FAMILIES[family].model("ps4")
     everything = [LAMP("largest", budget=1.0), LAMP("norm", tau=0.0), LAMP("activation", tau=0.0)]
-    mended = model.with_hardware("ps4", everything)
-    before, after = (each.depth_map(TOKENS, digits=30).errors[1:] for each in (model, mended))
+    repaired = model.with_hardware("ps4", everything)
+    before, after = (each.depth_map(TOKENS, digits=30).errors[1:] for each in (model, repaired))
     assert (after < before).all()
 
 
@@ -283,6 +283,12 @@ def test_errors_of_float32_are_some_of_its_units(family):
     assert (relative < 10 * UNIT_32).all()
     exactly = family == "llama"  # tokens without positions are what they are
     assert (relative[0] == 0).all() == exactly
+
+
+def test_digits_are_any_integer():
+    model = FAMILIES["llama"].model("bf16")
+    found, expected = (model.depth_map(TOKENS, digits=digits) for digits in (np.int64(30), 30))
+    np.testing.assert_array_equal(found.errors, expected.errors)
 
 
 @pytest.mark.parametrize("digits", [0, 16, -3, 2.5, "many"])
