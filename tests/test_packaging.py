@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import fpemu
 import lamp
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 @pytest.fixture(scope="module")
@@ -167,12 +169,45 @@ for name in fpemu.__all__:
     python(program, "fpemu", "numpy", "numba", "llvmlite", "mpmath")
 
 
+def declared():
+    """The modules of the packages that the project depends on, and of those that these do."""
+    names, found = [*PROJECT["dependencies"]], set()
+    while names:
+        name = re.match(r"[\w.-]+", names.pop())[0].lower().replace("_", "-")
+        if name not in found:
+            found.add(name)
+            names += [each for each in metadata.requires(name) or () if ";" not in each]
+    return [
+        module
+        for module, owners in metadata.packages_distributions().items()
+        if found & {owner.lower().replace("_", "-") for owner in owners}
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "--tokens", "8"), ("generate", "--prompt", "ROMEO.", "--tokens", "3")]
+)
+def test_lamp_needs_what_it_declares_alone(arguments):
+    """No transformers, no hub and no torch; what an extra is for is refused."""
+    program = (
+        ALONE
+        + """
+from lamp.cli.application import main
+try:
+    main(ARGUMENTS)
+except SystemExit as end:
+    assert not end.code
+""".replace("ARGUMENTS", repr(arguments))
+    )
+    assert "transformers" not in declared()
+    python(program, "fpemu", "lamp", *declared())
+
+
 def test_extras_that_messages_name_are_there():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     sources = [path.read_text() for path in (ROOT / "lamp").rglob("*.py")]
     named = {name for text in sources for name in re.findall(r"fpemu-lamp\[(\w+)\]", text)}
     assert named
-    assert named <= set(project["optional-dependencies"])
+    assert named <= set(PROJECT["optional-dependencies"])
 
 
 @pytest.mark.parametrize("package", ["fpemu", "lamp"])
