@@ -123,8 +123,8 @@ def test_no_import_runs_upward(package):
     upward = []
     for name, target, _, line in dependencies(package):
         if wing(name) in floors and target.split(".")[0] == package:
-            # The package itself hands on what is in every wing.
-            highest = floors.get(wing(target), len(floors))
+            # The package itself hands on what is in every wing, and so is on the top floor.
+            highest = floors.get(wing(target), len(floors) - 1)
             if highest > floors[wing(name)]:
                 upward.append(f"{name}:{line} imports {target}")
     assert upward == []
@@ -174,7 +174,7 @@ def test_the_judge_knows_formats_alone():
 
 
 # Users' kernels are made where they ask for them.
-COMPILING = {"fpemu.jit"}
+COMPILING = {"fpemu.jit", "lamp.evaluation.comparisons"}
 
 
 def test_everything_compiled_is_in_kernels():

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.typing import NDArray
 
-from fpemu import arithmetic
+from fpemu import arithmetic, functions
 from fpemu._kernels.scans import scan
 from fpemu.arrays.container import Array, Style, common_style
-from fpemu.functions import rounded as functions
 from fpemu.linalg import matmul
 
 __all__ = ["apply_function", "apply_ufunc"]

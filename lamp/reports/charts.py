@@ -322,7 +322,7 @@ def heat_maps(study: Results) -> list[Picture]:
 
 
 def _spread(records: Sequence[Run]) -> list[Run]:
-    """At most so many of them as a heat map has room for, evenly from first to last."""
+    """At most twelve of them, evenly from first to last."""
     if len(records) <= _MOST:
         return list(records)
     return [records[round(i * (len(records) - 1) / (_MOST - 1))] for i in range(_MOST)]

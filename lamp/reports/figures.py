@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import numpy as np
+
 from lamp.reports import numbers
 from lamp.reports.colors import HUES, LIGHT
 from lamp.reports.labels import short
@@ -39,7 +41,6 @@ __all__ = [
     "handle",
     "heat_map",
     "heat_scale",
-    "hollow",
     "plot",
     "sample",
     "strips",
@@ -160,7 +161,7 @@ class Sheet:
     """A matplotlib figure with one pair of axes, and the classes and tooltips of its marks."""
 
     def __init__(self, height: float, labels: Iterable[str], above: float, below: float) -> None:
-        """Labels stand on the left; what stands above and below takes so many lines."""
+        """Room for labels to the left of the axes, and for lines of text above and below them."""
         from matplotlib import rcParams
         from matplotlib.figure import Figure
 
@@ -173,10 +174,10 @@ class Sheet:
         self.marked: dict[str, tuple[str, Sequence[str]]] = {}
         self.mark(self.axes.spines["bottom"], "axis")
 
-    def mark(self, artist: Artist, classes: str, tooltip: Sequence[str] = ()) -> None:
+    def mark(self, artist: Artist, classes: str, tooltips: Sequence[str] = ()) -> None:
         """Give an artist classes for the page, and a tooltip for each of its parts in order."""
         artist.set_gid(f"marked-{len(self.marked)}")
-        self.marked[f"marked-{len(self.marked)}"] = classes, tooltip
+        self.marked[f"marked-{len(self.marked)}"] = classes, tooltips
 
     def write(self, x: float, y: float, text: str, role: str, **how: Any) -> None:
         """Write at a place of the axes."""
@@ -201,7 +202,7 @@ def style(size: float) -> Iterator[None]:
         yield
 
 
-def hollow(color: int) -> bool:
+def _hollow(color: int) -> bool:
     """Whether marks are hollow and lines dashed, so that a color can stand for a second machine."""
     return color // HUES % 2 == 1
 
@@ -213,7 +214,7 @@ def _ink(color: int | None) -> str:
 def _marker(color: int | None, shape: int) -> dict[str, Any]:
     """How a mark looks."""
     ink, paper = _ink(color), LIGHT["paper"]
-    empty = color is not None and hollow(color)
+    empty = color is not None and _hollow(color)
     marker = SHAPES[shape % len(SHAPES)]
     return {
         "linestyle": "none",
@@ -228,7 +229,7 @@ def _marker(color: int | None, shape: int) -> dict[str, Any]:
 
 def _stroke(color: int | None, role: str) -> dict[str, Any]:
     """How a line looks."""
-    dashed = color is not None and hollow(color)
+    dashed = color is not None and _hollow(color)
     pattern = {"level": (0, (1, 5))}.get(role, (0, (5, 3))) if dashed else _DASHES[role]
     ink = LIGHT["ink"] if role == "median" else _ink(color)
     return {"color": ink, "linewidth": _WIDTHS[role], "linestyle": pattern}
@@ -241,7 +242,9 @@ def handle(entry: Entry) -> Line2D | Patch:
 
     text = short(entry.text)
     if entry.role == "rate":
-        return Patch(facecolor=_heat_of(entry.rate), edgecolor=LIGHT["line"], label=text)
+        heat = _heat()
+        (ink,) = heat["cmap"](heat["norm"](np.ma.masked_equal([entry.rate], 0)))
+        return Patch(facecolor=ink, edgecolor=LIGHT["line"], label=text)
     if text and (entry.role == "machine" or entry.shape is not None):
         return Line2D([], [], label=text, **_marker(entry.color, entry.shape or 0))
     look = _stroke(entry.color, entry.role) if text else {"linestyle": "none"}
@@ -297,7 +300,7 @@ def _marks(sheet: Sheet, points: Iterable[Point]) -> None:
         sheet.mark(drawn, f"mark m{color} r{shape}", [point.tooltip for point in group])
 
 
-def strips(x: Scale, rows: Mapping[str, Sequence[Point]], shares: Sequence[float] = ()) -> Sheet:
+def strips(x: Scale, rows: Mapping[str, Sequence[Point]]) -> Sheet:
     """A row of marks for each machine, with the median of three or more finite values."""
     sheet = Sheet(_STRIP * len(rows) + 56, (), 0.2, 2.6)
     axes = sheet.axes
@@ -318,7 +321,7 @@ def strips(x: Scale, rows: Mapping[str, Sequence[Point]], shares: Sequence[float
 
 
 def heat_map(blocks: Sequence[Block]) -> Sheet:
-    """The rates of each run's steps, from top to bottom, and layers, from left to right."""
+    """The rates of each run: its steps from top to bottom, its layers from left to right."""
     layers = max(len(row) for block in blocks for row in block.rates.values())
     rows = sum(len(block.rates) + 1.6 for block in blocks)
     steps = [step for block in blocks for step in block.rates]
@@ -355,30 +358,24 @@ def heat_scale() -> tuple[Entry, ...]:
 def _cells(sheet: Sheet, y: float, block: Block, numbered: bool) -> None:
     for i, (step, row) in enumerate(block.rates.items()):
         edges = range(len(row) + 1)
-        drawn = sheet.axes.pcolormesh(
-            edges, (y + i, y + i + 1), [row], edgecolors=LIGHT["paper"], linewidth=1, **_heat()
-        )
-        tooltip = [
+        shown = np.ma.masked_equal([row], 0)
+        look = {"edgecolors": LIGHT["paper"], "linewidth": 1, **_heat()}
+        drawn = sheet.axes.pcolormesh(edges, (y + i, y + i + 1), shown, **look)
+        tooltips = [
             f"{block.name}\n{step}, layer {layer}: {numbers.percent(rate)}"
             for layer, rate in enumerate(row)
         ]
-        sheet.mark(drawn, "cells", tooltip)
+        sheet.mark(drawn, "cells", tooltips)
         for layer, rate in enumerate(row if numbered else ()):
             ink = LIGHT["paper" if rate > _STRONG else "ink"]
             text, how = numbers.short_percent(rate), {"ha": "center", "color": ink, "size": "small"}
             sheet.write(layer + 0.5, y + i + 0.68, text, "cell", **how)
 
 
-def _heat_of(rate: float) -> Any:
-    heat = _heat()
-    return heat["cmap"](heat["norm"](rate)) if rate else LIGHT["paper"]
-
-
 def _heat() -> dict[str, Any]:
-    """The stronger a color, the higher the logarithm of a rate."""
+    """How rates are colored: stronger with their logarithm; zero and NaN in gray."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgba
 
     ends = [to_rgba(LIGHT["c0"], strength) for strength in (0.08, 1)]
-    none = to_rgba(LIGHT["c0"], 0.0)
-    colors = LinearSegmentedColormap.from_list("rates", ends).with_extremes(bad=none)
+    colors = LinearSegmentedColormap.from_list("rates", ends).with_extremes(bad=LIGHT["pale"])
     return {"cmap": colors, "norm": LogNorm(_FAINTEST, 1, clip=True)}

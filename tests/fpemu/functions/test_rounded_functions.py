@@ -311,7 +311,7 @@ def test_the_same_bits_on_any_number_of_threads(name):
 # --- the kernels' enclosures ----------------------------------------------------------------------
 
 
-def enclosures(name, x):
+def enclosed(name, x):
     function = getattr(functions, f"_{name}")
 
     @numba.njit
@@ -360,7 +360,7 @@ def test_the_enclosures_hold_with_half_their_width(name):
     assert len(x) > ENCLOSURES * 0.6
     worst = 0.0
     with mpmath.workprec(320):
-        for v, (high, low, error, exponent) in zip(x, enclosures(name, x), strict=True):
+        for v, (high, low, error, exponent) in zip(x, enclosed(name, x), strict=True):
             value = mpmath.ldexp(OF_MPMATH[name](mpmath.mpf(float(v))), -int(exponent))
             distance = abs(value - mpmath.mpf(high) - mpmath.mpf(low))
             if distance > abs(value) * 2.0**-150:

@@ -501,6 +501,21 @@ def test_heat_maps_show_rates_and_are_few(study):
         assert 0 <= ordered[0] < ordered[-1] <= 1
 
 
+def test_nothing_recomputed_is_not_a_faint_color():
+    rates = {"scores": (0.0, 1e-6, 1e-4, 1.0, math.nan), "lm_head": (0.0,)}
+    with figures.style(10):
+        sheet = figures.heat_map([figures.Block("run", "its rates", rates)])
+        scale_ = [figures.handle(entry).get_facecolor() for entry in figures.heat_scale()]
+    first, second = sheet.axes.collections
+    for mesh in (first, second):
+        mesh.update_scalarmappable()
+    none, least, faint, all_, nan = map(tuple, first.get_facecolor().tolist())
+    assert none == nan == tuple(second.get_facecolor()[0].tolist()) == scale_[0]
+    assert least == faint == scale_[1] != none
+    assert all_ == scale_[-1]
+    assert sheet.marked[first.get_gid()][1][0] == "run\nscores, layer 0: 0%"
+
+
 def test_charts_have_titles_legends_and_words_for_who_cannot_see_them(tree):
     found = list(every(tree, "svg", "chart"))
     assert len(found) == 40
