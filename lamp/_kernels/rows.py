@@ -43,10 +43,12 @@ def rows_of(x: ArrayLike, name: str) -> Float64:
     return array.astype(np.float64)
 
 
-def mapped(function: Callable[..., Any], x: Float64) -> Float64:
-    """A scalar function for Numba kernels, applied to every element."""
+def mapped(
+    function: Callable[..., Any], x: NDArray[Any], dtype: np.dtype[Any] | None = None
+) -> NDArray[Any]:
+    """A scalar function for Numba kernels, applied to every element; `dtype` is of the result."""
     flat = np.ascontiguousarray(x).reshape(-1)
-    out = np.empty_like(flat)
+    out = np.empty(flat.shape, flat.dtype if dtype is None else dtype)
     launching.run(caching.mapping(function), flat.size, flat, out, grain=_GRAIN)
     return out.reshape(x.shape)
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 import fpemu
 from fpemu import Format, Rounding, Sequential, formats, scaling
-from fpemu._kernels import caching, launching
+from fpemu._kernels import launching
 from fpemu.scaling import BlockFormat, Scaled
 from lamp._kernels import activations
-from lamp._kernels.rows import total
+from lamp._kernels.rows import mapped, total
 from lamp._kernels.transformer import norm_rows
 from lamp.machines import Function, Operand, Product, Sum
 
@@ -438,7 +438,4 @@ def activation(x: NDArray[Any], name: str, step: Function) -> NDArray[Any]:
         If there is no such activation.
     """
     function = activations.activation(name).value
-    flat = np.ascontiguousarray(x).reshape(-1)
-    out = np.empty(flat.shape, written_type(x, step))
-    launching.run(caching.mapping(function), flat.size, flat, out, grain=_GRAIN)
-    return rounded(out, x, step).reshape(x.shape)
+    return rounded(mapped(function, x, written_type(x, step)), x, step)
