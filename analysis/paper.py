@@ -2,7 +2,7 @@
 
     python analysis/paper.py [--model embedded] [--store paper.sqlite] [--tokens 2048] [--jobs 1]
 
-Scores are accumulated in PS(mu), mu stored bits from 2 to 22; the authors' rule recomputes some in
+Scores are accumulated in PS(mu), mu stored bits from 2 to 22; the paper's rule recomputes some in
 float32, tau from 2.0 (none) down to 1.02 (more and more), and the control as many in every row,
 drawn at random; the text is natural, or its tokens are shuffled.  The reference is the same model
 in float64, or in float32 as in the paper (--reference fp32).  All runs are kept in a store, so that
@@ -42,7 +42,7 @@ STORED_BITS = tuple(range(2, 23, 2))
 TAUS = (2.0, 1.8, 1.6, 1.4, 1.2, 1.1, 1.05, 1.02)
 FACTORS = (10, 100, 1000)
 KINDS = {False: "natural", True: "shuffled"}
-RULES = {"normwise": ("-", "o", "authors' rule"), "random": (":", "x", "random control")}
+RULES = {"normwise": ("-", "o", "paper's rule"), "random": (":", "x", "random control")}
 
 
 def study(

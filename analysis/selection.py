@@ -54,7 +54,7 @@ BEST = "R2**2 z(1-z), model"
 # is searched for; the others take the rate as a budget.
 RULES: dict[str, dict[str, Any]] = {
     "random": {"rule": "random", "scope": "row"},
-    "authors' rule, model": {"rule": "normwise"},
+    "paper's rule, model": {"rule": "normwise"},
     "optimal normwise, model": {"rule": "normwise_optimal"},
     "z(1-z), row": {"rule": "total_variation", "scope": "row"},
     "z(1-z), layer": {"rule": "total_variation", "scope": "all"},
@@ -77,8 +77,8 @@ RULES: dict[str, dict[str, Any]] = {
     "R2 z |v-o|, model": {"rule": "value_aware", "weights": "running_2"},
     "|y| z |v-o|, model": {"rule": "value_aware", "weights": "abs"},
 }
-ELSEWHERE = ("random", "authors' rule, model", BEST, "R2 z(1-z), model", "R2 z |v-o|, model")
-SHOWN = ("random", "authors' rule, model", "z(1-z), model", "|y| z(1-z), model", BEST)
+ELSEWHERE = ("random", "paper's rule, model", BEST, "R2 z(1-z), model", "R2 z |v-o|, model")
+SHOWN = ("random", "paper's rule, model", "z(1-z), model", "|y| z(1-z), model", BEST)
 COLOURS = ("#999999", "#d55e00", "#e69f00", "#0072b2", "#009e73")
 ORDERS: dict[str, Callable[[str], fpemu.Accumulator]] = {
     "sequential": fpemu.Sequential,

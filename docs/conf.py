@@ -23,7 +23,11 @@ exclude_patterns = ["extensions"]
 
 # Cross references are checked; single backticks in docstrings are names of parameters.
 nitpicky = True
-nitpick_ignore = [("py:func", "mpmath.workdps")]
+nitpick_ignore = [
+    ("py:func", "mpmath.workdps"),
+    ("py:meth", "distributed.Client.get_executor"),
+    ("py:mod", "concurrent.futures"),
+]
 default_role = "code"
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

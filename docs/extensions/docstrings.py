@@ -1,6 +1,7 @@
 """Docstrings as they are written: cross references by short names, headings in modules."""
 
 import re
+from importlib import import_module
 from typing import Any
 
 from docutils import nodes
@@ -9,34 +10,53 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 _UNDERLINE = re.compile(r"-{3,}")
+_PACKAGES = ("fpemu", "lamp")
+
+
+def documented(name: str) -> Any:
+    """The object that a documented name stands for."""
+    module, _, attributes = name, "", ""
+    while True:
+        try:
+            found: Any = import_module(module)
+            break
+        except ModuleNotFoundError:
+            module, _, last = module.rpartition(".")
+            attributes = f"{last}.{attributes}"
+    for attribute in filter(None, attributes.split(".")):
+        found = getattr(found, attribute, name)
+    return found
 
 
 def resolve(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
 ) -> nodes.reference | None:
-    """The one object in the package that has a name, where no module is named.
+    """The object in the package that has a name, where the name alone does not lead to it.
 
-    What is public is documented under the name that users have for it, such as ``lamp.LAMP``, but
-    speaks of its neighbours by the names that they have in the module it is from.
+    What is public is documented under the name that users have for it, such as ``lamp.LAMP``, or
+    in its wing, such as ``lamp.machines.names``.  Docstrings speak of their neighbors by short
+    names, and pages by the names that the package hands on, such as ``lamp.compositions.Softmax``.
     """
     if node.get("refdomain") != "py":
         return None
     domain = env.domains.python_domain
-    package = (node.get("py:module") or "").partition(".")[0] + "."
-    ending = "." + node["reftarget"]
+    first, _, rest = node["reftarget"].partition(".")
+    package = first if first in _PACKAGES else (node.get("py:module") or "").partition(".")[0]
+    ending = f".{rest if first in _PACKAGES else node['reftarget']}"
     kinds = domain.objtypes_for_role(node["reftype"]) or []
     found = [
         name
         for name, entry in domain.objects.items()
-        if name.startswith(package)
+        if name.startswith(f"{package}.")
         and name.endswith(ending)
         and entry.objtype in kinds
         and not entry.aliased
     ]
-    if len(found) != 1:
+    if not found or any(documented(name) is not documented(found[0]) for name in found):
         return None
+    name = min(found, key=len)
     return domain.resolve_xref(
-        env, node["refdoc"], app.builder, node["reftype"], found[0], node, content
+        env, node["refdoc"], app.builder, node["reftype"], name, node, content
     )
 
 

@@ -1,4 +1,4 @@
-"""Tables made of the packages' own data, so that they cannot go stale."""
+"""Tables generated from the data of the packages."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ Row = tuple[str, ...]
 
 
 def code(*names: object) -> str:
-    """Names as code, for a cell."""
+    """Names as code, for a cell of a table."""
     return ", ".join(f"`{name}`" for name in names)
 
 
@@ -39,7 +39,7 @@ def formats() -> Iterator[Row]:
 
 def block_formats() -> Iterator[Row]:
     """The block-scaled formats."""
-    yield "name", "elements", "scales", "elements to a scale", "scale of the whole array"
+    yield "name", "elements", "scales", "elements per scale", "scale of the whole array"
     for name, format in FORMATS.items():
         yield (
             code(name),
@@ -51,13 +51,13 @@ def block_formats() -> Iterator[Row]:
 
 
 def fused(accumulator: Any) -> TensorCore | None:
-    """The fused additions that a unit consists of, if it does."""
+    """The tensor core of an accumulator, or None."""
     core = getattr(accumulator, "core", getattr(accumulator, "inner", accumulator))
     return core if isinstance(core, TensorCore) else None
 
 
 def together(rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
-    """A row for units that differ in their inputs alone."""
+    """Merge the rows of units that differ only in their inputs."""
     alike: dict[Row, list[str]] = {}
     for name, facts in rows:
         architecture, instruction, inputs = name.split(".", 2)
@@ -67,7 +67,7 @@ def together(rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
 
 
 def tensor_cores() -> Iterator[Row]:
-    """The units of fused additions."""
+    """Units of fused additions."""
     yield "unit", "inputs", "terms", "bits", "result", "floor", "sources"
     cores = ((device, fused(device.accumulator)) for device in devices.entries())
     yield from together(
@@ -87,7 +87,7 @@ def tensor_cores() -> Iterator[Row]:
 
 
 def other_units() -> Iterator[Row]:
-    """All other units."""
+    """Units without fused additions."""
     yield "unit", "inputs", "how it sums", "sources"
     yield from together(
         (device.name, (str(device.accumulator), device.source))
@@ -97,7 +97,7 @@ def other_units() -> Iterator[Row]:
 
 
 def named_machines() -> Iterator[Row]:
-    """The machines that have names."""
+    """The named machines."""
     yield "name", "numbers between steps", "products of weights", "scores"
     for name in machines.names():
         machine = machines.hardware(name.format(mu=4))
@@ -112,7 +112,7 @@ def named_machines() -> Iterator[Row]:
 
 def rules() -> Iterator[Row]:
     """The rules of look-ahead."""
-    yield "rule", "what it takes", "the best choice for", "places"
+    yield "rule", "selects", "optimal for", "places"
     for rule in RULES.values():
         places = dict.fromkeys([*rule.places(tau=True), *rule.places(tau=False)])
         formula = rule.summary.replace("**2", "²").replace("||", "‖")
@@ -130,7 +130,7 @@ TABLES = {
 
 
 class Facts(SphinxDirective):
-    """``{facts} NAME``: one of TABLES."""
+    """The directive ``{facts} NAME``, where the name is one of TABLES."""
 
     required_arguments: ClassVar[int] = 1
 

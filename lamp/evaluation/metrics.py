@@ -70,7 +70,7 @@ class Totals:
     Parameters
     ----------
     positions : list of ndarray
-        For each window what :func:`lamp._kernels.divergences.compare` gives.
+        For each window what ``lamp._kernels.divergences.compare`` gives.
     selected, components : dict of str to ndarray
         Per step and layer, recomputed components and all candidates.
     repeated, multiply_adds : int

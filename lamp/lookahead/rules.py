@@ -76,7 +76,7 @@ class Rule:
 _RULES: Final = (
     Rule(
         "normwise",
-        "the authors' rule: descending z while those picked sum to less than 2 - tau - 2 z_min",
+        "the paper's rule: descending z while those picked sum to less than 2 - tau - 2 z_min",
         "",
         None,
         0,
@@ -183,7 +183,7 @@ class LAMP:
     Parameters
     ----------
     rule : str
-        One of :data:`RULES`.  ``"normwise"`` is the authors' rule: in each row, pick probabilities
+        One of :data:`RULES`.  ``"normwise"`` is the paper's rule: in each row, pick probabilities
         in descending order while the sum of those picked before plus twice the row's smallest is
         below ``2 - tau``.  It may pick one component more than the fewest.  ``"random"`` is the
         control: as many components as the normwise rule would pick in a row, or a budget, drawn at

@@ -231,7 +231,7 @@ def load_tokenizer(path: Path) -> Any:
     -------
     Tokenizer or transformers.PreTrainedTokenizerBase
         transformers' own where its files cannot be read without transformers, see
-        :attr:`lamp.models.tokenizer.TokenizerFiles.needs_transformers`; it has the same methods.
+        ``TokenizerFiles.needs_transformers``; it has the same methods.
 
     Raises
     ------

@@ -87,7 +87,7 @@ def equal_rate_grid(
     taus: Sequence[float],
     seed: int = 0,
 ) -> Iterator[EqualRateRun]:
-    """Compare rules at the recomputation rates of the authors' rule.
+    """Compare rules at the recomputation rates of the paper's rule.
 
     For each number of stored bits there is a run without recomputation; then for each tau one with
     the normwise rule, one with the random control, and one with one threshold per layer on

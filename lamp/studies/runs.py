@@ -35,7 +35,7 @@ class Result:
     seconds : float
         Wall time of the forward passes and comparisons.
     started_at, finished_at : str
-        As :func:`now` gives them.
+        As ``now`` gives them.
     environment : mapping
         The process and machine that measured it; plain data.
     error, traceback : str
