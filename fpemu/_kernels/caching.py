@@ -28,6 +28,7 @@ from typing import Any, Final
 import numba
 import numpy as np
 from numba.core import caching
+from numba.core.registry import CPUDispatcher
 from numba.misc.appdirs import AppDirs
 
 try:
@@ -249,13 +250,32 @@ def _name_of(function: Any) -> str:
 
 def kernel(function: Any) -> Any:
     """Decorator of array kernels: compiled once a machine, no GIL, no errors from divisions."""
-    compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    compiled = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
     return _cached(compiled, _name_of(function))
 
 
+class _Inlined(CPUDispatcher):  # type: ignore[misc]
+    """A function for kernels alone: it is compiled without an entry for Python."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        raise TypeError(f"{self.py_func.__qualname__} can be called in compiled code only")
+
+
 def inline(function: Any) -> Any:
-    """Decorator of scalar kernels: always inlined, so that a constant argument costs nothing."""
-    return numba.njit(nogil=True, forceinline=True, error_model="numpy")(function)
+    """Decorator of scalar kernels: always inlined, so that a constant argument costs nothing.
+
+    Python cannot call the result.  Entries for Python and C would each be a function to compile, a
+    third of the compilation time of a kernel.
+    """
+    options = {
+        "nopython": True,
+        "nogil": True,
+        "forceinline": True,
+        "error_model": "numpy",
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
+    return _Inlined(py_func=function, targetoptions=options)
 
 
 function_of_one_number: Any = None  # each kernel has its own
