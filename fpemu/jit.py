@@ -39,11 +39,11 @@ from fpemu._kernels import random_bits as philox
 from fpemu._kernels import words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.error_free import (
-    ODD_PRECISION,
     quick_add,
     quick_divide,
     quick_multiply,
     quick_sqrt,
+    takes_odd,
 )
 from fpemu._kernels.exact import (
     divide_word,
@@ -73,7 +73,7 @@ def _parameters(format: FormatLike, rounding: RoundingLike) -> tuple[Any, int, b
     """What a scalar function is made of: target, kind, and whether the quick way will do."""
     format, rounding = _formats.format(format), as_rounding(rounding)
     target = target_of(format, rounding, np.dtype(np.float64))
-    return target, kind_of(rounding), format.precision <= ODD_PRECISION
+    return target, kind_of(rounding), takes_odd(format, rounding)
 
 
 def _stochastic_parameters(

@@ -10,11 +10,11 @@ import numpy as np
 
 from fpemu._kernels import caching, launching, random_bits, words
 from fpemu._kernels.error_free import (
-    ODD_PRECISION,
     quick_add,
     quick_divide,
     quick_multiply,
     quick_sqrt,
+    takes_odd,
 )
 from fpemu._kernels.exact import (
     divide_word,
@@ -44,7 +44,7 @@ _GRAIN: Final = 2**13
 
 @functools.cache
 def _array_kernel(operation: int, kind: int, quick: bool) -> Callable[..., None]:
-    """The kernel of an operation and a kind; `quick` if the format has at most ODD_PRECISION.
+    """The kernel of an operation and a kind; `quick` for a target that `takes_odd`.
 
     Operands of one element have step 0, others step 1.  `flip` negates b, to subtract.
     """
@@ -156,5 +156,5 @@ def apply(
             grain=_GRAIN // per_block,
         )
         return
-    kernel = _array_kernel(operation, kind, format.precision <= ODD_PRECISION)
+    kernel = _array_kernel(operation, kind, takes_odd(format, rounding))
     launching.run(kernel, result.size, *operands, result, target, grain=_GRAIN)
