@@ -48,9 +48,9 @@ from fpemu._kernels.expansions import (
 )
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.rounding import (
+    DETERMINISTIC,
     STOCHASTIC,
     Carrier,
-    kind_of,
     round_word,
     target_of,
     wide_bits,
@@ -562,14 +562,10 @@ def odd_values(name: str, x: Carrier, bits: int) -> tuple[NDArray[np.float64], N
     return odd, undecided
 
 
-@functools.cache
-def _rounding_kernel(kind: int) -> Callable[..., None]:
-    @caching.kernel
-    def round_odd(x, out, target):  # type: ignore[no-untyped-def]
-        for i in range(x.size):
-            out[i] = words.floating(round_word(words.word(x[i]), target, kind))
-
-    return cast(Callable[..., None], round_odd)
+@caching.kernel
+def _round_odd(x, out, target):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        out[i] = words.floating(round_word(words.word(x[i]), target, DETERMINISTIC))
 
 
 @caching.kernel
@@ -594,12 +590,10 @@ def rounder(
 ) -> Callable[[Any, Carrier, int], None]:
     """What rounds odd values into a result, given the place of the first of them in the call."""
     target = target_of(format, rounding, np.dtype(np.float64))
-    kind = kind_of(rounding)
-    if kind == STOCHASTIC:
+    if rounding.is_stochastic:
         key = random_bits.key_of(rounding.seed)
         unused = np.uint64(64 - (rounding.random_bits or most_random_bits))
         return lambda odd, result, first: _round_stochastically(
             odd, result, target, first, key, unused
         )
-    kernel = _rounding_kernel(kind)
-    return lambda odd, result, first: kernel(odd, result, target)
+    return lambda odd, result, first: _round_odd(odd, result, target)

@@ -106,13 +106,10 @@ def odd(result: float, error: float) -> Any:
     odd neighbour in the direction of the error is the rounding to odd.
     """
     bits = words.word(result)
-    even = words.bit_and(bits, 1) == 0
-    # Comparisons with a NaN error (of an infinite result) are false.
-    if even and error > 0.0:
-        bits = words.add(bits, 1) if result > 0.0 else words.subtract(bits, 1)
-    if even and error < 0.0:
-        bits = words.subtract(bits, 1) if result > 0.0 else words.add(bits, 1)
-    return bits
+    opposite = words.shift_right(words.bit_xor(words.word(error), bits), 63)
+    neighbour = words.subtract(words.bit_or(bits, 1), words.shift_left(opposite, 1))
+    # The comparison with a NaN error (of an infinite result) is false.
+    return neighbour if (abs(error) > 0.0) & (words.bit_and(bits, 1) == 0) else bits
 
 
 @inline
@@ -225,9 +222,11 @@ def _is_usual(a: float) -> Any:
 @inline
 def quick_add(a: float, b: float, target: Target, kind: int) -> Any:
     """`fma_word(1, a, b)`, for a target that :func:`takes_odd`."""
-    bits = _odd_sum(a, b, target)
-    if abs(a + b) == np.inf and abs(a) < np.inf and abs(b) < np.inf:
-        bits = words.subtract(bits, 1)  # the largest finite number stands for a larger one
+    bits = odd_sum(a, b)
+    if not 0.0 < abs(a + b) < np.inf:
+        bits = _odd_sum(a, b, target)
+        if abs(a + b) == np.inf and abs(a) < np.inf and abs(b) < np.inf:
+            bits = words.subtract(bits, 1)  # the largest finite number stands for a larger one
     return round_word(bits, target, kind)
 
 
