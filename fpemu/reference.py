@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any, Final, Protocol, TypeAlias
@@ -295,7 +296,7 @@ def decode_exact(code: int, format: FormatLike) -> float:
     >>> decode_exact(0x3C01, "float16"), decode_exact(0xFF, "float8_e4m3fn")
     (1.0009765625, nan)
     """
-    source = formats.format(format)
+    source, code = formats.format(format), operator.index(code)
     if not 0 <= code < 2**source.bits:
         raise ValueError(f"code {code} is not in 0..{2**source.bits - 1}")
     sign_bit = 2 ** (source.bits - 1)

@@ -1,15 +1,13 @@
 """Enclosures of elementary functions in float64 arithmetic, rounded to odd.
 
-A compiled kernel encloses the exact value: an unevaluated sum ``high + low``, a bound of its error
-and a power of two.  Both ends of the enclosure are rounded to odd.  When they fall between the same
-two neighbouring numbers of a given number of bits, either one, rounded into a format with two bits
-fewer in any mode, is the exact value's rounding, as two more bits and a sticky one are all that a
-rounding looks at.  The kernels thus know neither format nor mode; which enclosures hold a number of
-so many bits, they tell.
+An enclosure is an unevaluated sum ``high + low``, a bound on its error and a power of two.  Both
+ends of the enclosure are rounded to odd.  If no number of p + 2 bits lies between them, either end
+rounds into a format of p bits as the exact value does, in any mode.  The kernels therefore know
+neither format nor mode; they report the enclosures that hold such a number as undecided.
 
-Only ``+ - * /``, square root and the fused multiply-add are used, so that no mathematical library
-is part of a result.  Error bounds are counted in units of ``u = 2**-53``; each is at least twice
-what the analysis of its terms to first order gives.
+The code uses only ``+ - * /``, square root and the fused multiply-add, so that no mathematical
+library is part of a result.  Error bounds are counted in units of ``u = 2**-53``; each is at least
+twice what a first-order analysis of its terms gives.
 
 References
 ----------
@@ -24,7 +22,7 @@ import functools
 from collections.abc import Callable
 from fractions import Fraction
 from math import factorial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +48,6 @@ from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.rounding import (
     DETERMINISTIC,
     STOCHASTIC,
-    Carrier,
     round_word,
     target_of,
     wide_bits,
@@ -81,13 +78,14 @@ _GELU_LINEAR_REST: Final = float.fromhex("-0x1.cbc0d30ebfd15p-54")
 _GELU_CUBIC: Final = float.fromhex("0x1.2444f2a4d8b4bp-4")
 _GELU_CUBIC_REST: Final = float.fromhex("-0x1.6c843a29d1c70p-61")
 
-# Series to be summed by Horner's rule, cut off below 2**-58 of the sum.
+# Coefficients for Horner's rule; the terms left out are below 2**-58 of the sum.
 _EXP_TERMS: Final = 14
 _TANH_SERIES: Final = _tanh_series(15)
 _ERF_SERIES: Final = tuple((-1) ** n / (factorial(n) * (2.0 * n + 1)) for n in range(1, 21))
-# (1 + 2a) e**(a**2) erfc(a) in t = (a - 3)/(a + 3): the polynomial through the 24 Chebyshev points
-# of 0.7 <= a <= 41, within 2**-63 (computed in mpmath with 250 bits; the tests do it again).
-_ERFC_CENTRE: Final = 3.0
+# (1 + 2a) e**(a**2) erfc(a) as a polynomial in t = (a - 3)/(a + 3): it interpolates at the 24
+# Chebyshev points of 0.7 <= a <= 41 and is within 2**-63 (computed in mpmath with 250 bits; a test
+# computes it again).
+_ERFC_CENTER: Final = 3.0
 _ERFC_POLYNOMIAL: Final = (
     1.2530080582697296,
     -0.1356211061245812,
@@ -116,13 +114,13 @@ _ERFC_POLYNOMIAL: Final = (
 )
 
 _UNIT: Final = 2.0**-53
-_TINY: Final = 2.0**-300  # below, x**2 is nothing beside x but the direction in which it pulls
-_LIFT: Final = 2.0**600  # takes tiny arguments to where products do not underflow
+_TINY: Final = 2.0**-300  # below it, only the sign of x**2 counts beside x
+_LIFT: Final = 2.0**600  # scales tiny arguments so that products do not underflow
 _LIFT_EXPONENT: Final = 600
 _STICKY: Final = 2.0**-100  # stands for any positive number smaller than itself
 
 
-# --- parts of the enclosures: (high, low, bound of the error, exponent) --------------------------
+# --- parts of the enclosures ----------------------------------------------------------------------
 
 
 @inline
@@ -133,7 +131,7 @@ def _power_of_two(exponent: Any) -> Any:
 
 @inline
 def _exp_rest(r: float, rest: float) -> Any:
-    """``exp(r + rest) - 1 - r`` and a bound of its error, for ``|r| <= 0.36``."""
+    """``exp(r + rest) - 1 - r`` and a bound on its error, for ``|r| <= 0.36``."""
     value = exp_series(r, rest, _EXP_TERMS)
     return value, 8.0 * _UNIT * abs(value) + 2.0 * abs(rest)
 
@@ -179,7 +177,7 @@ def _erf_series(z: float) -> Any:
 def _erfc_parts(a: float, square: float, low: float) -> Any:
     """``(k, v)`` with ``erfc(a) = 2**k v``, within 30 units, for ``a**2 = square + low``."""
     k, r, q, _ = _exp_parts(-square, -low)
-    t = (a - _ERFC_CENTRE) / (a + _ERFC_CENTRE)
+    t = (a - _ERFC_CENTER) / (a + _ERFC_CENTER)
     value = _ERFC_POLYNOMIAL[23]
     for n in range(22, -1, -1):
         value = words.fused_multiply_add(value, t, _ERFC_POLYNOMIAL[n])
@@ -188,7 +186,7 @@ def _erfc_parts(a: float, square: float, low: float) -> Any:
 
 @inline
 def _lifted(x: float) -> Any:
-    """A number and the exponent it has to be scaled by, tiny ones taken to where it is safe."""
+    """A number scaled up if it is tiny, and the exponent that undoes the scaling."""
     tiny = abs(x) < _TINY
     return (x * _LIFT if tiny else x), np.int64(-_LIFT_EXPONENT if tiny else 0)
 
@@ -217,7 +215,9 @@ def _logistic(factor: float, exponent: Any, v: float, low: float) -> Any:
     return high, lower, error, exponent + (np.int64(0) if positive or small else k)
 
 
-# --- the functions: the exact value is 2**exponent (high + low), within the bound ----------------
+# --- the functions: each returns (high, low, error, exponent) -------------------------------------
+#
+# The exact value lies within ``2**exponent error`` of ``2**exponent (high + low)``.
 
 
 @inline
@@ -451,7 +451,7 @@ def _reciprocal(x: float) -> Any:
     return high, low, 2.0**-48 * abs(low), -k
 
 
-# --- from an enclosure to a number rounded to odd ------------------------------------------------
+# --- from an enclosure to a number rounded to odd -------------------------------------------------
 
 
 @inline
@@ -462,99 +462,68 @@ def _odd_end(high: float, low: float) -> Any:
 
 @inline
 def _is_undecided(first: Any, second: Any, low: Any) -> Any:
-    """Whether a number without the `low` bits lies between two odd words, or on just one."""
+    """Whether a number whose `low` bits are zero lies between two odd words, or is one of them."""
     apart = ((first ^ second) & ~low) != 0
     return apart | (((first & low) == 0) != ((second & low) == 0))
 
 
-NAMES: Final = (
-    "exp",
-    "exp2",
-    "expm1",
-    "log",
-    "log2",
-    "log1p",
-    "tanh",
-    "sigmoid",
-    "erf",
-    "rsqrt",
-    "reciprocal",
-    "gelu",
-    "gelu_tanh",
-    "silu",
-)
-_EXP, _EXP2, _EXPM1, _LOG, _LOG2, _LOG1P, _TANH, _SIGMOID, _ERF, _RSQRT = range(10)
-_RECIPROCAL, _GELU, _GELU_TANH = range(10, 13)
+# --- kernels --------------------------------------------------------------------------------------
+
+_ENCLOSURES: Final = {
+    "exp": _exp,
+    "exp2": _exp2,
+    "expm1": _expm1,
+    "log": _log,
+    "log2": _log2,
+    "log1p": _log1p,
+    "tanh": _tanh,
+    "sigmoid": _sigmoid,
+    "erf": _erf,
+    "rsqrt": _rsqrt,
+    "reciprocal": _reciprocal,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "silu": _silu,
+}
+NAMES: Final = tuple(_ENCLOSURES)
+
+enclosure: Any = None  # each kernel has its own
 
 
-def _enclosure_kernel(which: int) -> Callable[..., int]:
-    # A chain of constant conditions, pruned before anything is compiled: a kernel that closed over
-    # the function instead of its number would not be found in the disk cache.
-    @caching.kernel
-    def odd_range(x, out, undecided, low_bits):  # type: ignore[no-untyped-def]
-        count = np.int64(0)
-        for i in range(x.size):
-            number = np.float64(x[i])
-            if which == _EXP:
-                high, low, error, exponent = _exp(number)
-            elif which == _EXP2:
-                high, low, error, exponent = _exp2(number)
-            elif which == _EXPM1:
-                high, low, error, exponent = _expm1(number)
-            elif which == _LOG:
-                high, low, error, exponent = _log(number)
-            elif which == _LOG2:
-                high, low, error, exponent = _log2(number)
-            elif which == _LOG1P:
-                high, low, error, exponent = _log1p(number)
-            elif which == _TANH:
-                high, low, error, exponent = _tanh(number)
-            elif which == _SIGMOID:
-                high, low, error, exponent = _sigmoid(number)
-            elif which == _ERF:
-                high, low, error, exponent = _erf(number)
-            elif which == _RSQRT:
-                high, low, error, exponent = _rsqrt(number)
-            elif which == _RECIPROCAL:
-                high, low, error, exponent = _reciprocal(number)
-            elif which == _GELU:
-                high, low, error, exponent = _gelu(number)
-            elif which == _GELU_TANH:
-                high, low, error, exponent = _gelu_tanh(number)
-            else:
-                high, low, error, exponent = _silu(number)
-            first = _odd_end(high, low - error)
-            second = _odd_end(high, low + error)
-            doubt = _is_undecided(first, second, low_bits)
-            out[i] = words.floating(scaled_to_odd(first, exponent))
-            undecided[i] = doubt
-            count += np.int64(doubt)
-        return count
-
-    return cast(Callable[..., int], odd_range)
+def _odd_range(x, out, undecided, low_bits):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        high, low, error, exponent = enclosure(x[i])
+        first = _odd_end(high, low - error)
+        second = _odd_end(high, low + error)
+        out[i] = words.floating(scaled_to_odd(first, exponent))
+        undecided[i] = _is_undecided(first, second, low_bits)
 
 
 @functools.cache
-def _kernel_of(name: str) -> Callable[..., int]:
-    return _enclosure_kernel(NAMES.index(name))
+def _kernel_of(name: str) -> Any:
+    return caching.specialized(_odd_range, enclosure=_ENCLOSURES[name])
 
 
-def odd_values(name: str, x: Carrier, bits: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The function of a flat array rounded to odd, and where its enclosure leaves that undecided.
+def odd_values(
+    name: str, x: NDArray[np.float64], bits: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Enclose the function of a flat array and round it to odd.
 
     Parameters
     ----------
     name : str
         One of `NAMES`.
-    x : ndarray, 1-d
-        float32 or float64.
+    x : ndarray of float64, 1-d
+        The arguments.
     bits : int
-        How many bits of a value decide its rounding, the sticky one among them.
+        Number of leading bits of a value that decide its rounding, besides the sticky bit.
 
     Returns
     -------
     odd : ndarray of float64
+        The values, correct where they are decided.
     undecided : ndarray of bool
+        Where the enclosure holds a number of `bits` bits.
     """
     odd = np.empty(x.size)
     undecided = np.empty(x.size, np.bool_)
@@ -563,14 +532,14 @@ def odd_values(name: str, x: Carrier, bits: int) -> tuple[NDArray[np.float64], N
 
 
 @caching.kernel
-def _round_odd(x, out, target):  # type: ignore[no-untyped-def]
+def _round_in_place(x, target):  # type: ignore[no-untyped-def]
     for i in range(x.size):
-        out[i] = words.floating(round_word(words.word(x[i]), target, DETERMINISTIC))
+        x[i] = words.floating(round_word(words.word(x[i]), target, DETERMINISTIC))
 
 
 @caching.kernel
-def _round_stochastically(x, out, target, first, key, unused):  # type: ignore[no-untyped-def]
-    """Round elements ``first``, ``first + 1``, ... of a call, whose draws go by their place."""
+def _round_stochastically(x, target, first, key, unused):  # type: ignore[no-untyped-def]
+    """Round elements ``first``, ``first + 1``, ... of a call, each with the bits of its index."""
     per_block = random_bits.BLOCK_WORDS // 2
     random = np.empty(random_bits.BLOCK_WORDS, np.uint32)
     held = np.int64(-1)
@@ -582,18 +551,16 @@ def _round_stochastically(x, out, target, first, key, unused):  # type: ignore[n
         drawn = wide_bits(random, first + i - block * per_block, per_block)
         drawn = words.shift_left(words.shift_right(drawn, unused), unused)
         bits = number_word_at(words.word(x[i]), target, STOCHASTIC, drawn, unused)
-        out[i] = words.floating(bits)
+        x[i] = words.floating(bits)
 
 
 def rounder(
     format: FormatFacts, rounding: RoundingFacts, most_random_bits: int
-) -> Callable[[Any, Carrier, int], None]:
-    """What rounds odd values into a result, given the place of the first of them in the call."""
+) -> Callable[[NDArray[np.float64], int], None]:
+    """A function that rounds odd values in place, given the index of the first one in the call."""
     target = target_of(format, rounding, np.dtype(np.float64))
     if rounding.is_stochastic:
         key = random_bits.key_of(rounding.seed)
         unused = np.uint64(64 - (rounding.random_bits or most_random_bits))
-        return lambda odd, result, first: _round_stochastically(
-            odd, result, target, first, key, unused
-        )
-    return lambda odd, result, first: _round_odd(odd, result, target)
+        return lambda odd, first: _round_stochastically(odd, target, first, key, unused)
+    return lambda odd, _: _round_in_place(odd, target)

@@ -152,13 +152,15 @@ def _evaluate(name: str, x: Carrier, format: Format, rounding: Rounding, result:
     def work(start: int, stop: int) -> None:
         for first in range(start, stop, _BLOCK):
             part = slice(first, min(first + _BLOCK, stop))
-            odd, undecided = enclosures.odd_values(name, x[part], bits)
+            arguments = x[part].astype(np.float64)
+            odd, undecided = enclosures.odd_values(name, arguments, bits)
             for i in np.flatnonzero(undecided):
-                odd[i] = _odd_by_mpmath(name, float(x[part][i]))
+                odd[i] = _odd_by_mpmath(name, float(arguments[i]))
             if not format.has_nan and np.isnan(odd).any():
                 invalid.append(first + int(np.argmax(np.isnan(odd))))
                 return
-            round_odd(odd, result[part], first)
+            round_odd(odd, first)
+            result[part] = odd
 
     launching.run(work, x.size, grain=_BLOCK)
     if invalid:
