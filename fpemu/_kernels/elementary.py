@@ -1,8 +1,8 @@
-"""Elementary functions in float64, from the basic operations alone.
+"""Elementary functions in float64, from basic operations alone.
 
-The platform's mathematical library is no part of a result, so that it is the same on every machine.
-Polynomials are Taylor's or the like, cut off below half a unit in the last place; each function
-states the relative error that the tests hold it to, in units of 2**-53.
+No mathematical library is part of a result, so that results are the same on every machine.  Series
+are cut off below half a unit in the last place.  Each function states a bound on its relative error
+in units of 2**-53, which the tests check.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def sigmoid(x: float) -> Any:
 
 @inline
 def _exp_minus_square(x: float) -> Any:
-    """``e**(-x**2)``, the rounding error of the square made good."""
+    """``e**(-x**2)``, corrected for the rounding error of the square."""
     square = x * x
     value = exp(-square)
     return value - value * words.fused_multiply_add(x, x, -square)
@@ -107,7 +107,7 @@ def _exp_minus_square(x: float) -> Any:
 
 @inline
 def _erfc_fraction(size: float, terms: int) -> Any:
-    """``erfc(size)`` by a continued fraction, which takes about 190/size**2 terms."""
+    """``erfc(size)`` by a continued fraction, which needs about 190/size**2 terms."""
     fraction = size
     for n in range(terms, 0, -1):
         fraction = size + 0.5 * n / fraction
@@ -118,7 +118,7 @@ def _erfc_fraction(size: float, terms: int) -> Any:
 def _erf_series(x):  # type: ignore[no-untyped-def]
     """``erf(x)`` by the series ``2/sqrt(pi) e**(-x**2) sum_n 2**n x**(2n+1) / (2n+1)!!``.
 
-    All terms are of one sign.
+    All terms have the same sign.
     """
     term = x
     total = x
@@ -134,8 +134,8 @@ def _erf_series(x):  # type: ignore[no-untyped-def]
 def erf(x):  # type: ignore[no-untyped-def]
     """The error function; error below 16 units.
 
-    Up to 2 a series, from there on one minus the continued fraction of erfc, which counts for
-    little (Abramowitz & Stegun 7.1.6 and 7.1.14).
+    A series below 2; from 2 on, one minus the continued fraction of erfc, whose error hardly counts
+    (Abramowitz & Stegun 7.1.6 and 7.1.14).
     """
     size = abs(x)
     if not size < 6.0:
@@ -147,7 +147,7 @@ def erf(x):  # type: ignore[no-untyped-def]
 
 @kernel
 def erfc(x):  # type: ignore[no-untyped-def]
-    """``1 - erf(x)``; error below 64 units, however small it is."""
+    """``1 - erf(x)``; error below 64 units, also where the value is tiny."""
     if x >= 2.0:
         return _erfc_fraction(clipped(x, 2.0, 40.0), _FRACTION_TERMS)
     if x >= 1.0:
