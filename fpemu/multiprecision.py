@@ -1,4 +1,4 @@
-"""mpmath for several threads: a context of one's own, and nobody else at work in it meanwhile."""
+"""mpmath for several threads: private contexts, used by one thread at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["own_context"]
 
 
 class _Guard:
-    """A lock that a forked process does not inherit in the state it has."""
+    """A lock that is free in a forked process."""
 
     def __init__(self) -> None:
         self.forget()
@@ -30,10 +30,10 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def own_context() -> Iterator[Any]:
-    """An mpmath context whose precision is nobody else's.
+    """A private mpmath context, whose precision no other code changes.
 
-    mpmath keeps constants such as pi in a cache that nothing guards, so only one thread at a time
-    gets one.
+    mpmath caches constants such as pi without a lock, so only one thread at a time holds a context;
+    others wait.
 
     Yields
     ------

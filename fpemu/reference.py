@@ -1,12 +1,12 @@
-"""The judge: rounding, inner products and functions by their definitions, one number at a time.
+"""Reference implementations: rounding, inner products and functions by their definitions.
 
-Nothing here shares code with the kernels.  Every function reads like the definition of what it
-computes and is as slow as that makes it; tests hold the kernels against it, and users can hold
+This module shares no code with the kernels.  Every function follows the definition of what it
+computes, one number at a time, and is slow.  Tests compare the kernels with it, and users can check
 their own arithmetic and error bounds against it.
 
-What is rational is computed in exact rational arithmetic, and the rest in mpmath.  The precision of
-mpmath's global context plays no part in a result and is left as it was; as that context is not made
-for several threads, neither are the functions here.
+Rational values are computed in exact rational arithmetic, all others in mpmath.  Results do not
+depend on the precision of mpmath's global context, and functions restore it.  That context is not
+thread-safe, so neither are the functions of this module.
 
 References
 ----------
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any, Final, Protocol, TypeAlias
@@ -108,7 +109,7 @@ def round_exact(
         A mode (``"rne"``, ``"rna"``, ``"rnz"``, ``"rtz"``, ``"rtp"``, ``"rtn"``, ``"rto"``) or an
         object with attributes ``mode`` and ``overflow``.
     overflow : {"ieee", "saturate", "infinity"}, optional
-        Left out: that of `rounding` if it is an object, else ``"ieee"``.
+        By default that of `rounding` if it is an object, else ``"ieee"``.
 
     Returns
     -------
@@ -119,17 +120,17 @@ def round_exact(
     ------
     ValueError
         If `x` is NaN and the format has no NaN, or a mode or overflow rule is unknown.  Stochastic
-        rounding is unknown here: it has no one result.
+        modes are not supported, because their result is not unique.
     TypeError
         If `x` is not a real number.
 
     Notes
     -----
     With precision p, a nonzero number of exponent e is divided by the quantum
-    ``2**max(e-p+1, emin-p+1)``; the quotient is rounded to an integer by the mode, and that integer
-    times the quantum is the rounded number as long as it lies in the range of the format.  "Even"
-    and "odd" speak of that integer, so that at precision 1 a tie between two powers of two goes to
-    the larger magnitude (IEEE 754-2019 §4.3.1).
+    ``2**max(e-p+1, emin-p+1)``.  The mode rounds the quotient to an integer, and that integer times
+    the quantum is the result if it lies in the range of the format.  "Even" and "odd" refer to that
+    integer, so that at precision 1 a tie between two powers of two goes to the larger magnitude
+    (IEEE 754-2019 §4.3.1).
 
     Examples
     --------
@@ -191,8 +192,8 @@ def _exact_mpf(x: mpmath.mpf) -> Fraction | float:
     if not mpmath.isfinite(x) or x == 0:
         return float(x)
     exponent = int(mpmath.mag(x))
-    # The exponent of an mpf can be too large to write the number out, and numbers far beyond the
-    # formats round alike.
+    # The exponent of an mpf can be too large to write the number out.  Numbers far beyond the range
+    # of all formats round alike.
     if abs(exponent) > _FAR:
         return _scaled(Fraction(int(mpmath.sign(x))), _FAR if exponent > 0 else -_FAR)
     numerator, denominator = mpmath.libmp.to_rational(x._mpf_)
@@ -232,7 +233,7 @@ def _scaled(x: Fraction, exponent: int) -> Fraction:
 
 
 def _ldexp(integer: int, exponent: int) -> float:
-    """``integer * 2**exponent``, which is a float64 number or beyond all of them."""
+    """``integer * 2**exponent``, a float64 number or infinity if it is larger than all of them."""
     try:
         return math.ldexp(integer, exponent)
     except OverflowError:
@@ -250,7 +251,7 @@ def _zero(target: Format, negative: bool) -> float:
 
 
 def _invalid(target: Format) -> float:
-    """What a number becomes that the format cannot even approximate."""
+    """The result of an invalid operation, such as rounding -1 into an unsigned format."""
     if target.has_nan:
         return math.nan
     return 0.0 if target.has_zero else target.smallest_normal
@@ -271,7 +272,7 @@ def _overflowed(target: Format, negative: bool, mode: str, overflow: str) -> flo
 
 
 def decode_exact(code: int, format: FormatLike) -> float:
-    """The value that a code stands for.
+    """The value of a code.
 
     Parameters
     ----------
@@ -282,7 +283,7 @@ def decode_exact(code: int, format: FormatLike) -> float:
     Returns
     -------
     float
-        The value; a code of a format without subnormals that would be one gives a zero of its sign.
+        The value.  In a format without subnormals their codes give zeros of their sign.
 
     Raises
     ------
@@ -295,7 +296,7 @@ def decode_exact(code: int, format: FormatLike) -> float:
     >>> decode_exact(0x3C01, "float16"), decode_exact(0xFF, "float8_e4m3fn")
     (1.0009765625, nan)
     """
-    source = formats.format(format)
+    source, code = formats.format(format), operator.index(code)
     if not 0 <= code < 2**source.bits:
         raise ValueError(f"code {code} is not in 0..{2**source.bits - 1}")
     sign_bit = 2 ** (source.bits - 1)
@@ -327,7 +328,7 @@ def members(format: FormatLike) -> list[float]:
     Returns
     -------
     list of float
-        In ascending order, -0 before +0 where the format has both.
+        In ascending order, with -0 before +0 if the format has both.
 
     Raises
     ------
@@ -344,7 +345,7 @@ def members(format: FormatLike) -> list[float]:
     if source.bits > 16:
         raise ValueError(f"format {source.name!r} has {source.bits} bits; at most 16 are listed")
     values = (decode_exact(code, source) for code in range(2**source.bits))
-    # Two codes may decode alike where there are no subnormals.
+    # Without subnormals several codes decode to zero.
     distinct = {(value, math.copysign(1.0, value)) for value in values if math.isfinite(value)}
     return [value for value, _ in sorted(distinct)]
 
@@ -355,11 +356,12 @@ def dot_exact(a: Iterable[float], b: Iterable[float]) -> Fraction:
     Parameters
     ----------
     a, b : iterable of float
-        Vectors of one length.
+        Vectors of the same length.
 
     Returns
     -------
     Fraction
+        The exact value.
 
     Raises
     ------
@@ -399,7 +401,7 @@ def dot(
     Parameters
     ----------
     a, b : iterable of float
-        Vectors of one length.
+        Vectors of the same length.
     format, rounding, overflow
         As in :func:`round_exact`.
 
@@ -473,7 +475,7 @@ def _logarithm_of_1_plus(x: Fraction) -> Fraction | float | None:
     return _NAN if x < -1 else -_INF if x == -1 else None
 
 
-# What is rational, infinite or undefined at a nonzero number; None elsewhere.
+# Rational, infinite and undefined values at nonzero numbers; None elsewhere.
 _RATIONAL_VALUES: Final[dict[str, Callable[[Fraction], Fraction | float | None]]] = {
     "exp2": lambda x: Fraction(2) ** x.numerator if x.denominator == 1 else None,
     "log": _logarithm,
@@ -484,8 +486,8 @@ _RATIONAL_VALUES: Final[dict[str, Callable[[Fraction], Fraction | float | None]]
     "rsqrt": _reciprocal_square_root,
     "sqrt": _square_root,
 }
-# All other values: no formula cancels, and none makes the error of an intermediate result more than
-# 2**16 times as large where it is used.
+# All other values.  No formula cancels where it is used, and none amplifies the error of an
+# intermediate result by more than 2**16.
 _DEFINITIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "erf": mpmath.erf,
     "exp": mpmath.exp,
@@ -505,10 +507,10 @@ _DEFINITIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "tanh": mpmath.tanh,
 }
 
-# Far out a value is so near its limit that any number as near rounds alike.  An argument has at
-# most _FAR bits above and below the line: unless it is itself halfway between two neighbours of a
-# format or one of them, it is more than 2**-4150 away from those, and further than any of the
-# limits is from a value or from what stands for it.
+# Values at arguments beyond _FAR_OUT.  They are so close to their limit that any number as close
+# rounds alike: an argument is a ratio of integers of at most _FAR bits, so that it is a member of
+# the format or a midpoint, or differs from all of them by more than 2**-4150.  Both the value and
+# the number that replaces it are closer to the limit than that.
 _FAR_OUT: Final = {"erf": 60, "gelu": 80, "gelu_tanh": 40}
 _USUALLY_FAR_OUT: Final = 3000
 _NOTHING: Final = Fraction(1, 2**8400)
@@ -560,16 +562,16 @@ def function(
     TypeError
         If `x` is not a real number.
     ArithmeticError
-        If 16384 bits do not tell the value from a number where the rounding changes.  No such
+        If 16384 bits do not separate the value from a number where the rounding changes.  No such
         argument is known.
 
     Notes
     -----
-    Ziv's strategy: mpmath encloses the value, in an ever higher precision until both ends of the
-    enclosure round alike.  That ends, as a value of a transcendental function is no number of a
-    format and not halfway between two, but at arguments that are known and treated as exact: at 0,
-    at 1 for the logarithms, at integers for exp2 and their counterparts for log2.  (For erf, gelu
-    and gelu_tanh this is believed, not proved.)  Square roots are exact where they are rational.
+    Ziv's strategy: mpmath encloses the value in increasing precision until both ends of the
+    enclosure round alike.  The iteration ends, because a value of a transcendental function is
+    neither a member of a format nor a midpoint, except at known arguments, which are treated as
+    exact: 0, 1 for the logarithms, integers for exp2 and powers of two for log2.  (For erf, gelu
+    and gelu_tanh this is believed, not proved.)  Rational square roots are exact too.
 
     References
     ----------
@@ -620,7 +622,7 @@ def _value_at_zero_or_infinity(name: str, x: float) -> float:
 
 
 def _known_value(name: str, x: Fraction) -> Fraction | float | None:
-    """The value, or what rounds alike; None if it has to be enclosed."""
+    """The value or a number that rounds as it does; None if the value must be enclosed."""
     if name in _FAR_VALUES and abs(x) >= _FAR_OUT.get(name, _USUALLY_FAR_OUT):
         below, above = _FAR_VALUES[name]
         return above(x) if x > 0 else below(x)
@@ -631,21 +633,21 @@ def _known_value(name: str, x: Fraction) -> Fraction | float | None:
 def _rounded_by_ziv(name: str, x: Fraction, rounded: Callable[[Any], float]) -> float:
     precision = _FIRST_PRECISION
     while precision <= _LAST_PRECISION:
-        # Written out, zeros differ by their signs, and one NaN is as good as another.
+        # repr distinguishes the signs of zeros and makes all NaNs equal.
         ends = {repr(rounded(end)): end for end in _enclosure(name, x, precision)}
         if len(ends) == 1:
             return rounded(*ends.values())
         precision *= 2
     raise ArithmeticError(
-        f"{_LAST_PRECISION} bits do not tell how {name}({mpmath.nstr(_mpf(x))}) is to be rounded"
+        f"{_LAST_PRECISION} bits do not decide how {name}({mpmath.nstr(_mpf(x))}) rounds"
     )
 
 
 def _enclosure(name: str, x: Fraction, precision: int) -> list[Any]:
-    """Numbers between the least and the greatest of which the value lies.
+    """Numbers whose least and greatest enclose the value.
 
-    The argument is enclosed first, in case it has more bits; where the function has an extremum in
-    between, it is by less beyond both ends than they are widened.
+    The argument is enclosed first, because it may have more bits than the precision.  If the
+    function has an extremum between both ends, the margin covers it.
     """
     with mpmath.workprec(precision + _GUARD_BITS):
         arguments = {_mpf(x, "f"), _mpf(x, "c")}  # floor and ceiling, mostly the same
@@ -655,9 +657,9 @@ def _enclosure(name: str, x: Fraction, precision: int) -> list[Any]:
         return [value * (1 + sign * margin) for value in values for sign in (-1, 1)]
 
 
-def _mpf(x: Fraction, towards: str = "n") -> Any:
+def _mpf(x: Fraction, direction: str = "n") -> Any:
     """`x` rounded once to mpmath's working precision."""
-    parts = mpmath.libmp.from_rational(x.numerator, x.denominator, mpmath.mp.prec, towards)
+    parts = mpmath.libmp.from_rational(x.numerator, x.denominator, mpmath.mp.prec, direction)
     return mpmath.mp.make_mpf(parts)
 
 
@@ -667,7 +669,7 @@ Vector: TypeAlias = "ArrayLike | Sequence[mpmath.mpf]"
 _Exact: TypeAlias = "NDArray[np.object_]"  # of Fractions
 
 _BITS_PER_DIGIT: Final = math.log2(10)
-_SPARE_BITS: Final = 32  # for the few errors of one unit that add up
+_SPARE_BITS: Final = 32  # cover the accumulated rounding errors of a few operations
 
 
 def softmax(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
@@ -676,21 +678,22 @@ def softmax(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
     Parameters
     ----------
     x : array_like of float or mpmath.mpf
-        Finite numbers, at least one-dimensional, taken exactly; integers and Fractions will do.
+        Finite numbers, at least one-dimensional, taken exactly.  Integers and Fractions are
+        accepted too.
     digits : int
         The accuracy: the relative error of each component is at most ``10**-digits``.
 
     Returns
     -------
     ndarray of mpmath.mpf
-        The shape of `x`.  What is computed further with these numbers is computed in the precision
-        of mpmath's context, which :func:`mpmath.workdps` sets.
+        Shape of `x`.  Further arithmetic on these numbers uses the precision of mpmath's global
+        context, see :func:`mpmath.workdps`.
 
     Raises
     ------
     ValueError
-        If an element is infinite, NaN or no ratio of integers of at most 4096 bits (the message
-        names its index), `x` is a scalar or its last axis is empty, or `digits` is not positive.
+        If an element is infinite, NaN or not a ratio of integers of at most 4096 bits (the message
+        names its index), `x` is a scalar, its last axis is empty, or `digits` is not positive.
     TypeError
         If an element is not a real number.
 
@@ -713,7 +716,7 @@ def softmax(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
 def _softmax(scores: Sequence[Fraction], square: Fraction, bits: int) -> list[Any]:
     """The softmax of scores times the square root of `square`."""
     top = max(scores)
-    # An exponential's relative error is its argument's absolute one.
+    # The relative error of an exponential is the absolute error of its argument.
     more = _exponent_bits(max(top - score for score in scores) * (1 + square))
     with mpmath.workprec(bits + more + len(scores).bit_length()):
         factor = mpmath.sqrt(_mpf(square))
@@ -739,21 +742,21 @@ def layer_norm(
     epsilon : float, Fraction or mpmath.mpf
         A nonnegative number, taken exactly: 1e-5 is the float64 number next to ``10**-5``.
     weight, bias : array_like of float or mpmath.mpf, optional
-        Vectors of as many elements as the last axis of `x` has; left out, 1 and 0.
+        Vectors of the length of the last axis of `x`; by default ones and zeros.
     digits : int
         The accuracy: the error of each component is at most ``10**-digits`` times the sum of the
-        magnitudes of what is before the bias and the bias.  Without a bias it is thus relative.
+        magnitudes of the scaled component and of the bias, a relative error if there is no bias.
 
     Returns
     -------
     ndarray of mpmath.mpf
-        The shape of `x`; see :func:`softmax`.
+        Shape of `x`; see :func:`softmax`.
 
     Raises
     ------
     ValueError, TypeError
-        As :func:`softmax`, for any of the arguments; and if `weight` or `bias` has another shape,
-        or `epsilon` is negative or is 0 where the variance is.
+        As :func:`softmax`, for any of the arguments; also if `weight` or `bias` has the wrong
+        shape, `epsilon` is negative, or `epsilon` and the variance of a row are both 0.
 
     References
     ----------
@@ -765,7 +768,7 @@ def layer_norm(
     >>> [float(z) for z in layer_norm([1.0, 2.0, 3.0, 6.0], epsilon=0.5, bias=[0.0, 0.0, 0.0, 1.0])]
     [-1.0, -0.5, 0.0, 2.5]
     """
-    return _normalised(x, epsilon, weight, bias, digits, centred=True)
+    return _normalized(x, epsilon, weight, bias, digits, centered=True)
 
 
 def rms_norm(
@@ -787,7 +790,7 @@ def rms_norm(
     Returns
     -------
     ndarray of mpmath.mpf
-        The shape of `x`; see :func:`softmax`.
+        Shape of `x`; see :func:`softmax`.
 
     Raises
     ------
@@ -804,37 +807,37 @@ def rms_norm(
     >>> [float(z) for z in rms_norm([1.0, -7.0], epsilon=0.0)]
     [0.2, -1.4]
     """
-    return _normalised(x, epsilon, weight, None, digits, centred=False)
+    return _normalized(x, epsilon, weight, None, digits, centered=False)
 
 
-def _normalised(
+def _normalized(
     x: Vector,
     epsilon: Number,
     weight: Vector | None,
     bias: Vector | None,
     digits: int,
     *,
-    centred: bool,
+    centered: bool,
 ) -> NDArray[np.object_]:
     bits, rows = _working_bits(digits), _exact_vectors(x, "x")
     weights = _exact_parameter(weight, "weight", rows.shape[-1], 1)
     biases = _exact_parameter(bias, "bias", rows.shape[-1], 0)
     exact_epsilon = Fraction(_exact_finite(epsilon, "epsilon"))
     if exact_epsilon < 0:
-        raise ValueError(f"epsilon must not be negative, as {epsilon} is")
+        raise ValueError(f"epsilon must be a nonnegative number, not {epsilon}")
 
-    def normalised_row(row: Sequence[Fraction]) -> list[Any]:
-        centre = _mean(row) if centred else Fraction(0)
-        deviations = [element - centre for element in row]
+    def normalized_row(row: Sequence[Fraction]) -> list[Any]:
+        center = _mean(row) if centered else Fraction(0)
+        deviations = [element - center for element in row]
         square = _mean([deviation**2 for deviation in deviations]) + exact_epsilon
         if square == 0:
-            raise ValueError("epsilon is 0, and so are all deviations of a row: 0/0")
+            raise ValueError("epsilon is 0 and a row has variance 0: the result would be 0/0")
         scaled = [d * factor for d, factor in zip(deviations, weights, strict=True)]
         with mpmath.workprec(bits):
             root = mpmath.sqrt(_mpf(square))
             return [_mpf(d) / root + _mpf(b) for d, b in zip(scaled, biases, strict=True)]
 
-    return _by_rows(normalised_row, rows)
+    return _by_rows(normalized_row, rows)
 
 
 def _mean(numbers: Sequence[Fraction]) -> Fraction:
@@ -854,7 +857,7 @@ def gelu(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
     Returns
     -------
     ndarray of mpmath.mpf
-        The shape of `x`; see :func:`softmax`.
+        Shape of `x`; see :func:`softmax`.
 
     Raises
     ------
@@ -875,7 +878,7 @@ def gelu(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
     bits = _working_bits(digits)
 
     def element_gelu(element: Fraction) -> Any:
-        # The relative error of erfc is its argument's times twice the argument's square.
+        # erfc multiplies the relative error of its argument by twice the argument's square.
         with mpmath.workprec(bits + 2 * _exponent_bits(element)):
             return _DEFINITIONS["gelu"](_mpf(element))
 
@@ -894,7 +897,7 @@ def attention(
     k, v : array_like of float or mpmath.mpf, shapes (keys, d) and (keys, columns)
         Keys and their values.
     causal : bool
-        Whether query i attends to keys 0 to i alone; there must then be as many of both.
+        Whether query i attends only to keys 0 to i.  There must then be as many keys as queries.
     digits : int
         The accuracy: with the weights z of a row, the error of each component is at most
         ``10**-digits`` times ``sum_j z_j |v_j|``.
@@ -907,8 +910,8 @@ def attention(
     Raises
     ------
     ValueError, TypeError
-        As :func:`softmax`, for any of the arguments; and if they are not matrices whose shapes
-        match.
+        As :func:`softmax`, for any of the arguments; also if they are not matrices of matching
+        shapes.
 
     References
     ----------
@@ -945,7 +948,7 @@ def _matrices(q: Vector, k: Vector, v: Vector, causal: bool) -> tuple[_Exact, _E
             f"shapes must be (queries, d), (keys, d) and (keys, columns), not {shapes}"
         )
     if causal and len(queries) != len(keys):
-        raise ValueError(f"causal attention takes as many queries as keys, not shapes {shapes}")
+        raise ValueError(f"causal attention needs as many queries as keys, not shapes {shapes}")
     return queries, keys, values
 
 
@@ -956,7 +959,7 @@ def _working_bits(digits: int) -> int:
 
 
 def _exponent_bits(x: Fraction) -> int:
-    """How many bits the integer part of a number has."""
+    """Number of bits of the integer part of a number."""
     return int(abs(x)).bit_length()
 
 
@@ -968,7 +971,7 @@ def _exact_finite(x: Number, name: str) -> Fraction | float:
 
 
 def _exact_vectors(x: Vector, name: str) -> _Exact:
-    """An array of Fractions, with a last axis that is not empty."""
+    """An array of Fractions whose last axis is not empty."""
     array = np.asarray(x)
     if array.dtype.kind in "fV" and np.can_cast(array.dtype, np.float64):
         array = array.astype(np.float64)  # float16 and the types of ml_dtypes

@@ -30,6 +30,7 @@ import numpy as np
 from numba.core import caching, ir, types
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import FunctionPass, register_pass
+from numba.core.registry import CPUDispatcher
 from numba.core.untyped_passes import IRProcessing
 from numba.misc.appdirs import AppDirs
 
@@ -38,7 +39,7 @@ try:
 except ImportError:  # Windows: processes then compile the same kernel twice
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["inline", "kernel", "mapping"]
+__all__ = ["inline", "kernel", "mapping", "specialized"]
 
 _HERE: Final = Path(__file__).parent
 _WAIT: Final = 60.0  # seconds for another process to compile a kernel
@@ -305,10 +306,59 @@ def kernel(function: Any) -> Any:
     return _cached(_compiled(no_cfunc_wrapper=True)(function), _name_of(function))
 
 
+class _Inlined(CPUDispatcher):  # type: ignore[misc]
+    """A function for kernels alone: it is compiled without an entry for Python."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        raise TypeError(f"{self.py_func.__qualname__} can be called in compiled code only")
+
+
 def inline(function: Any) -> Any:
-    """Decorator of scalar kernels: always inlined, so that a constant argument costs nothing."""
-    # No wrapper for callers in Python, which would take as long to compile as the function.
-    return _compiled(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    """Decorator of scalar kernels: always inlined, so that a constant argument costs nothing.
+
+    Python cannot call the result.  Entries for Python and C would each be a function to compile, a
+    third of the compilation time of a kernel.
+    """
+    options = {
+        "nopython": True,
+        "nogil": True,
+        "forceinline": True,
+        "error_model": "numpy",
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
+    return _Inlined(py_func=function, targetoptions=options, pipeline_class=_Compiler)
+
+
+def specialized(template: Any, **functions: Any) -> Any:
+    """The kernel that a function becomes when some of its global names stand for others.
+
+    Parameters
+    ----------
+    template : function
+        Not compiled yet.
+    **functions : callable
+        What its global names stand for: functions compiled by Numba.  If they are of modules of
+        ``_kernels``, so that a name stands for a function and all that it calls, the kernel is
+        compiled once a machine, else once a process.
+
+    Returns
+    -------
+    callable
+        The compiled kernel.
+    """
+    # As global variables: to Numba's cache a function in a closure is a new one in each process.
+    variables = {**template.__globals__, **functions}
+    function = FunctionType(template.__code__, variables, template.__name__)
+    function.__module__ = next(iter(functions.values())).__module__
+    compiled = _compiled(no_cfunc_wrapper=True)(function)
+    if all(map(_is_known_by_name, functions.values())):
+        _cached(compiled, "-".join(map(_name_of, (template, *functions.values()))))
+    return compiled
+
+
+def _is_known_by_name(function: Any) -> bool:
+    return "._kernels." in function.__module__ and "<locals>" not in function.__qualname__
 
 
 function_of_one_number: Any = None  # each kernel has its own
@@ -326,20 +376,11 @@ def mapping(function: Any) -> Any:
     Parameters
     ----------
     function : callable
-        Compiled by Numba.  If it is an :func:`inline` one of a module of ``_kernels``, so that its
-        name stands for it and all that it calls, the kernel is compiled once a machine, else once
-        a process.
+        Compiled by Numba, see :func:`specialized`.
 
     Returns
     -------
     callable
         ``(start, stop, x, out)``, for :func:`fpemu._kernels.launching.run`.
     """
-    # As a global variable: to Numba's cache a function in a closure is a new one in each process.
-    variables = {"np": np, "function_of_one_number": function}
-    template = FunctionType(_map_range.__code__, variables, "map_range")
-    template.__module__ = function.__module__
-    compiled = _compiled(no_cfunc_wrapper=True)(template)
-    if "._kernels." in function.__module__ and "<locals>" not in function.__qualname__:
-        _cached(compiled, f"map_range-{_name_of(function)}")
-    return compiled
+    return specialized(_map_range, function_of_one_number=function)

@@ -1,15 +1,13 @@
 """Enclosures of elementary functions in float64 arithmetic, rounded to odd.
 
-A compiled kernel encloses the exact value: an unevaluated sum ``high + low``, a bound of its error
-and a power of two.  Both ends of the enclosure are rounded to odd.  When they fall between the same
-two neighbouring numbers of a given number of bits, either one, rounded into a format with two bits
-fewer in any mode, is the exact value's rounding, as two more bits and a sticky one are all that a
-rounding looks at.  The kernels thus know neither format nor mode; which enclosures hold a number of
-so many bits, they tell.
+An enclosure is an unevaluated sum ``high + low``, a bound on its error and a power of two.  Both
+ends of the enclosure are rounded to odd.  If no number of p + 2 bits lies between them, either end
+rounds into a format of p bits as the exact value does, in any mode.  The kernels therefore know
+neither format nor mode; they report the enclosures that hold such a number as undecided.
 
-Only ``+ - * /``, square root and the fused multiply-add are used, so that no mathematical library
-is part of a result.  Error bounds are counted in units of ``u = 2**-53``; each is at least twice
-what the analysis of its terms to first order gives.
+The code uses only ``+ - * /``, square root and the fused multiply-add, so that no mathematical
+library is part of a result.  Error bounds are counted in units of ``u = 2**-53``; each is at least
+twice what a first-order analysis of its terms gives.
 
 References
 ----------
@@ -24,20 +22,32 @@ import functools
 from collections.abc import Callable
 from fractions import Fraction
 from math import factorial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, random_bits, words
 from fpemu._kernels.caching import inline
-from fpemu._kernels.error_free import odd_sum, two_product, two_sum
+from fpemu._kernels.error_free import odd_sum, scaled_to_odd, two_product, two_sum
 from fpemu._kernels.exact import number_word_at
+from fpemu._kernels.expansions import (
+    LN2_HIGH,
+    LN2_LOW,
+    LOG2_E,
+    TWO_OVER_SQRT_PI,
+    clipped,
+    exp_series,
+    exponent_and_significand,
+    log_series,
+    nearest_integer,
+    power_of_two,
+    reduced,
+)
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.rounding import (
+    DETERMINISTIC,
     STOCHASTIC,
-    Carrier,
-    kind_of,
     round_word,
     target_of,
     wide_bits,
@@ -58,9 +68,7 @@ def _tanh_series(terms: int) -> tuple[float, ...]:
 # Constants in two parts, the nearest float64 and the nearest float64 to the rest.
 _LN2: Final = float.fromhex("0x1.62e42fefa39efp-1")
 _LN2_REST: Final = float.fromhex("0x1.abc9e3b39803fp-56")
-_LOG2_E: Final = float.fromhex("0x1.71547652b82fep+0")
 _LOG2_E_REST: Final = float.fromhex("0x1.777d0ffda0d24p-56")
-_TWO_OVER_SQRT_PI: Final = float.fromhex("0x1.20dd750429b6dp+0")
 _TWO_OVER_SQRT_PI_REST: Final = float.fromhex("0x1.1ae3a914fed80p-56")
 _SQRT_TWO_OVER_PI: Final = float.fromhex("0x1.9884533d43651p-1")
 _SQRT_HALF: Final = float.fromhex("0x1.6a09e667f3bcdp-1")
@@ -69,18 +77,15 @@ _GELU_LINEAR: Final = float.fromhex("0x1.9884533d43651p+0")
 _GELU_LINEAR_REST: Final = float.fromhex("-0x1.cbc0d30ebfd15p-54")
 _GELU_CUBIC: Final = float.fromhex("0x1.2444f2a4d8b4bp-4")
 _GELU_CUBIC_REST: Final = float.fromhex("-0x1.6c843a29d1c70p-61")
-# ln 2 in two parts of which the first has 33 bits: its multiples by exponents are exact.
-_LN2_HIGH: Final = float.fromhex("0x1.62e42fee00000p-1")
-_LN2_LOW: Final = float.fromhex("0x1.a39ef35793c76p-33")
 
-# Series to be summed by Horner's rule, cut off below 2**-58 of the sum.
-_EXP_SERIES: Final = tuple(1.0 / factorial(n) for n in range(2, 16))
-_ATANH_SERIES: Final = tuple(2.0 / (2 * n + 3) for n in range(12))
+# Coefficients for Horner's rule; the terms left out are below 2**-58 of the sum.
+_EXP_TERMS: Final = 14
 _TANH_SERIES: Final = _tanh_series(15)
 _ERF_SERIES: Final = tuple((-1) ** n / (factorial(n) * (2.0 * n + 1)) for n in range(1, 21))
-# (1 + 2a) e**(a**2) erfc(a) in t = (a - 3)/(a + 3): the polynomial through the 24 Chebyshev points
-# of 0.7 <= a <= 41, within 2**-63 (computed in mpmath with 250 bits; the tests do it again).
-_ERFC_CENTRE: Final = 3.0
+# (1 + 2a) e**(a**2) erfc(a) as a polynomial in t = (a - 3)/(a + 3): it interpolates at the 24
+# Chebyshev points of 0.7 <= a <= 41 and is within 2**-63 (computed in mpmath with 250 bits; a test
+# computes it again).
+_ERFC_CENTER: Final = 3.0
 _ERFC_POLYNOMIAL: Final = (
     1.2530080582697296,
     -0.1356211061245812,
@@ -109,59 +114,33 @@ _ERFC_POLYNOMIAL: Final = (
 )
 
 _UNIT: Final = 2.0**-53
-_TINY: Final = 2.0**-300  # below, x**2 is nothing beside x but the direction in which it pulls
-_LIFT: Final = 2.0**600  # takes tiny arguments to where products do not underflow
+_TINY: Final = 2.0**-300  # below it, only the sign of x**2 counts beside x
+_LIFT: Final = 2.0**600  # scales tiny arguments so that products do not underflow
 _LIFT_EXPONENT: Final = 600
 _STICKY: Final = 2.0**-100  # stands for any positive number smaller than itself
-_SHIFTER: Final = 6755399441055744.0  # 1.5 * 2**52: adding it rounds to an integer
-_SHIFTER_WORD: Final = 0x4338000000000000
-_SQRT_HALF_WORD: Final = 0x3FE6A09E667F3BCD
-_FRACTION_BITS: Final = 52
-_FIELDS: Final = 2047
-_LARGEST_WORD: Final = 0x7FEFFFFFFFFFFFFF
 
 
-# --- parts of the enclosures: (high, low, bound of the error, exponent) --------------------------
+# --- parts of the enclosures ----------------------------------------------------------------------
 
 
 @inline
 def _power_of_two(exponent: Any) -> Any:
     """``2.0**exponent``; below -1000 that of -1000, small enough to stand for it in a sum."""
-    held = exponent if exponent > -1000 else np.int64(-1000)
-    return words.floating(np.uint64(held + 1023) << np.uint64(_FRACTION_BITS))
-
-
-@inline
-def _nearest_integer(x: float) -> Any:
-    """The integer next to a number below 2**51, as an int64 and as a float64."""
-    shifted = x + _SHIFTER
-    return np.int64(words.word(shifted)) - np.int64(_SHIFTER_WORD), shifted - _SHIFTER
-
-
-@inline
-def _clipped(x: float, least: float, largest: float) -> Any:
-    """A number taken into a range; NaN becomes the least."""
-    raised = x if x > least else least
-    return raised if raised < largest else largest
+    return power_of_two(exponent if exponent > -1000 else np.int64(-1000))
 
 
 @inline
 def _exp_rest(r: float, rest: float) -> Any:
-    """``exp(r + rest) - 1 - r`` and a bound of its error, for ``|r| <= 0.36``."""
-    tail = _EXP_SERIES[13]
-    for n in range(12, -1, -1):
-        tail = words.fused_multiply_add(tail, r, _EXP_SERIES[n])
-    value = words.fused_multiply_add(r * r, tail, rest)
+    """``exp(r + rest) - 1 - r`` and a bound on its error, for ``|r| <= 0.36``."""
+    value = exp_series(r, rest, _EXP_TERMS)
     return value, 8.0 * _UNIT * abs(value) + 2.0 * abs(rest)
 
 
 @inline
 def _exp_parts(x: float, low: float) -> Any:
     """``(k, r, q, e)`` with ``exp(x + low) = 2**k (1 + r + q)``, q within e; |x| up to 2000."""
-    k, multiple = _nearest_integer(x * _LOG2_E)
-    high = words.fused_multiply_add(-multiple, _LN2_HIGH, x)  # exact
-    near = words.fused_multiply_add(-multiple, _LN2_LOW, high)
-    rest = words.fused_multiply_add(-multiple, _LN2_LOW, high - near) + low
+    k, near, rest = reduced(x)
+    rest += low
     r = near + rest
     q, error = _exp_rest(r, rest - (r - near))
     return k, r, q, error + (0.0 if k == 0 else 2.0**-70)
@@ -170,24 +149,9 @@ def _exp_parts(x: float, low: float) -> Any:
 @inline
 def _log_parts(f: float) -> Any:
     """``(low, e)`` with ``log(1 + f) = f + low``, for ``|f| <= 0.42``, low within e."""
-    s = f / (2.0 + f)
-    z = s * s
-    series = _ATANH_SERIES[11]
-    for n in range(10, -1, -1):
-        series = words.fused_multiply_add(series, z, _ATANH_SERIES[n])
-    half_square = 0.5 * f * f
-    low = s * (half_square + z * series) - half_square
+    correction, half_square = log_series(f)
+    low = correction - half_square
     return low, 16.0 * _UNIT * abs(low)
-
-
-@inline
-def _apart(x: float) -> Any:
-    """``(k, m)`` with ``x = 2**k m`` and m in [sqrt(1/2), sqrt(2)), for positive finite x."""
-    subnormal = x < 2.0**-1022
-    bits = words.word(x * 2.0**54 if subnormal else x)
-    offset = np.int64(bits - np.uint64(_SQRT_HALF_WORD)) >> np.int64(_FRACTION_BITS)
-    m = words.floating(bits - (np.uint64(offset) << np.uint64(_FRACTION_BITS)))
-    return offset - 54 if subnormal else offset, m
 
 
 @inline
@@ -213,7 +177,7 @@ def _erf_series(z: float) -> Any:
 def _erfc_parts(a: float, square: float, low: float) -> Any:
     """``(k, v)`` with ``erfc(a) = 2**k v``, within 30 units, for ``a**2 = square + low``."""
     k, r, q, _ = _exp_parts(-square, -low)
-    t = (a - _ERFC_CENTRE) / (a + _ERFC_CENTRE)
+    t = (a - _ERFC_CENTER) / (a + _ERFC_CENTER)
     value = _ERFC_POLYNOMIAL[23]
     for n in range(22, -1, -1):
         value = words.fused_multiply_add(value, t, _ERFC_POLYNOMIAL[n])
@@ -222,7 +186,7 @@ def _erfc_parts(a: float, square: float, low: float) -> Any:
 
 @inline
 def _lifted(x: float) -> Any:
-    """A number and the exponent it has to be scaled by, tiny ones taken to where it is safe."""
+    """A number scaled up if it is tiny, and the exponent that undoes the scaling."""
     tiny = abs(x) < _TINY
     return (x * _LIFT if tiny else x), np.int64(-_LIFT_EXPONENT if tiny else 0)
 
@@ -232,11 +196,11 @@ def _logistic(factor: float, exponent: Any, v: float, low: float) -> Any:
     """The enclosure of ``2**exponent factor / (1 + exp(-(v + low)))``."""
     # Near zero, 1/2 + tanh(v/2)/2.
     half = 0.5 * v
-    t = half + _tanh_rest(_clipped(half, -0.36, 0.36))
+    t = half + _tanh_rest(clipped(half, -0.36, 0.36))
     if abs(v) < _TINY:
         t = np.copysign(_STICKY, v) if v != 0.0 else v
     small = abs(v) < 0.7
-    size = _clipped(abs(v), 0.0, 800.0)
+    size = clipped(abs(v), 0.0, 800.0)
     k, r, q, _ = _exp_parts(-size, -low if v > 0.0 else low)
     e = 1.0 + (r + q)
     power = _power_of_two(k)
@@ -251,7 +215,9 @@ def _logistic(factor: float, exponent: Any, v: float, low: float) -> Any:
     return high, lower, error, exponent + (np.int64(0) if positive or small else k)
 
 
-# --- the functions: the exact value is 2**exponent (high + low), within the bound ----------------
+# --- the functions: each returns (high, low, error, exponent) -------------------------------------
+#
+# The exact value lies within ``2**exponent error`` of ``2**exponent (high + low)``.
 
 
 @inline
@@ -261,7 +227,7 @@ def _exact(value: float) -> Any:
 
 @inline
 def _exp(x: float) -> Any:
-    k, r, q, error = _exp_parts(_clipped(x, -800.0, 800.0), 0.0)
+    k, r, q, error = _exp_parts(clipped(x, -800.0, 800.0), 0.0)
     low = r + q
     error += 2.0 * _UNIT * abs(low)
     if not abs(x) < np.inf:
@@ -271,9 +237,9 @@ def _exp(x: float) -> Any:
 
 @inline
 def _exp2(x: float) -> Any:
-    clipped = _clipped(x, -1200.0, 1200.0)
-    k, multiple = _nearest_integer(clipped)
-    f = clipped - multiple
+    held = clipped(x, -1200.0, 1200.0)
+    k, multiple = nearest_integer(held)
+    f = held - multiple
     r = f * _LN2
     rest = words.fused_multiply_add(f, _LN2, -r) + f * _LN2_REST
     q, error = _exp_rest(r, rest)
@@ -287,7 +253,7 @@ def _exp2(x: float) -> Any:
 @inline
 def _expm1(x: float) -> Any:
     # In units of 2**k the value is 1 - 2**-k + r + q.
-    k, r, q, error = _exp_parts(_clipped(x, -300.0, 800.0), 0.0)
+    k, r, q, error = _exp_parts(clipped(x, -300.0, 800.0), 0.0)
     difference, rest = two_sum(1.0, -_power_of_two(-k))
     high, further = two_sum(difference, r)
     low = (rest + further) + q
@@ -303,11 +269,11 @@ def _expm1(x: float) -> Any:
 @inline
 def _log(x: float) -> Any:
     inside = 0.0 < x < np.inf
-    k, m = _apart(x if inside else 1.0)
+    k, m = exponent_and_significand(x if inside else 1.0)
     f = m - 1.0  # exact
     low, error = _log_parts(f)
-    high, rest = two_sum(k * _LN2_HIGH, f)
-    further = k * _LN2_LOW
+    high, rest = two_sum(k * LN2_HIGH, f)
+    further = k * LN2_LOW
     error += 4.0 * _UNIT * (abs(rest) + abs(further) + abs(low))
     if not inside:
         return _exact(-np.inf if x == 0.0 else np.nan if x < 0.0 else x)
@@ -317,12 +283,12 @@ def _log(x: float) -> Any:
 @inline
 def _log2(x: float) -> Any:
     inside = 0.0 < x < np.inf
-    k, m = _apart(x if inside else 1.0)
+    k, m = exponent_and_significand(x if inside else 1.0)
     f = m - 1.0
     natural, error = _log_parts(f)
-    product, below = two_product(f, _LOG2_E)
+    product, below = two_product(f, LOG2_E)
     high, rest = two_sum(np.float64(k), product)
-    low = rest + (below + f * _LOG2_E_REST + natural * _LOG2_E)
+    low = rest + (below + f * _LOG2_E_REST + natural * LOG2_E)
     error = 2.0 * error + 4.0 * _UNIT * (abs(low) + abs(rest) + abs(natural))
     if not inside:
         return _exact(-np.inf if x == 0.0 else np.nan if x < 0.0 else x)
@@ -335,13 +301,13 @@ def _log1p(x: float) -> Any:
     held = x if inside else 1.0
     near = -0.29 < held < 0.41
     total, lost = two_sum(1.0, held)
-    k, m = _apart(total)
+    k, m = exponent_and_significand(total)
     f = held if near else m - 1.0
     k = np.int64(0) if near else k
     low, error = _log_parts(f)
     correction = 0.0 if near else lost / total  # its square is below 2**-106
-    high, rest = two_sum(k * _LN2_HIGH, f)
-    further = k * _LN2_LOW + correction
+    high, rest = two_sum(k * LN2_HIGH, f)
+    further = k * LN2_LOW + correction
     error += 4.0 * _UNIT * (abs(rest) + abs(further) + abs(low))
     low = rest + (further + low)
     lifted, exponent = _lifted(held)
@@ -355,9 +321,9 @@ def _log1p(x: float) -> Any:
 @inline
 def _tanh(x: float) -> Any:
     size = abs(x)
-    rest = _tanh_rest(_clipped(x, -0.36, 0.36))
+    rest = _tanh_rest(clipped(x, -0.36, 0.36))
     # 1 - 2 / (e**2x + 1), the quotient as 2 e**-2x / (1 + e**-2x).
-    k, r, q, _ = _exp_parts(-2.0 * _clipped(size, 0.0, 300.0), 0.0)
+    k, r, q, _ = _exp_parts(-2.0 * clipped(size, 0.0, 300.0), 0.0)
     e = (1.0 + (r + q)) * _power_of_two(k)
     lifted, exponent = _lifted(x)
     high, low = lifted, -lifted * _STICKY if exponent != 0 else rest
@@ -386,7 +352,7 @@ def _silu(x: float) -> Any:
 
 @inline
 def _gelu_tanh(x: float) -> Any:
-    held = _clipped(x, -60.0, 60.0)
+    held = clipped(x, -60.0, 60.0)
     square, square_rest = two_product(held, held)
     cubic, cubic_rest = two_product(_GELU_CUBIC, square)
     cubic_rest += _GELU_CUBIC * square_rest + _GELU_CUBIC_REST * square
@@ -404,13 +370,13 @@ def _gelu_tanh(x: float) -> Any:
 def _erf(x: float) -> Any:
     size = abs(x)
     lifted, exponent = _lifted(x)
-    high, low = two_product(_TWO_OVER_SQRT_PI, lifted)
-    square = _clipped(size, 0.0, 1.0)
+    high, low = two_product(TWO_OVER_SQRT_PI, lifted)
+    square = clipped(size, 0.0, 1.0)
     correction = high * _erf_series(square * square)
     further = _TWO_OVER_SQRT_PI_REST * lifted
     error = 4.0 * _UNIT * (abs(low) + abs(further)) + 32.0 * _UNIT * abs(correction)
     low += further + correction
-    a = _clipped(size, 1.0, 26.0)
+    a = clipped(size, 1.0, 26.0)
     product, rest = two_product(a, a)
     k, value = _erfc_parts(a, product, rest)
     if size >= 1.0:
@@ -427,14 +393,14 @@ def _gelu(x: float) -> Any:
     size = abs(x)
     lifted, exponent = _lifted(x)
     # Near zero, x/2 (1 + erf(x / sqrt 2)).
-    near = _clipped(x, -1.0, 1.0)
+    near = clipped(x, -1.0, 1.0)
     erf_value = _SQRT_TWO_OVER_PI * near
     erf_value += erf_value * _erf_series(0.5 * near * near)
     if exponent != 0:
         erf_value = np.copysign(_STICKY, x)
     high = 0.5 * lifted
     low = high * erf_value
-    held = _clipped(size, 1.0, 55.0)
+    held = clipped(size, 1.0, 55.0)
     product, rest = two_product(0.5 * held, held)
     k, value = _erfc_parts(held * _SQRT_HALF, product, rest)
     error = 32.0 * _UNIT * abs(low)
@@ -455,7 +421,7 @@ def _gelu(x: float) -> Any:
 @inline
 def _rsqrt(x: float) -> Any:
     inside = 0.0 < x < np.inf
-    k, m = _apart(x if inside else 1.0)
+    k, m = exponent_and_significand(x if inside else 1.0)
     odd = k & np.int64(1)
     m = m * (2.0 if odd != 0 else 1.0)
     k = (k - odd) >> np.int64(1)
@@ -476,7 +442,7 @@ def _rsqrt(x: float) -> Any:
 def _reciprocal(x: float) -> Any:
     size = abs(x)
     inside = 0.0 < size < np.inf
-    k, m = _apart(size if inside else 1.0)
+    k, m = exponent_and_significand(size if inside else 1.0)
     high = np.copysign(1.0 / m, x)
     residual = words.fused_multiply_add(-m, abs(high), 1.0)  # exact
     low = high * residual
@@ -485,7 +451,7 @@ def _reciprocal(x: float) -> Any:
     return high, low, 2.0**-48 * abs(low), -k
 
 
-# --- from an enclosure to a number rounded to odd ------------------------------------------------
+# --- from an enclosure to a number rounded to odd -------------------------------------------------
 
 
 @inline
@@ -495,118 +461,69 @@ def _odd_end(high: float, low: float) -> Any:
 
 
 @inline
-def _scaled_to_odd(bits: Any, exponent: Any) -> Any:
-    """The word of a number times ``2**exponent``, rounded to odd; zero, inf and NaN as they are."""
-    sign = bits & np.uint64(1 << 63)
-    magnitude = bits ^ sign
-    raw = np.int64(magnitude >> np.uint64(_FRACTION_BITS))
-    field = raw + exponent
-    significand = (magnitude & np.uint64((1 << 52) - 1)) | np.uint64(1 << 52)
-    drop = np.uint64(1 - field if field > -62 else 63)
-    kept = significand >> (drop if field <= 0 else np.uint64(0))
-    sticky = np.uint64(1 if kept << (drop if field <= 0 else np.uint64(0)) != significand else 0)
-    normal = magnitude + (np.uint64(exponent) << np.uint64(_FRACTION_BITS))
-    result = normal if field > 0 else kept | sticky
-    result = result if field < _FIELDS else np.uint64(_LARGEST_WORD)
-    unchanged = raw == 0 or raw == _FIELDS or exponent == 0
-    return bits if unchanged else result | sign
-
-
-@inline
 def _is_undecided(first: Any, second: Any, low: Any) -> Any:
-    """Whether a number without the `low` bits lies between two odd words, or on just one."""
+    """Whether a number whose `low` bits are zero lies between two odd words, or is one of them."""
     apart = ((first ^ second) & ~low) != 0
     return apart | (((first & low) == 0) != ((second & low) == 0))
 
 
-NAMES: Final = (
-    "exp",
-    "exp2",
-    "expm1",
-    "log",
-    "log2",
-    "log1p",
-    "tanh",
-    "sigmoid",
-    "erf",
-    "rsqrt",
-    "reciprocal",
-    "gelu",
-    "gelu_tanh",
-    "silu",
-)
-_EXP, _EXP2, _EXPM1, _LOG, _LOG2, _LOG1P, _TANH, _SIGMOID, _ERF, _RSQRT = range(10)
-_RECIPROCAL, _GELU, _GELU_TANH = range(10, 13)
+# --- kernels --------------------------------------------------------------------------------------
+
+_ENCLOSURES: Final = {
+    "exp": _exp,
+    "exp2": _exp2,
+    "expm1": _expm1,
+    "log": _log,
+    "log2": _log2,
+    "log1p": _log1p,
+    "tanh": _tanh,
+    "sigmoid": _sigmoid,
+    "erf": _erf,
+    "rsqrt": _rsqrt,
+    "reciprocal": _reciprocal,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "silu": _silu,
+}
+NAMES: Final = tuple(_ENCLOSURES)
+
+enclosure: Any = None  # each kernel has its own
 
 
-def _enclosure_kernel(which: int) -> Callable[..., int]:
-    # A chain of constant conditions, pruned before anything is compiled: a kernel that closed over
-    # the function instead of its number would not be found in the disk cache.
-    @caching.kernel
-    def odd_range(x, out, undecided, low_bits):  # type: ignore[no-untyped-def]
-        count = np.int64(0)
-        for i in range(x.size):
-            number = np.float64(x[i])
-            if which == _EXP:
-                high, low, error, exponent = _exp(number)
-            elif which == _EXP2:
-                high, low, error, exponent = _exp2(number)
-            elif which == _EXPM1:
-                high, low, error, exponent = _expm1(number)
-            elif which == _LOG:
-                high, low, error, exponent = _log(number)
-            elif which == _LOG2:
-                high, low, error, exponent = _log2(number)
-            elif which == _LOG1P:
-                high, low, error, exponent = _log1p(number)
-            elif which == _TANH:
-                high, low, error, exponent = _tanh(number)
-            elif which == _SIGMOID:
-                high, low, error, exponent = _sigmoid(number)
-            elif which == _ERF:
-                high, low, error, exponent = _erf(number)
-            elif which == _RSQRT:
-                high, low, error, exponent = _rsqrt(number)
-            elif which == _RECIPROCAL:
-                high, low, error, exponent = _reciprocal(number)
-            elif which == _GELU:
-                high, low, error, exponent = _gelu(number)
-            elif which == _GELU_TANH:
-                high, low, error, exponent = _gelu_tanh(number)
-            else:
-                high, low, error, exponent = _silu(number)
-            first = _odd_end(high, low - error)
-            second = _odd_end(high, low + error)
-            doubt = _is_undecided(first, second, low_bits)
-            out[i] = words.floating(_scaled_to_odd(first, exponent))
-            undecided[i] = doubt
-            count += np.int64(doubt)
-        return count
-
-    return cast(Callable[..., int], odd_range)
+def _odd_range(x, out, undecided, low_bits):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        high, low, error, exponent = enclosure(x[i])
+        first = _odd_end(high, low - error)
+        second = _odd_end(high, low + error)
+        out[i] = words.floating(scaled_to_odd(first, exponent))
+        undecided[i] = _is_undecided(first, second, low_bits)
 
 
 @functools.cache
-def _kernel_of(name: str) -> Callable[..., int]:
-    return _enclosure_kernel(NAMES.index(name))
+def _kernel_of(name: str) -> Any:
+    return caching.specialized(_odd_range, enclosure=_ENCLOSURES[name])
 
 
-def odd_values(name: str, x: Carrier, bits: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The function of a flat array rounded to odd, and where its enclosure leaves that undecided.
+def odd_values(
+    name: str, x: NDArray[np.float64], bits: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Enclose the function of a flat array and round it to odd.
 
     Parameters
     ----------
     name : str
         One of `NAMES`.
-    x : ndarray, 1-d
-        float32 or float64.
+    x : ndarray of float64, 1-d
+        The arguments.
     bits : int
-        How many bits of a value decide its rounding, the sticky one among them.
+        Number of leading bits of a value that decide its rounding, besides the sticky bit.
 
     Returns
     -------
     odd : ndarray of float64
+        The values, correct where they are decided.
     undecided : ndarray of bool
+        Where the enclosure holds a number of `bits` bits.
     """
     odd = np.empty(x.size)
     undecided = np.empty(x.size, np.bool_)
@@ -614,19 +531,15 @@ def odd_values(name: str, x: Carrier, bits: int) -> tuple[NDArray[np.float64], N
     return odd, undecided
 
 
-@functools.cache
-def _rounding_kernel(kind: int) -> Callable[..., None]:
-    @caching.kernel
-    def round_odd(x, out, target):  # type: ignore[no-untyped-def]
-        for i in range(x.size):
-            out[i] = words.floating(round_word(words.word(x[i]), target, kind))
-
-    return cast(Callable[..., None], round_odd)
+@caching.kernel
+def _round_in_place(x, target):  # type: ignore[no-untyped-def]
+    for i in range(x.size):
+        x[i] = words.floating(round_word(words.word(x[i]), target, DETERMINISTIC))
 
 
 @caching.kernel
-def _round_stochastically(x, out, target, first, key, unused):  # type: ignore[no-untyped-def]
-    """Round elements ``first``, ``first + 1``, ... of a call, whose draws go by their place."""
+def _round_stochastically(x, target, first, key, unused):  # type: ignore[no-untyped-def]
+    """Round elements ``first``, ``first + 1``, ... of a call, each with the bits of its index."""
     per_block = random_bits.BLOCK_WORDS // 2
     random = np.empty(random_bits.BLOCK_WORDS, np.uint32)
     held = np.int64(-1)
@@ -638,20 +551,16 @@ def _round_stochastically(x, out, target, first, key, unused):  # type: ignore[n
         drawn = wide_bits(random, first + i - block * per_block, per_block)
         drawn = words.shift_left(words.shift_right(drawn, unused), unused)
         bits = number_word_at(words.word(x[i]), target, STOCHASTIC, drawn, unused)
-        out[i] = words.floating(bits)
+        x[i] = words.floating(bits)
 
 
 def rounder(
     format: FormatFacts, rounding: RoundingFacts, most_random_bits: int
-) -> Callable[[Any, Carrier, int], None]:
-    """What rounds odd values into a result, given the place of the first of them in the call."""
+) -> Callable[[NDArray[np.float64], int], None]:
+    """A function that rounds odd values in place, given the index of the first one in the call."""
     target = target_of(format, rounding, np.dtype(np.float64))
-    kind = kind_of(rounding)
-    if kind == STOCHASTIC:
+    if rounding.is_stochastic:
         key = random_bits.key_of(rounding.seed)
         unused = np.uint64(64 - (rounding.random_bits or most_random_bits))
-        return lambda odd, result, first: _round_stochastically(
-            odd, result, target, first, key, unused
-        )
-    kernel = _rounding_kernel(kind)
-    return lambda odd, result, first: kernel(odd, result, target)
+        return lambda odd, first: _round_stochastically(odd, target, first, key, unused)
+    return lambda odd, _: _round_in_place(odd, target)

@@ -19,8 +19,8 @@ import numpy as np
 
 from fpemu._kernels import words
 from fpemu._kernels.caching import inline
-from fpemu._kernels.exact import divide_word, fma_word, multiply_word, sqrt_word
-from fpemu._kernels.facts import FormatFacts
+from fpemu._kernels.exact import fma_word, scaled, scaled_quotient, scaled_root
+from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.rounding import Target, round_word
 from fpemu._kernels.significands import ONE, SIGN, ZERO
 
@@ -36,6 +36,8 @@ __all__ = [
     "quick_divide",
     "quick_multiply",
     "quick_sqrt",
+    "scaled_to_odd",
+    "takes_odd",
     "two_product",
     "two_sum",
 ]
@@ -44,8 +46,12 @@ ODD_PRECISION: Final = 51
 """An odd float64 number may be rounded again to this precision."""
 
 _FLOAT64_EMAX: Final = 1023
-
-_MINUS_ONE: Final = np.uint64(2**64 - 1)
+_LEAST_EXPONENT: Final = -1074
+_FRACTION_BITS: Final = 52
+_FRACTION: Final = np.uint64(2**52 - 1)
+_IMPLICIT: Final = np.uint64(2**52)
+_FIELDS: Final = 2047
+_LARGEST: Final = np.uint64(0x7FEFFFFFFFFFFFFF)
 
 # Magnitudes between which neither an error underflows nor a result overflows.
 _SMALL: Final = 2.0**-900
@@ -53,6 +59,20 @@ _LARGE: Final = 2.0**900
 
 
 # --- by error-free transformations --------------------------------------------------------------
+
+
+def takes_odd(format: FormatFacts, rounding: RoundingFacts) -> bool:
+    """Whether the rounding of a real number is that of the number rounded to odd into float64.
+
+    That needs two bits beyond the format's in every binade, and all numbers beyond float64 to
+    overflow as its largest number does: one that is truncated to the largest member of the format
+    does not become infinite.
+    """
+    return (
+        format.precision <= ODD_PRECISION
+        and format.quantum_exponent >= _LEAST_EXPONENT + 2
+        and (format.emax < _FLOAT64_EMAX or rounding.overflow != "infinity")
+    )
 
 
 def holds_float32_sums(format: FormatFacts) -> bool:
@@ -85,13 +105,12 @@ def odd(result: float, error: float) -> Any:
     Only the sign of the error counts.  Where there is one and the last bit is even, the result's
     odd neighbour in the direction of the error is the rounding to odd.
     """
-    # Without branches, so that loops become vector code.  A NaN error (of an infinite result) is
-    # neither positive nor negative.
+    # Without branches, so that loops become vector code.
     bits = words.word(result)
-    step = ONE if (error > 0.0) == (result > 0.0) else _MINUS_ONE
-    inexact = (error > 0.0) | (error < 0.0)
-    even = words.bit_and(bits, 1) == 0
-    return words.add(bits, step if inexact & even else ZERO)
+    opposite = words.shift_right(words.bit_xor(words.word(error), bits), 63)
+    neighbour = words.subtract(words.bit_or(bits, 1), words.shift_left(opposite, 1))
+    # The comparison with a NaN error (of an infinite result) is false.
+    return neighbour if (abs(error) > 0.0) & (words.bit_and(bits, 1) == 0) else bits
 
 
 @inline
@@ -102,16 +121,22 @@ def odd_sum(a: float, b: float) -> Any:
 
 
 @inline
+def _odd_sum(a: float, b: float, target: Target) -> Any:
+    """The word of ``a + b`` rounded to odd; an exact zero has the sign that the mode gives it."""
+    bits = odd_sum(a, b)
+    if target.zero_sum != 0 and a + b == 0.0 and words.word(a) != words.word(b):
+        bits = target.zero_sum  # IEEE 754 section 6.3: -0 when rounding down
+    return bits
+
+
+@inline
 def add_float32(a: float, b: float, target: Target, kind: int) -> Any:
     """``a + b`` rounded once into a target of precision at most 51.
 
     The sum must not overflow float64: `a` and `b` are products of float32 numbers or members of a
     format that holds such sums.
     """
-    bits = odd_sum(a, b)
-    if target.zero_sum != 0 and a + b == 0.0 and words.word(a) != words.word(b):
-        bits = target.zero_sum  # IEEE 754 section 6.3: -0 when rounding down
-    return words.floating(round_word(bits, target, kind))
+    return words.floating(round_word(_odd_sum(a, b, target), target, kind))
 
 
 @inline
@@ -159,41 +184,89 @@ def multiply_add_float64(
     return words.floating(fma_word(a, b, total, target, kind))
 
 
-# --- whichever is quicker -----------------------------------------------------------------------
+# --- one operation, for targets that take odd numbers --------------------------------------------
+
+
+@inline
+def scaled_to_odd(bits: Any, exponent: Any) -> Any:
+    """The word of a number times ``2**exponent``, rounded to odd; zero, inf and NaN as they are.
+
+    The largest finite number is odd, and stands for all that are larger.
+    """
+    sign = words.bit_and(bits, SIGN)
+    magnitude = words.bit_xor(bits, sign)
+    raw = np.int64(words.shift_right(magnitude, _FRACTION_BITS))
+    field = raw + exponent
+    significand = words.bit_or(words.bit_and(magnitude, _FRACTION), _IMPLICIT)
+    dropped = np.uint64(0 if field > 0 else 1 - field if field > -62 else 63)
+    kept = words.shift_right(significand, dropped)
+    sticky = ZERO if words.shift_left(kept, dropped) == significand else ONE
+    normal = words.add(magnitude, words.shift_left(np.uint64(exponent), _FRACTION_BITS))
+    result = normal if field > 0 else words.bit_or(kept, sticky)
+    result = result if field < _FIELDS else _LARGEST
+    unchanged = raw == 0 or raw == _FIELDS or exponent == 0
+    return bits if unchanged else words.bit_or(result, sign)
+
+
+@inline
+def _signed(bits: Any, a: float, b: float) -> Any:
+    """A positive word with the sign of a product or quotient."""
+    return words.bit_or(bits, words.bit_and(words.bit_xor(words.word(a), words.word(b)), SIGN))
+
+
+@inline
+def _is_usual(a: float) -> Any:
+    """Whether a number is neither zero, infinite nor NaN."""
+    return 0.0 < abs(a) < np.inf
 
 
 @inline
 def quick_add(a: float, b: float, target: Target, kind: int) -> Any:
-    """`fma_word(1, a, b)`, for a target of at most ODD_PRECISION."""
-    if abs(a + b) < np.inf and a + b != 0.0:
-        return round_word(odd_sum(a, b), target, kind)
-    return fma_word(1.0, a, b, target, kind)
+    """`fma_word(1, a, b)`, for a target that :func:`takes_odd`."""
+    bits = odd_sum(a, b)
+    if not 0.0 < abs(a + b) < np.inf:
+        bits = _odd_sum(a, b, target)
+        if abs(a + b) == np.inf and abs(a) < np.inf and abs(b) < np.inf:
+            bits = words.subtract(bits, 1)  # the largest finite number stands for a larger one
+    return round_word(bits, target, kind)
 
 
 @inline
 def quick_multiply(a: float, b: float, target: Target, kind: int) -> Any:
-    """`multiply_word`, for a target of at most ODD_PRECISION."""
-    product = a * b
-    if _SMALL < abs(product) < _LARGE:
-        error = words.fused_multiply_add(a, b, -product)
-        return round_word(odd(product, error), target, kind)
-    return multiply_word(a, b, target, kind)
+    """`multiply_word`, for a target that :func:`takes_odd`."""
+    product, error = two_product(a, b)
+    bits = odd(product, error)
+    if not _SMALL < abs(product) < _LARGE and _is_usual(a) and _is_usual(b):
+        left, exponent_a = scaled(words.word(abs(a)))
+        right, exponent_b = scaled(words.word(abs(b)))
+        product, error = two_product(left, right)
+        bits = _signed(scaled_to_odd(odd(product, error), exponent_a + exponent_b), a, b)
+    return round_word(bits, target, kind)
 
 
 @inline
 def quick_divide(a: float, b: float, target: Target, kind: int) -> Any:
-    """`divide_word`, for a target of at most ODD_PRECISION."""
+    """`divide_word`, for a target that :func:`takes_odd`."""
     quotient = a / b
-    if _SMALL < abs(a) < _LARGE and _SMALL < abs(b) < _LARGE and _SMALL < abs(quotient) < _LARGE:
-        error = words.fused_multiply_add(-quotient, b, a)
-        return round_word(odd(quotient, error if b > 0.0 else -error), target, kind)
-    return divide_word(a, b, target, kind)
+    error = words.fused_multiply_add(-quotient, b, a)
+    bits = odd(quotient, error if b > 0.0 else -error)
+    inside = _SMALL < abs(a) < _LARGE and _SMALL < abs(b) < _LARGE
+    if not (inside and _SMALL < abs(quotient) < _LARGE):
+        bits = words.word(quotient)
+        if _is_usual(a) and _is_usual(b):
+            quotient, error, exponent = scaled_quotient(words.word(abs(a)), words.word(abs(b)))
+            bits = _signed(scaled_to_odd(odd(quotient, error), exponent), a, b)
+    return round_word(bits, target, kind)
 
 
 @inline
 def quick_sqrt(a: float, target: Target, kind: int) -> Any:
-    """`sqrt_word`, for a target of at most ODD_PRECISION."""
-    if _SMALL < a < _LARGE:
-        root = np.sqrt(a)
-        return round_word(odd(root, words.fused_multiply_add(-root, root, a)), target, kind)
-    return sqrt_word(a, target, kind)
+    """`sqrt_word`, for a target that :func:`takes_odd`."""
+    root = np.sqrt(a)
+    bits = odd(root, words.fused_multiply_add(-root, root, a))
+    if not _SMALL < a < _LARGE:
+        bits = words.word(root)
+        if 0.0 < a < np.inf:
+            root, error, exponent = scaled_root(words.word(a))
+            bits = scaled_to_odd(odd(root, error), exponent)
+    return round_word(bits, target, kind)

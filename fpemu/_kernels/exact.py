@@ -37,6 +37,9 @@ __all__ = [
     "multiply_word_at",
     "number_word_at",
     "round_shifted",
+    "scaled",
+    "scaled_quotient",
+    "scaled_root",
     "sqrt_word",
     "sqrt_word_at",
 ]
@@ -190,10 +193,37 @@ def _round_with_error(
 
 
 @inline
-def _scaled(magnitude: Any) -> Any:
+def scaled(magnitude: Any) -> Any:
     """A positive finite magnitude as ``m * 2**e``, m a float64 in [2**52, 2**53)."""
     significand, exponent = unpack(magnitude)
     return np.float64(np.int64(words.shift_right(significand, 11))), exponent + 11
+
+
+@inline
+def scaled_quotient(magnitude_a: Any, magnitude_b: Any) -> Any:
+    """``(q, r, e)``: the quotient of positive finite magnitudes is ``q * 2**e``, rounded.
+
+    The remainder r has the sign of the error of q.
+    """
+    dividend, exponent_a = scaled(magnitude_a)
+    divisor, exponent_b = scaled(magnitude_b)
+    quotient = dividend / divisor
+    remainder = words.fused_multiply_add(-quotient, divisor, dividend)
+    return quotient, remainder, exponent_a - exponent_b
+
+
+@inline
+def scaled_root(magnitude: Any) -> Any:
+    """``(s, r, e)``: the square root of a positive finite magnitude is ``s * 2**e``, rounded.
+
+    The remainder r has the sign of the error of s.
+    """
+    radicand, exponent = scaled(magnitude)
+    if exponent % 2 != 0:
+        radicand *= 2.0
+        exponent -= 1
+    root = np.sqrt(radicand)
+    return root, words.fused_multiply_add(-root, root, radicand), exponent // 2
 
 
 @inline
@@ -235,12 +265,9 @@ def divide_word_at(a: float, b: float, target: Target, kind: int, random: Any, u
         high, low = _quotient_pair(words.shift_right(left, 11), words.shift_right(right, 11))
         exponent = exponent_a - exponent_b - 122
         return round_shifted(sign, high, low, exponent, target, kind, random, unused)
-    dividend, exponent_a = _scaled(magnitude_a)
-    divisor, exponent_b = _scaled(magnitude_b)
-    quotient = dividend / divisor
-    error = words.fused_multiply_add(-quotient, divisor, dividend)
+    quotient, remainder, exponent = scaled_quotient(magnitude_a, magnitude_b)
     # No quotient of two numbers lies halfway between two numbers of their precision.
-    return _round_with_error(sign, quotient, error, exponent_a - exponent_b, target, kind)
+    return _round_with_error(sign, quotient, remainder, exponent, target, kind)
 
 
 @inline
@@ -290,14 +317,9 @@ def sqrt_word_at(a: float, target: Target, kind: int, random: Any, unused: Any) 
         high, low = _root_pair(words.shift_right(significand, np.uint64(11 - odd)))
         exponent = (exponent - odd) // 2 - (_ROOT_BITS + 1)
         return round_shifted(ZERO, high, low, exponent, target, kind, random, unused)
-    radicand, exponent = _scaled(bits)
-    if exponent % 2 != 0:
-        radicand *= 2.0
-        exponent -= 1
-    root = np.sqrt(radicand)
-    error = words.fused_multiply_add(-root, root, radicand)
+    root, remainder, exponent = scaled_root(bits)
     # Nor does a square root.
-    return _round_with_error(ZERO, root, error, exponent // 2, target, kind)
+    return _round_with_error(ZERO, root, remainder, exponent, target, kind)
 
 
 @inline

@@ -260,7 +260,7 @@ def target_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]
 
 
 @inline
-def increment(odd: Any, tail: Any, negative: bool, target: Target, kind: int) -> Any:
+def increment(odd: Any, tail: Any, sign: Any, target: Target, kind: int) -> Any:
     """What to add to a significand so that clearing the bits of ``tail`` rounds it.
 
     ``tail`` has the bits set that are dropped, none if nothing is: the increment is then 0.
@@ -268,7 +268,7 @@ def increment(odd: Any, tail: Any, negative: bool, target: Target, kind: int) ->
     """
     if kind == NEAREST_EVEN:
         return words.add(words.shift_right(tail, 1), odd)
-    upward = target.upward_negative if negative else target.upward
+    upward = _of_sign(target.upward_negative, target.upward, sign, target)
     share = words.bit_and(words.shift_right(tail, target.halved), upward)
     # All bits, but none where an odd significand is to stay.
     stays = words.subtract(words.bit_and(odd, target.to_odd), 1)
@@ -318,7 +318,6 @@ def round_word_at(bits: Any, target: Target, kind: int, random: Any) -> Any:
     """
     sign = words.bit_and(bits, target.sign)
     magnitude = words.bit_xor(bits, sign)
-    negative = sign != 0
     raw_field = words.shift_right(magnitude, target.field_shift)
     field = words.maximum(raw_field, 1)
     base = words.shift_left(words.subtract(field, 1), target.field_shift)
@@ -336,11 +335,11 @@ def round_word_at(bits: Any, target: Target, kind: int, random: Any) -> Any:
         raised = words.add(significand, _equal_increment(tail, random))
     else:
         odd = words.bit_and(words.shift_right(significand, dropped), words.bit_and(tail, 1))
-        raised = words.add(significand, increment(odd, tail, negative, target, kind))
+        raised = words.add(significand, increment(odd, tail, sign, target, kind))
     kept = words.subtract(raised, words.bit_and(raised, tail))
     rounded = words.add(kept, base)
     nothing = words.subtract(tail, tail)
-    up_above = target.up_above_negative if negative else target.up_above
+    up_above = _of_sign(target.up_above_negative, target.up_above, sign, target)
     if magnitude < target.quantum:
         up = magnitude > up_above
         if kind in (STOCHASTIC, _EQUAL):
@@ -348,21 +347,27 @@ def round_word_at(bits: Any, target: Target, kind: int, random: Any) -> Any:
         rounded = target.quantum if up else nothing
     result = signed_result(nothing if magnitude == 0 else rounded, sign, target)
     if magnitude == target.carrier_infinity:
-        result = target.infinity_negative if negative else target.infinity
+        result = _of_sign(target.infinity_negative, target.infinity, sign, target)
     if magnitude > target.carrier_infinity:
         result = target.nan
     return result
 
 
 @inline
+def _of_sign(if_negative: Any, if_positive: Any, sign: Any, target: Target) -> Any:
+    """One of two words, by masks: no processor predicts the signs of numbers."""
+    mask = words.subtract(words.shift_right(sign, words.leading_zeros(target.one)), target.one)
+    return words.bit_xor(if_negative, words.bit_and(words.bit_xor(if_negative, if_positive), mask))
+
+
+@inline
 def signed_result(rounded: Any, sign: Any, target: Target) -> Any:
     """The word of a rounded magnitude and its sign: flushed, overflowed, zero or just that."""
-    negative = sign != 0
     result = words.bit_or(rounded, sign)
-    if rounded > (target.largest_negative if negative else target.largest):
-        result = target.overflow_negative if negative else target.overflow
+    if rounded > _of_sign(target.largest_negative, target.largest, sign, target):
+        result = _of_sign(target.overflow_negative, target.overflow, sign, target)
     if rounded < target.flush_below or rounded == 0:
-        result = target.zero_negative if negative else target.zero
+        result = _of_sign(target.zero_negative, target.zero, sign, target)
     return result
 
 

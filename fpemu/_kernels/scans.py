@@ -22,7 +22,7 @@ _WORK_PER_PIECE: Final = 2**14  # elements worth a thread
 
 @functools.cache
 def _scan_kernel(products: bool, kind: int) -> Callable[..., None]:
-    """Partial sums or products along rows, every one rounded once."""
+    """The kernel of partial sums or products along rows, each rounded once."""
 
     @caching.kernel
     def scan_range(start, stop, x, out, target, key, unused):  # type: ignore[no-untyped-def]
@@ -48,7 +48,7 @@ def _scan_kernel(products: bool, kind: int) -> Callable[..., None]:
 def scan(
     rows: NDArray[Any], format: FormatFacts, rounding: RoundingFacts, *, products: bool
 ) -> NDArray[np.float64]:
-    """The partial sums, or products, of each row of a matrix, every one rounded once."""
+    """Partial sums, or products, of each row of a matrix, each rounded once."""
     out = np.empty(rows.shape)
     if out.size:
         launching.run(

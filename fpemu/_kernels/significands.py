@@ -45,7 +45,7 @@ def round_significand(sign: Any, significand: Any, exponent: int, target: Target
         kept = ZERO
         tail = significand if dropped == 64 else ONE
     # A carry out of the tail is one into what is kept.
-    raised = words.add(tail, increment(words.bit_and(kept, 1), _ALL_BITS, sign != 0, target, kind))
+    raised = words.add(tail, increment(words.bit_and(kept, 1), _ALL_BITS, sign, target, kind))
     if raised < tail:
         kept = words.add(kept, 1)
     kept = _at_least_smallest(kept, target)

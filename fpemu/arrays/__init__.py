@@ -1,4 +1,4 @@
-"""An array on which numpy code runs emulated."""
+"""An array on which numpy code runs in emulated arithmetic."""
 
 from fpemu.arrays import protocol
 from fpemu.arrays.container import Array, array

@@ -1,8 +1,8 @@
 """An array on which ordinary numpy code runs in emulated arithmetic: :func:`array`.
 
-Every operation of numpy that is listed in :mod:`fpemu.arrays.protocol` is done on members of the
-array's format and rounded once into it; every other one is a TypeError, so that nothing is computed
-in float64 unnoticed.
+The operations of numpy that :mod:`fpemu.arrays.protocol` lists compute with members of the array's
+format and round once into it.  All others raise TypeError, so that nothing is computed in float64
+unnoticed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Array", "array"]
 
 @dataclass(frozen=True)
 class Style:
-    """The arithmetic of an array: its format, its rounding and how its sums are formed."""
+    """The arithmetic of an array: its format, its rounding and the accumulator of its sums."""
 
     format: Format
     rounding: Rounding
@@ -34,43 +34,43 @@ class Style:
 
     @property
     def sums(self) -> Accumulator:
-        """The accumulator of sums and products of matrices."""
+        """The accumulator of sums and matrix products."""
         return self.accumulator or Sequential(self.format, self.rounding)
 
     def after(self, *labels: Any) -> Style:
-        """The style of a result: random bits of later operations must not be those of this one."""
+        """The style of a result, whose later operations draw other random bits than this one."""
         return replace(self, rounding=self.rounding.derived(*labels))
 
     def rounded(self, x: ArrayLike, *labels: Any) -> NDArray[Any]:
-        """Numbers rounded into the format, in its carrier."""
+        """Numbers rounded into the format, in the dtype that holds its members."""
         rounded = round_into(x, self.format, self.rounding.derived(*labels))
         return np.asarray(rounded).astype(self.format.carrier)
 
     def wrap(self, values: Any) -> Array:
-        """An array of numbers that are members of the format already."""
+        """An array of numbers that are already members of the format."""
         return Array(np.asarray(values).astype(self.format.carrier, copy=False), self)
 
 
 def common_style(operands: Any) -> Style:
-    """The style of an operation on arrays, plain operands aside.
+    """The common style of all operands that are arrays; plain operands have none.
 
     Raises
     ------
     TypeError
-        If formats, roundings (but for seeds) or accumulators differ.
+        If formats, roundings (apart from their seeds) or accumulators differ.
     """
     styles = [operand.style for operand in operands if isinstance(operand, Array)]
     first = styles[0]
     for other in styles[1:]:
         if other.format != first.format:
             raise TypeError(
-                f"operands are in {first.format} and {other.format}: say the format of the result, "
-                "as in fpemu.add(a, b, format), or convert one with astype(format)"
+                f"operands are in {first.format} and {other.format}: name the format of the result "
+                "as in fpemu.add(a, b, format), or convert one operand with astype(format)"
             )
         if replace(other.rounding, seed=None) != replace(first.rounding, seed=None):
             raise TypeError(
                 f"operands have roundings {first.rounding.mode!r} and {other.rounding.mode!r}: "
-                "convert one with astype(format, rounding)"
+                "convert one operand with astype(format, rounding)"
             )
         given = {style.accumulator for style in (first, other)} - {None}
         if len(given) > 1:
@@ -83,20 +83,21 @@ def common_style(operands: Any) -> Style:
 
 
 class Array(NDArrayOperatorsMixin):
-    """Members of a format, and how they are computed with; made by :func:`array`.
+    """An array of members of a format with its arithmetic; made by :func:`array`.
 
     Attributes
     ----------
     values : ndarray
         The numbers: float32 if that holds every member of the format, else float64.
     format : Format
+        The format of the numbers and of every result.
     rounding : Rounding
-        Of every operation.  A stochastic one with a seed gives each result a seed that is derived
-        from those of the operands and the operation, so that draws of different operations are
-        independent and a program gives the same bits every time; arrays made with the same seed
-        draw alike.
+        The rounding of every operation.  With a stochastic rounding that has a seed, each result
+        has a seed derived from the operands' seeds and the operation.  Different operations thus
+        draw independently, and a program gives the same bits in every run.  Arrays made with the
+        same seed draw the same bits.
     accumulator : Accumulator
-        How sums, means and matrix products are formed: as inner products with ones in index order.
+        Forms sums, means and matrix products: sums as inner products with ones, in index order.
     """
 
     __hash__ = None  # type: ignore[assignment]
@@ -117,7 +118,7 @@ class Array(NDArrayOperatorsMixin):
 
     @property
     def accumulator(self) -> Accumulator:
-        """How sums and matrix products are formed."""
+        """The accumulator of sums and matrix products."""
         return self.style.sums
 
     @property
@@ -137,7 +138,7 @@ class Array(NDArrayOperatorsMixin):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of the numbers that hold the members."""
+        """The dtype of `values`."""
         return self.values.dtype
 
     @property
@@ -145,7 +146,7 @@ class Array(NDArrayOperatorsMixin):
         """The transpose, a view."""
         return Array(self.values.T, self.style)
 
-    # Set by the module that holds the tables of both, which builds on this one.
+    # fpemu.arrays.protocol, which imports this module, sets both.
     on_ufunc: ClassVar[Callable[..., Any]]
     on_function: ClassVar[Callable[..., Any]]
 
@@ -167,7 +168,7 @@ class Array(NDArrayOperatorsMixin):
         return len(self.values)
 
     def __getitem__(self, key: Any) -> Array:
-        """Part of the array; one element is an array without dimensions."""
+        """A part of the array; a single element is a zero-dimensional array."""
         return Array(np.asarray(self.values[_plain_key(key)]), self.style)
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -216,7 +217,7 @@ class Array(NDArrayOperatorsMixin):
         format : Format, str or dtype
             A format, or ``numpy.float64`` and the like for a plain array.
         rounding : Rounding or str, optional
-            Of the result; left out, that of this array.
+            The rounding of the result; by default that of this array.
 
         Returns
         -------
@@ -240,7 +241,7 @@ class Array(NDArrayOperatorsMixin):
         return Array(self.values.transpose(*axes), self.style)
 
     def ravel(self) -> Array:
-        """All numbers in a row."""
+        """The same numbers in one dimension."""
         return Array(self.values.ravel(), self.style)
 
     def sum(self, axis: Any = None, *, keepdims: bool = False) -> Any:
@@ -252,7 +253,7 @@ class Array(NDArrayOperatorsMixin):
         return np.mean(self, axis=axis, keepdims=keepdims)
 
     def prod(self, axis: Any = None, *, keepdims: bool = False) -> Any:
-        """Products in index order, every one rounded."""
+        """Products in index order, each rounded."""
         return np.prod(self, axis=axis, keepdims=keepdims)
 
     def max(self, axis: Any = None, *, keepdims: bool = False) -> Any:
@@ -264,15 +265,15 @@ class Array(NDArrayOperatorsMixin):
         return np.min(self, axis=axis, keepdims=keepdims)
 
     def argmax(self, axis: Any = None) -> Any:
-        """Where the largest numbers are."""
+        """Indices of the largest numbers."""
         return np.argmax(self.values, axis=axis)
 
     def argmin(self, axis: Any = None) -> Any:
-        """Where the smallest numbers are."""
+        """Indices of the smallest numbers."""
         return np.argmin(self.values, axis=axis)
 
     def cumsum(self, axis: int | None = None) -> Any:
-        """Partial sums in index order, every one rounded."""
+        """Partial sums in index order, each rounded."""
         return np.cumsum(self, axis=axis)
 
     def dot(self, other: Any) -> Any:
@@ -280,11 +281,11 @@ class Array(NDArrayOperatorsMixin):
         return np.dot(self, other)
 
     def any(self, axis: Any = None) -> Any:
-        """Whether a number is not zero."""
+        """Whether any number is nonzero."""
         return np.any(self.values, axis=axis)
 
     def all(self, axis: Any = None) -> Any:
-        """Whether all numbers are not zero."""
+        """Whether all numbers are nonzero."""
         return np.all(self.values, axis=axis)
 
 
@@ -310,21 +311,21 @@ def array(
     rounding : Rounding or str
         The rounding of every operation.
     accumulator : Accumulator, optional
-        How sums and matrix products are formed; left out, ``Sequential(format, rounding)``.  Its
-        results are rounded into `format` if they are members of another one.
+        Forms sums and matrix products; by default ``Sequential(format, rounding)``.  If its format
+        is another one, its results are rounded into `format`.
 
     Returns
     -------
     Array
-        Plain operands of an operation are rounded into the format first, as a constant in a program
-        for the machine would be.  Operands in different formats are a TypeError.
+        Plain operands of an operation are first rounded into the format, like constants of a
+        program for the machine.  Operands in different formats raise TypeError.
 
     Raises
     ------
     ValueError
-        If a format or mode is unknown, or a NaN meets a format without NaN.
+        If a format or mode is unknown, or `x` holds NaN and the format has no NaN.
     TypeError
-        If `x` does not hold real numbers or `accumulator` is none.
+        If `x` does not hold real numbers or `accumulator` is not an accumulator.
 
     Examples
     --------
@@ -337,7 +338,9 @@ def array(
     array(64., format=float8_e4m3fn)
     """
     if accumulator is not None and not isinstance(accumulator, Accumulator):
-        raise TypeError(f"accumulator must be an accumulator, not {type(accumulator).__name__}")
+        raise TypeError(
+            f"accumulator must be an accumulator such as Sequential('e8m7'), not {accumulator!r}"
+        )
     style = Style(_formats.format(format), as_rounding(rounding), accumulator)
     rounded = np.asarray(round_into(np.asarray(x), style.format, style.rounding))
     return Array(rounded.astype(style.format.carrier), style.after("array"))

@@ -1,4 +1,4 @@
-"""What numpy's functions do on an :class:`fpemu.Array`, as tables from function to function."""
+"""numpy's ufuncs and functions on an :class:`fpemu.Array`, as tables of implementations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _power(x: Any, exponent: Any, format: Any, rounding: Any) -> Any:
     return _square(x, format, rounding)
 
 
-# The exact result, rounded once: functions of values, format and rounding.
+# Ufuncs whose exact result is rounded once: functions of values, format and rounding.
 _ROUNDED: Final[dict[Any, _Operation]] = {
     np.add: arithmetic.add,
     np.subtract: arithmetic.subtract,
@@ -53,8 +53,9 @@ _ROUNDED: Final[dict[Any, _Operation]] = {
     np.log1p: functions.log1p,
     np.tanh: functions.tanh,
 }
-# Results that are numbers of the format, or become so by rounding: -x where there is no sign.
-_SELECTING: Final = {
+# Ufuncs that numpy computes exactly.  Rounding matters only where a result is not a member, such as
+# -x in an unsigned format.
+_EXACT: Final = {
     np.negative,
     np.positive,
     np.absolute,
@@ -70,7 +71,7 @@ _SELECTING: Final = {
     np.trunc,
     np.rint,
 }
-# Results that are no numbers of the format: plain arrays.
+# Ufuncs whose results are plain arrays.
 _PLAIN: Final = {
     np.equal,
     np.not_equal,
@@ -106,7 +107,7 @@ def _call(ufunc: Any, inputs: tuple[Any, ...]) -> Any:
     if ufunc in _PLAIN:
         return ufunc(*operands)
     result_style = style.after(name)
-    if ufunc in _SELECTING:
+    if ufunc in _EXACT:
         return result_style.wrap(result_style.rounded(ufunc(*operands)))
     if ufunc not in _ROUNDED:
         raise TypeError(f"numpy.{name} is not emulated: its result would be computed in float64")
@@ -129,18 +130,18 @@ def apply_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], options: dict[
     elif method == "accumulate" and ufunc in _SCANS:
         result = _scan(inputs[0], options.get("axis", inputs[1] if len(inputs) > 1 else 0), ufunc)
     elif options:
-        raise TypeError(f"numpy.{ufunc.__name__} takes no {', '.join(options)} here")
+        raise TypeError(f"numpy.{ufunc.__name__} is emulated without {', '.join(options)}")
     elif method == "__call__":
         result = _call(ufunc, inputs)
     elif method == "outer":
         result = _outer(ufunc, inputs)
     else:
         raise TypeError(f"numpy.{ufunc.__name__}.{method} is not emulated")
-    return result if out is None else _put(result, out)
+    return result if out is None else _store(result, out)
 
 
 def _reduction_options(options: dict[str, Any]) -> dict[str, Any]:
-    """What numpy passes to ``ufunc.reduce``, without what is not said."""
+    """The options that numpy passes to ``ufunc.reduce``, without defaults."""
     given = dict(options)
     axis = given.pop("axis", 0)
     keepdims = given.pop("keepdims", False)
@@ -148,11 +149,11 @@ def _reduction_options(options: dict[str, Any]) -> dict[str, Any]:
         if given.pop(name, None) not in (None, np._NoValue):
             raise TypeError(f"{name}= is not emulated in a reduction")
     if given:
-        raise TypeError(f"a reduction takes no {', '.join(given)} here")
+        raise TypeError(f"{', '.join(given)} is not emulated in a reduction")
     return {"axis": axis, "keepdims": keepdims}
 
 
-def _put(result: Any, out: Any) -> Any:
+def _store(result: Any, out: Any) -> Any:
     """Store a result in ``out``, an Array of its format or a plain array for a plain result."""
     if isinstance(result, Array) != isinstance(out, Array):
         kind = "an Array" if isinstance(result, Array) else "a plain array"
@@ -183,7 +184,7 @@ def _product(style: Style, left: NDArray[Any], right: NDArray[Any]) -> Array:
 
 
 def _rows(x: Array, axis: Any) -> tuple[NDArray[Any], tuple[int, ...], tuple[int, ...]]:
-    """The axes to reduce made the last one; the shapes of the result without and with them."""
+    """Rows along the axes to reduce; the result's shapes without and with these axes."""
     axes = tuple(range(x.ndim)) if axis is None else normalize_axis_tuple(axis, x.ndim)
     kept = tuple(i for i in range(x.ndim) if i not in axes)
     shape = tuple(x.shape[i] for i in kept)
@@ -215,7 +216,7 @@ def _prod(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     return x.style.after("multiply").wrap(result).reshape(shape_kept if keepdims else shape)
 
 
-def _selected(function: _Operation) -> _Operation:
+def _extreme_of_axes(function: _Operation) -> _Operation:
     def select(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
         return x.style.wrap(function(x.values, axis=axis, keepdims=keepdims))
 
@@ -252,8 +253,8 @@ def _scan(x: Array, axis: int | None, ufunc: Any) -> Array:
 _REDUCTIONS: Final[dict[Any, _Operation]] = {
     np.add: _sum,
     np.multiply: _prod,
-    np.maximum: _selected(np.max),
-    np.minimum: _selected(np.min),
+    np.maximum: _extreme_of_axes(np.max),
+    np.minimum: _extreme_of_axes(np.min),
 }
 
 # --- functions ------------------------------------------------------------------------------------
@@ -303,8 +304,8 @@ def _full_like(x: Array, fill_value: Any, shape: Any = None) -> Array:
     return style.wrap(values)
 
 
-def _axis_only(function: _Operation) -> _Operation:
-    """A reduction as numpy's function of that name."""
+def _as_numpy_reduction(function: _Operation) -> _Operation:
+    """A reduction with the signature of numpy's function."""
 
     def reduce(
         a: Array, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: Any = False
@@ -312,7 +313,7 @@ def _axis_only(function: _Operation) -> _Operation:
         if dtype is not None:
             raise TypeError("dtype= is not emulated: use astype(format)")
         result = function(a, axis=axis, keepdims=keepdims is True)
-        return result if out is None else _put(result, out)
+        return result if out is None else _store(result, out)
 
     return reduce
 
@@ -320,7 +321,7 @@ def _axis_only(function: _Operation) -> _Operation:
 def _extreme(function: _Operation) -> _Operation:
     def reduce(a: Array, axis: Any = None, out: Any = None, keepdims: Any = False) -> Any:
         result = a.style.wrap(function(a.values, axis=axis, keepdims=keepdims is True))
-        return result if out is None else _put(result, out)
+        return result if out is None else _store(result, out)
 
     return reduce
 
@@ -333,9 +334,9 @@ def _cumulative(ufunc: Any) -> _Operation:
 
 
 _FUNCTIONS: Final[dict[Any, _Operation]] = {
-    np.sum: _axis_only(_sum),
-    np.mean: _axis_only(_mean),
-    np.prod: _axis_only(_prod),
+    np.sum: _as_numpy_reduction(_sum),
+    np.mean: _as_numpy_reduction(_mean),
+    np.prod: _as_numpy_reduction(_prod),
     np.max: _extreme(np.max),
     np.min: _extreme(np.min),
     np.amax: _extreme(np.max),
@@ -356,8 +357,8 @@ _FUNCTIONS: Final[dict[Any, _Operation]] = {
         for function in (np.concatenate, np.stack, np.vstack, np.hstack, np.column_stack)
     },
 }
-# Functions that move elements about; those of a list give a list.
-_MOVING: Final = {
+# Functions that rearrange elements; some return a list of arrays.
+_REARRANGEMENTS: Final = {
     np.reshape,
     np.ravel,
     np.transpose,
@@ -386,8 +387,8 @@ _MOVING: Final = {
     np.split,
     np.array_split,
 }
-# Functions whose results are plain.
-_TELLING: Final = {
+# Functions whose results are plain arrays or Python objects.
+_QUERIES: Final = {
     np.shape,
     np.ndim,
     np.size,
@@ -421,14 +422,14 @@ def apply_function(function: Any, arguments: tuple[Any, ...], options: dict[str,
     if function in _FUNCTIONS:
         return _FUNCTIONS[function](*arguments, **options)
     plain = {name: _unwrapped(option) for name, option in options.items()}
-    if function in _TELLING:
+    if function in _QUERIES:
         return function(*map(_unwrapped, arguments), **plain)
-    if function in _MOVING:
+    if function in _REARRANGEMENTS:
         style = common_style(x for x in (*arguments, *options.values()) if isinstance(x, Array))
         moved = function(*map(_unwrapped, arguments), **plain)
         return [*map(style.wrap, moved)] if isinstance(moved, list) else style.wrap(moved)
     name = f"{function.__module__}.{function.__name__}"
-    raise TypeError(f"{name} is not emulated: take the plain numbers with numpy.asarray first")
+    raise TypeError(f"{name} is not emulated: convert to plain numbers with numpy.asarray first")
 
 
 Array.on_ufunc = staticmethod(apply_ufunc)

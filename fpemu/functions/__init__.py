@@ -1,4 +1,4 @@
-"""Correctly rounded functions; softmax and norms, step by step."""
+"""Correctly rounded functions (rounded.py), and softmax and norms step by step (steps.py)."""
 
 from fpemu.functions.rounded import (
     erf,

@@ -1,21 +1,16 @@
-"""Correctly rounded elementary functions of every format of at most 24 bits of precision.
+"""Correctly rounded elementary functions for formats of at most 24 significand bits.
 
-A compiled kernel encloses the exact value in float64 arithmetic: an unevaluated sum ``high + low``,
-a bound of its error and a power of two.  Both ends of the enclosure are rounded to odd.  When they
-fall between the same two neighbouring numbers of 26 bits, either one, rounded into the format in
-any mode, is the exact value's rounding, as two more bits and a sticky one are all that a rounding
-looks at.  The few enclosures that hold a number of 26 bits go to mpmath, whose precision is raised
-until they hold none (Ziv's strategy).  The kernels thus know neither format nor mode.  A stochastic
-mode looks at as many bits as it draws at random, beside those of the format.
+A kernel encloses the exact value in float64 arithmetic and rounds both ends of the enclosure to
+odd (:mod:`fpemu._kernels.enclosures`).  If no number of 26 bits lies in the enclosure, either end
+rounds into the format as the exact value does, in any mode: a rounding depends on two bits beyond
+the format's and a sticky bit.  The few enclosures that hold a number of 26 bits are evaluated by
+mpmath, in increasing precision, until they hold none (Ziv's strategy).  A stochastic mode depends
+on as many bits beyond the format's as it draws at random.
 
-That ends: the transcendental functions have no value of so few bits but for the arguments where the
-kernels are exact (0, or 1, or for base two an integer or a power of two; that erf has no other
-rational value is believed, not proved, and mpmath would give up with an error).  `rsqrt` and
-`reciprocal` have none beside those of powers of four and two, which the kernels know.
-
-Only ``+ - * /``, square root and the fused multiply-add are used, so that no mathematical library
-is part of a result.  Error bounds are counted in units of ``u = 2**-53``; each is at least twice
-what the analysis of its terms to first order gives.
+The iteration ends.  A transcendental function has values of 26 bits only at arguments where the
+kernels are exact: at 0 or 1, and for base two at integers or powers of two.  (That erf has no other
+rational value is believed, not proved; mpmath would end with an error.)  `rsqrt` and `reciprocal`
+have such values only at powers of four and two, where the kernels are exact too.
 
 References
 ----------
@@ -64,10 +59,10 @@ _MOST_RANDOM_BITS: Final = 20  # more would send too many elements to mpmath
 _Documented = TypeVar("_Documented", bound=Callable[..., Any])
 
 
-# --- the few that the kernels leave undecided ----------------------------------------------------
+# --- undecided values, by mpmath ------------------------------------------------------------------
 
-# No formula cancels where it is used; relative errors grow by at most 2**12 (exp of an argument of
-# that size).  Exact values never come here.
+# No formula cancels where it is used.  Relative errors grow by at most 2**12 (exp of an argument of
+# that size).  Exact values never arise here.
 _DEFINITIONS: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "exp": lambda mp, x: mp.exp(x),
     "exp2": lambda mp, x: mp.exp(x * mp.ln2),
@@ -106,12 +101,12 @@ def _odd_float(number: Any) -> float:
 
 
 def _odd_by_mpmath(name: str, x: float) -> float:
-    """The value of a function rounded to odd into float64, by Ziv's loop.
+    """The value of a function rounded to odd into float64, by Ziv's strategy.
 
     Raises
     ------
     ArithmeticError
-        If the value cannot be told from a float64 number: the kernels must not send such here.
+        If the value cannot be told from a float64 number.  The kernels decide all such values.
     """
     with own_context() as context:
         return _odd_by_ziv(name, x, context)
@@ -131,20 +126,20 @@ def _odd_by_ziv(name: str, x: float, context: Any) -> float:
     raise ArithmeticError(f"{name}({x!r}) cannot be told from a float64 number")
 
 
-# --- arrays --------------------------------------------------------------------------------------
+# --- arrays ---------------------------------------------------------------------------------------
 
-_BLOCK: Final = 1 << 14  # elements of the intermediate arrays, which stay in the cache
+_BLOCK: Final = 1 << 14  # elements of the intermediate arrays, so that they stay in the cache
 
 
 def _bits_to_decide(format: Format, rounding: Rounding) -> int:
-    """How many bits of a value decide its rounding, the sticky one excepted."""
+    """Number of leading bits of a value that decide its rounding, besides the sticky bit."""
     if rounding.is_stochastic:
         return format.precision + (rounding.random_bits or _MOST_RANDOM_BITS) + 1
     return _MOST_PRECISION + 2
 
 
 def _evaluate(name: str, x: Carrier, format: Format, rounding: Rounding, result: Carrier) -> None:
-    """Fill a flat array of the result's type with the rounded function of a flat array."""
+    """Write the rounded function of a flat array into a flat result."""
     bits = _bits_to_decide(format, rounding)
     round_odd = enclosures.rounder(format, rounding, _MOST_RANDOM_BITS)
     invalid: list[int] = []
@@ -152,13 +147,15 @@ def _evaluate(name: str, x: Carrier, format: Format, rounding: Rounding, result:
     def work(start: int, stop: int) -> None:
         for first in range(start, stop, _BLOCK):
             part = slice(first, min(first + _BLOCK, stop))
-            odd, undecided = enclosures.odd_values(name, x[part], bits)
+            arguments = x[part].astype(np.float64)
+            odd, undecided = enclosures.odd_values(name, arguments, bits)
             for i in np.flatnonzero(undecided):
-                odd[i] = _odd_by_mpmath(name, float(x[part][i]))
+                odd[i] = _odd_by_mpmath(name, float(arguments[i]))
             if not format.has_nan and np.isnan(odd).any():
                 invalid.append(first + int(np.argmax(np.isnan(odd))))
                 return
-            round_odd(odd, result[part], first)
+            round_odd(odd, first)
+            result[part] = odd
 
     launching.run(work, x.size, grain=_BLOCK)
     if invalid:
@@ -170,7 +167,7 @@ def _evaluate(name: str, x: Carrier, format: Format, rounding: Rounding, result:
 def _function(
     name: str, x: ArrayLike, format: FormatLike, rounding: RoundingLike, out: Carrier | None
 ) -> Any:
-    """Check arguments, compute, and give the result the shape and type that the user expects."""
+    """Check the arguments and compute the function."""
     format = _formats.format(format)
     if format.precision > _MOST_PRECISION:
         raise ValueError(
@@ -206,29 +203,29 @@ _DOCUMENTATION: Final = """
     format : Format or str
         The format of the result, of at most 24 significand bits (relu: any).
     rounding : Rounding or str
-        The rounding, or just its mode.  A stochastic one truncates the discarded fraction to
-        `random_bits` bits, 20 if that is None and at most (relu: as :func:`fpemu.round`).
+        The rounding, or just its mode.  Stochastic rounding truncates the discarded fraction to
+        `random_bits` bits, at most 20 and by default 20 (relu: as :func:`fpemu.round`).
     out : ndarray, optional
-        Where to put the result; may be `x` itself.
+        Array for the result; may be `x` itself.
 
     Returns
     -------
     ndarray or scalar
-        The exact value at each element, rounded once; float32 if `x` is and the format fits, else
-        float64.
+        The exact value at each element, rounded once; float32 if `x` is float32 and the format
+        fits, else float64.
 
     Raises
     ------
     ValueError
-        If the format has more than 24 significand bits, `out` has another shape, or NaN meets a
-        format without NaN.
+        If the format has more than 24 significand bits, `out` has the wrong shape, or a value is
+        NaN and the format has no NaN.
     TypeError
         If `x` does not hold real numbers of at most 64 bits.
 """
 
 
 def _documented(function: _Documented) -> _Documented:
-    """Insert the sections that all functions share after the summary of a docstring."""
+    """Insert the shared sections after the summary of a docstring."""
     summary, _, further = (function.__doc__ or "").partition("\n")
     function.__doc__ = summary + _DOCUMENTATION + further
     return function

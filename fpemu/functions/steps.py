@@ -1,9 +1,9 @@
 """Softmax and norms, each internal step rounded into a format of its own.
 
-A machine computes a softmax in steps, and rounds after each.  Here every step is one of the
-package's correctly rounded operations on whole arrays; sums are formed by an accumulator, as the
-inner product with ones or, for squares, of a row with itself.  All steps share the rounding, but
-the sums, which have their accumulator's.
+A machine computes a softmax in steps and rounds after each.  Here every step is one of the
+package's correctly rounded operations on whole arrays.  An accumulator forms the sums: a sum is the
+inner product of a row with ones, a sum of squares that of a row with itself.  All steps share one
+rounding, except sums, which use the rounding of their accumulator.
 
 References
 ----------
@@ -28,15 +28,17 @@ from fpemu.accumulators import Accumulator, Blocked, Sequential
 from fpemu.arithmetic import add, divide, multiply, subtract
 from fpemu.carriers import Carrier, as_carrier, result_dtype
 from fpemu.formats import Format, FormatLike
-from fpemu.functions import rounded as functions
+from fpemu.functions.rounded import exp, rsqrt
 from fpemu.linalg import matmul
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 
 __all__ = ["layer_norm", "rms_norm", "softmax"]
 
 _MOST_PRECISION: Final = 24  # of correctly rounded functions
-_ROWS_TOGETHER: Final = 64  # columns that the kernels of products work on at once
+_ROWS_TOGETHER: Final = 64  # columns that product kernels work on at once
 _MOST_EXACT_FLOAT32: Final = 2**24
+# The random bits of a step depend on its label, so that a new spelling would change results.
+_LABELS: Final = {"centered": "centred", "normalized": "normalised"}
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -44,24 +46,24 @@ _MOST_EXACT_FLOAT32: Final = 2**24
 
 @dataclass(frozen=True)
 class _Call:
-    """What all operations are called with, checked."""
+    """The checked arguments that all operations have in common."""
 
-    rows: Carrier  # the axis is the last one
+    rows: Carrier  # with the axis moved to the end
     axis: int
     format: Format
     rounding: Rounding
     accumulator: Accumulator
 
     def draws(self, step: str) -> Rounding:
-        """The rounding of a step, whose random bits are not those of another."""
-        return self.rounding.derived(step)
+        """The rounding of a step, with random bits of its own."""
+        return self.rounding.derived(_LABELS.get(step, step))
 
     def step(self, format: FormatLike | None) -> Format:
-        """The format of a step, that of the result if none is named."""
+        """The format of a step; by default that of the result."""
         return self.format if format is None else _formats.format(format)
 
     def result(self, rows: Any, *parameters: Carrier | None) -> Any:
-        """What the user gets: the axis where it was, in the smallest carrier that there may be."""
+        """The result: the axis moved back, in float32 if inputs and format allow it."""
         inputs = [self.rows, *(vector for vector in parameters if vector is not None)]
         narrow = rows.astype(result_dtype(self.format, *inputs), copy=False)
         return np.ascontiguousarray(np.moveaxis(narrow, -1, self.axis))
@@ -117,7 +119,7 @@ def _check_epsilon(epsilon: float) -> float:
 def _sums(rows: Carrier, accumulator: Accumulator) -> Any:
     """The inner product of each row with ones, the axis kept.
 
-    Rows become columns, of which the kernels of matrix products work on many at once.
+    Rows become columns, because product kernels work on many columns at once.
     """
     terms = rows.shape[-1]
     count = math.prod(rows.shape[:-1])
@@ -131,8 +133,8 @@ def _sums(rows: Carrier, accumulator: Accumulator) -> Any:
 
 def _sums_of_squares(rows: Carrier, accumulator: Accumulator) -> Any:
     """The inner product of each row with itself, the axis kept."""
-    # Squares of float32 numbers are float64 numbers, and a rounding sees no more than the product.
-    # Tensor cores see the exponents of both factors.
+    # Squares of float32 numbers are exact in float64, and these accumulators use only the product.
+    # Tensor cores also use the exponents of both factors.
     if rows.dtype == np.float32 and isinstance(accumulator, Sequential | Blocked):
         wide = rows.astype(np.float64)
         return _narrowed(_sums(wide * wide, accumulator), accumulator.format, rows)
@@ -145,7 +147,7 @@ def _means(sums: Any, count: int, format: Format, rounding: Rounding) -> Any:
 
 
 def _narrowed(numbers: Any, format: Format, rows: Carrier) -> Any:
-    """Members of a format in the carrier that they have where only `rows` enter."""
+    """Members of a format in the carrier of a result that depends on `rows` alone."""
     return numbers.astype(result_dtype(format, rows), copy=False)
 
 
@@ -177,7 +179,7 @@ def softmax(
         Real numbers, at least one-dimensional; they need not be members of a format.  An element
         -inf is masked: its ``e`` is +0.
     format : Format or str
-        The format of the result, and of the steps whose format is left out.
+        The format of the result, and of each step whose format is not given.
     rounding : Rounding or str
         The rounding of all steps but the sum, or just its mode.  A stochastic one gives
         every step a seed derived from its own.
@@ -186,26 +188,27 @@ def softmax(
     difference, exponential : Format or str, optional
         The formats of steps 2 and 3; `exponential` has at most 24 significand bits.
     accumulator : Accumulator, optional
-        How step 4 sums; ``Sequential(format, rounding)`` if left out.
+        How step 4 sums; by default ``Sequential(format, rounding)``.
 
     Returns
     -------
     ndarray
-        The shape of `x`; float32 if `x` is and the format fits, else float64.  A slice of the axis
-        that holds NaN or +inf, or nothing but -inf, becomes NaN.
+        Shape of `x`; float32 if `x` is float32 and the format fits, else float64.  A slice along
+        the axis that holds NaN or +inf, or only -inf, becomes NaN.
 
     Raises
     ------
     ValueError
-        If the axis is empty or not there, a step of exp has more than 24 significand bits, or NaN
-        arises in a step whose format has none.
+        If the axis is empty or out of range, `exponential` has more than 24 significand bits, or
+        NaN arises in a step whose format has no NaN.
     TypeError
-        If `x` does not hold real numbers of at most 64 bits, or `accumulator` is none.
+        If `x` does not hold real numbers of at most 64 bits, or `accumulator` is not an
+        accumulator.
 
     Notes
     -----
-    A difference beyond the range of `difference` overflows as the rounding says.  In a format
-    without infinity that is NaN, unless ``Rounding(overflow="saturate")``.
+    A difference beyond the range of `difference` overflows as the rounding specifies.  A format
+    without infinity then gives NaN, unless ``Rounding(overflow="saturate")``.
 
     References
     ----------
@@ -232,10 +235,10 @@ def softmax(
     rows = call.rows
     largest = rows.max(axis=-1, keepdims=True)
     masked = rows == -np.inf
-    # In place of a masked element one that causes no overflow, whatever the format.
+    # A masked element takes a value that overflows in no format.
     held = np.where(masked, largest, rows) if masked.any() else rows
     differences = subtract(held, largest, of_difference, call.draws("difference"))
-    exponentials = functions.exp(differences, of_exponential, call.draws("exponential"))
+    exponentials = exp(differences, of_exponential, call.draws("exponential"))
     exponentials[masked] = 0.0
     sums = _sums(exponentials, call.accumulator)
     return call.result(divide(exponentials, sums, call.format, call.draws("quotient")))
@@ -255,8 +258,8 @@ def layer_norm(
     epsilon: float = 1e-5,
     axis: int = -1,
     statistics: FormatLike | None = None,
-    centred: FormatLike | None = None,
-    normalised: FormatLike | None = None,
+    centered: FormatLike | None = None,
+    normalized: FormatLike | None = None,
     scaled: FormatLike | None = None,
     accumulator: Accumulator | None = None,
 ) -> Any:
@@ -264,16 +267,16 @@ def layer_norm(
 
     1. the sum of ``x``, formed by `accumulator` as the inner product with ones;
     2. ``mean = sum / n``, rounded once into `statistics`;
-    3. ``c = x - mean``, rounded once into `centred`;
+    3. ``c = x - mean``, rounded once into `centered`;
     4. the sum of ``c * c``, formed by `accumulator`;
     5. ``variance = sum / n``, rounded once into `statistics`;
     6. ``variance + epsilon``, rounded once into `statistics`;
     7. ``r``, its reciprocal square root, rounded once into `statistics`;
-    8. ``c * r``, rounded once into `normalised`;
+    8. ``c * r``, rounded once into `normalized`;
     9. times `weight`, rounded once into `scaled`;
     10. plus `bias`.
 
-    Without `weight` or `bias` there is no step 9 or 10.  The last step there is rounds into
+    Without `weight` there is no step 9, and without `bias` no step 10.  The last step rounds into
     `format`.
 
     Parameters
@@ -281,34 +284,36 @@ def layer_norm(
     x : array_like
         Real numbers, at least one-dimensional; they need not be members of a format.
     format : Format or str
-        The format of the result, and of the steps whose format is left out.
+        The format of the result, and of each step whose format is not given.
     rounding : Rounding or str
         The rounding of all steps but the sums, or just its mode.  A stochastic one gives
         every step a seed derived from its own.
     weight, bias : array_like, optional
         Vectors as long as the axis.
     epsilon : float
-        A nonnegative number, which enters step 6 exactly.
+        A nonnegative number, added exactly in step 6.
     axis : int
-        The axis along which to normalise.
-    statistics, centred, normalised, scaled : Format or str, optional
+        The axis along which to normalize.
+    statistics, centered, normalized, scaled : Format or str, optional
         The formats of the steps; `statistics` has at most 24 significand bits.
     accumulator : Accumulator, optional
-        How steps 1 and 4 sum; ``Sequential(format, rounding)`` if left out.
+        How steps 1 and 4 sum; by default ``Sequential(format, rounding)``.
 
     Returns
     -------
     ndarray
-        The shape of `x`; float32 if `x`, `weight` and `bias` are and the format fits, else float64.
+        Shape of `x`; float32 if `x`, `weight` and `bias` are float32 and the format fits, else
+        float64.
 
     Raises
     ------
     ValueError
-        If the axis is empty or not there, `weight` or `bias` has another shape, `epsilon` is
-        negative, `statistics` has more than 24 significand bits, NaN arises in a step whose format
-        has none.
+        If the axis is empty or out of range, `weight` or `bias` has the wrong shape, `epsilon` is
+        negative, `statistics` has more than 24 significand bits, or NaN arises in a step whose
+        format has no NaN.
     TypeError
-        If an argument does not hold real numbers of at most 64 bits, or `accumulator` is none.
+        If an argument does not hold real numbers of at most 64 bits, or `accumulator` is not an
+        accumulator.
 
     References
     ----------
@@ -316,12 +321,12 @@ def layer_norm(
 
     Examples
     --------
-    With sums, statistics and differences in float32, as is usual, and with nothing but bfloat16:
+    With sums, statistics and differences in float32, as is usual, and with bfloat16 alone:
 
     >>> import fpemu
     >>> from fpemu import functions
     >>> x = [100.0, 101.0, 102.0, 105.0]
-    >>> functions.layer_norm(x, "bfloat16", statistics="float32", centred="float32",
+    >>> functions.layer_norm(x, "bfloat16", statistics="float32", centered="float32",
     ...                     accumulator=fpemu.Sequential("float32"))
     array([-1.0703125 , -0.53515625,  0.        ,  1.6015625 ])
     >>> functions.layer_norm(x, "bfloat16")
@@ -332,13 +337,13 @@ def layer_norm(
     scale, shift = _parameter(weight, "weight", count), _parameter(bias, "bias", count)
     epsilon, of_statistics = _check_epsilon(epsilon), call.step(statistics)
     _check_function(of_statistics, "statistics", "rsqrt")
-    of_centred, of_normalised = call.step(centred), call.step(normalised)
+    of_centered, of_normalized = call.step(centered), call.step(normalized)
     of_scaled = call.step(scaled)
     sums = _sums(call.rows, call.accumulator)
     means = _means(sums, count, of_statistics, call.draws("mean"))
-    deviations = subtract(call.rows, means, of_centred, call.draws("centred"))
+    deviations = subtract(call.rows, means, of_centered, call.draws("centered"))
     factors = _reciprocal_roots(deviations, epsilon, of_statistics, call)
-    rows = _scaled(call, deviations, factors, (of_normalised, of_scaled), scale, shift)
+    rows = _scaled(call, deviations, factors, (of_normalized, of_scaled), scale, shift)
     return call.result(rows, scale, shift)
 
 
@@ -352,7 +357,7 @@ def rms_norm(
     epsilon: float = 1e-5,
     axis: int = -1,
     statistics: FormatLike | None = None,
-    normalised: FormatLike | None = None,
+    normalized: FormatLike | None = None,
     accumulator: Accumulator | None = None,
 ) -> Any:
     """``x / sqrt(mean(x**2) + epsilon) * weight`` along an axis, every step rounded.
@@ -361,20 +366,20 @@ def rms_norm(
     2. ``square = sum / n``, rounded once into `statistics`;
     3. ``square + epsilon``, rounded once into `statistics`;
     4. ``r``, its reciprocal square root, rounded once into `statistics`;
-    5. ``x * r``, rounded once into `normalised`;
+    5. ``x * r``, rounded once into `normalized`;
     6. times `weight`, rounded once into `format`.
 
     Without `weight` there is no step 6, and step 5 rounds into `format`.
 
     Parameters
     ----------
-    x, format, rounding, weight, epsilon, axis, statistics, normalised, accumulator
+    x, format, rounding, weight, epsilon, axis, statistics, normalized, accumulator
         As for :func:`layer_norm`.
 
     Returns
     -------
     ndarray
-        The shape of `x`; float32 if `x` and `weight` are and the format fits, else float64.
+        Shape of `x`; float32 if `x` and `weight` are float32 and the format fits, else float64.
 
     Raises
     ------
@@ -396,7 +401,7 @@ def rms_norm(
     epsilon, of_statistics = _check_epsilon(epsilon), call.step(statistics)
     _check_function(of_statistics, "statistics", "rsqrt")
     factors = _reciprocal_roots(call.rows, epsilon, of_statistics, call)
-    formats = (call.step(normalised), call.format)
+    formats = (call.step(normalized), call.format)
     return call.result(_scaled(call, call.rows, factors, formats, scale, None), scale)
 
 
@@ -405,7 +410,7 @@ def _reciprocal_roots(deviations: Carrier, epsilon: float, format: Format, call:
     sums = _sums_of_squares(deviations, call.accumulator.derived("squares"))
     squares = _means(sums, deviations.shape[-1], format, call.draws("variance"))
     raised = add(squares, epsilon, format, call.draws("epsilon"))
-    return _narrowed(functions.rsqrt(raised, format, call.draws("root")), format, call.rows)
+    return _narrowed(rsqrt(raised, format, call.draws("root")), format, call.rows)
 
 
 def _scaled(
@@ -416,11 +421,11 @@ def _scaled(
     weight: Carrier | None,
     bias: Carrier | None,
 ) -> Any:
-    """The last steps of a norm, the very last of them into the format of the result."""
-    normalised, scaled = formats
+    """The products with factors and weight and the sum with the bias; the last into `format`."""
+    normalized, scaled = formats
     last = weight is None and bias is None
     rows = multiply(
-        deviations, factors, call.format if last else normalised, call.draws("normalised")
+        deviations, factors, call.format if last else normalized, call.draws("normalized")
     )
     if weight is not None:
         rows = multiply(rows, weight, call.format if bias is None else scaled, call.draws("scaled"))

@@ -132,7 +132,7 @@ def test_formats_and_roundings_that_do_not_fit_are_errors():
             getattr(fpemu.jit, maker)("float16", "up")
 
 
-def test_no_array_function_compiles_anew_when_only_the_format_changes():
+def test_no_array_function_compiles_anew_when_only_the_format_or_mode_changes():
     x = np.linspace(-3, 3, 50)
     operations = {
         arithmetic.ADD: fpemu.add,
@@ -144,9 +144,7 @@ def test_no_array_function_compiles_anew_when_only_the_format_changes():
     for function in operations.values():
         function(x, x, first)
     kernels = [rounding._array_kernel(rounding.NEAREST_EVEN, False)]
-    kernels += [
-        arithmetic._array_kernel(operation, rounding.NEAREST_EVEN, True) for operation in operations
-    ]
+    kernels += [arithmetic._array_kernel(operation, True) for operation in operations]
     compiled = [len(kernel.signatures) for kernel in kernels]
     assert min(compiled) > 0
     made = arithmetic._array_kernel.cache_info().currsize
@@ -154,5 +152,6 @@ def test_no_array_function_compiles_anew_when_only_the_format_changes():
         fpemu.round(x, name)
         for function in operations.values():
             function(x, x, name)
+            function(x, x, name, "rtp")
     assert [len(kernel.signatures) for kernel in kernels] == compiled
     assert arithmetic._array_kernel.cache_info().currsize == made

@@ -359,7 +359,7 @@ def test_inputs_are_never_modified():
 def test_formats_roundings_and_accumulators_do_not_mix():
     x = fpemu.array([1.0], "bfloat16")
     for other, message in (
-        (fpemu.array([1.0], "float16"), "in bfloat16 and float16: say the format of the result"),
+        (fpemu.array([1.0], "float16"), "in bfloat16 and float16: name the format of the result"),
         (fpemu.array([1.0], "bfloat16", "rtz"), "roundings 'rne' and 'rtz'"),
     ):
         for call in (np.add, np.maximum, np.matmul, np.equal, lambda a, b: np.concatenate([a, b])):

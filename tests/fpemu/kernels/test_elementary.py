@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fpemu._kernels import elementary
-from fpemu._kernels.caching import kernel
 
 UNIT = 2.0**-53
 
@@ -109,13 +108,12 @@ def test_odd_functions_keep_the_sign_of_zero(name):
 
 
 def test_no_call_to_a_mathematical_library_is_compiled():
-    @kernel
+    @numba.njit(error_model="numpy")  # what comes from the cache shows no code
     def everything(start, stop, x):  # type: ignore[no-untyped-def]
         for i in range(start, stop):
             x[i] = elementary.exp(x[i]) + elementary.log(x[i]) + elementary.tanh(x[i])
             x[i] += elementary.sigmoid(x[i]) + elementary.erf(x[i]) + elementary.expm1(x[i])
 
-    everything.enable_caching = lambda: None
     everything(0, 1, np.ones(1))
     code = "".join(everything.inspect_llvm().values())
     for call in ("@exp", "@log", "@tanh", "@erf", "llvm.exp", "llvm.log", "llvm.pow", "@pow"):
