@@ -135,7 +135,7 @@ def make_data(work: Work, elements: int) -> Carrier:
 
 
 def hard_cases(format: fpemu.Format) -> NDArray[np.float32]:
-    """Members of a format, midpoints and their neighbours, and arbitrary float32 numbers."""
+    """Members of a format, midpoints and their neighbors, and arbitrary float32 numbers."""
     generator = np.random.default_rng(7)
     share = SAMPLE // 6
     values = make_data(Work(format.name, data="wide"), share).astype(np.float32)

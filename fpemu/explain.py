@@ -131,7 +131,7 @@ _DIRECTIONS: Final = {
     "rtz": "toward zero",
     "rtp": "up",
     "rtn": "down",
-    "rto": "to the neighbour whose significand is odd",
+    "rto": "to the neighbor whose significand is odd",
 }
 
 

@@ -103,14 +103,14 @@ def odd(result: float, error: float) -> Any:
     """The word of ``result + error`` rounded to odd, `result` being its rounding to nearest.
 
     Only the sign of the error counts.  Where there is one and the last bit is even, the result's
-    odd neighbour in the direction of the error is the rounding to odd.
+    odd neighbor in the direction of the error is the rounding to odd.
     """
     # Without branches, so that loops become vector code.
     bits = words.word(result)
     opposite = words.shift_right(words.bit_xor(words.word(error), bits), 63)
-    neighbour = words.subtract(words.bit_or(bits, 1), words.shift_left(opposite, 1))
+    neighbor = words.subtract(words.bit_or(bits, 1), words.shift_left(opposite, 1))
     # The comparison with a NaN error (of an infinite result) is false.
-    return neighbour if (abs(error) > 0.0) & (words.bit_and(bits, 1) == 0) else bits
+    return neighbor if (abs(error) > 0.0) & (words.bit_and(bits, 1) == 0) else bits
 
 
 @inline

@@ -257,8 +257,8 @@ class NormSteps:
         The format of the result, and of every step that is not given its own.
     rounding : Rounding or str
         How all steps are rounded.
-    statistics, centred, normalised, scaled : Format or str, optional
-        The formats of the steps.  RMSNorm has no `centred` and no `scaled`.
+    statistics, centered, normalized, scaled : Format or str, optional
+        The formats of the steps.  RMSNorm has no `centered` and no `scaled`.
     accumulator : Accumulator, optional
         How sums are formed, by default ``Sequential(format, rounding)``.
 
@@ -271,8 +271,8 @@ class NormSteps:
     format: Format
     rounding: Rounding
     statistics: Format
-    centred: Format
-    normalised: Format
+    centered: Format
+    normalized: Format
     scaled: Format
     accumulator: Accumulator
 
@@ -282,8 +282,8 @@ class NormSteps:
         rounding: RoundingLike = "rne",
         *,
         statistics: FormatLike | None = None,
-        centred: FormatLike | None = None,
-        normalised: FormatLike | None = None,
+        centered: FormatLike | None = None,
+        normalized: FormatLike | None = None,
         scaled: FormatLike | None = None,
         accumulator: Accumulator | None = None,
     ) -> None:
@@ -293,8 +293,8 @@ class NormSteps:
             "format": of_result,
             "rounding": how,
             "statistics": fpemu.format(statistics or of_result),
-            "centred": fpemu.format(centred or of_result),
-            "normalised": fpemu.format(normalised or of_result),
+            "centered": fpemu.format(centered or of_result),
+            "normalized": fpemu.format(normalized or of_result),
             "scaled": fpemu.format(scaled or of_result),
             "accumulator": accumulator or fpemu.Sequential(of_result, how.derived("accumulator")),
         }
@@ -309,13 +309,13 @@ class NormSteps:
             "weight": composition.gain,
             "epsilon": composition.epsilon,
             "statistics": self.statistics,
-            "normalised": self.normalised,
+            "normalized": self.normalized,
             "accumulator": self.accumulator,
         }
         if isinstance(composition, RMSNorm):
             found = fpemu.functions.rms_norm(y, self.format, self.rounding, **options)
         else:
-            options |= {"bias": composition.bias, "centred": self.centred, "scaled": self.scaled}
+            options |= {"bias": composition.bias, "centered": self.centered, "scaled": self.scaled}
             found = fpemu.functions.layer_norm(y, self.format, self.rounding, **options)
         return np.asarray(found, np.float64)
 
@@ -349,7 +349,7 @@ class NormSteps:
         unit = _unit(self.statistics, self.rounding)
         of_mean = sum_error / n * (1 + unit.relative) + unit.relative * np.abs(mean)
         of_mean = of_mean + unit.absolute + of_float64
-        unit = _unit(self.centred, self.rounding)
+        unit = _unit(self.centered, self.rounding)
         differences = y - mean
         off = of_mean * (1 + unit.relative) + unit.relative * np.abs(differences)
         return differences, off + unit.absolute + of_float64
@@ -388,7 +388,7 @@ class NormSteps:
         """The error after the roundings of the normalized numbers, of gain and of bias."""
         gain, bias = getattr(composition, "gain", None), getattr(composition, "bias", None)
         last = gain is None and bias is None
-        error = self._rounded(error, value, self.format if last else self.normalised)
+        error = self._rounded(error, value, self.format if last else self.normalized)
         if gain is not None:
             error, value = error * np.abs(gain), value * np.abs(gain)
             error = self._rounded(error, value, self.format if bias is None else self.scaled)
@@ -408,14 +408,14 @@ class NormSteps:
             (root.square * n < _largest(self.accumulator))
             & (np.maximum(root.square, root.most) < _largest(self.statistics))
             & (total(np.abs(y)) * 2 < _largest(self.accumulator, self.statistics))
-            & (root.largest < _largest(self.centred))
-            & (reached < _largest(self.normalised, self.scaled, self.format))
+            & (root.largest < _largest(self.centered))
+            & (reached < _largest(self.normalized, self.scaled, self.format))
         )
 
     def __str__(self) -> str:
         return (
-            f"in steps: statistics {self.statistics}, sums {self.accumulator}, normalised "
-            f"{self.normalised}, result {self.format} ({self.rounding.mode})"
+            f"in steps: statistics {self.statistics}, sums {self.accumulator}, normalized "
+            f"{self.normalized}, result {self.format} ({self.rounding.mode})"
         )
 
 

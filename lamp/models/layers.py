@@ -404,7 +404,7 @@ def norm(x: NDArray[Any], parameters: Norm, epsilon: float, step: Function) -> N
 
 def _norm_in_steps(x: NDArray[Any], parameters: Norm, epsilon: float, step: Function) -> Any:
     """Every inner step and every sum in one format, the last step rounded into the output."""
-    inner = dict.fromkeys(("statistics", "normalised"), step.steps)
+    inner = dict.fromkeys(("statistics", "normalized"), step.steps)
     common: dict[str, Any] = {
         "weight": parameters.weight,
         "epsilon": epsilon,
@@ -413,7 +413,7 @@ def _norm_in_steps(x: NDArray[Any], parameters: Norm, epsilon: float, step: Func
     }
     if not parameters.centered:
         return fpemu.functions.rms_norm(x, step.output, step.rounding, **common)
-    common |= dict.fromkeys(("centred", "scaled"), step.steps) | {"bias": parameters.bias}
+    common |= dict.fromkeys(("centered", "scaled"), step.steps) | {"bias": parameters.bias}
     return fpemu.functions.layer_norm(x, step.output, step.rounding, **common)
 
 

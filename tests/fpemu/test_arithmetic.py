@@ -373,7 +373,7 @@ EDGES = (
 
 
 def adversarial(count, seed):
-    """Three arrays of float64 numbers: edges, neighbours of edges, and operands that cancel."""
+    """Three arrays of float64 numbers: edges, neighbors of edges, and operands that cancel."""
     generator = np.random.default_rng(seed)
     edges = np.array(EDGES)
 

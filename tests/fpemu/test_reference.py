@@ -478,7 +478,7 @@ def fraction(number):
 def native(name, x):
     """The value or what rounds alike.
 
-    MPFR gives the neighbours of 200 bits.  A rounding changes at numbers of 54 bits at most, and
+    MPFR gives the neighbors of 200 bits.  A rounding changes at numbers of 54 bits at most, and
     there is none between those; beyond the exponents of the context any numbers will do.
     """
     ends = []
@@ -638,7 +638,7 @@ def test_arguments_of_any_type_are_taken_exactly():
 
 
 def test_silu_and_gelu_of_arguments_with_many_bits_near_their_minimum():
-    # silu' = 0 where x = -(1 + exp(-x)); neighbours enclose the extremum.
+    # silu' = 0 where x = -(1 + exp(-x)); neighbors enclose the extremum.
     with mpmath.workdps(60):
         x = mpmath.findroot(lambda x: 1 + mpmath.exp(-x) + x * mpmath.exp(-x), -1.278)
         expected = x / (1 + mpmath.exp(-x))
@@ -829,8 +829,8 @@ def test_vector_functions_agree_with_float64():
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     z = e / e.sum(axis=-1, keepdims=True)
     np.testing.assert_allclose(softmax(x).astype(float), z, rtol=1e-14)
-    centred = x - x.mean(axis=-1, keepdims=True)
-    normal = centred / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
+    centered = x - x.mean(axis=-1, keepdims=True)
+    normal = centered / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
     actual = layer_norm(x, weight=weight, bias=bias).astype(float)
     np.testing.assert_allclose(actual, normal * weight + bias, rtol=1e-13, atol=1e-14)
     root = np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-5)

@@ -631,7 +631,7 @@ def test_directed_modes_enclose_the_number_and_the_others_pick_one_of_them(data,
         assert ((y == down) | (y == up)).all(), mode
     nearest = fpemu.round(x, format, "rne").astype(np.float64)
     wide, down, up = (part.astype(np.float64) for part in (x, down, up))
-    # Differences of neighbours and of a number between them are within a factor of two, or have
+    # Differences of neighbors and of a number between them are within a factor of two, or have
     # few bits, in all formats but the widest.
     if format.precision <= 24:
         assert (np.abs(wide - nearest) <= np.minimum(wide - down, up - wide)).all()

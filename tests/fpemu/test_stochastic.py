@@ -63,7 +63,7 @@ def results_for(x, format, randoms, mode="sr"):
 
 
 def between(format, dtype, count=40):
-    """Finite numbers strictly inside the format's range, and their neighbours below and above."""
+    """Finite numbers strictly inside the format's range, and their neighbors below and above."""
     x = rounding_points(format, dtype)
     generator = np.random.default_rng(format.bits)
     exponents = generator.integers(format.quantum_exponent - 3, format.emax + 1, count)
@@ -75,7 +75,7 @@ def between(format, dtype, count=40):
     return x
 
 
-def neighbours(x, format):
+def neighbors(x, format):
     """The members next to each number, by magnitude, without the flushing of subnormals."""
     full = fpemu.Format(
         "full",
@@ -93,7 +93,7 @@ def neighbours(x, format):
 
 
 def fractions_of(x, format):
-    lower, upper = neighbours(x, format)
+    lower, upper = neighbors(x, format)
     return [
         (Fraction(float(abs(number))) - Fraction(low)) / (Fraction(high) - Fraction(low))
         if high != low
@@ -114,7 +114,7 @@ def test_as_many_outcomes_go_up_as_the_truncated_fraction_says(format, dtype, ra
     width, word = WIDTH[dtype], WORD[dtype]
     randoms = np.arange(2**random_bits, dtype=word) << word(width - random_bits)
     results, target = results_for(x, format, randoms)
-    lower, upper = neighbours(x, format)
+    lower, upper = neighbors(x, format)
     if not format.subnormals:
         upper = np.where(upper < format.smallest_normal, 0, upper)
         lower = np.where(lower < format.smallest_normal, 0, lower)
@@ -124,7 +124,7 @@ def test_as_many_outcomes_go_up_as_the_truncated_fraction_says(format, dtype, ra
     _tiny_ups(x[tiny].view(word), target, randoms, word(width - random_bits), tiny_ups)
     ups[tiny] = tiny_ups
     expected = [math.floor(fraction * 2**random_bits) for fraction in fractions_of(x, format)]
-    vanished = upper == lower  # both neighbours are flushed to zero, or x is a member
+    vanished = upper == lower  # both neighbors are flushed to zero, or x is a member
     expected = np.where(vanished, 0, expected)
     if format.subnormals:
         np.testing.assert_array_equal(ups.sum(1), expected)
@@ -146,7 +146,7 @@ def test_with_all_random_bits_the_probability_is_the_fraction_exactly(format, dt
     width, word = WIDTH[dtype], WORD[dtype]
     target = kernels.target_of(format, Rounding("sr"), dtype)
     x = x[~_tiny(x.view(word), target)]
-    lower, upper = neighbours(x, format)
+    lower, upper = neighbors(x, format)
     for number, fraction, low, high in zip(x, fractions_of(x, format), lower, upper, strict=True):
         if not format.subnormals and high <= format.smallest_normal:
             continue
@@ -169,7 +169,7 @@ def test_equal_stochastic_rounding_goes_by_one_bit(format, dtype):
     half = 2 ** (width - 1)
     randoms = np.array([0, 1, half - 1, half, half + 1, 2**width - 1], word)
     results, _ = results_for(x, format, randoms, "sr_equal")
-    lower, upper = neighbours(x, format)
+    lower, upper = neighbors(x, format)
     np.testing.assert_array_equal(np.abs(results[:, :3]), np.tile(lower[:, None], 3))
     np.testing.assert_array_equal(np.abs(results[:, 3:]), np.tile(upper[:, None], 3))
 

@@ -24,9 +24,9 @@ def _columns(row, parameters, epsilon):
 
 
 def _normalised(x, parameters, epsilon):
-    centred = x - x.mean(-1, keepdims=True) if parameters.centered else x
-    root = np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
-    return centred / root, root
+    centered = x - x.mean(-1, keepdims=True) if parameters.centered else x
+    root = np.sqrt((centered**2).mean(-1, keepdims=True) + epsilon)
+    return centered / root, root
 
 
 def wide(x):

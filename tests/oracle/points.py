@@ -63,7 +63,7 @@ def label(format: Format) -> str:
 def rounding_points(format: Format, dtype: DTypeLike) -> NDArray[np.floating]:
     """Numbers of `dtype` in and around a format, in ascending order, of both signs.
 
-    Between two adjacent values: both ends, the midpoint, and the neighbours of all these in
+    Between two adjacent values: both ends, the midpoint, and the neighbors of all these in
     `dtype`.  Around the low end, the smallest normal number, the largest finite one and the
     overflow threshold likewise, and across the range of `dtype`.  Formats of few codes are taken
     whole, larger ones at chosen and random codes.  Infinities are there, and NaN if the format has

@@ -1,6 +1,6 @@
 """Rounding by a sorted table of all members: vectorised, for formats of at most 16 bits.
 
-A number is looked up among the members; the two neighbours, their midpoint and the parity of their
+A number is looked up among the members; the two neighbors, their midpoint and the parity of their
 codes say the rest.  The members come from `decode_exact`; no arithmetic is shared with the kernels.
 """
 

@@ -45,7 +45,7 @@ def split(x: float, format: Format) -> Term:
 
 
 def multiply(x: Term, y: Term) -> Term:
-    """The exact product, not normalised."""
+    """The exact product, not normalized."""
     return Term(x.significand * y.significand, x.quantum + y.quantum, x.exponent + y.exponent)
 
 
@@ -81,7 +81,7 @@ def aligned(term: Term, quantum: int, mode: str) -> int:
 
 
 def aligned_sum(terms: Sequence[Term], fraction_bits: int, exponent: int, mode: str) -> Term:
-    """Every term rounded to `fraction_bits` behind ``2**exponent``; their sum, not normalised."""
+    """Every term rounded to `fraction_bits` behind ``2**exponent``; their sum, not normalized."""
     quantum = exponent - fraction_bits
     return Term(sum(aligned(term, quantum, mode) for term in terms), quantum, exponent)
 

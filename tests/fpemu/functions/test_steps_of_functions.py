@@ -50,8 +50,8 @@ def norm_by_steps(
     bias=None,
     epsilon=1e-5,
     statistics=None,
-    centred=None,
-    normalised=None,
+    centered=None,
+    normalized=None,
     scaled=None,
     accumulator=None,
     mean=True,
@@ -61,13 +61,13 @@ def norm_by_steps(
     if mean:
         total = summed(row, [1.0] * count, accumulator)
         middle = operations.divide(total, count, statistics, mode)
-        deviations = [operations.subtract(x, middle, centred or format, mode) for x in row]
+        deviations = [operations.subtract(x, middle, centered or format, mode) for x in row]
     squares = summed(deviations, deviations, accumulator)
     square = operations.divide(squares, count, statistics, mode)
     raised = operations.add(square, epsilon, statistics, mode)
     factor = function("rsqrt", raised, statistics, mode)
     last = weight is None and bias is None
-    first = format if last else normalised or format
+    first = format if last else normalized or format
     result = [operations.multiply(d, factor, first, mode) for d in deviations]
     if weight is not None:
         into = format if bias is None else scaled or format
@@ -190,8 +190,8 @@ NORMS = [
     ("float32", "rne", {}),
     ("float32", "rtz", {"epsilon": 0.0}),
     ("bfloat16", "rne", {"statistics": "float32", "accumulator": Sequential("float32")}),
-    ("bfloat16", "rna", {"normalised": "float8_e5m2", "accumulator": Blocked("e8m7", 4)}),
-    ("float8_e4m3fn", "rne", {"statistics": "e8m12", "normalised": "float16", "epsilon": 0.1}),
+    ("bfloat16", "rna", {"normalized": "float8_e5m2", "accumulator": Blocked("e8m7", 4)}),
+    ("float8_e4m3fn", "rne", {"statistics": "e8m12", "normalized": "float16", "epsilon": 0.1}),
     ("float64", "rnz", {"statistics": "tf32", "accumulator": Sequential("float64")}),
     ("float16", "rtz", {"accumulator": Sequential("e8m9", fused=False, product="e8m4")}),
     ("float16", Rounding("rne", "saturate"), {"statistics": "float8_e4m3fn"}),
@@ -210,7 +210,7 @@ def as_list(vector):
 
 @pytest.mark.parametrize(("format", "rounding", "steps"), NORMS)
 def test_layer_norm_is_its_steps(format, rounding, steps):
-    extra = [{}, {"centred": "float32"}, {"scaled": "e8m4", "centred": "e8m9"}]
+    extra = [{}, {"centered": "float32"}, {"scaled": "e8m4", "centered": "e8m9"}]
     for length, more in zip((1, 2, 7), extra, strict=True):
         x = finite(rows_for(length, 6, length))
         for weight, bias in parameters(length):

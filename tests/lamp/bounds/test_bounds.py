@@ -332,8 +332,8 @@ def test_steps_of_a_softmax_are_covered(steps):
         NormSteps("bfloat16"),
         NormSteps("e8m4", "rtz"),
         NormSteps("float16", statistics="float32", accumulator=fpemu.Sequential("float32")),
-        NormSteps("e8m6", "rtp", centred="float32", accumulator=fpemu.Pairwise("e8m9", "rtn")),
-        NormSteps("bfloat16", normalised="e8m5", scaled="e8m9", statistics="float16"),
+        NormSteps("e8m6", "rtp", centered="float32", accumulator=fpemu.Pairwise("e8m9", "rtn")),
+        NormSteps("bfloat16", normalized="e8m5", scaled="e8m9", statistics="float16"),
     ],
     ids=str,
 )
@@ -368,14 +368,14 @@ COARSE_SOFTMAX = {
 }
 COARSE_NORM = {
     "statistics": NormSteps("float32", statistics="e8m3", accumulator=FLOAT32),
-    "centred": NormSteps("float32", centred="e8m3", accumulator=FLOAT32),
-    "normalised": NormSteps("float32", normalised="e8m3", accumulator=FLOAT32),
+    "centered": NormSteps("float32", centered="e8m3", accumulator=FLOAT32),
+    "normalized": NormSteps("float32", normalized="e8m3", accumulator=FLOAT32),
     "scaled": NormSteps("float32", scaled="e8m3", accumulator=FLOAT32),
     "result": NormSteps(
         "e8m3",
         statistics="float32",
-        centred="float32",
-        normalised="float32",
+        centered="float32",
+        normalized="float32",
         scaled="float32",
         accumulator=FLOAT32,
     ),
@@ -415,9 +415,9 @@ def test_each_step_of_a_softmax_counts(step):
 def test_each_step_of_a_norm_counts(norm, step, plain):
     gain = None if plain else np.linspace(0.5, 2, N)
     composition = norm(gain) if norm is RMSNorm or plain else norm(gain, np.linspace(0, 3, N))
-    missing = ["normalised"] if plain else []  # which is the result then
+    missing = ["normalized"] if plain else []  # which is the result then
     missing += ["scaled"] if norm is RMSNorm or plain else []
-    missing += ["centred"] if norm is RMSNorm else []
+    missing += ["centered"] if norm is RMSNorm else []
     generator = np.random.default_rng(12)
     rows = generator.normal(size=(20000, N))
     alike = np.where(np.arange(N) == 3, rows, rows[:, :1])

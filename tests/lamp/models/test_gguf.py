@@ -68,7 +68,7 @@ def settings_of(config):
 
 
 def interleaved(array, heads):
-    """Rows so that the components which are rotated together are neighbours, as ggml has them."""
+    """Rows so that the components which are rotated together are neighbors, as ggml has them."""
     half = len(array) // heads // 2
     rows = [
         array[2 * half * head + i + half * second]

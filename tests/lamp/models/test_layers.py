@@ -108,18 +108,18 @@ def test_functions_are_rounded_once_into_their_output(output, mode):
         np.testing.assert_array_equal(found[0], np.array(expected, np.float32))
 
 
-@pytest.mark.parametrize("centred", [True, False])
-def test_a_norm_in_steps_is_fpemu_s(centred):
+@pytest.mark.parametrize("centered", [True, False])
+def test_a_norm_in_steps_is_fpemu_s(centered):
     generator = np.random.default_rng(7)
     x = fpemu.round(generator.normal(0, 3, (4, 24)).astype(np.float32), "bfloat16")
     weight, bias = generator.normal(1, 1, (2, 24)).astype(np.float32)
     step = Function("bfloat16", "rne", "float16")
-    inner = {"statistics": "float16", "normalised": "float16"}
-    if centred:
-        inner |= {"centred": "float16", "scaled": "float16", "bias": bias}
-    plain = fpemu.functions.layer_norm if centred else fpemu.functions.rms_norm
+    inner = {"statistics": "float16", "normalized": "float16"}
+    if centered:
+        inner |= {"centered": "float16", "scaled": "float16", "bias": bias}
+    plain = fpemu.functions.layer_norm if centered else fpemu.functions.rms_norm
     expected = plain(x, "bfloat16", weight=weight, accumulator=fpemu.Sequential("float16"), **inner)
-    found = layers.norm(x, Norm(weight, bias if centred else None, centred), 1e-5, step)
+    found = layers.norm(x, Norm(weight, bias if centered else None, centered), 1e-5, step)
     np.testing.assert_array_equal(found, expected)
     assert (found != layers.norm(x, Norm(weight, bias), 1e-5, Function("bfloat16"))).any()
 

@@ -215,7 +215,7 @@ def test_rotated_queries_and_keys_are_rounded_with_random_bits_of_their_own():
     query, key = (model.trace(TOKENS, 0).steps[name] for name in ("query", "key"))
     np.testing.assert_array_equal(query[:, 0], key[:, 0])  # position 0 turns nothing
     assert (query[:, 1:] != key[:, 1:]).mean() > 0.2
-    assert (np.abs(query - key) <= 2.0**-7 * np.abs(key)).all()  # neighbours
+    assert (np.abs(query - key) <= 2.0**-7 * np.abs(key)).all()  # neighbors
     np.testing.assert_array_equal(model.logits(TOKENS), model.logits(TOKENS))
 
 
