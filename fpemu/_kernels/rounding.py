@@ -387,6 +387,7 @@ class Shortcut(NamedTuple):
     threshold: Any  # a number, as the next
     threshold_negative: Any
     at_threshold: Any  # 1 if what lies just there is enough
+    ties_even: Any  # 1 if the nearest multiple, ties to even, is what the mode wants
     to_odd: Any  # 1 if the multiple must be even, too
 
 
@@ -417,6 +418,7 @@ def shortcut_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[An
         threshold=layout.dtype(_threshold(mode, negative=False)),
         threshold_negative=layout.dtype(_threshold(mode, negative=True)),
         at_threshold=layout.word(mode.ties_away),
+        ties_even=layout.word(mode.ties_even),
         to_odd=layout.word(mode.to_odd),
     )
 
@@ -476,7 +478,8 @@ def _moved(
     # The last bit of the shifted sum is the parity of the nearest multiple.
     even = (words.bit_and(words.word(shifted), 1) == 0) != above
     up &= even | (shortcut.to_odd == 0)
-    return below + quantum if up else below
+    moved = below + quantum if up else below
+    return nearest if shortcut.ties_even != 0 else moved
 
 
 @inline

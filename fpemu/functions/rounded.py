@@ -1,7 +1,7 @@
 """Correctly rounded elementary functions for formats of at most 24 significand bits.
 
 A kernel encloses the exact value in float64 arithmetic and rounds both ends of the enclosure to
-odd (:mod:`fpemu._kernels.enclosures`).  If no number of 26 bits lies in the enclosure, either end
+odd (``fpemu._kernels.enclosures``).  If no number of 26 bits lies in the enclosure, either end
 rounds into the format as the exact value does, in any mode: a rounding depends on two bits beyond
 the format's and a sticky bit.  The few enclosures that hold a number of 26 bits are evaluated by
 mpmath, in increasing precision, until they hold none (Ziv's strategy).  A stochastic mode depends

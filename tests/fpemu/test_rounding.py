@@ -14,7 +14,8 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import fpemu
-from fpemu import formats
+from fpemu import Rounding, formats
+from fpemu._kernels import rounding as kernels
 from fpemu.reference import decode_exact, round_exact
 from tests.oracle.bits import assert_same_bits, differences
 from tests.oracle.flushing import under_flush_to_zero
@@ -764,3 +765,20 @@ def test_flush_to_zero_of_another_library_does_not_matter(setter, warm, tmp_path
         if differences(result, expected).size:
             wrong.append(case)
     assert wrong == []
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_code_for_all_modes_serves_each_of_them(mode, dtype):
+    # Kernels of products know no other; kernels of arrays have shorter code for some modes.
+    dtype, rounding = np.dtype(dtype), Rounding(mode)
+    for format in map(fpemu.format, ("float8_e4m3fn", "float8_e5m2", "e8m5", "float16")):
+        x = rounding_points(format, dtype)
+        x = np.concatenate([x, -x])
+        result = np.empty_like(x)
+        kernel = kernels._array_kernel(kernels.DETERMINISTIC, False)
+        target, shortcut = (
+            make(format, rounding, dtype) for make in (kernels.target_of, kernels.shortcut_of)
+        )
+        kernel(0, x.size, x, result, target, shortcut)
+        assert_same_bits(result, rounded(x, format, mode))

@@ -177,12 +177,12 @@ def block_scaled() -> Results:
     """Numbers and products in block-scaled formats."""
     a, b = moderate("left", 6, 64), moderate("right", 64, 5)
     for name in BLOCK_FORMATS:
-        yield name, lambda name=name: fpemu.scaling.dequantise(fpemu.scaling.quantise(a, name))
+        yield name, lambda name=name: fpemu.scaling.dequantize(fpemu.scaling.quantize(a, name))
     unit = fpemu.devices.get("blackwell.tcgen05-mxf4nvf4.e2m1-ue4m3-16")
     yield (
         "product nvfp4",
         lambda: fpemu.scaling.matmul(
-            fpemu.scaling.quantise(a, "nvfp4"), fpemu.scaling.quantise(b, "nvfp4", axis=0), unit
+            fpemu.scaling.quantize(a, "nvfp4"), fpemu.scaling.quantize(b, "nvfp4", axis=0), unit
         ),
     )
 
