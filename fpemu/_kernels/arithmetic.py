@@ -94,9 +94,9 @@ def _array_kernel(operation: int, quick: bool) -> Callable[..., None]:
 
 @functools.cache
 def _stochastic_kernel(operation: int) -> Callable[..., None]:
-    """The kernel of an operation under stochastic rounding: its ranges are blocks of elements.
+    """The kernel of an operation under stochastic rounding; its ranges count blocks of elements.
 
-    An element draws the bits that :func:`fpemu.round` draws for a float64 in its place.
+    An element draws the same bits as a float64 element of that index does in :func:`fpemu.round`.
     """
     multiplies, divides, roots = operation == MULTIPLY, operation == DIVIDE, operation == SQRT
     adds, per_block = operation == ADD, random_bits.BLOCK_WORDS // 2
@@ -139,18 +139,18 @@ def apply(
     format: FormatFacts,
     rounding: RoundingFacts,
 ) -> None:
-    """Fill a flat result from what the kernels take of the operands.
+    """Compute an operation on flat operands.
 
     Parameters
     ----------
     operation : int
-        ``ADD`` to ``FMA_FLOAT32``; the last one for operands that are all float32.
+        ``ADD`` to ``FMA_FLOAT32``; ``FMA_FLOAT32`` if all operands are float32.
     operands : tuple
         Three flat arrays, their steps and whether to negate the second, see `_array_kernel`.
     result : ndarray, 1-d
-        Where to put the result.
+        Receives the result.
     format, rounding : Format, Rounding
-        What it is rounded into, and how.
+        The format of the result and its rounding.
     """
     target = target_of(format, rounding, np.dtype(np.float64))
     if rounding.is_stochastic:

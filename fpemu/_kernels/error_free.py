@@ -1,9 +1,9 @@
 """Arithmetic by error-free transformations, rounded once into a target.
 
-The error of a float64 sum, product, quotient or square root is known exactly, or at least its sign:
-so the result can be made odd and, having two bits more than the format, be rounded again without
-harm.  Where the error underflows, the result overflows, or the format has no fewer bits than
-float64, integer arithmetic does it.
+The error of a float64 sum, product, quotient or square root is known exactly, or at least its sign.
+The result can thus be rounded to odd and then into any format of at least two bits less, as if it
+were exact.  Where an error would underflow, the operands are scaled first.  Formats of more bits
+need integer arithmetic.
 
 References
 ----------
@@ -58,15 +58,15 @@ _SMALL: Final = 2.0**-900
 _LARGE: Final = 2.0**900
 
 
-# --- by error-free transformations --------------------------------------------------------------
+# --- error-free transformations and rounding to odd -----------------------------------------------
 
 
 def takes_odd(format: FormatFacts, rounding: RoundingFacts) -> bool:
-    """Whether the rounding of a real number is that of the number rounded to odd into float64.
+    """Whether a float64 number rounded to odd rounds into a format as the exact number does.
 
-    That needs two bits beyond the format's in every binade, and all numbers beyond float64 to
-    overflow as its largest number does: one that is truncated to the largest member of the format
-    does not become infinite.
+    Two conditions are needed.  Each binade of float64 has two bits more than that of the format.
+    Numbers beyond float64 round as its largest number does; that fails if that number is truncated
+    to the largest member of the format and an overflow gives infinity.
     """
     return (
         format.precision <= ODD_PRECISION
@@ -76,9 +76,9 @@ def takes_odd(format: FormatFacts, rounding: RoundingFacts) -> bool:
 
 
 def holds_float32_sums(format: FormatFacts) -> bool:
-    """Whether float64 arithmetic adds its members to products of float32 numbers exactly enough.
+    """Whether :func:`add_float32` adds members of a format and products of float32 numbers.
 
-    The precision leaves the odd sum two bits to spare, and no sum overflows float64.
+    The odd sum has two bits more than the format, and no sum overflows float64.
     """
     return format.precision <= ODD_PRECISION and format.emax < _FLOAT64_EMAX
 
@@ -93,19 +93,18 @@ def two_sum(a: float, b: float) -> Any:
 
 @inline
 def two_product(a: float, b: float) -> Any:
-    """The rounded product and its error, exactly but for underflow."""
+    """The rounded product and its error, exactly unless the error underflows."""
     product = a * b
     return product, words.fused_multiply_add(a, b, -product)
 
 
 @inline
 def odd(result: float, error: float) -> Any:
-    """The word of ``result + error`` rounded to odd, `result` being its rounding to nearest.
+    """The word of ``result + error`` rounded to odd, if `result` is its rounding to nearest.
 
-    Only the sign of the error counts.  Where there is one and the last bit is even, the result's
-    odd neighbor in the direction of the error is the rounding to odd.
+    Only the sign of the error counts.  If the last bit is even and the error is not zero, the
+    result is the odd neighbor in the direction of the error.
     """
-    # Without branches, so that loops become vector code.
     bits = words.word(result)
     opposite = words.shift_right(words.bit_xor(words.word(error), bits), 63)
     neighbor = words.subtract(words.bit_or(bits, 1), words.shift_left(opposite, 1))
@@ -184,14 +183,14 @@ def multiply_add_float64(
     return words.floating(fma_word(a, b, total, target, kind))
 
 
-# --- one operation, for targets that take odd numbers --------------------------------------------
+# --- operations for targets that take odd numbers ------------------------------------------------
 
 
 @inline
 def scaled_to_odd(bits: Any, exponent: Any) -> Any:
     """The word of a number times ``2**exponent``, rounded to odd; zero, inf and NaN as they are.
 
-    The largest finite number is odd, and stands for all that are larger.
+    The largest finite number is odd and represents all larger ones.
     """
     sign = words.bit_and(bits, SIGN)
     magnitude = words.bit_xor(bits, sign)
@@ -210,12 +209,12 @@ def scaled_to_odd(bits: Any, exponent: Any) -> Any:
 
 @inline
 def _signed(bits: Any, a: float, b: float) -> Any:
-    """A positive word with the sign of a product or quotient."""
+    """A positive word with the sign of ``a * b``."""
     return words.bit_or(bits, words.bit_and(words.bit_xor(words.word(a), words.word(b)), SIGN))
 
 
 @inline
-def _is_usual(a: float) -> Any:
+def _is_finite_nonzero(a: float) -> Any:
     """Whether a number is neither zero, infinite nor NaN."""
     return 0.0 < abs(a) < np.inf
 
@@ -227,7 +226,7 @@ def quick_add(a: float, b: float, target: Target, kind: int) -> Any:
     if not 0.0 < abs(a + b) < np.inf:
         bits = _odd_sum(a, b, target)
         if abs(a + b) == np.inf and abs(a) < np.inf and abs(b) < np.inf:
-            bits = words.subtract(bits, 1)  # the largest finite number stands for a larger one
+            bits = words.subtract(bits, 1)  # the largest finite number represents larger ones
     return round_word(bits, target, kind)
 
 
@@ -236,7 +235,7 @@ def quick_multiply(a: float, b: float, target: Target, kind: int) -> Any:
     """`multiply_word`, for a target that :func:`takes_odd`."""
     product, error = two_product(a, b)
     bits = odd(product, error)
-    if not _SMALL < abs(product) < _LARGE and _is_usual(a) and _is_usual(b):
+    if not _SMALL < abs(product) < _LARGE and _is_finite_nonzero(a) and _is_finite_nonzero(b):
         left, exponent_a = scaled(words.word(abs(a)))
         right, exponent_b = scaled(words.word(abs(b)))
         product, error = two_product(left, right)
@@ -253,7 +252,7 @@ def quick_divide(a: float, b: float, target: Target, kind: int) -> Any:
     inside = _SMALL < abs(a) < _LARGE and _SMALL < abs(b) < _LARGE
     if not (inside and _SMALL < abs(quotient) < _LARGE):
         bits = words.word(quotient)
-        if _is_usual(a) and _is_usual(b):
+        if _is_finite_nonzero(a) and _is_finite_nonzero(b):
             quotient, error, exponent = scaled_quotient(words.word(abs(a)), words.word(abs(b)))
             bits = _signed(scaled_to_odd(odd(quotient, error), exponent), a, b)
     return round_word(bits, target, kind)

@@ -1,8 +1,8 @@
 """Sums, products, quotients and square roots in integer arithmetic, rounded once into a target.
 
-These are exact for any float64 operands, any format and any mode, and serve wherever floating-point
-arithmetic would lose an error term.  A stochastic mode needs more of a result than where it lies
-among the numbers of the format: 128 bits of it, the last of which stands for all further ones.
+These are exact for any float64 operands, any format and any mode.  They are used where
+floating-point arithmetic would lose an error term.  A stochastic mode needs more of a result than
+its place between two numbers of the format: 128 bits, of which the last is sticky.
 
 References
 ----------
@@ -49,7 +49,7 @@ _ROOT_BITS = 98  # of a square root, beside the 27 before the point
 
 @inline
 def _shift_pair(high: Any, low: Any, distance: int) -> Any:
-    """A 128-bit integer shifted right; the lowest bit stands for all that falls off."""
+    """A 128-bit integer shifted right, with a sticky lowest bit."""
     if distance == 0:
         return high, low
     if distance < 64:
@@ -70,7 +70,7 @@ def _shift_pair(high: Any, low: Any, distance: int) -> Any:
 
 @inline
 def _zero_of(sign_a: Any, sign_b: Any, target: Target) -> Any:
-    """The zero that a sum of terms of these signs gives when it is exactly zero."""
+    """The word of an exact sum of zero, from the signs of its terms."""
     negative = (sign_a if sign_a == sign_b else target.zero_sum) != 0
     return target.zero_negative if negative else target.zero
 
@@ -131,7 +131,7 @@ def fma_word_at(
     magnitude_c = words.bit_and(bits_c, ~SIGN)
     if magnitude_a >= INFINITY or magnitude_b >= INFINITY:
         return round_word(words.word(a * b + c), target, kind)
-    if magnitude_c >= INFINITY:  # a*b is finite, whatever float64 makes of it
+    if magnitude_c >= INFINITY:  # a*b is finite, though it may overflow in float64
         return round_word(bits_c, target, kind)
     if magnitude_a == 0 or magnitude_b == 0:
         if magnitude_c == 0:
@@ -178,11 +178,11 @@ def fma_word_at(
 def _round_with_error(
     sign: Any, result: float, error: float, exponent: int, target: Target, kind: int
 ) -> Any:
-    """The word of ``(result + error) * 2**exponent``, of which `result` > 0 is the nearest float64.
+    """The word of ``(result + error) * 2**exponent``, if `result` > 0 is its nearest float64.
 
-    Only the sign of the error counts, and it must not be a tie's: a last bit that says "a little
-    more" or "a little less" stands for it.  A result with a negative error must not be a power of
-    two; no quotient or square root of float64 numbers is rounded up to one.
+    Only the sign of the error counts, so that ``result + error`` must not be a tie of the target.
+    A result with a negative error must not be a power of two; no quotient or square root of float64
+    numbers is rounded up to one.
     """
     significand, place = unpack(words.word(result))
     if error > 0.0:
@@ -230,7 +230,7 @@ def scaled_root(magnitude: Any) -> Any:
 def _quotient_pair(dividend: Any, divisor: Any) -> Any:
     """``dividend / divisor * 2**121`` as a 128-bit integer, for integers in [2**52, 2**53).
 
-    Long division in digits of 11 bits, which the remainder, below 2**53, leaves room for.
+    Long division in digits of 11 bits: the remainder is below 2**53 and leaves room for 11 bits.
     """
     high, low = ZERO, np.uint64(1 if dividend >= divisor else 0)
     remainder = dividend - low * divisor
@@ -240,7 +240,7 @@ def _quotient_pair(dividend: Any, divisor: Any) -> Any:
         remainder -= digit * divisor
         high = words.bit_or(words.shift_left(high, 11), words.shift_right(low, 53))
         low = words.bit_or(words.shift_left(low, 11), digit)
-    # The quotient has at most 122 bits: there is room to shift its rest in.
+    # The quotient has at most 122 bits, which leaves room for the sticky bit.
     high = words.bit_or(words.shift_left(high, 1), words.shift_right(low, 63))
     return high, words.bit_or(words.shift_left(low, 1), ONE if remainder != 0 else ZERO)
 
@@ -274,7 +274,8 @@ def divide_word_at(a: float, b: float, target: Target, kind: int, random: Any, u
 def _root_pair(radicand: Any) -> Any:
     """``sqrt(radicand) * 2**99`` as a 128-bit integer, for an integer in [2**52, 2**54).
 
-    Bit by bit, as on paper.  The remainder is at most twice the root, of 125 bits.
+    The digit-by-digit method, one bit at a time.  The remainder is at most twice the root, which
+    has 125 bits.
     """
     low = np.uint64(np.sqrt(np.float64(radicand)))
     if low * low > radicand:
