@@ -53,7 +53,7 @@ Carrier = NDArray[np.float32] | NDArray[np.float64]
 
 # --- modes as data --------------------------------------------------------------------------------
 
-NEAREST_EVEN, DETERMINISTIC, STOCHASTIC = range(3)
+NEAREST_EVEN, DETERMINISTIC, STOCHASTIC = map(np.int64, range(3))
 """The kinds of code that are compiled: for rne, for any mode without random bits, for sr."""
 
 
