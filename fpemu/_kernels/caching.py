@@ -249,13 +249,30 @@ def _name_of(function: Any) -> str:
 
 def kernel(function: Any) -> Any:
     """Decorator of array kernels: compiled once a machine, no GIL, no errors from divisions."""
-    compiled = numba.njit(nogil=True, error_model="numpy")(function)
+    compiled = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
     return _cached(compiled, _name_of(function))
 
 
 def inline(function: Any) -> Any:
-    """Decorator of scalar kernels: always inlined, so that a constant argument costs nothing."""
-    return numba.njit(nogil=True, forceinline=True, error_model="numpy")(function)
+    """Decorator of scalar kernels: always inlined, so that a constant argument costs nothing.
+
+    They are compiled without the wrapper that unpacks Python's objects: it takes longer to compile
+    than the function, and other kernels do not need it.  A call from Python compiles one with it.
+    """
+    options = {"nogil": True, "forceinline": True, "error_model": "numpy"}
+    compiled = numba.njit(**options, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+
+    def add_overload(result: Any) -> None:
+        # Numba's own would also make it a function that Python calls.
+        compiled.overloads[tuple(result.signature.args)] = result
+
+    @functools.cache
+    def with_wrapper() -> Any:
+        return numba.njit(**options)(function)
+
+    compiled.add_overload = add_overload
+    compiled._compile_for_args = lambda *arguments, **names: with_wrapper()
+    return compiled
 
 
 function_of_one_number: Any = None  # each kernel has its own
