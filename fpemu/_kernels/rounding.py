@@ -19,6 +19,9 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, launching, random_bits, words
@@ -38,6 +41,7 @@ __all__ = [
     "increment",
     "is_own_format",
     "kind_of",
+    "known_mode",
     "round_flat",
     "round_number",
     "round_word",
@@ -46,6 +50,7 @@ __all__ = [
     "signed_result",
     "target_of",
     "unused_bits",
+    "with_mode",
     "word_of",
 ]
 
@@ -54,7 +59,11 @@ Carrier = NDArray[np.float32] | NDArray[np.float64]
 # --- modes as data --------------------------------------------------------------------------------
 
 NEAREST_EVEN, DETERMINISTIC, STOCHASTIC = map(np.int64, range(3))
-"""The kinds of code that are compiled: for rne, for any mode without random bits, for sr."""
+"""The kinds of code that are compiled: for rne, for any mode without random bits, for sr.
+
+As constants of a kernel they have the type int64.  Plain integers would be literals to Numba, which
+compiles every function that takes one anew for each.
+"""
 
 
 class Mode(NamedTuple):
@@ -84,7 +93,7 @@ MODES: Final = {
 }
 
 
-def kind_of(rounding: RoundingFacts) -> int:
+def kind_of(rounding: RoundingFacts) -> Any:
     """The kind of code that a rounding needs."""
     if rounding.mode == "rne":
         return NEAREST_EVEN
@@ -472,6 +481,43 @@ def _moved(
     down = above & ((toward != 0) | (tie & (shortcut.ties_toward != 0)) | odd_wanted)
     moved = nearest + quantum if up else nearest
     return nearest - quantum if down else moved
+
+
+# --- modes that a kernel knows ------------------------------------------------------------------
+
+
+@intrinsic
+def with_mode(_typing_context: Any, parameters: Any, mode: Any) -> Any:
+    """A Target or a Shortcut whose mode is a constant to the compiler; any mode if it is "".
+
+    For the hot kernels: what a mode does not need costs them no time.  `mode` is a constant.
+    """
+    if not isinstance(mode, types.StringLiteral):
+        return None
+    constants = _mode_words(parameters.instance_class, mode.literal_value)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = cgutils.unpack_tuple(builder, arguments[0], len(parameters))
+        for index, name in enumerate(parameters.fields):
+            if name in constants:
+                values[index] = values[index].type(constants[name])
+        return context.make_tuple(builder, parameters, values)
+
+    return parameters(parameters, mode), generate
+
+
+def _mode_words(kind: type, mode: str) -> dict[str, int]:
+    """The fields of a Target or a Shortcut that the mode alone decides."""
+    if not mode:
+        return {}
+    if kind is Shortcut:
+        return {name: int(flag) for name, flag in _mended(MODES[mode]).items()}
+    return {name: -int(getattr(MODES[mode], name)) for name in _MASKS}
+
+
+def known_mode(rounding: RoundingFacts, *modes: str) -> str:
+    """The mode for :func:`with_mode` in a kernel that is compiled for these, and once for all."""
+    return rounding.mode if rounding.mode in modes else ""
 
 
 # --- arrays -------------------------------------------------------------------------------------
