@@ -1,4 +1,9 @@
-"""Inner and matrix products over accumulators, and what their partial sums tell of the error."""
+"""Inner and matrix products over accumulators.
+
+:func:`matmul` checks its arguments, stacks the operands into three dimensions and runs the kernel
+of the accumulator's class.  A kernel may keep the running sums of an element on the way, which
+bound its error.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,8 @@ from typing import Any, Final, Literal, cast, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpemu._kernels import launching, sequential, superaccumulator
-from fpemu._kernels import pairwise as trees
-from fpemu._kernels import tensor_core as fused
-from fpemu._kernels.operands import Operands
+from fpemu._kernels import launching, pairwise, sequential, superaccumulator, tensor_core
+from fpemu._kernels.operands import Operands, first_stranger, read_only, targets_of
 from fpemu.accumulators import (
     Accumulator,
     Blocked,
@@ -25,7 +28,14 @@ from fpemu.accumulators import (
     TensorCore,
 )
 from fpemu.arithmetic import add
-from fpemu.carriers import Carrier, as_carrier, check_out, result_dtype
+from fpemu.carriers import (
+    Carrier,
+    as_carrier,
+    check_no_nan,
+    check_out,
+    result_dtype,
+    working_dtype,
+)
 from fpemu.formats import Format
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 from fpemu.rounding import round as round_into
@@ -94,14 +104,12 @@ def _running_sums(
     the sums by more than a factor ``1 / (1 - e)``.
     """
     first, squares = operands.running
-    steps = operands.a.shape[2]
-    inner: Any = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
-    via = getattr(inner, "via", None)
-    if via is not None:
-        share = Sequential(via, inner.rounding).roundoff / inner.roundoff
+    inner = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
+    if isinstance(inner, Sequential) and inner.via is not None:
+        share = Sequential(inner.via, inner.rounding).roundoff / inner.roundoff
         first = first * (1.0 + share / (1.0 - inner.roundoff))
         squares = squares * (1.0 + share * share)
-    if not getattr(inner, "fused", True):
+    if isinstance(inner, Sequential | Pairwise) and not inner.fused:
         product = Sequential(inner.product or inner.format, inner.rounding)
         share = product.roundoff / accumulator.roundoff
         a, b = np.abs(operands.a.astype(np.float64)), np.abs(operands.b.astype(np.float64))
@@ -109,23 +117,25 @@ def _running_sums(
             first = first + share * _float64_product(a, b, operands)
             squares = squares + share**2 * _float64_product(a * a, b * b, operands)
     # More than the roundings of all these sums take away.
-    return first * (1.0 + (4.0 * steps + 64.0) * 2.0**-53), np.sqrt(squares)
+    return first * (1.0 + (4.0 * operands.steps + 64.0) * 2.0**-53), np.sqrt(squares)
 
 
 # --- products -------------------------------------------------------------------------------------
 
 
 def _promoted_product(operands: Operands, accumulator: Promoted) -> Carrier:
-    """Interval by interval: the inner accumulator's product, added to the outer accumulators."""
-    inner, block = accumulator.inner, accumulator.block
+    """Block by block: the inner accumulator's product, added to the outer accumulators."""
+    inner, format, block = accumulator.inner, accumulator.format, accumulator.block
+    if isinstance(inner, Sequential) and not accumulator.is_stochastic:
+        blocked = Blocked(format, block, inner, accumulator.rounding)
+        return sequential.blocked_product(operands, blocked)
     total: Any = np.zeros(operands.shape) if operands.initial is None else operands.initial
-    for first in range(0, operands.a.shape[2], block):
+    for first in range(0, operands.steps, block):
         terms = slice(first, first + block)
         part = replace(operands, a=operands.a[:, :, terms], b=operands.b[:, terms], initial=None)
-        # Every interval draws random bits of its own.
+        # Every block draws random bits of its own.
         inner_sums = _PRODUCTS[type(inner)](part, inner.derived("interval", first))
-        rounding = accumulator.rounding.derived("interval", first)
-        total = add(total, inner_sums, accumulator.format, rounding)
+        total = add(total, inner_sums, format, accumulator.rounding.derived("interval", first))
     beyond = np.arange(operands.shape[2]) >= operands.row_lengths[:, None]
     return cast(Carrier, np.where(beyond, 0.0, total))
 
@@ -133,11 +143,11 @@ def _promoted_product(operands: Operands, accumulator: Promoted) -> Carrier:
 # The kernels by accumulator; each gives the product in the carrier it is computed in.
 _PRODUCTS: Final[dict[type, Callable[[Operands, Any], Carrier]]] = {
     Sequential: sequential.product,
-    Blocked: sequential.product,
-    Pairwise: trees.product,
+    Blocked: sequential.blocked_product,
+    Pairwise: pairwise.product,
     Exact: superaccumulator.product,
-    TensorCore: fused.product,
-    FlooredCore: fused.floored_product,
+    TensorCore: tensor_core.product,
+    FlooredCore: tensor_core.floored_product,
     Promoted: _promoted_product,
 }
 
@@ -168,12 +178,14 @@ def _members(x: Carrier, format: Format | None, rounding: Rounding | None, name:
     """
     if format is None:
         return x
-    rounded: Carrier = round_into(x, format, rounding or "rne")
     if rounding is not None:
-        return rounded
-    wrong = (rounded != x) & ~(np.isnan(rounded) & np.isnan(x))
-    if wrong.any():
-        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        return cast(Carrier, round_into(x, format, rounding))
+    check_no_nan(x, format, name)
+    dtype = working_dtype(format, result_dtype(format, x))
+    targets = targets_of((format, Rounding()), dtype=dtype)
+    found = first_stranger(read_only(x, dtype).reshape(-1), targets)
+    if found >= 0:
+        index = tuple(int(i) for i in np.unravel_index(found, x.shape))
         raise ValueError(
             f"{name}{list(index)} is {x[index]}, which is not a member of {format}: round it, or "
             "say convert='rne'"
@@ -308,20 +320,13 @@ def matmul(
     >>> round(running.first[1, 0]), running.roundoff == 2.0**-8
     (18, True)
     """
-    if isinstance(accumulator, ScaledCore):
-        raise TypeError(f"{accumulator} takes operands with scales: use fpemu.scaling.matmul")
-    if type(accumulator) not in _PRODUCTS:
-        raise TypeError(
-            "accumulator must be an accumulator such as Sequential('e8m7'), not "
-            f"{type(accumulator).__name__} {str(accumulator)[:60]!r}"
-        )
+    _check_accumulator(accumulator)
     if running:
         _check_running(accumulator)
     carriers = as_carrier(a, "a"), as_carrier(b, "b")
     left, right, batch, shape = _matrices(*carriers)
-    format = accumulator.format
     if out is not None:
-        check_out(out, shape, format)
+        check_out(out, shape, accumulator.format)
     given = None if convert is None else as_rounding(convert)
     a_format, b_format = accumulator.input_formats
     left = _members(left, a_format, given or accumulator.convert, "a")
@@ -330,18 +335,35 @@ def matmul(
     operands = _stacked(left, right, initial, batch, row_lengths)
     if running:
         operands = replace(operands, running=np.zeros((2, *operands.shape)))
-    result = _PRODUCTS[type(accumulator)](operands, accumulator).reshape(shape)
-    if not format.has_nan and np.isnan(result).any():
-        raise ValueError(f"a sum is NaN, but the accumulator's {format} has no NaN")
-    if out is not None:
-        out[...] = result
-        result = out
-    else:
-        result = result.astype(result_dtype(format, *carriers), copy=False)[()]
+    product = _PRODUCTS[type(accumulator)](operands, accumulator).reshape(shape)
+    result = _result(product, accumulator.format, carriers, out)
     if not running:
         return result
     first, second = (sums.reshape(shape)[()] for sums in _running_sums(operands, accumulator))
     return result, RunningSums(first, second, accumulator.roundoff)
+
+
+def _check_accumulator(accumulator: Any) -> None:
+    """Raise a TypeError for what no kernel is known for."""
+    if isinstance(accumulator, ScaledCore):
+        raise TypeError(f"{accumulator} takes operands with scales: use fpemu.scaling.matmul")
+    if type(accumulator) not in _PRODUCTS:
+        raise TypeError(
+            "accumulator must be an accumulator such as Sequential('e8m7'), not "
+            f"{type(accumulator).__name__} {str(accumulator)[:60]!r}"
+        )
+
+
+def _result(
+    product: Carrier, format: Format, carriers: tuple[Carrier, ...], out: Carrier | None
+) -> Any:
+    """A product in the carrier that is due, or in `out`."""
+    if not format.has_nan and np.isnan(product).any():
+        raise ValueError(f"a sum is NaN, but the accumulator's {format} has no NaN")
+    if out is None:
+        return product.astype(result_dtype(format, *carriers), copy=False)[()]
+    out[...] = product
+    return out
 
 
 def _stacked(

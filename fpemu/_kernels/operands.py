@@ -1,22 +1,110 @@
-"""The operands of a matrix product in the shape that all product kernels take."""
+"""The operands of a matrix product in the shape that all kernels of products take."""
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numba.np import arrayobj
+from numpy.typing import DTypeLike, NDArray
 
-from fpemu._kernels import caching, words
-from fpemu._kernels.rounding import LAYOUTS, Carrier
+from fpemu._kernels import caching, random_bits, words
+from fpemu._kernels.caching import inline
+from fpemu._kernels.facts import FormatFacts, RoundingFacts
+from fpemu._kernels.rounding import LAYOUTS, Carrier, Target, target_of, unused_bits
 
-__all__ = ["INNER", "OUTER", "PRODUCTS", "VIA", "Operands", "as_float32", "panels"]
+__all__ = [
+    "COLUMNS",
+    "INNER",
+    "OUTER",
+    "PRODUCTS",
+    "VIA",
+    "Arrays",
+    "Operands",
+    "Random",
+    "aligned",
+    "as_float32",
+    "first_stranger",
+    "panels",
+    "random_of",
+    "read_only",
+    "target_at",
+    "targets_of",
+]
 
-# Whose random bits: every kind of rounding in a sum has a stream of its own.
+COLUMNS: Final = 64
+"""Columns of a panel, and of a tile of accumulators."""
+
+# The kinds of roundings in a sum: each has a target and a stream of random bits of its own.
 INNER, PRODUCTS, VIA, OUTER = range(4)
 
-_NOT_FINITE = -(2**20)  # the exponent of a last bit that is not there
+_FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
+_LINE: Final = 64  # bytes
+_CHUNK: Final = 1024  # numbers between two looks at what was found
+_NOT_FINITE: Final = -(2**20)  # the exponent of a last bit that is not there
+
+
+class Arrays(NamedTuple):
+    """What a kernel of products reads and, in `out` and `running`, what it writes.
+
+    The arrays it reads are read-only to it whoever else may write them, so that it is compiled once
+    for both.
+    """
+
+    left: Any  # (batch, m, k)
+    right: Any  # (batch, panels, k, COLUMNS)
+    initial: Any  # (batch, m, n), or of size 0
+    lengths: Any  # (m,)
+    out: Any  # (batch, m, n)
+    running: Any  # (2, batch, m, n), or of size 0
+
+
+@functools.lru_cache(maxsize=4096)
+def targets_of(
+    *roundings: tuple[FormatFacts, RoundingFacts], dtype: np.dtype[Any] = _FLOAT64
+) -> NDArray[Any]:
+    """The targets of formats and roundings, a row each, for :func:`target_at`.
+
+    One array takes a call and its compilation much less than as many numbers as four targets have.
+    """
+    rows = [target_of(format, rounding, dtype) for format, rounding in roundings]
+    table = np.array(rows, LAYOUTS[dtype].word)
+    table.flags.writeable = False
+    return table
+
+
+@intrinsic
+def target_at(_typing_context: Any, table: Any, row: Any) -> Any:
+    """A row of a table of targets."""
+    fields = Target._fields
+    result = types.NamedUniTuple(table.dtype, len(fields), Target)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = arrayobj.make_array(signature.args[0])(context, builder, arguments[0]).data
+        first = builder.mul(arguments[1], ir.Constant(arguments[1].type, len(fields)))
+        places = [builder.add(first, ir.Constant(first.type, i)) for i in range(len(fields))]
+        values = [builder.load(builder.gep(data, [place])) for place in places]
+        return context.make_tuple(builder, result, values)
+
+    return result(table, types.intp), generate
+
+
+class Random(NamedTuple):
+    """Where the random bits of a rounding come from, and how many of 64 it leaves alone."""
+
+    key: Any
+    unused: Any
+
+
+def random_of(rounding: RoundingFacts) -> Random:
+    """The random bits of a rounding."""
+    return Random(random_bits.key_of(rounding.seed), unused_bits(rounding))
 
 
 @dataclass(frozen=True)
@@ -62,6 +150,28 @@ class Operands:
         """The shape of the product."""
         return self.a.shape[0], self.a.shape[1], self.b.shape[2]
 
+    @property
+    def steps(self) -> int:
+        """The number of terms of a sum."""
+        return int(self.a.shape[2])
+
+    @property
+    def wants_running(self) -> bool:
+        """Whether there is room for running sums."""
+        return self.running.size > 0
+
+    def arrays(self, dtype: DTypeLike, out: Carrier) -> Arrays:
+        """What a kernel takes: operands in `dtype`, initial values in that of the result."""
+        initial = np.zeros((0, 0, 0)) if self.initial is None else self.initial
+        return Arrays(
+            left=read_only(self.a, dtype),
+            right=panels(self.b, dtype),
+            initial=read_only(initial, out.dtype),
+            lengths=read_only(self.row_lengths, np.int64),
+            out=out,
+            running=self.running,
+        )
+
     def last_bit_exponent(self, *, with_initial: bool) -> int:
         """An e such that every product is a multiple of 2**e; very small unless all are finite.
 
@@ -74,7 +184,7 @@ class Operands:
 
 
 def _last_bit_exponent(x: Carrier) -> int:
-    least, greatest = _extremes(np.ascontiguousarray(x).reshape(-1), LAYOUTS[x.dtype].word(1))
+    least, greatest = _extremes(read_only(x, x.dtype).reshape(-1), LAYOUTS[x.dtype].word(1))
     if not np.isfinite(greatest):
         return _NOT_FINITE
     return int(np.frexp(least)[1]) - LAYOUTS[x.dtype].precision if greatest > 0 else 0
@@ -94,6 +204,50 @@ def _extremes(x, one):  # type: ignore[no-untyped-def]
     return words.floating(words.add(least, one)), words.floating(greatest)
 
 
+@inline
+def _strange(bits: Any, target: Target) -> Any:
+    """Whether a number is not a member of the format; NaN counts as one."""
+    sign = words.bit_and(bits, target.sign)
+    magnitude = words.bit_xor(bits, sign)
+    raw_field = words.shift_right(magnitude, target.field_shift)
+    field = words.maximum(raw_field, 1)
+    significand = words.subtract(
+        magnitude, words.shift_left(words.subtract(field, 1), target.field_shift)
+    )
+    last_field = target.normal_field if raw_field != 0 else target.one
+    dropped = words.minimum(
+        words.subtract(target.quantum_field, words.minimum(field, last_field)),
+        target.most_dropped,
+    )
+    tail = words.subtract(words.shift_left(target.one, dropped), 1)
+    largest = target.largest_negative if sign != 0 else target.largest
+    strange = words.bit_and(significand, tail) != 0
+    strange |= (magnitude > largest) | (magnitude < target.flush_below)
+    zero = target.zero_negative if sign != 0 else target.zero
+    infinity = target.infinity_negative if sign != 0 else target.infinity
+    if magnitude == 0:
+        strange = zero != sign and zero != 0
+    if magnitude >= target.carrier_infinity:
+        strange = magnitude == target.carrier_infinity and infinity != bits
+    return strange
+
+
+@caching.kernel
+def first_stranger(x, targets):  # type: ignore[no-untyped-def]
+    """The index of the first number of a flat array that is not a member of a format, or -1."""
+    target = target_at(targets, 0)
+    for first in range(0, x.size, _CHUNK):
+        last = min(first + _CHUNK, x.size)
+        found = False
+        for i in range(first, last):
+            found |= _strange(words.word(x[i]), target)
+        if found:
+            for i in range(first, last):
+                if _strange(words.word(x[i]), target):
+                    return i
+    return -1
+
+
 def as_float32(x: Carrier) -> Carrier | None:
     """The same numbers as float32, if they all are."""
     if x.dtype == np.float32:
@@ -103,16 +257,34 @@ def as_float32(x: Carrier) -> Carrier | None:
     return narrow if np.array_equal(narrow, x, equal_nan=True) else None
 
 
-def panels(b: Any, width: int) -> Any:
-    """The columns of (batch, k, n) in panels: (batch, panels, k, width), padded with zeros."""
+def read_only(x: Any, dtype: DTypeLike) -> Any:
+    """A C-contiguous array of the base class that cannot be written; a view of `x` if it can be."""
+    view = np.ascontiguousarray(x, dtype).view()
+    view.flags.writeable = False
+    return view
+
+
+def aligned(shape: tuple[int, ...], dtype: DTypeLike = np.float64, fill: float | None = 0) -> Any:
+    """An array on a cache line: vectors that cross lines cost a tenth of a kernel's time."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _LINE, np.uint8)
+    start = -memory.__array_interface__["data"][0] % _LINE
+    array = memory[start : start + size].view(dtype).reshape(shape)
+    if fill is not None:
+        array.fill(fill)
+    return array
+
+
+def panels(b: Any, dtype: DTypeLike) -> Any:
+    """The columns of (batch, k, n): (batch, panels, k, COLUMNS), padded with zeros, read-only."""
     batch, steps, columns = b.shape
-    count = -(-columns // width)
-    whole = columns // width
-    packed = np.empty((batch, count, steps, width), b.dtype)
-    split = b[:, :, : whole * width].reshape(batch, steps, whole, width)
+    whole, rest = divmod(columns, COLUMNS)
+    packed = aligned((batch, whole + (rest > 0), steps, COLUMNS), dtype)
+    split = b[:, :, : whole * COLUMNS].reshape(batch, steps, whole, COLUMNS)
     packed[:, :whole] = split.transpose(0, 2, 1, 3)
-    if whole < count:
-        rest = columns - whole * width
-        packed[:, whole, :, :rest] = b[:, :, whole * width :]
+    if rest:
+        packed[:, whole, :, :rest] = b[:, :, whole * COLUMNS :]
         packed[:, whole, :, rest:] = 0.0
+    packed.flags.writeable = False
     return packed

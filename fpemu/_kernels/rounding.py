@@ -19,6 +19,9 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, launching, random_bits, words
@@ -38,6 +41,7 @@ __all__ = [
     "increment",
     "is_own_format",
     "kind_of",
+    "known_mode",
     "round_flat",
     "round_number",
     "round_word",
@@ -46,6 +50,7 @@ __all__ = [
     "signed_result",
     "target_of",
     "unused_bits",
+    "with_mode",
     "word_of",
 ]
 
@@ -176,6 +181,37 @@ def word_of(value: float, dtype: np.dtype[Any]) -> int:
     return int(layout.dtype(value).view(layout.word))
 
 
+def _of_mode(kind: type, mode: Mode, every: int = -1) -> dict[str, Any]:
+    """The fields of a Target or a Shortcut that the mode alone decides; `every` has all bits."""
+    if kind is Target:
+        upward, upward_negative = mode.directed, mode.directed_negative
+        both = mode.nearest or mode.to_odd
+        return {
+            "upward": every if upward or both else 0,
+            "upward_negative": every if upward_negative or both else 0,
+            "halved": int(mode.nearest),
+            "ties_even": int(mode.ties_even),
+            "ties_away": int(mode.ties_away),
+            "to_odd": int(mode.to_odd),
+            "equal": int(mode.equal),
+        }
+    return {
+        "threshold": _threshold(mode, negative=False),
+        "threshold_negative": _threshold(mode, negative=True),
+        "at_threshold": int(mode.ties_away),
+        "ties_even": int(mode.ties_even),
+        "to_odd": int(mode.to_odd),
+    }
+
+
+def _threshold(mode: Mode, negative: bool) -> float:
+    """The share of the quantum beyond which a mode goes up in magnitude."""
+    if mode.nearest:
+        return 0.5
+    directed = mode.directed_negative if negative else mode.directed
+    return 0.0 if directed or mode.to_odd else 1.0
+
+
 @functools.lru_cache(maxsize=4096)
 def target_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]) -> Target:
     """The parameters of the exact kernel for a format, a rounding and a carrier."""
@@ -244,13 +280,7 @@ def target_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]
         "zero": zero,
         "nan": nan,
         **negative,
-        "upward": never if mode.nearest or mode.directed or mode.to_odd else 0,
-        "upward_negative": never if mode.nearest or mode.directed_negative or mode.to_odd else 0,
-        "halved": mode.nearest,
-        "ties_even": mode.ties_even,
-        "ties_away": mode.ties_away,
-        "to_odd": mode.to_odd,
-        "equal": mode.equal,
+        **_of_mode(Target, mode, every=never),
         "zero_sum": sign if mode.directed_negative else 0,
     }
     return Target(**{name: layout.word(value) for name, value in fields.items()})
@@ -415,20 +445,11 @@ def shortcut_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[An
         overflow=target.overflow,
         overflow_negative=layout.word(target.overflow_negative & ~target.sign),
         quantum_scale=layout.dtype(np.ldexp(1.0, 1 - layout.precision)),
-        threshold=layout.dtype(_threshold(mode, negative=False)),
-        threshold_negative=layout.dtype(_threshold(mode, negative=True)),
-        at_threshold=layout.word(mode.ties_away),
-        ties_even=layout.word(mode.ties_even),
-        to_odd=layout.word(mode.to_odd),
+        **{
+            name: (layout.dtype if isinstance(value, float) else layout.word)(value)
+            for name, value in _of_mode(Shortcut, mode).items()
+        },
     )
-
-
-def _threshold(mode: Mode, negative: bool) -> float:
-    """The share of the quantum beyond which a mode goes up in magnitude."""
-    if mode.nearest:
-        return 0.5
-    directed = mode.directed_negative if negative else mode.directed
-    return 0.0 if directed or mode.to_odd else 1.0
 
 
 @inline
@@ -491,6 +512,35 @@ def _moved_one_way(
     raised = nearest + quantum if nearest < exact else nearest
     lowered = nearest - quantum if nearest > exact else nearest
     return raised if share == 0 else lowered
+
+
+# --- modes that a kernel knows ------------------------------------------------------------------
+
+
+@intrinsic
+def with_mode(_typing_context: Any, parameters: Any, mode: Any) -> Any:
+    """A Target or a Shortcut whose mode is a constant to the compiler; any mode if it is "".
+
+    For the hot kernels: what a mode does not need costs them no time.  `mode` is a constant.
+    """
+    if not isinstance(mode, types.StringLiteral):
+        return None
+    known = mode.literal_value
+    constants = _of_mode(parameters.instance_class, MODES[known]) if known else {}
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = cgutils.unpack_tuple(builder, arguments[0], len(parameters))
+        for index, name in enumerate(parameters.fields):
+            if name in constants:
+                values[index] = values[index].type(constants[name])
+        return context.make_tuple(builder, parameters, values)
+
+    return parameters(parameters, mode), generate
+
+
+def known_mode(rounding: RoundingFacts, *modes: str) -> str:
+    """The mode for :func:`with_mode` in a kernel that is compiled for these, and once for all."""
+    return rounding.mode if rounding.mode in modes else ""
 
 
 # --- arrays -------------------------------------------------------------------------------------

@@ -1,16 +1,24 @@
 """Matrix products over the accumulators that take term after term: Sequential and Blocked.
 
-One driver (:func:`_product_kernel`) walks over the output in tiles of rows and columns; how a tile
-advances along the inner dimension is one of five flavours, from a plain chain of multiply-adds to
-integer arithmetic.  All give the same bits where more than one applies.
+One kernel (:func:`_product_kernel`) walks over the output in tiles of rows and columns.  How a tile
+advances along the inner dimension is one of five flavours:
+
+- plain: the carrier's own multiply-adds, where the accumulator is in the carrier's own format;
+- fast, narrow or wide: multiply-adds in the carrier, rounded to the format by adding half a unit
+  and clearing the tail; the few steps in which that may be wrong are done exactly;
+- exact, narrow or wide: error-free transformations, or integer arithmetic, in every step.
+
+Narrow ones take operands that are float32 numbers, wide ones any float64 numbers.  All give the
+same bits where more than one applies.  Sums of which a rounding is stochastic are formed element by
+element (:func:`_stochastic_range`).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numba
 import numpy as np
@@ -23,24 +31,35 @@ from fpemu._kernels.error_free import (
     multiply_add_float64,
 )
 from fpemu._kernels.exact import fma_word, fma_word_at
-from fpemu._kernels.facts import FormatFacts
-from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, VIA, Operands, panels
+from fpemu._kernels.facts import FormatFacts, RoundingFacts
+from fpemu._kernels.operands import (
+    COLUMNS,
+    INNER,
+    OUTER,
+    PRODUCTS,
+    VIA,
+    Operands,
+    Random,
+    aligned,
+    random_of,
+    read_only,
+    target_at,
+    targets_of,
+)
 from fpemu._kernels.rounding import (
     LAYOUTS,
-    NEAREST_EVEN,
     STOCHASTIC,
     Carrier,
     is_own_format,
     kind_of,
-    target_of,
-    unused_bits,
+    known_mode,
+    with_mode,
     word_of,
 )
 from fpemu._kernels.significands import ZERO
 
-__all__ = ["product"]
+__all__ = ["blocked_product", "product"]
 
-# The flavours.  NARROW ones take operands that are float32 numbers, WIDE ones any float64 numbers.
 _NO_OUTER, _PLAIN, _FAST_NARROW, _FAST_WIDE, _EXACT_NARROW, _EXACT_WIDE = range(6)
 
 _FLOAT32: Final[np.dtype[Any]] = np.dtype(np.float32)
@@ -53,23 +72,65 @@ _WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread
 _STOCHASTIC_WORK: Final = 2**14
 
 
-@dataclass(frozen=True)
-class _Chain:
-    """How a tile advances: a flavour, the compile-time and the run-time parameters it takes."""
+class SequentialFacts(Protocol):
+    """What is to be known of a :class:`fpemu.Sequential`."""
 
-    flavour: int
-    kind: int = NEAREST_EVEN
-    unfused: bool = False
-    via: bool = False
-    ranged: bool = False
-    dtype: np.dtype[Any] = _FLOAT64  # of the operands and of the tile
-    fast: tuple[Any, ...] = ()
-    target: Any = None
-    product_target: Any = None
-    via_target: Any = None
+    @property
+    def format(self) -> FormatFacts: ...
+    @property
+    def rounding(self) -> RoundingFacts: ...
+    @property
+    def fused(self) -> bool: ...
+    @property
+    def product(self) -> FormatFacts | None: ...
+    @property
+    def via(self) -> FormatFacts | None: ...
+    @property
+    def roundoff(self) -> float: ...
 
 
-# --- the kernel ---------------------------------------------------------------------------------
+class BlockedFacts(Protocol):
+    """What is to be known of a :class:`fpemu.Blocked`."""
+
+    @property
+    def format(self) -> FormatFacts: ...
+    @property
+    def rounding(self) -> RoundingFacts: ...
+    @property
+    def block(self) -> int: ...
+    @property
+    def inner(self) -> SequentialFacts: ...
+    @property
+    def roundoff(self) -> float: ...
+
+
+class _Sum(NamedTuple):
+    """How a kernel forms a sum, as far as that is data."""
+
+    block: int
+    targets: Any  # in rows, as random bits are in streams: INNER, PRODUCTS, VIA, OUTER
+    fast: tuple[Any, ...]  # see `_fast_parameters`
+    inner_share: float  # the unit of the inner roundings in that of the outer ones
+
+
+class _Tile(NamedTuple):
+    """What a thread works in."""
+
+    inner: Any  # the accumulators of a tile; below them their running sums, if those are wanted
+    total: Any  # the outer accumulators, in the same way
+    undecided: Any  # a bit for every accumulator, a number for every vector of them
+
+
+# --- the steps of a tile ------------------------------------------------------------------------
+
+
+@numba.njit(inline="always")
+def _advance_plain(a, row, full, panel, tile, first, stop, fast):  # type: ignore[no-untyped-def]
+    """Take a tile from step ``first`` to ``stop`` by the lanes' own arithmetic."""
+    if full:
+        tiles.advance_plain_rows(a, row, panel, tile, first, stop, fast)
+    else:
+        tiles.advance_plain(a, row, panel, tile, first, stop, fast)
 
 
 @numba.njit(inline="always")
@@ -101,105 +162,106 @@ def _settle(a, row, full, panel, tile, step, undecided, fast, ranged):  # type: 
 
 
 @numba.njit(inline="always")
-def _exact_step(  # type: ignore[no-untyped-def]
-    total, left, right, target, product_target, via_target, kind, unfused, via, wide
+def _settle_exactly(a, row, panel, tile, step, undecided, vectors, target, kind, wide):  # type: ignore[no-untyped-def]
+    """Do what is undecided of a step."""
+    width = _VECTOR_BYTES // tile.itemsize
+    for vector in range(vectors):
+        lanes = undecided[vector]
+        lane = vector * width
+        while lanes != 0:
+            if lanes & 1:
+                r, j = lane // COLUMNS, lane % COLUMNS
+                total = np.float64(tile[r, j])
+                left, right = np.float64(a[row + r, step]), np.float64(panel[step, j])
+                if wide:
+                    total = words.floating(fma_word(left, right, total, target, kind))
+                else:
+                    total = add_float32(total, left * right, target, kind)
+                tile[r, j] = total
+            lanes >>= 1
+            lane += 1
+
+
+@numba.njit(inline="always")
+def _advance_quickly(  # type: ignore[no-untyped-def]
+    a, row, full, panel, work, first, stop, fast, target, wide, kind, ranged, running
 ):
-    if wide:
-        return multiply_add_float64(
-            total, left, right, target, product_target, via_target, kind, unfused, via
-        )
-    return multiply_add_float32(
-        total, left, right, target, product_target, via_target, kind, unfused, via
-    )
+    """Take a tile from step ``first`` to ``stop``: fast steps, and exact ones where those doubt."""
+    tile, undecided = work.inner, work.undecided
+    several = full and not running  # a tile with running sums has one row of accumulators
+    vectors = (tile.size if several else COLUMNS) // (_VECTOR_BYTES // tile.itemsize)
+    step = first
+    while True:
+        step = _advance_fast(a, row, several, panel, tile, step, stop, fast, ranged, running)
+        if step >= stop:
+            break
+        _settle(a, row, several, panel, tile, step, undecided, fast, ranged)
+        _settle_exactly(a, row, panel, tile, step, undecided, vectors, target, kind, wide)
+        if running:
+            _add_running(tile)
+        step += 1
+
+
+@numba.njit(inline="always")
+def _advance_exactly(  # type: ignore[no-untyped-def]
+    a, row, panel, tile, first, stop, target, of_product, of_via, wide, kind, unfused, via, running
+):
+    """Take a tile of one row from step ``first`` to ``stop`` by exact steps alone."""
+    for step in range(first, stop):
+        left = a[row, step]
+        for j in range(COLUMNS):
+            total, right = tile[0, j], panel[step, j]
+            if wide:
+                tile[0, j] = multiply_add_float64(
+                    total, left, right, target, of_product, of_via, kind, unfused, via
+                )
+            else:
+                tile[0, j] = multiply_add_float32(
+                    total, left, right, target, of_product, of_via, kind, unfused, via
+                )
+        if running:
+            _add_running(tile)
 
 
 @numba.njit(inline="always")
 def _add_running(tile):  # type: ignore[no-untyped-def]
     """Add the magnitudes and squares of a row of accumulators to the rows below it."""
-    for j in range(tile.shape[1]):
+    for j in range(COLUMNS):
         number = np.float64(tile[0, j])
         tile[1, j] += abs(number)
         tile[2, j] += number * number
 
 
 @numba.njit(inline="always")
-def _advance_plain(a, row, full, panel, tile, first, stop, fast):  # type: ignore[no-untyped-def]
-    """Take a tile from step ``first`` to ``stop`` by the lanes' own arithmetic."""
-    if full:
-        tiles.advance_plain_rows(a, row, panel, tile, first, stop, fast)
-    else:
-        tiles.advance_plain(a, row, panel, tile, first, stop, fast)
-
-
-@numba.njit(inline="always")
-def _advance_quickly(  # type: ignore[no-untyped-def]
-    a, row, full, panel, tile, first, stop,
-    fast, target, product_target, via_target, wide, kind, ranged, running,
-):  # fmt: skip
-    """Take a tile from step ``first`` to ``stop``: fast steps, and exact ones where those doubt."""
-    # The lanes of a vector of accumulators are bits of one of these numbers.
-    width = _VECTOR_BYTES // a.itemsize
-    undecided = np.zeros(tile.size // width, np.int64)
-    several = full and not running  # a tile with running sums has one row of accumulators
-    step = _advance_fast(a, row, several, panel, tile, first, stop, fast, ranged, running)
-    while step < stop:
-        _settle(a, row, several, panel, tile, step, undecided, fast, ranged)
-        for vector in range((tile.size if several else tiles.COLUMNS) // width):
-            lanes = undecided[vector]
-            lane = vector * width
-            while lanes != 0:
-                if lanes & 1:
-                    r, j = lane // tiles.COLUMNS, lane % tiles.COLUMNS
-                    tile[r, j] = _exact_step(
-                        np.float64(tile[r, j]), np.float64(a[row + r, step]),
-                        np.float64(panel[step, j]), target, product_target, via_target,
-                        kind, False, False, wide,
-                    )  # fmt: skip
-                lanes >>= 1
-                lane += 1
-        if running:
-            _add_running(tile)
-        step = _advance_fast(a, row, several, panel, tile, step + 1, stop, fast, ranged, running)
-
-
-@numba.njit(inline="always")
-def _advance_exactly(  # type: ignore[no-untyped-def]
-    a, row, panel, tile, first, stop,
-    target, product_target, via_target, wide, kind, unfused, via, running,
-):  # fmt: skip
-    """Take a tile of one row from step ``first`` to ``stop`` by exact steps alone."""
-    for step in range(first, stop):
-        left = np.float64(a[row, step])
-        for j in range(tiles.COLUMNS):
-            tile[0, j] = _exact_step(
-                np.float64(tile[0, j]), left, np.float64(panel[step, j]),
-                target, product_target, via_target, kind, unfused, via, wide,
-            )  # fmt: skip
-        if running:
-            _add_running(tile)
+def _clear(tile, rows):  # type: ignore[no-untyped-def]
+    for r in range(rows):
+        for j in range(COLUMNS):
+            tile[r, j] = 0.0
 
 
 @numba.njit(inline="always")
 def _begin(tile, initial, batch, row, together, column):  # type: ignore[no-untyped-def]
     """Fill a tile with the initial values of its accumulators, zero where there are none."""
-    tile[:] = 0.0
+    _clear(tile, tile.shape[0])
     if initial.size > 0:
-        end = min(tile.shape[1], initial.shape[2] - column)
         for r in range(together):
-            for j in range(end):
+            for j in range(min(COLUMNS, initial.shape[2] - column)):
                 tile[r, j] = initial[batch, row + r, column + j]
 
 
 @numba.njit(inline="always")
-def _add_block(total, tile, height, target, kind, wide):  # type: ignore[no-untyped-def]
+def _add_block(total, tile, rows, target, kind, wide):  # type: ignore[no-untyped-def]
     """Round the sums of a block into the outer accumulators."""
-    for r in range(height):
-        for j in range(tile.shape[1]):
+    for r in range(rows):
+        for j in range(COLUMNS):
             term = np.float64(tile[r, j])
             if wide:
                 total[r, j] = words.floating(fma_word(1.0, term, total[r, j], target, kind))
             else:
                 total[r, j] = add_float32(total[r, j], term, target, kind)
+
+
+# --- the kernel ---------------------------------------------------------------------------------
 
 
 def _rows_together(flavour: int) -> int:
@@ -216,6 +278,7 @@ def _rows_together(flavour: int) -> int:
 def _product_kernel(
     flavour: int,
     kind: int,
+    mode: str,
     unfused: bool,
     via: bool,
     ranged: bool,
@@ -225,7 +288,7 @@ def _product_kernel(
 ) -> Callable[..., None]:
     """The kernel of a flavour; `outer` is that of the outer accumulator, or _NO_OUTER.
 
-    The arguments are constants to the compiler.
+    The arguments are constants to the compiler: they decide what it compiles at all.
     """
     plain = flavour == _PLAIN
     quick = flavour in (_FAST_NARROW, _FAST_WIDE)
@@ -233,19 +296,18 @@ def _product_kernel(
     blocked = outer != _NO_OUTER
     wide_outer = outer == _EXACT_WIDE
     height = 1 if running else _rows_together(flavour)
-    bands = 3 if running else 1
-    columns = tiles.COLUMNS
 
     @caching.kernel
-    def product_range(  # type: ignore[no-untyped-def]
-        start, stop, a, panels, initial, out, lengths, block,
-        fast, target, product_target, via_target, outer_target, sums, inner_share,
-    ):  # fmt: skip
-        _, rows, steps = a.shape
+    def product_range(start, stop, work, arrays, sums):  # type: ignore[no-untyped-def]
+        _, rows, steps = arrays.left.shape
+        lengths, out, block = arrays.lengths, arrays.out, sums.block
+        target = with_mode(target_at(sums.targets, INNER), mode)
+        of_product = with_mode(target_at(sums.targets, PRODUCTS), mode)
+        of_via = with_mode(target_at(sums.targets, VIA), mode)
+        outer_target = target_at(sums.targets, OUTER)
         groups = (rows + height - 1) // height
-        tile = np.zeros((bands * height, columns), a.dtype)
-        total = np.zeros((bands * height, columns), np.float64)
-        for p in range(panels.shape[1]):
+        for p in range(arrays.right.shape[1]):
+            column = p * COLUMNS
             for group in range(start, stop):
                 batch = group // groups
                 first_row = (group - batch * groups) * height
@@ -254,55 +316,47 @@ def _product_kernel(
                 longest = 0
                 for row in range(first_row, last_row):
                     longest = max(longest, lengths[row])
-                if p * columns >= longest:
+                if column >= longest:
                     continue
+                a, panel = arrays.left[batch], arrays.right[batch, p]
+                full = together == height
+                result = work.total if blocked else work.inner
                 for row in range(first_row, last_row, together):
                     if blocked:
-                        tile[:] = 0.0
-                        _begin(total, initial, batch, row, together, p * columns)
-                    else:
-                        _begin(tile, initial, batch, row, together, p * columns)
+                        _clear(work.inner, work.inner.shape[0])
+                    _begin(result, arrays.initial, batch, row, together, column)
                     for first in range(0, steps, block):
                         if blocked:
-                            tile[:height] = 0.0
+                            _clear(work.inner, height)
                         last = min(first + block, steps)
-                        full = together == height
-                        # Constants decide which of these is compiled at all.
                         if plain:
-                            _advance_plain(
-                                a[batch], row, full, panels[batch, p], tile, first, last, fast
-                            )
+                            _advance_plain(a, row, full, panel, work.inner, first, last, sums.fast)
                         elif quick:
                             _advance_quickly(
-                                a[batch], row, full, panels[batch, p], tile, first, last,
-                                fast, target, product_target, via_target, wide, kind, ranged,
-                                running,
+                                a, row, full, panel, work, first, last,
+                                sums.fast, target, wide, kind, ranged, running,
                             )  # fmt: skip
                         else:
                             _advance_exactly(
-                                a[batch], row, panels[batch, p], tile, first, last,
-                                target, product_target, via_target, wide, kind, unfused, via,
-                                running,
+                                a, row, panel, work.inner, first, last, target, of_product,
+                                of_via, wide, kind, unfused, via, running,
                             )  # fmt: skip
                         if blocked:
-                            _add_block(total, tile, height, outer_target, outer_kind, wide_outer)
+                            _add_block(
+                                result, work.inner, height, outer_target, outer_kind, wide_outer
+                            )
                             if running:
-                                _add_running(total)
+                                _add_running(result)
                     for r in range(together):
-                        end = min((p + 1) * columns, lengths[row + r])
-                        for j in range(p * columns, end):
-                            if blocked:
-                                out[batch, row + r, j] = total[r, j - p * columns]
-                            else:
-                                out[batch, row + r, j] = tile[r, j - p * columns]
+                        for j in range(min(COLUMNS, lengths[row + r] - column)):
+                            out[batch, row + r, column + j] = result[r, j]
                     if running:
-                        for j in range(p * columns, min((p + 1) * columns, lengths[row])):
+                        for j in range(min(COLUMNS, lengths[row] - column)):
                             for i in range(2):
-                                inner = tile[1 + i, j - p * columns]
+                                inner = work.inner[1 + i, j]
                                 if blocked:
-                                    outer_sum = total[1 + i, j - p * columns]
-                                    inner = outer_sum + inner_share ** (1 + i) * inner
-                                sums[i, batch, row, j] = inner
+                                    inner = result[1 + i, j] + sums.inner_share ** (1 + i) * inner
+                                arrays.running[i, batch, row, column + j] = inner
 
     return cast(Callable[..., None], product_range)
 
@@ -360,191 +414,220 @@ def _fast_parameters(
     return tuple(layout.word(value) for value in parameters), ranged
 
 
-def _chain_of(accumulator: Any, operands: Operands, blocked: bool) -> _Chain:
+@dataclass(frozen=True)
+class _Chain:
+    """How a tile advances."""
+
+    flavour: int
+    dtype: np.dtype[Any] = _FLOAT64  # of the operands and of the tile
+    fast: tuple[Any, ...] = (0.0,)
+    ranged: bool = False
+
+
+def _chain_of(accumulator: SequentialFacts, operands: Operands, *, blocked: bool) -> _Chain:
     """How to run a sequential accumulator on the operands; `blocked` ones begin at zero."""
-    narrow = operands.narrow
     format, rounding = accumulator.format, accumulator.rounding
-    kind = kind_of(rounding)
-    once = accumulator.fused and accumulator.via is None
-    nearest_ieee = once and kind == NEAREST_EVEN and rounding.overflow == "ieee"
-    chain = _Chain(
-        flavour=_EXACT_WIDE,
-        kind=kind,
-        unfused=not accumulator.fused,
-        via=accumulator.via is not None,
-        target=target_of(format, rounding, _FLOAT64),
-        product_target=target_of(accumulator.product or format, rounding, _FLOAT64),
-        via_target=target_of(accumulator.via or format, rounding, _FLOAT64),
-    )
-    running = operands.running.size > 0  # in float64 lanes, in which no square overflows
-    if nearest_ieee and narrow and is_own_format(format, _FLOAT32) and not running:
-        return replace(chain, flavour=_PLAIN, dtype=_FLOAT32)
-    if nearest_ieee and is_own_format(format, _FLOAT64) and not running:
-        return replace(chain, flavour=_PLAIN)
-    if once and kind == NEAREST_EVEN:
-        products_exponent = operands.last_bit_exponent(with_initial=not blocked)
-        fast = None
-        if narrow and not running:
-            fast = _fast_parameters(format, _FLOAT32, products_exponent)
+    narrow, running = operands.narrow, operands.wants_running
+    if rounding.mode == "rne" and accumulator.fused and accumulator.via is None:
+        if rounding.overflow == "ieee" and not running:
+            if narrow and is_own_format(format, _FLOAT32):
+                return _Chain(_PLAIN, _FLOAT32)
+            if is_own_format(format, _FLOAT64):
+                return _Chain(_PLAIN)
+        fast = _fast_chain(format, rounding, operands, blocked=blocked)
         if fast is not None:
-            flavour, dtype = _FAST_NARROW, _FLOAT32
-        elif fast := _fast_parameters(format, _FLOAT64, products_exponent):
-            flavour, dtype = _FAST_NARROW if narrow else _FAST_WIDE, _FLOAT64
-        if fast is not None:
-            ranged = fast[1] or rounding.overflow != "ieee"
-            return replace(chain, flavour=flavour, dtype=dtype, fast=fast[0], ranged=ranged)
+            return fast
     formats = (format, accumulator.product or format, accumulator.via or format)
-    if narrow and all(holds_float32_sums(each) for each in formats):
-        return replace(chain, flavour=_EXACT_NARROW)
-    return chain
+    exact_narrow = narrow and all(map(holds_float32_sums, formats))
+    return _Chain(_EXACT_NARROW if exact_narrow else _EXACT_WIDE)
+
+
+def _fast_chain(
+    format: FormatFacts, rounding: RoundingFacts, operands: Operands, *, blocked: bool
+) -> _Chain | None:
+    """The fast loop in lanes of float32, or of float64, or None where it applies in neither."""
+    narrow = operands.narrow
+    products_exponent = operands.last_bit_exponent(with_initial=not blocked)
+    # No square of a running sum overflows float64.
+    dtypes = (_FLOAT32, _FLOAT64) if narrow and not operands.wants_running else (_FLOAT64,)
+    for dtype in dtypes:
+        found = _fast_parameters(format, dtype, products_exponent)
+        if found is not None:
+            parameters, ranged = found
+            flavour = _FAST_NARROW if narrow else _FAST_WIDE
+            return _Chain(flavour, dtype, parameters, ranged or rounding.overflow != "ieee")
+    return None
 
 
 # --- products -----------------------------------------------------------------------------------
 
 
-def product(operands: Operands, accumulator: Any) -> Carrier:
+def product(operands: Operands, accumulator: SequentialFacts) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays, in the carrier it is computed in."""
-    if accumulator.is_stochastic:
-        return _stochastic_product(operands, accumulator)
-    a, b, initial = operands.a, operands.b, operands.initial
-    batch, rows, steps = a.shape
-    sequential = accumulator.inner if hasattr(accumulator, "inner") else accumulator
-    chain = _chain_of(sequential, operands, hasattr(accumulator, "inner"))
-    block, outer, outer_kind, outer_target = max(steps, 1), _NO_OUTER, NEAREST_EVEN, chain.target
-    if hasattr(accumulator, "inner"):
-        block, outer_kind = accumulator.block, kind_of(accumulator.rounding)
-        outer_target = target_of(accumulator.format, accumulator.rounding, _FLOAT64)
-        both = (accumulator.format, sequential.format)
-        safe = operands.narrow and all(holds_float32_sums(each) for each in both)
-        outer = _EXACT_NARROW if safe else _EXACT_WIDE
-    out = np.zeros((batch, rows, b.shape[2]), _FLOAT64 if outer != _NO_OUTER else chain.dtype)
+    return _product(operands, accumulator, None)
+
+
+def blocked_product(operands: Operands, accumulator: BlockedFacts) -> Carrier:
+    """The same for blocks of terms."""
+    return _product(operands, accumulator.inner, accumulator)
+
+
+def _product(
+    operands: Operands, accumulator: SequentialFacts, outer: BlockedFacts | None
+) -> Carrier:
+    roundings = (accumulator.rounding, *([] if outer is None else [outer.rounding]))
+    if any(rounding.is_stochastic for rounding in roundings):
+        return _stochastic_product(operands, accumulator, outer)
+    chain = _chain_of(accumulator, operands, blocked=outer is not None)
+    out = np.zeros(operands.shape, chain.dtype if outer is None else _FLOAT64)
     if out.size == 0:
         return out
-    running = operands.running.size > 0
+    running = operands.wants_running
     height = 1 if running else _rows_together(chain.flavour)
-    groups = batch * -(-rows // height)
+    rows = height * (3 if running else 1)
     launching.run(
         _product_kernel(
             chain.flavour,
-            chain.kind,
-            chain.unfused,
-            chain.via,
+            kind_of(accumulator.rounding),
+            known_mode(accumulator.rounding, "rtz"),
+            not accumulator.fused,
+            accumulator.via is not None,
             chain.ranged,
-            outer,
-            outer_kind,
+            _NO_OUTER if outer is None else _outer_flavour(operands, accumulator, outer),
+            kind_of(roundings[-1]),
             running,
         ),
-        groups,
-        np.ascontiguousarray(a, dtype=chain.dtype),
-        panels(b.astype(chain.dtype, copy=False), tiles.COLUMNS),
-        np.zeros((0, 0, 0), out.dtype) if initial is None else initial.astype(out.dtype),
-        out,
-        operands.row_lengths,
-        block,
-        chain.fast or (out.dtype.type(0),),
-        chain.target,
-        chain.product_target,
-        chain.via_target,
-        outer_target,
-        operands.running,
-        sequential.roundoff / accumulator.roundoff,
-        grain=max(1, _WORK_PER_PIECE // (height * max(steps, 1) * b.shape[2])),
+        out.shape[0] * -(-out.shape[1] // height),
+        operands.arrays(chain.dtype, out),
+        _sum_of(operands, accumulator, outer, chain.fast),
+        grain=max(1, _WORK_PER_PIECE // (height * max(operands.steps, 1) * out.shape[2])),
+        workspace=lambda: _tile(rows, chain.dtype, blocked=outer is not None),
     )
     return out
 
 
-# --- stochastic rounding --------------------------------------------------------------------------
+def _tile(rows: int, dtype: np.dtype[Any], *, blocked: bool) -> _Tile:
+    """A workspace; only `blocked` sums have outer accumulators."""
+    inner = aligned((rows, COLUMNS), dtype)
+    return _Tile(
+        inner,
+        aligned((rows, COLUMNS)) if blocked else inner,
+        np.zeros(inner.nbytes // _VECTOR_BYTES, np.int64),
+    )
 
 
-@numba.njit(inline="always")
-def _multiply_add(a, b, c, target, kind, element, step, stream, key, unused):  # type: ignore[no-untyped-def]
-    """``a*b + c`` rounded once, with the random bits of a step where the mode needs any."""
-    random = ZERO
-    if kind == STOCHASTIC:
-        random = random_bits.step_bits(element, step, stream, key, unused)
-    return words.floating(fma_word_at(a, b, c, target, kind, random, unused))
+def _outer_flavour(operands: Operands, accumulator: SequentialFacts, outer: BlockedFacts) -> int:
+    formats = (accumulator.format, outer.format)
+    narrow = operands.narrow and all(map(holds_float32_sums, formats))
+    return _EXACT_NARROW if narrow else _EXACT_WIDE
 
 
-@functools.cache
-def _stochastic_kernel(
-    kind: int, unfused: bool, via: bool, blocked: bool, outer_kind: int
-) -> Callable[..., None]:
-    """The kernel for sums of which a rounding is stochastic, element by element."""
-
-    @caching.kernel
-    def stochastic_range(  # type: ignore[no-untyped-def]
-        start, stop, a, columns, initial, out, lengths, block,
-        target, product_target, via_target, outer_target, key, unused, outer_key, outer_unused,
-    ):  # fmt: skip
-        _, rows, steps = a.shape
-        for index in range(start, stop):
-            batch = index // rows
-            row = index - batch * rows
-            for j in range(lengths[row]):
-                element = index * columns.shape[1] + j
-                total = initial[batch, row, j] if initial.size > 0 else 0.0
-                for first in range(0, steps, block):
-                    inner = 0.0 if blocked else total
-                    for step in range(first, min(first + block, steps)):
-                        x: Any = np.float64(a[batch, row, step])
-                        y: Any = np.float64(columns[batch, j, step])
-                        if unfused:
-                            zero = np.copysign(0.0, x) * np.copysign(1.0, y)
-                            x = _multiply_add(
-                                x, y, zero, product_target, kind,
-                                element, step, PRODUCTS, key, unused,
-                            )  # fmt: skip
-                            y = 1.0
-                        if via:
-                            inner = _multiply_add(
-                                x, y, inner, via_target, kind, element, step, VIA, key, unused
-                            )
-                            x, y, inner = inner, 1.0, np.copysign(0.0, inner)
-                        inner = _multiply_add(
-                            x, y, inner, target, kind, element, step, INNER, key, unused
-                        )
-                    if blocked:
-                        inner = _multiply_add(
-                            1.0, inner, total, outer_target, outer_kind, element, first // block,
-                            OUTER, outer_key, outer_unused,
-                        )  # fmt: skip
-                    total = inner
-                out[batch, row, j] = total
-
-    return cast(Callable[..., None], stochastic_range)
-
-
-def _stochastic_product(operands: Operands, accumulator: Any) -> Carrier:
-    batch, rows, columns = operands.shape
-    steps = operands.a.shape[2]
-    blocked = hasattr(accumulator, "inner")
-    inner = accumulator.inner if hasattr(accumulator, "inner") else accumulator
-    outer = accumulator.rounding
-    out = np.zeros(operands.shape)
-    initial = operands.initial
-    launching.run(
-        _stochastic_kernel(
-            kind_of(inner.rounding),
-            not inner.fused,
-            inner.via is not None,
-            blocked,
-            kind_of(outer),
+def _sum_of(
+    operands: Operands,
+    accumulator: SequentialFacts,
+    outer: BlockedFacts | None,
+    fast: tuple[Any, ...] = (0.0,),
+) -> _Sum:
+    """The data of a sum; without an outer accumulator all terms are one block."""
+    format, rounding = accumulator.format, accumulator.rounding
+    return _Sum(
+        block=max(operands.steps, 1) if outer is None else outer.block,
+        targets=targets_of(
+            (format, rounding),
+            (accumulator.product or format, rounding),
+            (accumulator.via or format, rounding),
+            (format, rounding) if outer is None else (outer.format, outer.rounding),
         ),
+        fast=fast,
+        inner_share=1.0 if outer is None else accumulator.roundoff / outer.roundoff,
+    )
+
+
+# --- stochastic rounding ------------------------------------------------------------------------
+
+
+class _Modes(NamedTuple):
+    """How a sum with stochastic roundings is formed: which of them there are, and their bits."""
+
+    first_stage: int  # PRODUCTS, VIA or INNER
+    second_stage: int
+    blocked: bool
+    kind: Any
+    random: Random
+    outer_kind: Any
+    outer_random: Random
+
+
+@caching.kernel
+def _stochastic_range(start, stop, arrays, sums, modes):  # type: ignore[no-untyped-def]
+    """Sums of which a rounding is stochastic, element by element; `right` has columns as rows.
+
+    Every rounding of a step is a stage ``x*y + addend``, so that there is one place for all.
+    """
+    _, rows, steps = arrays.left.shape
+    bits = ZERO
+    for index in range(start, stop):
+        batch = index // rows
+        row = index - batch * rows
+        for j in range(arrays.lengths[row]):
+            element = index * arrays.out.shape[2] + j
+            total = arrays.initial[batch, row, j] if arrays.initial.size > 0 else 0.0
+            for first in range(0, steps, sums.block):
+                last = min(first + sums.block, steps)
+                inner = 0.0 if modes.blocked else total
+                for step in range(first, last):
+                    x, y = arrays.left[batch, row, step], arrays.right[batch, j, step]
+                    stage = modes.first_stage
+                    while stage >= 0:
+                        outer = stage == OUTER
+                        kind = modes.outer_kind if outer else modes.kind
+                        random = modes.outer_random if outer else modes.random
+                        number = first // sums.block if outer else step
+                        addend = total if outer else inner
+                        if stage == PRODUCTS:
+                            addend = np.copysign(0.0, x) * np.copysign(1.0, y)
+                        if kind == STOCHASTIC:
+                            bits = random_bits.step_bits(
+                                element, number, stage, random.key, random.unused
+                            )
+                        target = target_at(sums.targets, stage)
+                        bits_of_sum = fma_word_at(x, y, addend, target, kind, bits, random.unused)
+                        x, y = words.floating(bits_of_sum), 1.0
+                        if stage == PRODUCTS:
+                            stage = modes.second_stage
+                        elif stage == VIA:  # goes on as a product, with nothing to add
+                            inner = np.copysign(0.0, x)
+                            stage = INNER
+                        elif stage == INNER:
+                            inner = x
+                            stage = OUTER if modes.blocked and step == last - 1 else -1
+                        else:
+                            stage = -1
+                total = x
+            arrays.out[batch, row, j] = total
+
+
+def _stochastic_product(
+    operands: Operands, accumulator: SequentialFacts, outer: BlockedFacts | None
+) -> Carrier:
+    batch, rows, columns = operands.shape
+    out = np.zeros(operands.shape)
+    outer_rounding = accumulator.rounding if outer is None else outer.rounding
+    arrays = operands.arrays(_FLOAT64, out)
+    launching.run(
+        _stochastic_range,
         batch * rows,
-        np.ascontiguousarray(operands.a),
-        np.ascontiguousarray(operands.b.transpose(0, 2, 1)),
-        np.zeros((0, 0, 0)) if initial is None else initial.astype(np.float64),
-        out,
-        operands.row_lengths,
-        accumulator.block if hasattr(accumulator, "inner") else max(steps, 1),
-        target_of(inner.format, inner.rounding, _FLOAT64),
-        target_of(inner.product or inner.format, inner.rounding, _FLOAT64),
-        target_of(inner.via or inner.format, inner.rounding, _FLOAT64),
-        target_of(accumulator.format, outer, _FLOAT64),
-        random_bits.key_of(inner.rounding.seed),
-        unused_bits(inner.rounding),
-        random_bits.key_of(outer.seed),
-        unused_bits(outer),
-        grain=max(1, _STOCHASTIC_WORK // (max(steps, 1) * max(columns, 1))),
+        arrays._replace(right=read_only(operands.b.transpose(0, 2, 1), _FLOAT64)),
+        _sum_of(operands, accumulator, outer),
+        _Modes(
+            PRODUCTS if not accumulator.fused else VIA if accumulator.via is not None else INNER,
+            VIA if accumulator.via is not None else INNER,
+            outer is not None,
+            kind_of(accumulator.rounding),
+            random_of(accumulator.rounding),
+            kind_of(outer_rounding),
+            random_of(outer_rounding),
+        ),
+        grain=max(1, _STOCHASTIC_WORK // (max(operands.steps, 1) * max(columns, 1))),
     )
     return out

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numba
 import numpy as np
@@ -26,17 +26,25 @@ from numpy.typing import NDArray
 
 from fpemu._kernels import caching, launching, random_bits, words
 from fpemu._kernels.caching import inline
-from fpemu._kernels.error_free import holds_float32_sums, odd_sum
+from fpemu._kernels.error_free import holds_float32_sums, odd_sum, two_sum
 from fpemu._kernels.exact import round_shifted
-from fpemu._kernels.operands import OUTER, Operands, panels
+from fpemu._kernels.facts import FormatFacts, RoundingFacts
+from fpemu._kernels.operands import (
+    COLUMNS,
+    OUTER,
+    Operands,
+    Random,
+    aligned,
+    random_of,
+    target_at,
+    targets_of,
+)
 from fpemu._kernels.rounding import (
     STOCHASTIC,
     Carrier,
     kind_of,
     round_flat,
     round_word,
-    target_of,
-    unused_bits,
 )
 from fpemu._kernels.significands import ONE, SIGN, ZERO, unpack
 
@@ -51,9 +59,37 @@ _DIGIT: Final = np.uint64(0xFFFFFFFF)
 _MOST_TERMS: Final = 2**30
 _FLOAT64_BITS: Final = 53
 _ALMOST_ONE: Final = 1.0 - 2.0**-40
-_FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
-_COLUMNS: Final = 64
 _WORK_PER_PIECE: Final = 2**14  # multiply-adds worth a thread
+
+
+class ExactFacts(Protocol):
+    """What is to be known of a :class:`fpemu.Exact`."""
+
+    @property
+    def format(self) -> FormatFacts: ...
+    @property
+    def rounding(self) -> RoundingFacts: ...
+    @property
+    def block(self) -> int | None: ...
+
+
+class _Sum(NamedTuple):
+    """How a kernel forms a sum, as far as that is data."""
+
+    block: int
+    short: bool  # whether a sum of two numbers is tried first
+    targets: Any  # one
+    random: Random
+
+
+class _Work(NamedTuple):
+    """What a thread works in: a superaccumulator, and a number for every column."""
+
+    digits: Any
+    total: Any
+    rounded: Any
+    errors: Any
+    lost: Any
 
 
 @inline
@@ -137,23 +173,28 @@ def round_digits(digits: Any, zero: Any, target: Any, kind: int, random: Any, un
 
 
 @numba.njit(inline="always")
-def _add_block(sums, errors, lost, left, right, first, stop):  # type: ignore[no-untyped-def]
-    """Add products to ``sums + errors``; `lost` stays zero where that is their exact sum.
+def _short_sums(work, left, right, first, stop, target, kind):  # type: ignore[no-untyped-def]
+    """Sums of the total and a block of products, each as two numbers and then rounded.
 
-    A NaN in `lost` stands for sums that are not finite.
+    `lost` stays zero where the two numbers are the exact sum; a NaN in it stands for a sum that is
+    not finite.
     """
+    sums, errors, lost = work.rounded, work.errors, work.lost
+    for j in range(COLUMNS):
+        sums[j] = work.total[j]
+        errors[j] = 0.0
+        lost[j] = 0.0
     for step in range(first, stop):
-        for j in range(sums.size):
-            product = left[step] * right[step, j]
-            total = sums[j] + product
-            part = total - sums[j]
-            error = (sums[j] - (total - part)) + (product - part)
-            corrected = errors[j] + error
-            part = corrected - errors[j]
-            missed = (errors[j] - (corrected - part)) + (error - part)
+        for j in range(COLUMNS):
+            total, error = two_sum(sums[j], left[step] * right[step, j])
+            corrected, missed = two_sum(errors[j], error)
             sums[j] = total
             errors[j] = corrected
             lost[j] += abs(missed)
+    for j in range(COLUMNS):
+        # No sum that is zero is negative, as the errors' zero is positive.
+        odd = odd_sum(sums[j], errors[j])
+        sums[j] = words.floating(round_word(odd, target, kind))
 
 
 @numba.njit(inline="always")
@@ -176,57 +217,52 @@ def _long_sum(digits, total, left, right, j, first, stop, target, kind, random, 
 
 @functools.cache
 def _product_kernel(kind: int) -> Callable[..., None]:
-    """The kernel of a mode; with `short`, a sum of two numbers is tried first."""
+    """The kernel of a kind of rounding."""
 
     @caching.kernel
-    def exact_range(  # type: ignore[no-untyped-def]
-        start, stop, a, panels_b, initial, out, lengths, block, short, target, key, unused, sums
-    ):
-        _, rows, steps = a.shape
-        digits = np.zeros(DIGITS, np.int64)
-        total, rounded = np.empty(_COLUMNS), np.empty(_COLUMNS)
-        errors, lost = np.zeros(_COLUMNS), np.ones(_COLUMNS)
+    def exact_range(start, stop, work, arrays, sums):  # type: ignore[no-untyped-def]
+        _, rows, steps = arrays.left.shape
+        target, block = target_at(sums.targets, 0), sums.block
+        total, columns = work.total, arrays.out.shape[2]
         random = ZERO
-        for p in range(panels_b.shape[1]):
+        for p in range(arrays.right.shape[1]):
+            column = p * COLUMNS
             for index in range(start, stop):
                 batch = index // rows
                 row = index - batch * rows
-                if p * _COLUMNS >= lengths[row]:
+                end = min(COLUMNS, arrays.lengths[row] - column)
+                if end <= 0:
                     continue
-                end = min(_COLUMNS, lengths[row] - p * _COLUMNS)
-                left, right = a[batch, row], panels_b[batch, p]
-                element = index * out.shape[2] + p * _COLUMNS
-                total[:] = 0.0
-                if initial.size > 0:
-                    total[:end] = initial[batch, row, p * _COLUMNS : p * _COLUMNS + end]
+                left, right = arrays.left[batch, row], arrays.right[batch, p]
+                for j in range(COLUMNS):
+                    total[j] = 0.0
+                    work.lost[j] = 1.0
+                if arrays.initial.size > 0:
+                    for j in range(end):
+                        total[j] = arrays.initial[batch, row, column + j]
                 for first in range(0, max(steps, 1), block):
                     last = min(first + block, steps)
-                    if short and kind != STOCHASTIC:
-                        rounded[:] = total
-                        errors[:] = 0.0
-                        lost[:] = 0.0
-                        _add_block(rounded, errors, lost, left, right, first, last)
-                        for j in range(_COLUMNS):
-                            # No sum that is zero is negative, as the errors' zero is positive.
-                            odd = odd_sum(rounded[j], errors[j])
-                            rounded[j] = words.floating(round_word(odd, target, kind))
+                    if sums.short and kind != STOCHASTIC:
+                        _short_sums(work, left, right, first, last, target, kind)
                     for j in range(end):
-                        if lost[j] == 0.0:
-                            total[j] = rounded[j]
+                        if work.lost[j] == 0.0:
+                            total[j] = work.rounded[j]
                             continue
                         if kind == STOCHASTIC:
                             random = random_bits.step_bits(
-                                element + j, first // block, OUTER, key, unused
-                            )
+                                index * columns + column + j, first // block, OUTER,
+                                sums.random.key, sums.random.unused,
+                            )  # fmt: skip
                         total[j] = _long_sum(
-                            digits, total[j], left, right, j, first, last,
-                            target, kind, random, unused,
+                            work.digits, total[j], left, right, j, first, last,
+                            target, kind, random, sums.random.unused,
                         )  # fmt: skip
-                    if sums.size > 0:
+                    if arrays.running.size > 0:
                         for j in range(end):
-                            sums[0, batch, row, p * _COLUMNS + j] += abs(total[j])
-                            sums[1, batch, row, p * _COLUMNS + j] += total[j] * total[j]
-                out[batch, row, p * _COLUMNS : p * _COLUMNS + end] = total[:end]
+                            arrays.running[0, batch, row, column + j] += abs(total[j])
+                            arrays.running[1, batch, row, column + j] += total[j] * total[j]
+                for j in range(end):
+                    arrays.out[batch, row, column + j] = total[j]
 
     return cast(Callable[..., None], exact_range)
 
@@ -269,39 +305,32 @@ def _float64_product(operands: Operands) -> NDArray[np.float64] | None:
     return cast(NDArray[np.float64], np.where(beyond, 0.0, result + 0.0))  # no zero is negative
 
 
-def product(operands: Operands, accumulator: Any) -> Carrier:
+def product(operands: Operands, accumulator: ExactFacts) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays, rounded once or once a block."""
-    batch, rows, columns = operands.shape
-    steps = operands.a.shape[2]
+    steps, columns = operands.steps, operands.shape[2]
     if steps >= _MOST_TERMS:
         raise ValueError(f"an exact sum takes fewer than 2**30 terms, not {steps}")
-    kind = kind_of(accumulator.rounding)
+    format, rounding = accumulator.format, accumulator.rounding
     whole = accumulator.block is None or accumulator.block >= steps
-    deterministic = not accumulator.rounding.is_stochastic
-    exact = _float64_product(operands) if whole and deterministic else None
+    exact = _float64_product(operands) if whole and not rounding.is_stochastic else None
     if exact is not None:
         rounded = np.empty_like(exact)
-        round_flat(exact.reshape(-1), rounded.reshape(-1), accumulator.format, accumulator.rounding)
-        if operands.running.size > 0:
+        round_flat(exact.reshape(-1), rounded.reshape(-1), format, rounding)
+        if operands.wants_running:
             operands.running[:] = np.abs(rounded), np.square(rounded, dtype=np.float64)
         return rounded
-    short = operands.narrow and holds_float32_sums(accumulator.format)
     out = np.zeros(operands.shape)
-    initial = operands.initial
     launching.run(
-        _product_kernel(kind),
-        batch * rows,
-        np.ascontiguousarray(operands.a, dtype=np.float64),
-        panels(operands.b.astype(np.float64, copy=False), _COLUMNS),
-        np.zeros((0, 0, 0)) if initial is None else initial.astype(np.float64),
-        out,
-        operands.row_lengths,
-        accumulator.block or max(steps, 1),
-        short,
-        target_of(accumulator.format, accumulator.rounding, _FLOAT64),
-        random_bits.key_of(accumulator.rounding.seed),
-        unused_bits(accumulator.rounding),
-        operands.running,
+        _product_kernel(kind_of(rounding)),
+        out.shape[0] * out.shape[1],
+        operands.arrays(np.float64, out),
+        _Sum(
+            accumulator.block or max(steps, 1),
+            operands.narrow and holds_float32_sums(format),
+            targets_of((format, rounding)),
+            random_of(rounding),
+        ),
         grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * max(columns, 1))),
+        workspace=lambda: _Work(np.zeros(DIGITS, np.int64), *aligned((4, COLUMNS))),
     )
     return out

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numba
 import numpy as np
@@ -28,17 +28,19 @@ from numpy.typing import NDArray
 from fpemu._kernels import caching, launching, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
-from fpemu._kernels.operands import Operands, panels
+from fpemu._kernels.operands import COLUMNS, Operands, aligned, panels, read_only
 from fpemu._kernels.rounding import (
-    DETERMINISTIC,
     Carrier,
+    Shortcut,
+    kind_of,
+    known_mode,
     round_number,
     shortcut_of,
+    with_mode,
 )
 
 __all__ = ["floored_product", "product", "scaled_product", "with_canonical_nan"]
 
-_COLUMNS: Final = 64
 _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _EXPONENT: Final = np.uint64(0x7FF << 52)
 _NO_FLOOR: Final = 2.0**-600  # below every product's exponent
@@ -46,6 +48,95 @@ _INFINITE_PRODUCT: Final = 2.0**128  # CDNA3
 _CANONICAL_NAN: Final = 0x7FFFFFFF
 _WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
 _STRIP: Final = 2**22  # numbers of a right operand that are taken at once
+
+
+class TensorCoreFacts(Protocol):
+    """What is to be known of a :class:`fpemu.TensorCore`."""
+
+    @property
+    def format(self) -> FormatFacts: ...
+    @property
+    def rounding(self) -> RoundingFacts: ...
+    @property
+    def input_formats(self) -> tuple[FormatFacts | None, FormatFacts | None]: ...
+    @property
+    def block(self) -> int: ...
+    @property
+    def fraction_bits(self) -> int: ...
+    @property
+    def exponent_floor(self) -> int | None: ...
+    @property
+    def initial_format(self) -> FormatFacts: ...
+    @property
+    def order(self) -> tuple[int, ...] | None: ...
+    @property
+    def group(self) -> int: ...
+
+
+class ScaledCoreFacts(Protocol):
+    """What is to be known of a :class:`fpemu.ScaledCore`."""
+
+    @property
+    def core(self) -> TensorCoreFacts: ...
+    @property
+    def scale(self) -> FormatFacts: ...
+
+
+class FlooredCoreFacts(Protocol):
+    """What is to be known of a :class:`fpemu.FlooredCore`."""
+
+    @property
+    def format(self) -> FormatFacts: ...
+    @property
+    def rounding(self) -> RoundingFacts: ...
+    @property
+    def input_formats(self) -> tuple[FormatFacts | None, FormatFacts | None]: ...
+    @property
+    def block(self) -> int: ...
+    @property
+    def fraction_bits(self) -> int: ...
+    @property
+    def sum_fraction_bits(self) -> int: ...
+    @property
+    def halves(self) -> bool: ...
+    @property
+    def reach(self) -> int | None: ...
+
+
+class _Side(NamedTuple):
+    """One operand: finite numbers, the powers of two of their exponents, and all numbers."""
+
+    values: Any
+    powers: Any
+    raw: Any
+
+
+class _Unit(NamedTuple):
+    """What a kernel is told of the unit."""
+
+    block: int
+    group: int
+    floor: float  # the least power that terms are aligned to
+    top: float  # 2**fraction_bits
+    sum_top: float
+    reach: float
+    initial_least: float  # the power of a subnormal accumulator
+    others: bool  # whether there are infinities or NaNs
+    limit: float  # products from here on are infinite
+    shortcut: Shortcut
+
+
+class _Row(NamedTuple):
+    """What a thread works in: numbers for every column."""
+
+    acc: Any
+    total: Any
+    largest: Any
+    scale: Any
+    second_total: Any
+    second_largest: Any
+    special: Any
+    groups: Any  # (groups of a block, COLUMNS)
 
 
 @inline
@@ -74,138 +165,152 @@ def _split(x, least, values, powers):  # type: ignore[no-untyped-def]
 def _values_and_powers(
     x: Carrier, format: FormatFacts
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
-    flat = np.ascontiguousarray(x).reshape(-1)
+    flat = read_only(x, x.dtype).reshape(-1)
     values, powers = np.empty(flat.size), np.empty(flat.size)
     others = _split(flat, np.ldexp(1.0, format.emin), values, powers)
     return values.reshape(x.shape), powers.reshape(x.shape), bool(others)
+
+
+def _row(groups: int) -> _Row:
+    """A workspace in one piece of memory."""
+    numbers = aligned((len(_Row._fields) - 1 + groups, COLUMNS))
+    return _Row._make([*numbers[:-groups], numbers[-groups:]])
 
 
 # --- the steps of a block, on a row of accumulators -----------------------------------------------
 
 
 @numba.njit(inline="always")
-def _raise(largest, left, powers, first, stop, stride):  # type: ignore[no-untyped-def]
+def _align(largest, left, powers, first, stop, stride):  # type: ignore[no-untyped-def]
     """Raise `largest` to the largest power of the products of a block."""
     for step in range(first, stop, stride):
-        for j in range(largest.size):
+        for j in range(COLUMNS):
             power = left[step] * powers[step, j]
             largest[j] = power if power > largest[j] else largest[j]
 
 
 @numba.njit(inline="always")
-def _truncated_sum(total, scale, left, values, first, stop, stride):  # type: ignore[no-untyped-def]
+def _add_truncated(total, scale, left, values, first, stop, stride):  # type: ignore[no-untyped-def]
     """Add the scaled and truncated products of a block to `total`."""
     for step in range(first, stop, stride):
-        for j in range(total.size):
+        for j in range(COLUMNS):
             total[j] += words.truncate(left[step] * values[step, j] * scale[j])
 
 
 @numba.njit(inline="always")
-def _fused_block(  # type: ignore[no-untyped-def]
-    acc, largest, scale, total, left, powers_left, values, powers, first, stop,
-    floor, top, initial_least, shortcut, kind,
-):  # fmt: skip
-    """A block of a tensor core; the exact sums are left in `total`."""
-    for j in range(acc.size):
-        power = _power(acc[j], initial_least)
-        largest[j] = power if power > floor else floor
-    _raise(largest, powers_left, powers, first, stop, 1)
-    for j in range(acc.size):
-        scale[j] = top / largest[j]
-        total[j] = words.truncate(acc[j] * scale[j])
-    _truncated_sum(total, scale, left, values, first, stop, 1)
-    for j in range(acc.size):
-        # Zero sums are positive.
-        exact = total[j] / scale[j] + 0.0
-        total[j] = round_number(exact, shortcut, kind)
-
-
-@numba.njit(inline="always")
-def _grouped_block(  # type: ignore[no-untyped-def]
-    acc, largest, scale, total, groups, left, powers_left, values, powers, first, stop, group,
-    floor, top, initial_least, shortcut, kind,
-):  # fmt: skip
-    """A block whose groups of products are summed exactly and enter with their scales' exponent."""
-    count = (stop - first + group - 1) // group
-    for j in range(acc.size):
-        power = _power(acc[j], initial_least)
-        largest[j] = power if power > floor else floor
-    for g in range(count):
+def _add_groups(work, left, powers_left, values, powers, first, stop, group):  # type: ignore[no-untyped-def]
+    """Sum the groups of a block exactly; raise `largest` to the power of the scales of one."""
+    groups, largest = work.groups, work.largest
+    for g in range((stop - first + group - 1) // group):
         begin = first + g * group
-        groups[g, :] = 0.0
+        for j in range(COLUMNS):
+            groups[g, j] = 0.0
         for step in range(begin, min(begin + group, stop)):
-            for j in range(acc.size):
+            for j in range(COLUMNS):
                 groups[g, j] += left[step] * values[step, j]
-        for j in range(acc.size):
+        for j in range(COLUMNS):
             power = powers_left[begin] * powers[begin, j]
             taken = groups[g, j] != 0.0 and power > largest[j]
             largest[j] = power if taken else largest[j]
-    for j in range(acc.size):
-        scale[j] = top / largest[j]
+
+
+@numba.njit(inline="always")
+def _fused_block(  # type: ignore[no-untyped-def]
+    work, left, powers_left, values, powers, first, stop, unit, shortcut, kind, grouped
+):
+    """A block of a tensor core; the rounded sums are left in `total`.
+
+    If `grouped`, its groups of products are summed exactly and enter with their scales' exponent.
+    """
+    acc, largest, scale, total = work.acc, work.largest, work.scale, work.total
+    for j in range(COLUMNS):
+        power = _power(acc[j], unit.initial_least)
+        largest[j] = power if power > unit.floor else unit.floor
+    if grouped:
+        _add_groups(work, left, powers_left, values, powers, first, stop, unit.group)
+    else:
+        _align(largest, powers_left, powers, first, stop, 1)
+    for j in range(COLUMNS):
+        scale[j] = unit.top / largest[j]
         total[j] = words.truncate(acc[j] * scale[j])
-    for g in range(count):
-        for j in range(acc.size):
-            total[j] += words.truncate(groups[g, j] * scale[j])
-    for j in range(acc.size):
-        exact = total[j] / scale[j] + 0.0
-        total[j] = round_number(exact, shortcut, kind)
+    if grouped:
+        for g in range((stop - first + unit.group - 1) // unit.group):
+            for j in range(COLUMNS):
+                total[j] += words.truncate(work.groups[g, j] * scale[j])
+    else:
+        _add_truncated(total, scale, left, values, first, stop, 1)
+    for j in range(COLUMNS):
+        # Zero sums are positive.
+        total[j] = round_number(total[j] / scale[j] + 0.0, shortcut, kind)
+
+
+@numba.njit(inline="always")
+def _truncated_products(  # type: ignore[no-untyped-def]
+    largest, scale, total, left, powers_left, values, powers, first, stop, stride, top
+):
+    """The sum of products truncated behind the largest of their exponents, in units of `scale`."""
+    for j in range(COLUMNS):
+        largest[j] = 0.0
+    _align(largest, powers_left, powers, first, stop, stride)
+    for j in range(COLUMNS):
+        scale[j] = top / largest[j] if largest[j] > 0.0 else 0.0
+        total[j] = 0.0
+    _add_truncated(total, scale, left, values, first, stop, stride)
 
 
 @numba.njit(inline="always")
 def _floored_block(  # type: ignore[no-untyped-def]
-    acc, largest, scale, total, second_largest, second_total, left, powers_left, values, powers,
-    first, stop, top, sum_top, reach, halves, shortcut, kind,
-):  # fmt: skip
+    work, left, powers_left, values, powers, first, stop, unit, shortcut, kind, halves
+):
     """A block of CDNA3: products truncated, their sum and the accumulator floored."""
-    stride = 2 if halves else 1
-    largest[:] = 0.0
-    _raise(largest, powers_left, powers, first, stop, stride)
-    for j in range(acc.size):
-        scale[j] = top / largest[j] if largest[j] > 0.0 else 0.0
-        total[j] = 0.0
-    _truncated_sum(total, scale, left, values, first, stop, stride)
+    acc, largest, scale, total = work.acc, work.largest, work.scale, work.total
+    second_largest, second_total = work.second_largest, work.second_total
+    top, stride = unit.top, 2 if halves else 1
+    _truncated_products(
+        largest, scale, total, left, powers_left, values, powers, first, stop, stride, top
+    )
     if halves:
-        second_largest[:] = 0.0
-        _raise(second_largest, powers_left, powers, first + 1, stop, stride)
-        for j in range(acc.size):
+        for j in range(COLUMNS):
             total[j] = total[j] / scale[j] if largest[j] > 0.0 else 0.0
-            scale[j] = top / second_largest[j] if second_largest[j] > 0.0 else 0.0
-            second_total[j] = 0.0
-        _truncated_sum(second_total, scale, left, values, first + 1, stop, stride)
-        for j in range(acc.size):
+        _truncated_products(
+            second_largest, scale, second_total, left, powers_left, values, powers,
+            first + 1, stop, stride, top,
+        )  # fmt: skip
+        for j in range(COLUMNS):
             second = second_total[j] / scale[j] if second_largest[j] > 0.0 else 0.0
             both = max(largest[j], second_largest[j])
             common = top / both if both > 0.0 else 0.0
             total[j] = words.floor(total[j] * common) + words.floor(second * common)
             largest[j] = both
             scale[j] = common
-    for j in range(acc.size):
+    for j in range(COLUMNS):
         products = total[j] / scale[j] if largest[j] > 0.0 else 0.0
         power = _power(acc[j], 2.0**-126)
-        addend = 0.0 if power < largest[j] * reach else acc[j]
+        addend = 0.0 if power < largest[j] * unit.reach else acc[j]
         power = 0.0 if addend == 0.0 else power
         both = max(largest[j], power)
-        unit = both if both > 0.0 else 1.0
-        floored = words.floor(products * (sum_top / unit)) / sum_top
-        exact = (floored + words.floor(addend * (top / unit)) / top) * unit + 0.0
+        unit_power = both if both > 0.0 else 1.0
+        floored = words.floor(products * (unit.sum_top / unit_power)) / unit.sum_top
+        exact = (floored + words.floor(addend * (top / unit_power)) / top) * unit_power + 0.0
         total[j] = round_number(exact, shortcut, kind)
 
 
 @numba.njit(inline="always")
-def _settle(acc, total, special, left, values, first, stop, others, limit):  # type: ignore[no-untyped-def]
+def _settle(work, left, values, first, stop, unit):  # type: ignore[no-untyped-def]
     """Make `total` the accumulators, but where there is an infinity or a NaN among the terms."""
-    if not others:
-        for j in range(acc.size):
+    acc, total, special = work.acc, work.total, work.special
+    if not unit.others:
+        for j in range(COLUMNS):
             acc[j] = total[j] if abs(acc[j]) < np.inf else acc[j]
         return
-    for j in range(acc.size):
+    for j in range(COLUMNS):
         special[j] = 0.0 if abs(acc[j]) < np.inf else acc[j]
     for step in range(first, stop):
-        for j in range(acc.size):
+        for j in range(COLUMNS):
             product = left[step] * values[step, j]
-            infinite = np.copysign(np.inf, product) if abs(product) >= limit else product
+            infinite = np.copysign(np.inf, product) if abs(product) >= unit.limit else product
             special[j] += 0.0 if abs(infinite) < np.inf else infinite
-    for j in range(acc.size):
+    for j in range(COLUMNS):
         acc[j] = total[j] if special[j] == 0.0 else special[j]
 
 
@@ -213,59 +318,49 @@ _TENSOR, _GROUPED, _FLOORED, _HALVES = range(4)
 
 
 @functools.cache
-def _product_kernel(variant: int, kind: int) -> Callable[..., None]:
-    """The kernel of a kind of addition; the arguments are constants to the compiler."""
-    grouped, floored = variant == _GROUPED, variant in (_FLOORED, _HALVES)
-    halves = variant == _HALVES
+def _product_kernel(variant: int, kind: int, mode: str) -> Callable[..., None]:
+    """The kernel of a kind of addition; the arguments are constants to the compiler.
+
+    Truncation by the code for any mode would take Volta, which rounds after every four terms, a
+    third of its speed.
+    """
+    floored, halves = variant in (_FLOORED, _HALVES), variant == _HALVES
+    grouped = variant == _GROUPED
 
     @caching.kernel
-    def fused_range(  # type: ignore[no-untyped-def]
-        start, stop, a, powers_a, raw_a, panels_b, powers_b, raw_b, initial, out, lengths,
-        block, group, floor, top, sum_top, reach, initial_least, others, limit, shortcut,
-    ):  # fmt: skip
-        _, rows, steps = a.shape
-        acc, largest, scale = np.empty(_COLUMNS), np.empty(_COLUMNS), np.empty(_COLUMNS)
-        total, special = np.empty(_COLUMNS), np.empty(_COLUMNS)
-        second_largest, second_total = np.empty(_COLUMNS), np.empty(_COLUMNS)
-        groups = np.empty((block // group, _COLUMNS))
-        for p in range(panels_b.shape[1]):
+    def fused_range(start, stop, work, a, b, initial, lengths, out, unit):  # type: ignore[no-untyped-def]
+        _, rows, steps = a.values.shape
+        acc, block, shortcut = work.acc, unit.block, with_mode(unit.shortcut, mode)
+        for p in range(b.values.shape[1]):
+            column = p * COLUMNS
             for index in range(start, stop):
                 batch = index // rows
                 row = index - batch * rows
-                if p * _COLUMNS >= lengths[row]:
+                end = min(COLUMNS, lengths[row] - column)
+                if end <= 0:
                     continue
-                end = min(_COLUMNS, lengths[row] - p * _COLUMNS)
-                acc[:] = 0.0
+                for j in range(COLUMNS):
+                    acc[j] = 0.0
                 if initial.size > 0:
-                    acc[:end] = initial[batch, row, p * _COLUMNS : p * _COLUMNS + end]
-                left, powers_left = a[batch, row], powers_a[batch, row]
-                values, powers = panels_b[batch, p], powers_b[batch, p]
+                    for j in range(end):
+                        acc[j] = initial[batch, row, column + j]
+                left, powers_left = a.values[batch, row], a.powers[batch, row]
+                right, powers = b.values[batch, p], b.powers[batch, p]
                 for first in range(0, steps, block):
                     last = min(first + block, steps)
                     if floored:
                         _floored_block(
-                            acc, largest, scale, total, second_largest, second_total,
-                            left, powers_left, values, powers, first, last,
-                            top, sum_top, reach, halves, shortcut, kind,
-                        )  # fmt: skip
-                    elif grouped:
-                        _grouped_block(
-                            acc, largest, scale, total, groups,
-                            left, powers_left, values, powers, first, last, group,
-                            floor, top, initial_least, shortcut, kind,
+                            work, left, powers_left, right, powers, first, last,
+                            unit, shortcut, kind, halves,
                         )  # fmt: skip
                     else:
                         _fused_block(
-                            acc, largest, scale, total,
-                            left, powers_left, values, powers, first, last,
-                            floor, top, initial_least, shortcut, kind,
+                            work, left, powers_left, right, powers, first, last,
+                            unit, shortcut, kind, grouped,
                         )  # fmt: skip
-                    _settle(
-                        acc, total, special, raw_a[batch, row], raw_b[batch, p],
-                        first, last, others, limit,
-                    )  # fmt: skip
+                    _settle(work, a.raw[batch, row], b.raw[batch, p], first, last, unit)
                 for j in range(end):
-                    out[batch, row, p * _COLUMNS + j] = acc[j]
+                    out[batch, row, column + j] = acc[j]
 
     return cast(Callable[..., None], fused_range)
 
@@ -273,17 +368,8 @@ def _product_kernel(variant: int, kind: int) -> Callable[..., None]:
 # --- products -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One operand: finite numbers, the powers of two of their exponents, and all numbers."""
-
-    values: NDArray[np.float64]
-    powers: NDArray[np.float64]
-    raw: NDArray[np.float64]
-
-
 def _sides(
-    operands: Operands, formats: tuple[FormatFacts | None, ...]
+    operands: Operands, formats: tuple[FormatFacts | None, FormatFacts | None]
 ) -> tuple[_Side, _Side, bool]:
     """Both operands, and whether there are infinities or NaNs in them."""
     split = [
@@ -300,53 +386,30 @@ def _sides(
 
 
 def _run(
-    operands: Operands,
-    sides: tuple[_Side, _Side],
-    variant: int,
-    output: FormatFacts,
-    rounding: RoundingFacts,
-    *,
-    block: int,
-    fraction_bits: int,
-    sum_fraction_bits: int = 0,
-    group: int = 1,
-    floor: float = _NO_FLOOR,
-    reach: float = 0.0,
-    initial_least: float = 0.0,
-    others: bool,
-    limit: float = np.inf,
+    operands: Operands, a: _Side, b: _Side, variant: int, unit: _Unit, rounding: RoundingFacts
 ) -> Carrier:
-    batch, rows, columns = operands.shape
-    steps = sides[0].values.shape[2]
+    """The product by a kernel, in float32."""
     out = np.zeros(operands.shape)
     if out.size == 0:
         return out
-    left, right = sides
-    packed = panels(right.values, _COLUMNS)
-    initial = operands.initial
+    steps = a.values.shape[2]
+    packed = panels(b.values, _FLOAT64)
+    initial = np.zeros((0, 0, 0)) if operands.initial is None else operands.initial
     launching.run(
-        _product_kernel(variant, DETERMINISTIC),
-        batch * rows,
-        left.values,
-        left.powers,
-        left.raw,
-        packed,
-        panels(right.powers, _COLUMNS),
-        panels(right.raw, _COLUMNS) if others else packed,
-        np.zeros((0, 0, 0)) if initial is None else initial.astype(np.float64),
+        _product_kernel(variant, kind_of(rounding), known_mode(rounding, "rtz")),
+        out.shape[0] * out.shape[1],
+        _Side(*(read_only(x, _FLOAT64) for x in a)),
+        _Side(
+            packed,
+            panels(b.powers, _FLOAT64),
+            packed if b.raw is b.values else panels(b.raw, _FLOAT64),
+        ),
+        read_only(initial, _FLOAT64),
+        read_only(operands.row_lengths, np.int64),
         out,
-        operands.row_lengths,
-        block,
-        group,
-        floor,
-        2.0**fraction_bits,
-        2.0**sum_fraction_bits,
-        reach,
-        initial_least,
-        others,
-        limit,
-        shortcut_of(output, rounding, _FLOAT64),
-        grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * columns)),
+        unit,
+        grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * out.shape[2])),
+        workspace=lambda: _row(unit.block // unit.group),
     )
     return with_canonical_nan(out.astype(np.float32))
 
@@ -361,7 +424,7 @@ def _in_strips(operands: Operands, product: Callable[[Operands, slice], Carrier]
     """A product by strips of columns, as what a right operand is split into is larger than it."""
     batch, _, columns = operands.shape
     height = max(1, batch * operands.b.shape[1])
-    width = max(1, _STRIP // height // _COLUMNS) * _COLUMNS
+    width = max(1, _STRIP // height // COLUMNS) * COLUMNS
     if columns <= width:
         return product(operands, slice(None))
     out = np.empty(operands.shape, np.float32)
@@ -378,63 +441,69 @@ def _in_strips(operands: Operands, product: Callable[[Operands, slice], Carrier]
     return out
 
 
-def product(operands: Operands, accumulator: Any) -> Carrier:
-    """The product of (batch, m, k) and (batch, k, n) arrays on a tensor core."""
-    return _in_strips(operands, lambda strip, here: _product(strip, accumulator))
-
-
-def _product(operands: Operands, accumulator: Any) -> Carrier:
-    left, right, others = _sides(operands, accumulator.input_formats)
-    floor = accumulator.exponent_floor
-    return _run(
-        operands,
-        (_reordered(left, accumulator.order, 2), _reordered(right, accumulator.order, 1)),
-        _TENSOR,
-        accumulator.format,
-        accumulator.rounding,
-        block=accumulator.block,
-        fraction_bits=accumulator.fraction_bits,
+def _core_unit(core: TensorCoreFacts, *, group: int, others: bool) -> _Unit:
+    floor = core.exponent_floor
+    return _Unit(
+        block=core.block,
+        group=group,
         floor=_NO_FLOOR if floor is None else 2.0**floor,
-        initial_least=2.0**accumulator.initial.emin,
+        top=2.0**core.fraction_bits,
+        sum_top=0.0,
+        reach=0.0,
+        initial_least=2.0**core.initial_format.emin,
         others=others,
+        limit=np.inf,
+        shortcut=shortcut_of(core.format, core.rounding, _FLOAT64),
     )
+
+
+def product(operands: Operands, accumulator: TensorCoreFacts) -> Carrier:
+    """The product of (batch, m, k) and (batch, k, n) arrays on a tensor core."""
+
+    def product_of(strip: Operands, _: slice) -> Carrier:
+        left, right, others = _sides(strip, accumulator.input_formats)
+        left, right = (
+            _reordered(side, accumulator.order, axis) for side, axis in ((left, 2), (right, 1))
+        )
+        unit = _core_unit(accumulator, group=1, others=others)
+        return _run(strip, left, right, _TENSOR, unit, accumulator.rounding)
+
+    return _in_strips(operands, product_of)
 
 
 def scaled_product(
-    operands: Operands, scales: tuple[NDArray[Any], NDArray[Any]], unit: Any
+    operands: Operands, scales: tuple[NDArray[Any], NDArray[Any]], unit: ScaledCoreFacts
 ) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays of elements, given each one's scale."""
-    of_a, of_b = scales
-    return _in_strips(
-        operands, lambda strip, here: _scaled_product(strip, (of_a, of_b[:, :, here]), unit)
-    )
-
-
-def _scaled_product(
-    operands: Operands, scales: tuple[NDArray[Any], NDArray[Any]], unit: Any
-) -> Carrier:
     core = unit.core
-    grouped = core.group > 1
-    sides = []
-    for x, scale, format in zip((operands.a, operands.b), scales, core.inputs, strict=True):
-        values, powers, _ = _values_and_powers(x, format)
-        scale_values, scale_powers, _ = _values_and_powers(scale, unit.scale)
-        powers = scale_powers if grouped else powers * scale_powers
-        sides.append(_Side(values * scale_values, powers, x.astype(np.float64) * scale))
-    floor = core.exponent_floor
-    return _run(
-        operands,
-        (sides[0], sides[1]),
-        _GROUPED if grouped else _TENSOR,
-        core.format,
-        core.rounding,
-        block=core.block,
-        group=core.group,
-        fraction_bits=core.fraction_bits,
-        floor=_NO_FLOOR if floor is None else 2.0**floor,
-        initial_least=2.0**core.initial.emin,
-        others=not all(np.isfinite(side.raw).all() for side in sides),
-    )
+    variant = _GROUPED if core.group > 1 else _TENSOR
+
+    def product_of(strip: Operands, here: slice) -> Carrier:
+        left, right = (
+            _scaled_side(x, scale, format, unit)
+            for x, scale, format in zip(
+                (strip.a, strip.b),
+                (scales[0], scales[1][:, :, here]),
+                core.input_formats,
+                strict=True,
+            )
+        )
+        others = not all(np.isfinite(side.raw).all() for side in (left, right))
+        described = _core_unit(core, group=core.group, others=others)
+        return _run(strip, left, right, variant, described, core.rounding)
+
+    return _in_strips(operands, product_of)
+
+
+def _scaled_side(
+    x: Carrier, scale: NDArray[Any], format: FormatFacts | None, unit: ScaledCoreFacts
+) -> _Side:
+    """An operand whose exponents are those of its scales and, without groups, its elements."""
+    assert format is not None
+    values, powers, _ = _values_and_powers(x, format)
+    scale_values, scale_powers, _ = _values_and_powers(scale, unit.scale)
+    powers = scale_powers if unit.core.group > 1 else powers * scale_powers
+    return _Side(values * scale_values, powers, x.astype(np.float64) * scale)
 
 
 def _reordered(side: _Side, order: tuple[int, ...] | None, axis: int) -> _Side:
@@ -445,32 +514,29 @@ def _reordered(side: _Side, order: tuple[int, ...] | None, axis: int) -> _Side:
     runs = -(-steps // len(order))
     indices = (np.arange(runs)[:, None] * len(order) + np.array(order)).reshape(-1)
     widths = [(0, runs * len(order) - steps if i == axis else 0) for i in range(3)]
-
-    def reordered(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.ascontiguousarray(np.take(np.pad(x, widths), indices, axis))
-
-    return _Side(*map(reordered, (side.values, side.powers, side.raw)))
+    return _Side(*(np.take(np.pad(x, widths), indices, axis) for x in side))
 
 
-def floored_product(operands: Operands, accumulator: Any) -> Carrier:
+def floored_product(operands: Operands, accumulator: FlooredCoreFacts) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays on CDNA3's matrix core."""
-    return _in_strips(operands, lambda strip, here: _floored_product(strip, accumulator))
-
-
-def _floored_product(operands: Operands, accumulator: Any) -> Carrier:
-    left, right, others = _sides(operands, accumulator.input_formats)
-    greatest = [np.max(np.abs(side.values), initial=0.0) for side in (left, right)]
     reach = accumulator.reach
-    return _run(
-        operands,
-        (left, right),
-        _HALVES if accumulator.halves else _FLOORED,
-        accumulator.format,
-        accumulator.rounding,
-        block=accumulator.block,
-        fraction_bits=accumulator.fraction_bits,
-        sum_fraction_bits=accumulator.sum_fraction_bits,
-        reach=0.0 if reach is None else 2.0**-reach,
-        others=others or bool(greatest[0] * greatest[1] >= _INFINITE_PRODUCT),
-        limit=_INFINITE_PRODUCT,
-    )
+
+    def product_of(strip: Operands, _: slice) -> Carrier:
+        left, right, others = _sides(strip, accumulator.input_formats)
+        greatest = [np.max(np.abs(side.values), initial=0.0) for side in (left, right)]
+        unit = _Unit(
+            block=accumulator.block,
+            group=1,
+            floor=_NO_FLOOR,
+            top=2.0**accumulator.fraction_bits,
+            sum_top=2.0**accumulator.sum_fraction_bits,
+            reach=0.0 if reach is None else 2.0**-reach,
+            initial_least=0.0,
+            others=others or bool(greatest[0] * greatest[1] >= _INFINITE_PRODUCT),
+            limit=_INFINITE_PRODUCT,
+            shortcut=shortcut_of(accumulator.format, accumulator.rounding, _FLOAT64),
+        )
+        variant = _HALVES if accumulator.halves else _FLOORED
+        return _run(strip, left, right, variant, unit, accumulator.rounding)
+
+    return _in_strips(operands, product_of)

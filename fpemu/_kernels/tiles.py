@@ -17,8 +17,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
+from fpemu._kernels.operands import COLUMNS
+
 __all__ = [
-    "COLUMNS",
     "PLAIN_ROWS",
     "ROUNDED_ROWS",
     "VECTOR_BITS",
@@ -35,9 +36,6 @@ __all__ = [
     "settle_rounded",
     "settle_rounded_rows",
 ]
-
-COLUMNS: Final = 64
-"""Columns of a panel, and of a tile of accumulators."""
 
 PLAIN_ROWS: Final = 4
 """Rows that the plain loop advances together, to use each element of a panel that often."""
@@ -86,8 +84,8 @@ class _Lanes:
 class _RoundedStep:
     """Rounded multiply-adds, at first guess and at second look.
 
-    See :func:`fpemu.sequential._fast_parameters` for the proof.  ``half`` is half a unit in the
-    last place of the format as an increment of the carrier's bits, ``tail`` the bits below that
+    See ``_fast_parameters`` of the sequential kernels for the proof.  ``half`` is half a unit in
+    the last place of the format as an increment of the carrier's bits, ``tail`` the bits below that
     unit, ``dropped`` their number; if `ranged`, results outside ``least .. least + span`` in
     magnitude are doubtful.
     """

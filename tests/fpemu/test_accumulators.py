@@ -2,6 +2,7 @@
 
 import ctypes
 import ctypes.util
+import dataclasses
 import functools
 import itertools
 import math
@@ -17,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fpemu
-from fpemu import formats
+from fpemu import formats, linalg
+from fpemu._kernels import launching
 from fpemu.reference import round_exact
 from tests.oracle.accumulators import blocked, sequential
 from tests.oracle.bits import assert_same_bits, differences
@@ -846,3 +848,74 @@ def test_flush_to_zero_of_another_library_does_not_matter(setter, warm, large, t
         element = sequential(a[i].tolist(), b[:, j].tolist(), "e8m4")
         assert_same_bits(results["e8m4"][i, j], element)
         assert element == round_exact(element, "e8m4")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(
+    "name", ["float64", "float32", "float16", "bfloat16", "tf32", "e11m40", "float8_e4m3fn",
+             "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn", "e5m2", "binary8p1ue"],
+)  # fmt: skip
+@pytest.mark.parametrize("facts", [{}, {"subnormals": False}, {"signed": False}])
+def test_operands_are_members_if_rounding_leaves_them_alone(name, facts, dtype):
+    try:
+        format = dataclasses.replace(formats.format(name), **facts)
+    except ValueError:
+        pytest.skip("there is no such format")
+    generator = np.random.default_rng(4)
+    word = {np.float32: np.uint32, np.float64: np.uint64}[dtype]
+    numbers = generator.integers(0, np.iinfo(word).max, 2000, word).view(dtype)
+    edges = [format.max_finite, format.smallest_normal, format.smallest_subnormal, 0, 1.5, np.inf]
+    with np.errstate(all="ignore"):
+        edges = np.array(edges, dtype)
+        near = [edges, np.nextafter(edges, dtype(0)), np.nextafter(edges, dtype(np.inf)), edges / 2]
+        x = np.concatenate([numbers, *near, np.ldexp(generator.normal(size=500), 3).astype(dtype)])
+        x = np.concatenate([x, -x])
+        x = x if format.has_nan else x[~np.isnan(x)]
+        x = np.concatenate([x, fpemu.round(x, format).astype(dtype)])
+        x = x if format.has_nan else x[~np.isnan(x)]
+    unchanged = [fpemu.round(number, format) == number or np.isnan(number) for number in x]
+    assert [_is_taken(number, format) for number in x] == unchanged
+    if not all(unchanged):
+        where = rf"^a\[{unchanged.index(False)}\] is "
+        with launching.default_environment(), pytest.raises(ValueError, match=where):
+            linalg._members(x, format, None, "a")
+
+
+@launching.default_environment()
+def _is_taken(number, format):
+    try:
+        linalg._members(np.array([number]), format, None, "a")
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "accumulator",
+    [
+        fpemu.Sequential("e8m7"),
+        fpemu.Sequential("e8m7", "rtz"),
+        fpemu.Sequential("e8m7", fpemu.Rounding("sr", seed=1)),
+        fpemu.Pairwise("e8m7"),
+        fpemu.Exact("e8m7", block=2),
+        fpemu.devices.get("hopper.wgmma.bfloat16"),
+    ],
+    ids=str,
+)
+def test_no_layout_of_operands_compiles_a_kernel_again(accumulator, monkeypatch):
+    """Views, subclasses and read-only arrays reach a kernel as the same types."""
+    kinds = set()
+    launch = launching.run
+
+    def noted(function, count, *arguments, **options):
+        kinds.add((function, *map(numba.typeof, arguments)))
+        launch(function, count, *arguments, **options)
+
+    monkeypatch.setattr(launching, "run", noted)
+    a = np.ones((2, 6, 6), np.float32)
+    constant = a.copy()
+    constant.flags.writeable = False
+    for x in (a, constant, a[:, ::2, ::2], a.transpose(0, 2, 1), a[0].view(np.matrix), a[:1]):
+        fpemu.matmul(x, x, accumulator)
+        fpemu.matmul(x, x, accumulator, c=np.zeros(x.shape[-1], x.dtype))
+    assert len(kinds) == 1
