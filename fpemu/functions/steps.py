@@ -38,7 +38,7 @@ _MOST_PRECISION: Final = 24  # of correctly rounded functions
 _ROWS_TOGETHER: Final = 64  # columns that product kernels work on at once
 _MOST_EXACT_FLOAT32: Final = 2**24
 # The random bits of a step depend on its label, so that a new spelling would change results.
-_LABELS: Final = {"centered": "centered", "normalized": "normalized"}
+_LABELS: Final = {"centered": "centred", "normalized": "normalised"}
 
 
 # --- arguments ------------------------------------------------------------------------------------

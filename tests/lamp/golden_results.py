@@ -144,6 +144,9 @@ def calculated() -> Results:
     rows = moderate("rows", 8, 48)
     yield "softmax", partial(fpemu.functions.softmax, rows, "bfloat16")
     yield "layer_norm", partial(fpemu.functions.layer_norm, rows, "bfloat16")
+    for name in ("softmax", "layer_norm", "rms_norm"):
+        function = getattr(fpemu.functions, name)
+        yield f"{name} sr", partial(function, rows, "bfloat16", STOCHASTIC[0])
     yield "rms_norm", partial(fpemu.functions.rms_norm, rows, "bfloat16")
 
 
