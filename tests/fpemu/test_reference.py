@@ -909,3 +909,17 @@ def test_attention_checks_its_shapes():
         attention(one, one * 2, one * 2, causal=True)
     with pytest.raises(ValueError, match=r"v\[0, 1\] is nan"):
         attention(one, one, [[1.0, math.nan]])
+
+
+@pytest.mark.parametrize("format", ["float8_e4m3fn", "float8_e5m2fnuz", "float16"])
+def test_codes_and_digits_may_be_integers_of_numpy(format):
+    codes = np.arange(2 ** min(formats.format(format).bits, 8))
+    for code in codes.astype(np.uint8 if formats.format(format).bits == 8 else np.uint16):
+        assert_same_bits(
+            np.float64(reference.decode_exact(code, format)),
+            np.float64(reference.decode_exact(int(code), format)),
+        )
+    assert (
+        reference.softmax([1.0, 2.0], digits=np.int64(30))[0]
+        == reference.softmax([1.0, 2.0], digits=30)[0]
+    )
