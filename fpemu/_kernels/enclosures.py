@@ -491,12 +491,17 @@ enclosure: Any = None  # each kernel has its own
 
 
 def _odd_range(x, out, undecided, low_bits):  # type: ignore[no-untyped-def]
+    # LLVM compiles gelu and erf a quarter slower if nothing is counted.
+    count = np.int64(0)
     for i in range(x.size):
         high, low, error, exponent = enclosure(x[i])
         first = _odd_end(high, low - error)
         second = _odd_end(high, low + error)
         out[i] = words.floating(scaled_to_odd(first, exponent))
-        undecided[i] = _is_undecided(first, second, low_bits)
+        doubt = _is_undecided(first, second, low_bits)
+        undecided[i] = doubt
+        count += np.int64(doubt)
+    return count
 
 
 @functools.cache
