@@ -372,9 +372,9 @@ def product(operands: Operands, accumulator: PairwiseFacts) -> Carrier:
     operands = _whole_trees(_flushed_inputs(operands, accumulator), block)
     waiting = way == _WIDE and accumulator.fused
     launching.run(
-        # Rounding to odd, that of Arm's units, by the code for any mode takes a quarter longer.
+        # Those of Arm's units, and stochastic ones, take a fifth longer by the code for any mode.
         _product_kernel(
-            kind_of(rounding), known_mode(rounding, "rto"), accumulator.fused, way, flush
+            kind_of(rounding), known_mode(rounding, "rto", "sr"), accumulator.fused, way, flush
         ),
         out.shape[0] * out.shape[1],
         operands.arrays(dtype, out),
