@@ -1,8 +1,8 @@
 """Inner and matrix products over accumulators.
 
-:func:`matmul` checks its arguments, stacks the operands into three dimensions and runs the kernel
-of the accumulator's class.  A kernel may keep the running sums of an element on the way, which
-bound its error.
+:func:`fpemu.matmul` checks its arguments, stacks the operands into three dimensions and runs the
+kernel of the accumulator's class.  A kernel may keep the running sums of an element on the way,
+which bound its error.
 """
 
 from __future__ import annotations

@@ -495,7 +495,7 @@ def test_scaled_units_take_scaled_operands():
             TypeError,
             "inner must be an accumulator",
         ),
-        (lambda: fpemu.Promoted(fpemu.Exact("e8m7"), "float32", 0), ValueError, "interval"),
+        (lambda: fpemu.Promoted(fpemu.Exact("e8m7"), "float32", 0), ValueError, "block"),
         (lambda: fpemu.Pairwise("float32", block=-1), ValueError, "block must be at least 1"),
         (lambda: fpemu.Pairwise("float32", flush="yes"), ValueError, "flush must be"),
         (lambda: fpemu.Exact("float33"), ValueError, "unknown format"),
