@@ -32,6 +32,7 @@ import time
 begun = time.process_time()
 import numpy as np
 import fpemu
+fpemu.matmul, fpemu.functions, fpemu.devices  # names are imported when first used
 x = np.linspace(-1, 1, 64, dtype=np.float32)
 m = np.ones((8, 8), np.float32)
 """
