@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from fpemu._lazy import lazy
 
 if TYPE_CHECKING:
     from fpemu import devices, formats, functions, jit, reference, scaling
@@ -73,23 +74,6 @@ _NAMES: Final = {
     "linalg": "RunningSums dot matmul",
     "rounding": "Rounding round",
 }
-_MODULES: Final = {name: module for module, names in _NAMES.items() for name in names.split()}
-
 
 if not TYPE_CHECKING:  # to which every name is known by its import above
-
-    def __getattr__(name: str) -> Any:
-        """A public name from its module, or a module of the package."""
-        module = f"{__name__}.{_MODULES.get(name, name)}"
-        try:
-            found = import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-        if name in _MODULES:
-            found = globals()[name] = getattr(found, name)
-        return found
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = lazy(__name__, _NAMES)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fpemu import __version__ as __version__
+from fpemu._lazy import lazy
 
 if TYPE_CHECKING:
     from lamp import bounds, testing
@@ -47,23 +47,6 @@ _NAMES: Final = {
     "models": "GPT2 Llama checkpoints from_pretrained",
     "studies": "Study sweep",
 }
-_MODULES: Final = {name: module for module, names in _NAMES.items() for name in names.split()}
-
 
 if not TYPE_CHECKING:  # to which every name is known by its import above
-
-    def __getattr__(name: str) -> Any:
-        """A public name from its module, or a module of the package."""
-        module = f"{__name__}.{_MODULES.get(name, name)}"
-        try:
-            found = import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-        if name in _MODULES:
-            found = globals()[name] = getattr(found, name)
-        return found
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = lazy(__name__, _NAMES)

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # Bottom first.  A wing may import those before it.
 FLOORS = {
     "fpemu": [
+        "_lazy",
         "_arguments",
         "_kernels",
         "formats",
