@@ -36,4 +36,5 @@ def assert_interrupted_at_any_moment(package, *arguments):
             command.send_signal(signal.SIGINT)
             _, errors = command.communicate()
         if moment == 0 or command.returncode != 0:  # else it was quicker
-            assert (command.returncode, errors) == (130, f"{package}: interrupted\n")
+            seen = command.returncode, errors
+            assert seen == (130, f"{package}: interrupted\n"), f"{seen} after {moment} s"

@@ -9,6 +9,7 @@ This module imports nothing of weight: it is what runs before the imports of a c
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import signal
@@ -34,7 +35,8 @@ def run(program: str, load: Callable[[], Command]) -> None:
     """Run a command as a process, which Ctrl-C ends without a traceback at any moment.
 
     While it starts and while it ends, the process exits at once.  In between, `KeyboardInterrupt`
-    is raised as usual, and :func:`call` handles it.
+    is raised as usual, and :func:`call` handles it.  Once Python has called its exit functions,
+    the signal is ignored.
 
     Parameters
     ----------
@@ -58,6 +60,9 @@ def run(program: str, load: Callable[[], Command]) -> None:
     if listens:
         signal.signal(signal.SIGINT, interrupt)
         sys.unraisablehook = unraisable
+        # What is registered first runs last.  After it, CPython takes its handlers away and goes
+        # on to free memory: all is done and said by then, and a signal must not change the code.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     try:
         command = load()
     except ImportError as error:
