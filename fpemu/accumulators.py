@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -553,8 +553,8 @@ class TensorCore(Accumulator):
         How many bits behind the largest exponent are kept, 1 to 40.
     format : Format or str
         The format of the results.
-    rounding : str
-        The rounding into it: ``"rtz"`` or ``"rne"``.  Overflow gives infinity in both.
+    rounding : Rounding or str
+        The rounding into it.  Overflow gives infinity, whatever the mode.
     exponent_floor : int, optional
         The least that the largest exponent may be; left out, there is no floor.
     inputs : Format, str, or a pair of them
@@ -619,10 +619,7 @@ class TensorCore(Accumulator):
         _set(self, "block", _positive("block", block))
         _set(self, "fraction_bits", _positive("fraction_bits", fraction_bits))
         _set(self, "format", _formats.format(format))
-        mode = as_rounding(rounding).mode
-        if mode not in ("rtz", "rne"):
-            raise ValueError(f"rounding must be 'rtz' or 'rne', not {mode!r}")
-        _set(self, "rounding", Rounding(mode, "infinity"))
+        _set(self, "rounding", replace(as_rounding(rounding), overflow="infinity"))
         floor = exponent_floor
         _set(self, "exponent_floor", None if floor is None else integer("exponent_floor", floor))
         pair = inputs if isinstance(inputs, tuple) else (inputs, inputs)

@@ -25,19 +25,33 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, launching, words
+from fpemu._kernels import caching, launching, random_bits, words
 from fpemu._kernels.caching import inline
+from fpemu._kernels.exact import fma_word_at
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
-from fpemu._kernels.operands import COLUMNS, Operands, aligned, panels, read_only
+from fpemu._kernels.operands import (
+    COLUMNS,
+    OUTER,
+    Operands,
+    Random,
+    aligned,
+    panels,
+    random_of,
+    read_only,
+)
 from fpemu._kernels.rounding import (
+    STOCHASTIC,
     Carrier,
     Shortcut,
+    Target,
     kind_of,
     known_mode,
     round_number,
     shortcut_of,
+    target_of,
     with_mode,
 )
+from fpemu._kernels.significands import ZERO
 
 __all__ = ["floored_product", "product", "scaled_product", "with_canonical_nan"]
 
@@ -111,6 +125,21 @@ class _Side(NamedTuple):
     raw: Any
 
 
+class _Drawn(NamedTuple):
+    """Where random bits come from, and which belong to an element of a strip of the result."""
+
+    random: Random
+    columns: int  # of the whole result
+    first: int  # column of the strip
+
+
+class _Place(NamedTuple):
+    """Which random bits belong to a row of sums: those of its first element and of the block."""
+
+    element: Any
+    number: Any
+
+
 class _Unit(NamedTuple):
     """What a kernel is told of the unit."""
 
@@ -124,6 +153,8 @@ class _Unit(NamedTuple):
     others: bool  # whether there are infinities or NaNs
     limit: float  # products from here on are infinite
     shortcut: Shortcut
+    target: Target  # for the kind that needs random bits
+    drawn: _Drawn
 
 
 class _Row(NamedTuple):
@@ -214,9 +245,36 @@ def _add_groups(work, left, powers_left, values, powers, first, stop, group):  #
             largest[j] = power if taken else largest[j]
 
 
+@inline
+def _rounded(
+    exact: float, j: int, unit: _Unit, shortcut: Shortcut, kind: int, quick: bool, place: _Place
+) -> Any:
+    """The exact sum of column `j` of a row, rounded."""
+    if quick:
+        return round_number(exact, shortcut, kind)
+    random, bits = unit.drawn.random, ZERO
+    if kind == STOCHASTIC:
+        bits = random_bits.step_bits(
+            place.element + j, place.number, OUTER, random.key, random.unused
+        )
+    return words.floating(fma_word_at(exact, 1.0, 0.0, unit.target, kind, bits, random.unused))
+
+
 @numba.njit(inline="always")
 def _fused_block(  # type: ignore[no-untyped-def]
-    work, left, powers_left, values, powers, first, stop, unit, shortcut, kind, grouped
+    work,
+    left,
+    powers_left,
+    values,
+    powers,
+    first,
+    stop,
+    unit,
+    shortcut,
+    kind,
+    quick,
+    grouped,
+    place,
 ):
     """A block of a tensor core; the rounded sums are left in `total`.
 
@@ -241,7 +299,7 @@ def _fused_block(  # type: ignore[no-untyped-def]
         _add_truncated(total, scale, left, values, first, stop, 1)
     for j in range(COLUMNS):
         # Zero sums are positive.
-        total[j] = round_number(total[j] / scale[j] + 0.0, shortcut, kind)
+        total[j] = _rounded(total[j] / scale[j] + 0.0, j, unit, shortcut, kind, quick, place)
 
 
 @numba.njit(inline="always")
@@ -260,7 +318,7 @@ def _truncated_products(  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _floored_block(  # type: ignore[no-untyped-def]
-    work, left, powers_left, values, powers, first, stop, unit, shortcut, kind, halves
+    work, left, powers_left, values, powers, first, stop, unit, shortcut, kind, quick, halves, place
 ):
     """A block of CDNA3: products truncated, their sum and the accumulator floored."""
     acc, largest, scale, total = work.acc, work.largest, work.scale, work.total
@@ -292,7 +350,7 @@ def _floored_block(  # type: ignore[no-untyped-def]
         unit_power = both if both > 0.0 else 1.0
         floored = words.floor(products * (unit.sum_top / unit_power)) / unit.sum_top
         exact = (floored + words.floor(addend * (top / unit_power)) / top) * unit_power + 0.0
-        total[j] = round_number(exact, shortcut, kind)
+        total[j] = _rounded(exact, j, unit, shortcut, kind, quick, place)
 
 
 @numba.njit(inline="always")
@@ -318,9 +376,10 @@ _TENSOR, _GROUPED, _FLOORED, _HALVES = range(4)
 
 
 @functools.cache
-def _product_kernel(variant: int, kind: int, mode: str) -> Callable[..., None]:
+def _product_kernel(variant: int, kind: int, mode: str, quick: bool) -> Callable[..., None]:
     """The kernel of a kind of addition; the arguments are constants to the compiler.
 
+    It is `quick` if the shortcut applies to its roundings.
     Truncation by the code for any mode would take Volta, which rounds after every four terms, a
     third of its speed.
     """
@@ -346,17 +405,19 @@ def _product_kernel(variant: int, kind: int, mode: str) -> Callable[..., None]:
                         acc[j] = initial[batch, row, column + j]
                 left, powers_left = a.values[batch, row], a.powers[batch, row]
                 right, powers = b.values[batch, p], b.powers[batch, p]
+                element = index * unit.drawn.columns + unit.drawn.first + column
                 for first in range(0, steps, block):
                     last = min(first + block, steps)
+                    place = _Place(element, first // block)
                     if floored:
                         _floored_block(
                             work, left, powers_left, right, powers, first, last,
-                            unit, shortcut, kind, halves,
+                            unit, shortcut, kind, quick, halves, place,
                         )  # fmt: skip
                     else:
                         _fused_block(
                             work, left, powers_left, right, powers, first, last,
-                            unit, shortcut, kind, grouped,
+                            unit, shortcut, kind, quick, grouped, place,
                         )  # fmt: skip
                     _settle(work, a.raw[batch, row], b.raw[batch, p], first, last, unit)
                 for j in range(end):
@@ -395,8 +456,9 @@ def _run(
     steps = a.values.shape[2]
     packed = panels(b.values, _FLOAT64)
     initial = np.zeros((0, 0, 0)) if operands.initial is None else operands.initial
+    kind, quick = kind_of(rounding), bool(unit.shortcut.limit) and not rounding.is_stochastic
     launching.run(
-        _product_kernel(variant, kind_of(rounding), known_mode(rounding, "rtz")),
+        _product_kernel(variant, kind, known_mode(rounding, "rtz"), quick),
         out.shape[0] * out.shape[1],
         _Side(*(read_only(x, _FLOAT64) for x in a)),
         _Side(
@@ -426,7 +488,7 @@ def _in_strips(operands: Operands, product: Callable[[Operands, slice], Carrier]
     height = max(1, batch * operands.b.shape[1])
     width = max(1, _STRIP // height // COLUMNS) * COLUMNS
     if columns <= width:
-        return product(operands, slice(None))
+        return product(operands, slice(0, columns))
     out = np.empty(operands.shape, np.float32)
     for first in range(0, columns, width):
         here = slice(first, first + width)
@@ -441,7 +503,13 @@ def _in_strips(operands: Operands, product: Callable[[Operands, slice], Carrier]
     return out
 
 
-def _core_unit(core: TensorCoreFacts, *, group: int, others: bool) -> _Unit:
+def _draws(operands: Operands, rounding: RoundingFacts) -> Callable[[slice], _Drawn]:
+    """The random bits of a product, by the columns of a strip; drawn once if there is no seed."""
+    random, columns = random_of(rounding), operands.shape[2]
+    return lambda here: _Drawn(random, columns, here.start)
+
+
+def _core_unit(core: TensorCoreFacts, drawn: _Drawn, *, group: int, others: bool) -> _Unit:
     floor = core.exponent_floor
     return _Unit(
         block=core.block,
@@ -454,18 +522,21 @@ def _core_unit(core: TensorCoreFacts, *, group: int, others: bool) -> _Unit:
         others=others,
         limit=np.inf,
         shortcut=shortcut_of(core.format, core.rounding, _FLOAT64),
+        target=target_of(core.format, core.rounding, _FLOAT64),
+        drawn=drawn,
     )
 
 
 def product(operands: Operands, accumulator: TensorCoreFacts) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays on a tensor core."""
+    drawn = _draws(operands, accumulator.rounding)
 
-    def product_of(strip: Operands, _: slice) -> Carrier:
+    def product_of(strip: Operands, here: slice) -> Carrier:
         left, right, others = _sides(strip, accumulator.input_formats)
         left, right = (
             _reordered(side, accumulator.order, axis) for side, axis in ((left, 2), (right, 1))
         )
-        unit = _core_unit(accumulator, group=1, others=others)
+        unit = _core_unit(accumulator, drawn(here), group=1, others=others)
         return _run(strip, left, right, _TENSOR, unit, accumulator.rounding)
 
     return _in_strips(operands, product_of)
@@ -476,6 +547,7 @@ def scaled_product(
 ) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays of elements, given each one's scale."""
     core = unit.core
+    drawn = _draws(operands, core.rounding)
     variant = _GROUPED if core.group > 1 else _TENSOR
 
     def product_of(strip: Operands, here: slice) -> Carrier:
@@ -489,7 +561,7 @@ def scaled_product(
             )
         )
         others = not all(np.isfinite(side.raw).all() for side in (left, right))
-        described = _core_unit(core, group=core.group, others=others)
+        described = _core_unit(core, drawn(here), group=core.group, others=others)
         return _run(strip, left, right, variant, described, core.rounding)
 
     return _in_strips(operands, product_of)
@@ -519,9 +591,10 @@ def _reordered(side: _Side, order: tuple[int, ...] | None, axis: int) -> _Side:
 
 def floored_product(operands: Operands, accumulator: FlooredCoreFacts) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays on CDNA3's matrix core."""
+    drawn = _draws(operands, accumulator.rounding)
     reach = accumulator.reach
 
-    def product_of(strip: Operands, _: slice) -> Carrier:
+    def product_of(strip: Operands, here: slice) -> Carrier:
         left, right, others = _sides(strip, accumulator.input_formats)
         greatest = [np.max(np.abs(side.values), initial=0.0) for side in (left, right)]
         unit = _Unit(
@@ -535,6 +608,8 @@ def floored_product(operands: Operands, accumulator: FlooredCoreFacts) -> Carrie
             others=others or bool(greatest[0] * greatest[1] >= _INFINITE_PRODUCT),
             limit=_INFINITE_PRODUCT,
             shortcut=shortcut_of(accumulator.format, accumulator.rounding, _FLOAT64),
+            target=target_of(accumulator.format, accumulator.rounding, _FLOAT64),
+            drawn=drawn(here),
         )
         variant = _HALVES if accumulator.halves else _FLOORED
         return _run(strip, left, right, variant, unit, accumulator.rounding)

@@ -398,8 +398,8 @@ def _written_accumulator(accumulator: Accumulator | ScaledCore) -> Any:
     if kind not in _NAMES:
         raise TypeError(f"{accumulator} has no TOML form: expected one of {', '.join(_KINDS)}")
     values = {name: getattr(accumulator, name) for name in inspect.signature(kind).parameters}
-    if kind is accumulators.TensorCore:  # whose overflow is fixed, so that it takes a mode alone
-        values["rounding"] = values["rounding"].mode
+    if kind is accumulators.TensorCore:  # whose overflow is fixed
+        values["rounding"] = replace(values["rounding"], overflow="ieee")
     return _table({"kind": _NAMES[kind], **values})
 
 

@@ -9,12 +9,15 @@ import pytest
 
 import fpemu
 from fpemu._kernels import random_bits as philox
+from fpemu._kernels import tensor_core as kernels
 from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, VIA
 from fpemu.rounding import Rounding
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.stochastic import signed
+from tests.oracle.units import aligned_sum, largest_exponent, multiply, split, value
 
 SEED = 77
+FLOAT32 = fpemu.format("float32")
 
 
 @numba.njit
@@ -106,6 +109,29 @@ def exactly(terms, steps, accumulator):
     return total
 
 
+def tensor_core(terms, steps, accumulator):
+    """Float32 inputs of a core without a floor, whose results keep their exponent's emin."""
+    total = Fraction(0)
+    for number, first in enumerate(range(0, len(terms), accumulator.block)):
+        products = [
+            multiply(split(float(a), FLOAT32), split(float(b), FLOAT32))
+            for a, b in terms[first : first + accumulator.block]
+        ]
+        if total:
+            products.append(split(float(total), accumulator.format))
+        exponent = largest_exponent(products)
+        summed = aligned_sum(products, accumulator.fraction_bits, exponent, "rtz")
+        exact = value(summed.significand, summed.quantum)
+        total = steps(exact, accumulator.format, OUTER, number)
+    return total
+
+
+def core_maker(name, rounding):
+    """The core for a format, if it may be of one; the test's others get the next one."""
+    name = {"float8_e5m2": "float16", "e11m40": "e8m11"}.get(name, name)
+    return fpemu.TensorCore(4, 23, name, rounding)
+
+
 CASES = {
     "sequential": (fpemu.Sequential, {}, sequential),
     "unfused": (fpemu.Sequential, {"fused": False}, sequential),
@@ -117,6 +143,7 @@ CASES = {
     "trees": (fpemu.Pairwise, {"block": 4}, pairwise),
     "exact": (fpemu.Exact, {}, exactly),
     "exact blocks": (fpemu.Exact, {"block": 5}, exactly),
+    "tensor core": (core_maker, {}, tensor_core),
 }
 
 
@@ -137,7 +164,8 @@ def test_every_step_draws_and_rounds_as_defined(case, name, mode, random_bits, d
         name, rounding=Rounding(mode, random_bits=random_bits, seed=SEED), **options
     )
     for length in (1, 2, 13):
-        a, b = operands(dtype, length)
+        a, b = operands(np.float32 if case == "tensor core" else dtype, length)
+        a, b = a.astype(dtype), b.astype(dtype)
         expected = np.empty((3, 3))
         for element, (i, j) in enumerate(np.ndindex(3, 3)):
             terms = [
@@ -154,7 +182,7 @@ def test_every_step_draws_and_rounds_as_defined(case, name, mode, random_bits, d
 def test_the_number_of_threads_does_not_matter(case):
     maker, options, _ = CASES[case]
     accumulator = maker("bfloat16", rounding=Rounding("sr", seed=SEED), **options)
-    a, b = np.random.default_rng(1).normal(size=(2, 70, 70))
+    a, b = np.random.default_rng(1).normal(size=(2, 70, 70)).astype(np.float32)
     available = numba.config.NUMBA_NUM_THREADS
     results = []
     try:
@@ -168,6 +196,14 @@ def test_the_number_of_threads_does_not_matter(case):
     assert_same_bits(fpemu.matmul(a[:5], b, accumulator), results[0][:5])
 
 
+def test_strips_of_a_tensor_core_draw_what_the_whole_draws(monkeypatch):
+    core = core_maker("bfloat16", Rounding("sr", seed=SEED))
+    a, b = np.random.default_rng(4).normal(size=(2, 140, 140)).astype(np.float32)
+    whole = fpemu.matmul(a, b, core)
+    monkeypatch.setattr(kernels, "_STRIP", 140 * 64)
+    assert_same_bits(fpemu.matmul(a, b, core), whole)
+
+
 @pytest.mark.parametrize("case", [*CASES, "promoted"])
 def test_sums_are_right_on_average(case):
     if case == "promoted":
@@ -175,7 +211,7 @@ def test_sums_are_right_on_average(case):
         options = {}
     else:
         maker, options, _ = CASES[case]
-    a, b = np.random.default_rng(2).normal(size=(2, 64))
+    a, b = np.random.default_rng(2).normal(size=(2, 64)).astype(np.float32).astype(float)
     results = np.array(
         [
             fpemu.dot(a, b, maker("bfloat16", rounding=Rounding("sr", seed=seed), **options))

@@ -77,7 +77,7 @@ tensor_cores = st.builds(
     st.sampled_from((4, 8, 16)),
     st.integers(7, 30),
     st.sampled_from(("float32", "float16")),
-    st.sampled_from(("rtz", "rne")),
+    roundings,
     st.none() | st.integers(-140, 0),
     tensor_formats,
     st.none() | st.just("float32"),
