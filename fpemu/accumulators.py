@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
@@ -62,9 +63,36 @@ def _smallest(format: Format, rounding: Rounding, flushed: bool = False) -> floa
 
 
 class Accumulator:
-    """What every accumulator tells of itself.
+    """What every accumulator tells of itself, and the base of accumulators of one's own.
 
     ``format`` is the format of its results, ``rounding`` how they are rounded into it.
+
+    An accumulator of one's own is a frozen dataclass that inherits from this class, has the fields
+    ``format`` and ``rounding`` and whatever else it needs, and defines :meth:`inner_product` in
+    rational numbers, :meth:`compiled` in compiled arithmetic, or both.  It then works wherever
+    accumulators do.  For bounds, it also overrides :meth:`error_bound` (or :meth:`roundings`) and
+    :meth:`underflow_bound`; for products in which zeros follow the terms,
+    :attr:`ignores_trailing_zeros`.
+
+    Examples
+    --------
+    The last term first, every sum truncated:
+
+    >>> from dataclasses import dataclass
+    >>> from fractions import Fraction
+    >>> import fpemu
+    >>> from fpemu.reference import round_exact
+    >>> @dataclass(frozen=True)
+    ... class Backward(fpemu.Accumulator):
+    ...     format: fpemu.Format = fpemu.format("bfloat16")
+    ...     rounding: fpemu.Rounding = fpemu.Rounding("rtz")
+    ...
+    ...     def inner_product(self, a, b, c):
+    ...         for x, y in zip(reversed(a), reversed(b)):
+    ...             c = Fraction(round_exact(c + x * y, self.format, self.rounding))
+    ...         return c
+    >>> fpemu.dot([1.0, 2.0**-9, 2.0**-9], [1.0, 1.0, 1.0], Backward())
+    np.float64(1.0)
     """
 
     format: Format
@@ -72,6 +100,44 @@ class Accumulator:
     inputs: Format | tuple[Format, Format] | None = None
     convert: Rounding | None = None
     """How it rounds inputs that are not members of their format by itself; None if it does not."""
+
+    def inner_product(
+        self, a: Sequence[Fraction], b: Sequence[Fraction], c: Fraction
+    ) -> Fraction | float:
+        """The inner product by definition; accumulators of one's own override it.
+
+        Parameters
+        ----------
+        a, b : sequence of Fraction, of the same length
+            The terms, in index order.  Sums with an infinity or a NaN among their terms are not
+            asked for: they are what IEEE 754 makes of them.
+        c : Fraction
+            What the sum begins with.
+
+        Returns
+        -------
+        Fraction or float
+            A member of `format`, or an infinity or NaN if the sum overflows.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no definition of its own")
+
+    def compiled(self) -> Callable[[Any, Any, float], float] | None:
+        """The inner product in compiled arithmetic; accumulators of one's own may override it.
+
+        Returns
+        -------
+        callable or None
+            A function compiled by ``numba.njit`` of two vectors and what the sum begins with, all
+            float64; the vectors are read-only, and infinities and NaN are among them.  It returns a
+            member of `format`.  It is made once for all equal accumulators.  :mod:`fpemu.jit` has
+            the operations.  By default None: the definition runs, which is slow.
+        """
+        return None
+
+    @property
+    def ignores_trailing_zeros(self) -> bool:
+        """Whether zeros that follow the terms never change a result but for a zero's sign."""
+        return False
 
     @property
     def initial_format(self) -> Format:
@@ -191,7 +257,7 @@ class Accumulator:
         >>> fpemu.Blocked("bfloat16", 8, "float32").roundings(32)
         ((8, 5.960464477539063e-08), (4, 0.00390625))
         """
-        raise TypeError(f"{self} truncates terms: its errors are no sequence of roundings")
+        raise TypeError(f"the errors of {self} are no sequence of known roundings")
 
     def _log_growth(self, terms: int, initial: bool) -> float:
         """The logarithm of what the roundings make of a term at most."""
@@ -200,7 +266,7 @@ class Accumulator:
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         """The sum of what underflow can add in every rounding."""
-        raise NotImplementedError
+        raise TypeError(f"{self} does not say what it loses by underflow: see underflow_bound")
 
     def _subnormal_power(self, largest: float | None) -> float:
         """The largest exponent, as a power of two, that a product of a subnormal can count with."""
@@ -300,6 +366,11 @@ class Sequential(Accumulator):
             step += _smallest(self.product or self.format, self.rounding)
         return terms * step
 
+    @property
+    def ignores_trailing_zeros(self) -> bool:
+        """See :attr:`Accumulator.ignores_trailing_zeros`."""
+        return True
+
     def __str__(self) -> str:
         facts = [str(self.format), self.rounding.mode]
         if not self.fused:
@@ -362,6 +433,11 @@ class Blocked(Accumulator):
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         outer = -(-terms // self.block) * _smallest(self.format, self.rounding)
         return self.inner._underflow(terms, False, largest) + outer
+
+    @property
+    def ignores_trailing_zeros(self) -> bool:
+        """See :attr:`Accumulator.ignores_trailing_zeros`."""
+        return True
 
     def __str__(self) -> str:
         return f"blocked({self.format}, {self.rounding.mode}, {self.block} x {self.inner})"
@@ -460,6 +536,11 @@ class Pairwise(Accumulator):
             product = _smallest(self.product or self.format, self.rounding, flushed)
         return sums * _smallest(self.format, self.rounding, flushed) + terms * product
 
+    @property
+    def ignores_trailing_zeros(self) -> bool:
+        """See :attr:`Accumulator.ignores_trailing_zeros`; they change the shape of one tree."""
+        return self.block is not None
+
     def __str__(self) -> str:
         facts = [str(self.format), self.rounding.mode]
         if not self.fused:
@@ -528,6 +609,11 @@ class Exact(Accumulator):
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         blocks = 1 if self.block is None else -(-terms // self.block)
         return blocks * _smallest(self.format, self.rounding)
+
+    @property
+    def ignores_trailing_zeros(self) -> bool:
+        """See :attr:`Accumulator.ignores_trailing_zeros`."""
+        return True
 
     def __str__(self) -> str:
         blocks = "" if self.block is None else f", blocks of {self.block}"
@@ -657,6 +743,14 @@ class TensorCore(Accumulator):
         """The format of what a sum may begin with."""
         return self.initial
 
+    def _keeps(self, format: Format) -> bool:
+        """Whether a number of a format loses no bit where it is the only term of a block."""
+        floor = format.emin if self.exponent_floor is None else self.exponent_floor
+        return (
+            self.fraction_bits >= format.precision - 1
+            and max(floor, format.emin) - self.fraction_bits <= format.quantum_exponent
+        )
+
     def _log_growth(self, terms: int, initial: bool) -> float:
         """One truncation of all terms and one rounding for every block.
 
@@ -685,6 +779,11 @@ class TensorCore(Accumulator):
             least = max(least, 2.0**self.exponent_floor)
         step = (self._truncated(terms) + 2.0**-self.fraction_bits) * least
         return -(-terms // self.block) * (step + _smallest(self.format, self.rounding))
+
+    @property
+    def ignores_trailing_zeros(self) -> bool:
+        """See :attr:`Accumulator.ignores_trailing_zeros`; sums must outlast their own alignment."""
+        return self._keeps(self.format)
 
     def __str__(self) -> str:
         facts = [f"{self.block} terms", f"{self.fraction_bits} bits", str(self.format)]
@@ -725,6 +824,11 @@ class ScaledCore:
     def error_bound(self, terms: int, *, initial: bool = False) -> float:
         """As :meth:`Accumulator.error_bound`, for the scaled terms."""
         return self.core.error_bound(terms, initial=initial)
+
+    @property
+    def ignores_trailing_zeros(self) -> bool:
+        """See :attr:`Accumulator.ignores_trailing_zeros`."""
+        return self.core.ignores_trailing_zeros
 
     def __str__(self) -> str:
         return f"scaled {self.core}, {self.scale_block} to a scale in {self.scale}"
@@ -837,6 +941,11 @@ class FlooredCore(Accumulator):
         step = self._cut(terms) * least + _smallest(self.format, Rounding("rne"))
         return -(-terms // self.block) * step
 
+    @property
+    def ignores_trailing_zeros(self) -> bool:
+        """See :attr:`Accumulator.ignores_trailing_zeros`; sums must outlast their own alignment."""
+        return self.fraction_bits >= self.format.precision - 1
+
     def __str__(self) -> str:
         halves = ", halves" if self.halves else ""
         return f"floored core({self.block} terms{halves}, {self.fraction_bits} bits)"
@@ -925,6 +1034,11 @@ class Promoted(Accumulator):
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         inner = self.inner._underflow(min(self.block, terms), False, largest)
         return -(-terms // self.block) * (inner + _smallest(self.format, self.rounding))
+
+    @property
+    def ignores_trailing_zeros(self) -> bool:
+        """See :attr:`Accumulator.ignores_trailing_zeros`."""
+        return self.inner.ignores_trailing_zeros
 
     def __str__(self) -> str:
         return f"promoted({self.format}, {self.rounding.mode}, every {self.block}: {self.inner})"

@@ -7,14 +7,17 @@ which bound its error.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Final, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpemu._kernels import launching, pairwise, sequential, superaccumulator, tensor_core
+from fpemu._kernels import defined, launching, pairwise, sequential, superaccumulator, tensor_core
 from fpemu._kernels.operands import Operands, first_stranger, read_only, targets_of
 from fpemu.accumulators import (
     Accumulator,
@@ -130,11 +133,13 @@ def _promoted_product(operands: Operands, accumulator: Promoted) -> Carrier:
         blocked = Blocked(format, block, inner, accumulator.rounding)
         return sequential.blocked_product(operands, blocked)
     total: Any = np.zeros(operands.shape) if operands.initial is None else operands.initial
+    product = _product_of(inner)
+    assert product is not None  # as checked for its parts
     for first in range(0, operands.steps, block):
         terms = slice(first, first + block)
         part = replace(operands, a=operands.a[:, :, terms], b=operands.b[:, terms], initial=None)
         # Every block draws random bits of its own.
-        inner_sums = _PRODUCTS[type(inner)](part, inner.derived("interval", first))
+        inner_sums = product(part, inner.derived("interval", first))
         total = add(total, inner_sums, format, accumulator.rounding.derived("interval", first))
     beyond = np.arange(operands.shape[2]) >= operands.row_lengths[:, None]
     return cast(Carrier, np.where(beyond, 0.0, total))
@@ -150,6 +155,98 @@ _PRODUCTS: Final[dict[type, Callable[[Operands, Any], Carrier]]] = {
     FlooredCore: tensor_core.floored_product,
     Promoted: _promoted_product,
 }
+
+
+def _is_own(accumulator: Any) -> bool:
+    """Whether an accumulator brings a definition of its own."""
+    kind = type(accumulator)
+    return isinstance(accumulator, Accumulator) and (
+        kind.inner_product is not Accumulator.inner_product
+        or kind.compiled is not Accumulator.compiled
+    )
+
+
+def _product_of(accumulator: Accumulator) -> Callable[[Operands, Any], Carrier] | None:
+    """What computes products by an accumulator: its own definition, or that of its class."""
+    if _is_own(accumulator):
+        return _own_product
+    return next((_PRODUCTS[kind] for kind in type(accumulator).__mro__ if kind in _PRODUCTS), None)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(accumulator: Accumulator) -> Any:
+    """The compiled inner product of equal accumulators, or None."""
+    function = accumulator.compiled()
+    reason = None if function is None else defined.compilable(function)
+    if reason is not None:
+        raise TypeError(
+            f"{type(accumulator).__name__}.compiled() must return a function compiled by "
+            f"numba.njit that takes two float64 vectors and a float64: {reason}"
+        )
+    return function
+
+
+def _own_product(operands: Operands, accumulator: Accumulator) -> Carrier:
+    """The product by an accumulator's own definition, compiled if it has it so."""
+    compiled = _compiled(accumulator)
+    product = (
+        _defined_product(operands, accumulator)
+        if compiled is None
+        else defined.product(operands, compiled)
+    )
+    found = _first_stranger(product, accumulator.format)
+    if found is not None:
+        raise ValueError(
+            f"{type(accumulator).__name__} gives {product[found]} for element {list(found)}, which "
+            f"is not a member of its {accumulator.format}"
+        )
+    return product
+
+
+def _defined_product(operands: Operands, accumulator: Accumulator) -> NDArray[np.float64]:
+    """Element by element, in rational numbers; where a term is not finite, by IEEE 754."""
+    out = np.zeros(operands.shape)
+    initial = np.zeros(operands.shape) if operands.initial is None else operands.initial
+    for batch in range(out.shape[0]):
+        rows, columns = operands.a[batch], operands.b[batch].T
+        exact_rows, exact_columns = ([_exactly(x) for x in side] for side in (rows, columns))
+        for i, left in enumerate(exact_rows):
+            for j, right in enumerate(exact_columns[: operands.row_lengths[i]]):
+                begin = float(initial[batch, i, j])
+                if left is None or right is None or not math.isfinite(begin):
+                    out[batch, i, j] = _special_sum(rows[i], columns[j], begin)
+                else:
+                    given = accumulator.inner_product(left, right, Fraction(begin))
+                    out[batch, i, j] = _as_float(given, accumulator)
+    return out
+
+
+def _as_float(given: Any, accumulator: Accumulator) -> float:
+    """What a definition gives, if it is a float64 number."""
+    try:
+        number = float(given)
+        exact = not math.isfinite(number) or number == given
+    except (TypeError, ValueError, OverflowError):
+        exact = False
+    if not exact:
+        raise ValueError(
+            f"{type(accumulator).__name__}.inner_product() must return a member of "
+            f"{accumulator.format}, not {given!r:.80}"
+        )
+    return number
+
+
+def _exactly(vector: Any) -> list[Fraction] | None:
+    """A vector in rational numbers, if all of it is finite."""
+    numbers = vector.tolist()
+    return [Fraction(x) for x in numbers] if all(map(math.isfinite, numbers)) else None
+
+
+def _special_sum(a: Any, b: Any, begin: float) -> float:
+    """The sum of what is not finite among the terms: an infinity or NaN."""
+    terms = np.asarray(a, np.float64) * np.asarray(b, np.float64)
+    special = terms[~(np.isfinite(a) & np.isfinite(b))]
+    return float(special.sum() + (0.0 if math.isfinite(begin) else begin))
 
 
 def _check_row_lengths(row_lengths: ArrayLike | None, rows: int, columns: int) -> NDArray[np.int64]:
@@ -168,6 +265,14 @@ def _check_row_lengths(row_lengths: ArrayLike | None, rows: int, columns: int) -
     return lengths.astype(np.int64)
 
 
+def _first_stranger(x: Carrier, format: Format) -> tuple[int, ...] | None:
+    """The index of the first number that is not a member of a format, if there is one."""
+    dtype = working_dtype(format, result_dtype(format, x))
+    targets = targets_of((format, Rounding()), dtype=dtype)
+    found = first_stranger(read_only(x, dtype).reshape(-1), targets)
+    return None if found < 0 else tuple(int(i) for i in np.unravel_index(found, x.shape))
+
+
 def _members(x: Carrier, format: Format | None, rounding: Rounding | None, name: str) -> Carrier:
     """The numbers themselves if they are members of a format, or rounded into it if that is asked.
 
@@ -181,11 +286,8 @@ def _members(x: Carrier, format: Format | None, rounding: Rounding | None, name:
     if rounding is not None:
         return cast(Carrier, round_into(x, format, rounding))
     check_no_nan(x, format, name)
-    dtype = working_dtype(format, result_dtype(format, x))
-    targets = targets_of((format, Rounding()), dtype=dtype)
-    found = first_stranger(read_only(x, dtype).reshape(-1), targets)
-    if found >= 0:
-        index = tuple(int(i) for i in np.unravel_index(found, x.shape))
+    index = _first_stranger(x, format)
+    if index is not None:
         raise ValueError(
             f"{name}{list(index)} is {x[index]}, which is not a member of {format}: round it, or "
             "say convert='rne'"
@@ -320,7 +422,7 @@ def matmul(
     >>> round(running.first[1, 0]), running.roundoff == 2.0**-8
     (18, True)
     """
-    _check_accumulator(accumulator)
+    product = _checked_product(accumulator)
     if running:
         _check_running(accumulator)
     carriers = as_carrier(a, "a"), as_carrier(b, "b")
@@ -335,29 +437,43 @@ def matmul(
     operands = _stacked(left, right, initial, batch, row_lengths)
     if running:
         operands = replace(operands, running=np.zeros((2, *operands.shape)))
-    product = _PRODUCTS[type(accumulator)](operands, accumulator).reshape(shape)
-    result = _result(product, accumulator.format, carriers, out)
+    result = _result(product(operands, accumulator).reshape(shape), accumulator, carriers, out)
     if not running:
         return result
     first, second = (sums.reshape(shape)[()] for sums in _running_sums(operands, accumulator))
     return result, RunningSums(first, second, accumulator.roundoff)
 
 
-def _check_accumulator(accumulator: Any) -> None:
-    """Raise a TypeError for what no kernel is known for."""
+def _checked_product(accumulator: Any) -> Callable[[Operands, Any], Carrier]:
+    """What computes products by an accumulator; a TypeError if nothing does."""
     if isinstance(accumulator, ScaledCore):
         raise TypeError(f"{accumulator} takes operands with scales: use fpemu.scaling.matmul")
-    if type(accumulator) not in _PRODUCTS:
-        raise TypeError(
-            "accumulator must be an accumulator such as Sequential('e8m7'), not "
-            f"{type(accumulator).__name__} {str(accumulator)[:60]!r}"
-        )
+    parts = accumulator.parts() if isinstance(accumulator, Accumulator) else [accumulator]
+    for part in parts:
+        if not isinstance(part, Accumulator) or _product_of(part) is None:
+            raise TypeError(
+                "accumulator must be an accumulator such as Sequential('e8m7'), or one of your own "
+                f"with an inner_product, not {type(part).__name__} {str(part)[:60]!r}"
+            )
+        if not _is_own(part):
+            continue
+        if type(part).__hash__ is None:
+            raise TypeError(f"{type(part).__name__} must be a frozen dataclass: it has no hash")
+        if part.is_stochastic:
+            raise TypeError(
+                f"{type(part).__name__} has a stochastic rounding, but there are no random bits "
+                "for accumulators of one's own"
+            )
+    product = _product_of(accumulator)
+    assert product is not None
+    return product
 
 
 def _result(
-    product: Carrier, format: Format, carriers: tuple[Carrier, ...], out: Carrier | None
+    product: Carrier, accumulator: Accumulator, carriers: tuple[Carrier, ...], out: Carrier | None
 ) -> Any:
     """A product in the carrier that is due, or in `out`."""
+    format = accumulator.format
     if not format.has_nan and np.isnan(product).any():
         raise ValueError(f"a sum is NaN, but the accumulator's {format} has no NaN")
     if out is None:

@@ -5,7 +5,7 @@ The modules, bottom first: what machine code there is (`words`), how it is compi
 (`significands`), operations in integers (`exact`) and by error-free transformations (`error_free`);
 then whatever works on arrays: arithmetic, codes, scans, functions (`elementary`, `enclosures`), and
 the products: operands, sequential sums and their tiles, pairwise sums, the superaccumulator, tensor
-cores.
+cores, and inner products that users have compiled (`defined`).
 
 An edit of any file here compiles all kernels anew; an edit anywhere else compiles none.
 """
@@ -14,6 +14,7 @@ __all__ = [
     "arithmetic",
     "caching",
     "codes",
+    "defined",
     "elementary",
     "enclosures",
     "error_free",

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 import fpemu
-from fpemu import Accumulator, Format, Pairwise, Sequential
+from fpemu import Accumulator, Format, Sequential
 from fpemu.accumulators import ScaledCore
 from fpemu.rounding import as_rounding
 from fpemu.scaling import BlockFormat, block_format
@@ -201,12 +201,8 @@ class Product:
 
     @property
     def is_causal(self) -> bool:
-        """Whether zeros appended to a sum never change its result."""
-        if isinstance(self.accumulator, ScaledCore):
-            return True
-        return not any(
-            isinstance(part, Pairwise) and part.block is None for part in self.accumulator.parts()
-        )
+        """Whether zeros that follow the terms of a sum never change its result."""
+        return bool(self.accumulator.ignores_trailing_zeros)
 
     def derived(self, *labels: Any) -> Product:
         """The same product with seeds of its own, see :meth:`fpemu.Rounding.derived`."""
