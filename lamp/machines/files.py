@@ -17,16 +17,22 @@ A file has a table for each step that is not as in its preset, which is fp32 by 
 The tables ``[products]``, ``[functions]`` and ``[sums]`` apply to all steps of a kind except
 ``recomputed``, and before the tables of single steps.  A table changes the fields that it names.  A
 machine without a name is called after its preset and its :func:`lamp.machines.digest`.
+
+An accumulator of one's own, a subclass of :class:`fpemu.Accumulator`, goes by its module and name,
+``accumulator = {kind = "package.module:Class", format = "bfloat16"}``.  A file never has a module
+imported: a program imports its own, and the commands import those that the environment variable
+``LAMP_MODULES`` lists, separated by commas.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args, get_type_hints
 
 import numpy as np
 import tomli_w
@@ -34,10 +40,11 @@ import tomli_w
 import fpemu
 from fpemu import Accumulator, Format, Rounding, accumulators, devices
 from fpemu.accumulators import ScaledCore
+from fpemu.rounding import as_rounding
 from fpemu.scaling import FORMATS, BlockFormat
 from lamp._files import Document, writing
 from lamp.machines.descriptions import unit_names
-from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum, digest
+from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum, digest, kind_name
 from lamp.machines.presets import preset
 
 __all__ = ["HardwareLike", "dumps", "hardware", "load", "loads", "save"]
@@ -55,6 +62,7 @@ _KINDS: Final = {
     "scaled_core": ScaledCore,
     "promoted": accumulators.Promoted,
 }
+_MODULES: Final = "LAMP_MODULES"
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
 
@@ -262,19 +270,47 @@ def _accumulator(given: Any) -> Any:
         return devices.get(given["unit"])
     values = dict(given)
     name = values.pop("kind", None)
-    if name not in _KINDS:
-        raise ValueError(f"unknown kind {name!r}: expected {', '.join(_KINDS)}")
-    kind: Any = _KINDS[name]
+    kind: Any = _KINDS.get(name) or _own_kind(name)
     known = inspect.signature(kind).parameters
+    types = {} if name in _KINDS else get_type_hints(kind)
     for key, value in values.items():
         if key not in known:
             raise ValueError(f"unknown key {key!r} of {name}: expected {', '.join(known)}")
-        values[key] = _parameter(key, value)
+        values[key] = _parameter(key, value, types.get(key))
     return kind(**values)
 
 
-def _parameter(key: str, value: Any) -> Any:
-    """The value of an accumulator's parameter, as a file gives it."""
+def _own_kind(name: Any) -> type[Accumulator]:
+    """The user's class of a name such as ``package.module:Class``, which has been imported."""
+    module, colon, _ = str(name).partition(":")
+    if not colon:
+        raise ValueError(
+            f"unknown kind {name!r}: expected {', '.join(_KINDS)}, or package.module:Class"
+        )
+    if module in os.environ.get(_MODULES, "").split(","):
+        importlib.import_module(module)
+    for kind in _subclasses(Accumulator):
+        if kind_name(kind) == name:
+            return kind
+    raise ValueError(
+        f"no accumulator {name!r}: import {module} first, or list it in the environment variable "
+        f"{_MODULES}"
+    )
+
+
+def _subclasses(kind: type[Accumulator]) -> Iterator[type[Accumulator]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _subclasses(each)
+
+
+def _parameter(key: str, value: Any, hint: Any = None) -> Any:
+    """The value of an accumulator's parameter, as a file gives it; `hint` is a user's field's."""
+    hinted = (hint, *get_args(hint))
+    if Format in hinted and isinstance(value, (str, Mapping)):
+        return _as_format(value)
+    if Rounding in hinted and isinstance(value, (str, Mapping)):
+        return as_rounding(_rounding(value))
     if key in ("rounding", "convert"):
         return _rounding(value)
     if isinstance(value, list):
@@ -339,11 +375,6 @@ def dumps(machine: Hardware) -> str:
     -------
     str
         :func:`loads` makes an equal machine of it.
-
-    Raises
-    ------
-    TypeError
-        If an accumulator is of a class that files do not know.
     """
     steps = {name: _written_step(getattr(machine, name)) for name in STEPS}
     return tomli_w.dumps({"name": machine.name, "weights": _written(machine.weights), **steps})
@@ -395,12 +426,10 @@ def _written_accumulator(accumulator: Accumulator | ScaledCore) -> Any:
     if names := unit_names(accumulator):
         return {"unit": names[0]}
     kind = type(accumulator)
-    if kind not in _NAMES:
-        raise TypeError(f"{accumulator} has no TOML form: expected one of {', '.join(_KINDS)}")
     values = {name: getattr(accumulator, name) for name in inspect.signature(kind).parameters}
     if kind is accumulators.TensorCore:  # whose overflow is fixed
         values["rounding"] = replace(values["rounding"], overflow="ieee")
-    return _table({"kind": _NAMES[kind], **values})
+    return _table({"kind": _NAMES.get(kind) or kind_name(kind), **values})
 
 
 Hardware.load = staticmethod(load)

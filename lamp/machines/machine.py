@@ -22,7 +22,17 @@ from fpemu.accumulators import ScaledCore
 from fpemu.rounding import as_rounding
 from fpemu.scaling import BlockFormat, block_format
 
-__all__ = ["OVERFLOWS", "SCALINGS", "STEPS", "Function", "Hardware", "Product", "Sum", "digest"]
+__all__ = [
+    "OVERFLOWS",
+    "SCALINGS",
+    "STEPS",
+    "Function",
+    "Hardware",
+    "Product",
+    "Sum",
+    "digest",
+    "kind_name",
+]
 
 SCALINGS: Final = ("none", "tensor", "row", "block")
 """What shares a scale of the operands, see :class:`Product`."""
@@ -43,6 +53,11 @@ def _checked_accumulator(spec: Any) -> Accumulator | ScaledCore:
     accumulator = Sequential(spec) if isinstance(spec, (str, Format)) else spec
     if not isinstance(accumulator, (Accumulator, ScaledCore)):
         raise TypeError(f"accumulator must be an accumulator or a format, not {spec!r}")
+    if not is_dataclass(accumulator):
+        raise TypeError(
+            f"{type(accumulator).__name__} must be a frozen dataclass, whose fields tell machines "
+            "apart"
+        )
     return accumulator
 
 
@@ -469,12 +484,18 @@ def digest(machine: Hardware) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def kind_name(kind: type) -> str:
+    """What digests and files call a class: its name, with its module if it is a user's."""
+    ours = kind.__module__.partition(".")[0] in ("fpemu", "lamp")
+    return kind.__name__ if ours else f"{kind.__module__}:{kind.__qualname__}"
+
+
 def _facts(value: Any) -> Any:
     """All that takes part in comparisons, as plain data; what is None is left out."""
     if is_dataclass(value):
         held = {each.name: getattr(value, each.name) for each in fields(value) if each.compare}
         facts = {name: _facts(part) for name, part in held.items() if part is not None}
-        return {"kind": type(value).__name__, **facts}
+        return {"kind": kind_name(type(value)), **facts}
     if isinstance(value, tuple):
         return [_facts(each) for each in value]
     return int(value) if isinstance(value, (bool, np.bool_, np.integer)) else value

@@ -1,6 +1,8 @@
 """Machines in TOML: what is written is read, and errors name the line."""
 
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 import fpemu
 import lamp
 from fpemu import Blocked, Exact, Format, Pairwise, Promoted, Rounding, Sequential, devices
+from fpemu.reference import round_exact
 from fpemu.scaling import BlockFormat
 from lamp import Hardware, Product, Sum
 from lamp.machines import digest
@@ -202,9 +205,68 @@ def test_numpy_integers_are_integers():
     assert noisy.derived(np.int32(3)) == noisy.derived(3)
 
 
-def test_accumulators_that_files_do_not_know_are_refused():
-    class Own(Sequential):
+@dataclass(frozen=True)
+class Backward(fpemu.Accumulator):
+    """The last term first."""
+
+    format: Format
+    rounding: Rounding = Rounding("rne")  # noqa: RUF009
+    inputs: Format | None = None
+    inner: fpemu.Accumulator | None = None
+    share: float = 0.5
+
+    def inner_product(self, a, b, c):
+        for x, y in zip(reversed(a), reversed(b), strict=True):
+            c = Fraction(round_exact(c + x * y, self.format, self.rounding))
+        return c
+
+
+OWN = Backward(ODD, Rounding("rtz", "saturate"), None, Pairwise("e8m5"), 0.25)
+
+
+def test_an_accumulator_of_ones_own_goes_by_its_module_and_name():
+    machine = Hardware("m", scores=OWN, mlp_up=Promoted(OWN, "float32", 16))
+    text = machine_files.dumps(machine)
+    assert f'kind = "{__name__}:Backward"' in text
+    assert machine_files.loads(text) == machine
+    changed = replace(machine, scores=replace(OWN, share=0.5))
+    assert digest(changed) != digest(machine)
+    assert machine_files.loads(text) != changed
+
+
+def test_a_class_of_the_same_name_is_another_machine():
+    class Sequential(fpemu.Sequential):
         """A user's own."""
 
-    with pytest.raises(TypeError, match=r"has no TOML form: expected one of sequential, blocked"):
-        machine_files.dumps(Hardware("m", scores=Own("float32")))
+    mine = Hardware("m", scores=Sequential("float32"))
+    assert digest(mine) != digest(Hardware("m", scores=fpemu.Sequential("float32")))
+
+
+def test_a_file_never_has_a_module_imported_but_a_variable_may(tmp_path, monkeypatch):
+    (tmp_path / "own_units.py").write_text(
+        "from dataclasses import dataclass\nimport fpemu\n@dataclass(frozen=True)\n"
+        "class Unit(fpemu.Accumulator):\n    format: fpemu.Format\n"
+        "    rounding: fpemu.Rounding = fpemu.Rounding()\n"
+        "    def inner_product(self, a, b, c):\n        return 0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = 'scores = {accumulator = {kind = "own_units:Unit", format = "bfloat16"}}'
+    with pytest.raises(ValueError, match=r"import own_units first, or list it in .*LAMP_MODULES"):
+        machine_files.loads(text)
+    assert "own_units" not in sys.modules
+    monkeypatch.setenv("LAMP_MODULES", "json,own_units")
+    accumulator = machine_files.loads(text).scores.accumulator
+    assert (type(accumulator).__name__, accumulator.format.name) == ("Unit", "bfloat16")
+    assert fpemu.dot([1.0], [1.0], accumulator) == 0.0
+    with pytest.raises(ValueError, match="no accumulator 'own_units:Other'"):
+        machine_files.loads(text.replace(":Unit", ":Other"))
+    with pytest.raises(ValueError, match=r"unknown kind 'unit': expected sequential, .*:Class"):
+        machine_files.loads(text.replace("own_units:Unit", "unit"))
+
+
+def test_an_accumulator_that_is_no_dataclass_is_refused():
+    class Loose(fpemu.Accumulator):
+        inputs = None
+
+    with pytest.raises(TypeError, match="Loose must be a frozen dataclass"):
+        Hardware("m", scores=Loose())
