@@ -1,4 +1,4 @@
-"""Bounds of functions, inner products and evaluations of one's own: nothing is assumed in silence."""
+"""Bounds of functions, inner products and evaluations of one's own: all that is assumed is said."""
 
 from fractions import Fraction
 
@@ -303,7 +303,7 @@ def test_f_may_be_computed_by_a_kernel():
     assert "assumed: error() bounds |value - f(y)|, as the evaluation by narrow_square" in text
     wrong = evaluations.ByKernel(narrow_square, lambda y: 2.0**-12 * np.square(y))
     exact = fpemu.Exact("float32")
-    with pytest.raises(AssertionError, match="the computed f is off by .* 'rounding of f'"):
+    with pytest.raises(AssertionError, match=r"the computed f is off by .* 'rounding of f'"):
         testing.assert_bound_holds(Square(), a, b, exact, evaluation=wrong)
     with pytest.raises(ValueError, match="must return a vector for a row"):
         evaluations.ByKernel(lambda y: y[0], lambda y: y).value(Square(), np.ones((2, 3)))
