@@ -244,12 +244,12 @@ class LAMP:
                 f"rule {self.rule!r} takes either tau or a budget, not {self.tau} and {self.budget}"
             )
         limit = "budget" if self.tau is None else "tau"
-        for name, kind, to in (
+        for name, abstract, to in (
             (limit, Real, float),
             ("seed", Integral, int),
             ("leading_columns", Integral, int),
         ):
-            object.__setattr__(self, name, _plain(name, getattr(self, name), kind, to))
+            object.__setattr__(self, name, _plain(name, getattr(self, name), abstract, to))
         if self.tau is not None:
             RULES[self.rule].check_tau(self.tau)
         if self.budget is not None and not 0 <= self.budget <= 1:
