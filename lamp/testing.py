@@ -1,6 +1,8 @@
 """Tests of error bounds: hypothesis strategies, and checks of bounds against mpmath.
 
-The strategies need hypothesis, which the extra ``test`` installs.
+The strategies need hypothesis, which the extra ``test`` installs.  Decorate a test that draws from
+them with :func:`settings`: a kernel is compiled when it first runs, which takes longer than
+hypothesis allows an example by default.
 
 Examples
 --------
@@ -30,7 +32,6 @@ True
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
@@ -41,10 +42,12 @@ from numpy.typing import ArrayLike, NDArray
 
 import fpemu
 from fpemu import Accumulator, Format
+from fpemu._arguments import integer
 from fpemu.reference import dot_exact
 from lamp._kernels.rows import Float64, rows_of
-from lamp.bounds import Bound, Evaluation, bound, products
-from lamp.bounds.compositions import Composition
+from lamp.bounds import KINDS, Bound, Evaluation, Kernel, ProductErrors, bound, products
+from lamp.bounds.compositions import Composition, value_exact
+from lamp.bounds.evaluations import NEAREST
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -52,11 +55,13 @@ if TYPE_CHECKING:
 __all__ = [
     "accumulators",
     "assert_bound_holds",
+    "assert_claims_hold",
     "cancelling_vectors",
     "exact_products",
     "reference_values",
     "formats",
     "peaked_logits",
+    "settings",
     "tightness",
     "vectors",
 ]
@@ -65,10 +70,6 @@ _DIGITS: Final = 60
 
 
 # --- checks of bounds -----------------------------------------------------------------------------
-
-
-def _number(x: Fraction) -> Any:
-    return mpmath.mpf(x.numerator) / x.denominator
 
 
 def exact_products(a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> list[list[Fraction]]:
@@ -102,12 +103,13 @@ def exact_products(a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> li
 def reference_values(
     composition: Composition, exact: Sequence[Sequence[Fraction]]
 ) -> list[list[Any]]:
-    """Values of f at exact arguments, to 60 digits.
+    """Values of f at exact arguments, to at least 40 digits.
 
     Parameters
     ----------
     composition : Composition
-        f, whose method `value_mpmath` is trusted.
+        f, whose method `value_mpmath` is trusted: it is evaluated to so many digits that more of
+        them change nothing.
     exact : sequence of sequences of Fraction, m rows of n
         The arguments, such as those of :func:`exact_products`.
 
@@ -115,9 +117,21 @@ def reference_values(
     -------
     list of list of mpmath.mpf
         m rows.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `value_mpmath` fails, does not return real numbers of mpmath, or does not settle.
     """
-    with mpmath.workdps(_DIGITS):
-        return [composition.value_mpmath([_number(x) for x in row]) for row in exact]
+    rows = [value_exact(composition, row) for row in exact]
+    for number, row in enumerate(rows):
+        for i, x in enumerate(row):
+            if mpmath.isnan(x):
+                raise ValueError(
+                    f"value_mpmath of {composition} is NaN, or depends on the number of digits, at "
+                    f"component {i} of row {number}"
+                )
+    return rows
 
 
 def tightness(bound: Bound, exact: Sequence[Sequence[Any]]) -> Float64:
@@ -136,13 +150,19 @@ def tightness(bound: Bound, exact: Sequence[Sequence[Any]]) -> Float64:
         In the shape of the computed values: above 1 where the bound fails, 0 where there is no
         error.  Ratios are rounded to nearest, but never across 1.
     """
-    computed, limits = np.atleast_2d(bound.computed), np.atleast_2d(bound.value)
+    return _ratios(bound.computed, bound.value, exact)
+
+
+def _ratios(computed: Float64, limits: Float64, exact: Sequence[Sequence[Any]]) -> Float64:
+    """Errors over their bounds; exact values are numbers of mpmath or Fractions."""
+    rows = zip(np.atleast_2d(computed).tolist(), exact, np.atleast_2d(limits).tolist(), strict=True)
     with mpmath.workdps(_DIGITS):
-        ratios = [
-            [_ratio(*each) for each in zip(numbers, row, of_row, strict=True)]
-            for numbers, row, of_row in zip(computed.tolist(), exact, limits.tolist(), strict=True)
-        ]
-    return np.array(ratios).reshape(bound.computed.shape)
+        ratios = [[_ratio(*each) for each in zip(*row, strict=True)] for row in rows]
+    return np.array(ratios, np.float64).reshape(computed.shape)
+
+
+def _number(x: Any) -> Any:
+    return mpmath.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else x
 
 
 def _ratio(computed: float, exact: Any, limit: float) -> float:
@@ -150,7 +170,7 @@ def _ratio(computed: float, exact: Any, limit: float) -> float:
         return 0.0
     if not np.isfinite(computed):
         return float("inf")  # a bound that is finite promises a number
-    error = abs(mpmath.mpf(float(computed)) - exact)
+    error = abs(mpmath.mpf(float(computed)) - _number(exact))
     if error == 0:
         return 0.0
     if limit == 0.0:
@@ -164,12 +184,13 @@ def assert_bound_holds(
     composition: Composition,
     a: ArrayLike,
     b: ArrayLike,
-    accumulator: Accumulator,
+    accumulator: Accumulator | Kernel,
     *,
     c: ArrayLike | None = None,
     kind: str = "deterministic",
     order: str = "rigorous",
     evaluation: Evaluation | None = None,
+    error_bound: Accumulator | Kernel | None = None,
 ) -> Float64:
     """Compute f(a b) under an accumulator, and check its error against the bound.
 
@@ -180,9 +201,10 @@ def assert_bound_holds(
     a : array_like, shape (k,) or (m, k)
     b : array_like, shape (k, n)
         Members of the accumulator's input formats.
-    accumulator : Accumulator
-        How the inner products are summed.
-    c, kind
+    accumulator : Accumulator or callable
+        How the inner products are summed; or a kernel of one's own, such as an ``@njit`` function,
+        with `error_bound`.
+    c, kind, error_bound
         As for :func:`lamp.bounds.products`.
     order, evaluation
         As for :func:`lamp.bounds.bound`.
@@ -190,23 +212,166 @@ def assert_bound_holds(
     Returns
     -------
     ndarray of float64
-        The error of every component, relative to its bound.
+        The error of every component, relative to its bound; 0 where the bound is infinite, as where
+        a sum has overflowed.
 
     Raises
     ------
     AssertionError
-        If an error exceeds its bound.  The message has the worst component and explains the bound.
+        If an error exceeds its bound.  The message has the worst component, says which of the terms
+        of the bound fails by itself, and explains the bound.  The inner products of a kernel must
+        keep to `error_bound` by themselves.
+    ValueError, TypeError
+        If f or a bound is not what it has to be, such as NaN; the message names the term.
     """
-    arguments = products(a, b, accumulator, c=c, kind=kind)
+    arguments = products(a, b, accumulator, c=c, kind=kind, error_bound=error_bound)
+    inner = exact_products(a, b, c)
+    of_inner = _ratios(arguments.computed, arguments.errors, inner)
+    if error_bound is not None and not (of_inner <= 1).all():
+        raise AssertionError(_worst("inner product", arguments, arguments.errors, of_inner))
     found = bound(composition, arguments, order=order, evaluation=evaluation)
-    ratios = tightness(found, reference_values(composition, exact_products(a, b, c)))
+    ratios = tightness(found, reference_values(composition, inner))
     if (ratios <= 1).all():
         return ratios
+    worst = _worst(f"{composition}", found, found.value, ratios)
+    blame = _blame(composition, arguments, found, of_inner)
+    raise AssertionError(f"{worst}\n{blame}{found.explain()}")
+
+
+def _worst(what: str, found: Bound | ProductErrors, limits: Float64, ratios: Float64) -> str:
     worst = tuple(int(i) for i in np.unravel_index(np.argmax(ratios), ratios.shape))
-    raise AssertionError(
-        f"component {worst} of {composition} is {float(found.computed[worst])!r}, off by "
-        f"{ratios[worst]:.6g} times the bound {float(found.value[worst])!r}\n{found.explain()}"
+    return (
+        f"component {worst} of {what} is {float(found.computed[worst])!r}, off by "
+        f"{ratios[worst]:.6g} times the bound {float(limits[worst])!r}"
     )
+
+
+def _blame(
+    composition: Composition, arguments: ProductErrors, found: Bound, of_inner: Float64
+) -> str:
+    """The terms of a bound that do not hold by themselves, a line each."""
+    lines = []
+    if not (of_inner <= 1).all():
+        lines.append(f"  the inner products are off by {of_inner.max():.6g} times their own bound")
+    y = np.atleast_2d(arguments.computed)
+    known = np.isfinite(y).all(axis=-1)
+    own = np.atleast_2d(found.computed)[known], np.atleast_2d(found.parts["rounding of f"])[known]
+    at_computed = reference_values(
+        composition, [list(map(Fraction, row)) for row in y[known].tolist()]
+    )
+    of_value = _ratios(*own, at_computed)
+    if not (of_value <= 1).all():
+        lines.append(
+            f"  the computed f is off by {of_value.max():.6g} times the term 'rounding of f'"
+        )
+    if not lines:
+        lines.append("  these terms hold by themselves: errors are carried through f by too little")
+    return "".join(f"{line}\n" for line in lines)
+
+
+_STEP: Final = 20  # digits of the step of a difference quotient
+_SLACK: Final = 2.0**-20
+
+
+def assert_claims_hold(
+    composition: Composition, y: ArrayLike, errors: ArrayLike, *, directions: int = 8
+) -> None:
+    """Check what a composition states of itself against mpmath, each claim alone.
+
+    These are: `value` and `value_error`; `jacobian_product` against difference quotients;
+    `amplified`, which must be the magnitude of the Jacobian times the errors, to 6 digits; and
+    `enclosure`, if there is one, at the ends of the intervals, together and one by one, and at
+    random corners.  It passes if nothing was found, which is no proof.
+
+    Parameters
+    ----------
+    composition : Composition
+    y : array_like, shape (n,) or (m, n)
+        Rows within the domain of f.
+    errors : array_like, broadcast to the shape of y
+        Bounds of the errors of y, finite.
+    directions : int
+        The number of random corners.
+
+    Raises
+    ------
+    AssertionError
+        If a claim does not hold; the message names it, the component and the row.
+
+    Examples
+    --------
+    >>> from lamp import compositions, testing
+    >>> testing.assert_claims_hold(compositions.Softmax(), [0.5, -1.0, 2.0], [0.1, 0.2, 0.0])
+    """
+    rows = np.atleast_2d(rows_of(y, "y"))
+    widths = np.broadcast_to(np.asarray(errors, np.float64), rows.shape)
+    for row, width in zip(rows, widths, strict=True):
+        _check_value(composition, row)
+        jacobian = _difference_quotients(composition, row)
+        found = np.stack(
+            [composition.jacobian_product(row, unit) for unit in np.eye(len(row))], axis=-1
+        )
+        scale = np.abs(jacobian).max(initial=2.0**-1000)
+        _check("jacobian_product", composition, row, np.abs(found - jacobian), scale * _SLACK)
+        size = np.abs(jacobian) @ width
+        off = np.abs(composition.amplified(row, width) - size)
+        _check("amplified", composition, row, off, scale * width.max() * len(row) * _SLACK)
+        if type(composition).enclosure is not Composition.enclosure:
+            _check_enclosure(composition, row, width, integer("directions", directions, 0))
+
+
+def _check(claim: str, composition: Composition, row: Float64, off: Any, limit: Any) -> None:
+    wrong = ~(np.asarray(off) <= limit)
+    if wrong.any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        allowed = float(np.broadcast_to(limit, wrong.shape)[index])
+        raise AssertionError(
+            f"{claim} of {composition} is off by {float(off[index]):.6g} at component {index}, "
+            f"where {allowed:.6g} is allowed; y is {row.tolist()[:6]}"
+        )
+
+
+def _check_value(composition: Composition, row: Float64) -> None:
+    (exact,) = reference_values(composition, [list(map(Fraction, row.tolist()))])
+    limits = np.asarray(composition.value_error(row), np.float64)
+    ratios = _ratios(np.asarray(composition.value(row), np.float64), limits, [exact])
+    _check("value, over value_error,", composition, row, ratios, 1.0)
+
+
+def _difference_quotients(composition: Composition, row: Float64) -> Float64:
+    numbers = list(map(Fraction, row.tolist()))
+    columns = []
+    for j, x in enumerate(numbers):
+        step = (abs(x) or 1) / Fraction(10**_STEP)
+        above, below = (
+            value_exact(composition, [*numbers[:j], x + moved, *numbers[j + 1 :]])
+            for moved in (step, -step)
+        )
+        with mpmath.workdps(_DIGITS):
+            width = mpmath.mpf(2 * step.numerator) / step.denominator
+            columns.append(
+                [float((up - down) / width) for up, down in zip(above, below, strict=True)]
+            )
+    return np.array(columns).T
+
+
+def _check_enclosure(
+    composition: Composition, row: Float64, width: Float64, directions: int
+) -> None:
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (directions, len(row)))
+    units = np.eye(len(row))
+    corners = np.concatenate([signs, [np.ones(len(row)), -np.ones(len(row))], units, -units])
+    limits = np.asarray(composition.enclosure(row, width), np.float64)
+    start = value_exact(composition, list(map(Fraction, row.tolist())))
+    for corner in corners:
+        moved = [
+            Fraction(x) + Fraction(d)
+            for x, d in zip(row.tolist(), (corner * width).tolist(), strict=True)
+        ]
+        with mpmath.workdps(_DIGITS):
+            off = [abs(x - y) for x, y in zip(value_exact(composition, moved), start, strict=True)]
+        ratios = _ratios(np.zeros(len(off)), limits, [off])
+        _check("enclosure, a movement over it,", composition, row, ratios, 1.0)
 
 
 # --- strategies -----------------------------------------------------------------------------------
@@ -218,6 +383,41 @@ _FORMATS: Final = (
     "float8_e4m3fn",
     "float8_e5m2",
 )
+
+
+def settings(**options: Any) -> Any:
+    """Settings of hypothesis for tests that draw from these strategies.
+
+    There is no deadline, since a kernel is compiled when it first runs, and no phase `explain`,
+    which runs a failing test hundreds of times more after it has been shrunk.
+
+    Parameters
+    ----------
+    **options
+        As for ``hypothesis.settings``; they come before these.
+
+    Returns
+    -------
+    hypothesis.settings
+        A decorator.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hypothesis import given
+    >>> from lamp import compositions, testing
+    >>> @testing.settings(max_examples=5)
+    ... @given(testing.accumulators(kind="running"), testing.vectors(4))
+    ... def test_running_bounds_hold(accumulator, a):
+    ...     f = compositions.Residual(np.zeros(1))
+    ...     testing.assert_bound_holds(f, a, a[:, None], accumulator, kind="running")
+    >>> test_running_bounds_hold()
+    """
+    from hypothesis import Phase
+    from hypothesis import settings as hypothesis_settings
+
+    phases = tuple(phase for phase in Phase if phase is not Phase.explain)
+    return hypothesis_settings(**{"deadline": None, "phases": phases, **options})
 
 
 def formats() -> SearchStrategy[Format]:
@@ -232,32 +432,73 @@ def formats() -> SearchStrategy[Format]:
     return strategies.sampled_from(_FORMATS).map(fpemu.format)
 
 
-def accumulators(*, stochastic: bool = False) -> SearchStrategy[Accumulator]:
+_DIRECTED: Final = ("rtz", "rtp", "rtn")
+# The classes whose running sums are known: all, or those whose roundings may be stochastic.
+_RUNNING: Final = ("sequential", "blocked", "pairwise", "exact")
+_STOCHASTIC_RUNNING: Final = ("pairwise", "exact")
+
+
+def accumulators(
+    *, kind: str = "deterministic", stochastic: bool | None = None
+) -> SearchStrategy[Accumulator]:
     """Accumulators that consist of roundings: sequential, blocked, pairwise, exact, promoted.
 
     Parameters
     ----------
-    stochastic : bool
-        Whether all of them round stochastically; otherwise none does.
+    kind : {"deterministic", "probabilistic", "stochastic", "running"}
+        The kind of bound that they are for, see :func:`lamp.bounds.products`; only accumulators
+        that have such a bound are drawn.
+    stochastic : bool, optional
+        Whether all of them round stochastically; otherwise none does.  By default those of kind
+        ``"stochastic"`` do.
 
     Returns
     -------
     SearchStrategy of Accumulator
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown, or has no bound for such roundings.
     """
     from hypothesis import strategies as st
 
-    if stochastic:
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of bound {kind!r}: expected {', '.join(KINDS)}")
+    random = kind == "stochastic" if stochastic is None else bool(stochastic)
+    if random != (kind == "stochastic") and kind in ("stochastic", "probabilistic"):
+        how = "stochastic" if random else "other"
+        raise ValueError(f"no {how} rounding has a bound of kind {kind!r}")
+    if random:
         roundings = st.integers(0, 2**32).map(lambda seed: fpemu.Rounding("sr", seed=seed))
     else:
-        roundings = st.sampled_from(("rne", "rna", "rtz", "rtp", "rtn")).map(fpemu.Rounding)
+        modes = NEAREST if kind == "probabilistic" else (*NEAREST, *_DIRECTED)
+        roundings = st.sampled_from(modes).map(fpemu.Rounding)
     inner = st.builds(fpemu.Sequential, formats(), roundings)
-    return st.one_of(
-        st.builds(fpemu.Sequential, formats(), roundings, st.booleans()),
-        st.builds(fpemu.Blocked, formats(), st.integers(1, 16), inner, roundings),
-        st.builds(fpemu.Pairwise, formats(), roundings, st.booleans()),
-        st.builds(fpemu.Exact, formats(), roundings),
-        st.builds(fpemu.Promoted, inner, formats(), st.integers(1, 16), roundings),
-    )
+    every: dict[str, SearchStrategy[Accumulator]] = {
+        "sequential": st.builds(fpemu.Sequential, formats(), roundings, st.booleans()),
+        "blocked": st.builds(fpemu.Blocked, formats(), st.integers(1, 16), inner, roundings),
+        "pairwise": st.builds(fpemu.Pairwise, formats(), roundings, st.booleans()),
+        "exact": st.builds(fpemu.Exact, formats(), roundings),
+        "promoted": st.builds(fpemu.Promoted, inner, formats(), st.integers(1, 16), roundings),
+    }
+    running = _STOCHASTIC_RUNNING if random else _RUNNING
+    return st.one_of([every[name] for name in (running if kind == "running" else every)])
+
+
+def _numbers(count: int, format: Format) -> SearchStrategy[NDArray[Any]]:
+    """Members of a format made from pairs of integers, which shrink fast: to ones and to zeros."""
+    from hypothesis import strategies as st
+
+    spread = min(12, format.emax // 2)
+    pair = st.tuples(st.integers(-1024, 1024), st.integers(-spread, spread))
+
+    def assembled(pairs: list[tuple[int, int]]) -> NDArray[Any]:
+        integers = np.array(pairs, np.float64).reshape(-1, 2)
+        numbers = np.ldexp(integers[:, 0] / 512.0, integers[:, 1].astype(int))
+        return np.asarray(fpemu.round(numbers, format, fpemu.Rounding(overflow="saturate")))
+
+    return st.lists(pair, min_size=count, max_size=count).map(assembled)
 
 
 def vectors(length: int, format: Format | str = "bfloat16") -> SearchStrategy[NDArray[Any]]:
@@ -273,18 +514,7 @@ def vectors(length: int, format: Format | str = "bfloat16") -> SearchStrategy[ND
     -------
     SearchStrategy of ndarray of float64, shape (length,)
     """
-    from hypothesis import strategies as st
-
-    member = fpemu.format(format)
-    spread = min(12, member.emax // 2)
-    number = st.tuples(st.floats(-2, 2, width=16), st.integers(-spread, spread))
-
-    def assembled(pairs: list[tuple[float, int]]) -> NDArray[Any]:
-        numbers = np.array([x * 2.0**exponent for x, exponent in pairs])
-        return np.asarray(fpemu.round(numbers, member, fpemu.Rounding(overflow="saturate")))
-
-    size = operator.index(length)
-    return st.lists(number, min_size=size, max_size=size).map(assembled)
+    return _numbers(integer("length", length, 0), fpemu.format(format))
 
 
 def cancelling_vectors(
@@ -304,17 +534,16 @@ def cancelling_vectors(
     """
     from hypothesis import strategies as st
 
-    half = operator.index(length) // 2
+    size = integer("length", length, 0)
+    half = size // 2
 
     def paired(drawn: tuple[NDArray[Any], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        a, b = drawn
-        a = a.copy()
+        a, b = (vector.copy() for vector in drawn)
         a[half : 2 * half] = -a[:half]
-        b = b.copy()
         b[half : 2 * half - 1] = b[: max(half - 1, 0)]
         return a, b
 
-    return st.tuples(vectors(length, format), vectors(length, format)).map(paired)
+    return st.tuples(vectors(size, format), vectors(size, format)).map(paired)
 
 
 def peaked_logits(length: int) -> SearchStrategy[NDArray[Any]]:
@@ -331,14 +560,14 @@ def peaked_logits(length: int) -> SearchStrategy[NDArray[Any]]:
     """
     from hypothesis import strategies as st
 
-    size = operator.index(length)
-    base = st.lists(st.floats(-4, 4, width=16), min_size=size, max_size=size)
-    peaks = st.lists(st.tuples(st.integers(0, size - 1), st.floats(0, 60, width=16)), max_size=3)
+    size = integer("length", length, 1)
+    base = st.lists(st.integers(-2048, 2048), min_size=size, max_size=size)
+    peaks = st.lists(st.tuples(st.integers(0, size - 1), st.integers(0, 7680)), max_size=3)
 
-    def raised(drawn: tuple[list[float], list[tuple[int, float]]]) -> NDArray[Any]:
-        scores = np.array(drawn[0])
+    def raised(drawn: tuple[list[int], list[tuple[int, int]]]) -> NDArray[Any]:
+        scores = np.array(drawn[0]) / 512.0
         for place, height in drawn[1]:
-            scores[place] += height
+            scores[place] += height / 128.0
         return scores
 
     return st.tuples(base, peaks).map(raised)

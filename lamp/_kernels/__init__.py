@@ -2,6 +2,7 @@
 
 __all__ = [
     "activations",
+    "callables",
     "divergences",
     "jacobians",
     "picking",

@@ -1,269 +1,31 @@
 """Error bounds of f(g(x)), where g are inner products in some arithmetic.
 
-There are two steps.  :func:`products` computes g under an accumulator and bounds its errors;
-:func:`bound` carries these bounds through a composition f and adds the rounding errors of f.
+There are two steps.  :func:`lamp.bounds.products` computes g under an accumulator and bounds its
+errors; :func:`bound` carries these bounds through a composition f and adds the rounding errors of
+f.
 
 Both start from computed numbers: y^ is known, y is not, and differs from y^ by at most the bound.
 The resulting bound of ``|fl(f(y^)) - f(y)|`` is therefore a certificate that needs no exact result.
-
-References
-----------
-N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1 and 3.3.
-N. J. Higham, T. Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci.
-Comput. 41(5), 2019.  M. P. Connolly, N. J. Higham, T. Mary, "Stochastic rounding and its
-probabilistic backward error analysis", SIAM J. Sci. Comput. 43(1), 2021.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-import fpemu
-from fpemu import Accumulator, Format, Rounding
-from lamp._kernels.rows import Float64, outward, rows_of
+from lamp._kernels.rows import Float64, outward
 from lamp.bounds.compositions import Composition
-from lamp.bounds.evaluations import NEAREST, Evaluation, InFloat64
+from lamp.bounds.evaluations import Evaluation, InFloat64
+from lamp.bounds.products import ProductErrors
 
-__all__ = [
-    "KINDS",
-    "ORDERS",
-    "Bound",
-    "ProductErrors",
-    "bound",
-    "products",
-]
-
-KINDS: Final = ("deterministic", "probabilistic", "stochastic", "running")
-"""The kinds of bounds of inner products."""
+__all__ = ["ORDERS", "Bound", "bound"]
 
 ORDERS: Final = ("rigorous", "first_order")
 """The ways to carry errors through a composition."""
-
-
-# --- g: inner products ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ProductErrors:
-    """Computed inner products and bounds of their errors.
-
-    Parameters
-    ----------
-    computed : ndarray of float64, shape (..., n)
-        The results of the accumulator.
-    errors : ndarray of float64, shape (..., n)
-        Bounds of ``|computed - exact|``; infinite where a sum has overflowed, or may have.
-    failure_probability : float
-        The probability that one of these bounds fails; 0 unless the kind is probabilistic.
-    description : str
-        The kind of the bound, in words.
-    recomputed : ndarray of bool, shape (..., n), optional
-        Which components were recomputed in high precision.
-    """
-
-    computed: Float64
-    errors: Float64
-    failure_probability: float
-    description: str
-    recomputed: NDArray[np.bool_] | None = None
-
-    def with_recomputed(self, high: ProductErrors, selected: ArrayLike) -> ProductErrors:
-        """Replace selected components by those of a computation in high precision.
-
-        Parameters
-        ----------
-        high : ProductErrors
-            The same inner products, computed in high precision.
-        selected : array_like of bool, shape (..., n)
-            Which components to replace.
-
-        Returns
-        -------
-        ProductErrors
-
-        Raises
-        ------
-        ValueError
-            If the shapes differ.
-        """
-        mask = np.asarray(selected, dtype=bool)
-        if not self.computed.shape == high.computed.shape == mask.shape:
-            raise ValueError(
-                f"shapes differ: {self.computed.shape} of the products, {high.computed.shape} of "
-                f"those in high precision, {mask.shape} of the selection"
-            )
-        return ProductErrors(
-            np.where(mask, high.computed, self.computed),
-            np.where(mask, high.errors, self.errors),
-            max(self.failure_probability, high.failure_probability),
-            f"{self.description}; recomputed: {high.description}",
-            mask,
-        )
-
-
-def products(
-    a: ArrayLike,
-    b: ArrayLike,
-    accumulator: Accumulator,
-    *,
-    c: ArrayLike | None = None,
-    kind: str = "deterministic",
-    failure_probability: float = 1e-3,
-) -> ProductErrors:
-    """Inner products under an accumulator, and bounds of their errors.
-
-    Parameters
-    ----------
-    a, b : array_like
-        As for :func:`fpemu.matmul`, members of the accumulator's input formats.
-    accumulator : Accumulator
-        How sums are formed.
-    c : array_like, optional
-        The initial values of the sums.
-    kind : {"deterministic", "probabilistic", "stochastic", "running"}
-        ``"deterministic"``: ``error_bound(k) sum |a b| + underflow_bound(k)``, for any data.
-        ``"probabilistic"``: the errors of roundings to nearest are modelled as independent with
-        mean zero.  ``"stochastic"``: the same for stochastic rounding, where it is a theorem.
-        ``"running"``: the sum of the bounds of all roundings, from the computed partial sums;
-        rigorous, and the only useful kind at few bits.
-    failure_probability : float
-        The probability that the bound of an inner product fails, for the probabilistic kinds.
-
-    Returns
-    -------
-    ProductErrors
-
-    Raises
-    ------
-    ValueError
-        If the kind is unknown or does not fit the accumulator's rounding, or an argument of
-        :func:`fpemu.matmul` is wrong.
-    TypeError
-        If the kind needs an accumulator that consists of roundings alone, and this one does not.
-
-    Notes
-    -----
-    With n_i roundings of unit e_i on the way of a term, k terms and failure probability P the
-    probabilistic constant is ``exp(lambda sqrt(sum n_i e_i**2) + sum n_i e_i**2 / (1 - e)) - 1``,
-    ``lambda = sqrt(2 log(2 k / P)) / (1 - e)``, e the largest unit: Higham and Mary's theorem 2.4,
-    with Hoeffding's inequality for terms of several sizes.
-
-    Examples
-    --------
-    >>> import fpemu
-    >>> from lamp import bounds
-    >>> found = bounds.products([1.0, 2.0**-9], [1.0, 1.0], fpemu.Sequential("e8m7"))
-    >>> float(found.computed), bool(found.errors >= 2.0**-9)
-    (1.0, True)
-    """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind of bound {kind!r}: expected {', '.join(KINDS)}")
-    left, right = rows_of(a, "a"), rows_of(b, "b")
-    terms, initial = left.shape[-1], c is not None
-    floor = accumulator.underflow_bound(terms, initial=initial)
-    failure = 0.0
-    if kind == "running":
-        computed, running = fpemu.matmul(left, right, accumulator, c=c, running=True)
-        errors = outward(running.roundoff * running.first, 1) + floor
-        description = f"{accumulator}, running bound over {terms} terms"
-    else:
-        computed = fpemu.matmul(left, right, accumulator, c=c)
-        if kind == "deterministic":
-            constant = accumulator.error_bound(terms, initial=initial)
-        else:
-            _check_rounding(accumulator, kind)
-            failure = _check_probability(failure_probability)
-            constant = _probabilistic_constant(accumulator, terms, initial, failure)
-        errors = outward(constant * _magnitudes(left, right, c), 2) + floor
-        description = f"{accumulator}, {kind} bound {constant:.3g} sum |a b|, {terms} terms"
-    computed = np.asarray(computed, np.float64)
-    within = np.isfinite(computed)
-    limit = _saturation(accumulator)
-    if np.isfinite(limit):
-        # A sum that reached the limit may have saturated without a trace.
-        growth = 1.0 + accumulator.error_bound(terms, initial=initial)
-        within = within & (growth * _magnitudes(left, right, c) + floor < limit)
-    return ProductErrors(computed, np.where(within, errors, np.inf), failure, description)
-
-
-def _saturation(accumulator: Accumulator) -> float:
-    """The least number at which a sum may saturate; infinity if it cannot."""
-    limits = [math.inf]
-    fields = list(vars(accumulator).values())
-    directed = [
-        each
-        for each in fields
-        if isinstance(each, Rounding)
-        and each.overflow != "infinity"
-        and (each.overflow == "saturate" or each.mode not in NEAREST)
-    ]
-    for each in fields:
-        if isinstance(each, Accumulator):
-            limits.append(_saturation(each))
-        elif isinstance(each, Format) and (directed or not (each.infinities or each.has_nan)):
-            limits.append(each.max_finite)
-    return min(limits)
-
-
-def _magnitudes(a: Float64, b: Float64, c: ArrayLike | None) -> Float64:
-    """``|a| |b| + |c|``, rounded up."""
-    with np.errstate(over="ignore"):
-        sums = np.matmul(np.abs(a), np.abs(b))
-    if c is not None:
-        sums = sums + np.abs(np.asarray(c, np.float64))
-    return outward(sums, a.shape[-1])
-
-
-def _check_probability(probability: float) -> float:
-    if not 0.0 < probability < 1.0:
-        raise ValueError(f"failure_probability must lie between 0 and 1, not {probability!r}")
-    return float(probability)
-
-
-def _roundings_of(accumulator: Accumulator) -> list[Rounding]:
-    """The roundings of an accumulator and of those that it is made of."""
-    fields = (value for part in accumulator.parts() for value in vars(part).values())
-    return [value for value in fields if isinstance(value, Rounding)]
-
-
-def _check_rounding(accumulator: Accumulator, kind: str) -> None:
-    for rounding in _roundings_of(accumulator):
-        if kind == "probabilistic" and rounding.mode not in NEAREST:
-            raise ValueError(
-                f"a probabilistic bound takes roundings to nearest, but {accumulator} rounds by "
-                f"{rounding.mode}, whose errors do not average out"
-            )
-        if kind == "stochastic" and (
-            rounding.mode not in ("sr", "sr_equal") or rounding.random_bits is not None
-        ):
-            raise ValueError(
-                "a stochastic bound takes stochastic rounding by the exact fraction "
-                f"(random_bits=None), but {accumulator} has {rounding}"
-            )
-        if kind == "stochastic" and rounding.mode == "sr_equal":
-            raise ValueError("sr_equal rounds up and down alike: its errors are not of mean zero")
-
-
-def _probabilistic_constant(
-    accumulator: Accumulator, terms: int, initial: bool, failure: float
-) -> float:
-    roundings = accumulator.roundings(terms, initial=initial)
-    largest = max(unit for _, unit in roundings)
-    if largest >= 1.0:
-        return math.inf
-    squares = math.fsum(count * unit * unit for count, unit in roundings)
-    factor = math.sqrt(2.0 * math.log(2.0 * (terms + initial) / failure)) / (1.0 - largest)
-    exponent = factor * math.sqrt(squares) + squares / (1.0 - largest)
-    return math.expm1(exponent) * (1.0 + 2.0**-40) if exponent < 700.0 else math.inf
-
-
-# --- f of g ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -284,6 +46,8 @@ class Bound:
         The name of f.
     descriptions : mapping of str to str
         The kind of each term, in words.
+    assumptions : tuple of str
+        What the bound takes on trust, in sentences.
     """
 
     computed: Float64
@@ -292,6 +56,7 @@ class Bound:
     failure_probability: float
     composition: str
     descriptions: Mapping[str, str]
+    assumptions: tuple[str, ...] = ()
 
     @property
     def value(self) -> Float64:
@@ -320,8 +85,11 @@ class Bound:
             lines.append(f"  {name}: at most {part.max():.3g}, median {np.median(part):.3g}; {how}")
         if self.order == "first_order":
             lines.append("  to first order: terms in products of errors are left out")
+        elif self.assumptions:
+            lines.append("  rigorous as far as these assumptions hold; roundings are outward")
         else:
             lines.append("  rigorous: nothing is left out, and roundings are outward")
+        lines += [f"  assumed: {assumption}" for assumption in self.assumptions]
         if self.failure_probability:
             lines.append(f"  a row's bound fails with probability {self.failure_probability:.3g}")
         return "\n".join(lines)
@@ -376,21 +144,91 @@ def bound(
     y = arguments.computed
     if y.ndim == 0:
         raise ValueError("f takes rows: the inner products need at least one dimension")
-    known = np.isfinite(y).all(axis=-1, keepdims=True)  # a row that overflowed has no bound
-    held, errors = np.where(known, y, 0.0), np.where(known, arguments.errors, 0.0)
-    parts = _carried(composition, held, errors, arguments.recomputed, order)
-    descriptions = dict.fromkeys(parts, arguments.description) | {"rounding of f": str(machine)}
-    parts["rounding of f"] = machine.error(composition, held)
-    computed = np.where(known, machine.value(composition, held), np.nan)
+    known = np.asarray(
+        np.isfinite(y).all(axis=-1, keepdims=True)
+    )  # a row that overflowed has no bound
+    held, errors = _held(y, known), np.where(known, arguments.errors, 0.0)
+    with np.errstate(**({} if known.any() else _QUIET)):
+        value = np.asarray(machine.value(composition, held), np.float64)
+    if value.shape[:-1] != y.shape[:-1]:
+        raise ValueError(
+            f"the value of {composition} has shape {value.shape} for rows of shape {y.shape}"
+        )
+    computed = np.where(known, value, np.nan)
     is_number = np.isfinite(computed)
+    if known.any():
+        with np.errstate(invalid="ignore", over="ignore"):  # what is NaN is looked at below
+            parts = _carried(composition, held, errors, arguments.recomputed, order)
+        descriptions = dict.fromkeys(parts, arguments.description)
+        parts["rounding of f"] = machine.error(composition, held)
+    else:
+        parts = {"inner products": np.full(value.shape, np.inf), "rounding of f": value}
+        descriptions = {"inner products": arguments.description}
+    unbounded = np.asarray(np.isinf(errors).any(axis=-1, keepdims=True))
     return Bound(
         computed,
-        {name: np.where(is_number, part, np.inf) for name, part in parts.items()},
+        {
+            name: _checked_part(part, _Place(name, composition, held, errors), is_number, unbounded)
+            for name, part in parts.items()
+        },
         order,
         min(1.0, y.shape[-1] * arguments.failure_probability),
         str(composition),
-        descriptions,
+        descriptions | {"rounding of f": str(machine)},
+        (*arguments.assumptions, *composition.assumptions(order), *_of_machine(machine)),
     )
+
+
+_QUIET: Final[dict[str, Any]] = {"all": "ignore"}
+
+
+def _held(y: Float64, known: NDArray[np.bool_]) -> Float64:
+    """Rows at which f can be evaluated: unknown ones are replaced by a known one, or by zeros."""
+    rows = y.reshape(-1, y.shape[-1])
+    first = rows[np.argmax(known)] if known.any() else np.zeros(y.shape[-1])
+    return np.where(known, y, first)
+
+
+def _of_machine(machine: Evaluation) -> tuple[str, ...]:
+    if getattr(machine, "is_proved", False):
+        return ()
+    return (f"error() bounds |value - f(y)|, as the evaluation {machine} states",)
+
+
+class _Place(NamedTuple):
+    """What a term of a bound was computed from."""
+
+    name: str
+    composition: Composition
+    y: Float64
+    errors: Float64
+
+
+def _checked_part(
+    part: Any, place: _Place, is_number: NDArray[np.bool_], unbounded: NDArray[np.bool_]
+) -> Float64:
+    """A term of a bound: infinite where there is no number or no bound of the arguments."""
+    part = np.asarray(part, np.float64)
+    source = f"the term {place.name!r} of the bound of {place.composition}"
+    try:
+        part = np.broadcast_to(part, is_number.shape)
+    except ValueError:
+        raise ValueError(
+            f"{source} has shape {part.shape}, but f has shape {is_number.shape}"
+        ) from None
+    nothing = ~is_number | (unbounded & np.isnan(part))
+    part = np.where(nothing, np.inf, part)
+    wrong = ~(part >= 0)
+    if wrong.any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        row, errors = place.y[index[:-1]], place.errors[index[:-1]]
+        method = "error" if place.name == "rounding of f" else "enclosure or amplified"
+        raise ValueError(
+            f"{source} is {part[index]} at component {index}, where y is {row[:4].tolist()} and "
+            f"its errors {errors[:4].tolist()}: {method} must give bounds, at least 0, infinite "
+            "where there is none"
+        )
+    return np.asarray(part)
 
 
 def _carried(

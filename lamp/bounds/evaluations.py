@@ -9,8 +9,9 @@ functions", IMA J. Numer. Anal. 41, 2021.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,19 @@ import fpemu
 from fpemu import Accumulator, Format, Rounding
 from fpemu.formats import FormatLike
 from fpemu.rounding import RoundingLike, as_rounding
+from lamp._kernels.callables import call, name_of
 from lamp._kernels.rows import Float64, exp, outward, total
 from lamp.bounds.compositions import Composition, LayerNorm, RMSNorm, Softmax
 
-__all__ = ["NEAREST", "Evaluation", "InFloat64", "NormSteps", "RoundedOnce", "SoftmaxSteps"]
+__all__ = [
+    "NEAREST",
+    "ByKernel",
+    "Evaluation",
+    "InFloat64",
+    "NormSteps",
+    "RoundedOnce",
+    "SoftmaxSteps",
+]
 
 NEAREST: Final = ("rne", "rna", "rnz")
 """The modes that round to nearest."""
@@ -31,7 +41,10 @@ _UNIT: Final = 2.0**-53
 
 
 class Evaluation(Protocol):
-    """Interface of an evaluation of f: computed value and bound of its error."""
+    """Interface of an evaluation of f: computed value and bound of its error.
+
+    A bound by an evaluation of one's own says that its `error` is taken on trust.
+    """
 
     def value(self, composition: Composition, y: Float64) -> Float64:
         """The computed f(y)."""
@@ -75,6 +88,8 @@ def _unit(format: Format, rounding: Rounding) -> _Unit:
 class InFloat64:
     """f computed in float64, as its composition does."""
 
+    is_proved: ClassVar[bool] = True
+
     def value(self, composition: Composition, y: Float64) -> Float64:
         """The computed f(y)."""
         return composition.value(y)
@@ -98,6 +113,8 @@ class RoundedOnce:
     rounding : Rounding or str
         How the result is rounded.
     """
+
+    is_proved: ClassVar[bool] = True
 
     format: Format
     rounding: Rounding
@@ -126,6 +143,71 @@ class RoundedOnce:
         return f"in float64, rounded once into {self.format} ({self.rounding.mode})"
 
 
+@dataclass(frozen=True)
+class ByKernel:
+    """f computed by a function of one's own, with what bounds its errors.
+
+    Parameters
+    ----------
+    kernel : callable
+        Takes a row, a float64 vector of n numbers, and returns the m computed numbers; compiled by
+        Numba or not.
+    error_bound : callable
+        Takes a row, too, and returns bounds of the m errors ``|kernel(y) - f(y)|``, infinite where
+        there is none.
+
+    Examples
+    --------
+    >>> import numba
+    >>> import fpemu
+    >>> from lamp import compositions, evaluations
+    >>> add = fpemu.jit.adder("bfloat16")
+    >>> @numba.njit
+    ... def shifted(y):
+    ...     out = y.copy()
+    ...     for j in range(len(y)):
+    ...         out[j] = add(y[j], 1.0)
+    ...     return out
+    >>> machine = evaluations.ByKernel(shifted, lambda y: 2.0**-8 * abs(y + 1.0))
+    >>> machine.value(compositions.Residual([1.0, 1.0]), [2.0, 2.0**-9])
+    array([3., 1.])
+    """
+
+    kernel: Callable[..., Any]
+    error_bound: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        for name in ("kernel", "error_bound"):
+            if not callable(getattr(self, name)):
+                raise TypeError(f"{name} must be a function of a row, not {getattr(self, name)!r}")
+
+    def _of_rows(self, role: str, y: Float64) -> Float64:
+        function = getattr(self, role)
+        rows = np.asarray(y, np.float64)
+        found = [
+            np.array(call(function, role, row.copy()), np.float64)
+            for row in rows.reshape(-1, rows.shape[-1])
+        ]
+        shapes = {each.shape for each in found}
+        if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+            raise ValueError(
+                f"{role} {name_of(function)} must return a vector for a row, always of one length, "
+                f"not shapes {sorted(shapes)}"
+            )
+        return np.array(found).reshape(*rows.shape[:-1], -1)
+
+    def value(self, composition: Composition, y: Float64) -> Float64:
+        """The computed f(y)."""
+        return self._of_rows("kernel", y)
+
+    def error(self, composition: Composition, y: Float64) -> Float64:
+        """A bound of ``|value - f(y)|``, as `error_bound` states it."""
+        return self._of_rows("error_bound", y)
+
+    def __str__(self) -> str:
+        return f"by {name_of(self.kernel)}, bound by {name_of(self.error_bound)}"
+
+
 @dataclass(frozen=True, init=False)
 class SoftmaxSteps:
     """Softmax as :func:`fpemu.functions.softmax` computes it, with every step rounded.
@@ -149,6 +231,8 @@ class SoftmaxSteps:
     quotient one more rounding.  The largest exponential is 1, so that absolute errors are relative
     to a sum of at least 1.
     """
+
+    is_proved: ClassVar[bool] = True
 
     format: Format
     rounding: Rounding
@@ -179,7 +263,7 @@ class SoftmaxSteps:
 
     def value(self, composition: Composition, y: Float64) -> Float64:
         """The computed f(y)."""
-        if not isinstance(composition, Softmax):
+        if type(composition).value is not Softmax.value:
             raise TypeError(f"steps of a softmax do not evaluate {composition}")
         return np.asarray(
             fpemu.functions.softmax(
@@ -268,6 +352,8 @@ class NormSteps:
     root mean square of these by no more than the root mean square of d.
     """
 
+    is_proved: ClassVar[bool] = True
+
     format: Format
     rounding: Rounding
     statistics: Format
@@ -303,7 +389,8 @@ class NormSteps:
 
     def value(self, composition: Composition, y: Float64) -> Float64:
         """The computed f(y)."""
-        if not isinstance(composition, RMSNorm | LayerNorm):
+        own = type(composition).value in (RMSNorm.value, LayerNorm.value)
+        if not (own and isinstance(composition, RMSNorm | LayerNorm)):
             raise TypeError(f"steps of a norm do not evaluate {composition}")
         options: dict[str, Any] = {
             "weight": composition.gain,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import fpemu
 from lamp._kernels.rows import total
-from lamp.lookahead.rules import LAMP
+from lamp.lookahead.rules import LAMP, PLACES
 from lamp.lookahead.selection import select_rows
 from lamp.machines import Operand, Product
 
@@ -45,12 +45,27 @@ class LookAhead:
     ----------
     softmax, norm, activation, logits : LAMP, optional
         The rule of the place; None if look-ahead is off there.
+
+    Raises
+    ------
+    TypeError
+        If one of them is not a LAMP.
+    ValueError
+        If one is for another place.
     """
 
     softmax: LAMP | None = None
     norm: LAMP | None = None
     activation: LAMP | None = None
     logits: LAMP | None = None
+
+    def __post_init__(self) -> None:
+        for place in PLACES:
+            rule = getattr(self, place)
+            if rule is not None and not isinstance(rule, LAMP):
+                raise TypeError(f"{place} must be a LAMP or None, not {rule!r}")
+            if rule is not None and rule.on != place:
+                raise ValueError(f"{place} must be a rule for that place, not {rule}")
 
     @classmethod
     def of(cls, lamp: LAMP | Iterable[LAMP] | None) -> LookAhead:
@@ -87,7 +102,7 @@ class LookAhead:
     @property
     def is_causal(self) -> bool:
         """Whether what is recomputed for a token does not depend on later tokens."""
-        rules = (self.softmax, self.norm, self.activation, self.logits)
+        rules = (getattr(self, place) for place in PLACES)
         return all(rule is None or rule.is_causal for rule in rules)
 
 

@@ -161,15 +161,12 @@ def _amount(text: str) -> float:
     return float(number / 100 if text.endswith("%") else number)
 
 
-def _convert(settings: Any, name: str, kind: type, to: type) -> None:
-    """Make a field a Python number, so that equal settings have equal text forms."""
-    value = getattr(settings, name)
-    if value is None and to is float:
-        return
-    if not isinstance(value, kind):
+def _plain(name: str, value: Any, kind: type, to: type) -> Any:
+    """A field as a number of Python's, so that equal settings have equal text forms."""
+    if not isinstance(value, kind) or isinstance(value, bool):
         number = "a number" if to is float else "an integer"
         raise TypeError(f"{name} must be {number}, not {value!r}")
-    object.__setattr__(settings, name, to(value))
+    return to(value)
 
 
 def _percent(share: float) -> str:
@@ -236,7 +233,7 @@ class LAMP:
     on: str = ""
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
+        if not isinstance(self.rule, str) or self.rule not in RULES:
             raise ValueError(f"unknown rule {self.rule!r}: expected {', '.join(RULES)}")
         if self.weights not in WEIGHTS:
             raise ValueError(f"unknown weights {self.weights!r}: expected {', '.join(WEIGHTS)}")
@@ -246,10 +243,13 @@ class LAMP:
             raise ValueError(
                 f"rule {self.rule!r} takes either tau or a budget, not {self.tau} and {self.budget}"
             )
-        for name in ("tau", "budget"):
-            _convert(self, name, Real, float)
-        for name in ("seed", "leading_columns"):
-            _convert(self, name, Integral, int)
+        limit = "budget" if self.tau is None else "tau"
+        for name, abstract, to in (
+            (limit, Real, float),
+            ("seed", Integral, int),
+            ("leading_columns", Integral, int),
+        ):
+            object.__setattr__(self, name, _plain(name, getattr(self, name), abstract, to))
         if self.tau is not None:
             RULES[self.rule].check_tau(self.tau)
         if self.budget is not None and not 0 <= self.budget <= 1:

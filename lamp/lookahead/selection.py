@@ -38,10 +38,10 @@ def select(
     rule: str | LAMP = "normwise",
     tau: float | None = None,
     budget: float | None = None,
-    weights: str | ArrayLike = "one",
-    seed: int = 0,
-    scope: str = "all",
-    leading_columns: int = 0,
+    weights: str | ArrayLike | None = None,
+    seed: int | None = None,
+    scope: str | None = None,
+    leading_columns: int | None = None,
     row_lengths: ArrayLike | None = None,
     stream: int = 0,
     values: ArrayLike | None = None,
@@ -58,10 +58,10 @@ def select(
     y : array_like, shape (..., n), optional
         The computed arguments of f.  Required for weights ``"abs"``.
     rule : str or LAMP
-        A rule's name, or a rule with all its settings; the next parameters are then unused.
-    tau, budget, seed, scope, leading_columns
+        A rule's name, or a rule with all its settings, which must then not be given again.
+    tau, budget, seed, scope, leading_columns : optional
         As in :class:`LAMP`.  A budget is a share of all components in the array, or of each row.
-    weights : str or array_like, broadcast to the shape of z
+    weights : str or array_like, broadcast to the shape of z, optional
         What errors are proportional to: ``"one"``; ``"abs"`` for ``|y|``; or any nonnegative
         numbers, such as ``|a|^T |b|``, ``||a|| ||b||`` or running sums of :func:`fpemu.matmul`.
     row_lengths : array_like of int, optional
@@ -90,6 +90,8 @@ def select(
     ------
     ValueError
         If a parameter is out of range, shapes differ, or `z` holds a number outside [0, 1].
+    TypeError
+        If `rule` is a LAMP, and a setting of it is given besides.
 
     Notes
     -----
@@ -111,15 +113,22 @@ def select(
     >>> lamp.select([0.02, 0.49, 0.49], rule="normwise_optimal", tau=1.4)
     array([ True, False, False])
     """
-    settings = rule
-    if not isinstance(settings, LAMP):
-        named = weights if isinstance(weights, str) else "one"
-        settings = LAMP(str(rule), tau, budget, named, seed, scope, leading_columns)
+    named = weights if isinstance(weights, str) else None
+    settings = _settings(
+        rule,
+        tau=tau,
+        budget=budget,
+        weights=named,
+        seed=seed,
+        scope=scope,
+        leading_columns=leading_columns,
+    )
     kind = RULES[settings.rule]
     probabilities = _checked_z(z, kind)
     arguments = _checked_y(y, probabilities)
     lengths = _checked_lengths(row_lengths, probabilities)
-    given = settings.weights if isinstance(weights, str) else _checked_weights(weights, kind)
+    numbers = None if weights is None or named else weights
+    given = settings.weights if numbers is None else _checked_weights(numbers, kind)
     of_errors = _weights(given, arguments)
     if kind.name == "value_aware":
         sensitivity = _distances(probabilities, values, lengths) * probabilities
@@ -139,6 +148,17 @@ def select(
 
 
 # --- checks of arguments --------------------------------------------------------------------------
+
+
+def _settings(rule: str | LAMP, **given: Any) -> LAMP:
+    """A rule with all its settings, from its name and them, or from itself alone."""
+    told = {name: value for name, value in given.items() if value is not None}
+    if not isinstance(rule, LAMP):
+        return LAMP(rule, **told)
+    if told:
+        twice = ", ".join(f"{name}={value!r}" for name, value in told.items())
+        raise TypeError(f"rule {rule} has all settings already, and {twice} would be ignored")
+    return rule
 
 
 def _checked_z(z: ArrayLike, kind: Rule) -> NDArray[Any]:

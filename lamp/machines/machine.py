@@ -103,8 +103,9 @@ def _holds(outer: Format, inner: Format) -> bool:
 
 def _checked_scale(scale: Any) -> float:
     try:
-        if 0 < scale < np.inf and float(np.float32(scale)) == scale:
-            return float(scale)
+        number = 0.0 if isinstance(scale, (bool, np.bool_)) else float(scale)
+        if 0 < number < np.inf and number == scale and float(np.float32(number)) == number:
+            return number
     except (TypeError, ValueError):
         pass
     raise ValueError(f"scale must be a positive float32 number, not {scale!r}")

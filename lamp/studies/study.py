@@ -271,11 +271,11 @@ class Study:
         return ValueError(f"{self.where(*place)}{message}")
 
     def _values(self, name: str, values: Any) -> list[Any]:
-        """Return the values of a variable, checked, those of numpy as Python's."""
+        """Return the values of a variable, checked; equal numbers become the same number."""
         listed = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, str)
         if not listed or not len(values):
             raise self._error(f"{name} of [grid] must be a list of values", "grid", name)
-        plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+        plain = [_plain(value) for value in values]
         for value in plain:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not (isinstance(value, str) or (number and math.isfinite(value))):
@@ -316,7 +316,13 @@ def _fields(given: Any) -> dict[str, Any]:
         raise TypeError(f"a text is a Source, a name or a table, not {given!r}")
     if unknown := [name for name in given if name not in _FIELDS]:
         raise ValueError(f"unknown field {unknown[0]!r}: expected {', '.join(_FIELDS)}")
-    return dict(given)
+    return {name: _plain(value) for name, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a number as Python's, an integer as an int; anything else as it is."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _shown(given: Any) -> str:

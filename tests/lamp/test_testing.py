@@ -133,6 +133,60 @@ def test_accumulators_round_as_they_are_asked_to(plain, stochastic):
     assert is_stochastic(stochastic)
 
 
+@pytest.mark.parametrize("kind", bounds.KINDS)
+def test_accumulators_of_a_kind_have_its_bound(kind):
+    @testing.settings(max_examples=40)
+    @given(testing.accumulators(kind=kind), testing.vectors(3))
+    def each(accumulator, a):
+        assert accumulator.is_stochastic == (kind == "stochastic")
+        bounds.products(a, np.ones((3, 1)), accumulator, kind=kind)
+
+    each()
+
+
+def test_accumulators_that_no_bound_takes_are_refused():
+    for options in ({"kind": "probabilistic", "stochastic": True}, {"kind": "none"}):
+        with pytest.raises(ValueError, match="kind"):
+            testing.accumulators(**options)
+    with pytest.raises(ValueError, match="no other rounding has a bound of kind 'stochastic'"):
+        testing.accumulators(kind="stochastic", stochastic=False)
+    found = testing.accumulators(kind="running", stochastic=True).map(type)
+    classes = {fpemu.Pairwise, fpemu.Exact}
+
+    @settings(max_examples=20)
+    @given(found)
+    def each(drawn):
+        assert drawn in classes
+
+    each()
+
+
+def test_a_failure_shrinks_to_something_simple_in_few_runs():
+    runs = []
+
+    @testing.settings(max_examples=200, database=None, derandomize=True)
+    @given(testing.accumulators(kind="running"), testing.vectors(6), testing.vectors(6))
+    def half_of_it(accumulator, a, b):
+        found = bounds.products(a, b[:, None], accumulator, kind="running")
+        off = abs(Fraction(found.computed[0]) - testing.exact_products(a, b[:, None])[0][0])
+        runs.append(np.count_nonzero(a))
+        assert off <= found.errors[0] / 4
+
+    with pytest.raises(AssertionError):
+        half_of_it()
+    assert runs[-1] <= 2
+    assert len(runs) < 3000
+
+
+def test_the_settings_have_no_deadline_and_may_be_overridden():
+    from hypothesis import Phase
+
+    assert testing.settings().deadline is None
+    assert Phase.explain not in testing.settings().phases
+    assert testing.settings(max_examples=7, deadline=1000).deadline.total_seconds() == 1
+    assert testing.settings(max_examples=7).max_examples == 7
+
+
 @settings(max_examples=5)
 @given(
     testing.vectors(np.int64(4)),

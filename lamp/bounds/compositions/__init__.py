@@ -11,7 +11,7 @@ arXiv 2601.21623.  N. J. Higham, Accuracy and Stability of Numerical Algorithms,
 section 1.6.
 """
 
-from lamp.bounds.compositions.base import Composition
+from lamp.bounds.compositions.base import Composition, value_exact
 from lamp.bounds.compositions.entrywise import Entrywise, EntrywiseProduct, Residual
 from lamp.bounds.compositions.norms import LayerNorm, RMSNorm
 from lamp.bounds.compositions.softmax import Softmax, SoftmaxProduct
@@ -25,4 +25,5 @@ __all__ = [
     "Residual",
     "Softmax",
     "SoftmaxProduct",
+    "value_exact",
 ]

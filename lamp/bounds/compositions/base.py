@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from fractions import Fraction
+from typing import Any, ClassVar, Final
 
+import mpmath
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -16,10 +18,18 @@ __all__ = [
     "as_matrix",
     "as_vector",
     "check_norm",
+    "few_ulps",
     "ratio",
+    "value_exact",
     "with_errors",
     "with_vector",
 ]
+
+
+_DIGITS: Final = 60
+_DOUBLINGS: Final = 4
+_AGREEMENT: Final = 40  # digits that two precisions must share
+_CLAIMS: Final = ("value", "value_error", "value_mpmath", "amplified", "enclosure")
 
 
 class Composition(ABC):
@@ -27,9 +37,57 @@ class Composition(ABC):
 
     To test bounds of your own function, derive from this class and define `name`, `value`,
     `jacobian_product`, `amplified`, `value_mpmath`, and `enclosure` if you have a rigorous bound.
+    Define `value_error` if you know one: the inherited one measures the error of `value` against
+    `value_mpmath`, number by number, which is slow.
+
+    Attributes
+    ----------
+    name : str
+        What f is called in messages.
+    is_proved : bool
+        Whether the claims of this class have a proof and are tested in this package.  What a bound
+        takes on trust from other classes is in its `assumptions`.  A class that overrides a claim
+        of its base class loses the base's True, and one that overrides `value` its `value_error`.
     """
 
     name: str
+    is_proved: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if "is_proved" not in own and any(claim in own for claim in _CLAIMS):
+            cls.is_proved = False
+        if "value" in own and "value_error" not in own:
+            # What a base class states of its own value says nothing of another one.
+            cls.value_error = Composition.value_error  # type: ignore[method-assign]
+
+    def assumptions(self, order: str) -> tuple[str, ...]:
+        """What a bound takes on trust from this class.
+
+        Parameters
+        ----------
+        order : {"rigorous", "first_order"}
+            The order of the bound.
+
+        Returns
+        -------
+        tuple of str
+            Sentences; none if the class has a proof.
+        """
+        if self.is_proved:
+            return ()
+        carried = {
+            "rigorous": "enclosure() bounds |f(y + d) - f(y)| for all |d| <= errors",
+            "first_order": "amplified() is |J(y)| errors",
+        }[order]
+        is_measured = type(self).value_error is Composition.value_error
+        of_value = (
+            "value_mpmath() is f: the error of value() was measured against it"
+            if is_measured
+            else "value_error() bounds |value(y) - f(y)|"
+        )
+        return (f"{carried}, as {self} states", f"{of_value}, as {self} states")
 
     @abstractmethod
     def value(self, y: ArrayLike) -> Float64:
@@ -48,6 +106,9 @@ class Composition(ABC):
     def value_error(self, y: ArrayLike) -> Float64:
         """A bound of ``|value(y) - f(y)|``, the error of float64.
 
+        Unless a class defines its own, the error is measured: `value_mpmath` is evaluated to so
+        many digits that more of them change nothing.
+
         Parameters
         ----------
         y : array_like, shape (..., n)
@@ -55,10 +116,21 @@ class Composition(ABC):
         Returns
         -------
         ndarray of float64, shape (..., m)
+            Infinite where `value` is not finite, or `value_mpmath` does not settle.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If `value_mpmath` fails, or does not return m real numbers of mpmath.
         """
         rows = rows_of(y, "y")
-        value = np.abs(self.value(rows))
-        return outward(value, rows.shape[-1]) - value
+        value = np.asarray(self.value(rows), np.float64)
+        found = value.reshape(-1, value.shape[-1]).tolist()
+        errors = [
+            _measured(self, row, numbers)
+            for row, numbers in zip(rows.reshape(-1, rows.shape[-1]).tolist(), found, strict=True)
+        ]
+        return np.array(errors).reshape(value.shape)
 
     @abstractmethod
     def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
@@ -193,6 +265,112 @@ class Composition(ABC):
 
     def __str__(self) -> str:
         return self.name
+
+
+def few_ulps(value: Float64, terms: int) -> Float64:
+    """The error of a value computed without cancellation from sums of `terms` terms."""
+    magnitude = np.abs(value)
+    return outward(magnitude, terms) - magnitude
+
+
+def value_exact(composition: Composition, y: Sequence[float | Fraction]) -> list[Any]:
+    """The value of f at one row of exact numbers, to at least 40 digits.
+
+    Parameters
+    ----------
+    composition : Composition
+        f, whose `value_mpmath` is trusted to be f in mpmath's precision.
+    y : sequence of float or Fraction, length n
+
+    Returns
+    -------
+    list of mpmath.mpf, length m
+        NaN where the digits are doubled four times, and still do not settle the value.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `value_mpmath` fails, or does not return real numbers of mpmath.
+    """
+    if composition.is_proved:
+        return _evaluated(composition, y, _DIGITS)
+    digits = _DIGITS + 4 * _decades(y)  # 1 - cos y loses twice the decades of y
+    found = _evaluated(composition, y, digits)
+    settled: list[bool] = []
+    for _ in range(_DOUBLINGS):
+        digits *= 2
+        last, found = found, _evaluated(composition, y, digits)
+        with mpmath.workdps(digits):
+            settled = [_agree(*pair) for pair in zip(last, found, strict=True)]
+        if all(settled):
+            break
+    return [x if sure else mpmath.nan for x, sure in zip(found, settled, strict=True)]
+
+
+def _decades(y: Sequence[float | Fraction]) -> int:
+    """How many decades the numbers are away from 1 at most."""
+    sizes = [Fraction(x) for x in y if x and abs(x) != np.inf]
+    exponents = (x.numerator.bit_length() - x.denominator.bit_length() for x in sizes)
+    return max(map(abs, exponents), default=0) * 3 // 10 + 1
+
+
+def _agree(one: Any, other: Any) -> bool:
+    if not (mpmath.isfinite(one) and mpmath.isfinite(other)):
+        return bool(one == other)
+    return bool(abs(one - other) <= abs(other) * mpmath.mpf(10) ** -_AGREEMENT)
+
+
+def _evaluated(composition: Composition, y: Sequence[float | Fraction], digits: int) -> list[Any]:
+    """`value_mpmath` in a precision, and what it returns checked."""
+    with mpmath.workdps(digits):
+        numbers = [
+            mpmath.mpf(x.numerator) / x.denominator if isinstance(x, Fraction) else mpmath.mpf(x)
+            for x in y
+        ]
+        try:
+            found = list(composition.value_mpmath(numbers))
+        except (ArithmeticError, ValueError) as error:
+            raise ValueError(
+                f"value_mpmath of {composition} failed at y = {_shown(y)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    for i, x in enumerate(found):
+        if isinstance(x, mpmath.mpc):
+            raise ValueError(
+                f"value_mpmath of {composition} is complex at component {i}: y = {_shown(y)} is "
+                "outside its domain"
+            )
+        if isinstance(x, float) or not isinstance(x, mpmath.mpf | int):
+            raise TypeError(
+                f"value_mpmath of {composition} must return numbers of mpmath, not "
+                f"{type(x).__name__} {x!r} at component {i}"
+            )
+    return [mpmath.mpf(x) if isinstance(x, int) else x for x in found]
+
+
+def _shown(y: Sequence[float | Fraction]) -> str:
+    shown = ", ".join(f"{float(x):.17g}" for x in y[:4])
+    return f"[{shown}{', ...' if len(y) > 4 else ''}]"
+
+
+def _measured(composition: Composition, y: list[float], found: list[float]) -> list[float]:
+    """Bounds of the errors of one row of values, each rounded up; infinite for no number."""
+    if not np.isfinite(found).any():
+        return [np.inf] * len(found)
+    exact = value_exact(composition, y)
+    if len(exact) != len(found):
+        raise ValueError(
+            f"value_mpmath of {composition} has {len(exact)} components, but value has {len(found)}"
+        )
+    errors = []
+    for x, truth in zip(found, exact, strict=True):
+        if not (np.isfinite(x) and mpmath.isfinite(truth)):
+            errors.append(np.inf)
+            continue
+        with mpmath.workdps(_DIGITS):
+            size = abs(mpmath.mpf(x) - truth) + abs(truth) * mpmath.mpf(10) ** -_AGREEMENT
+            errors.append(float(np.nextafter(float(size), np.inf)))
+    return errors
 
 
 def ratio(numerator: Float64, denominator: Float64) -> Float64:

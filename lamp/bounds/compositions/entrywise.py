@@ -15,6 +15,7 @@ from lamp.bounds.compositions.base import (
     Composition,
     as_matrix,
     check_norm,
+    few_ulps,
     with_errors,
     with_vector,
 )
@@ -33,6 +34,8 @@ class Entrywise(Composition):
     name : str
         One of :data:`lamp._kernels.activations.ACTIVATIONS`.
     """
+
+    is_proved = True
 
     def __init__(self, name: str) -> None:
         self.activation = activations.activation(name)
@@ -54,6 +57,11 @@ class Entrywise(Composition):
         ndarray of float64, shape (..., n)
         """
         return mapped(self.activation.slope, rows_of(y, "y"))
+
+    def value_error(self, y: ArrayLike) -> Float64:
+        """See :meth:`Composition.value_error`: the activations are accurate to a few ulps."""
+        rows = rows_of(y, "y")
+        return few_ulps(self.value(rows), rows.shape[-1])
 
     def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
         """See :meth:`Composition.value_mpmath`."""
@@ -99,6 +107,8 @@ class EntrywiseProduct(Composition):
     matrix : array_like, shape (n, m)
         W.
     """
+
+    is_proved = True
 
     def __init__(self, name: str, matrix: ArrayLike) -> None:
         self.first = Entrywise(name)
@@ -152,6 +162,7 @@ class Residual(Composition):
         x.
     """
 
+    is_proved = True
     name = "residual addition"
 
     def __init__(self, stream: ArrayLike) -> None:
@@ -160,6 +171,11 @@ class Residual(Composition):
     def value(self, y: ArrayLike) -> Float64:
         """See :meth:`Composition.value`."""
         return with_vector(y, self.stream, "stream")[1] + rows_of(y, "y")
+
+    def value_error(self, y: ArrayLike) -> Float64:
+        """See :meth:`Composition.value_error`: one rounding."""
+        rows = rows_of(y, "y")
+        return few_ulps(self.value(rows), rows.shape[-1])
 
     def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
         """See :meth:`Composition.value_mpmath`."""

@@ -15,6 +15,7 @@ from lamp.bounds.compositions.base import (
     Composition,
     as_vector,
     check_norm,
+    few_ulps,
     ratio,
     with_errors,
     with_vector,
@@ -69,6 +70,7 @@ class RMSNorm(_Norm):
     epsilon : float
     """
 
+    is_proved = True
     name = "rms_norm"
 
     def __init__(self, gain: ArrayLike | None = None, epsilon: float = 1e-5) -> None:
@@ -84,6 +86,11 @@ class RMSNorm(_Norm):
     def value(self, y: ArrayLike) -> Float64:
         """See :meth:`Composition.value`."""
         return np.asarray(self._scaled(self._normalized(rows_of(y, "y"))[0]))
+
+    def value_error(self, y: ArrayLike) -> Float64:
+        """See :meth:`Composition.value_error`: no step of it cancels."""
+        rows = rows_of(y, "y")
+        return few_ulps(self.value(rows), rows.shape[-1])
 
     def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
         """See :meth:`Composition.value_mpmath`."""
@@ -155,6 +162,7 @@ class LayerNorm(_Norm):
     epsilon : float
     """
 
+    is_proved = True
     name = "layer_norm"
 
     def __init__(

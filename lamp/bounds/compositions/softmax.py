@@ -15,6 +15,7 @@ from lamp.bounds.compositions.base import (
     Composition,
     as_matrix,
     check_norm,
+    few_ulps,
     with_errors,
     with_vector,
 )
@@ -49,11 +50,17 @@ class Softmax(Composition):
     array([0.0625, 0.0625])
     """
 
+    is_proved = True
     name = "softmax"
 
     def value(self, y: ArrayLike) -> Float64:
         """See :meth:`Composition.value`."""
         return _softmax(rows_of(y, "y"))
+
+    def value_error(self, y: ArrayLike) -> Float64:
+        """See :meth:`Composition.value_error`: no step of it cancels."""
+        rows = rows_of(y, "y")
+        return few_ulps(self.value(rows), rows.shape[-1])
 
     def value_mpmath(self, y: Sequence[Any]) -> list[Any]:
         """See :meth:`Composition.value_mpmath`."""
@@ -126,6 +133,7 @@ class SoftmaxProduct(Composition):
         V.
     """
 
+    is_proved = True
     name = "softmax times values"
 
     def __init__(self, values: ArrayLike) -> None:

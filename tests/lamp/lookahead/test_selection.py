@@ -1,6 +1,7 @@
 """The rules against slow, plain versions of their definitions."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from lamp import LAMP, select
 from lamp.bounds.compositions import Entrywise, LayerNorm, SoftmaxProduct
+from lamp.lookahead import LookAhead
 from lamp.lookahead.rules import RULES
 
 
@@ -577,3 +579,53 @@ def test_numbers_of_numpy_are_numbers():
 def test_settings_that_are_no_numbers_are_refused(fields, message):
     with pytest.raises(TypeError, match=message):
         LAMP(**fields)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        {"tau": 1.99, "budget": 0.5},
+        {"tau": 1.2},
+        {"budget": 0.5},
+        {"seed": 0},
+        {"scope": "all"},
+        {"leading_columns": 0},
+        {"weights": "one"},
+    ],
+)
+def test_settings_beside_a_rule_that_has_them_are_refused(again):
+    with pytest.raises(TypeError, match=f"has all settings already, and {next(iter(again))}="):
+        select([0.6, 0.4], rule=LAMP(tau=1.2), **again)
+
+
+def test_weights_in_numbers_go_with_any_rule():
+    z = np.array([0.5, 0.3, 0.2])
+    rule = LAMP("total_variation", budget=0.4, weights="products")
+    np.testing.assert_array_equal(
+        select(z, rule=rule, weights=[1.0, 9.0, 1.0]), [False, True, False]
+    )
+
+
+@pytest.mark.parametrize("number", [1.5, np.float64(1.5), np.float32(1.5), Fraction(3, 2)])
+def test_equal_numbers_make_equal_settings_and_texts(number):
+    settings_ = LAMP(tau=number)
+    assert (settings_, str(settings_)) == (LAMP(tau=1.5), "softmax:normwise:1.5")
+    assert LAMP.parse(str(settings_)) == settings_
+    assert eval(repr(settings_)) == settings_
+    whole = [str(LAMP(tau=each)) for each in (2, 2.0, np.int64(2), np.float32(2))]
+    assert len(set(whole)) == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tau": True}, {"budget": True}, {"seed": True}, {"leading_columns": np.True_}]
+)
+def test_truth_is_no_number(fields):
+    with pytest.raises(TypeError, match=next(iter(fields))):
+        LAMP("kl", **{"tau": 0.5} | fields if "budget" not in fields else fields)
+
+
+def test_places_take_their_own_rules_alone():
+    with pytest.raises(ValueError, match="softmax must be a rule for that place, not norm:norm"):
+        LookAhead(softmax=LAMP("norm", budget=0.1))
+    with pytest.raises(TypeError, match="norm must be a LAMP or None, not 'norm:norm:1%'"):
+        LookAhead(norm="norm:norm:1%")

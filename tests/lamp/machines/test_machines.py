@@ -197,3 +197,11 @@ def test_a_preset_without_a_unit_of_its_own_is_not_there():
     architectures = {unit.split(".")[0] for unit in devices.list()}
     named = {unit.split(".")[0] for unit in used} - {"float32"}
     assert named == architectures
+
+
+def test_scales_are_numbers_of_python():
+    made = {repr(Product(scale=scale)) for scale in (2, 2.0, np.float32(2), np.float64(2))}
+    assert len(made) == 1
+    for wrong in (True, np.True_, "2", None, [2.0], float("nan")):
+        with pytest.raises(ValueError, match="scale must be a positive float32 number"):
+            Product(scale=wrong)

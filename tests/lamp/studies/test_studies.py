@@ -292,3 +292,20 @@ def test_a_missing_study_is_named(tmp_path):
 def test_errors_of_objects_name_no_file(fields, message):
     with pytest.raises(ValueError, match=message):
         Study(**{"name": "a", **fields}).points()
+
+
+def test_equal_numbers_of_a_grid_are_one():
+    def labels(*values):
+        study = Study(
+            "s",
+            texts=[{"source": "held-out", "tokens": np.int64(64)}],
+            hardware=["scores-ps{mu}"],
+            lamp=["softmax:tv:{mu}"],
+            grid={"mu": values},
+        )
+        json.dumps(study.record())
+        return [(point.labels["hardware"], point.labels["lamp"]) for point in study.points()]
+
+    expected = [("scores-ps2", "softmax:total_variation:2.0")]
+    for values in ([2], [2.0], [np.int64(2)], [np.float32(2)], [2, 2.0], [2.0, 2]):
+        assert labels(*values) == expected
