@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, launching
+from fpemu._kernels import caching, elementary, launching
 
 __all__ = [
     "Scoring",
@@ -26,7 +26,9 @@ __all__ = [
     "least_componentwise",
     "least_normwise",
     "normwise",
+    "ordered",
     "score",
+    "score_arguments",
     "shuffle",
     "uniform",
 ]
@@ -84,6 +86,55 @@ def _score_rows(start, stop, given, weights, lengths, scoring, out):  # type: ig
             out[row, j] = abs(score) if score == score else np.nan
         for j in range(min(scoring.leading, lengths[row])):
             out[row, j] = np.nan  # which comes first
+
+
+def score_arguments(
+    z: NDArray[Any], y: NDArray[Any], lengths: Lengths, running: bool, leading: int
+) -> NDArray[np.float64]:
+    """``2 z (1 - z) |y|``, or if `running` the logarithm of ``|y| exp(y)`` over the row's largest.
+
+    NaN where a component is to come first, -inf where there is none.  By logarithms no exponential
+    overflows.
+    """
+    out = np.full(z.shape, -np.inf)
+    kernel = _running_rows if running else _argument_rows
+    launching.run(kernel, len(z), z, y, lengths, leading, out, grain=_GRAIN)
+    return out
+
+
+@caching.kernel
+def _argument_rows(start, stop, z, y, lengths, leading, out):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        for j in range(lengths[row]):
+            share = np.float64(z[row, j])
+            out[row, j] = 2.0 * share * (1.0 - share) * abs(np.float64(y[row, j]))
+        for j in range(min(leading, lengths[row])):
+            out[row, j] = np.nan
+
+
+@caching.kernel
+def _running_rows(start, stop, z, y, lengths, leading, out):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        largest = -np.inf
+        for j in range(lengths[row]):
+            number = np.float64(y[row, j])
+            score = elementary.log(abs(number)) + number
+            out[row, j] = score
+            if number != -np.inf and largest == largest and not score <= largest:
+                largest = score  # a NaN stays
+        whole = not largest < np.inf
+        for j in range(lengths[row]):
+            out[row, j] = np.nan if whole or j < leading else out[row, j] - largest
+            if largest == -np.inf and out[row, j] != out[row, j]:
+                zero = y[row, j] == 0.0 and j >= leading  # all are: none is sensitive
+                out[row, j] = -np.inf if zero else np.nan
+
+
+def ordered(scores: NDArray[np.float64], lengths: Lengths, running: bool) -> NDArray[np.float32]:
+    """Such scores as nonnegative numbers in the same order, and -1 where there is no component."""
+    numbers = 1.0 / (1.0 - scores) if running else scores
+    exists = np.arange(scores.shape[1]) < lengths[:, np.newaxis]
+    return np.where(exists, numbers, -1.0).astype(np.float32)
 
 
 def above(scores: NDArray[np.float32], threshold: float) -> Mask:

@@ -205,7 +205,13 @@ def replace_selected(
     lengths = np.full(len(low), low.shape[1], np.int64)
     z = low if probabilities is None else probabilities
     mask = overflowed | select_rows(
-        z, lengths, settings, weights=weights, sensitivity=sensitivity, stream=stream
+        z,
+        lengths,
+        settings,
+        weights=weights,
+        sensitivity=sensitivity,
+        arguments=low,
+        stream=stream,
     )
     np.copyto(low, high, where=mask)
     return mask

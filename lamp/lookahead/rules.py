@@ -3,7 +3,8 @@
 References
 ----------
 Budzinskiy et al., "LAMP: Look-Ahead Mixed-Precision Inference of Large Language Models",
-arXiv 2601.21623.
+arXiv 2601.21623.  Version 1 has the rule ``normwise``; version 2, of May 2026, has ``strict`` and
+``relaxed``, thresholds that may shrink as rows grow, and a control that shuffles whole rows.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
 from typing import Any, Final
 
-import numpy as np
-
-__all__ = ["LAMP", "PLACES", "RULES", "SCOPES", "WEIGHTS", "Rule"]
+__all__ = ["CONTROLS", "LAMP", "PLACES", "RULES", "SCOPES", "WEIGHTS", "Rule"]
 
 PLACES: Final = ("softmax", "norm", "activation", "logits")
 """The functions f whose arguments are recomputed; the arguments of the last softmax are logits."""
@@ -26,6 +25,11 @@ WEIGHTS: Final = ("one", "abs", "products", "norms", "running_1", "running_2")
 
 SCOPES: Final = ("all", "row")
 """What a budget is a share of: all components of a call, or the components of each row."""
+
+CONTROLS: Final = ("none", "causal", "padded")
+"""Where the components of a rule are moved at random, as a control: nowhere; among the components
+of the row that exist; or among all columns, as version 2 of the paper does, whose masked columns
+are then lost."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,17 @@ class Rule:
         What it picks.
     optimal : str
         In what sense no other choice is better; empty if there is none.
-    sensitivity : {"spread", "z", "given", None}
+    sensitivity : {"spread", "z", "given", "argument", "running", None}
         The part of a component's score that depends on f: ``z (1 - z)``, ``z``, or what the caller
-        gives; None for rules without scores.
+        gives.  ``"argument"`` and ``"running"`` are the whole scores of rules of y itself,
+        ``2 z (1 - z) |y|`` and ``|y| exp(y)`` over the row's largest, which are compared in
+        float64.  None for rules without scores.
     power : int
         The power of the weights in the score.
     condition : bool
         Whether tau bounds a condition number of each row; otherwise it is a threshold of scores.
+    taus : str
+        The interval that tau lies in.
     """
 
     name: str
@@ -55,6 +63,12 @@ class Rule:
     sensitivity: str | None
     power: int = 1
     condition: bool = False
+    taus: str = "[0, inf)"
+
+    @property
+    def of_arguments(self) -> bool:
+        """Whether scores are computed from y, in float64."""
+        return self.sensitivity in ("argument", "running")
 
     def places(self, *, tau: bool) -> tuple[str, ...]:
         """The places it applies to, with a tau or with a budget; the default place comes first."""
@@ -66,21 +80,38 @@ class Rule:
 
     def check_tau(self, tau: float) -> None:
         """Raise a ValueError if tau is out of the rule's range."""
-        if self.name in ("normwise", "random"):
-            if not 1 < tau <= 2:
-                raise ValueError(f"tau must lie in (1, 2], not {tau!r}")
-        elif not 0 <= tau < np.inf:
-            raise ValueError(f"tau of {self.name} must be at least 0, not {tau!r}")
+        low, high = (float(end.strip("[]() ")) for end in self.taus.split(","))
+        above = tau > low or (tau == low and self.taus.startswith("["))
+        below = tau < high or (tau == high and self.taus.endswith("]"))
+        if not (above and below):
+            raise ValueError(f"tau of {self.name} must lie in {self.taus}, not {tau!r}")
 
 
 _RULES: Final = (
     Rule(
         "normwise",
-        "the paper's rule: descending z while those picked sum to less than 2 - tau - 2 z_min",
+        "version 1 of the paper: descending z while those picked sum to less than "
+        "2 - tau - 2 z_min",
         "",
         None,
         0,
         condition=True,
+        taus="(1, 2]",
+    ),
+    Rule(
+        "strict",
+        "version 2 of the paper: 2 z (1 - z) |y| above tau",
+        "least first-order bound of the error of z in the 1-norm, for errors in proportion to y",
+        "argument",
+        0,
+    ),
+    Rule(
+        "relaxed",
+        "version 2 of the paper: |y| exp(y) above tau times the largest of the row",
+        "",
+        "running",
+        0,
+        taus="[0, 1]",
     ),
     Rule(
         "normwise_optimal",
@@ -130,7 +161,15 @@ _RULES: Final = (
         "given",
     ),
     Rule("largest", "the largest z", "", "z", 0),
-    Rule("random", "the control: components drawn at random", "", None, 0, condition=True),
+    Rule(
+        "random",
+        "the control: components drawn at random",
+        "",
+        None,
+        0,
+        condition=True,
+        taus="(1, 2]",
+    ),
 )
 RULES: Final = {rule.name: rule for rule in _RULES}
 """The rules by name."""
@@ -141,6 +180,8 @@ _OPTIONS: Final[dict[str, Any]] = {
     "seed": int,
     "scope": str,
     "leading_columns": int,
+    "length": int,
+    "control": str,
 }
 
 
@@ -180,11 +221,11 @@ class LAMP:
     Parameters
     ----------
     rule : str
-        One of :data:`RULES`.  ``"normwise"`` is the paper's rule: in each row, pick probabilities
-        in descending order while the sum of those picked before plus twice the row's smallest is
-        below ``2 - tau``.  It may pick one component more than the fewest.  ``"random"`` is the
-        control: as many components as the normwise rule would pick in a row, or a budget, drawn at
-        random.
+        One of :data:`RULES`.  ``"normwise"`` is the rule of the paper's version 1: in each row,
+        pick probabilities in descending order while the sum of those picked before plus twice the
+        row's smallest is below ``2 - tau``.  It may pick one component more than the fewest.
+        ``"strict"`` and ``"relaxed"`` are those of version 2.  ``"random"`` is a control: as many
+        components as the normwise rule would pick in a row, or a budget, drawn at random.
     tau : float, optional
         For rules with scores, a threshold for all rows: scores above it are picked.  For the other
         rules, the largest allowed condition number, for normwise and random in (1, 2].  The smaller
@@ -194,12 +235,19 @@ class LAMP:
     weights : str
         One of :data:`WEIGHTS`, for rules that take weights: what errors are proportional to.
     seed : int
-        The seed of rule random.
+        The seed of rule random and of controls.
     scope : {"all", "row"}
         Whether a budget is a share of all components of a layer or of each row.
     leading_columns : int
         The number of leading columns that are recomputed whatever the rule, for attention sinks.
         They count first towards a budget; rules without scores pick them in addition.
+    length : int
+        For the rules strict and relaxed with a tau, a number of components: the threshold of a row
+        of n is ``min(1, tau sqrt(length / n))``, in version 2 of the paper with 1024.  0 stands for
+        one threshold for all rows.
+    control : {"none", "causal", "padded"}
+        Another control, for any rule: what it picks in a row is moved to places drawn at random,
+        see :data:`CONTROLS`.
     on : {"softmax", "norm", "activation", "logits"}
         The place whose arguments are recomputed, by default the rule's own.
 
@@ -231,6 +279,8 @@ class LAMP:
     scope: str = "all"
     leading_columns: int = 0
     on: str = ""
+    length: int = 0
+    control: str = "none"
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, str) or self.rule not in RULES:
@@ -239,6 +289,8 @@ class LAMP:
             raise ValueError(f"unknown weights {self.weights!r}: expected {', '.join(WEIGHTS)}")
         if self.scope not in SCOPES:
             raise ValueError(f"unknown scope {self.scope!r}: expected {', '.join(SCOPES)}")
+        if self.control not in CONTROLS:
+            raise ValueError(f"unknown control {self.control!r}: expected {', '.join(CONTROLS)}")
         if (self.tau is None) == (self.budget is None):
             raise ValueError(
                 f"rule {self.rule!r} takes either tau or a budget, not {self.tau} and {self.budget}"
@@ -248,6 +300,7 @@ class LAMP:
             (limit, Real, float),
             ("seed", Integral, int),
             ("leading_columns", Integral, int),
+            ("length", Integral, int),
         ):
             object.__setattr__(self, name, _plain(name, getattr(self, name), abstract, to))
         if self.tau is not None:
@@ -256,8 +309,13 @@ class LAMP:
             raise ValueError(f"budget must be a share in [0, 1], not {self.budget!r}")
         if self.weights != "one" and not RULES[self.rule].power:
             raise ValueError(f"rule {self.rule!r} takes no weights")
-        if self.leading_columns < 0:
-            raise ValueError(f"leading_columns must be at least 0, not {self.leading_columns!r}")
+        for name in ("leading_columns", "length"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)!r}")
+        if self.length and not (RULES[self.rule].of_arguments and self.budget is None):
+            raise ValueError("length belongs to the rules strict and relaxed with a tau")
+        if self.control != "none" and self.rule == "random":
+            raise ValueError("rule 'random' is a control itself: it takes no other")
         places = RULES[self.rule].places(tau=self.tau is not None)
         if not self.on:
             object.__setattr__(self, "on", places[0])
@@ -321,6 +379,6 @@ class LAMP:
         It does at random, as draws are keyed by the number of the row, and for the normwise rule
         with a tau: a row shorter than the array ends in zeros, which are its smallest.
         """
-        if self.needs_all_rows or self.rule == "random":
+        if self.needs_all_rows or self.rule == "random" or self.control != "none":
             return False
         return not (self.rule == "normwise" and self.tau is not None)

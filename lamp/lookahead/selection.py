@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import fpemu
+from fpemu._kernels import elementary
 from lamp._kernels import picking
+from lamp._kernels.rows import mapped
 from lamp.lookahead.rules import LAMP, RULES, Rule
 
 __all__ = ["select", "select_rows", "value_distances"]
@@ -42,6 +44,8 @@ def select(
     seed: int | None = None,
     scope: str | None = None,
     leading_columns: int | None = None,
+    length: int | None = None,
+    control: str | None = None,
     row_lengths: ArrayLike | None = None,
     stream: int = 0,
     values: ArrayLike | None = None,
@@ -56,10 +60,11 @@ def select(
         f(y): probabilities, the softmax of `y` along the last axis.  For the rules activation and
         norm any numbers.
     y : array_like, shape (..., n), optional
-        The computed arguments of f.  Required for weights ``"abs"``.
+        The computed arguments of f.  Required for weights ``"abs"`` and the rules strict and
+        relaxed.
     rule : str or LAMP
         A rule's name, or a rule with all its settings, which must then not be given again.
-    tau, budget, seed, scope, leading_columns : optional
+    tau, budget, seed, scope, leading_columns, length, control : optional
         As in :class:`LAMP`.  A budget is a share of all components in the array, or of each row.
     weights : str or array_like, broadcast to the shape of z, optional
         What errors are proportional to: ``"one"``; ``"abs"`` for ``|y|``; or any nonnegative
@@ -84,7 +89,9 @@ def select(
     ndarray of bool, shape (..., n)
         Components whose score is NaN, such as those of an overflowed row, come before all others.
         Rules without scores select a row that holds a NaN as a whole, as far as a budget allows.
-        Of equal scores the first is selected.  Scores are compared in float32.
+        Of equal scores the first is selected.  Scores are compared in float32; the rules strict
+        and relaxed compare with tau in float64.  The relaxed rule selects a row whole whose
+        largest y is infinite or that holds a NaN, and any component that is -inf.
 
     Raises
     ------
@@ -122,6 +129,8 @@ def select(
         seed=seed,
         scope=scope,
         leading_columns=leading_columns,
+        length=length,
+        control=control,
     )
     kind = RULES[settings.rule]
     probabilities = _checked_z(z, kind)
@@ -134,6 +143,8 @@ def select(
         sensitivity = _distances(probabilities, values, lengths) * probabilities
     elif kind.sensitivity == "given" and sensitivity is None:
         raise ValueError(f"rule {kind.name!r} needs the sensitivity of f")
+    if kind.of_arguments and arguments is None:
+        raise ValueError(f"rule {kind.name!r} needs the arguments y")
     if consumer is not None and sensitivity is not None:
         sensitivity = np.asarray(sensitivity) * np.asarray(consumer)
     mask = select_rows(
@@ -142,6 +153,7 @@ def select(
         settings,
         weights=None if of_errors is None else _rows(of_errors, probabilities),
         sensitivity=None if sensitivity is None else _rows(np.asarray(sensitivity), probabilities),
+        arguments=None if arguments is None else _rows(arguments, probabilities),
         stream=operator.index(stream),
     )
     return mask.reshape(probabilities.shape)
@@ -279,6 +291,7 @@ def select_rows(
     *,
     weights: NDArray[Any] | None = None,
     sensitivity: NDArray[Any] | None = None,
+    arguments: NDArray[Any] | None = None,
     stream: int = 0,
     first_row: int = 0,
 ) -> NDArray[np.bool_]:
@@ -293,6 +306,8 @@ def select_rows(
     settings : LAMP
     weights, sensitivity : ndarray, shape (rows, n), optional
         In numbers.
+    arguments : ndarray, shape (rows, n), optional
+        y, for the rules of arguments.
     stream : int
         Tells random selections apart.
     first_row : int
@@ -302,29 +317,59 @@ def select_rows(
     -------
     ndarray of bool, shape (rows, n)
     """
-    columns, leading = z.shape[1], settings.leading_columns
     draws = settings.seed, stream, first_row
     kind = RULES[settings.rule]
     if kind.name == "random" and settings.budget is not None:
-        scores = picking.uniform(lengths, columns, *draws)
-        first = scores[:, :leading]
+        scores = picking.uniform(lengths, z.shape[1], *draws)
+        first = scores[:, : settings.leading_columns]
         first[first >= 0] = np.nan  # which comes before all numbers
         return _by_score(scores, lengths, settings)
     if kind.condition:
         mask = _by_condition(z, lengths, settings, weights)
         if kind.name == "random":
             picking.shuffle(mask, lengths, *draws)
-        mask[:, :leading] = True
-        mask &= np.arange(columns) < lengths[:, np.newaxis]
-        return mask
-    power = 0 if weights is None else kind.power
-    scores = picking.score(
-        z if sensitivity is None else sensitivity,
-        z if weights is None else weights,
-        lengths,
-        picking.Scoring(kind.sensitivity == "spread", power, leading),
-    )
-    return _by_score(scores, lengths, settings)
+        mask[:, : settings.leading_columns] = True
+        mask &= np.arange(z.shape[1]) < lengths[:, np.newaxis]
+    elif kind.of_arguments:
+        assert arguments is not None
+        mask = _by_arguments(z, arguments, lengths, settings)
+    else:
+        power = 0 if weights is None else kind.power
+        scores = picking.score(
+            z if sensitivity is None else sensitivity,
+            z if weights is None else weights,
+            lengths,
+            picking.Scoring(kind.sensitivity == "spread", power, settings.leading_columns),
+        )
+        mask = _by_score(scores, lengths, settings)
+    return _moved(mask, lengths, settings.control, draws)
+
+
+def _moved(
+    mask: NDArray[np.bool_], lengths: NDArray[np.int64], control: str, draws: tuple[int, int, int]
+) -> NDArray[np.bool_]:
+    """The selection, or as a control the same number of components a row at random."""
+    if control == "causal":
+        picking.shuffle(mask, lengths, *draws)
+    elif control == "padded":
+        picking.shuffle(mask, np.full(len(mask), mask.shape[1]), *draws)
+        mask &= np.arange(mask.shape[1]) < lengths[:, np.newaxis]
+    return mask
+
+
+def _by_arguments(
+    z: NDArray[Any], y: NDArray[Any], lengths: NDArray[np.int64], settings: LAMP
+) -> NDArray[np.bool_]:
+    """The rules of version 2, whose scores are computed from y."""
+    running = RULES[settings.rule].sensitivity == "running"
+    scores = picking.score_arguments(z, y, lengths, running, settings.leading_columns)
+    if settings.tau is None:
+        return _by_score(picking.ordered(scores, lengths, running), lengths, settings)
+    taus = np.full(len(z), settings.tau)
+    if settings.length:
+        taus = np.minimum(1.0, settings.tau * np.sqrt(settings.length / np.maximum(lengths, 1)))
+    thresholds = mapped(elementary.log, taus) if running else taus
+    return (scores > thresholds[:, np.newaxis]) | np.isnan(scores)
 
 
 def _by_score(

@@ -192,6 +192,7 @@ def _recompute(
         rule,
         weights=None if weights is None else weights.reshape(-1, tokens),
         sensitivity=_sensitivity(rule, probabilities, value),
+        arguments=scores.values.reshape(-1, tokens),
         stream=call.layer,
         first_row=first_row,
     )

@@ -231,7 +231,10 @@ GOOD = 'name = "a"\nhardware = ["ps{mu}"]\n[grid]\nmu = [2, 4]\n'
             'name = "a"\nlamp = [\n"none",\n"softmax:tv"]',
             "line 4: 'softmax:tv' is not PLACE:RULE:AMOUNT",
         ),
-        ('name = "a"\nlamp = ["softmax:normwise:3"]', r"line 2: .*tau must lie in \(1, 2\], not 3"),
+        (
+            'name = "a"\nlamp = ["softmax:normwise:3"]',
+            r"line 2: .*tau of normwise must lie in \(1, 2\], not 3",
+        ),
         (
             'name = "a"\nlamp = ["softmax:tv:1%+softmax:tv:2%"]',
             "line 2: there are two rules for softmax",
