@@ -78,6 +78,7 @@ def main() -> None:
                     z,
                     row_lengths,
                     settings,
+                    arguments=y,
                     weights=weights if rule.power else None,
                     sensitivity=distances if rule.sensitivity == "given" else None,
                 )

@@ -26,7 +26,7 @@ WIDTH = 7.3  # inches: 10 points are 13 pixels where the figure is 700 pixels wi
 # Color (Okabe and Ito's, which color-blind readers can tell apart), marker and label of each rule.
 RULES: Mapping[str, tuple[str, str, str]] = {
     "random": ("#5b626d", "s", "random choice"),
-    "normwise": ("#d55e00", "o", "the paper's rule"),
+    "normwise": ("#d55e00", "o", "version 1's rule"),
     "total_variation": ("#0072b2", "D", "one threshold per layer on |y| z(1 \N{MINUS SIGN} z)"),
 }
 STYLE = {

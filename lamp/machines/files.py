@@ -80,7 +80,9 @@ def hardware(spec: HardwareLike) -> Hardware:
         - ``"fp64"``, ``"fp32"``: all steps in that format, with sequential sums.
         - ``"bf16"``, ``"fp16"``: every number between two steps in that format, sums in float32.
         - ``"ps{mu}"``: float32, but every product is summed with mu stored significand bits
-          (0..23), the PS(mu) of the LAMP paper; ``"scores-ps{mu}"``: the scores alone, as there.
+          (0..23), the PS(mu) of the LAMP paper; ``"scores-ps{mu}"``: the scores alone, as there;
+          ``"published-ps{mu}"``: the same with the double rounding of the authors' code, which
+          adds in float32 and then rounds.
         - ``"fp8-e4m3"``, ``"mxfp8"``, ``"nvfp4"``: operands of the weights' products in 8 or 4
           bits, everything else in bfloat16, sums in float32.
         - a GPU, such as ``"hopper"`` or ``"hopper-fp8"``: products on its matrix units, see

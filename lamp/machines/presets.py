@@ -14,12 +14,12 @@ import difflib
 import re
 from typing import Any, Final
 
-from fpemu import Rounding, devices
+from fpemu import Rounding, Sequential, devices
 from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum
 
 __all__ = ["names", "preset"]
 
-_PS: Final = re.compile(r"(scores-)?ps(\d{1,2})")
+_PS: Final = re.compile(r"(scores-|published-)?ps(\d{1,2})")
 _MOST_STORED_BITS: Final = 23
 _ATTENTION: Final = ("scores", "values")
 _SATURATING: Final = Rounding("rne", "saturate")
@@ -96,7 +96,7 @@ def names() -> list[str]:
     -------
     list of str
     """
-    return [*_UNIFORM, *_STORED, "ps{mu}", "scores-ps{mu}", *_UNITS]
+    return [*_UNIFORM, *_STORED, "ps{mu}", "scores-ps{mu}", "published-ps{mu}", *_UNITS]
 
 
 def preset(name: str) -> Hardware:
@@ -122,13 +122,23 @@ def preset(name: str) -> Hardware:
         stored = _STORED[name]
         return _machine(name, stored, {}, Product("float32", stored, stored))
     if (match := _PS.fullmatch(name)) and int(match[2]) <= _MOST_STORED_BITS:
-        low = Product(f"e8m{int(match[2])}")
-        return Hardware(name, scores=low) if match[1] else _machine(name, "float32", {}, low)
+        return _of_stored_bits(name, match[1], f"e8m{int(match[2])}")
     if name in _UNITS:
         return _on_units(name)
     near = difflib.get_close_matches(name, names(), 4, 0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"expected {', '.join(names())}"
     raise ValueError(f"unknown hardware {name!r}: {hint}")
+
+
+def _of_stored_bits(name: str, kind: str | None, format: str) -> Hardware:
+    """PS(mu): every product, or the scores alone, rounded once or as the authors' code does."""
+    if kind is None:
+        return _machine(name, "float32", {}, Product(format))
+    if kind == "scores-":
+        return Hardware(name, scores=Product(format))
+    # Products and sums in float32, every sum rounded again.
+    twice = Sequential(format, product="float32", via="float32")
+    return Hardware(name, scores=Product(twice, output=format))
 
 
 def _uniform(name: str, format: str) -> Hardware:

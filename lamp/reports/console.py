@@ -51,7 +51,7 @@ _CSV_METRICS: Final = (
 )
 _RULES: Final = {
     "random": "random control",
-    "normwise": "normwise, the paper's rule",
+    "normwise": "normwise, version 1's rule",
     "total_variation, |y|": "one threshold on |y| z(1 - z)",
 }
 """The rules of the demo's plot, by what results call them."""

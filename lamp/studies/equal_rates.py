@@ -87,12 +87,12 @@ def equal_rate_grid(
     taus: Sequence[float],
     seed: int = 0,
 ) -> Iterator[EqualRateRun]:
-    """Compare rules at the recomputation rates of the paper's rule.
+    """Compare rules at the recomputation rates of the rule of the paper's version 1.
 
     For each number of stored bits there is a run without recomputation; then for each tau one with
     the normwise rule, one with the random control, and one with one threshold per layer on
-    ``|y| z (1 - z)`` whose budget is the normwise rule's rate.  The reference is the same model in
-    float64.
+    ``|y| z (1 - z)``, the criterion of version 2, whose budget is the normwise rule's rate.  The
+    reference is the same model in float64.
 
     Parameters
     ----------
