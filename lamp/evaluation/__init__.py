@@ -2,16 +2,19 @@
 
 from lamp.evaluation import numerics
 from lamp.evaluation.comparisons import Comparison, compare, side_by_side, without_nan
-from lamp.evaluation.metrics import Metrics, Totals, evaluate, reference_logits
+from lamp.evaluation.metrics import ESTIMATED, Metrics, Totals, evaluate, reference_logits
 from lamp.evaluation.numerics import versions
 from lamp.evaluation.settings import Setting, setting_parts
 from lamp.evaluation.sources import HELD_OUT, STANDARD_INPUT, Source, read_standard_input
 from lamp.evaluation.texts import Text, window_sizes
+from lamp.evaluation.uncertainty import Estimate, paired
 
 __all__ = [
+    "ESTIMATED",
     "HELD_OUT",
     "STANDARD_INPUT",
     "Comparison",
+    "Estimate",
     "Metrics",
     "Setting",
     "Source",
@@ -20,6 +23,7 @@ __all__ = [
     "compare",
     "evaluate",
     "numerics",
+    "paired",
     "read_standard_input",
     "reference_logits",
     "setting_parts",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lamp.evaluation.metrics import Metrics, Totals
 from lamp.evaluation.settings import Setting
 from lamp.evaluation.texts import Text, Window
+from lamp.evaluation.uncertainty import Estimate, paired
 from lamp.machines import HardwareLike
 from lamp.models import Decoder, Forward
 
@@ -36,6 +37,9 @@ class Comparison:
         Against the reference.
     first : Metrics or None
         Against the first of several machines; None for the first itself.
+    more_than_first : Estimate or None
+        How much larger its KL divergence from the reference is than the first machine's, over the
+        same positions; None for the first itself.
     seconds : float
         Wall time of the forward passes, without the compilation of kernels.
     read : int
@@ -47,6 +51,7 @@ class Comparison:
     setting: Setting
     metrics: Metrics
     first: Metrics | None
+    more_than_first: Estimate | None
     seconds: float
     read: int
     not_finite: int
@@ -85,7 +90,19 @@ class Comparison:
             "metrics": asdict(self.metrics),
             "against_first": None
             if first is None
-            else {"kl": first.kl, "flip_rate": first.flip_rate},
+            else {
+                "kl": first.kl,
+                "kl_error": first.kl_error,
+                "flip_rate": first.flip_rate,
+                "flip_rate_error": first.flip_rate_error,
+            },
+            "more_than_first": None
+            if self.more_than_first is None
+            else {
+                "kl": self.more_than_first.value,
+                "kl_error": self.more_than_first.error,
+                "kl_interval": self.more_than_first.interval(),
+            },
             "not_finite": self.not_finite,
             "reference_not_finite": self.reference_not_finite,
             "seconds": self.seconds,
@@ -216,6 +233,7 @@ def side_by_side(
             setting,
             machine.reference.metrics(),
             None if machine is machines[0] else machine.first.metrics(),
+            None if machine is machines[0] else _more(machine, machines[0]),
             machine.seconds,
             machine.read,
             machine.not_finite,
@@ -223,6 +241,12 @@ def side_by_side(
         )
         for setting, machine in zip(settings, machines, strict=True)
     ]
+
+
+def _more(machine: _Machine, first: _Machine) -> Estimate:
+    """How much larger a machine's divergence from the reference is than another's."""
+    of_each = ([part[:, 0] for part in each.reference.positions] for each in (first, machine))
+    return paired(*of_each)
 
 
 def without_nan(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,11 +18,15 @@ from numpy.typing import ArrayLike, NDArray
 from lamp._kernels import divergences
 from lamp._kernels.rows import exp
 from lamp.evaluation.texts import Window, windows
+from lamp.evaluation.uncertainty import Estimate, clusters_of, ratio
 
 if TYPE_CHECKING:
     from lamp.models import Decoder, Forward
 
-__all__ = ["Metrics", "Totals", "evaluate", "reference_logits"]
+__all__ = ["ESTIMATED", "Metrics", "Totals", "evaluate", "reference_logits"]
+
+ESTIMATED: Final = ("kl", "flip_rate", "reference_perplexity", "perplexity", "recomputation_rate")
+"""The metrics that have a standard error."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,14 @@ class Metrics:
         which has one entry.
     high_precision_share : float
         Multiply-adds of recomputed components over those of all products.
+    kl_error, flip_rate_error, reference_perplexity_error, perplexity_error : float
+        Standard errors, see :mod:`lamp.evaluation.uncertainty`; NaN with fewer than two clusters.
+    recomputation_rate_error : float
+        That of the share recomputed, from the windows; NaN with one window.
+    clusters : int
+        How many clusters of tokens the errors are from.
+    windows : int
+        How many windows the text has.  With one, the clusters are blocks of its tokens.
     """
 
     tokens: int
@@ -61,6 +73,35 @@ class Metrics:
     layer_rates: tuple[float, ...]
     step_rates: Mapping[str, tuple[float, ...]]
     high_precision_share: float
+    kl_error: float = math.nan
+    flip_rate_error: float = math.nan
+    reference_perplexity_error: float = math.nan
+    perplexity_error: float = math.nan
+    recomputation_rate_error: float = math.nan
+    clusters: int = 0
+    windows: int = 0
+
+    def estimate(self, name: str) -> Estimate:
+        """One of the metrics with its standard error.
+
+        Parameters
+        ----------
+        name : {"kl", "flip_rate", "reference_perplexity", "perplexity", "recomputation_rate"}
+
+        Returns
+        -------
+        Estimate
+            It has the confidence interval.
+
+        Raises
+        ------
+        ValueError
+            If there is no such metric, or none with an error.
+        """
+        if name not in ESTIMATED:
+            raise ValueError(f"no metric {name!r} with an error: expected {', '.join(ESTIMATED)}")
+        clusters = self.windows if name == "recomputation_rate" else self.clusters
+        return Estimate(getattr(self, name), getattr(self, f"{name}_error"), clusters)
 
 
 @dataclass
@@ -73,6 +114,8 @@ class Totals:
         For each window what ``lamp._kernels.divergences.compare`` gives.
     selected, components : dict of str to ndarray
         Per step and layer, recomputed components and all candidates.
+    shares : list of tuple of int
+        For each window, recomputed components and all candidates of all steps.
     repeated, multiply_adds : int
         Multiply-adds of recomputed components, and of all products.
     """
@@ -80,6 +123,7 @@ class Totals:
     positions: list[NDArray[np.float64]] = field(default_factory=list)
     selected: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     components: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    shares: list[tuple[int, int]] = field(default_factory=list)
     repeated: int = 0
     multiply_adds: int = 0
 
@@ -113,6 +157,10 @@ class Totals:
         self.positions.append(compared[window.context :])
         self.repeated += forward.repeated
         self.multiply_adds += forward.multiply_adds
+        parts = [part for layers in forward.recomputed.values() for part in layers]
+        self.shares.append(
+            (sum(part.selected for part in parts), sum(part.components for part in parts))
+        )
         for step, layers in forward.recomputed.items():
             for sums, name in ((self.selected, "selected"), (self.components, "components")):
                 counts = np.array([getattr(part, name) for part in layers], np.int64)
@@ -122,6 +170,10 @@ class Totals:
     def metrics(self) -> Metrics:
         """Return the metrics of all windows added."""
         kl, flips, expected, losses = np.concatenate(self.positions).T
+        perplexity = {
+            name: _perplexity(column[~np.isnan(expected)])
+            for name, column in (("reference_perplexity", expected), ("perplexity", losses))
+        }
         selected, components = (
             sum(int(counts.sum()) for counts in kind.values())
             for kind in (self.selected, self.components)
@@ -131,13 +183,31 @@ class Totals:
             tokens=len(flips),
             kl=_mean(kl),
             flip_rate=_mean(flips),
-            reference_perplexity=_perplexity(expected[~np.isnan(expected)]),
-            perplexity=_perplexity(losses[~np.isnan(expected)]),
+            reference_perplexity=perplexity["reference_perplexity"],
+            perplexity=perplexity["perplexity"],
             recomputation_rate=selected / components if components else 0.0,
             layer_rates=self._layer_rates(),
             step_rates={step: tuple(rates.tolist()) for step, rates in steps.items()},
             high_precision_share=self.repeated / self.multiply_adds,
+            **self._errors(perplexity),
+            windows=len(self.positions),
         )
+
+    def _errors(self, perplexity: Mapping[str, float]) -> dict[str, Any]:
+        """The standard errors; that of a perplexity is its share of the mean loss's error."""
+        kl, flips = _ratios(self.positions, (0, 1))
+        # The last position of a text has no token that follows it.
+        followed = [part[~np.isnan(part[:, 2])] for part in self.positions]
+        expected, losses = _ratios(followed, (2, 3))
+        shares = np.array(self.shares, np.float64).reshape(-1, 2)
+        return {
+            "kl_error": kl.error,
+            "flip_rate_error": flips.error,
+            "reference_perplexity_error": perplexity["reference_perplexity"] * expected.error,
+            "perplexity_error": perplexity["perplexity"] * losses.error,
+            "recomputation_rate_error": ratio(shares[:, 0], shares[:, 1]).error,
+            "clusters": kl.clusters,
+        }
 
     def _layer_rates(self) -> tuple[float, ...]:
         """Return the recomputed share of each layer, over all its steps."""
@@ -149,6 +219,13 @@ class Totals:
             for kind in (self.selected, self.components)
         )
         return tuple((selected / components).tolist())
+
+
+def _ratios(windows: list[NDArray[np.float64]], columns: tuple[int, ...]) -> list[Estimate]:
+    """Means of columns over all positions, with their standard errors."""
+    clusters = clusters_of(windows)
+    sizes = np.array([float(len(part)) for part in clusters])
+    return [ratio(np.array([math.fsum(p[:, i]) for p in clusters]), sizes) for i in columns]
 
 
 def _mean(values: NDArray[np.float64]) -> float:
