@@ -87,6 +87,10 @@ def _print(
     else:
         console.print("\nAll steps compute alike.")
     console.print(f"\n{report.comparison_heading(found, reference)}", style="bold")
-    console.print(report.comparison_table(found, reference))
+    console.print(report.comparison_table(found))
+    if whence := report.where_errors_are_from(found[0].metrics):
+        console.print(f"\n{whence}", style="dim")
+    for line in report.more_than_first(found):
+        console.print(line)
     on_runs = {f"Note on {letter}": run.notes() for letter, run in named}
     outputs.print_notes(console, {"Note": read.notes(), **on_runs})

@@ -69,6 +69,8 @@ def _print(found: Comparison, read: Text, reference: str) -> None:
     console = outputs.console()
     console.print()
     console.print(report.metrics_table(found, reference))
+    if whence := report.where_errors_are_from(found.metrics):
+        console.print(f"\n{whence}", style="dim")
     if found.metrics.step_rates:
         console.print()
         console.print(report.rates_table(found.metrics, console.width))

@@ -205,7 +205,9 @@ class Totals:
             "flip_rate_error": flips.error,
             "reference_perplexity_error": perplexity["reference_perplexity"] * expected.error,
             "perplexity_error": perplexity["perplexity"] * losses.error,
-            "recomputation_rate_error": ratio(shares[:, 0], shares[:, 1]).error,
+            "recomputation_rate_error": ratio(shares[:, 0], shares[:, 1]).error
+            if self.selected
+            else 0.0,
             "clusters": kl.clusters,
         }
 

@@ -5,6 +5,7 @@ Tables fit into 80 columns, whatever the machines and models are called.
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -27,9 +28,11 @@ __all__ = [
     "comparison_table",
     "differences_table",
     "metrics_table",
+    "more_than_first",
     "plot_results",
     "rates_table",
     "results_table",
+    "where_errors_are_from",
     "write_csv",
 ]
 
@@ -39,7 +42,6 @@ LETTERS: Final = string.ascii_uppercase
 _HEAD: Final = "lm_head"  # the step that is in no layer
 _GAP: Final = 2  # between the columns of a table with a heading
 _RATE_WIDTH: Final = 7  # of a column of percentages, the space before it included
-_LONGEST_NAME: Final = 4  # of a reference in the heading of a column
 
 _CSV_METRICS: Final = (
     "kl",
@@ -113,24 +115,71 @@ def metrics_table(run: Comparison, reference: str) -> Table:
     table = _plain_table(show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", style="bold", no_wrap=True)
+    table.add_column(no_wrap=True)
     table.add_column(style="dim")
     metrics = run.metrics
     table.add_row(
-        "KL divergence", numbers.scientific(metrics.kl), f"nats per token, from {reference}"
+        "KL divergence",
+        numbers.scientific(metrics.kl),
+        numbers.error(metrics.kl_error),
+        f"nats per token, from {reference}",
     )
-    table.add_row("flips", f"{metrics.flip_rate:.2%}", "of the most probable next tokens")
+    table.add_row(
+        "flips",
+        f"{metrics.flip_rate:.2%}",
+        numbers.error(metrics.flip_rate_error, "percent"),
+        "of the most probable next tokens",
+    )
     table.add_row(
         "perplexity",
         numbers.decimals(metrics.perplexity),
+        numbers.error(metrics.perplexity_error, "plain"),
         f"{reference}: {numbers.decimals(metrics.reference_perplexity)}",
     )
     if run.setting.lamp:
-        of = "of candidate components"
-        table.add_row("recomputed", f"{metrics.recomputation_rate:.2%}", of)
+        table.add_row(
+            "recomputed",
+            f"{metrics.recomputation_rate:.2%}",
+            numbers.error(metrics.recomputation_rate_error, "percent"),
+            "of candidate components",
+        )
         share = f"{metrics.high_precision_share:.2%}"
-        table.add_row("high precision", share, "of all multiply-adds, added to them")
-    table.add_row("time", f"{numbers.seconds(run.seconds)} s", f"{run.speed:,.0f} tokens/s")
+        table.add_row("high precision", share, "", "of all multiply-adds, added to them")
+    table.add_row("time", f"{numbers.seconds(run.seconds)} s", "", f"{run.speed:,.0f} tokens/s")
     return table
+
+
+def where_errors_are_from(metrics: Metrics) -> str:
+    """What the standard errors of metrics are from, in words; empty where there are none."""
+    if metrics.clusters < 2:
+        return ""
+    of_one = f"{metrics.clusters} blocks of the one window"
+    clusters = of_one if metrics.windows == 1 else f"{metrics.clusters} windows"
+    return f"±: standard errors, from {clusters}."
+
+
+def more_than_first(runs: Sequence[Comparison]) -> Iterator[str]:
+    """How much the divergence of each run differs from the first's, a line for each.
+
+    Parameters
+    ----------
+    runs : sequence of Comparison
+        The runs of a comparison.
+
+    Yields
+    ------
+    str
+    """
+    for letter, run in zip(LETTERS, runs, strict=False):
+        difference = run.more_than_first
+        if difference is None or math.isnan(difference.error):
+            continue
+        low, high = difference.interval()
+        decided = "" if low > 0 or high < 0 else ", undecided"
+        yield (
+            f"KL of {letter} less KL of A: {numbers.scientific(difference.value)}, "
+            f"95% interval {numbers.scientific(low)} to {numbers.scientific(high)}{decided}"
+        )
 
 
 def rates_table(metrics: Metrics, width: int) -> Table:
@@ -194,25 +243,22 @@ def comparison_heading(runs: Sequence[Comparison], reference: str) -> str:
     return f"How far they are from {reference}, whose perplexity is {perplexity}"
 
 
-def comparison_table(runs: Sequence[Comparison], reference: str) -> Table:
+def comparison_table(runs: Sequence[Comparison]) -> Table:
     """A table of one model and text on several machines, a letter for each.
 
     Parameters
     ----------
     runs : sequence of Comparison
         The runs; each is also compared with the first.
-    reference : str
-        The name of the machine that all are compared with.
 
     Returns
     -------
     rich.table.Table
     """
-    name = reference if len(reference) <= _LONGEST_NAME else "ref."
-    headings = ["", f"KL\nfrom {name}", f"flips\nfrom {name}", "perplexity"]
+    headings = ["", "KL", "±", "flips", "perp-\nlexity"]
     high = any(run.setting.lamp for run in runs)
     headings += ["recom-\nputed", "high\nprec."] if high else []
-    headings += ["time\ns", "KL\nfrom A", "flips\nfrom A"]
+    headings += ["time\ns", "KL\nfrom A"]
     table = _headed_table(headings)
     for letter, run in zip(LETTERS, runs, strict=False):
         metrics, first = run.metrics, run.first
@@ -221,12 +267,12 @@ def comparison_table(runs: Sequence[Comparison], reference: str) -> Table:
         table.add_row(
             letter,
             numbers.scientific(metrics.kl),
+            numbers.error(metrics.kl_error)[1:],
             f"{metrics.flip_rate:.2%}",
             numbers.decimals(metrics.perplexity),
             *(look_ahead if high else []),
             numbers.seconds(run.seconds),
             "-" if first is None else numbers.scientific(first.kl),
-            "-" if first is None else f"{first.flip_rate:.2%}",
         )
     return table
 

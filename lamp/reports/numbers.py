@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from typing import Final
 
-__all__ = ["decimals", "duration", "percent", "power", "scientific", "seconds", "short_percent"]
+__all__ = [
+    "decimals",
+    "duration",
+    "error",
+    "percent",
+    "power",
+    "scientific",
+    "seconds",
+    "short_percent",
+]
 
 _SUPERSCRIPTS: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -47,6 +56,26 @@ def decimals(number: float, places: int = 3) -> str:
     if (special := _special(number)) is not None:
         return special
     return f"{number:,.{places}f}" if abs(number) < 1e5 else f"{number:.{places}e}"
+
+
+def error(number: float, style: str = "scientific") -> str:
+    """A standard error in two significant digits; empty for NaN.
+
+    Examples
+    --------
+    >>> from lamp.reports.numbers import error
+    >>> error(1.234e-5), error(0.0312, "percent"), error(3.456, "plain"), error(float("nan"))
+    ('±1.2e-05', '±3.1%', '±3.5', '')
+    """
+    if math.isnan(number):
+        return ""
+    if (special := _special(number)) is not None:
+        return f"±{special}"
+    if style == "scientific" or not 1e-4 < abs(number) < 1e5:
+        return f"±{number:.1e}"
+    sign = "%" if style == "percent" else ""
+    shown = 100 * number if sign else number
+    return f"±{shown:.{max(0, 1 - math.floor(math.log10(abs(shown))))}f}{sign}"
 
 
 def seconds(number: float) -> str:
