@@ -243,7 +243,7 @@ def _check_members(a: Float64, b: Float64, accumulator: Accumulator) -> None:
 
     Bounds are of the difference from the exact product of what is given.
     """
-    flushes = getattr(accumulator, "flush", None) is not None
+    flushes = any(getattr(part, "flush", None) is not None for part in accumulator.parts())
     for name, x, format in zip("ab", (a, b), accumulator.input_formats, strict=True):
         if format is None:
             continue
