@@ -424,6 +424,11 @@ class Blocked(Accumulator):
         _set(self, "inner", inner if isinstance(inner, Sequential) else Sequential(inner))
         _set(self, "rounding", as_rounding(rounding))
 
+    @property
+    def input_formats(self) -> tuple[Format | None, Format | None]:
+        """The formats whose members the inner accumulator takes for a and for b."""
+        return self.inner.input_formats
+
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
         """See :meth:`Accumulator.roundings`; those of a block, and all of the outer sum."""
         blocks = -(-terms // self.block)

@@ -37,9 +37,31 @@ def code_dtype(format: Format) -> np.dtype[Any]:
 def _table(format: Format) -> Carrier:
     """The values of all codes of a format of at most 16 bits, in its carrier."""
     codes = np.arange(1 << format.bits, dtype=code_dtype(format))
-    table = kernels.decode_flat(codes, format).astype(format.carrier)
+    table = _decoded(codes, format).astype(format.carrier)
     table.flags.writeable = False
     return table
+
+
+def _encoded(x: NDArray[np.float64], format: Format) -> NDArray[np.unsignedinteger[Any]]:
+    """The codes of the members of a format in a flat array; other numbers get some code."""
+    out = np.empty(x.size, code_dtype(format))
+    if format.twos_complement:
+        multiples = np.ldexp(
+            np.clip(x, -format.max_finite, format.max_finite), -format.quantum_exponent
+        )
+        out[:] = np.nan_to_num(multiples).astype(np.int64) & ((1 << format.bits) - 1)
+    else:
+        kernels.encode_flat(x, out, format)
+    return out
+
+
+def _decoded(codes: NDArray[Any], format: Format) -> NDArray[np.float64]:
+    """The values of the codes in a flat array."""
+    if not format.twos_complement:
+        return kernels.decode_flat(codes, format)
+    multiples = codes.astype(np.float64)
+    multiples -= np.where(codes >> (format.bits - 1), 2.0**format.bits, 0.0)
+    return np.ldexp(multiples, format.quantum_exponent)
 
 
 @launching.default_environment()
@@ -76,10 +98,9 @@ def encode(
     format = _formats.format(format)
     array = as_carrier(x) if rounding is None else np.asarray(round_into(x, format, rounding))
     flat = np.ascontiguousarray(array, dtype=np.float64).reshape(-1)
-    out = np.empty(flat.size, code_dtype(format))
-    kernels.encode_flat(flat, out, format)
+    out = _encoded(flat, format)
     if rounding is None:
-        _check_members(flat, kernels.decode_flat(out, format), array.shape, format)
+        _check_members(flat, _decoded(out, format), array.shape, format)
     return out.reshape(array.shape)[()]
 
 
@@ -136,7 +157,7 @@ def decode(codes: ArrayLike, format: FormatLike) -> Any:
     if format.bits <= _TABLE_BITS:
         return _table(format)[array]
     flat = np.ascontiguousarray(array, dtype=code_dtype(format)).reshape(-1)
-    return kernels.decode_flat(flat, format).astype(format.carrier).reshape(array.shape)[()]
+    return _decoded(flat, format).astype(format.carrier).reshape(array.shape)[()]
 
 
 def _as_codes(codes: ArrayLike, format: Format) -> NDArray[Any]:
@@ -183,6 +204,8 @@ def values(format: FormatLike) -> Carrier:
     if format.bits > _TABLE_BITS:
         raise ValueError(f"{format} has {format.bits} bits: too many values to list")
     table = _table(format)
+    if format.twos_complement:
+        return cast(Carrier, np.sort(table[np.abs(table) <= format.max_finite]))
     half = table.size // 2 if format.signed else 0
     negative: Any = table[half:][::-1] if format.signed else table[:0]
     positive: Any = table[:half] if format.signed else table

@@ -63,6 +63,11 @@ class Format:
         which is IEEE 754's; the OCP "FN" formats have 1, finite formats 0.
     negative_zero : bool
         Whether a signed format has -0.  Where it has not, that code is the format's one NaN.
+    twos_complement : bool
+        Whether negative codes are two's complements, as the fixed-point elements of MXINT8 have
+        them: one binade and the subnormal numbers below it, without -0, infinity or NaN.  The
+        lowest code, of minus a power of two, is decoded; it is not a member, as nothing rounds to
+        it (OCP MX section 5.3.4 lets a range be symmetric).
 
     Raises
     ------
@@ -80,6 +85,7 @@ class Format:
     infinities: bool = True
     high_nans: int = _IEEE_NANS
     negative_zero: bool = True
+    twos_complement: bool = False
 
     def __post_init__(self) -> None:
         for fact in ("bits", "precision", "bias", "high_nans"):
@@ -97,6 +103,11 @@ class Format:
             raise ValueError(f"format {self.name!r}: high_nans {self.high_nans} is negative")
         if self.max_finite_code >> (self.precision - 1) < self._lowest_normal_field:
             raise ValueError(f"format {self.name!r} has no finite normal number")
+        if self.twos_complement and not self._is_fixed_point:
+            raise ValueError(
+                f"format {self.name!r}: two's complement is for signed numbers with one exponent "
+                "bit and subnormals, without infinities, NaN and -0"
+            )
         if self.emax > _FLOAT64_EMAX or self.quantum_exponent < _FLOAT64_QUANTUM_EXPONENT:
             raise ValueError(
                 f"format {self.name!r} (emin {self.emin}, emax {self.emax}, precision "
@@ -107,6 +118,11 @@ class Format:
                 f"format {self.name!r}: emin {self.emin} is below {_LEAST_EMIN}, where float64 "
                 "holds too few bits to compute with"
             )
+
+    @property
+    def _is_fixed_point(self) -> bool:
+        facts = (self.exponent_bits, self.signed, self.subnormals, self.high_nans)
+        return facts == (1, True, True, 0) and not (self.infinities or self.negative_zero)
 
     @property
     def exponent_bits(self) -> int:
@@ -121,7 +137,8 @@ class Format:
     @property
     def has_nan(self) -> bool:
         """Whether the format has a NaN."""
-        return self.high_nans > 0 or (self.signed and not self.negative_zero)
+        one_nan = self.signed and not self.negative_zero and not self.twos_complement
+        return self.high_nans > 0 or one_nan
 
     @property
     def has_negative_zero(self) -> bool:

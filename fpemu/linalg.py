@@ -490,12 +490,13 @@ def _stacked(
     lengths = _check_row_lengths(row_lengths, rows, columns)
     if right.ndim == 2 and row_lengths is None:
         # One matrix on the right: the batch is just more rows.
-        left = left.reshape(1, int(np.prod(left.shape[:-1])), steps)
+        left = left.reshape(1, math.prod(left.shape[:-1]), steps)
         right = right[np.newaxis]
         lengths = np.full(left.shape[1], columns, np.int64)
     else:
-        left = np.broadcast_to(left, (*batch, rows, steps)).reshape(-1, rows, steps)
-        right = np.broadcast_to(right, (*batch, steps, columns)).reshape(-1, steps, columns)
+        size = math.prod(batch)
+        left = np.broadcast_to(left, (*batch, rows, steps)).reshape(size, rows, steps)
+        right = np.broadcast_to(right, (*batch, steps, columns)).reshape(size, steps, columns)
     if initial is not None:
         initial = np.ascontiguousarray(initial).reshape(left.shape[0], left.shape[1], columns)
     return Operands.of(left, right, initial, lengths)

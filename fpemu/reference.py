@@ -300,6 +300,9 @@ def decode_exact(code: int, format: FormatLike) -> float:
     if not 0 <= code < 2**source.bits:
         raise ValueError(f"code {code} is not in 0..{2**source.bits - 1}")
     sign_bit = 2 ** (source.bits - 1)
+    if source.twos_complement:
+        multiple = code - 2**source.bits if code >= sign_bit else code
+        return math.ldexp(multiple, source.quantum_exponent)
     negative = source.signed and code >= sign_bit
     if code == sign_bit and source.signed and not source.negative_zero:
         return math.nan
@@ -345,18 +348,20 @@ def members(format: FormatLike) -> list[float]:
     if source.bits > 16:
         raise ValueError(f"format {source.name!r} has {source.bits} bits; at most 16 are listed")
     values = (decode_exact(code, source) for code in range(2**source.bits))
+    if source.twos_complement:  # whose lowest code is no member
+        values = (value for value in values if abs(value) <= source.max_finite)
     # Without subnormals several codes decode to zero.
     distinct = {(value, math.copysign(1.0, value)) for value in values if math.isfinite(value)}
     return [value for value, _ in sorted(distinct)]
 
 
-def dot_exact(a: Iterable[float], b: Iterable[float]) -> Fraction:
+def dot_exact(a: Iterable[Number], b: Iterable[Number]) -> Fraction:
     """The exact inner product of two vectors of finite numbers.
 
     Parameters
     ----------
-    a, b : iterable of float
-        Vectors of the same length.
+    a, b : iterable of float, int or Fraction
+        Vectors of the same length; arrays of floats or of integers, too.
 
     Returns
     -------
@@ -380,18 +385,19 @@ def dot_exact(a: Iterable[float], b: Iterable[float]) -> Fraction:
     return sum((x * y for x, y in zip(left, right, strict=True)), Fraction(0))
 
 
-def _finite(vector: Iterable[float], name: str) -> list[Fraction]:
+def _finite(vector: Iterable[Number], name: str) -> list[Fraction]:
     fractions = []
     for index, element in enumerate(vector):
-        if not math.isfinite(element):
+        exact = _exact(element)
+        if isinstance(exact, float) and exact != 0:
             raise ValueError(f"{name}[{index}] is {element}; an exact product needs finite numbers")
-        fractions.append(Fraction(*element.as_integer_ratio()))
+        fractions.append(Fraction(exact))
     return fractions
 
 
 def dot(
-    a: Iterable[float],
-    b: Iterable[float],
+    a: Iterable[Number],
+    b: Iterable[Number],
     format: FormatLike,
     rounding: str | RoundingLike = "rne",
     overflow: str | None = None,
@@ -400,7 +406,7 @@ def dot(
 
     Parameters
     ----------
-    a, b : iterable of float
+    a, b : iterable of float, int or Fraction
         Vectors of the same length.
     format, rounding, overflow
         As in :func:`round_exact`.

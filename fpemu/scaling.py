@@ -12,7 +12,8 @@ B. D. Rouhani et al., "Microscaling data formats for deep learning", arXiv 2310.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, Final
 
 import numpy as np
@@ -20,12 +21,13 @@ from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
+from fpemu._arguments import integer
 from fpemu._kernels import launching
 from fpemu._kernels import tensor_core as fused
 from fpemu._kernels.operands import Operands
 from fpemu.accumulators import Accumulator, ScaledCore
 from fpemu.arithmetic import divide, multiply
-from fpemu.carriers import Carrier, as_carrier
+from fpemu.carriers import Carrier, as_carrier, check_no_nan
 from fpemu.formats import Format
 from fpemu.linalg import matmul as _matmul
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
@@ -46,14 +48,21 @@ class BlockFormat:
     Parameters
     ----------
     name : str
-    element : Format
+    element : Format or str
         The format of the elements.
-    scale : Format
-        The format of the scales.
+    scale : Format or str
+        The format of the scales: powers of two if it has precision 1, else any positive numbers.
     block : int
         Elements that share a scale.
     tensor_scale : bool
         Whether the whole array has a float32 scale besides (NVFP4).
+
+    Raises
+    ------
+    ValueError
+        If a format is unknown, or `block` is not positive.
+    TypeError
+        If a field is of another type.
     """
 
     name: str
@@ -62,13 +71,24 @@ class BlockFormat:
     block: int
     tensor_scale: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a string, not {self.name!r}")
+        if not isinstance(self.tensor_scale, bool):
+            raise TypeError(f"tensor_scale must be True or False, not {self.tensor_scale!r}")
+        for name in ("element", "scale"):
+            object.__setattr__(self, name, _formats.format(getattr(self, name)))
+        object.__setattr__(self, "block", integer("block", self.block, 1))
+
     def __str__(self) -> str:
         return self.name
 
 
 # MXINT8's elements, the multiples of 2**-6 from -127/64 to 127/64 (OCP MX section 5.3.4, -2 being
 # left unused), are the subnormal numbers and the one binade of such a format.
-_INT8: Final = Format("int8", 8, 7, 1, infinities=False, high_nans=0)
+_INT8: Final = Format(
+    "int8", 8, 7, 1, infinities=False, high_nans=0, negative_zero=False, twos_complement=True
+)
 _E8M0: Final = _formats.float8_e8m0fnu
 _NEAREST: Final = Rounding("rne", "saturate")
 
@@ -87,21 +107,32 @@ FORMATS: Final = {
 """The block-scaled formats by name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scaled:
     """An array in a block-scaled format.
 
+    Two are equal if they have equal elements and scales, NaN being equal to NaN, and the same
+    format, axis and scale of the whole array.
+
     Parameters
     ----------
-    elements : ndarray
+    elements : array_like
         Members of the element format, shape of the array.
-    scales : ndarray
-        Members of the scale format: the shape of the array, but along `axis` one for each block.
-    format : BlockFormat
+    scales : array_like
+        Members of the scale format, none of them negative: the shape of the array, but along `axis`
+        one for each block.
+    format : BlockFormat or str
     axis : int
-        Along which blocks lie, from 0.
+        Along which blocks lie.
     tensor_scale : float
-        The scale of the whole array, 1 if the format has none.
+        The scale of the whole array, a positive float32 number; 1 if the format has none.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, or an element or a scale is not what it has to be.
+    TypeError
+        If `elements` or `scales` are not real numbers.
     """
 
     elements: Array
@@ -109,6 +140,54 @@ class Scaled:
     format: BlockFormat
     axis: int
     tensor_scale: float = 1.0
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        format = block_format(self.format)
+        elements = _carrier_of_members(self.elements, format.element, "elements")
+        scales = _carrier_of_members(self.scales, format.scale, "scales")
+        if elements.ndim == 0:
+            raise ValueError("elements must have at least one dimension")
+        axis = normalize_axis_index(integer("axis", self.axis), elements.ndim)
+        blocks = list(elements.shape)
+        blocks[axis] = -(-blocks[axis] // format.block)
+        if scales.shape != tuple(blocks):
+            raise ValueError(
+                f"elements of shape {elements.shape} in blocks of {format.block} along axis {axis} "
+                f"have scales of shape {tuple(blocks)}, not {scales.shape}"
+            )
+        if (scales < 0).any():
+            raise ValueError(f"scales must not be negative, as {scales[scales < 0][0]} is")
+        own = _given_scale(self.tensor_scale)
+        if own != 1.0 and not format.tensor_scale:
+            raise ValueError(f"{format} has no scale of the whole array, such as {own}")
+        self._hold(elements, scales, format, axis, own)
+
+    def _hold(self, *values: Any) -> None:
+        for each, value in zip(fields(self), values, strict=True):
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False  # or the checks would hold for a moment
+            object.__setattr__(self, each.name, value)
+
+    @classmethod
+    def _of(cls, *values: Any) -> Scaled:
+        """An array whose parts are known to fit, without checks."""
+        scaled = object.__new__(cls)
+        scaled._hold(*values)
+        return scaled
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Scaled):
+            return NotImplemented
+        facts = (self.format, self.axis, self.tensor_scale)
+        return facts == (other.format, other.axis, other.tensor_scale) and all(
+            np.array_equal(mine, theirs, equal_nan=True)
+            for mine, theirs in (
+                (self.elements, other.elements),
+                (self.scales, other.scales),
+            )
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,6 +203,20 @@ class Scaled:
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.shape))
         return f"Scaled({self.format}, {shape}, blocks along axis {self.axis})"
+
+
+def _carrier_of_members(x: ArrayLike, format: Format, name: str) -> Array:
+    """An array of the base class whose numbers are members of a format."""
+    array: Carrier = as_carrier(x, name).copy()
+    check_no_nan(array, format, name)
+    rounded = np.asarray(round_into(array, format, "rtz"))
+    strange = (rounded != array) & ~(np.isnan(rounded) & np.isnan(array))
+    if strange.any():
+        index = tuple(int(i) for i in np.argwhere(strange)[0])
+        raise ValueError(
+            f"{name}{list(index)} is {array[index]}, which is not a member of {format}"
+        )
+    return array
 
 
 def block_format(format: BlockFormat | str) -> BlockFormat:
@@ -189,7 +282,8 @@ def _tensor_scale(largest: Array, format: BlockFormat) -> float:
 
 def _given_scale(scale: float) -> float:
     """The scale of an array that is not found from it, checked."""
-    if not 0 < scale < np.inf or round_into(scale, "float32") != scale:
+    is_number = isinstance(scale, Real) and not isinstance(scale, bool)
+    if not (is_number and 0 < scale < np.inf and round_into(float(scale), "float32") == scale):
         raise ValueError(f"tensor_scale must be a positive float32 number, not {scale!r}")
     return float(scale)
 
@@ -197,13 +291,15 @@ def _given_scale(scale: float) -> float:
 def _fitted_scales(largest: Array, format: BlockFormat, tensor_scale: float) -> Array:
     """The blocks' scales relative to the array's: the nearest that take them to the largest."""
     finite = np.isfinite(largest)
-    # The divisor is exact: 6 times a float32.
-    fitted = divide(
-        np.where(finite, largest, 0.0),
-        format.element.max_finite * tensor_scale,
-        format.scale,
-        _NEAREST,
-    )
+    # The divisor is exact: the product of a number of few bits and a float32.
+    divisor = format.element.max_finite * tensor_scale
+    fitted = divide(np.where(finite, largest, 0.0), divisor, format.scale, _NEAREST)
+    if not format.scale.has_zero:
+        fitted = np.where(largest == 0, format.scale.smallest_normal, fitted)
+    if not (format.scale.has_nan or finite.all()):
+        raise ValueError(
+            f"x holds a NaN or an infinity, but {format} has no NaN for the scale of its block"
+        )
     return np.where(finite, fitted, np.nan)
 
 
@@ -240,9 +336,11 @@ def quantize(
         block, emax being the exponent of the largest element: ``"floor"``, ``floor(log2 m) - emax``
         (OCP MX section 6.3), with which m may have to saturate; ``"ceil"``, ``ceil(log2 m) -
         emax``; ``"even"``, floor after rounding m to the elements' precision; ``"fit"``, the least
-        with which m does not exceed the largest element.  NVFP4 knows no rule: its scales are the
-        numbers of float8_e4m3fn nearest to ``m / 6`` over the scale of the array, which is
-        ``max |x| / (6 * 448)`` in float32.
+        with which m does not exceed the largest element.  A format whose scales are not powers of
+        two knows no rule: its scales are the numbers of the scale format nearest to ``m / M`` over
+        the scale of the array, M being the largest element, as NVIDIA's recipe for NVFP4 has it
+        (arXiv 2509.25149, appendix C).  The scale of the array is ``max |x| / (M * S)`` in float32,
+        S being the largest scale, and 1 in a format without one.
     rounding : Rounding or str
         The rounding of the elements, which saturate on overflow.
     tensor_scale : float, optional
@@ -280,15 +378,17 @@ def quantize(
     axis = normalize_axis_index(axis, array.ndim)
     moved = np.moveaxis(array, axis, -1)
     largest = _block_maxima(np.abs(moved), format.block)
+    own = 1.0
     if format.tensor_scale:
         own = _tensor_scale(largest, format) if tensor_scale is None else _given_scale(tensor_scale)
+    if format.tensor_scale or format.scale.precision > 1:
         scales = _fitted_scales(largest, format, own)
     else:
-        own = 1.0
         scales = _power_scales(largest, format, rule)
     spread = np.repeat(scales, format.block, -1)[..., : moved.shape[-1]]
     elements = _elements(moved, spread * own, format, rounding)
-    return Scaled(np.moveaxis(elements, -1, axis), np.moveaxis(scales, -1, axis), format, axis, own)
+    elements, scales = (np.moveaxis(x, -1, axis) for x in (elements, scales))
+    return Scaled._of(elements, scales, format, axis, own)
 
 
 def dequantize(scaled: Scaled) -> Array:

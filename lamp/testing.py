@@ -228,7 +228,7 @@ def assert_bound_holds(
     inner = exact_products(a, b, c)
     of_inner = _ratios(arguments.computed, arguments.errors, inner)
     if error_bound is not None and not (of_inner <= 1).all():
-        raise AssertionError(_worst("inner product", arguments, arguments.errors, of_inner))
+        raise AssertionError(_worst("the inner products", arguments, arguments.errors, of_inner))
     found = bound(composition, arguments, order=order, evaluation=evaluation)
     ratios = tightness(found, reference_values(composition, inner))
     if (ratios <= 1).all():

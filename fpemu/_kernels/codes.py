@@ -41,7 +41,7 @@ class _Codes(NamedTuple):
 def _codes_of(format: FormatFacts) -> _Codes:
     top = (1 << (format.bits - format.signed)) - 1
     sign = top + 1 if format.signed else 0
-    one_nan = format.signed and not format.negative_zero
+    one_nan = format.has_nan and format.signed and not format.negative_zero
     # Of IEEE's NaNs the quiet one without payload; of a single one, that.
     nan = sign if one_nan else top - format.high_nans + (format.high_nans + 1) // 2
     fields = {

@@ -7,8 +7,9 @@ unnoticed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,26 @@ from fpemu.rounding import round as round_into
 __all__ = ["Array", "array"]
 
 
+class Count:
+    """The number of operations so far of an array and of what was computed from it.
+
+    Threads may share it; a copy or pickle goes on from the same number by itself.
+    """
+
+    def __init__(self, number: int = 0) -> None:
+        self._number = number
+        self._lock = threading.Lock()
+
+    def next(self) -> int:
+        """The number of the next operation."""
+        with self._lock:
+            self._number += 1
+            return self._number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Count, (self._number,)
+
+
 @dataclass(frozen=True)
 class Style:
     """The arithmetic of an array: its format, its rounding and the accumulator of its sums."""
@@ -31,15 +52,23 @@ class Style:
     format: Format
     rounding: Rounding
     accumulator: Accumulator | None = None
+    operations: Count = field(default_factory=Count, compare=False)
 
     @property
     def sums(self) -> Accumulator:
         """The accumulator of sums and matrix products."""
         return self.accumulator or Sequential(self.format, self.rounding)
 
-    def after(self, *labels: Any) -> Style:
-        """The style of a result, whose later operations draw other random bits than this one."""
-        return replace(self, rounding=self.rounding.derived(*labels))
+    def step(self, *labels: Any) -> Style:
+        """The style of one operation, with random bits of its own."""
+        number = self.operations.next()
+        if self.rounding.seed is None and self.accumulator is None:
+            return self
+        return replace(
+            self,
+            rounding=self.rounding.derived(number, *labels),
+            accumulator=self.sums.derived(number, *labels),
+        )
 
     def rounded(self, x: ArrayLike, *labels: Any) -> NDArray[Any]:
         """Numbers rounded into the format, in the dtype that holds its members."""
@@ -78,7 +107,7 @@ def common_style(operands: Any) -> Style:
         accumulator = first.accumulator or other.accumulator
         first = replace(first, accumulator=accumulator)
         if other.rounding.seed != first.rounding.seed and first.rounding.seed is not None:
-            first = first.after("with", other.rounding.seed)
+            first = replace(first, rounding=first.rounding.derived("with", other.rounding.seed))
     return first
 
 
@@ -92,10 +121,13 @@ class Array(NDArrayOperatorsMixin):
     format : Format
         The format of the numbers and of every result.
     rounding : Rounding
-        The rounding of every operation.  With a stochastic rounding that has a seed, each result
-        has a seed derived from the operands' seeds and the operation.  Different operations thus
-        draw independently, and a program gives the same bits in every run.  Arrays made with the
-        same seed draw the same bits.
+        The rounding of every operation.  A stochastic one with a seed draws for every element of
+        every operation by itself: also for the same operation again, as in a loop, and for parts of
+        one array.  Random bits are keyed by the seed, the number of the operation and the index
+        of the element in its result; operations are counted, in the order in which the program
+        runs, over an array made by :func:`array` and all that was computed from it.  So a program
+        gives the same bits in every run, on any number of Numba's threads.  Two arrays that were
+        made with the same seed draw the same bits: give each a seed of its own.
     accumulator : Accumulator
         Forms sums, means and matrix products: sums as inner products with ones, in index order.
     """
@@ -176,7 +208,7 @@ class Array(NDArrayOperatorsMixin):
             common_style((self, value))
             self.values[_plain_key(key)] = value.values
         else:
-            self.values[_plain_key(key)] = self.style.rounded(value, "set")
+            self.values[_plain_key(key)] = self.style.step("set").rounded(value)
 
     def __iter__(self) -> Iterator[Array]:
         return (self[i] for i in range(len(self)))
@@ -212,6 +244,8 @@ class Array(NDArrayOperatorsMixin):
     def astype(self, format: Any, rounding: RoundingLike | None = None) -> Any:
         """The numbers rounded into another format, or as a plain array of a dtype.
 
+        An accumulator that was given to the array stays; left out, it is that of the new format.
+
         Parameters
         ----------
         format : Format, str or dtype
@@ -226,7 +260,8 @@ class Array(NDArrayOperatorsMixin):
         if isinstance(format, np.dtype | type):
             return self.values.astype(format)
         wanted = self.rounding if rounding is None else as_rounding(rounding)
-        return array(self.values, format, wanted.derived("astype"))
+        style = replace(self.style, format=_formats.format(format), rounding=wanted)
+        return style.wrap(style.step("astype").rounded(self.values))
 
     def copy(self) -> Array:
         """A copy of the numbers."""
@@ -263,6 +298,10 @@ class Array(NDArrayOperatorsMixin):
     def min(self, axis: Any = None, *, keepdims: bool = False) -> Any:
         """The smallest numbers."""
         return np.min(self, axis=axis, keepdims=keepdims)
+
+    def clip(self, min: Any = None, max: Any = None) -> Any:
+        """The numbers between bounds, which are compared as they are and rounded where taken."""
+        return np.clip(self, min, max)
 
     def argmax(self, axis: Any = None) -> Any:
         """Indices of the largest numbers."""
@@ -317,8 +356,9 @@ def array(
     Returns
     -------
     Array
-        Plain operands of an operation are first rounded into the format, like constants of a
-        program for the machine.  Operands in different formats raise TypeError.
+        Plain operands of arithmetic are first rounded into the format, like constants of a program
+        for the machine.  Comparisons, clip, maximum and minimum take them as they are and round
+        results.  Operands in different formats raise TypeError.
 
     Raises
     ------
@@ -342,5 +382,4 @@ def array(
             f"accumulator must be an accumulator such as Sequential('e8m7'), not {accumulator!r}"
         )
     style = Style(_formats.format(format), as_rounding(rounding), accumulator)
-    rounded = np.asarray(round_into(np.asarray(x), style.format, style.rounding))
-    return Array(rounded.astype(style.format.carrier), style.after("array"))
+    return style.wrap(style.step("array").rounded(np.asarray(x)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -11,12 +12,17 @@ from numpy.typing import NDArray
 
 from fpemu import arithmetic, functions
 from fpemu._kernels.scans import scan
+from fpemu.accumulators import Accumulator
 from fpemu.arrays.container import Array, Style, common_style
+from fpemu.carriers import as_carrier
+from fpemu.formats import Format
 from fpemu.linalg import matmul
+from fpemu.rounding import round as round_into
 
 __all__ = ["apply_function", "apply_ufunc"]
 
 _Operation = Callable[..., Any]
+_MISSING: Final = object()
 
 # --- ufuncs ---------------------------------------------------------------------------------------
 
@@ -32,7 +38,8 @@ def _reciprocal(x: Any, format: Any, rounding: Any) -> Any:
 def _power(x: Any, exponent: Any, format: Any, rounding: Any) -> Any:
     if not np.all(np.asarray(exponent) == 2):
         raise TypeError("numpy.power is emulated for the exponent 2 alone: multiply instead")
-    return _square(x, format, rounding)
+    shape = np.broadcast_shapes(np.shape(x), np.shape(exponent))
+    return _square(np.broadcast_to(x, shape), format, rounding)
 
 
 # Ufuncs whose exact result is rounded once: functions of values, format and rounding.
@@ -53,8 +60,8 @@ _ROUNDED: Final[dict[Any, _Operation]] = {
     np.log1p: functions.log1p,
     np.tanh: functions.tanh,
 }
-# Ufuncs that numpy computes exactly.  Rounding matters only where a result is not a member, such as
-# -x in an unsigned format.
+# Ufuncs that numpy computes exactly, of plain numbers as they are.  Rounding matters only where a
+# result is not a member, such as -x in an unsigned format, or a number that was given.
 _EXACT: Final = {
     np.negative,
     np.positive,
@@ -95,23 +102,45 @@ def _members(style: Style, operand: Any, *labels: Any) -> NDArray[Any]:
     return operand.values if isinstance(operand, Array) else style.rounded(operand, *labels)
 
 
+def _exactly(operand: Any) -> NDArray[Any]:
+    """The numbers of an operand, none of which is changed: float64, or integers that are wider.
+
+    Python compares integers and floats exactly, and so numpy compares arrays of Python's objects.
+    """
+    given = np.asarray(operand.values if isinstance(operand, Array) else operand)
+    if given.dtype.kind == "O" and all(isinstance(x, int) for x in given.ravel().tolist()):
+        return given
+    try:
+        return as_carrier(given).astype(np.float64)
+    except ValueError:
+        return given.astype(object)
+
+
 def _call(ufunc: Any, inputs: tuple[Any, ...]) -> Any:
     style = common_style(inputs)
     name = ufunc.__name__
-    if ufunc is np.power:
-        operands = [_members(style, inputs[0]), inputs[1]]
-    else:
-        operands = [_members(style, x, name, i) for i, x in enumerate(inputs)]
-    if ufunc is np.matmul:
-        return _product(style, *operands)
     if ufunc in _PLAIN:
-        return ufunc(*operands)
-    result_style = style.after(name)
+        return _plain(ufunc, inputs)
+    step = style.step(name)
     if ufunc in _EXACT:
-        return result_style.wrap(result_style.rounded(ufunc(*operands)))
+        exact = ufunc(*map(_exactly, inputs))
+        return style.wrap(step.rounded(exact.astype(np.float64)))
+    if ufunc is np.power:
+        operands = [_members(step, inputs[0], 0), _exactly(inputs[1])]
+    else:
+        operands = [_members(step, x, i) for i, x in enumerate(inputs)]
+    if ufunc is np.matmul:
+        return _product(style, step, *operands)
     if ufunc not in _ROUNDED:
         raise TypeError(f"numpy.{name} is not emulated: its result would be computed in float64")
-    return result_style.wrap(_ROUNDED[ufunc](*operands, style.format, result_style.rounding))
+    return style.wrap(_ROUNDED[ufunc](*operands, style.format, step.rounding))
+
+
+def _plain(ufunc: Any, inputs: tuple[Any, ...]) -> Any:
+    """A comparison or a test of numbers as they are."""
+    operands = [_exactly(x) for x in inputs]
+    result = ufunc(*operands)
+    return result if isinstance(result, np.bool_) else np.asarray(result).astype(np.bool_)[()]
 
 
 def _outer(ufunc: Any, inputs: tuple[Any, ...]) -> Any:
@@ -128,7 +157,7 @@ def apply_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], options: dict[
     if method == "reduce" and ufunc in _REDUCTIONS:
         result = _REDUCTIONS[ufunc](*inputs, **_reduction_options(options))
     elif method == "accumulate" and ufunc in _SCANS:
-        result = _scan(inputs[0], options.get("axis", inputs[1] if len(inputs) > 1 else 0), ufunc)
+        result = _accumulated(ufunc, *inputs, **options)
     elif options:
         raise TypeError(f"numpy.{ufunc.__name__} is emulated without {', '.join(options)}")
     elif method == "__call__":
@@ -138,6 +167,16 @@ def apply_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], options: dict[
     else:
         raise TypeError(f"numpy.{ufunc.__name__}.{method} is not emulated")
     return result if out is None else _store(result, out)
+
+
+def _accumulated(ufunc: Any, x: Any, axis: Any = 0, dtype: Any = None) -> Array:
+    if dtype is not None:
+        raise TypeError("dtype= is not emulated: use astype(format)")
+    if np.ndim(x) == 0:
+        raise TypeError(f"{ufunc.__name__}.accumulate needs at least one dimension")
+    if axis is None and np.ndim(x) != 1:
+        raise ValueError(f"{ufunc.__name__}.accumulate goes along one axis, of {np.ndim(x)}")
+    return _scan(x, axis, ufunc)
 
 
 def _reduction_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -173,14 +212,26 @@ def _store(result: Any, out: Any) -> Any:
 # --- sums and products ----------------------------------------------------------------------------
 
 
-def _product(style: Style, left: NDArray[Any], right: NDArray[Any]) -> Array:
-    """The matrix product by the style's accumulator."""
-    result_style = style.after("matmul")
-    sums = style.sums.derived("matmul")
-    product = matmul(left, right, sums, convert="rne")
+def _product(style: Style, step: Style, left: NDArray[Any], right: NDArray[Any]) -> Array:
+    """The matrix product by the accumulator of a step, in the style of its operands."""
+    sums = step.sums
+    for operand, format in zip((left, right), sums.input_formats, strict=True):
+        if format is not None and sums.convert is None:
+            _check_members(operand, format, sums)
+    product = matmul(left, right, sums)
     if sums.format != style.format:
-        product = result_style.rounded(product)
-    return result_style.wrap(product)
+        product = step.rounded(product)
+    return style.wrap(product)
+
+
+def _check_members(x: NDArray[Any], format: Format, sums: Accumulator) -> None:
+    """Raise a ValueError for numbers that an accumulator does not take, as matmul does."""
+    strange = (np.asarray(round_into(x, format, "rtz")) != x) & ~np.isnan(x)
+    if strange.any():
+        raise ValueError(
+            f"{sums} takes members of {format}, and {x[strange][0]} is none: use "
+            f"astype({str(format)!r}) first"
+        )
 
 
 def _rows(x: Array, axis: Any) -> tuple[NDArray[Any], tuple[int, ...], tuple[int, ...]]:
@@ -188,32 +239,39 @@ def _rows(x: Array, axis: Any) -> tuple[NDArray[Any], tuple[int, ...], tuple[int
     axes = tuple(range(x.ndim)) if axis is None else normalize_axis_tuple(axis, x.ndim)
     kept = tuple(i for i in range(x.ndim) if i not in axes)
     shape = tuple(x.shape[i] for i in kept)
-    length = int(np.prod([x.shape[i] for i in axes], dtype=np.int64))
-    rows = x.values.transpose(*kept, *axes).reshape(-1 if length else int(np.prod(shape)), length)
+    length = math.prod(x.shape[i] for i in axes)
+    rows = x.values.transpose(*kept, *axes).reshape(math.prod(shape), length)
     return rows, shape, tuple(1 if i in axes else x.shape[i] for i in range(x.ndim))
 
 
+def _axis_of_scalar(x: Array, axis: Any) -> Any:
+    """The axis of a sum or product, of which numpy lets scalars have one."""
+    return None if x.ndim == 0 and axis in (0, -1) else axis
+
+
 def _sum(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
-    rows, shape, shape_kept = _rows(x, axis)
-    total = _product(x.style, rows, np.ones(rows.shape[1], x.dtype))
+    rows, shape, shape_kept = _rows(x, _axis_of_scalar(x, axis))
+    total = _product(x.style, x.style.step("sum"), rows, np.ones(rows.shape[1], x.dtype))
     return total.reshape(shape_kept if keepdims else shape)
 
 
 def _mean(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+    if axis is not None:
+        normalize_axis_tuple(axis, x.ndim)
     total = _sum(x, axis, keepdims)
-    if total.size == 0 or x.size == 0:
+    if total.size and not x.size:
         raise ValueError(f"an array of shape {x.shape} has no mean")
-    count = x.size // total.size
-    style = total.style.after("mean")
-    return style.wrap(arithmetic.divide(total.values, count, style.format, style.rounding))
+    count = x.size // total.size if total.size else 1
+    rounding = x.style.step("mean").rounding
+    return x.style.wrap(arithmetic.divide(total.values, count, x.format, rounding))
 
 
 def _prod(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
-    rows, shape, shape_kept = _rows(x, axis)
+    rows, shape, shape_kept = _rows(x, _axis_of_scalar(x, axis))
     result = np.ones(rows.shape[0])
     if rows.shape[1]:
         result = _scanned(x.style, rows, np.multiply)[:, -1]
-    return x.style.after("multiply").wrap(result).reshape(shape_kept if keepdims else shape)
+    return x.style.wrap(result).reshape(shape_kept if keepdims else shape)
 
 
 def _extreme_of_axes(function: _Operation) -> _Operation:
@@ -228,13 +286,14 @@ def _norm(x: Array, ord: Any = None, axis: Any = None, keepdims: bool = False) -
     if ord not in (None, 2) or (ord == 2 and axis is None and x.ndim != 1):
         raise TypeError("numpy.linalg.norm is emulated for the 2-norm of vectors alone")
     rows, shape, shape_kept = _rows(x, axis)
-    squares = _product(x.style, rows[:, np.newaxis, :], rows[:, :, np.newaxis])
+    step = x.style.step("norm")
+    squares = _product(x.style, step, rows[:, np.newaxis, :], rows[:, :, np.newaxis])
     root = cast(Array, np.sqrt(squares))
     return root.reshape(shape_kept if keepdims else shape)
 
 
 def _scanned(style: Style, rows: NDArray[Any], ufunc: Any) -> NDArray[np.float64]:
-    rounding = style.rounding.derived("scan", ufunc.__name__)
+    rounding = style.step("scan", ufunc.__name__).rounding
     return scan(rows, style.format, rounding, products=ufunc is np.multiply)
 
 
@@ -242,12 +301,12 @@ _SCANS: Final = {np.add, np.multiply}
 
 
 def _scan(x: Array, axis: int | None, ufunc: Any) -> Array:
-    flat = x.ravel() if axis is None else x
+    flat = x.ravel() if axis is None or x.ndim == 0 else x
     place = normalize_axis_index(0 if axis is None else axis, flat.ndim)
     moved = np.moveaxis(flat.values, place, -1)
-    rows = moved.reshape(-1, moved.shape[-1])
+    rows = moved.reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
     result = _scanned(x.style, rows, ufunc).reshape(moved.shape)
-    return x.style.after("scan").wrap(np.moveaxis(result, -1, place))
+    return x.style.wrap(np.moveaxis(result, -1, place))
 
 
 _REDUCTIONS: Final[dict[Any, _Operation]] = {
@@ -262,29 +321,53 @@ _REDUCTIONS: Final[dict[Any, _Operation]] = {
 
 def _dot(left: Any, right: Any) -> Array:
     style = common_style((left, right))
-    a, b = _members(style, left, "dot", 0), _members(style, right, "dot", 1)
+    step = style.step("dot")
+    a, b = _members(step, left, 0), _members(step, right, 1)
     if a.ndim == 0 or b.ndim == 0:
         return cast(Array, np.multiply(left, right))
     if b.ndim > 2:
         raise TypeError("numpy.dot is emulated for up to two dimensions: use @")
-    return _product(style, a, b)
+    return _product(style, step, a, b)
 
 
-def _where(condition: Any, x: Any, y: Any) -> Array:
-    style = common_style((x, y))
-    return style.wrap(np.where(condition, _members(style, x, "where"), _members(style, y, "where")))
+def _where(condition: Any, x: Any = _MISSING, y: Any = _MISSING) -> Any:
+    plain = _unwrapped(condition)
+    if x is _MISSING and y is _MISSING:
+        return np.where(plain)
+    styled = [each for each in (x, y) if isinstance(each, Array)]
+    if not styled:  # a condition alone is emulated
+        return np.where(plain, x, y)
+    style = common_style(styled)
+    step = style.step("where")
+    return style.wrap(np.where(plain, _members(step, x, 1), _members(step, y, 2)))
 
 
-def _clip(x: Any, a_min: Any = None, a_max: Any = None) -> Array:
-    style = common_style((x, a_min, a_max))
-    low, high = (None if b is None else _members(style, b, "clip") for b in (a_min, a_max))
-    return style.wrap(np.clip(_members(style, x, "clip"), cast(Any, low), cast(Any, high)))
+def _clip(
+    a: Any,
+    a_min: Any = None,
+    a_max: Any = None,
+    out: Any = None,
+    *,
+    min: Any = None,
+    max: Any = None,
+) -> Any:
+    """Bounds are compared as they are, and rounded where they are taken."""
+    low, high = (
+        first if second is None else second for first, second in ((a_min, min), (a_max, max))
+    )
+    given = [bound for bound in (low, high) if bound is not None]
+    style = common_style((a, *given))
+    plain = [None if bound is None else _exactly(bound) for bound in (low, high)]
+    clipped = np.clip(_exactly(a), *cast(Any, plain)) if given else _exactly(a)
+    result = style.wrap(style.step("clip").rounded(clipped.astype(np.float64)))
+    return result if out is None else _store(result, out)
 
 
 def _joined(function: _Operation) -> _Operation:
     def join(arrays: Any, *arguments: Any, **options: Any) -> Array:
         style = common_style(arrays)
-        parts = [_members(style, x, "join", i) for i, x in enumerate(arrays)]
+        step = style.step("join")
+        parts = [_members(step, x, i) for i, x in enumerate(arrays)]
         return style.wrap(function(parts, *arguments, **options))
 
     return join
@@ -300,7 +383,7 @@ def _filled(value: float) -> _Operation:
 def _full_like(x: Array, fill_value: Any, shape: Any = None) -> Array:
     style = x.style
     values = np.empty(x.shape if shape is None else shape, x.dtype)
-    values[...] = _members(style, fill_value, "full")
+    values[...] = _members(style.step("full"), fill_value)
     return style.wrap(values)
 
 

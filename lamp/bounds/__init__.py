@@ -3,7 +3,7 @@
 from lamp.bounds import compositions, evaluations
 from lamp.bounds.errors import ORDERS, Bound, bound
 from lamp.bounds.evaluations import Evaluation
-from lamp.bounds.products import KINDS, Kernel, ProductErrors, products
+from lamp.bounds.inner_products import KINDS, Kernel, ProductErrors, products
 
 __all__ = [
     "KINDS",

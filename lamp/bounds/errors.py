@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lamp._kernels.rows import Float64, outward
 from lamp.bounds.compositions import Composition
 from lamp.bounds.evaluations import Evaluation, InFloat64
-from lamp.bounds.products import ProductErrors
+from lamp.bounds.inner_products import ProductErrors
 
 __all__ = ["ORDERS", "Bound", "bound"]
 

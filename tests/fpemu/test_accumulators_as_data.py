@@ -37,3 +37,26 @@ def test_integers_of_numpy_are_integers(kind):
     made = fpemu.Format("f", kind(8), kind(4), kind(7))
     assert made == fpemu.Format("f", 8, 4, 7)
     assert type(made.bias) is int
+
+
+@pytest.mark.parametrize(
+    "accumulator",
+    [
+        fpemu.Sequential("float32", inputs="bfloat16"),
+        fpemu.Pairwise("float32", inputs="bfloat16"),
+        fpemu.Blocked("float32", 4, fpemu.Sequential("float32", inputs="bfloat16")),
+        fpemu.Promoted(fpemu.Sequential("float32", inputs="bfloat16"), "float32", 4),
+        fpemu.Promoted(
+            fpemu.Blocked("float32", 2, fpemu.Sequential("float32", inputs="bfloat16")),
+            "float32",
+            4,
+        ),
+    ],
+    ids=str,
+)
+def test_inputs_of_an_inner_accumulator_are_inputs(accumulator):
+    a = np.array([[1.0, 1.0 + 2.0**-20]])
+    with pytest.raises(ValueError, match=r"a\[0, 1\] is .*, which is not a member of bfloat16"):
+        fpemu.matmul(a, a.T, accumulator)
+    assert fpemu.matmul(a, a.T, accumulator, convert="rne").item() == 2.0
+    assert accumulator.input_formats == (fpemu.format("bfloat16"),) * 2

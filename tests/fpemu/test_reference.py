@@ -923,3 +923,16 @@ def test_codes_and_digits_may_be_integers_of_numpy(format):
         reference.softmax([1.0, 2.0], digits=np.int64(30))[0]
         == reference.softmax([1.0, 2.0], digits=30)[0]
     )
+
+
+def test_exact_products_take_integers_and_rationals():
+    thousand = np.arange(1000)
+    assert dot_exact(thousand, thousand) == sum(i * i for i in range(1000))
+    assert dot_exact(np.array([2**62 + 1]), np.array([2], np.uint8)) == 2**63 + 2
+    assert dot_exact([Fraction(1, 3), 2], [3, 0.5]) == 2
+    assert dot_exact(np.array([0.1], np.float32), [1]) == Fraction(float(np.float32(0.1)))
+    for vector in ([np.inf], [np.nan], np.array([-np.inf], np.float32)):
+        with pytest.raises(ValueError, match=r"a\[0\] is"):
+            dot_exact(vector, [1])
+    with pytest.raises(TypeError, match="not str"):
+        dot_exact(["1"], [1])

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 
 import fpemu
+import lamp
 from fpemu import devices, scaling
-from fpemu.reference import round_exact
+from fpemu.reference import decode_exact, round_exact
+from fpemu.reference import members as reference_members
+from lamp.machines import digest
 from tests.oracle.bits import assert_same_bits
 
 NAMES = tuple(scaling.FORMATS)
 POWER_NAMES = tuple(name for name in NAMES if name != "nvfp4")
+E2M1, E4M3, E8M0 = map(fpemu.format, ("float4_e2m1fn", "float8_e4m3fn", "float8_e8m0fnu"))
 
 
 def floor_log2(x):
@@ -194,3 +198,181 @@ def test_wrong_arguments_are_errors():
         scaling.matmul(scaling.quantize(np.ones((2, 64)), "mxfp8_e4m3"), right, unit)
     with pytest.raises(ValueError, match="not members of float32"):
         scaling.matmul(a, right, unit, c=0.1)
+
+
+# Codes of MXINT8
+
+
+def test_mxint8_codes_are_twos_complements():
+    """OCP MX section 5.3.4: an 8-bit two's complement integer over 64."""
+    element = scaling.FORMATS["mxint8"].element
+    scaled = scaling.quantize([1.0, -0.5, -0.001], "mxint8")
+    codes = fpemu.encode(scaled.elements, element)
+    assert [hex(code) for code in codes.tolist()] == ["0x40", "0xe0", "0x0"]
+    assert not np.signbit(scaled.elements[2])
+    every = np.arange(256, dtype=np.uint8)
+    expected = every.view(np.int8) / 64
+    assert_same_bits(fpemu.decode(every, element), expected.astype(np.float32))
+    assert [decode_exact(code, element) for code in range(256)] == expected.tolist()
+    members = expected[expected > -2]
+    assert_same_bits(fpemu.values(element), np.sort(members).astype(np.float32))
+    assert reference_members(element) == np.sort(members).tolist()
+    assert fpemu.encode(members, element).tolist() == np.delete(every, 128).tolist()
+    assert not element.has_nan
+    assert fpemu.unpack(fpemu.pack(codes, element), element).tolist() == codes.tolist()
+
+
+@pytest.mark.parametrize("stranger", [-2.0, 2.0, -0.0, 1 / 128, np.nan, np.inf])
+def test_what_is_no_mxint8_element_has_no_code(stranger):
+    with pytest.raises(ValueError, match="is not a value of int8"):
+        fpemu.encode([0.5, stranger], scaling.FORMATS["mxint8"].element)
+
+
+def test_twos_complement_is_for_fixed_point():
+    with pytest.raises(
+        ValueError, match="two's complement is for signed numbers with one exponent"
+    ):
+        fpemu.Format("x", 8, 4, 7, infinities=False, high_nans=0, twos_complement=True)
+
+
+# Scales
+
+
+def test_scales_that_are_no_powers_of_two_are_the_nearest():
+    """NVIDIA's recipe for NVFP4, here without a scale of the whole array."""
+    one_level = scaling.BlockFormat("one level", E2M1, E4M3, 16)
+    scaled = scaling.quantize([7.0], one_level)
+    assert (scaled.scales.tolist(), scaled.elements.tolist()) == ([1.125], [6.0])
+    assert scaled.tensor_scale == 1.0
+    x = np.random.default_rng(8).normal(size=(4, 75)) * 40
+    actual = scaling.quantize(x, one_level)
+    for row, scales in zip(x, actual.scales, strict=True):
+        maxima = [max(map(abs, block)) for block in blocks_of(row.tolist(), 16)]
+        nearest = [round_exact(Fraction(m) / 6, E4M3, "rne", "saturate") for m in maxima]
+        assert scales.tolist() == nearest
+    assert np.abs(scaling.dequantize(actual) - x).max() < np.abs(x).max() / 6
+
+
+def test_blocks_of_zeros_have_the_smallest_scale():
+    for scale, least in ((E4M3, 0.0), (E8M0, 2.0**-127)):
+        for tensor_scale in (False, True):
+            format = scaling.BlockFormat("zeros", E2M1, scale, 2, tensor_scale)
+            assert scaling.quantize([0.0, 0.0, 1.0], format).scales[0] == least
+
+
+def test_a_block_without_a_finite_scale_is_an_error_where_there_is_no_nan():
+    format = scaling.BlockFormat("none", E2M1, "float6_e3m2fn", 4)
+    assert scaling.quantize([1.0], format).scales.tolist() == [0.1875]
+    with pytest.raises(ValueError, match="x holds a NaN or an infinity, but none has no NaN"):
+        scaling.quantize([1.0, np.nan], format)
+
+
+def test_block_formats_are_checked_and_made_plain():
+    by_name = scaling.BlockFormat("x", "float4_e2m1fn", "float8_e8m0fnu", np.int64(32))
+    assert by_name == scaling.BlockFormat("x", E2M1, E8M0, 32)
+    assert type(by_name.block) is int
+    for fields, error, message in (
+        ({"block": 0}, ValueError, "block must be at least 1, not 0"),
+        ({"block": 2.0}, TypeError, "block must be an int"),
+        ({"element": "fp5"}, ValueError, "unknown format 'fp5'"),
+        ({"name": None}, TypeError, "name must be a string"),
+        ({"tensor_scale": 1}, TypeError, "tensor_scale must be True or False"),
+    ):
+        with pytest.raises(error, match=message):
+            scaling.BlockFormat(
+                **{"name": "x", "element": E2M1, "scale": E8M0, "block": 2} | fields
+            )
+
+
+def test_two_formats_of_one_name_make_two_machines():
+    machines = [
+        lamp.Hardware(
+            "m", qkv=lamp.Product(operands=scaling.BlockFormat("own", E2M1, scale, block))
+        )
+        for scale, block in ((E8M0, 32), (E4M3, 32), (E8M0, 16))
+    ]
+    assert len({digest(machine) for machine in machines}) == 3
+
+
+# Arrays made by hand
+
+
+def made(**parts):
+    given = {
+        "elements": np.ones((40, 64)),
+        "scales": np.ones((40, 2)),
+        "format": "mxfp4",
+        "axis": 1,
+    }
+    return scaling.Scaled(**given | parts)
+
+
+def test_an_array_made_by_hand_is_that_of_quantize():
+    x = np.random.default_rng(9).normal(size=(40, 64))
+    for name in NAMES:
+        scaled = scaling.quantize(x, name)
+        parts = (scaled.elements, scaled.scales, name, -1, scaled.tensor_scale)
+        again = scaling.Scaled(*parts)
+        assert again == scaled
+        assert (again.axis, again.format) == (1, scaling.FORMATS[name])
+        assert again != scaling.Scaled(scaled.elements * 0, *parts[1:])
+        assert (again == "nvfp4") is False
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(again)
+    blank = scaling.quantize([[np.nan, 1.0]], "mxfp4")
+    assert blank == scaling.quantize([[np.nan, 1.0]], "mxfp4")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"elements": np.full((40, 64), 0.3)},
+            r"elements\[0, 0\] is 0.3, .* not a member of float4",
+        ),
+        ({"elements": np.full((40, 64), np.nan)}, "elements is NaN at index"),
+        ({"scales": np.full((40, 2), -3.0)}, r"scales\[0, 0\] is -3.0, which is not a member of"),
+        ({"scales": np.full((40, 2), 0.3)}, "not a member of float8_e8m0fnu"),
+        ({"scales": np.ones((1, 2))}, r"have scales of shape \(40, 2\), not \(1, 2\)"),
+        ({"scales": np.ones((40, 3))}, r"have scales of shape \(40, 2\), not \(40, 3\)"),
+        ({"scales": np.ones((40, 64))}, r"not \(40, 64\)"),
+        ({"axis": 0}, r"have scales of shape \(2, 64\), not \(40, 2\)"),
+        ({"axis": 2}, "axis 2 is out of bounds"),
+        ({"tensor_scale": 2.0}, "mxfp4 has no scale of the whole array, such as 2.0"),
+        ({"tensor_scale": -1.0}, "tensor_scale must be a positive float32 number"),
+        ({"format": "mxfp5"}, "unknown block-scaled format"),
+        ({"elements": np.float64(1.0)}, "at least one dimension"),
+    ],
+)
+def test_an_array_made_by_hand_is_checked(parts, message):
+    with pytest.raises(ValueError, match=message):
+        made(**parts)
+
+
+def test_scales_made_by_hand_may_be_zero_or_nan_and_not_negative():
+    parts = {"format": "nvfp4", "scales": np.full((40, 4), 0.0)}
+    made(**parts)
+    made(**parts | {"scales": np.full((40, 4), np.nan)})
+    with pytest.raises(ValueError, match=r"scales must not be negative, as -2.0 is"):
+        made(**parts | {"scales": np.full((40, 4), -2.0)})
+
+
+def test_arrays_made_by_hand_are_of_the_base_class():
+    class Own(np.ndarray):
+        pass
+
+    given = np.ones((40, 64))
+    scaled = made(elements=given.view(Own), scales=np.ones((40, 2), int))
+    given[0, 0] = 0.3
+    with pytest.raises(ValueError, match="read-only"):
+        scaled.elements[0, 0] = 0.3
+    assert type(scaled.elements) is type(scaled.scales) is np.ndarray
+    assert scaled.scales.dtype == np.float64
+    b = scaling.quantize(np.ones((64, 2)), "mxfp4", axis=0)
+    unit = devices.get("blackwell.tcgen05-mxf8f6f4.e2m1-e8m0-32")
+    assert_same_bits(scaling.matmul(scaled, b, unit), np.full((40, 2), 64.0, np.float32))
+
+
+def test_ceil_takes_a_power_of_two_as_it_is():
+    assert scaling.quantize([4.0], "mxfp4", rule="ceil").scales.tolist() == [1.0]
+    assert scaling.quantize([4.5], "mxfp4", rule="ceil").scales.tolist() == [2.0]

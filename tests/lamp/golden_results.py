@@ -64,7 +64,7 @@ def differences() -> dict[str, str]:
 
 def digests() -> dict[str, str]:
     """The digest of each operation's result, by its name."""
-    parts = (rounded(), calculated(), summed(), block_scaled(), selected(), evaluated())
+    parts = (rounded(), calculated(), summed(), block_scaled(), stepped(), selected(), evaluated())
     return {name: digest(compute()) for part in parts for name, compute in part}
 
 
@@ -181,6 +181,10 @@ def block_scaled() -> Results:
     a, b = moderate("left", 6, 64), moderate("right", 64, 5)
     for name in BLOCK_FORMATS:
         yield name, lambda name=name: fpemu.scaling.dequantize(fpemu.scaling.quantize(a, name))
+    integers = fpemu.scaling.quantize(a, "mxint8")
+    yield "codes mxint8", lambda: fpemu.encode(integers.elements, integers.format.element)
+    one_level = fpemu.scaling.BlockFormat("one level", "float4_e2m1fn", "float8_e4m3fn", 16)
+    yield "one level", lambda: fpemu.scaling.dequantize(fpemu.scaling.quantize(a, one_level))
     unit = fpemu.devices.get("blackwell.tcgen05-mxf4nvf4.e2m1-ue4m3-16")
     yield (
         "product nvfp4",
@@ -191,6 +195,17 @@ def block_scaled() -> Results:
 
 
 # --- lamp -----------------------------------------------------------------------------------------
+
+
+def stepped() -> Results:
+    """A program on an array that rounds stochastically, of elements, parts and wholes."""
+
+    def program() -> list[np.ndarray]:
+        y = fpemu.array(moderate("array", 6, 8), "float8_e4m3fn", STOCHASTIC[0])
+        parts = [y[i] * y[i] for i in range(len(y))]
+        return [each.values for each in (*parts, y[:3] + 0.3, y[3:] + 0.3, y @ y.T, y.sum())]
+
+    yield "array sr", program
 
 
 def selected() -> Results:

@@ -2,9 +2,11 @@
 
 import copy
 import math
+import operator
 import pickle
 from fractions import Fraction
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 import fpemu
-from fpemu import functions
+from fpemu import devices, functions
 from fpemu.arrays import protocol as array_functions
 from fpemu.reference import function, round_exact
 from tests.oracle.bits import assert_same_bits
@@ -404,6 +406,85 @@ def test_bad_arguments_are_errors():
         fpemu.array([], "bfloat16").mean()
 
 
+# Plain numbers that are not members
+
+
+@pytest.mark.parametrize(
+    ("format", "value", "constant"),
+    [
+        ("float8_e4m3fn", 448.0, np.inf),
+        ("float8_e4m3fn", 448.0, 1000),
+        ("float8_e4m3fn", 448.0, -1e30),
+        ("float4_e2m1fn", 6.0, 100),
+        ("float4_e2m1fn", 6.0, np.nan),
+        ("float4_e2m1fn", 0.0, 0.01),
+        ("bfloat16", 1.0, 1 + 2**-30),
+        ("float32", 2.0**24, 2**24 + 1),
+        ("float64", 2.0**53, 2**53 + 1),
+        ("float64", 2.0**62, np.int64(2**62 + 1)),
+        ("float64", 2.0**70, 2**70 + 1),
+    ],
+)
+@pytest.mark.parametrize("name", ["eq", "ne", "lt", "le", "gt", "ge"])
+def test_constants_are_compared_as_they_are(name, format, value, constant):
+    compare = getattr(operator, name)  # Python compares integers and floats exactly
+    of_python = constant.item() if isinstance(constant, np.generic) else constant
+    found = compare(fpemu.array([value], format), constant)
+    assert found.dtype == bool
+    assert found.tolist() == [compare(value, of_python)]
+    found = compare(constant, fpemu.array(value, format))
+    assert found == compare(of_python, value)
+
+
+def test_a_constant_that_would_round_to_zero_is_true():
+    assert np.logical_and(fpemu.array([1.0], "float4_e2m1fn"), 0.01).tolist() == [True]
+    with pytest.raises(TypeError, match="real numbers"):
+        np.less(fpemu.array([1.0], "bfloat16"), "a")
+
+
+def test_bounds_beyond_a_format_cut_nothing_off():
+    x = fpemu.array([448.0, -448.0, 0.5], "float8_e4m3fn")
+    assert np.clip(x, 0, 1000).tolist() == x.clip(0, 1000).tolist() == [448.0, 0.0, 0.5]
+    assert np.clip(x, min=-np.inf, max=0.3).tolist() == [0.3125, -448.0, 0.3125]
+    assert np.minimum(x, np.inf).tolist() == np.maximum(-1e30, x).tolist() == x.tolist()
+    assert np.isnan(np.maximum(x, 1000).values).all()  # what does not fit overflows as usual
+    narrow = fpemu.array([6.0, -1.0], "float4_e2m1fn")
+    assert np.clip(narrow, -np.inf, np.inf).tolist() == [6.0, -1.0]
+    out = np.zeros_like(narrow)
+    assert np.clip(narrow, 0, None, out=out) is out
+    assert out.tolist() == [6.0, 0.0]
+
+
+def test_powers_broadcast():
+    x = fpemu.array([1.0, 2.0, 3.0], "bfloat16")
+    assert (x ** np.full((2, 1), 2)).tolist() == [[1.0, 4.0, 9.0]] * 2
+    assert (x ** fpemu.array([2.0], "bfloat16")).tolist() == [1.0, 4.0, 9.0]
+    assert (x ** np.zeros((0, 3))).shape == (0, 3)
+    with pytest.raises(TypeError, match="exponent 2 alone"):
+        x ** (2 + 2**-30)
+
+
+def test_an_accumulator_that_was_given_stays():
+    given = fpemu.Pairwise("float32")
+    x = fpemu.array([1.0, 2.0], "bfloat16", accumulator=given)
+    assert x.astype("float16").accumulator == given
+    assert x.astype("float16", "rtz").accumulator == given
+    plain = fpemu.array([1.0], "bfloat16").astype("float16")
+    assert plain.accumulator == fpemu.Sequential("float16")
+
+
+def test_units_take_of_arrays_what_they_take_of_matmul():
+    unit = devices.get("hopper.wgmma.bfloat16")
+    fine = fpemu.array([1.0, 2.0], "bfloat16", accumulator=unit)
+    assert fine.sum().item() == (fine @ fine - 2).item() == 3.0
+    x = fpemu.array([1.0 + 2.0**-20, 2.0], "float32", accumulator=unit)
+    with pytest.raises(ValueError, match="not a member"):
+        fpemu.matmul(x.values, x.values, unit)
+    for call in (np.sum, np.mean, np.linalg.norm, lambda x: x @ x, lambda x: x.dot(x)):
+        with pytest.raises(ValueError, match=r"takes members of bfloat16, and 1\.0000.* is none"):
+            call(x)
+
+
 # Stochastic rounding
 
 
@@ -423,6 +504,73 @@ def test_draws_of_different_operations_are_independent_and_repeatable():
     assert (abs(correlations) < 0.1).all()
     assert 0 < ups[0].mean() < 1
     assert abs(first[1].values.astype(float).mean() - (1.125 + 2 * 0.03)) < 0.02
+
+
+def stochastic(x, **options):
+    return fpemu.array(x, "float8_e4m3fn", fpemu.Rounding("sr", seed=5), **options)
+
+
+PROGRAMS = {
+    "elements in a loop": lambda y: [(y[i] * y[i]).item() for i in range(len(y))],
+    "one element again": lambda y: [(y[0] * y[0]).item() for _ in range(400)],
+    "iteration": lambda y: [(x * x).item() for x in y],
+    "two parts": lambda y: np.concatenate([y[:200] * y[:200], y[200:] * y[200:]]).tolist(),
+    "an operation again": lambda y: [*np.square(y[:200]).tolist(), *np.square(y[:200]).tolist()],
+    "rows of a stack": lambda y: [row.sum().item() for row in (y.reshape(200, 2) * 0.5 + 0.01)],
+    "sums in a loop": lambda y: [y[i : i + 3].sum().item() for i in range(397)],
+    "products in a loop": lambda y: [(y[i : i + 3] @ y[i : i + 3]).item() for i in range(397)],
+    "scans in a loop": lambda y: [y[i : i + 3].cumsum()[2].item() for i in range(397)],
+    "conversions": lambda y: [y[i].astype("float4_e2m1fn").item() for i in range(400)],
+    "reductions": lambda y: [np.multiply.reduce(y[i : i + 3]).item() for i in range(397)],
+    "assignments": lambda y: [y.__setitem__(i, 1.03) or y[i].item() for i in range(400)],
+    "constants": lambda y: [np.where([True], 1.03, y[i]).item() for i in range(400)],
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_operation_draws_by_itself(name):
+    """Of 400 draws no half, and no half against the other, is one-sided; nor is a lag."""
+    first = np.array(PROGRAMS[name](stochastic(np.full(400, 1.125))))
+    second = np.array(PROGRAMS[name](stochastic(np.full(400, 1.125))))
+    assert_same_bits(first, second)
+    up = first > first.min()
+    assert 4 < up.sum() < len(up) - 4
+    half = len(up) // 2
+    for a, b in ((up[:half], up[half : 2 * half]), (up[1:], up[:-1])):
+        assert a.any()
+        assert b.any()
+        assert abs(np.corrcoef(a, b)[0, 1]) < 0.3
+
+
+def test_the_same_bits_on_any_number_of_threads():
+    def program():
+        y = stochastic(np.linspace(0.5, 3, 40000).reshape(200, 200))
+        return ((y * y + 0.1) @ y).values
+
+    threads = numba.get_num_threads()
+    whole = program()
+    try:
+        numba.set_num_threads(1)
+        assert_same_bits(program(), whole)
+    finally:
+        numba.set_num_threads(threads)
+
+
+def test_random_bits_of_an_accumulator_are_drawn_by_operation():
+    sums = fpemu.Sequential("float8_e4m3fn", fpemu.Rounding("sr", seed=1))
+    y = fpemu.array([1.0, 0.03], "float8_e4m3fn", accumulator=sums)
+    assert y.accumulator == sums
+    assert len({y.sum().item() for _ in range(60)}) == 2
+
+
+def test_a_copy_goes_on_from_the_same_number():
+    y = stochastic(np.full(300, 1.125))
+    _ = y * y
+    twin, sharing = pickle.loads(pickle.dumps(y)), y.copy()
+    expected = (twin * twin).values
+    assert_same_bits(np.multiply(*[copy.deepcopy(y)] * 2).values, expected)
+    assert_same_bits((sharing * sharing).values, expected)
+    assert ((y * y).values != expected).any()  # the copy has counted for both
 
 
 @given(

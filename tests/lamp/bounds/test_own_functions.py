@@ -252,7 +252,9 @@ def test_a_compiled_kernel_is_tested_as_it_is():
 
 def test_a_kernel_beyond_its_bound_is_found_out_at_the_inner_products():
     a, b = operands()
-    with pytest.raises(AssertionError, match=r"of inner product is .*, off by .* times the bound"):
+    with pytest.raises(
+        AssertionError, match=r"of the inner products is .*, off by .* times the bound"
+    ):
         testing.assert_bound_holds(
             Residual(np.zeros(4)), a, b, backward, error_bound=fpemu.Sequential("float32")
         )

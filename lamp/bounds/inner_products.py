@@ -11,9 +11,8 @@ probabilistic backward error analysis", SIAM J. Sci. Comput. 43(1), 2021.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,8 +28,13 @@ __all__ = ["KINDS", "Kernel", "ProductErrors", "products"]
 KINDS: Final = ("deterministic", "probabilistic", "stochastic", "running")
 """The kinds of bounds of inner products."""
 
-Kernel = Callable[..., float]
-"""An inner product of one's own: a function of two vectors, and of what the sum begins with."""
+
+class Kernel(Protocol):
+    """An inner product of one's own: a function of two vectors, and of what the sum begins with."""
+
+    def __call__(self, *arguments: Any, **nothing: Any) -> float:
+        """The computed inner product, or a bound of its error."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,7 @@ def _check_members(a: Float64, b: Float64, accumulator: Accumulator) -> None:
 
     Bounds are of the difference from the exact product of what is given.
     """
-    flushes = getattr(accumulator, "flush", None) is not None
+    flushes = any(getattr(part, "flush", None) is not None for part in accumulator.parts())
     for name, x, format in zip("ab", (a, b), accumulator.input_formats, strict=True):
         if format is None:
             continue
