@@ -432,7 +432,7 @@ def formats() -> SearchStrategy[Format]:
     return strategies.sampled_from(_FORMATS).map(fpemu.format)
 
 
-_DIRECTED: Final = ("rtz", "rtp", "rtn")
+_DIRECTED: Final = ("rtz", "rtp", "rtn", "rto")
 # The classes whose running sums are known: all, or those whose roundings may be stochastic.
 _RUNNING: Final = ("sequential", "blocked", "pairwise", "exact")
 _STOCHASTIC_RUNNING: Final = ("pairwise", "exact")

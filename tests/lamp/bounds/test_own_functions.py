@@ -211,6 +211,50 @@ def test_f_is_not_evaluated_where_sums_have_overflowed():
     assert np.isnan(found.computed[1, 0])
 
 
+class Root(Square):
+    """A function that is no real number below zero."""
+
+    name = "root"
+
+    def value(self, y):
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(y)
+
+    def value_mpmath(self, y):
+        return [mpmath.sqrt(x) for x in y]
+
+    def enclosure(self, y, errors):
+        with np.errstate(invalid="ignore"):
+            return np.where(y > errors, errors / np.sqrt(y - errors), np.inf)
+
+
+def test_components_outside_the_domain_have_no_bound_and_the_others_have_theirs():
+    found = bounds.bound(Root(), exactly(np.array([-0.5, 2.0, np.pi])))
+    assert found.value[0] == np.inf
+    assert (found.value[1:] < 1e-15).all()
+    with pytest.raises(ValueError, match="complex at component 0"):
+        testing.reference_values(Root(), [[Fraction(-1)]])
+
+
+@numba.njit
+def of_a_row(y):
+    out = np.empty(len(y))
+    for j in range(len(y)):
+        out[j] = y[j] + 1.0 if y[j] > 0 else 0.0
+    return out
+
+
+@pytest.mark.parametrize("method", ["value", "value_error", "enclosure"])
+def test_a_compiled_method_that_does_not_take_rows_is_named(method):
+    composition = Square()
+    kernel = of_a_row if method != "enclosure" else lambda y, errors: of_a_row(y)
+    setattr(composition, method, kernel)
+    with pytest.raises(
+        TypeError, match=f"^{method} of square does not take a float64 array of 2 x"
+    ):
+        bounds.bound(composition, exactly(np.ones((2, 3))))
+
+
 # Inner products and evaluations of one's own
 
 MULTIPLY, ADD = fpemu.jit.multiplier("bfloat16"), fpemu.jit.adder("bfloat16")
