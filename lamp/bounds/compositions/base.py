@@ -310,7 +310,7 @@ def value_exact(
         last, found = found, _evaluated(composition, y, digits, needed)
         with mpmath.workdps(digits):
             settled = [_agree(*pair) for pair in zip(last, found, strict=True)]
-        if all(settled):
+        if all(settled) and all(found):  # a zero may still be one that cancels
             break
     return [x if sure else mpmath.nan for x, sure in zip(found, settled, strict=True)]
 

@@ -118,6 +118,15 @@ def test_reference_values_take_as_many_digits_as_they_need():
     assert abs(value - mpmath.mpf("0.5")) < 1e-40
 
 
+def test_the_digits_are_doubled_until_they_suffice():
+    class Deep(Square):
+        def value_mpmath(self, y):
+            return [(1 - mpmath.cos(x**8)) / x**16 for x in y]
+
+    (value,) = value_exact(Deep(), [1e-20])  # which cancels 320 digits
+    assert abs(value - mpmath.mpf("0.5")) < 1e-40
+
+
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [
@@ -302,6 +311,24 @@ def test_a_kernel_beyond_its_bound_is_found_out_at_the_inner_products():
         testing.assert_bound_holds(
             Residual(np.zeros(4)), a, b, backward, error_bound=fpemu.Sequential("float32")
         )
+
+
+def test_where_a_kernel_overflows_or_may_have_there_is_no_bound():
+    a, b = np.array([[256.0, 256.0], [1.0, 1.0]]), np.ones((2, 1))
+
+    def overflows(number):
+        return np.inf if number == 1 else number
+
+    found = bounds.products(a, b, lambda x, y: overflows(x[0]), error_bound=lambda x, y: 9.0)
+    assert found.errors.ravel().tolist() == [9.0, np.inf]
+    saturating = fpemu.Sequential("float8_e4m3fn", fpemu.Rounding(overflow="saturate"))
+
+    def cut(x, y):
+        return min(float(x @ y), 448.0)
+
+    found = bounds.products(a, b, cut, error_bound=saturating)
+    assert found.errors[0, 0] == np.inf
+    assert 0 < found.errors[1, 0] < 1
 
 
 def test_a_kernel_may_begin_with_a_value():
