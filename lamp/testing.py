@@ -205,7 +205,8 @@ def assert_bound_holds(
         How the inner products are summed; or a kernel of one's own, such as an ``@njit`` function,
         with `error_bound`.
     c, kind, error_bound
-        As for :func:`lamp.bounds.products`.
+        As for :func:`lamp.bounds.products`.  Bounds of the kinds ``"probabilistic"`` and
+        ``"stochastic"`` may fail, in one inner product of a thousand.
     order, evaluation
         As for :func:`lamp.bounds.bound`.
 

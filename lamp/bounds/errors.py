@@ -79,11 +79,11 @@ class Bound:
         size = self.value
         lines = [
             f"|computed - exact| of {self.composition}, {size.shape[-1]} components a row: "
-            f"at most {size.max():.3g}, median {np.median(size):.3g}"
+            f"{_extent(size)}"
         ]
         for name, part in self.parts.items():
             how = self.descriptions[name]
-            lines.append(f"  {name}: at most {part.max():.3g}, median {np.median(part):.3g}; {how}")
+            lines.append(f"  {name}: {_extent(part)}; {how}")
         if self.order == "first_order":
             lines.append("  to first order: terms in products of errors are left out")
         elif self.assumptions:
@@ -94,6 +94,12 @@ class Bound:
         if self.failure_probability:
             lines.append(f"  a row's bound fails with probability {self.failure_probability:.3g}")
         return "\n".join(lines)
+
+
+def _extent(sizes: Float64) -> str:
+    if not sizes.size:
+        return "there are no rows"
+    return f"at most {sizes.max():.3g}, median {np.median(sizes):.3g}"
 
 
 def bound(

@@ -134,6 +134,8 @@ def select(
         sensitivity = _distances(probabilities, values, lengths) * probabilities
     elif kind.sensitivity == "given" and sensitivity is None:
         raise ValueError(f"rule {kind.name!r} needs the sensitivity of f")
+    if not probabilities.size:
+        return np.zeros(probabilities.shape, np.bool_)
     if consumer is not None and sensitivity is not None:
         sensitivity = np.asarray(sensitivity) * np.asarray(consumer)
     mask = select_rows(

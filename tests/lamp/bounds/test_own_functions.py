@@ -403,6 +403,14 @@ def test_inputs_that_a_unit_would_change_have_no_bound(unit, element, message):
     assert "convert" not in str(found.value)
 
 
+def test_no_rows_have_no_errors():
+    scores = bounds.products(np.ones((0, 4)), np.ones((4, 2)), fpemu.Sequential("bfloat16"))
+    for composition in (Softmax(), Square()):
+        found = bounds.bound(composition, scores)
+        assert found.value.shape == (0, 2)
+        assert "2 components a row: there are no rows" in found.explain()
+
+
 # The claims, one by one
 
 
