@@ -43,6 +43,7 @@ from numpy.typing import ArrayLike, NDArray
 import fpemu
 from fpemu import Accumulator, Format
 from fpemu._arguments import integer
+from fpemu.carriers import as_carrier
 from fpemu.reference import dot_exact
 from lamp._kernels.rows import Float64, rows_of
 from lamp.bounds import KINDS, Bound, Evaluation, Kernel, ProductErrors, bound, products
@@ -87,10 +88,9 @@ def exact_products(a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> li
     list of list of Fraction
         m rows of n.
     """
-    left, right = np.atleast_2d(rows_of(a, "a")), np.asarray(b, np.float64)
-    start = np.broadcast_to(
-        np.zeros(1) if c is None else np.asarray(c, np.float64), (len(left), right.shape[1])
-    )
+    left, right = np.atleast_2d(rows_of(a, "a")), rows_of(b, "b")
+    first = np.zeros(1) if c is None else as_carrier(c, "c")
+    start = np.broadcast_to(first, (len(left), right.shape[1]))
     return [
         [
             dot_exact(row.tolist(), column.tolist()) + Fraction(float(start[i, j]))
