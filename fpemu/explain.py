@@ -62,6 +62,10 @@ def anatomy(value: float, format: Format) -> Anatomy:
     """
     code = int(encode(value, format))
     bits = f"{code:0{format.bits}b}"
+    if format.twos_complement:
+        multiple = round(math.ldexp(value, -format.quantum_exponent))
+        meaning = f"two's complement: {multiple} * 2**{format.quantum_exponent}"
+        return Anatomy(code, bits[:1], "", bits[1:], meaning)
     sign = bits[:1] if format.signed else ""
     exponent = bits[len(sign) : len(sign) + format.exponent_bits]
     fraction = bits[len(sign) + format.exponent_bits :]

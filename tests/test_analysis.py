@@ -45,3 +45,12 @@ def test_scripts_say_what_they_do():
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.split() == scripts
+
+
+def test_bounds_of_a_function_of_ones_own_hold_and_are_drawn(tmp_path):
+    command = [sys.executable, str(ANALYSIS / "own_bounds.py"), "--points", "12"]
+    run = subprocess.run(
+        [*command, "--output", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "own_bounds.svg").read_text().count('<g id="line2d') > 8

@@ -352,9 +352,9 @@ def _clip(
     max: Any = None,
 ) -> Any:
     """Bounds are compared as they are, and rounded where they are taken."""
-    low, high = (
-        first if second is None else second for first, second in ((a_min, min), (a_max, max))
-    )
+    if (a_min, a_max) != (None, None) and (min, max) != (None, None):
+        raise ValueError("numpy.clip takes a_min and a_max, or min and max, not both")
+    low, high = (a_min, a_max) if min is None and max is None else (min, max)
     given = [bound for bound in (low, high) if bound is not None]
     style = common_style((a, *given))
     plain = [None if bound is None else _exactly(bound) for bound in (low, high)]

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import fpemu
 from fpemu._kernels import caching, elementary, launching
+from fpemu.carriers import as_carrier
 
 __all__ = ["Float64", "exp", "expm1", "mapped", "others", "outward", "product", "rows_of", "total"]
 
@@ -31,13 +32,15 @@ def rows_of(x: ArrayLike, name: str) -> Float64:
     Raises
     ------
     ValueError
-        If the argument is a scalar or its last axis is empty.
+        If the argument is a scalar or its last axis is empty, or an integer is not a float64
+        number.
     TypeError
-        If the argument does not hold real numbers.
+        If the argument does not hold real numbers of at most 64 bits.
     """
     array = np.asarray(x)
-    if array.dtype.kind not in "fiu":
+    if array.dtype.kind == "b":
         raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
+    array = as_carrier(array, name)
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(f"{name} needs a last axis that is not empty, not shape {array.shape}")
     return array.astype(np.float64)

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lamp._kernels.callables import telling
 from lamp._kernels.rows import Float64, outward
 from lamp.bounds.compositions import Composition
 from lamp.bounds.evaluations import Evaluation, InFloat64
@@ -78,11 +79,11 @@ class Bound:
         size = self.value
         lines = [
             f"|computed - exact| of {self.composition}, {size.shape[-1]} components a row: "
-            f"at most {size.max():.3g}, median {np.median(size):.3g}"
+            f"{_extent(size)}"
         ]
         for name, part in self.parts.items():
             how = self.descriptions[name]
-            lines.append(f"  {name}: at most {part.max():.3g}, median {np.median(part):.3g}; {how}")
+            lines.append(f"  {name}: {_extent(part)}; {how}")
         if self.order == "first_order":
             lines.append("  to first order: terms in products of errors are left out")
         elif self.assumptions:
@@ -93,6 +94,12 @@ class Bound:
         if self.failure_probability:
             lines.append(f"  a row's bound fails with probability {self.failure_probability:.3g}")
         return "\n".join(lines)
+
+
+def _extent(sizes: Float64) -> str:
+    if not sizes.size:
+        return "there are no rows"
+    return f"at most {sizes.max():.3g}, median {np.median(sizes):.3g}"
 
 
 def bound(
@@ -148,9 +155,10 @@ def bound(
         np.isfinite(y).all(axis=-1, keepdims=True)
     )  # a row that overflowed has no bound
     held, errors = _held(y, known), np.where(known, arguments.errors, 0.0)
-    with np.errstate(**({} if known.any() else _QUIET)):
+    quiet = np.errstate(**({} if known.any() else _QUIET))
+    with quiet, telling(f"value of {composition}", held):
         value = np.asarray(machine.value(composition, held), np.float64)
-    if value.shape[:-1] != y.shape[:-1]:
+    if value.ndim != y.ndim or value.shape[:-1] != y.shape[:-1]:
         raise ValueError(
             f"the value of {composition} has shape {value.shape} for rows of shape {y.shape}"
         )
@@ -160,7 +168,8 @@ def bound(
         with np.errstate(invalid="ignore", over="ignore"):  # what is NaN is looked at below
             parts = _carried(composition, held, errors, arguments.recomputed, order)
         descriptions = dict.fromkeys(parts, arguments.description)
-        parts["rounding of f"] = machine.error(composition, held)
+        with telling(f"value_error of {composition}", held):
+            parts["rounding of f"] = machine.error(composition, held)
     else:
         parts = {"inner products": np.full(value.shape, np.inf), "rounding of f": value}
         descriptions = {"inner products": arguments.description}
@@ -240,10 +249,12 @@ def _carried(
 ) -> dict[str, Float64]:
     """The terms of a bound that come from the errors of the arguments."""
     if order == "rigorous":
-        return {"inner products": composition.enclosure(y, errors)}
-    if recomputed is None:
-        return {"inner products": composition.amplified(y, errors)}
-    return {
-        "low inner products": composition.amplified(y, np.where(recomputed, 0.0, errors)),
-        "recomputed products": composition.amplified(y, np.where(recomputed, errors, 0.0)),
-    }
+        with telling(f"enclosure of {composition}", y, errors):
+            return {"inner products": composition.enclosure(y, errors)}
+    with telling(f"amplified of {composition}", y, errors):
+        if recomputed is None:
+            return {"inner products": composition.amplified(y, errors)}
+        return {
+            "low inner products": composition.amplified(y, np.where(recomputed, 0.0, errors)),
+            "recomputed products": composition.amplified(y, np.where(recomputed, errors, 0.0)),
+        }

@@ -9,6 +9,7 @@ import pytest
 import fpemu
 import lamp
 from fpemu import devices, scaling
+from fpemu.explain import anatomy
 from fpemu.reference import decode_exact, round_exact
 from fpemu.reference import members as reference_members
 from lamp.machines import digest
@@ -220,6 +221,12 @@ def test_mxint8_codes_are_twos_complements():
     assert fpemu.encode(members, element).tolist() == np.delete(every, 128).tolist()
     assert not element.has_nan
     assert fpemu.unpack(fpemu.pack(codes, element), element).tolist() == codes.tolist()
+
+
+def test_the_anatomy_of_a_twos_complement_has_no_exponent():
+    found = anatomy(-0.5, scaling.FORMATS["mxint8"].element)
+    assert (found.sign, found.exponent, found.fraction) == ("1", "", "1100000")
+    assert found.meaning == "two's complement: -32 * 2**-6"
 
 
 @pytest.mark.parametrize("stranger", [-2.0, 2.0, -0.0, 1 / 128, np.nan, np.inf])

@@ -99,6 +99,21 @@ def test_exact_products_are_rational():
         assert abs(values[1] - 1 / (1 + mpmath.exp(-mpmath.mpf(1) / 3))) < 1e-25
 
 
+def test_integers_that_are_no_float64_numbers_have_no_exact_products():
+    wide = np.array([2**53 + 1])
+    for a, b in ((wide, np.ones((1, 1))), (np.ones(1), wide[:, None])):
+        with pytest.raises(ValueError, match="holds the integer 9007199254740993, which is not"):
+            testing.exact_products(a, b)
+        with pytest.raises(ValueError, match="holds the integer 9007199254740993, which is not"):
+            bounds.products(a, b, fpemu.Sequential("float64"))
+    with pytest.raises(ValueError, match="c holds the integer"):
+        testing.exact_products([1.0], [[1.0]], c=2**53 + 1)
+    with pytest.raises(ValueError, match="y holds the integer"):
+        Softmax().value(wide)
+    with pytest.raises(TypeError, match="y must hold real numbers of at most 64 bits"):
+        Softmax().value(np.ones(2, np.longdouble))
+
+
 @given(testing.formats(), st.data())
 @settings(max_examples=30)
 def test_vectors_are_members_of_their_format(format, data):

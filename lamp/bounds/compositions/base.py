@@ -273,7 +273,11 @@ def few_ulps(value: Float64, terms: int) -> Float64:
     return outward(magnitude, terms) - magnitude
 
 
-def value_exact(composition: Composition, y: Sequence[float | Fraction]) -> list[Any]:
+def value_exact(
+    composition: Composition,
+    y: Sequence[float | Fraction],
+    needed: Sequence[bool] | None = None,
+) -> list[Any]:
     """The value of f at one row of exact numbers, to at least 40 digits.
 
     Parameters
@@ -281,11 +285,15 @@ def value_exact(composition: Composition, y: Sequence[float | Fraction]) -> list
     composition : Composition
         f, whose `value_mpmath` is trusted to be f in mpmath's precision.
     y : sequence of float or Fraction, length n
+    needed : sequence of bool, length m, optional
+        Which components must be real numbers; by default all.  If not all must, y may be outside
+        the domain of f.
 
     Returns
     -------
     list of mpmath.mpf, length m
-        NaN where the digits are doubled four times, and still do not settle the value.
+        NaN where a component need not be a real number and is none, and where the digits are
+        doubled four times, and still do not settle the value.
 
     Raises
     ------
@@ -293,16 +301,16 @@ def value_exact(composition: Composition, y: Sequence[float | Fraction]) -> list
         If `value_mpmath` fails, or does not return real numbers of mpmath.
     """
     if composition.is_proved:
-        return _evaluated(composition, y, _DIGITS)
+        return _evaluated(composition, y, _DIGITS, needed)
     digits = _DIGITS + 4 * _decades(y)  # 1 - cos y loses twice the decades of y
-    found = _evaluated(composition, y, digits)
+    found = _evaluated(composition, y, digits, needed)
     settled: list[bool] = []
     for _ in range(_DOUBLINGS):
         digits *= 2
-        last, found = found, _evaluated(composition, y, digits)
+        last, found = found, _evaluated(composition, y, digits, needed)
         with mpmath.workdps(digits):
             settled = [_agree(*pair) for pair in zip(last, found, strict=True)]
-        if all(settled):
+        if all(settled) and all(found):  # a zero may still be one that cancels
             break
     return [x if sure else mpmath.nan for x, sure in zip(found, settled, strict=True)]
 
@@ -316,11 +324,16 @@ def _decades(y: Sequence[float | Fraction]) -> int:
 
 def _agree(one: Any, other: Any) -> bool:
     if not (mpmath.isfinite(one) and mpmath.isfinite(other)):
-        return bool(one == other)
+        return bool(one == other or (mpmath.isnan(one) and mpmath.isnan(other)))
     return bool(abs(one - other) <= abs(other) * mpmath.mpf(10) ** -_AGREEMENT)
 
 
-def _evaluated(composition: Composition, y: Sequence[float | Fraction], digits: int) -> list[Any]:
+def _evaluated(
+    composition: Composition,
+    y: Sequence[float | Fraction],
+    digits: int,
+    needed: Sequence[bool] | None,
+) -> list[Any]:
     """`value_mpmath` in a precision, and what it returns checked."""
     with mpmath.workdps(digits):
         numbers = [
@@ -330,12 +343,17 @@ def _evaluated(composition: Composition, y: Sequence[float | Fraction], digits: 
         try:
             found = list(composition.value_mpmath(numbers))
         except (ArithmeticError, ValueError) as error:
+            if needed is not None and not all(needed):
+                return [mpmath.nan] * len(needed)
             raise ValueError(
                 f"value_mpmath of {composition} failed at y = {_shown(y)}: "
                 f"{type(error).__name__}: {error}"
             ) from error
     for i, x in enumerate(found):
         if isinstance(x, mpmath.mpc):
+            if needed is not None and i < len(needed) and not needed[i]:
+                found[i] = mpmath.nan
+                continue
             raise ValueError(
                 f"value_mpmath of {composition} is complex at component {i}: y = {_shown(y)} is "
                 "outside its domain"
@@ -357,7 +375,7 @@ def _measured(composition: Composition, y: list[float], found: list[float]) -> l
     """Bounds of the errors of one row of values, each rounded up; infinite for no number."""
     if not np.isfinite(found).any():
         return [np.inf] * len(found)
-    exact = value_exact(composition, y)
+    exact = value_exact(composition, y, np.isfinite(found).tolist())
     if len(exact) != len(found):
         raise ValueError(
             f"value_mpmath of {composition} has {len(exact)} components, but value has {len(found)}"

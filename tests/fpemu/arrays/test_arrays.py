@@ -450,6 +450,8 @@ def test_bounds_beyond_a_format_cut_nothing_off():
     assert np.isnan(np.maximum(x, 1000).values).all()  # what does not fit overflows as usual
     narrow = fpemu.array([6.0, -1.0], "float4_e2m1fn")
     assert np.clip(narrow, -np.inf, np.inf).tolist() == [6.0, -1.0]
+    with pytest.raises(ValueError, match="not both"):
+        np.clip(narrow, 0, 1, max=2)
     out = np.zeros_like(narrow)
     assert np.clip(narrow, 0, None, out=out) is out
     assert out.tolist() == [6.0, 0.0]

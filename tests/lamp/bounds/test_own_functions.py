@@ -118,6 +118,15 @@ def test_reference_values_take_as_many_digits_as_they_need():
     assert abs(value - mpmath.mpf("0.5")) < 1e-40
 
 
+def test_the_digits_are_doubled_until_they_suffice():
+    class Deep(Square):
+        def value_mpmath(self, y):
+            return [(1 - mpmath.cos(x**8)) / x**16 for x in y]
+
+    (value,) = value_exact(Deep(), [1e-20])  # which cancels 320 digits
+    assert abs(value - mpmath.mpf("0.5")) < 1e-40
+
+
 @pytest.mark.parametrize(
     ("returned", "error", "message"),
     [
@@ -211,6 +220,50 @@ def test_f_is_not_evaluated_where_sums_have_overflowed():
     assert np.isnan(found.computed[1, 0])
 
 
+class Root(Square):
+    """A function that is no real number below zero."""
+
+    name = "root"
+
+    def value(self, y):
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(y)
+
+    def value_mpmath(self, y):
+        return [mpmath.sqrt(x) for x in y]
+
+    def enclosure(self, y, errors):
+        with np.errstate(invalid="ignore"):
+            return np.where(y > errors, errors / np.sqrt(y - errors), np.inf)
+
+
+def test_components_outside_the_domain_have_no_bound_and_the_others_have_theirs():
+    found = bounds.bound(Root(), exactly(np.array([-0.5, 2.0, np.pi])))
+    assert found.value[0] == np.inf
+    assert (found.value[1:] < 1e-15).all()
+    with pytest.raises(ValueError, match="complex at component 0"):
+        testing.reference_values(Root(), [[Fraction(-1)]])
+
+
+@numba.njit
+def of_a_row(y):
+    out = np.empty(len(y))
+    for j in range(len(y)):
+        out[j] = y[j] + 1.0 if y[j] > 0 else 0.0
+    return out
+
+
+@pytest.mark.parametrize("method", ["value", "value_error", "enclosure"])
+def test_a_compiled_method_that_does_not_take_rows_is_named(method):
+    composition = Square()
+    kernel = of_a_row if method != "enclosure" else lambda y, errors: of_a_row(y)
+    setattr(composition, method, kernel)
+    with pytest.raises(
+        TypeError, match=f"^{method} of square does not take a float64 array of 2 x"
+    ):
+        bounds.bound(composition, exactly(np.ones((2, 3))))
+
+
 # Inner products and evaluations of one's own
 
 MULTIPLY, ADD = fpemu.jit.multiplier("bfloat16"), fpemu.jit.adder("bfloat16")
@@ -258,6 +311,24 @@ def test_a_kernel_beyond_its_bound_is_found_out_at_the_inner_products():
         testing.assert_bound_holds(
             Residual(np.zeros(4)), a, b, backward, error_bound=fpemu.Sequential("float32")
         )
+
+
+def test_where_a_kernel_overflows_or_may_have_there_is_no_bound():
+    a, b = np.array([[256.0, 256.0], [1.0, 1.0]]), np.ones((2, 1))
+
+    def overflows(number):
+        return np.inf if number == 1 else number
+
+    found = bounds.products(a, b, lambda x, y: overflows(x[0]), error_bound=lambda x, y: 9.0)
+    assert found.errors.ravel().tolist() == [9.0, np.inf]
+    saturating = fpemu.Sequential("float8_e4m3fn", fpemu.Rounding(overflow="saturate"))
+
+    def cut(x, y):
+        return min(float(x @ y), 448.0)
+
+    found = bounds.products(a, b, cut, error_bound=saturating)
+    assert found.errors[0, 0] == np.inf
+    assert 0 < found.errors[1, 0] < 1
 
 
 def test_a_kernel_may_begin_with_a_value():
@@ -330,6 +401,14 @@ def test_inputs_that_a_unit_would_change_have_no_bound(unit, element, message):
     with pytest.raises(ValueError, match=message) as found:
         bounds.products(a, np.ones((2, 1)), unit)
     assert "convert" not in str(found.value)
+
+
+def test_no_rows_have_no_errors():
+    scores = bounds.products(np.ones((0, 4)), np.ones((4, 2)), fpemu.Sequential("bfloat16"))
+    for composition in (Softmax(), Square()):
+        found = bounds.bound(composition, scores)
+        assert found.value.shape == (0, 2)
+        assert "2 components a row: there are no rows" in found.explain()
 
 
 # The claims, one by one

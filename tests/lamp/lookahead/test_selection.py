@@ -631,3 +631,14 @@ def test_places_take_their_own_rules_alone():
         LookAhead(softmax=LAMP("norm", budget=0.1))
     with pytest.raises(TypeError, match="norm must be a LAMP or None, not 'norm:norm:1%'"):
         LookAhead(norm="norm:norm:1%")
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 4), (2, 0, 3)])
+def test_nothing_is_picked_of_nothing(rule, shape):
+    z = np.zeros(shape)
+    values = np.zeros((*shape[:-2], shape[-1], 2))
+    options = {"values": values} if rule == "value_aware" else {"sensitivity": z}
+    for amount in ({"budget": 0.5}, {"budget": 0.5, "scope": "row"}, {"tau": 1.5}):
+        mask = select(z, rule=rule, **amount, **options)
+        assert (mask.shape, mask.dtype) == (shape, np.bool_)
