@@ -19,8 +19,9 @@ from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum
 
 __all__ = ["names", "preset"]
 
-_PS: Final = re.compile(r"(scores-)?ps(\d{1,2})")
+_PS: Final = re.compile(r"((?:scores-)?)ps(\d+)", re.ASCII)
 _MOST_STORED_BITS: Final = 23
+_LONGEST: Final = 100  # letters of a wrong name in a message
 _ATTENTION: Final = ("scores", "values")
 _SATURATING: Final = Rounding("rne", "saturate")
 
@@ -121,14 +122,25 @@ def preset(name: str) -> Hardware:
     if name in _STORED:
         stored = _STORED[name]
         return _machine(name, stored, {}, Product("float32", stored, stored))
-    if (match := _PS.fullmatch(name)) and int(match[2]) <= _MOST_STORED_BITS:
-        low = Product(f"e8m{int(match[2])}")
-        return Hardware(name, scores=low) if match[1] else _machine(name, "float32", {}, low)
+    if match := _PS.fullmatch(name):
+        return _stored_bits(name, match[1], match[2])
     if name in _UNITS:
         return _on_units(name)
-    near = difflib.get_close_matches(name, names(), 4, 0.5)
+    known = [each.format(mu=mu) for each in names() for mu in ((4, 7) if "{" in each else (0,))]
+    near = difflib.get_close_matches(name[:_LONGEST], known, 4, 0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"expected {', '.join(names())}"
-    raise ValueError(f"unknown hardware {name!r}: {hint}")
+    raise ValueError(f"unknown hardware {name[:_LONGEST]!r}: {hint}")
+
+
+def _stored_bits(name: str, place: str, digits: str) -> Hardware:
+    """The PS(mu) of the LAMP paper."""
+    if len(digits) > 2 or int(digits) > _MOST_STORED_BITS:
+        raise ValueError(
+            f"unknown hardware {name[:_LONGEST]!r}: {place}ps has 0 to {_MOST_STORED_BITS} stored "
+            f"significand bits, such as {place}ps4"
+        )
+    low = Product(f"e8m{int(digits)}")
+    return Hardware(name, scores=low) if place else _machine(name, "float32", {}, low)
 
 
 def _uniform(name: str, format: str) -> Hardware:
