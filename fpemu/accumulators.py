@@ -1069,7 +1069,7 @@ def _optional_positive(name: str, value: Any) -> int | None:
 
 
 def _positive(name: str, value: Any) -> int:
-    return integer(name, value, least=1)
+    return integer(name, value, least=1, most=2**31 - 1)  # as kernels count
 
 
 def _set(instance: Any, name: str, value: Any) -> None:

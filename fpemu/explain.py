@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from fpemu import _writing
 from fpemu.codec import encode
 from fpemu.formats import Format
 from fpemu.reference import round_exact
@@ -173,13 +175,23 @@ def _rounds_to_largest(value: float, format: Format) -> bool:
 def plot_formats(formats: Sequence[Format], path: Path) -> None:
     """Plot the spacing of formats and their largest relative rounding error over their range.
 
+    The file is written whole or not at all.
+
     Parameters
     ----------
     formats : sequence of Format
         The formats.
     path : Path
         The picture to write; its ending says its kind.
+
+    Raises
+    ------
+    ValueError
+        If the ending is no kind of picture.
+    OSError
+        If the file cannot be written.
     """
+    _writing.check(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -202,4 +214,8 @@ def plot_formats(formats: Sequence[Format], path: Path) -> None:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     spacing.legend(frameon=False)
-    figure.savefig(path, dpi=160)
+    kind, written = path.suffix[1:].lower(), io.BytesIO()
+    if kind not in (known := figure.canvas.get_supported_filetypes()):
+        raise ValueError(f"{str(path)!r} ends in no kind of picture: expected {', '.join(known)}")
+    figure.savefig(written, format=kind, dpi=160)
+    _writing.write(path, written.getvalue())

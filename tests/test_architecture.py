@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "fpemu": [
         "_lazy",
+        "_printing",
+        "_writing",
         "_arguments",
         "_kernels",
         "formats",

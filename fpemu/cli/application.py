@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from fpemu._printing import console, echo
 from fpemu.cli import options, process
 
 if TYPE_CHECKING:
@@ -64,9 +65,7 @@ def _table(padding: int) -> Table:
 
 
 def _print(table: Table) -> None:
-    from rich.console import Console
-
-    Console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -95,8 +94,8 @@ def formats() -> None:
             " ".join(name for name, present in specials.items() if present),
         )
     _print(table)
-    typer.echo("\nnormal, subnormal: the smallest positive numbers of each kind.")
-    typer.echo("Other names: e{E}m{M}, ps{M} = e8m{M}, and P3109's binary{K}p{P}{s|u}{e|f}.")
+    echo("\nnormal, subnormal: the smallest positive numbers of each kind.")
+    echo("Other names: e{E}m{M}, ps{M} = e8m{M}, and P3109's binary{K}p{P}{s|u}{e|f}.")
 
 
 @app.command()
@@ -118,7 +117,7 @@ def devices(
     for unit in found:
         table.add_row(unit.name, str(unit.accumulator), unit.source)
     _print(table)
-    typer.echo("\nThe documentation of fpemu.devices lists the sources: pydoc fpemu.devices")
+    echo("\nThe documentation of fpemu.devices lists the sources: pydoc fpemu.devices")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -139,15 +138,15 @@ def show(
     with options.usage("VALUE"):
         steps = explain.rounding_steps(value, chosen, overflow)
     nearest = explain.anatomy(steps[0].result, chosen)
-    typer.echo(f"{value!r} in {chosen}")
+    echo(f"{value!r} in {chosen}")
     fields = {"sign": nearest.sign, "exponent": nearest.exponent, "fraction": nearest.fraction}
     bits = "  ".join(f"{name} {field}" for name, field in fields.items() if field)
-    typer.echo(f"rne      {steps[0].result!r}  (code {nearest.code:#x})")
-    typer.echo(f"bits     {bits}")
-    typer.echo(f"meaning  {nearest.meaning}")
+    echo(f"rne      {steps[0].result!r}  (code {nearest.code:#x})")
+    echo(f"bits     {bits}")
+    echo(f"meaning  {nearest.meaning}")
     if math.isfinite(value):
         below, above = explain.bracket(value, chosen)
-        typer.echo(f"next     {below!r} below, {above!r} above")
+        echo(f"next     {below!r} below, {above!r} above")
     table = _table(2)
     table.add_column("mode")
     table.add_column("result", justify="right", no_wrap=True)
@@ -156,7 +155,7 @@ def show(
     for step in steps:
         error = "-" if math.isnan(step.error) else f"{step.error:+.3g}"
         table.add_row(step.mode, repr(step.result), error, step.reason)
-    typer.echo()
+    echo()
     _print(table)
 
 
@@ -176,7 +175,7 @@ def table(
         bits = f"{code:0{chosen.bits}b}"
         split = int(chosen.signed), int(chosen.signed) + chosen.exponent_bits
         parts = (bits[: split[0]], bits[split[0] : split[1]], bits[split[1] :])
-        typer.echo(f"{code:#06x}  {' '.join(part for part in parts if part)}  {value!r}")
+        echo(f"{code:#06x}  {' '.join(part for part in parts if part)}  {value!r}")
 
 
 @app.command()
@@ -188,4 +187,4 @@ def plot(
     from fpemu import explain
 
     explain.plot_formats([_format(name) for name in format], output)
-    typer.echo(f"Wrote {output}")
+    echo(f"Wrote {output}")

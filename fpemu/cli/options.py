@@ -9,13 +9,14 @@ from typing import Annotated, TypeAlias
 import typer
 
 import fpemu
+from fpemu._printing import clean, echo
 
 __all__ = ["Debug", "Version", "usage"]
 
 
 def _print_version(context: typer.Context, given: bool) -> None:
     if given:
-        typer.echo(f"{context.info_name} {fpemu.__version__}")
+        echo(f"{context.info_name} {fpemu.__version__}")
         raise typer.Exit
 
 
@@ -45,4 +46,4 @@ def usage(option: str | None = None) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError) as error:
-        raise typer.BadParameter(str(error), param_hint=option) from error
+        raise typer.BadParameter(clean(str(error)), param_hint=option) from error

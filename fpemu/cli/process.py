@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
+from fpemu._printing import clean
+
 if TYPE_CHECKING:
     import typer
 
@@ -118,5 +120,5 @@ def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None)
 
 
 def _stop(program: str, message: str, code: int) -> NoReturn:
-    print(f"{program}: {message}", file=sys.stderr)
+    print(clean(f"{program}: {message}"), file=sys.stderr)
     raise SystemExit(code) from None

@@ -1,6 +1,6 @@
 """TOML documents with line numbers; files written whole or not at all."""
 
-from lamp._files import writing
+from fpemu import _writing as writing
 from lamp._files.documents import Document
 
 __all__ = [

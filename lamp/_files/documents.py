@@ -2,6 +2,9 @@
 
 The standard library's reader does not report lines.  They are found by a second look at the text:
 headers of tables and keys stand at the beginning of a line, entries of a list behind their key.
+
+What people write is small.  A text is refused if it is so large, or so deeply nested, that it would
+take long to read.
 """
 
 from __future__ import annotations
@@ -22,6 +25,17 @@ _TABLE: Final = re.compile(rf"\s*\[{_NAME}\]")
 _TABLE_OF_SEVERAL: Final = re.compile(rf"\s*\[\[{_NAME}\]\]")
 _KEY: Final = re.compile(rf"{_NAME}=")
 
+_MOST_BYTES: Final = 2**20
+_DEEPEST: Final = 16  # brackets within brackets, and parts of a dotted key
+_LONGEST_KEY: Final = 200
+_INTEGERS: Final = range(-(2**63), 2**64)  # TOML's own, and seeds of 64 bits
+_QUOTED: Final = re.compile(
+    r"\"{3}(?:[^\\]|\\.)*?\"{3}|'{3}.*?'{3}|\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|\#[^\n]*", re.DOTALL
+)
+_DOTTED: Final = re.compile(
+    rf"(?<![\w\"-])[\w\"-]++(?:\s*+\.\s*+[\w\"-]++){{{_DEEPEST}}}"  # in linear time
+)
+
 
 class Document:
     r"""A TOML text and the lines of its tables and keys.
@@ -38,7 +52,8 @@ class Document:
     Raises
     ------
     ValueError
-        If the text is not TOML; the message names the line.
+        If the text is not TOML, has more than 1 MiB, or is too deeply nested; the message names
+        the line.
 
     Examples
     --------
@@ -51,13 +66,19 @@ class Document:
     def __init__(self, text: str, source: str) -> None:
         self.source = source
         self._text = text.splitlines()
+        _check_size(text, source)
         try:
             self.values: Mapping[str, Any] = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             end = f"line {len(self._text)}, at the end"
             reason = str(error).replace("at end of document", end)
             raise ValueError(f"{source} is not TOML: {reason}") from error
+        except ValueError as error:  # Python converts no more than 4,300 digits
+            raise ValueError(f"{source} is not TOML: an integer is too large") from error
         self._lines = self._find_lines()
+        for key, value in self.values.items():
+            table = isinstance(value, Mapping)
+            self._check_value(value, key if table else "", "" if table else key)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], kind: str) -> Document:
@@ -84,11 +105,30 @@ class Document:
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"no {kind} file {str(file)!r}")
+        with file.open("rb") as opened:
+            content = opened.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise _too_large(str(file))
         try:
-            text = file.read_text(encoding="utf-8")
+            text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 text: {error}") from error
-        return cls(text, str(file))
+        return cls(text.replace("\r\n", "\n"), str(file))
+
+    def _check_value(self, value: Any, table: str, key: str) -> None:
+        """Raise a ValueError for a key or an integer that nothing here can mean."""
+        if max(len(table), len(key)) > _LONGEST_KEY:
+            raise self.error(f"a key has {len(table or key)} letters, more than {_LONGEST_KEY}", "")
+        if isinstance(value, Mapping):
+            for name, part in value.items():
+                if len(name) > _LONGEST_KEY:
+                    raise self.error(f"a key has {len(name)} letters, too many", table, key)
+                self._check_value(part, table, key or name)
+        elif isinstance(value, list):
+            for part in value:
+                self._check_value(part, table, key)
+        elif isinstance(value, int) and value not in _INTEGERS:
+            raise self.error(f"an integer of {key!r} has more than 64 bits", table, key)
 
     def _find_lines(self) -> dict[tuple[str, str], int]:
         """The line of each (table, key); the table of the first lines is the empty string.
@@ -179,6 +219,34 @@ class Document:
                 where = (table, name) if table else (name, "")
                 what = f"of [{table.partition('[')[0]}] " if table else ""
                 raise self.error(f"unknown key {name!r} {what}- {hint}", *where)
+
+
+def _too_large(source: str) -> ValueError:
+    return ValueError(f"{source} has more than {_MOST_BYTES:,} bytes: such a file is not read")
+
+
+def _check_size(text: str, source: str) -> None:
+    """Raise a ValueError for a text that would take long to read."""
+    if len(text) > _MOST_BYTES:
+        raise _too_large(source)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{source} has half a character: {error}") from error
+    # Strings stay as empty ones on as many lines.
+    bare = _QUOTED.sub(lambda match: '""' + "\n" * match[0].count("\n"), text)
+    found = _DOTTED.search(bare)
+    end = found.start() if found else None
+    depth = 0
+    for match in re.finditer(r"[\[\]{}]", bare):
+        depth += 1 if match[0] in "[{" else -1
+        if depth > _DEEPEST:
+            end = match.start() if end is None else min(end, match.start())
+            break
+    if end is not None:
+        line = bare.count("\n", 0, end) + 1
+        raise ValueError(f"{source}, line {line}: nested more than {_DEEPEST} deep")
 
 
 def _plain(name: str) -> str:

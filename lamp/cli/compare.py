@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import typer
-
+from fpemu import _printing as printing
+from fpemu._printing import echo
 from lamp.cli import options
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def compare(
             }
         )
         return
-    typer.echo(outputs.describe(model, network, read))
+    echo(outputs.describe(model, network, read))
     _print(found, differing, read, exact.name)
 
 
@@ -76,7 +76,7 @@ def _print(
     from lamp.cli import outputs
     from lamp.reports import console as report
 
-    console = outputs.console()
+    console = printing.console()
     named = list(zip(report.LETTERS, found, strict=False))
     console.print()
     for letter, run in named:

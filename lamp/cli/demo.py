@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fpemu._printing import console, echo
+
 _STORED_BITS = (2, 4, 7)
 _TAUS = (1.5, 1.2, 1.05)
 _RUNS = len(_STORED_BITS) * (1 + 3 * len(_TAUS))
@@ -27,7 +29,6 @@ def demo(
     length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 512,
 ) -> None:
     """Run GPT-2 with low-precision attention scores, with and without look-ahead recomputation."""
-    from rich.console import Console
     from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 
     from lamp import studies
@@ -41,15 +42,15 @@ def demo(
 
     results = []
     columns = (*Progress.get_default_columns()[:2], TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console(stderr=True, markup=True)) as progress:
         task = progress.add_task("compiling, reference", total=_RUNS)
         for result in studies.equal_rate_grid(network, chosen, _STORED_BITS, _TAUS):
             results.append(result)
             progress.update(task, advance=1, description=f"PS({result.stored_bits})")
 
     title = f"{model} model, {chosen.size} tokens: attention scores with mu stored bits"
-    Console().print(report.results_table(results, title))
+    console().print(report.results_table(results, title))
     table, picture = output / "results.csv", output / "kl_vs_recomputation.png"
     report.write_csv(results, table)
     report.plot_results(results, picture)
-    typer.echo(f"Wrote {table} and {picture}")
+    echo(f"Wrote {table} and {picture}")

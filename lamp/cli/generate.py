@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fpemu._printing import echo
 from fpemu.cli.options import usage
 from lamp.cli import options
 
@@ -167,16 +168,17 @@ def _in_chat(tokenizer: Any, prompt: str) -> str:
 
 
 def _print(pieces: Iterable[str], prompt: str) -> None:
-    """Print text as it comes, and end the last line whatever happens."""
+    """Print text as it comes, cleaned on a terminal; end the last line whatever happens."""
+    show = echo if sys.stdout.isatty() else typer.echo
     last = prompt
-    typer.echo(prompt, nl=False)
+    show(prompt, nl=False)
     try:
         for piece in pieces:
-            typer.echo(piece, nl=False)
+            show(piece, nl=False)
             last = piece or last
     finally:
         if not last.endswith("\n"):
-            typer.echo()
+            echo()
 
 
 def _remark(text: _Continued, seconds: float) -> None:

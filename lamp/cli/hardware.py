@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fpemu._printing import console, echo
 from lamp.cli import options
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ def _table() -> Table:
 @app.command("list")
 def list_machines() -> None:
     """List the named machines."""
-    from rich.console import Console
-
     from lamp.machines import hardware, names, summary
 
     table = _table()
@@ -36,8 +35,8 @@ def list_machines() -> None:
         same = machine.scores == machine.qkv
         scores = "the same" if same else summary(machine, "scores")
         table.add_row(name, machine.residual.output.name, summary(machine, "qkv"), scores)
-    Console().print(table)
-    typer.echo("\nmu: 0 to 23 stored significand bits, shown for 4.  Or a file that ends in .toml.")
+    console().print(table)
+    echo("\nmu: 0 to 23 stored significand bits, shown for 4.  Or a file that ends in .toml.")
 
 
 @app.command("show")
@@ -46,14 +45,12 @@ def show_machine(
     toml: Annotated[bool, typer.Option("--toml", help="Print a TOML file to start from.")] = False,
 ) -> None:
     """Show how a machine computes each step."""
-    from rich.console import Console
-
     from lamp.machines import STEPS
     from lamp.machines import files as machine_files
 
     machine = options.machine(name, "NAME")
     if toml:
-        typer.echo(machine_files.dumps(machine), nl=False)
+        echo(machine_files.dumps(machine), nl=False)
         return
     table = _table()
     table.add_column("step", no_wrap=True)
@@ -61,5 +58,5 @@ def show_machine(
     table.add_row("weights", f"stored in {machine.weights}")
     for step in STEPS:
         table.add_row(step, str(getattr(machine, step)))
-    typer.echo(f"{machine.name}: numbers between steps in {machine.carrier} arrays")
-    Console().print(table)
+    echo(f"{machine.name}: numbers between steps in {machine.carrier} arrays")
+    console().print(table)

@@ -45,7 +45,13 @@ def settings(texts: Sequence[str]) -> list[Setting]:
     if not 2 <= len(texts) <= most:
         message = f"expected 2 to {most} machines, not {len(texts)}: {' '.join(texts)}"
         raise typer.BadParameter(message, param_hint="MACHINES")
-    return [setting(*setting_parts(text), ("MACHINES", "MACHINES")) for text in texts]
+    found = [setting(*setting_parts(text), ("MACHINES", "MACHINES")) for text in texts]
+    called: dict[str, Hardware] = {}
+    for text, each in zip(texts, found, strict=True):
+        if called.setdefault(each.hardware.name, each.hardware) != each.hardware:
+            message = f"{text}: another machine is called {each.hardware.name!r}: rename one"
+            raise typer.BadParameter(message, param_hint="MACHINES")
+    return found
 
 
 def source(text: str | None, token_ids: str | None) -> str:

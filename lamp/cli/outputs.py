@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from fpemu._printing import console, echo
 from lamp import evaluation
 from lamp.models import Decoder
 
@@ -16,17 +15,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def console() -> Console:
-    """Standard output for tables; names are printed as they are, not as markup or emoji codes."""
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, emoji=False)
-
-
 def print_json(record: Mapping[str, Any]) -> None:
     """Print one JSON object; NaN and infinities are null, and "nulls" says which they are."""
     whole = evaluation.without_nan({**record, "versions": evaluation.versions()})
-    typer.echo(json.dumps(whole, indent=2, allow_nan=False))
+    echo(json.dumps(whole, indent=2, allow_nan=False))
 
 
 def model_record(name: str, model: Decoder) -> dict[str, Any]:
@@ -66,9 +58,8 @@ def print_notes(console: Console, notes: Mapping[str, list[str]]) -> None:
 def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar if standard error is a terminal; yields a function that advances it."""
     from rich import progress as bars
-    from rich.console import Console
 
-    errors = Console(stderr=True)
+    errors = console(stderr=True)
     columns = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from fpemu._printing import echo
+from lamp._files import writing
+
 
 def report(
     store: Annotated[Path, typer.Argument(help="The SQLite file of a sweep.", metavar="STORE")],
@@ -38,11 +41,11 @@ def report(
     from lamp import reports
 
     page = store.with_suffix(".html") if output is None else output
-    _check({"--output": page, "--csv": csv, "--parquet": parquet}, store)
     try:
         studies = reports.read(store, study)
     except LookupError as error:
         raise typer.BadParameter(str(error.args[0]), param_hint="--study") from error
+    _check({"--output": page, "--csv": csv, "--parquet": parquet}, store)
     for path, write in (
         (parquet, reports.write_parquet),
         (csv, reports.write_csv),
@@ -50,10 +53,10 @@ def report(
     ):
         if path is not None:
             write(studies, path)
-            typer.echo(f"{path}: {_described(path)}")
+            echo(f"{path}: {_described(path)}")
     if png is not None:
         pictures = reports.write_pictures(studies, png)
-        typer.echo(f"{png}: {len(pictures)} pictures")
+        echo(f"{png}: {len(pictures)} pictures")
     if show:
         _open(page)
 
@@ -63,7 +66,7 @@ def _check(paths: dict[str, Path | None], store: Path) -> None:
     taken = {store.resolve(): "the store"}
     for option, path in paths.items():
         if path is not None:
-            place = path.resolve()
+            place = writing.check(path)  # of all, before the first is written
             if place in taken:
                 message = f"{str(path)!r} is {taken[place]}: name another file"
                 raise typer.BadParameter(message, param_hint=option)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
+from fpemu import _printing as printing
+from fpemu._printing import echo
 from lamp.cli import options
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run(
             }
         )
         return
-    typer.echo(outputs.describe(model, network, read))
+    echo(outputs.describe(model, network, read))
     _print(found, read, exact.name)
 
 
@@ -66,7 +66,7 @@ def _print(found: Comparison, read: Text, reference: str) -> None:
     from lamp.cli import outputs
     from lamp.reports import console as report
 
-    console = outputs.console()
+    console = printing.console()
     console.print()
     console.print(report.metrics_table(found, reference))
     if whence := report.where_errors_are_from(found.metrics):

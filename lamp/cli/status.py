@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from fpemu import _printing as printing
 from lamp.cli import options
 
 if TYPE_CHECKING:
@@ -51,9 +52,7 @@ def _plain(run: Run) -> dict[str, Any]:
 def _print_status(store: Store) -> None:
     from rich.table import Table
 
-    from lamp.cli import outputs
-
-    console = outputs.console()
+    console = printing.console()
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("study")
     for column in ("runs", "done", "failed", "missing", "running"):

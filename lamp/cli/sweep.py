@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from fpemu._printing import echo
 from fpemu.cli import process
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _UNITS: Final = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
 _MOST_SHOWN: Final = 10
+_MOST_LISTED: Final = 1000  # runs of a dry run
 
 
 def _memory(text: str) -> int:
@@ -90,7 +92,7 @@ def sweep(
         )
     except studies.Interrupted as stop:
         _summarise(stop.sweep)
-        typer.echo("Interrupted: the same command does the rest.", err=True)
+        echo("Interrupted: the same command does the rest.", err=True)
         raise typer.Exit(process.INTERRUPTED) from None
     except OSError as error:
         if not target.is_file() or isinstance(error, FileNotFoundError):
@@ -108,12 +110,12 @@ def _summarise(found: Sweep) -> None:
     missing = states.count("missing")
     left = f", {missing} to do" if missing else ""
     for note in found.notes:
-        typer.echo(f"Note: {note}.", err=True)
+        echo(f"Note: {note}.", err=True)
     for record in found.failed[:_MOST_SHOWN]:
-        typer.echo(f"failed: {record}: {record.error}", err=True)
+        echo(f"failed: {record}: {record.error}", err=True)
     if len(found.failed) > _MOST_SHOWN:
-        typer.echo(f"failed: {len(found.failed) - _MOST_SHOWN} more", err=True)
-    typer.echo(
+        echo(f"failed: {len(found.failed) - _MOST_SHOWN} more", err=True)
+    echo(
         f"{found.study}: {_runs(len(states))}, {found.ran} of them new, {len(found.failed)} failed"
         f"{left}; results in {found.store}"
     )
@@ -124,17 +126,28 @@ def _runs(count: int) -> str:
 
 
 def _show_plan(study: Path, target: Path) -> None:
-    from lamp.studies import Store, file_digest, planned
+    """List the runs of a study as they are found, the first ones one by one."""
+    from lamp.studies import Run, Store, file_digest, walk
     from lamp.studies import Study as Parsed
 
-    plan = planned(Parsed.load(study), file_digest)
     done: frozenset[str] = frozenset()
-    if target.is_file():
+    if target.exists():
         with Store.open(target) as opened:
             done = opened.finished()
-    for run in plan.runs:
-        typer.echo(f"{'done   ' if run.key in done else 'missing'}  {run}")
-    for note in plan.notes:
-        typer.echo(f"Note: {note}.", err=True)
-    missing = sum(key not in done for key in plan.tasks)
-    typer.echo(f"{_runs(len(plan.tasks))}, {missing} to do; results in {target}")
+    notes: list[str] = []
+    keys: set[bytes] = set()
+    missing = count = 0
+    for point, task in walk(Parsed.load(study), file_digest, notes):
+        count += 1
+        if count <= _MOST_LISTED:
+            labels: Any = point.labels
+            state = "done   " if task.key in done else "missing"
+            echo(f"{state}  {Run(task.key, **labels)}")
+        key = bytes.fromhex(task.key)
+        missing += key not in keys and task.key not in done
+        keys.add(key)
+    if count > _MOST_LISTED:
+        echo(f"and {count - _MOST_LISTED:,} more")
+    for note in notes:
+        echo(f"Note: {note}.", err=True)
+    echo(f"{_runs(len(keys))}, {missing} to do; results in {target}")

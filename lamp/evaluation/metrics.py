@@ -254,7 +254,10 @@ def evaluate(
     Parameters
     ----------
     reference : Decoder or array_like
-        The reference model, usually the same weights in float64, or its logits for these tokens.
+        The reference model, usually the same weights in float64, or its logits for these tokens:
+        of shape (windows, tokens, vocabulary), or (tokens, vocabulary) with the windows one behind
+        the other, or a list with an array for each window.  Where windows overlap, each has the
+        logits of all its tokens.
     model : Decoder
         The model under test.
     tokens : array_like of int, shape (tokens,) or (windows, tokens)
@@ -301,15 +304,21 @@ def evaluate(
     return totals.metrics()
 
 
-def _given(reference: Any, parts: list[Window]) -> NDArray[Any]:
-    """Return given logits of a reference as an array of shape (windows, length, vocabulary)."""
-    logits = np.asarray(reference)
-    if logits.ndim == 2 and len(parts) == 1:
-        logits = logits[np.newaxis]
-    shape = len(parts), len(parts[0].tokens)
-    if logits.ndim != 3 or logits.shape[:2] != shape:
+def _given(reference: Any, parts: list[Window]) -> list[NDArray[Any]]:
+    """Return given logits of a reference as one array for each window."""
+    lengths = [len(window.tokens) for window in parts]
+    if isinstance(reference, (list, tuple)) and all(np.ndim(each) == 2 for each in reference):
+        logits = [np.asarray(each) for each in reference]
+    else:
+        array = np.asarray(reference)
+        # One array for all windows, the last of which may be shorter: one behind the other.
+        several = array.ndim == 2 and len(array) == sum(lengths)
+        logits = np.split(array, np.cumsum(lengths)[:-1]) if several else list(np.atleast_1d(array))
+    if [each.shape[:-1] for each in logits] != [(length,) for length in lengths]:
+        shape = [each.shape for each in logits] if isinstance(reference, (list, tuple)) else None
         raise ValueError(
-            f"reference logits have shape {logits.shape}, but the tokens have shape {shape}"
+            f"reference logits have shape {shape or np.shape(reference)}, but the windows have "
+            f"{', '.join(map(str, lengths))} tokens"
         )
     return logits
 

@@ -63,6 +63,7 @@ _KINDS: Final = {
     "promoted": accumulators.Promoted,
 }
 _MODULES: Final = "LAMP_MODULES"
+_TYPES: Final[dict[str, Any]] = {"str": str, "int": int, "bool": bool}  # of a format's fields
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
 
@@ -182,6 +183,9 @@ class _Reader:
 
     def machine(self) -> Hardware:
         values = self._document.values
+        if not isinstance(values.get("name", ""), str):
+            message = f"name must be a string, not {values['name']!r}"
+            raise self._document.error(message, "", "name")
         self._document.check_names(values, ["name", "preset", "weights", *_GROUPS, *STEPS], "")
         base = self._base(values.get("preset", "fp32"))
         changed = {name: self._changed(getattr(base, name), name) for name in STEPS}
@@ -202,9 +206,12 @@ class _Reader:
         return base.name if own == digest(base) else f"{base.name}-{own[:8]}"
 
     def _base(self, name: Any) -> Hardware:
+        """The preset; not another file, which might name this one."""
         try:
-            return hardware(name)
-        except (ValueError, TypeError, OSError) as error:
+            if not isinstance(name, str):
+                raise ValueError(f"preset must be a name, not {name!r}")
+            return preset(name)
+        except ValueError as error:
             raise self._document.error(error, "", "preset") from error
 
     def _changed(self, step: Any, name: str) -> Any:
@@ -338,7 +345,15 @@ def _as_format(given: Any) -> Any:
     """A named format, or a format or block format by its facts."""
     if not isinstance(given, Mapping):
         return fpemu.format(given)
-    if "element" not in given:
+    kind = BlockFormat if "element" in given else Format
+    types = {field.name: _TYPES.get(str(field.type)) for field in fields(kind)}
+    for key, value in given.items():
+        if key not in types:
+            raise ValueError(f"unknown key {key!r} of a format: expected {', '.join(types)}")
+        expected = types[key]
+        if expected is not None and type(value) is not expected:
+            raise ValueError(f"{key} of a format must be {expected.__name__}, not {value!r}")
+    if kind is Format:
         return Format(**given)
     held = {key: _as_format(given[key]) for key in ("element", "scale") if key in given}
     return BlockFormat(**{**given, **held})

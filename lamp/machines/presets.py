@@ -19,8 +19,9 @@ from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum
 
 __all__ = ["names", "preset"]
 
-_PS: Final = re.compile(r"(scores-|published-)?ps(\d{1,2})")
+_PS: Final = re.compile(r"((?:scores-|published-)?)ps(\d+)", re.ASCII)
 _MOST_STORED_BITS: Final = 23
+_LONGEST: Final = 100  # letters of a wrong name in a message
 _ATTENTION: Final = ("scores", "values")
 _SATURATING: Final = Rounding("rne", "saturate")
 
@@ -121,20 +122,27 @@ def preset(name: str) -> Hardware:
     if name in _STORED:
         stored = _STORED[name]
         return _machine(name, stored, {}, Product("float32", stored, stored))
-    if (match := _PS.fullmatch(name)) and int(match[2]) <= _MOST_STORED_BITS:
-        return _of_stored_bits(name, match[1], f"e8m{int(match[2])}")
+    if match := _PS.fullmatch(name):
+        return _stored_bits(name, match[1], match[2])
     if name in _UNITS:
         return _on_units(name)
-    near = difflib.get_close_matches(name, names(), 4, 0.5)
+    known = [each.format(mu=mu) for each in names() for mu in ((4, 7) if "{" in each else (0,))]
+    near = difflib.get_close_matches(name[:_LONGEST], known, 4, 0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"expected {', '.join(names())}"
-    raise ValueError(f"unknown hardware {name!r}: {hint}")
+    raise ValueError(f"unknown hardware {name[:_LONGEST]!r}: {hint}")
 
 
-def _of_stored_bits(name: str, kind: str | None, format: str) -> Hardware:
+def _stored_bits(name: str, place: str, digits: str) -> Hardware:
     """PS(mu): every product, or the scores alone, rounded once or as the authors' code does."""
-    if kind is None:
+    if len(digits) > 2 or int(digits) > _MOST_STORED_BITS:
+        raise ValueError(
+            f"unknown hardware {name[:_LONGEST]!r}: {place}ps has 0 to {_MOST_STORED_BITS} stored "
+            f"significand bits, such as {place}ps4"
+        )
+    format = f"e8m{int(digits)}"
+    if not place:
         return _machine(name, "float32", {}, Product(format))
-    if kind == "scores-":
+    if place == "scores-":
         return Hardware(name, scores=Product(format))
     # Products and sums in float32, every sum rounded again.
     twice = Sequential(format, product="float32", via="float32")

@@ -91,6 +91,7 @@ def write_csv(studies: Sequence[Results], path: Path) -> None:
     """
     from lamp.reports import exports
 
+    writing.check(path)
     writing.write(path, exports.as_csv(studies))
 
 
@@ -110,6 +111,7 @@ def write_parquet(studies: Sequence[Results], path: Path) -> None:
     """
     from lamp.reports import exports
 
+    writing.check(path)
     writing.write(path, exports.as_parquet(studies))
 
 

@@ -374,7 +374,12 @@ def plot_results(results: Sequence[EqualRateRun], path: Path) -> None:
     from lamp._files import writing
     from lamp.reports import pictures
 
-    writing.write(path, pictures.painted(_picture(results), path.suffix[1:]))
+    kind = path.suffix[1:]
+    if kind not in pictures.KINDS:
+        kinds = ", ".join(f".{each}" for each in pictures.KINDS)
+        raise ValueError(f"{str(path)!r} ends in no kind of picture: expected {kinds}")
+    writing.check(path)
+    writing.write(path, pictures.painted(_picture(results), kind))
 
 
 def _picture(results: Sequence[EqualRateRun]) -> Picture:

@@ -25,6 +25,8 @@ _NUMBERS: Final = (
     "recomputation_rate",
     "high_precision_share",
 )
+_OF_FORMULAS: Final = ("=", "+", "-", "@")
+_BLANKS: Final = ("\t", "\r", "\n")
 _ENDED: Final = ("seconds", "started_at", "finished_at", "error", "environment")
 _BEFORE: Final = ("study", "position", *_LABELS)
 _AFTER: Final = ("state", "tokens", *_NUMBERS, *_ENDED, "key")
@@ -75,12 +77,30 @@ def as_csv(studies: Sequence[Results]) -> bytes:
 
 
 def written_csv(names: Sequence[str], values: Iterable[Mapping[str, Any]]) -> bytes:
-    """A CSV file with a heading, in UTF-8: NaN is ``nan``, infinity ``inf``, None is empty."""
-    written = io.StringIO(newline="")
-    writer = csv.DictWriter(written, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(values)
+    """A CSV file with a heading, in UTF-8: NaN is ``nan``, infinity ``inf``, None is empty.
+
+    Texts that a spreadsheet would take for a formula begin with an apostrophe.
+    """
+    written = _Rows(newline="")
+    writer = csv.DictWriter(written, names, lineterminator="\r\n")
+    writer.writerow({name: _harmless(name) for name in names})
+    for line in values:
+        writer.writerow({name: _harmless(value) for name, value in line.items()})
     return written.getvalue().encode("utf-8", "replace")
+
+
+class _Rows(io.StringIO):
+    r"""Rows that end in ``\n``; csv before Python 3.13 quotes nothing but what ends its rows."""
+
+    def write(self, row: str) -> int:
+        return super().write(row.removesuffix("\r\n") + "\n")
+
+
+def _harmless(value: Any) -> Any:
+    """A value of which a spreadsheet makes no formula."""
+    if isinstance(value, str) and value.lstrip().startswith(_OF_FORMULAS):
+        return f"'{value}"
+    return f"'{value}" if isinstance(value, str) and value[:1] in _BLANKS else value
 
 
 def as_parquet(studies: Sequence[Results]) -> bytes:

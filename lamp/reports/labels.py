@@ -5,22 +5,15 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from fpemu._printing import clean
+
 __all__ = ["NONE", "clean", "rule", "short"]
 
 NONE: Final = "none"
 """The label of runs without look-ahead."""
 
-# No HTML document may have these: control characters, and halves of characters.
-_FORBIDDEN: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
-)
 _JOINED: Final = re.compile(r"\+(?=[A-Za-z])")  # not the sign in an amount such as 1e+1
 _LONGEST: Final = 60  # letters of a label in a figure
-
-
-def clean(text: str) -> str:
-    """A text with a replacement character for each one that HTML forbids."""
-    return _FORBIDDEN.sub("\ufffd", text)
 
 
 def short(text: str) -> str:

@@ -28,7 +28,7 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
 
 _DPI: Final = 160
 _LETTERS: Final = 9.5
-_LONGEST: Final = 60  # letters of a file's name that come from a label
+_LONGEST: Final = 60  # bytes of a file's name that come from a label
 
 
 def file_name(study: str, picture: Picture, kind: str, taken: Iterable[Path] = ()) -> str:
@@ -40,7 +40,8 @@ def file_name(study: str, picture: Picture, kind: str, taken: Iterable[Path] = (
 
 
 def _plain(label: str) -> str:
-    return re.sub(r"[^\w.]+", "-", label).strip("-.")[:_LONGEST].lower() or "unnamed"
+    name = re.sub(r"[^\w.]+", "-", label).strip("-.").lower().encode()[:_LONGEST]
+    return name.decode(errors="ignore") or "unnamed"
 
 
 def painted(picture: Picture, kind: str = "png", caption: str = "") -> bytes:

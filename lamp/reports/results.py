@@ -180,13 +180,13 @@ class Results:
     def variables(self) -> dict[str, list[Any]]:
         """The values of each variable of the grid, in the study's order."""
         grid = self.definition.get("grid")
-        found: dict[str, list[Any]] = {name: [] for name in grid} if isinstance(grid, dict) else {}
+        found: dict[str, dict[Any, None]] = {}
+        for name in grid if isinstance(grid, dict) else ():
+            found[name] = {}
         for record in self.records:
             for name, value in record.variables.items():
-                values = found.setdefault(name, [])
-                if value not in values:
-                    values.append(value)
-        return {name: values for name, values in found.items() if values}
+                found.setdefault(name, {}).setdefault(value)
+        return {name: list(values) for name, values in found.items() if values}
 
     def rung(self, record: Run) -> Rung | None:
         """Where the machine of a run is in a family of machines.

@@ -1,7 +1,7 @@
 """Studies: grids of runs, their sweeps on engines, and the store of their results."""
 
 from lamp.studies.equal_rates import EqualRateRun, equal_rate_grid, spread_windows
-from lamp.studies.plans import planned
+from lamp.studies.plans import planned, walk
 from lamp.studies.runs import Result, Run
 from lamp.studies.status import Status
 from lamp.studies.store import Store
@@ -23,4 +23,5 @@ __all__ = [
     "planned",
     "spread_windows",
     "sweep",
+    "walk",
 ]

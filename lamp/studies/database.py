@@ -1,12 +1,16 @@
-"""The SQLite file of a store: its tables, connections to it, its errors in words."""
+"""The SQLite file of a store: its tables, connections to it, its errors in words.
+
+A file is read as what others may have tampered with: its tables must be those of a store, so that
+no view and no trigger of another's runs, and no value is larger than a store's may be.
+"""
 
 from __future__ import annotations
 
 import errno
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +19,8 @@ __all__ = ["check", "connect", "create", "explained", "first", "insert", "transa
 _APPLICATION: Final = 0x4C414D50  # "LAMP"
 _SCHEMA: Final = 1
 _PATIENCE: Final = 60.0  # seconds to wait for another process that writes
+_PATIENCE_TO_READ: Final = 3.0  # seconds: readers never wait for the writers of stores
+_LARGEST: Final = 2**26  # bytes of a value
 
 _TABLES: Final = """
 CREATE TABLE environments (
@@ -91,6 +97,9 @@ FROM members LEFT JOIN runs USING (key)
 ORDER BY study, position;
 """
 
+_STATEMENTS: Final = [part.strip() for part in _TABLES.split(";") if part.strip()]
+_MOST_TABLES: Final = 1000
+
 
 # --- connections ----------------------------------------------------------------------------------
 
@@ -107,17 +116,24 @@ def connect(file: Path, *, write: bool) -> sqlite3.Connection:
         # there are none, the file can be read as it is.
         ways.append("immutable=1")
     for way in ways[:-1]:
-        with suppress(sqlite3.OperationalError):
+        try:
             return _connect(file, way)
+        except sqlite3.OperationalError as error:
+            if _code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                raise  # such as for a lock, which holds for all ways
     return _connect(file, ways[-1])
 
 
 def _connect(file: Path, way: str) -> sqlite3.Connection:
     address = f"{file.absolute().as_uri()}?{way}"
+    patience = _PATIENCE if way == "mode=rwc" else _PATIENCE_TO_READ
     connection = sqlite3.connect(
-        address, timeout=_PATIENCE, isolation_level=None, uri=True, check_same_thread=False
+        address, timeout=patience, isolation_level=None, uri=True, check_same_thread=False
     )
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST)
     try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA query_only = {int(way != 'mode=rwc')}")
         connection.execute("SELECT count(*) FROM sqlite_master")
@@ -141,9 +157,29 @@ def check(connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
             f"{path} has schema {schema}, from a newer version of this package, which knows "
             f"schema {_SCHEMA}"
         )
+    else:
+        _check_schema(connection, path)
     found = first(connection, "PRAGMA quick_check(1)")
     if found != "ok":
         raise sqlite3.DatabaseError(str(found))
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise a ValueError unless the tables are a store's; a user may have added tables and views.
+
+    A trigger is refused, which would change what is written.
+    """
+    query = "SELECT type, name, substr(sql, 1, 10000) FROM sqlite_master WHERE sql IS NOT NULL"
+    rows = connection.execute(query).fetchmany(_MOST_TABLES)
+    found = {name: statement.split() for _, name, statement in rows}
+    for statement in _STATEMENTS:
+        _, kind, name, *_ = statement.split()
+        if found.get(name) != statement.split():
+            raise ValueError(
+                f"the store {path} is damaged: its {kind.lower()} {name!r} is not that of a store"
+            )
+    if triggers := [name for kind, name, _ in rows if kind == "trigger"]:
+        raise ValueError(f"the store {path} is damaged: it has a trigger {triggers[0]!r}")
 
 
 def create(connection: sqlite3.Connection, path: Path) -> None:
@@ -152,7 +188,7 @@ def create(connection: sqlite3.Connection, path: Path) -> None:
     with transaction(connection, path):
         if first(connection, "PRAGMA application_id") == _APPLICATION:
             return
-        for statement in _TABLES.split(";"):
+        for statement in _STATEMENTS:
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {_APPLICATION}")
         connection.execute(f"PRAGMA user_version = {_SCHEMA}")
@@ -178,6 +214,14 @@ def first(connection: sqlite3.Connection, query: str, *values: Any) -> Any:
     """Return the first value of the first row of a query; None if there is no row."""
     row = connection.execute(query, values).fetchone()
     return None if row is None else row[0]
+
+
+def plain(values: Iterable[Any]) -> list[Any]:
+    """Return values that SQLite can hold, with escapes for what in a file's name is not UTF-8."""
+    return [
+        value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for value in values
+    ]
 
 
 def insert(table: str, count: int, otherwise: str = "ABORT") -> str:
@@ -212,11 +256,16 @@ def explained(file: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _explanation(error, file) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the store {file} is damaged: it has text that is not UTF-8") from error
+
+
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)) & 0xFF
 
 
 def _explanation(error: sqlite3.Error, file: Path) -> Exception:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-    reason = str(error)
+    code, reason = _code(error), str(error)
     if code == sqlite3.SQLITE_NOTADB:
         return ValueError(f"{file} is not a store: it is no SQLite file")
     if code == sqlite3.SQLITE_CORRUPT:
@@ -236,10 +285,10 @@ def _explanation(error: sqlite3.Error, file: Path) -> Exception:
         )
     if code == sqlite3.SQLITE_CANTOPEN:
         return PermissionError(errno.EACCES, f"the store cannot be opened ({reason})", str(file))
-    if code == sqlite3.SQLITE_BUSY:
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return TimeoutError(
-            errno.ETIMEDOUT,
-            f"another process has been writing to the store for {_PATIENCE:.0f} seconds",
-            str(file),
+            errno.ETIMEDOUT, f"another program holds the store for itself ({reason})", str(file)
         )
+    if code == sqlite3.SQLITE_TOOBIG:
+        return ValueError(f"the store {file} is damaged: a value has more than {_LARGEST} bytes")
     return OSError(errno.EIO, f"the store could not be read or written ({reason})", str(file))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 from lamp.evaluation import STANDARD_INPUT, Source, Text, numerics, read_standard_input
 from lamp.models import loading as models
 from lamp.studies.runs import Run
-from lamp.studies.study import Study
+from lamp.studies.study import Point, Study
 from lamp.studies.tasks import Checkpoint, Task, windows_digest
 
-__all__ = ["Plan", "planned"]
+__all__ = ["Plan", "planned", "walk"]
 
 
 @dataclass(frozen=True)
@@ -54,28 +54,47 @@ def planned(study: Study, digests: Callable[[Path], str]) -> Plan:
     ValueError, FileNotFoundError, ModuleNotFoundError
         If something is impossible or missing; the message says where in the study.
     """
+    plan = Plan([], {}, [])
+    for point, task in walk(study, digests, plan.notes):
+        labels: Mapping[str, Any] = point.labels
+        plan.runs.append(Run(task.key, **labels, variables=point.variables))
+        plan.tasks.setdefault(task.key, task)
+    return plan
+
+
+def walk(
+    study: Study, digests: Callable[[Path], str], notes: list[str]
+) -> Iterator[tuple[Point, Task]]:
+    """Iterate over the points of a study and their tasks, as :func:`planned` has them.
+
+    Parameters
+    ----------
+    study, digests
+        As for :func:`planned`.
+    notes : list of str
+        Notes are appended to it.
+
+    Yields
+    ------
+    tuple of (Point, Task)
+    """
     checkpoints: dict[str, Checkpoint] = {}
     texts: dict[tuple[str, Source], tuple[Text, str]] = {}
     readers: dict[str, Any] = {}
-    plan = Plan([], {}, [])
-    points = study.points()
     given = None
-    if any(point.source.source == STANDARD_INPUT for point in points):
-        given = read_standard_input()
-    for point in points:
+    for point in study.walk():
         if point.model not in checkpoints:
             with study.blamed(*point.places["model"]):
                 checkpoints[point.model] = Checkpoint.of(point.model, digests)
                 readers[point.model] = models.reader(point.model)
         pair = point.model, point.source
         if pair not in texts:
+            if given is None and point.source.source == STANDARD_INPUT:
+                given = read_standard_input()
             with study.blamed(*point.places["text"]):
                 text = point.source.read(readers[point.model], given)
                 texts[pair] = text, windows_digest(text)
-            plan.notes.extend(note for note in text.notes() if note not in plan.notes)
+            notes.extend(note for note in text.notes() if note not in notes)
         machines = point.setting, point.reference
         task = Task(checkpoints[point.model], *texts[pair], *machines, numerics.NUMERICS)
-        labels: Mapping[str, Any] = point.labels
-        plan.runs.append(Run(task.key, **labels, variables=point.variables))
-        plan.tasks.setdefault(task.key, task)
-    return plan
+        yield point, task

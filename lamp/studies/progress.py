@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from fpemu import _printing as printing
 from lamp.studies.runs import Result, Run
 from lamp.studies.status import Status
 
@@ -39,10 +40,9 @@ def shown(console: Console | None = None) -> Iterator[Callable[[Status], None]]:
     callable
         Takes the status of the sweep whenever it has changed.
     """
-    from rich.console import Console
     from rich.live import Live
 
-    where = Console(stderr=True, highlight=False) if console is None else console
+    where = printing.console(stderr=True, markup=True) if console is None else console
     if not where.is_terminal:
         yield _Lines(where)
         return

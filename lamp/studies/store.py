@@ -25,7 +25,8 @@ on a disk of the machine that sweeps.  Its tables:
     The runs of each study and their labels: ``study``, ``position`` (from 0, in the study's order),
     ``key``, ``model``, ``text``, ``hardware``, ``lamp``, ``reference``, and ``variables``, a JSON
     object with the values of the grid.  It is written before anything is measured, so that missing
-    runs are known.  A study that changes gets new rows; runs that no study has any more stay.
+    runs are known.  A study that changes gets new rows; if it has
+    lost runs that are done, it stays as it was under another name.
 ``claims``
     Runs that a process is measuring: ``key``, ``owner``, ``host``, ``pid``, and ``expires``, when
     the claim lapses unless it is renewed (seconds since 1970).
@@ -45,41 +46,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
+from lamp._files import writing
 from lamp.evaluation import Metrics
-from lamp.studies import database
+from lamp.studies import database, records
+from lamp.studies.records import ALL, LABELS, METRICS
 from lamp.studies.runs import Counts, Result, Run, now
 
 __all__ = ["Store", "last_change"]
 
 _LEASE: Final = 60.0  # seconds after which a claim lapses that is not renewed
-_ALL: Final = "all"
-_METRICS: Final = (
-    "tokens",
-    "kl",
-    "flip_rate",
-    "reference_perplexity",
-    "perplexity",
-    "recomputation_rate",
-    "high_precision_share",
-)
-_LABELS: Final = ("model", "text", "hardware", "lamp", "reference")
-_ENDED: Final = ("seconds", "started_at", "finished_at", "error", "environment")
+_RACY: Final = 2 * 10**9  # nanoseconds in which a file may change twice at one time
 _COLUMNS: Final = (
     "key",
     "state",
     "configuration",
-    *_METRICS,
+    *METRICS,
     "seconds",
     "started_at",
     "finished_at",
@@ -121,6 +112,8 @@ class Store:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
+        self._file = path.absolute()
+        self._identity = _identity(self._file)
         self._host = socket.gethostname()
 
     @classmethod
@@ -146,23 +139,25 @@ class Store:
         ValueError
             If the file is no store, is damaged, or is from a newer version; it is left as it is.
         OSError
-            If the file cannot be written to.
+            If the file cannot be written to, or another program holds it for itself.
         """
         file = Path(path)
         if write and not file.parent.is_dir():
             raise FileNotFoundError(f"no folder {str(file.parent)!r} for the store {str(file)!r}")
-        if not write and not file.is_file():
+        if write:
+            writing.check(file)
+        elif not file.is_file():
             raise FileNotFoundError(f"no store {str(file)!r}")
         with database.explained(file):
-            store = cls(file, database.connect(file, write=write))
+            connection = database.connect(file, write=write)
             try:
-                database.check(store._connection, file, write=write)
+                database.check(connection, file, write=write)
                 if write:
-                    database.create(store._connection, file)
+                    database.create(connection, file)
+                return cls(file, connection)
             except BaseException:
-                store.close()
+                connection.close()
                 raise
-            return store
 
     def __enter__(self) -> Self:
         return self
@@ -179,12 +174,40 @@ class Store:
         """Close the file."""
         self._connection.close()
 
-    def _transaction(self, *, durable: bool = True) -> AbstractContextManager[None]:
-        return database.transaction(self._connection, self.path, durable=durable)
+    def check_place(self) -> None:
+        """Raise an error if the file was deleted or replaced: what is written then is lost.
+
+        Raises
+        ------
+        FileNotFoundError
+        """
+        if _identity(self._file) != self._identity:
+            raise FileNotFoundError(
+                f"the store {self.path} was deleted or replaced while it was open, and what was "
+                "written to it is gone"
+            )
+
+    @contextmanager
+    def _transaction(self, *, durable: bool = True) -> Iterator[None]:
+        self.check_place()
+        with database.transaction(self._connection, self.path, durable=durable):
+            yield
+        self.check_place()
+
+    def _execute(self, statement: str, values: Iterable[Any]) -> sqlite3.Cursor:
+        return self._connection.execute(statement, database.plain(values))
+
+    def _execute_many(self, statement: str, rows: Iterable[Iterable[Any]]) -> None:
+        self._connection.executemany(statement, map(database.plain, rows))
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         with database.explained(self.path):
-            return self._connection.execute(query, values).fetchall()
+            return self._execute(query, values).fetchall()
+
+    def _records(self, names: Sequence[str], source: str, *values: Any) -> list[dict[str, Any]]:
+        """Return the rows of a query with their columns by name, checked."""
+        rows = self._rows(f"SELECT {', '.join(names)} FROM {source}", *values)
+        return [records.checked(self.path, names, row) for row in rows]
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -196,8 +219,8 @@ class Store:
         dict
             Name to plain data.
         """
-        rows = self._rows("SELECT name, definition FROM studies ORDER BY name")
-        return {name: json.loads(definition) for name, definition in rows}
+        rows = self._records(("name", "definition"), "studies ORDER BY name")
+        return {row["name"]: row["definition"] for row in rows}
 
     def counts(self, study: str) -> Counts:
         """Count the runs of a study by state, each once, whatever its labels.
@@ -212,11 +235,12 @@ class Store:
         Counts
         """
         query = (
-            "SELECT state, count(*), count(CASE WHEN state != 'done' AND expires > ? THEN 1 END) "
+            "SELECT state, count(*), "
+            "count(CASE WHEN state != 'done' AND expires BETWEEN ? AND ? THEN 1 END) "
             "FROM (SELECT DISTINCT key, state, expires FROM results LEFT JOIN claims USING (key) "
             "WHERE study = ?) GROUP BY state"
         )
-        rows = self._rows(query, time.time(), study)
+        rows = self._rows(query, *_valid(), study)
         found = {state: count for state, count, _ in rows}
         done, failed, missing = (found.get(state, 0) for state in ("done", "failed", "missing"))
         return Counts(done, failed, missing, running=sum(running for *_, running in rows))
@@ -240,23 +264,17 @@ class Store:
         ...     best = min(store.runs(), key=lambda run: run.metrics.kl)
         """
         condition, values = ("WHERE study = ?", (study,)) if study is not None else ("", ())
+        # In order by key and step, the rates of the layers.
+        rates: dict[str, dict[str, list[float]]] = {}
+        wanted = f"rates WHERE key IN (SELECT key FROM members {condition})"
+        names = ("key", "step", "layer", "rate")
+        for row in self._records(names, f"{wanted} ORDER BY key, step, layer", *values):
+            rates.setdefault(row["key"], {}).setdefault(row["step"], []).append(row["rate"])
         with database.explained(self.path):
-            rates = self._rates(condition, values)
             cursor = self._connection.cursor()
             cursor.row_factory = sqlite3.Row
-            rows = cursor.execute(f"SELECT * FROM results {condition}", values)
-            return [_run(row, rates) for row in rows]
-
-    def _rates(self, condition: str, values: tuple[str, ...]) -> dict[str, dict[str, list[float]]]:
-        """Return the rates of the layers, in order, by key and step."""
-        query = (
-            "SELECT key, step, rate FROM rates WHERE key IN "
-            f"(SELECT key FROM members {condition}) ORDER BY key, step, layer"
-        )
-        rates: dict[str, dict[str, list[float]]] = {}
-        for key, step, rate in self._connection.execute(query, values):
-            rates.setdefault(key, {}).setdefault(step, []).append(_number(rate))
-        return rates
+            rows = cursor.execute(f"SELECT * FROM results {condition}", database.plain(values))
+            return [records.run(self.path, row, rates.get(row["key"], {})) for row in rows]
 
     def configuration(self, key: str) -> dict[str, Any]:
         """Return everything that the numbers of a run depend on.
@@ -275,11 +293,9 @@ class Store:
         KeyError
             If the run has not ended.
         """
-        rows = self._rows("SELECT configuration FROM runs WHERE key = ?", key)
-        if not rows:
-            raise KeyError(key)
-        found: dict[str, Any] = json.loads(rows[0][0])
-        return found
+        for row in self._records(("configuration",), "runs WHERE key = ?", key):
+            return dict(row["configuration"])
+        raise KeyError(key)
 
     def traceback(self, key: str) -> str:
         """Return the traceback of a run that failed; empty for any other.
@@ -292,8 +308,8 @@ class Store:
         -------
         str
         """
-        rows = self._rows("SELECT traceback FROM runs WHERE key = ?", key)
-        return (rows[0][0] or "") if rows else ""
+        rows = self._records(("traceback",), "runs WHERE key = ?", key)
+        return (rows[0]["traceback"] or "") if rows else ""
 
     def environments(self) -> dict[str, dict[str, Any]]:
         """Return the environments that runs were measured in.
@@ -303,8 +319,8 @@ class Store:
         dict
             ``Run.environment`` to plain data.
         """
-        rows = self._rows("SELECT id, record FROM environments ORDER BY id")
-        return {name: json.loads(record) for name, record in rows}
+        rows = self._records(("id", "record"), "environments ORDER BY id")
+        return {row["id"]: row["record"] for row in rows}
 
     def finished(self) -> frozenset[str]:
         """Return the keys of all runs that are done.
@@ -317,8 +333,11 @@ class Store:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    def plan(self, study: str, definition: Mapping[str, Any], runs: Sequence[Run]) -> None:
+    def plan(self, study: str, definition: Mapping[str, Any], runs: Sequence[Run]) -> str | None:
         """Write down the runs of a study, in place of those it had before.
+
+        If the store has a study of the same name with results that this one has not, that study
+        stays under another name: its own and when it was planned.
 
         Parameters
         ----------
@@ -328,22 +347,41 @@ class Store:
             What the study says; plain data.
         runs : sequence of Run
             The runs in order; their results are not read.
+
+        Returns
+        -------
+        str or None
+            The new name of the other study, if there is one.
         """
         rows = (
             (
                 study,
                 position,
                 run.key,
-                *(getattr(run, label) for label in _LABELS),
+                *(getattr(run, label) for label in LABELS),
                 json.dumps(dict(run.variables), allow_nan=False),
             )
             for position, run in enumerate(runs)
         )
         values = study, json.dumps(definition), now()
         with self._transaction():
-            self._connection.execute("DELETE FROM members WHERE study = ?", (study,))
-            self._connection.execute(database.insert("studies", 3, "REPLACE"), values)
-            self._connection.executemany(database.insert("members", 4 + len(_LABELS)), rows)
+            kept = self._set_aside(study, {run.key for run in runs})
+            self._execute("DELETE FROM members WHERE study = ?", (study,))
+            self._execute(database.insert("studies", 3, "REPLACE"), values)
+            self._execute_many(database.insert("members", 4 + len(LABELS)), rows)
+        return kept
+
+    def _set_aside(self, study: str, keys: set[str]) -> str | None:
+        """Give a study another name if it has results with other keys; return that name."""
+        query = "SELECT key FROM members JOIN runs USING (key) WHERE study = ? AND state = 'done'"
+        if keys.issuperset(key for (key,) in self._execute(query, [study])):
+            return None
+        copied = "SELECT ?, definition, planned_at FROM studies WHERE name = ?"
+        ((planned_at,),) = self._execute("SELECT planned_at FROM studies WHERE name = ?", [study])
+        name = f"{study}, planned {planned_at}"
+        self._execute(f"INSERT OR REPLACE INTO studies {copied}", [name, study])
+        self._execute("UPDATE OR REPLACE members SET study = ? WHERE study = ?", [name, study])
+        return name
 
     def claim(self, key: str, owner: str) -> Literal["claimed", "taken", "done"]:
         """Claim a run for this process.
@@ -365,22 +403,25 @@ class Store:
             if state == "done":
                 return "done"
             query = "SELECT owner, host, pid, expires FROM claims WHERE key = ?"
-            other = self._connection.execute(query, (key,)).fetchone()
+            other = self._execute(query, (key,)).fetchone()
             if other is not None and other[0] != owner and self._lives(*other[1:]):
                 return "taken"
             values = key, owner, self._host, os.getpid(), time.time() + _LEASE
-            self._connection.execute(database.insert("claims", 5, "REPLACE"), values)
+            self._execute(database.insert("claims", 5, "REPLACE"), values)
             return "claimed"
 
-    def _lives(self, host: str, pid: int, expires: float) -> bool:
+    def _lives(self, host: Any, pid: Any, expires: Any) -> bool:
         """Whether the owner of a claim lives, as far as can be told."""
-        if time.time() > expires:
+        earliest, latest = _valid()
+        if not (isinstance(expires, (int, float)) and earliest <= expires <= latest):
             return False
         if host != self._host or os.name != "posix":
             return True
+        if not isinstance(pid, int) or pid < 1:
+            return False
         try:
             os.kill(pid, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):
             return False
         except PermissionError:
             return True  # a process of another user
@@ -395,7 +436,7 @@ class Store:
         """
         with self._transaction(durable=False):
             values = time.time() + _LEASE, owner
-            self._connection.execute("UPDATE claims SET expires = ? WHERE owner = ?", values)
+            self._execute("UPDATE claims SET expires = ? WHERE owner = ?", values)
 
     def release(self, owner: str) -> None:
         """Give up all claims of an owner.
@@ -405,7 +446,7 @@ class Store:
         owner : str
         """
         with self._transaction(durable=False):
-            self._connection.execute("DELETE FROM claims WHERE owner = ?", (owner,))
+            self._execute("DELETE FROM claims WHERE owner = ?", (owner,))
 
     def finish(self, key: str, configuration: str, result: Result) -> bool:
         """Write down the result of a run; it is on the disk when this returns.
@@ -430,7 +471,7 @@ class Store:
             key,
             "failed" if metrics is None else "done",
             configuration,
-            *(None if metrics is None else getattr(metrics, name) for name in _METRICS),
+            *(None if metrics is None else getattr(metrics, name) for name in METRICS),
             result.seconds,
             result.started_at,
             result.finished_at,
@@ -445,11 +486,11 @@ class Store:
         )
         with self._transaction():
             place = environment, record
-            self._connection.execute(database.insert("environments", 2, "IGNORE"), place)
-            new = self._connection.execute(statement, values).rowcount == 1
+            self._execute(database.insert("environments", 2, "IGNORE"), place)
+            new = self._execute(statement, values).rowcount == 1
             if new and metrics is not None:
-                self._connection.executemany(database.insert("rates", 4), _rates(key, metrics))
-            self._connection.execute("DELETE FROM claims WHERE key = ?", (key,))
+                self._execute_many(database.insert("rates", 4), _rates(key, metrics))
+            self._execute("DELETE FROM claims WHERE key = ?", (key,))
         return new
 
     def digest(self, file: Path) -> str:
@@ -472,37 +513,37 @@ class Store:
             return str(known[0][0])
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        if time.time_ns() - changed < _RACY:
+            return digest
         with self._transaction(durable=False):
             values = path, size, changed, digest
-            self._connection.execute(database.insert("files", 4, "REPLACE"), values)
+            self._execute(database.insert("files", 4, "REPLACE"), values)
         return digest
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another that takes its place; None if there is none."""
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _valid() -> tuple[float, float]:
+    """Return between which times a claim may lapse that has not lapsed yet.
+
+    None is for longer than a lease: one that is was written by another clock or program.
+    """
+    return time.time(), time.time() + _LEASE + 1.0
 
 
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def _rates(key: str, metrics: Metrics) -> Iterator[tuple[str, str, int, float]]:
     """Iterate over the rows of the table ``rates`` for a run."""
-    steps = {**metrics.step_rates, _ALL: metrics.layer_rates}
+    steps = {**metrics.step_rates, ALL: metrics.layer_rates}
     for step, rates in steps.items():
         for layer, rate in enumerate(rates):
             yield key, step, layer, rate
-
-
-def _run(row: sqlite3.Row, rates: Mapping[str, Mapping[str, list[float]]]) -> Run:
-    """Return the run of a row of the view ``results``."""
-    values = {name: row[name] for name in ("study", "position", "key", *_LABELS, "state", *_ENDED)}
-    done = values["state"] == "done"
-    metrics = _metrics(row, rates.get(values["key"], {})) if done else None
-    return Run(**values, variables=json.loads(row["variables"]), metrics=metrics)
-
-
-def _metrics(row: sqlite3.Row, rates: Mapping[str, list[float]]) -> Metrics:
-    steps = {step: tuple(layers) for step, layers in rates.items()}
-    layers = steps.pop(_ALL, ())
-    values: dict[str, Any] = {name: _number(row[name]) for name in _METRICS}
-    return Metrics(layer_rates=layers, step_rates=steps, **values)

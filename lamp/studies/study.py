@@ -35,7 +35,8 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -52,6 +53,9 @@ from lamp.machines import Hardware, hardware
 __all__ = ["Point", "Study"]
 
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
+_MOST: Final = 10_000_000  # points
+_MOST_KEPT: Final = 2**14  # settings
+_BITS: Final = 24  # of the number of a label: there are fewer than points
 _NONE: Final = "none"
 _ALL: Final = "all"
 _FIELDS: Final = tuple(each.name for each in fields(Source))
@@ -222,17 +226,44 @@ class Study:
         Raises
         ------
         ValueError, FileNotFoundError
-            If a machine is unknown, rules cannot be read, or two entries of a list have the same
-            name.
+            If a machine is unknown, rules cannot be read, two entries of a list have the same
+            name, or there are more than 10,000,000 points.
         """
-        reader = _Reader(self)
-        found: dict[tuple[str, ...], Point] = {}
+        return list(self.walk())
+
+    def walk(self) -> Iterator[Point]:
+        """Iterate over what :meth:`points` returns, without holding all of it.
+
+        Yields
+        ------
+        Point
+        """
+        self._check_size()
+        reader, seen = _Reader(self), set()
         for entries in itertools.product(*self._entries.values()):
-            names = [name for name in self.grid if any(name in e.variables for e in entries)]
+            names = self._names(entry.variables for entry in entries)
+            pick = reader.picker(entries, names)
             for values in itertools.product(*(self.grid[name] for name in names)):
-                point = reader.point(entries, dict(zip(names, values, strict=True)))
-                found.setdefault(tuple(point.labels.values()), point)
-        return list(found.values())
+                number, point = pick(values)
+                if number not in seen:
+                    seen.add(number)
+                    yield point()
+
+    def _names(self, variables: Iterable[Set[str]]) -> list[str]:
+        """Return the variables that occur in any of some entries, in the grid's order."""
+        used = frozenset().union(*variables)
+        return [name for name in self.grid if name in used]
+
+    def _check_size(self) -> None:
+        """Raise a ValueError if there are too many points to go through."""
+        kinds = (Counter(e.variables for e in entries) for entries in self._entries.values())
+        count = 0
+        for groups in itertools.product(*(kind.items() for kind in kinds)):
+            variables, sizes = zip(*groups, strict=True)
+            values = (len(self.grid[name]) for name in self._names(variables))
+            count += math.prod(sizes) * math.prod(values)
+        if count > _MOST:
+            raise self._error(f"the study has {count:,} points, more than {_MOST:,}", "grid")
 
     def where(self, *place: str) -> str:
         """Return the file and line of a place, to begin a message with.
@@ -385,36 +416,74 @@ class _Reader:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._folder = Path(study.folder).absolute()  # workers may be elsewhere
-        self._read: dict[tuple[Any, ...], tuple[str, Any]] = {}
-        self._called: dict[tuple[str, str], Any] = {}
+        self._read: dict[tuple[Any, ...], tuple[int, str, Any]] = {}
+        self._called: dict[tuple[str, str], tuple[int, Any]] = {}
+        self._settings: dict[tuple[int, int], Setting] = {}
         with study.blamed("", "reference"):
             self._reference = self._machine(study.reference)
 
-    def point(self, entries: Sequence[_Entry], values: Mapping[str, Any]) -> Point:
-        """Return the point with an entry of each list and values of the variables."""
-        read = {entry.key: self._value(entry, values) for entry in entries}
-        labels = {_SINGULAR[key]: label for key, (label, _) in read.items()}
-        return Point(
-            model=read["models"][1],
-            source=read["texts"][1],
-            setting=Setting(read["hardware"][1], read["lamp"][1]),
-            reference=self._reference,
-            labels={**labels, "reference": _shown(self._study.reference)},
-            variables=values,
-            places={_SINGULAR[entry.key]: entry.place for entry in entries},
-        )
+    def picker(
+        self, entries: Sequence[_Entry], names: Sequence[str]
+    ) -> Callable[[Sequence[Any]], tuple[int, Callable[[], Point]]]:
+        """Return a function of the variables' values, with an entry of each list.
 
-    def _value(self, entry: _Entry, values: Mapping[str, Any]) -> tuple[str, Any]:
-        """Return the label of an entry and what it stands for."""
-        own = tuple(values[name] for name in sorted(entry.variables))
+        It gives a number that is the same for points of the same labels, and a function that makes
+        the point.  There may be millions of points.
+        """
+        own = [[names.index(name) for name in sorted(entry.variables)] for entry in entries]
+        places = {_SINGULAR[entry.key]: entry.place for entry in entries}
+        reference = _shown(self._study.reference)
+
+        def pick(values: Sequence[Any]) -> tuple[int, Callable[[], Point]]:
+            parts = [
+                self._value(entry, tuple([values[i] for i in at]))
+                for entry, at in zip(entries, own, strict=True)
+            ]
+            (model, text, machine, rules) = parts
+
+            def point() -> Point:
+                labels = (model[1], text[1], machine[1], rules[1], reference)
+                return Point(
+                    model=model[2],
+                    source=text[2],
+                    setting=self._setting(machine[2], rules[2]),
+                    reference=self._reference,
+                    labels=dict(zip((*_SINGULAR.values(), "reference"), labels, strict=True)),
+                    variables=dict(zip(names, values, strict=True)),
+                    places=places,
+                )
+
+            number = 0
+            for part in parts:
+                number = number << _BITS | part[0]
+            return number, point
+
+        return pick
+
+    def _setting(self, machine: Hardware, rules: tuple[LAMP, ...]) -> Setting:
+        """Return the setting of a machine and rules, the same object if it is asked for again."""
+        at = id(machine), id(rules)  # which stay in _read
+        if at not in self._settings:
+            if len(self._settings) >= _MOST_KEPT:
+                self._settings.clear()
+            self._settings[at] = Setting(machine, rules)
+        return self._settings[at]
+
+    def _value(self, entry: _Entry, own: tuple[Any, ...]) -> tuple[int, str, Any]:
+        """Return the number of an entry's label, the label, and what the entry stands for."""
         at = entry.key, entry.index, own
-        if at not in self._read:
+        found = self._read.get(at)
+        if found is None:
+            values = dict(zip(sorted(entry.variables), own, strict=True))
             with self._study.blamed(*entry.place):
-                label, found = self._parsed(entry.key, entry.filled(values))
-                if self._called.setdefault((entry.key, label), found) != found:
+                label, part = self._parsed(entry.key, entry.filled(values))
+                number, known = self._called.setdefault(
+                    (entry.key, label), (len(self._called), part)
+                )
+                if known != part:
                     raise ValueError(f"two {entry.key} are called {label!r}: name one differently")
-            self._read[at] = label, found
-        return self._read[at]
+            found = self._read[at] = number, label, known
+        return found
 
     def _parsed(self, key: str, given: Any) -> tuple[str, Any]:
         if key == "texts":

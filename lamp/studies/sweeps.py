@@ -150,7 +150,8 @@ def sweep(
     Raises
     ------
     ValueError, FileNotFoundError
-        If the study says something impossible, a file is missing, or the store is no store.
+        If the study says something impossible, a file is missing, or the store is no store or is
+        deleted while the sweep runs.
     ModuleNotFoundError
         If a package is missing; the message names the extra.
     OSError
@@ -180,7 +181,11 @@ def sweep(
         plan = planned(study, file_digest if opened is None else opened.digest)
         if opened is None:  # made once the study is known to be possible
             opened = stack.enter_context(Store.open(file, write=True))
-        opened.plan(study.name, study.record(), plan.runs)
+        kept = opened.plan(study.name, study.record(), plan.runs)
+        if kept is not None:
+            plan.notes.append(
+                f"{file} had another study {study.name!r}, whose results stay there as {kept!r}"
+            )
         done = opened.finished()
         missing = [task for key, task in plan.tasks.items() if key not in done]
         status = Status(study.name, len(plan.tasks), len(plan.tasks) - len(missing))
@@ -190,6 +195,7 @@ def sweep(
             show = stack.enter_context(_shown(progress))
             measuring = engine(jobs, cluster, memory=memory, spill=spill)
             _Runner(opened, measuring, plan, status, show).run(missing)
+        opened.check_place()
         runs = tuple(opened.runs(study.name))
     result = Sweep(study.name, file, runs, len(status.ended), tuple(plan.notes))
     if status.stopping:
@@ -242,6 +248,7 @@ class _Runner:
     def _loop(self, queue: _Queue) -> None:
         status = self._status
         while True:
+            self._store.check_place()
             if not status.stopping:
                 self._hand_out(queue)
                 if self._elsewhere and not queue and time.monotonic() - self._looked > _LOOK:

@@ -9,16 +9,21 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final, TypeVar
 
 import numpy as np
 
 from lamp.evaluation import Setting, Text
+from lamp.lookahead import LAMP
 from lamp.machines import Hardware
 from lamp.machines import files as machine_files
 from lamp.models import checkpoints
 from lamp.studies.store import last_change
 
 __all__ = ["Checkpoint", "Task", "described", "file_digest", "windows_digest"]
+
+_MOST_REMEMBERED: Final = 2**17
+_Object = TypeVar("_Object")
 
 
 @dataclass(frozen=True)
@@ -130,18 +135,15 @@ class Task:
     @property
     def configuration(self) -> str:
         """All of it as JSON, without the names of machine, model and text."""
-        return json.dumps(
-            {
-                "numerics": self.numerics,
-                "checkpoint": self.checkpoint.digest,
-                "text": self.text_digest,
-                "hardware": described(self.setting.hardware),
-                "lamp": sorted(map(str, self.setting.lamp)),
-                "reference": described(self.reference),
-            },
-            sort_keys=True,
-            separators=(",", ":"),
-        )
+        parts = {
+            "checkpoint": json.dumps(self.checkpoint.digest),
+            "hardware": _described_json(self.setting.hardware),
+            "lamp": _rules_json(self.setting.lamp),
+            "numerics": json.dumps(self.numerics),
+            "reference": _described_json(self.reference),
+            "text": json.dumps(self.text_digest),
+        }
+        return "{" + ",".join(f'"{name}":{part}' for name, part in parts.items()) + "}"
 
     @functools.cached_property
     def key(self) -> str:
@@ -155,7 +157,26 @@ class Task:
         return _joined([*parts, described(self.reference)])
 
 
-@functools.lru_cache(maxsize=1024)
+def _remembering(function: Callable[[_Object], str]) -> Callable[[_Object], str]:
+    """Return a function that remembers results by the identity of objects.
+
+    Points of a grid share their machines, which take longer to compare than to name.
+    """
+    known: dict[int, tuple[_Object, str]] = {}
+
+    @functools.wraps(function)
+    def remembering(value: _Object) -> str:
+        found = known.get(id(value))
+        if found is None or found[0] is not value:
+            if len(known) >= _MOST_REMEMBERED:
+                known.clear()
+            known[id(value)] = found = value, function(value)
+        return found[1]
+
+    return remembering
+
+
+@_remembering
 def described(machine: Hardware) -> str:
     """Return a machine without its name as the text of a TOML file.
 
@@ -168,6 +189,16 @@ def described(machine: Hardware) -> str:
     str
     """
     return machine_files.dumps(replace(machine, name=""))
+
+
+@_remembering
+def _described_json(machine: Hardware) -> str:
+    return json.dumps(described(machine))
+
+
+@_remembering
+def _rules_json(rules: tuple[LAMP, ...]) -> str:
+    return json.dumps(sorted(map(str, rules)), separators=(",", ":"))
 
 
 def windows_digest(text: Text) -> str:

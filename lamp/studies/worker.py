@@ -2,16 +2,17 @@
 
 A worker keeps the model and the reference logits of its last runs, which the next run most often
 needs too.  Reference logits that do not fit into its memory go to a file beside the store, which
-other workers on the machine share.  Where there is no room for that either, the reference is
-computed again for every run, window by window.  Logits from a file come as fast as from memory;
-computing them again makes a run two to three times as long (analysis/bench_sweep.py).
+other workers on the machine share.  Its digest is checked when a worker first reads it.  Where
+there is no room for that either, the reference is computed again for every run, window by window.
+Logits from a file come as fast as from memory; computing them again makes a run two to three times
+as long (analysis/bench_sweep.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
+import hashlib
+import math
 import re
 import shutil
 import socket
@@ -27,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._kernels import launching
+from lamp._files import writing
 from lamp.evaluation import Metrics, Text, Totals, numerics, versions
 from lamp.models import Decoder
 from lamp.models import loading as models
@@ -68,6 +70,7 @@ class Worker:
         self._loaded: tuple[str, Decoder] | None = None
         self._prepared: set[str] = set()
         self._references: OrderedDict[str, list[NDArray[Any]]] = OrderedDict()
+        self._mapped: dict[str, list[NDArray[Any]]] = {}
 
     def run(self, task: Task) -> Result:
         """Measure a run.
@@ -147,17 +150,23 @@ class Worker:
             found = list(self._computed(task, model))
             self._references[task.reference_key] = found
             return found
+        if task.reference_key in self._mapped:
+            return self._mapped[task.reference_key]
         if self._spill is not None:
-            file = self._spill / f"{task.reference_key}.npy"
+            file = self._spill / f"{task.reference_key}.logits"
             try:
-                if not file.is_file():
-                    self._write(file, size, sum(lengths), task, model)
+                shape = sum(lengths), model.shape.vocabulary
+                mapped = _mapped(file, shape, task.reference.carrier)
+                if mapped is None:
+                    self._write(file, size, shape, task, model)
+                    mapped = _mapped(file, shape, task.reference.carrier)
             except OSError:
                 self._spill = None  # no room, nor will there be
                 return self._computed(task, model)
             # It is gone if another sweep of the store has ended by now.
-            with contextlib.suppress(FileNotFoundError):
-                return _cut(file, lengths)
+            if mapped is not None:
+                self._mapped[task.reference_key] = np.split(mapped, np.cumsum(lengths)[:-1])
+                return self._mapped[task.reference_key]
         return self._computed(task, model)
 
     def _computed(self, task: Task, model: Decoder) -> Iterator[NDArray[Any]]:
@@ -173,28 +182,21 @@ class Worker:
             _, parts = self._references.popitem(last=False)
             kept -= sum(part.nbytes for part in parts)
 
-    def _write(self, file: Path, size: int, tokens: int, task: Task, model: Decoder) -> None:
-        """Write reference logits to a file, whole or not at all."""
+    def _write(
+        self, file: Path, size: int, shape: tuple[int, int], task: Task, model: Decoder
+    ) -> None:
+        """Write reference logits to a file, and behind them their SHA-256."""
         file.parent.mkdir(exist_ok=True)
         if shutil.disk_usage(file.parent).free < 2 * size:  # others keep as much
             raise OSError(errno.ENOSPC, "no room for reference logits", str(file))
-        partial = file.with_name(f"{file.stem}-{os.getpid()}-{threading.get_ident()}.partial")
-        header = {
-            "descr": np.lib.format.dtype_to_descr(task.reference.carrier),
-            "fortran_order": False,
-            "shape": (tokens, model.shape.vocabulary),
-        }
-        try:
-            # Not through mapped memory: there a full disk kills the process.
-            with partial.open("wb") as opened:
-                np.lib.format.write_array_header_1_0(opened, header)
-                for logits in self._computed(task, model):
-                    opened.write(np.ascontiguousarray(logits).data)
-                opened.flush()
-                os.fsync(opened.fileno())
-            os.replace(partial, file)
-        finally:
-            partial.unlink(missing_ok=True)
+        digest, carrier = hashlib.sha256(), task.reference.carrier
+        # Not through mapped memory: there a full disk kills the process.
+        with writing.opened(file) as opened:
+            for logits in self._computed(task, model):
+                part = np.ascontiguousarray(logits, carrier).data
+                digest.update(part)
+                opened.write(part)
+            opened.write(_sealed(digest, shape, carrier))
 
 
 def _text(task: Task) -> Text:
@@ -212,11 +214,29 @@ def _check_memory(checkpoint: Checkpoint) -> None:
         )
 
 
-def _cut(file: Path, lengths: list[int]) -> list[NDArray[Any]]:
-    """Return the logits of each window in a file, mapped into memory."""
-    # Copy-on-write: kernels are compiled for arrays that can be written to.
-    everything: NDArray[Any] = np.load(file, mmap_mode="c")
-    return np.split(np.asarray(everything), np.cumsum(lengths)[:-1])
+def _sealed(digest: Any, shape: tuple[int, int], carrier: np.dtype[Any]) -> bytes:
+    """Return the digest of logits, their shape and their type."""
+    digest.update(f"{shape} {carrier.str}".encode())
+    return bytes(digest.digest())
+
+
+def _mapped(file: Path, shape: tuple[int, int], carrier: np.dtype[Any]) -> NDArray[Any] | None:
+    """Return the logits in a file, mapped into memory; None if they are not whole or not there.
+
+    A file may be left from a sweep that was killed, by a computer that then crashed.
+    """
+    size = math.prod(shape) * carrier.itemsize
+    try:
+        if file.stat().st_size != size + hashlib.sha256().digest_size:
+            return None
+        # Copy-on-write: kernels are compiled for arrays that can be written to.
+        found = np.memmap(file, np.uint8, mode="c")
+    except FileNotFoundError:
+        return None
+    if found[size:].tobytes() != _sealed(hashlib.sha256(found[:size].data), shape, carrier):
+        return None
+    logits: NDArray[Any] = np.asarray(found[:size]).view(carrier).reshape(shape)
+    return logits
 
 
 def _reason(error: Exception) -> str:

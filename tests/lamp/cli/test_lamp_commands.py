@@ -876,3 +876,35 @@ def test_version():
 def test_input_files_of_integers_keep_them(tmp_path):
     np.save(tmp_path / "a.npy", np.array([3, 2047], np.uint16))
     assert inputs.read_token_ids(tmp_path / "a.npy").tolist() == [3, 2047]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("hardware", "show", "nosuch"), ("run", "--hardware", "nosuch")]
+)
+def test_an_unknown_machine_is_bad_usage_everywhere(capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "unknown hardware 'nosuch'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_machines_that_differ_have_different_names_in_a_comparison(tmp_path, capsys):
+    for file, bits in (("a", 4), ("b", 5)):
+        text = f'name = "mine"\n[scores]\naccumulator = "e8m{bits}"'
+        (tmp_path / f"{file}.toml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", str(tmp_path / "a.toml"), str(tmp_path / "b.toml")])
+    assert stop.value.code == 2
+    said = " ".join(re.sub("[│]", " ", capsys.readouterr().err).split())
+    assert "another machine is called 'mine': rename one" in said
+
+
+def test_names_from_files_are_cleaned(tmp_path, capsys):
+    path = tmp_path / "a\x1b[31m\u202e.toml"
+    path.write_text('name = "red\\u001b[31m\\u202e"')
+    for arguments in (("hardware", "show", path), ("hardware", "show", tmp_path / "\x1b[2J.toml")):
+        with pytest.raises(SystemExit):
+            main(list(map(str, arguments)))
+        output, errors = capsys.readouterr()
+        assert not set("\x1b\u202e") & set(output + errors)
+        assert "\ufffd" in output or r"\x1b[2J" in errors

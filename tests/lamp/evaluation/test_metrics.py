@@ -6,6 +6,7 @@ import pytest
 
 import lamp
 from lamp.evaluation.metrics import evaluate
+from lamp.evaluation.texts import windows
 from lamp.lookahead.recomputation import Recomputation
 from lamp.models import Forward
 
@@ -97,6 +98,22 @@ def test_a_model_is_its_own_reference():
 def test_no_tokens_are_refused(length):
     with pytest.raises(ValueError, match="there are no tokens"):
         evaluate(np.zeros((1, 0, 5)), Canned(np.zeros((1, 0, 5))), [], length=length)
+
+
+@pytest.mark.parametrize("stride", [None, 2])
+def test_given_logits_may_have_a_shorter_last_window(stride):
+    model = lamp.GPT2.from_pretrained("embedded", hardware="scores-ps4")
+    exact = model.with_hardware("fp64")
+    tokens = model.encode("When shall we three meet again?")
+    assert len(tokens) % 4
+    expected = evaluate(exact, model, tokens, length=4, stride=stride)
+    parts = [exact.forward(window.tokens).logits for window in windows(tokens, 4, stride)]
+    assert len(parts[-1]) < 4
+    assert evaluate(parts, model, tokens, length=4, stride=stride) == expected
+    if stride is None:
+        assert evaluate(np.concatenate(parts), model, tokens, length=4) == expected
+    with pytest.raises(ValueError, match=r"have shape .*, but the windows have 4, .* tokens"):
+        evaluate(parts[:-1], model, tokens, length=4, stride=stride)
 
 
 def test_reference_logits_of_another_shape_are_refused():

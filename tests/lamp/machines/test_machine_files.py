@@ -270,3 +270,36 @@ def test_an_accumulator_that_is_no_dataclass_is_refused():
 
     with pytest.raises(TypeError, match="Loose must be a frozen dataclass"):
         Hardware("m", scores=Loose())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name = 5", "line 1: name must be a string, not 5"),
+        ("name = ['a']", "line 1: name must be a string"),
+        ("preset = 5", "line 1: preset must be a name, not 5"),
+        ("preset = 'm.toml'", "line 1: unknown hardware 'm.toml'"),
+        ("preset = 'ps99'", "line 1: unknown hardware 'ps99': ps has 0 to 23 stored"),
+        (
+            "[norm]\noutput = {name = 5, bits = 7, precision = 4, bias = 3}",
+            "line 2: output of .norm.: name of a format must be str, not 5",
+        ),
+        (
+            "[norm]\noutput = {name = 'a', bits = 7, precision = true, bias = 3}",
+            "precision of a format must be int, not True",
+        ),
+        (
+            "[norm]\noutput = {name = 'a', bits = 7, exponent = 3}",
+            "unknown key 'exponent' of a format: expected name, bits, precision, bias",
+        ),
+        (
+            "[scores]\naccumulator = {kind = 'blocked', format = 'e8m7', block = 3000000000}",
+            "line 2: .*block must lie in 1..2147483647, not 3000000000",
+        ),
+    ],
+)
+def test_values_of_another_type_are_refused(tmp_path, text, message):
+    path = tmp_path / "m.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"m\.toml, {message}" if "line" in message else message):
+        Hardware.load(path)

@@ -10,10 +10,12 @@ import itertools
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,13 +25,14 @@ from matplotlib.markers import MarkerStyle
 
 from lamp import reports
 from lamp.cli.application import main
-from lamp.reports import charts, colors, exports, figures, labels, numbers, pictures, svg
+from lamp.reports import charts, colors, console, exports, figures, labels, numbers, pictures, svg
 from lamp.reports.labels import NONE, clean
 from lamp.reports.page import page
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, described
 from lamp.reports.results import front
 from lamp.reports.scales import scale
-from lamp.studies import Run, Store
+from lamp.studies import Result, Run, Store
+from lamp.studies.runs import now
 from tests.lamp import canned_stores
 
 METRICS = ("kl", "flip_rate", "perplexity", "recomputation_rate", "high_precision_share")
@@ -872,3 +875,65 @@ def test_runs_that_have_two_names_count_once(tmp_path):
     (found,) = reports.read(place)
     assert found.counts.total() == total == 1
     assert len(found.records) == 2
+
+
+def test_texts_are_no_formulas_to_a_spreadsheet():
+    values = [
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(1)",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        "  =1",
+        "a=1",
+        -1.5,
+        7,
+        None,
+        "",
+    ]
+    content = exports.written_csv(["a", "=b"], [{"a": value, "=b": ""} for value in values])
+    found = [row[0] for row in csv.reader(io.StringIO(content.decode(), newline=""))]
+    assert content.decode().splitlines()[0] == "a,'=b"
+    assert found[1:] == [f"'{value}" for value in values[:8]] + ["a=1", "-1.5", "7", "", ""]
+
+
+def test_nothing_turns_the_text_of_a_page(tmp_path):
+    odd = "evil\u202egnp.exe\u2066\x1b[31m"
+    member = Run("a", model=odd, text=odd, hardware=odd, lamp=odd, reference="fp64")
+    path = tmp_path / "s.sqlite"
+    with Store.open(path, write=True) as store:
+        store.plan(odd, {"name": odd, "grid": {odd: [1]}}, [member])
+        store.finish("a", "{}", Result(None, 1.0, now(), now(), {"host": odd}, odd, odd))
+    page = tmp_path / "s.html"
+    reports.write_page(reports.read(path), page)
+    written = page.read_text(encoding="utf-8")
+    assert "evil\ufffdgnp.exe" in written
+    assert not set("\u202e\u2066\x1b") & set(written)
+
+
+def test_the_command_writes_no_device_and_no_file_of_the_store(few, tmp_path, capsys):
+    store = tmp_path / "s.sqlite"
+    shutil.copy(few, store)
+    for option, path in (
+        ("--output", "/dev/full"),
+        ("--csv", "/dev/stdout"),
+        ("--output", f"{store}-wal"),
+        ("--parquet", f"{store}-journal"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["report", str(store), option, str(path)])
+        assert stop.value.code == 1
+        assert str(path) in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["s.sqlite"]
+
+
+def test_pictures_of_long_names_have_files(study, tmp_path):
+    picture = replace(charts.charts(study)[0].named[0][1], title="字" * 300)
+    (tmp_path / pictures.file_name("漢" * 300, picture, "png")).touch()
+
+
+def test_a_plot_of_no_kind_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"'.*a\.xyz' ends in no kind of picture: expected .png"):
+        console.plot_results([], tmp_path / "a.xyz")

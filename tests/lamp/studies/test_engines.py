@@ -139,7 +139,7 @@ def test_a_reference_that_does_not_fit_into_memory_goes_to_a_file(tasks, forward
     assert found == measured(Worker(ENOUGH), tasks)
     assert len(forwards) == 2 * 4
     names = sorted(file.name for file in (tmp_path / "spill").iterdir())
-    assert names == sorted({f"{task.reference_key}.npy" for task in tasks})
+    assert names == sorted({f"{task.reference_key}.logits" for task in tasks})
     # Another worker finds it there.
     measured(Worker(0, tmp_path / "spill"), tasks)
     assert len(forwards) == 2 * 4

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from lamp.evaluation.metrics import Metrics
 from lamp.studies import Result, Run, Store
+from lamp.studies import store as stores
 from lamp.studies.runs import Counts, now
 
 METRICS = Metrics(
@@ -170,7 +172,13 @@ def test_the_view_is_for_people_with_sqlite(filled):
     assert rows == [("h", "done", METRICS.kl), ("h", "missing", None)]
 
 
-def test_a_file_is_read_again_only_when_it_changes(path, tmp_path, monkeypatch):
+@pytest.fixture
+def unhurried(monkeypatch):
+    """Digests are remembered however lately a file has changed."""
+    monkeypatch.setattr(stores, "_RACY", 0)
+
+
+def test_a_file_is_read_again_only_when_it_changes(path, tmp_path, monkeypatch, unhurried):
     import hashlib
 
     file = tmp_path / "file"
@@ -184,6 +192,21 @@ def test_a_file_is_read_again_only_when_it_changes(path, tmp_path, monkeypatch):
         file.write_bytes(b"two")
         os.utime(file, ns=(0, 1))  # the same size: only the time tells
         assert store.digest(file) == hashlib.sha256(b"two").hexdigest()
+
+
+def test_the_digest_of_a_file_that_has_just_changed_is_not_remembered(path, tmp_path, monkeypatch):
+    # Two changes within a tick of the clock have one time.
+    file = tmp_path / "file"
+    found = []
+    with Store.open(path, write=True) as store:
+        for changed in (time.time_ns() + 10**12, 1):
+            monkeypatch.setattr(stores, "last_change", lambda status, changed=changed: changed)
+            for content in (b"one", b"two"):
+                file.write_bytes(content)
+                found.append(store.digest(file))
+    just, before, old, remembered = found
+    assert just != before
+    assert old == remembered == just
 
 
 def test_a_file_that_is_replaced_by_one_of_equal_size_and_time_is_read_again(path, tmp_path):
@@ -335,7 +358,7 @@ def test_a_missing_store_or_folder_is_named(path):
         Store.open(path)
     with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere'"):
         Store.open(path.parent / "nowhere" / "study.sqlite", write=True)
-    with pytest.raises(PermissionError, match="cannot be opened"):
+    with pytest.raises(IsADirectoryError, match="is a folder, not a file"):
         Store.open(path.parent, write=True)
     assert list(path.parent.iterdir()) == []
 
@@ -427,3 +450,200 @@ def test_a_store_that_may_not_grow_loses_nothing(path):
         assert store.counts("study") == Counts(done=1, failed=0, missing=1, running=0)
     with Store.open(path) as store:
         assert store.runs()[0].metrics == METRICS
+
+
+# --- what others have written to a store ----------------------------------------------------------
+
+
+def test_labels_that_are_not_utf_8_are_escaped(path):
+    odd = os.fsdecode(b"models/\xff")
+    with Store.open(path, write=True) as store:
+        store.plan(odd, {"name": odd}, [planned("a", model=odd)])
+        store.finish("a", "{}", result(None, f"no {odd}"))
+        run = only(store.runs(odd))
+        assert (run.study, run.model, run.error) == tuple(
+            text.format("models/\\udcff") for text in ("{}", "{}", "no {}")
+        )
+        assert store.traceback("a") == "Traceback: no models/\\udcff"
+        assert only(store.studies().values()) == {"name": odd}
+
+
+def test_a_store_in_a_folder_that_is_not_utf_8_is_read(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.sqlite")
+    with Store.open(path, write=True) as store:
+        store.plan("study", {}, [planned("a")])
+        (tmp_path / os.fsdecode(b"\xfe")).write_bytes(b"one")
+        assert len(store.digest(tmp_path / os.fsdecode(b"\xfe"))) == 64
+    with Store.open(path) as store:
+        assert only(store.runs()).state == "missing"
+
+
+def tampered(path, script):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(script)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE members SET position = 'x' WHERE position = 0", "position is 'x', not an integer"),
+        ("UPDATE members SET position = -1 WHERE position = 0", "position is -1"),
+        ("UPDATE members SET model = x'00ff'", "model is b"),
+        ("UPDATE members SET variables = '[1]'", "variables is '.1.', not an object of JSON"),
+        ("UPDATE members SET variables = '{\"a\": [1]}'", "variables is .* numbers and texts"),
+        ("UPDATE members SET variables = '{\"a\": 1e999}'", "variables is"),
+        ("UPDATE members SET variables = printf('{\"a\": %.5000d}', 7)", "variables is"),
+        ("UPDATE members SET text = printf('%.20000c', 'x')", "text is 'xxx.*at most 10,000"),
+        ("UPDATE studies SET definition = 'no'", "definition is 'no', not an object of JSON"),
+        (
+            "UPDATE studies SET definition = replace(printf('%.5000c', '['), '[', '[') ",
+            "definition is",
+        ),
+        (
+            "UPDATE studies SET definition = '{\"a\": ' || printf('%.900c', '[') || "
+            "printf('%.900c', ']') || '}'",
+            "definition is",
+        ),
+        ("UPDATE runs SET kl = 'y'", "kl is 'y', not a number"),
+        ("UPDATE runs SET tokens = NULL", "tokens is None"),
+        ("UPDATE runs SET tokens = 1.5", "tokens is 1.5"),
+        ("UPDATE runs SET seconds = 9e999", "seconds is inf, not a number from 0"),
+        ("UPDATE runs SET seconds = -1", "seconds is -1"),
+        ("UPDATE runs SET finished_at = 'soon'", "finished_at is 'soon', not a time"),
+        ("UPDATE rates SET rate = 'y'", "rate is 'y'"),
+        (
+            "UPDATE rates SET step = printf('%.5000c', 's') WHERE layer = 0 AND step = 'all'",
+            "step is 's.*not the name of a step",
+        ),
+        ("UPDATE environments SET record = '1'", "record is '1'"),
+        (
+            "PRAGMA ignore_check_constraints = 1; UPDATE runs SET state = 'gone'",
+            "",
+        ),
+    ],
+)
+def test_a_value_that_a_store_cannot_have_is_named(filled, change, message):
+    tampered(filled, f"PRAGMA foreign_keys = 0; {change};")
+    with (
+        pytest.raises(ValueError, match=f"store {filled} is damaged.*{message}"),
+        Store.open(filled) as store,
+    ):
+        store.studies(), store.environments(), store.runs()
+
+
+ENDLESS = (
+    "DROP VIEW results; CREATE VIEW results AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL "
+    "SELECT x + 1 FROM n) SELECT x AS study, x AS key FROM n"
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (ENDLESS, "its view 'results'"),
+        ("DROP VIEW results; CREATE TABLE results (study)", "its view 'results'"),
+        ("DROP TABLE claims", "its table 'claims'"),
+        ("ALTER TABLE runs DROP COLUMN kl", "its table 'runs'|after drop column"),
+        ("ALTER TABLE studies ADD COLUMN x AS (1)", "its table 'studies'"),
+        (
+            "CREATE TRIGGER t AFTER INSERT ON members BEGIN DELETE FROM runs; END",
+            "it has a trigger 't'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("write", [False, True])
+def test_tables_that_are_not_a_store_s_are_refused(filled, change, message, write):
+    before = None
+    with contextlib.suppress(sqlite3.OperationalError):  # SQLite itself refuses some
+        tampered(filled, f"PRAGMA foreign_keys = 0; {change};")
+        before = filled.read_bytes()
+    if before is None:
+        return
+    with pytest.raises(ValueError, match=f"the store {filled} is damaged: {message}"):
+        Store.open(filled, write=write)
+
+
+def test_tables_and_views_of_a_user_do_no_harm(filled):
+    tampered(filled, "CREATE VIEW best AS SELECT * FROM results; CREATE TABLE notes (note);")
+    with Store.open(filled, write=True) as store:
+        assert [run.state for run in store.runs()] == ["done", "missing"]
+
+
+@pytest.mark.parametrize(
+    ("pid", "expires"),
+    [
+        (9 * 10**18, "1"),
+        ("'x'", "1"),
+        (-1, "1"),
+        (0, "1"),
+        ("1", "'y'"),
+        ("1", "1e300"),
+        (2**31, 1),
+    ],
+)
+def test_a_claim_that_nobody_can_have_made_is_none(filled, pid, expires):
+    host = socket.gethostname() if expires == "1" else "elsewhere"
+    soon = time.time() + 50 if expires in ("1", 1) else expires
+    tampered(filled, f"INSERT INTO claims VALUES ('b', 'other', '{host}', {pid}, {soon})")
+    with Store.open(filled, write=True) as store:
+        if expires not in ("1", 1):
+            assert store.counts("study").running == 0
+        if expires != 1:
+            assert store.claim("b", "me") == "claimed"
+
+
+def test_a_store_that_another_program_holds_is_not_read_through_the_lock(filled, monkeypatch):
+    monkeypatch.setattr(stores.database, "_PATIENCE_TO_READ", 0.05)
+    with contextlib.closing(sqlite3.connect(filled, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TimeoutError, match="another program holds the store for itself"):
+            Store.open(filled)
+        other.execute("COMMIT")
+
+
+# --- a store that goes away -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["deleted", "replaced"])
+def test_nothing_is_written_to_a_store_that_is_gone(filled, way):
+    with Store.open(filled, write=True) as store:
+        filled.unlink()
+        if way == "replaced":
+            filled.touch()
+        for act in (
+            lambda: store.finish("b", "{}", result()),
+            lambda: store.claim("b", "me"),
+            lambda: store.plan("other", {}, []),
+            store.check_place,
+        ):
+            with pytest.raises(FileNotFoundError, match=f"store {filled} was deleted or replaced"):
+                act()
+
+
+def test_a_store_is_no_device_and_no_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(OSError, match="a device or a pipe"):
+            Store.open(path, write=True)
+        with pytest.raises(FileNotFoundError, match="no store"):
+            Store.open(path)
+
+
+# --- studies of one name --------------------------------------------------------------------------
+
+
+def test_another_study_of_the_same_name_stays(filled):
+    with Store.open(filled, write=True) as store:
+        assert store.plan("study", {"n": 2}, [planned("a"), planned("c")]) is None
+        other = store.plan("study", {"n": 3}, [planned("c")])
+        assert other.startswith("study, planned 20")
+        assert store.studies() == {"study": {"n": 3}, other: {"n": 2}}
+        assert [(run.key, run.state) for run in store.runs(other)] == [
+            ("a", "done"),
+            ("c", "missing"),
+        ]
+        assert only(store.runs("study")).key == "c"
+        assert store.plan("study", {"n": 4}, [planned("b")]) is None  # c has no result to lose
+        assert set(store.studies()) == {"study", other}

@@ -5,6 +5,7 @@ import errno
 import importlib.metadata
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -700,3 +701,105 @@ def test_sizes_of_memory_are_read(text, size):
     from lamp.cli.sweep import _memory
 
     assert _memory(text) == size
+
+
+# --- what happens to files ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["store", "folder"])
+def test_a_store_that_is_deleted_while_a_sweep_runs_is_noticed(tmp_path, study, command, what):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    store = folder / "s.sqlite"
+
+    def delete(status):
+        if len(status.ended) == 2 and folder.exists():
+            store.unlink(missing_ok=True) if what == "store" else shutil.rmtree(folder)
+
+    with pytest.raises(FileNotFoundError, match=r"s\.sqlite was deleted or replaced while"):
+        lamp.sweep(study, store=store, progress=delete)
+    assert not store.exists()
+
+
+def test_the_command_says_that_the_store_is_gone(tmp_path, study, command, monkeypatch):
+    (tmp_path / "study.toml").write_text(TOML)
+    finish = Store.finish
+
+    def deleting(self, *arguments):
+        self.path.unlink(missing_ok=True)
+        return finish(self, *arguments)
+
+    monkeypatch.setattr(Store, "finish", deleting)
+    code, output, errors = command("sweep", tmp_path / "study.toml")
+    assert code == 1
+    assert "study.sqlite was deleted or replaced" in errors
+    assert "new" not in output
+
+
+def test_another_study_of_the_same_name_is_said_to_stay(tmp_path, store, command):
+    killed_sweeps.study(tmp_path)
+    path = tmp_path / "study.toml"
+    for values, other in (("1, 2", False), ("1, 2, 3", False), ("3", True)):
+        path.write_text(TOML.replace("1, 2, 3", values))
+        code, _, errors = command("sweep", path, "--store", store)
+        assert code == 0
+        assert ("had another study 'scores', whose results stay there" in errors) == other
+    code, output, _ = command("status", store)
+    assert "planned" in output
+    with Store.open(store) as opened:
+        assert sorted(map(len, (opened.runs(name) for name in opened.studies()))) == [1, 3]
+
+
+@pytest.mark.parametrize("harm", ["half of it zero", "short", "empty", "a bit", "garbage behind"])
+def test_reference_logits_that_are_left_are_checked(study, tmp_path, harm):
+    tasks = list(sweeps.planned(study, sweeps.file_digest).tasks.values())[:2]
+    spill = tmp_path / "spill"
+    expected = [Worker(0, spill).run(task).metrics for task in tasks]
+    (file,) = spill.iterdir()
+    good = content = file.read_bytes()
+    if harm == "half of it zero":
+        content = bytes(len(good) // 2) + good[len(good) // 2 :]
+    elif harm == "a bit":
+        content = good[:-50] + bytes([good[-50] ^ 1]) + good[-49:]
+    else:
+        content = {"short": good[:-8], "empty": b"", "garbage behind": good + b"x"}[harm]
+    file.write_bytes(content)
+    assert [Worker(0, spill).run(task).metrics for task in tasks] == expected
+    assert file.read_bytes() == good
+    assert [each.name for each in spill.iterdir()] == [file.name]
+
+
+def test_a_dry_run_lists_the_first_runs_and_counts_all(tmp_path, command, monkeypatch):
+    killed_sweeps.study(tmp_path)
+    path = tmp_path / "study.toml"
+    rules = 'lamp = ["none", "softmax:random:{tau}:seed={seed}"]'
+    grid = f"tau = [1.5, 1.2]\nseed = [{', '.join(map(str, range(700)))}]"
+    path.write_text(TOML.replace("[grid]", f"{rules}\n[grid]\n{grid}"))
+    code, output, _ = command("sweep", path, "--dry-run")
+    lines = output.splitlines()
+    assert code == 0
+    assert len(lines) == 1000 + 2
+    assert lines[-2:] == [
+        "and 3,203 more",
+        f"4203 runs, 4203 to do; results in {tmp_path / 'study.sqlite'}",
+    ]
+    assert not (tmp_path / "study.sqlite").exists()
+
+
+def test_a_study_that_is_too_large_is_refused_at_once(tmp_path, command):
+    path = tmp_path / "study.toml"
+    many = ", ".join(map(str, range(20_000)))
+    path.write_text(
+        'name = "a"\nhardware = ["ps{mu}"]\nlamp = ["softmax:tv:{tau}", "none"]\n'
+        f"[grid]\nmu = [{many}]\ntau = [{many}]"
+    )
+    code, _, errors = command("sweep", path, "--dry-run")
+    assert code == 1
+    assert f"{path}, line 4: the study has 400,020,000 points, more than 10,000,000" in errors
+
+
+def test_keys_are_those_of_plain_json(study):
+    for task in sweeps.planned(study, sweeps.file_digest).tasks.values():
+        facts = json.loads(task.configuration)
+        assert task.configuration == json.dumps(facts, sort_keys=True, separators=(",", ":"))
+        assert facts["lamp"] == sorted(map(str, task.setting.lamp))

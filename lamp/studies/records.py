@@ -1,0 +1,212 @@
+"""The rows of a store as records, each value checked: others may have written to the file.
+
+A column means the same in all tables that have it, and so its name says what it may hold.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from lamp.evaluation import Metrics
+from lamp.studies.runs import Run
+
+__all__ = ["ALL", "ENDED", "LABELS", "METRICS", "checked", "run"]
+
+ALL: Final = "all"
+"""The step that stands for all steps together."""
+
+LABELS: Final = ("model", "text", "hardware", "lamp", "reference")
+METRICS: Final = (
+    "tokens",
+    "kl",
+    "flip_rate",
+    "reference_perplexity",
+    "perplexity",
+    "recomputation_rate",
+    "high_precision_share",
+)
+ENDED: Final = ("seconds", "started_at", "finished_at", "error", "environment")
+
+_MEMBER: Final = ("study", "position", "key", *LABELS, "variables", "state")
+_STATES: Final = ("done", "failed", "missing")
+_INTEGERS: Final = range(-(2**63), 2**64)
+_DEEPEST: Final = 20  # lists and objects of JSON within each other
+_LONGEST_STEP: Final = 30
+_MOST_SHOWN: Final = 60  # letters of a wrong value in a message
+
+
+# --- what a column may hold -----------------------------------------------------------------------
+
+
+class _Kind(NamedTuple):
+    """What is expected, and a function that reads a value or raises an error."""
+
+    expected: str
+    read: Callable[[Any], Any]
+
+
+def _require(fits: object) -> None:
+    if not fits:
+        raise ValueError
+
+
+def _text(most: int) -> _Kind:
+    def read(value: Any) -> Any:
+        _require(isinstance(value, str) and len(value) <= most)
+        return value
+
+    return _Kind(f"a text of at most {most:,} letters", read)
+
+
+def _step(value: Any) -> Any:
+    _require(isinstance(value, str) and value.isidentifier() and len(value) <= _LONGEST_STEP)
+    return value
+
+
+def _count(value: Any) -> int:
+    _require(isinstance(value, int) and value >= 0)
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    _require(value is None or isinstance(value, (int, float)))
+    return math.nan if value is None else float(value)
+
+
+def _seconds(value: Any) -> float:
+    _require(isinstance(value, (int, float)) and 0 <= value < math.inf)
+    return float(value)
+
+
+def _time(value: Any) -> str:
+    datetime.fromisoformat(value)
+    return str(value)
+
+
+def _state(value: Any) -> Any:
+    _require(value in _STATES)
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    found = json.loads(value)
+    _require(isinstance(value, str) and isinstance(found, dict))
+    _check_plain(found, _DEEPEST)
+    return dict(found)
+
+
+def _check_plain(value: Any, deepest: int) -> None:
+    _require(deepest)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        _check_plain(part, deepest - 1)
+    _require(not isinstance(value, int) or value in _INTEGERS)
+
+
+def _variables(value: Any) -> dict[str, Any]:
+    found = _object(value)
+    _require(all(isinstance(each, (str, int, float)) for each in found.values()))
+    _require(all(not isinstance(x, float) or math.isfinite(x) for x in found.values()))
+    return found
+
+
+def _optional(kind: _Kind) -> _Kind:
+    return kind._replace(read=lambda value: None if value is None else kind.read(value))
+
+
+_LABEL: Final = _text(10_000)
+_COUNT: Final = _Kind("an integer from 0", _count)
+_NUMBER: Final = _Kind("a number", _number)
+_TIME: Final = _Kind("a time as ISO 8601", _time)
+_OBJECT: Final = _Kind("an object of JSON", _object)
+_KINDS: Final = {
+    **dict.fromkeys(("study", "key", *LABELS, "environment", "id", "name"), _LABEL),
+    **dict.fromkeys(("definition", "configuration", "record"), _OBJECT),
+    **dict.fromkeys(("error", "traceback"), _optional(_text(10**6))),
+    **dict.fromkeys(("started_at", "finished_at", "planned_at"), _TIME),
+    **dict.fromkeys((*METRICS[1:], "rate"), _NUMBER),
+    **dict.fromkeys(("position", "layer", "tokens"), _COUNT),
+    "variables": _Kind("an object of JSON with numbers and texts", _variables),
+    "seconds": _Kind("a number from 0", _seconds),
+    "state": _Kind(f"one of {', '.join(_STATES)}", _state),
+    "step": _Kind("the name of a step", _step),
+}
+
+
+def checked(store: Path, names: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
+    """Return the values of a row by their columns, JSON parsed.
+
+    Parameters
+    ----------
+    store : Path
+        The store, for messages.
+    names : sequence of str
+        The columns.
+    row : sequence
+        Their values.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        If a value is not what its column holds; the message names store, column and value.
+    """
+    found = {}
+    for name, value in zip(names, row, strict=True):
+        kind = _KINDS[name]
+        try:
+            found[name] = kind.read(value)
+        except (ValueError, TypeError, RecursionError):
+            shown = repr(value if not isinstance(value, (str, bytes)) else value[:_MOST_SHOWN])
+            raise ValueError(
+                f"the store {store} is damaged: {name} is {shown[:_MOST_SHOWN]}, not "
+                f"{kind.expected}"
+            ) from None
+    return found
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def run(store: Path, row: Mapping[str, Any], rates: Mapping[str, Sequence[float]]) -> Run:
+    """Return the run of a row of the view ``results``.
+
+    Parameters
+    ----------
+    store : Path
+        The store, for messages.
+    row : mapping
+        The row.
+    rates : mapping of str to sequence of float
+        The recomputation rates of its layers by step.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError
+        As :func:`checked`.
+    """
+
+    def values(names: Sequence[str]) -> dict[str, Any]:
+        return checked(store, names, [row[name] for name in names])
+
+    member = values(_MEMBER)
+    if member["state"] == "missing":
+        return Run(**member)
+    metrics = None
+    if member["state"] == "done":
+        steps = {step: tuple(layers) for step, layers in rates.items()}
+        layers = steps.pop(ALL, ())
+        metrics = Metrics(layer_rates=layers, step_rates=steps, **values(METRICS))
+    return Run(**member, **values(ENDED), metrics=metrics)
