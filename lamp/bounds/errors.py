@@ -131,7 +131,9 @@ def bound(
     Raises
     ------
     ValueError
-        If the order is unknown.
+        If the order is unknown, or f or a term of the bound is not what it has to be.
+    TypeError
+        If `composition` or `evaluation` is none, or a compiled method does not take rows.
 
     Examples
     --------
@@ -148,6 +150,13 @@ def bound(
     if order not in ORDERS:
         raise ValueError(f"unknown order {order!r}: expected {', '.join(ORDERS)}")
     machine = InFloat64() if evaluation is None else evaluation
+    if not isinstance(composition, Composition):
+        raise TypeError(f"composition must be a Composition, not {composition!r}")
+    if not (hasattr(machine, "value") and hasattr(machine, "error")):
+        raise TypeError(
+            "evaluation must have a value and an error, as evaluations.ByKernel(kernel, "
+            f"error_bound) has, not {machine!r}"
+        )
     y = arguments.computed
     if y.ndim == 0:
         raise ValueError("f takes rows: the inner products need at least one dimension")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -284,6 +285,12 @@ def _by_kernel(
     else:
         assert error_bound is not None
         errors = _of_pairs(error_bound, "error_bound", rows, columns, c)
+        if not (errors >= 0).all():
+            i, j = (int(index) for index in np.argwhere(~(errors >= 0))[0])
+            raise ValueError(
+                f"error_bound {name_of(error_bound)} gives {errors[i, j]} for row {i} of a and "
+                f"column {j} of b: a bound is at least 0, and infinite where there is none"
+            )
         description = f"kernel {name}, bound by {name_of(error_bound)}"
     shape = a.shape[:-1] + b.shape[1:]
     return ProductErrors(
@@ -320,7 +327,13 @@ def _of_pairs(
 
     def one(i: int, j: int) -> Any:
         begin = () if c is None else (float(starts[i, j]),)
-        return call(function, role, rows[i].copy(), columns[j].copy(), *begin)
+        found = call(function, role, rows[i].copy(), columns[j].copy(), *begin)
+        if np.ndim(found) or not isinstance(found, Real):
+            kind = type(found).__name__
+            raise TypeError(
+                f"{role} {name_of(function)} must return a number, not {kind} {found!r}"
+            )
+        return found
 
     found = [one(i, j) for i, j in np.ndindex(shape)]
     return np.array(found, np.float64).reshape(shape)
