@@ -87,8 +87,21 @@ def exact_products(a: ArrayLike, b: ArrayLike, c: ArrayLike | None = None) -> li
     -------
     list of list of Fraction
         m rows of n.
+
+    Raises
+    ------
+    ValueError
+        If `a` and `b` are not matrices that fit, or a number is not finite, or an integer not a
+        float64 number.
+    TypeError
+        If they do not hold real numbers.
     """
     left, right = np.atleast_2d(rows_of(a, "a")), rows_of(b, "b")
+    if left.ndim != 2 or right.ndim != 2:
+        raise ValueError(
+            "a must be a row or a matrix and b a matrix, not of shapes "
+            f"{left.shape} and {right.shape}"
+        )
     first = np.zeros(1) if c is None else as_carrier(c, "c")
     start = np.broadcast_to(first, (len(left), right.shape[1]))
     return [

@@ -26,20 +26,29 @@ def call(function: Callable[..., Any], role: str, *arguments: Any) -> Any:
         If Numba cannot compile the function for these arguments, or a plain function does not take
         them.
     """
-    with telling(f"{role} {name_of(function)}", *arguments):
-        return function(*arguments)
+    what = f"{role} {name_of(function)}"
+    try:
+        with telling(what, *arguments):
+            return function(*arguments)
+    except TypeError as error:
+        if str(error).startswith(what):
+            raise
+        raise _mismatch(what, error, arguments) from error
 
 
 @contextmanager
 def telling(what: str, *arguments: Any) -> Iterator[None]:
-    """Name what is called, and with what, if Numba cannot compile it or it does not take that."""
+    """Name what is called, and with what, where Numba cannot compile it for that."""
     try:
         yield
-    except (NumbaError, TypeError) as error:
-        given = ", ".join(map(_kind, arguments))
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
-        cause = None if isinstance(error, NumbaError) else error  # a page of Numba's own frames
-        raise TypeError(f"{what} does not take {given}: {reason}") from cause
+    except NumbaError as error:  # without a page of Numba's own frames
+        raise _mismatch(what, error, arguments) from None
+
+
+def _mismatch(what: str, error: Exception, arguments: tuple[Any, ...]) -> TypeError:
+    given = ", ".join(map(_kind, arguments))
+    reason = next((line for line in str(error).splitlines() if line.strip()), "")
+    return TypeError(f"{what} does not take {given}: {reason}")
 
 
 def _kind(argument: Any) -> str:

@@ -131,7 +131,9 @@ def bound(
     Raises
     ------
     ValueError
-        If the order is unknown.
+        If the order is unknown, or f or a term of the bound is not what it has to be.
+    TypeError
+        If `composition` or `evaluation` is none, or a compiled method does not take rows.
 
     Examples
     --------
@@ -148,46 +150,45 @@ def bound(
     if order not in ORDERS:
         raise ValueError(f"unknown order {order!r}: expected {', '.join(ORDERS)}")
     machine = InFloat64() if evaluation is None else evaluation
+    if not isinstance(composition, Composition):
+        raise TypeError(f"composition must be a Composition, not {composition!r}")
+    if not (hasattr(machine, "value") and hasattr(machine, "error")):
+        raise TypeError(
+            "evaluation must have a value and an error, as evaluations.ByKernel(kernel, "
+            f"error_bound) has, not {machine!r}"
+        )
     y = arguments.computed
     if y.ndim == 0:
         raise ValueError("f takes rows: the inner products need at least one dimension")
-    known = np.asarray(
-        np.isfinite(y).all(axis=-1, keepdims=True)
-    )  # a row that overflowed has no bound
+    # A row that overflowed has no bound.
+    known = np.asarray(np.isfinite(y).all(axis=-1, keepdims=True))
     held, errors = _held(y, known), np.where(known, arguments.errors, 0.0)
-    quiet = np.errstate(**({} if known.any() else _QUIET))
-    with quiet, telling(f"value of {composition}", held):
-        value = np.asarray(machine.value(composition, held), np.float64)
-    if value.ndim != y.ndim or value.shape[:-1] != y.shape[:-1]:
-        raise ValueError(
-            f"the value of {composition} has shape {value.shape} for rows of shape {y.shape}"
-        )
+    value = _value(composition, machine, held, known)
     computed = np.where(known, value, np.nan)
-    is_number = np.isfinite(computed)
     if known.any():
-        with np.errstate(invalid="ignore", over="ignore"):  # what is NaN is looked at below
-            parts = _carried(composition, held, errors, arguments.recomputed, order)
-        descriptions = dict.fromkeys(parts, arguments.description)
+        parts = _carried(composition, held, errors, arguments.recomputed, order)
         with telling(f"value_error of {composition}", held):
-            parts["rounding of f"] = machine.error(composition, held)
+            rounding = machine.error(composition, held)
     else:
-        parts = {"inner products": np.full(value.shape, np.inf), "rounding of f": value}
-        descriptions = {"inner products": arguments.description}
+        parts, rounding = {"inner products": np.full(value.shape, np.inf)}, value
+    descriptions = dict.fromkeys(parts, arguments.description) | {_ROUNDING: str(machine)}
+    is_number = np.isfinite(computed)
     unbounded = np.asarray(np.isinf(errors).any(axis=-1, keepdims=True))
     return Bound(
         computed,
         {
             name: _checked_part(part, _Place(name, composition, held, errors), is_number, unbounded)
-            for name, part in parts.items()
+            for name, part in {**parts, _ROUNDING: rounding}.items()
         },
         order,
         min(1.0, y.shape[-1] * arguments.failure_probability),
         str(composition),
-        descriptions | {"rounding of f": str(machine)},
+        descriptions,
         (*arguments.assumptions, *composition.assumptions(order), *_of_machine(machine)),
     )
 
 
+_ROUNDING: Final = "rounding of f"
 _QUIET: Final[dict[str, Any]] = {"all": "ignore"}
 
 
@@ -196,6 +197,20 @@ def _held(y: Float64, known: NDArray[np.bool_]) -> Float64:
     rows = y.reshape(-1, y.shape[-1])
     first = rows[np.argmax(known)] if known.any() else np.zeros(y.shape[-1])
     return np.where(known, y, first)
+
+
+def _value(
+    composition: Composition, machine: Evaluation, held: Float64, known: NDArray[np.bool_]
+) -> Float64:
+    """The computed f of rows, checked; quietly where no row is known."""
+    quiet = np.errstate(**({} if known.any() else _QUIET))
+    with quiet, telling(f"value of {composition}", held):
+        value = np.asarray(machine.value(composition, held), np.float64)
+    if value.ndim != held.ndim or value.shape[:-1] != held.shape[:-1]:
+        raise ValueError(
+            f"the value of {composition} has shape {value.shape} for rows of shape {held.shape}"
+        )
+    return value
 
 
 def _of_machine(machine: Evaluation) -> tuple[str, ...]:
@@ -231,7 +246,7 @@ def _checked_part(
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         row, errors = place.y[index[:-1]], place.errors[index[:-1]]
-        method = "error" if place.name == "rounding of f" else "enclosure or amplified"
+        method = "error" if place.name == _ROUNDING else "enclosure or amplified"
         raise ValueError(
             f"{source} is {part[index]} at component {index}, where y is {row[:4].tolist()} and "
             f"its errors {errors[:4].tolist()}: {method} must give bounds, at least 0, infinite "
@@ -248,13 +263,16 @@ def _carried(
     order: str,
 ) -> dict[str, Float64]:
     """The terms of a bound that come from the errors of the arguments."""
-    if order == "rigorous":
-        with telling(f"enclosure of {composition}", y, errors):
-            return {"inner products": composition.enclosure(y, errors)}
-    with telling(f"amplified of {composition}", y, errors):
-        if recomputed is None:
-            return {"inner products": composition.amplified(y, errors)}
+    method = "enclosure" if order == "rigorous" else "amplified"
+    carry = getattr(composition, method)
+    # What is NaN is looked at later.
+    with (
+        telling(f"{method} of {composition}", y, errors),
+        np.errstate(invalid="ignore", over="ignore"),
+    ):
+        if order == "rigorous" or recomputed is None:
+            return {"inner products": carry(y, errors)}
         return {
-            "low inner products": composition.amplified(y, np.where(recomputed, 0.0, errors)),
-            "recomputed products": composition.amplified(y, np.where(recomputed, errors, 0.0)),
+            "low inner products": carry(y, np.where(recomputed, 0.0, errors)),
+            "recomputed products": carry(y, np.where(recomputed, errors, 0.0)),
         }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import fpemu
 from fpemu import Accumulator, Format, Rounding
+from fpemu.carriers import as_carrier
 from lamp._kernels.callables import call, name_of
 from lamp._kernels.rows import Float64, outward, rows_of
 from lamp.bounds.evaluations import NEAREST
@@ -272,9 +274,37 @@ def _by_kernel(
     kind: str,
     error_bound: Accumulator | Kernel | None,
 ) -> ProductErrors:
-    """Inner products by a kernel of the user's, with what he says of their errors."""
+    """Inner products by a kernel of the user's, with what is said of their errors."""
     name = name_of(kernel)
-    if error_bound is None or not (isinstance(error_bound, Accumulator) or callable(error_bound)):
+    _check_kernel(name, a, b, kind, error_bound)
+    rows, columns = np.atleast_2d(a), b.reshape(len(b), -1).T
+    computed = _of_pairs(kernel, "kernel", rows, columns, c)
+    if isinstance(error_bound, Accumulator):
+        errors = _bounds_by(error_bound, rows, columns.T, c)
+        description = f"kernel {name}, bound of {error_bound}, {a.shape[-1]} terms"
+    else:
+        assert error_bound is not None
+        errors = _of_pairs(error_bound, "error_bound", rows, columns, c)
+        if not (errors >= 0).all():
+            i, j = (int(index) for index in np.argwhere(~(errors >= 0))[0])
+            raise ValueError(
+                f"error_bound {name_of(error_bound)} gives {errors[i, j]} for row {i} of a and "
+                f"column {j} of b: a bound is at least 0, and infinite where there is none"
+            )
+        description = f"kernel {name}, bound by {name_of(error_bound)}"
+    shape = a.shape[:-1] + b.shape[1:]
+    return ProductErrors(
+        computed.reshape(shape),
+        np.where(np.isfinite(computed), errors, np.inf).reshape(shape),
+        0.0,
+        description,
+        assumptions=(f"the error_bound of kernel {name} holds",),
+    )
+
+
+def _check_kernel(name: str, a: Float64, b: Float64, kind: str, error_bound: Any) -> None:
+    """Raise an error unless a kernel comes with its bound, and a and b are what it multiplies."""
+    if not (isinstance(error_bound, Accumulator) or callable(error_bound)):
         raise TypeError(
             f"kernel {name} needs error_bound, an accumulator whose bound holds for it or a "
             f"function that bounds its error, not {error_bound!r}"
@@ -286,51 +316,37 @@ def _by_kernel(
             f"kernel {name} multiplies rows of a by columns of b, but a has shape {a.shape} and b "
             f"shape {b.shape}"
         )
-    rows, columns = np.atleast_2d(a), b.reshape(len(b), -1).T
-    starts = (
-        None if c is None else np.broadcast_to(np.asarray(c, np.float64), (len(rows), len(columns)))
-    )
 
-    def each(function: Kernel, what: str) -> Float64:
-        return np.array(
-            [
-                [
-                    call(
-                        function,
-                        what,
-                        x.copy(),
-                        y.copy(),
-                        *([] if starts is None else [starts[i, j]]),
-                    )
-                    for j, y in enumerate(columns)
-                ]
-                for i, x in enumerate(rows)
-            ],
-            np.float64,
-        )
 
-    computed = each(kernel, "kernel")
-    if isinstance(error_bound, Accumulator):
-        terms, initial = a.shape[-1], c is not None
-        constant = error_bound.error_bound(terms, initial=initial)
-        floor = error_bound.underflow_bound(terms, initial=initial)
-        sizes = outward(_magnitudes(rows, columns.T, c), 1)
-        errors = outward(constant * sizes, 2) + floor
-        within = (1.0 + constant) * sizes + floor < _saturation(error_bound)
-        errors = np.where(within, errors, np.inf)
-        description = f"kernel {name}, bound of {error_bound}, {terms} terms"
-    else:
-        errors = each(error_bound, "error_bound")
-        description = f"kernel {name}, bound by {name_of(error_bound)}"
-    shape = a.shape[:-1] + b.shape[1:]
-    errors = np.where(np.isfinite(computed), errors, np.inf)
-    return ProductErrors(
-        computed.reshape(shape),
-        errors.reshape(shape),
-        0.0,
-        description,
-        assumptions=(f"the error_bound of kernel {name} holds",),
-    )
+def _of_pairs(
+    function: Kernel, role: str, rows: Float64, columns: Float64, c: ArrayLike | None
+) -> Float64:
+    """What a function gives for every row and column, shape (rows, columns)."""
+    shape = len(rows), len(columns)
+    starts = np.broadcast_to(np.zeros(1) if c is None else as_carrier(c, "c"), shape)
+
+    def one(i: int, j: int) -> Any:
+        begin = () if c is None else (float(starts[i, j]),)
+        found = call(function, role, rows[i].copy(), columns[j].copy(), *begin)
+        if np.ndim(found) or not isinstance(found, Real):
+            kind = type(found).__name__
+            raise TypeError(
+                f"{role} {name_of(function)} must return a number, not {kind} {found!r}"
+            )
+        return found
+
+    found = [one(i, j) for i, j in np.ndindex(shape)]
+    return np.array(found, np.float64).reshape(shape)
+
+
+def _bounds_by(accumulator: Accumulator, a: Float64, b: Float64, c: ArrayLike | None) -> Float64:
+    """The deterministic bounds of an accumulator; infinite where it may saturate."""
+    _check_members(a, b, accumulator)
+    constant = accumulator.error_bound(a.shape[-1], initial=c is not None)
+    floor = accumulator.underflow_bound(a.shape[-1], initial=c is not None)
+    sizes = _magnitudes(a, b, c)
+    errors = outward(constant * sizes, 2) + floor
+    return np.where((1.0 + constant) * sizes + floor < _saturation(accumulator), errors, np.inf)
 
 
 def _saturation(accumulator: Accumulator) -> float:

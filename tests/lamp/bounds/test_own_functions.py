@@ -350,6 +350,14 @@ def test_a_kernel_may_begin_with_a_value():
         (numba.njit(lambda x: x), {"error_bound": CLAIM}, TypeError, "does not take a float64 arr"),
         (numba.njit(lambda x, y: x.no), {"error_bound": CLAIM}, TypeError, "does not take"),
         (CLAIM, {"error_bound": CLAIM}, TypeError, "has its own bound"),
+        (lambda x, y: x, {"error_bound": CLAIM}, TypeError, "kernel <lambda> must return a number"),
+        (lambda x, y: "1", {"error_bound": CLAIM}, TypeError, "must return a number, not str '1'"),
+        (
+            backward,
+            {"error_bound": lambda x, y: np.nan},
+            ValueError,
+            "error_bound <lambda> gives nan for row 0 of a and column 0 of b",
+        ),
         ("float32", {}, TypeError, "or a function of two vectors, not str 'float32'"),
     ],
 )
@@ -364,6 +372,19 @@ def narrow_square(y):
     for j in range(len(y)):
         out[j] = MULTIPLY(y[j], y[j])
     return out
+
+
+def test_what_is_no_function_and_no_evaluation_is_named():
+    a, b = operands()
+    found = bounds.products(a, b, CLAIM)
+    with pytest.raises(TypeError, match="composition must be a Composition, not <class"):
+        bounds.bound(Square, found)
+    with pytest.raises(
+        TypeError, match=r"evaluation must have a value and an error, as .*ByKernel"
+    ):
+        bounds.bound(Square(), found, evaluation=narrow_square)
+    with pytest.raises(ValueError, match=r"b a matrix, not of shapes \(3, 12\) and \(12,\)"):
+        testing.assert_bound_holds(Square(), a, b[:, 0], CLAIM)
 
 
 def test_f_may_be_computed_by_a_kernel():
