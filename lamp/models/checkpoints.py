@@ -21,6 +21,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from lamp._files import read_object
+from lamp.models.stored import Stored
 from lamp.models.tokenizer import TokenizerFiles
 
 __all__ = [
@@ -50,6 +52,7 @@ _INDEX: Final = "model.safetensors.index.json"
 _PICKLED: Final = "pytorch_model.bin"
 _PICKLED_INDEX: Final = "pytorch_model.bin.index.json"
 _NO_LIMIT: Final = 10**30  # tokens of a text
+_SAFE_TORCH: Final = (2, 6)  # before it, weights_only=True could be tricked
 _TYPES: Final = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_FILES: Final = (
@@ -163,13 +166,7 @@ def _gguf() -> Any:
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        found.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path / 'config.json'} is not a model configuration: {error}") from error
-    config: Mapping[str, Any] = found
-    return config
+    return read_object(path / "config.json", "a model configuration")
 
 
 def model_type(path: Path) -> str:
@@ -210,12 +207,19 @@ def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
     Raises
     ------
     ValueError
-        If ``config.json`` is not a JSON object or describes another type of model.
+        If ``config.json`` is not a JSON object, describes another type of model, or says that the
+        weights are quantized.
     """
     kind = model_type(path)
     if kind != family:
         raise ValueError(f"{path} holds a model of type {kind!r}, expected {family!r}")
     config: Mapping[str, Any] = _gguf().load_config(path) if _is_gguf(path) else _read_config(path)
+    if (quantized := config.get("quantization_config")) is not None:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+        raise ValueError(
+            f"the weights of {path} are quantized by {method!r}, which is not implemented: "
+            "expected float16, bfloat16, float32 or float64, or a GGUF file"
+        )
     return config
 
 
@@ -285,7 +289,7 @@ def _transformers() -> ModuleType:
             os.environ[quiet] = before
 
 
-def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
+def load_tensors(path: Path) -> Stored:
     """All floating-point tensors of a checkpoint; half-precision ones become float32.
 
     Tensors of float32 and float64 in safetensors files are mapped into memory, not read.  Quantized
@@ -298,8 +302,9 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
 
     Returns
     -------
-    dict
-        Name to array of float32 or float64; the arrays must not be changed.
+    Stored
+        A dict from name to array of float32 or float64; the arrays must not be changed.  Its
+        attribute `unread` has the types of other tensors, such as quantized ones.
 
     Raises
     ------
@@ -311,14 +316,20 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
         If the weights are a ``pytorch_model.bin`` and PyTorch is not installed, or a GGUF file and
         the package gguf is not.
     """
-    tensors: dict[str, NDArray[np.floating[Any]]] = {}
     if _is_gguf(path):
-        tensors.update(_gguf().load_tensors(path))
-        return tensors
+        return Stored(_gguf().load_tensors(path), {}, str(path))
+    tensors: dict[str, NDArray[np.floating[Any]]] = {}
+    unread: dict[str, str] = {}
     for file in _weight_files(path):
         read = _read_pickled if file.suffix == ".bin" else _read_safetensors
-        tensors.update(read(file))
-    return tensors
+        for name, tensor in read(file):
+            if name in tensors or name in unread:
+                raise ValueError(f"{file} has a tensor {name!r}, which another shard has, too")
+            if isinstance(tensor, str):
+                unread[name] = tensor
+            else:
+                tensors[name] = tensor
+    return Stored(tensors, unread, str(path))
 
 
 def files(path: Path) -> list[Path]:
@@ -354,21 +365,23 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = [index.parent / name for name in sorted(set(places.values()))]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{index} is broken: expected an object whose 'weight_map' gives each tensor's "
-            f"file ({error!r})"
-        ) from error
-    for file in files:
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise ValueError(f"{index} is broken: expected a 'weight_map' with the file of each tensor")
+    found = [index.parent / place for place in sorted(set(places.values()))]
+    for file, place in zip(found, sorted(set(places.values())), strict=True):
+        if file.name != place:
+            raise ValueError(f"{index} names {place!r}, expected a file beside it")
         if not file.is_file():
-            raise FileNotFoundError(f"{index} names {file.name}, which is missing")
-    return files
+            raise FileNotFoundError(f"{index} names {place}, which is missing")
+    return found
 
 
-def _read_safetensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
+_Tensor = NDArray[np.floating[Any]] | str
+"""A tensor, or the type of one that is not read."""
+
+
+def _read_safetensors(file: Path) -> Iterator[tuple[str, _Tensor]]:
     """The tensors of a safetensors file, mapped into memory.
 
     The library checks the file, but copies its arrays; they are mapped here instead.
@@ -384,8 +397,12 @@ def _read_safetensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any
         size = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(size))
     for name, entry in header.items():
-        if name != "__metadata__" and entry["dtype"] in _TYPES:
-            kind, shape = _TYPES[entry["dtype"]], tuple(entry["shape"])
+        if name == "__metadata__":
+            continue
+        kind, shape = _TYPES.get(entry["dtype"]), tuple(entry["shape"])
+        if kind is None:
+            yield name, entry["dtype"]
+        else:
             yield name, _widened(_mapped(file, kind, shape, 8 + size + entry["data_offsets"][0]))
 
 
@@ -404,7 +421,7 @@ def _widened(array: NDArray[Any]) -> NDArray[np.floating[Any]]:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _read_pickled(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
+def _read_pickled(file: Path) -> Iterator[tuple[str, _Tensor]]:
     """The tensors of a PyTorch file, none of whose code is executed."""
     try:
         torch: Any = importlib.import_module("torch")
@@ -412,16 +429,31 @@ def _read_pickled(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]
         raise ModuleNotFoundError(
             f"{file} needs PyTorch to be read: install torch, or convert it to {_SINGLE}"
         ) from error
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE_TORCH:
+        raise ModuleNotFoundError(
+            f"{file} needs PyTorch {'.'.join(map(str, _SAFE_TORCH))} or newer to be read: older "
+            f"ones, such as {torch.__version__}, can execute code in it (CVE-2025-32434)"
+        )
     try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-        floating = {n: t for n, t in tensors.items() if t.is_floating_point()}
+        found = torch.load(file, map_location="cpu", weights_only=True)
+        found = found.get("state_dict", found)
+        tensors = {str(name): _from_torch(torch, tensor) for name, tensor in found.items()}
     except Exception as error:  # pickle, zip, key and other errors, by version of torch
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{file} is not a file of PyTorch tensors: {reason}") from error
-    for name, tensor in floating.items():
-        if tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            wide = tensor if tensor.dtype == torch.float64 else tensor.float()
-            yield name, wide.numpy()
+    yield from tensors.items()
+
+
+def _from_torch(torch: Any, tensor: Any) -> _Tensor:
+    """A tensor or a parameter of PyTorch as an array, if it is of a type that is read."""
+    if not isinstance(tensor, torch.Tensor):
+        return type(tensor).__name__
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return str(tensor.dtype).removeprefix("torch.")
+    plain = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
+    wide = plain if plain.dtype == torch.float64 else plain.float()
+    array: NDArray[np.floating[Any]] = wide.numpy()
+    return array
 
 
 def read_text(path: Path | None = None) -> str:

@@ -132,7 +132,7 @@ class Decoder(ABC):
         config = checkpoints.load_config(source, cls.family)
         try:
             return cls._configure(config)
-        except ValueError as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise ValueError(f"{source} describes no {cls.family} model: {error}") from error
 
     def with_hardware(

@@ -1,6 +1,7 @@
 """Reading checkpoints and texts, whole and broken."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +15,11 @@ from lamp.models.gpt2 import GPT2, GPT2Config
 torch = pytest.importorskip("torch", reason="random checkpoints are made with PyTorch")
 import safetensors.torch  # noqa: E402
 
-from tests.lamp.random_llamas import random_checkpoint  # noqa: E402
+from tests.lamp.random_llamas import (  # noqa: E402
+    random_checkpoint,
+    random_llama_checkpoint,
+    transformers_logits,
+)
 
 
 def test_every_storage_type_is_widened_exactly(tmp_path):
@@ -194,7 +199,15 @@ def edit_config(path, **changes):
         ({"activation_function": "mish"}, "unknown activation 'mish'"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn"),
-        ({"tie_word_embeddings": False}, "not tied"),
+        ({"tie_word_embeddings": False}, r"no tensor 'lm_head\.weight'"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no', expected true or false"),
+        (
+            {"activation_function": ["gelu"]},
+            r"activation_function is \['gelu'\], expected",
+        ),
+        ({"layer_norm_epsilon": 10**400}, "describes no gpt2 model: layer_norm_epsilon is 10*,"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized by 'gptq', which is not"),
+        ({"quantization_config": 8}, "quantized by 8, which is not"),
         ({"n_head": 5}, "does not divide into 5 heads"),
         ({"n_layer": 3}, "no tensor"),
         ({"n_layer": 1}, r"tensor 'transformer\.h\.1\..*n_layer = 1"),
@@ -229,13 +242,98 @@ def test_broken_files_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 3}}']
+    "text", ["{", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 3}}', "[" * 10**5]
 )
 def test_a_broken_index_of_shards_is_named(tmp_path, text):
     path = random_checkpoint(tmp_path)
     (path / "model.safetensors").unlink()
     (path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is broken"):
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is (broken|not a JSON)"):
+        GPT2.from_pretrained(path)
+
+
+@pytest.mark.parametrize("index", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("place", ["../other.safetensors", "a/../b", "/other.safetensors", ""])
+def test_shards_lie_beside_their_index(tmp_path, index, place):
+    path = random_checkpoint(tmp_path / "model")
+    (path / "model.safetensors").rename(tmp_path / "other.safetensors")
+    place = str(tmp_path / place[1:]) if place.startswith("/") else place
+    (path / f"{index}.index.json").write_text(json.dumps({"weight_map": {"wte.weight": place}}))
+    with pytest.raises(ValueError, match=f"index.json names '{place}', expected a file beside it"):
+        GPT2.from_pretrained(path)
+
+
+def test_a_tensor_in_two_shards_is_named(tmp_path):
+    path = random_checkpoint(tmp_path)
+    for name in ("a.safetensors", "b.safetensors"):
+        shutil.copy(path / "model.safetensors", path / name)
+    (path / "model.safetensors").unlink()
+    places = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(places))
+    with pytest.raises(ValueError, match=r"b\.safetensors has a tensor '.*', which another shard"):
+        GPT2.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, '{"a":' * 10**5, '{"a": "\\ud800"}', "9" * 5000, "\x00", '"text"']
+)
+def test_json_that_cannot_be_read_is_named_with_its_file(tmp_path, text):
+    path = random_checkpoint(tmp_path)
+    (path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json is not a model configuration: "):
+        lamp.from_pretrained(path)
+
+
+def test_other_heads_of_gpt2_are_kept(tmp_path):
+    """As transformers does, whatever the configuration says of ties."""
+    path = random_checkpoint(tmp_path)
+    head = torch.randn(61, 32)
+    rewrite(path, lambda tensors: tensors.update({"lm_head.weight": head}))
+    for tied in (True, False):
+        edit_config(path, tie_word_embeddings=tied)
+        expected = transformers_logits(path, [1, 2, 3], torch.float64)
+        found = GPT2.from_pretrained(path, hardware="fp64").logits([1, 2, 3])
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_heads_of_llama_are_those_of_transformers(tmp_path):
+    path = random_llama_checkpoint(tmp_path, tie_word_embeddings=True)
+    rewrite(path, lambda tensors: tensors.update({"lm_head.weight": torch.randn(61, 32)}))
+    expected = transformers_logits(path, [1, 2, 3], torch.float32)
+    found = lamp.from_pretrained(path).logits([1, 2, 3])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_parameters_and_nested_files_of_pytorch_are_read(tmp_path):
+    path = random_checkpoint(tmp_path)
+    expected = GPT2.from_pretrained(path).logits([1, 2, 3])
+    tensors = safetensors.torch.load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    parameters = {f"module.{n}": torch.nn.Parameter(tensor) for n, tensor in tensors.items()}
+    for content in (parameters, {"state_dict": parameters, "step": 3}):
+        torch.save(content, path / "pytorch_model.bin")
+        np.testing.assert_array_equal(GPT2.from_pretrained(path).logits([1, 2, 3]), expected)
+
+
+def test_old_versions_of_pytorch_are_not_trusted(tmp_path, monkeypatch):
+    path = random_checkpoint(tmp_path)
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(ModuleNotFoundError, match=r"needs PyTorch 2\.6 .* as 2\.5\.1\+cpu"):
+        checkpoints.load_tensors(path)
+
+
+def test_quantized_weights_are_named_as_such(tmp_path):
+    path = random_checkpoint(tmp_path)
+    name = "transformer.h.0.mlp.c_fc.weight"
+
+    def quantize(tensors):
+        del tensors[name]
+        tensors[name.replace("weight", "qweight")] = torch.ones(3, dtype=torch.int32)
+
+    rewrite(path, quantize)
+    message = rf"{path} has no tensor '{name}' .*'.*qweight' of type I32: quantized weights are not"
+    with pytest.raises(ValueError, match=message):
         GPT2.from_pretrained(path)
 
 
@@ -244,7 +342,9 @@ def test_a_tensor_of_a_type_that_is_not_read_is_named(tmp_path, dtype):
     path = random_checkpoint(tmp_path)
     name = "transformer.ln_f.bias"
     rewrite(path, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
-    with pytest.raises(ValueError, match=r"no tensor 'transformer\.ln_f\.bias' of float16"):
+    kind = "I32" if dtype == torch.int32 else "F8_E4M3"
+    message = rf"no tensor 'transformer\.ln_f\.bias' of float16.* of type {kind}: quantized"
+    with pytest.raises(ValueError, match=message):
         GPT2.from_pretrained(path)
 
 
