@@ -29,6 +29,7 @@ __all__ = [
     "EMBEDDED",
     "PACKAGED",
     "directory",
+    "end_tokens",
     "files",
     "load_config",
     "load_tensors",
@@ -47,6 +48,7 @@ PACKAGED: Final = {
 """Models in Python packages, by name: the package, the path in it, what to install."""
 
 _GGUF: Final = ".gguf"
+_GGUF_MAGIC: Final = b"GGUF"
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _PICKLED: Final = "pytorch_model.bin"
@@ -54,14 +56,12 @@ _PICKLED_INDEX: Final = "pytorch_model.bin.index.json"
 _NO_LIMIT: Final = 10**30  # tokens of a text
 _SAFE_TORCH: Final = (2, 6)  # before it, weights_only=True could be tricked
 _TYPES: Final = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
-_HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_HUB_FILES: Final = (
-    "*.json",
-    "*.safetensors",
-    "chat_template.jinja",
-    "merges.txt",
-    "tokenizer.model",
+_HUB_NAME: Final = re.compile(
+    r"(?!.*(--|\.\.))(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>[\w./-]+))?"
 )
+_HUB_FILES: Final = ("*.json", "*.safetensors", "*.jinja", "merges.txt", "tokenizer.model")
+_HUB_PICKLED: Final = ("pytorch_model*.bin",)
+_TOKENIZERS: Final = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _EXPECTED: Final = (
     f"expected {', '.join(map(repr, ('embedded', *PACKAGED)))}, a transformers directory, a GGUF "
     "file or the name of a model on the Hugging Face hub"
@@ -75,7 +75,9 @@ def directory(path_or_name: str | os.PathLike[str]) -> Path:
     ----------
     path_or_name : str or path-like
         A directory, a GGUF file, ``"embedded"``, a name in :data:`PACKAGED`, or the name of a model
-        on the Hugging Face hub, which is read from the hub's cache and downloaded first if needed.
+        on the Hugging Face hub, which is read from the hub's cache and downloaded first if needed;
+        ``"name@revision"`` is a branch, a tag or a commit of it.  A file is one of GGUF by its
+        ending or its first bytes.
 
     Returns
     -------
@@ -96,21 +98,28 @@ def directory(path_or_name: str | os.PathLike[str]) -> Path:
         return path
     if not path.is_dir():
         named = isinstance(path_or_name, str) and _HUB_NAME.fullmatch(path_or_name)
-        if not named or path.suffix == _GGUF:
-            raise FileNotFoundError(f"no model {str(path_or_name)!r}: {_EXPECTED}")
-        path = _from_hub(str(path_or_name))
+        if not named or path.suffix.lower() == _GGUF or path.exists():
+            what = "is a file, but none of GGUF" if path.is_file() else "does not exist"
+            raise FileNotFoundError(f"no model {str(path_or_name)!r}: it {what}; {_EXPECTED}")
+        path = _from_hub(named["name"], named["revision"])
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is no checkpoint: it holds no config.json{_hint(path)}")
     return path
 
 
 def _is_gguf(path: Path) -> bool:
-    return path.suffix == _GGUF and path.is_file()
+    """Whether a path is that of a GGUF file, by its ending or its first bytes."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == _GGUF:
+        return True
+    with path.open("rb") as opened:
+        return opened.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
 
 
 def _hint(path: Path) -> str:
     """A remark on the GGUF files in a directory, one of which may have been meant."""
-    files = sorted(str(file) for file in path.glob(f"*{_GGUF}") if file.is_file())
+    files = sorted(str(file) for file in path.glob("*") if _is_gguf(file))
     if not files:
         return ""
     return f"; a GGUF file is opened by its own path: {' or '.join(files)}"
@@ -130,27 +139,50 @@ def _from_package(name: str) -> Path:
     return found[0]
 
 
-def _from_hub(name: str) -> Path:
-    """The cached files of a model on the hub, downloaded first if one is missing."""
+def _from_hub(name: str, revision: str | None) -> Path:
+    """The cached files of a model on the hub; those that are missing are downloaded first."""
     import huggingface_hub as hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    patterns = list(_HUB_FILES)
+    def snapshot(*patterns: str, local: bool = False) -> Path:
+        # Beside the files of transformers, folders hold those of other programs.
+        found = hub.snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"],
+            local_files_only=local,
+        )
+        return Path(found)
+
+    cached = None
     try:
-        found = Path(hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        if (found / "config.json").is_file() and any(found.glob("*.safetensors")):
-            return found
+        cached = snapshot(*_HUB_FILES, local=True)
+        if _has_weights(cached) and any((cached / file).is_file() for file in _TOKENIZERS):
+            return cached
     except LocalEntryNotFoundError:
         pass  # it is downloaded below
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=patterns))
+        found = snapshot(*_HUB_FILES)
+        return found if _has_weights(found) else snapshot(*_HUB_FILES, *_HUB_PICKLED)
     except Exception as error:  # offline, unknown and gated models have errors of their own
+        if cached is not None and _has_weights(cached):
+            return cached
+        part = "nothing" if cached is None else "only a part"
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
-            f"no model {name!r}: {_EXPECTED}.  There is no such directory, the hub's cache "
-            f"({hub.constants.HF_HUB_CACHE}) does not hold it, and it could not be fetched: "
-            f"{type(error).__name__}: {reason}"
+            f"no model {name if revision is None else f'{name}@{revision}'!r}: {_EXPECTED}.  There "
+            f"is no such directory, the hub's cache ({hub.constants.HF_HUB_CACHE}) holds {part} of "
+            f"it, and it could not be fetched: {type(error).__name__}: {reason}"
         ) from error
+
+
+def _has_weights(path: Path) -> bool:
+    """Whether a directory holds a configuration and all the weights."""
+    try:
+        return (path / "config.json").is_file() and bool(_weight_files(path))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _gguf() -> Any:
@@ -248,8 +280,8 @@ def load_tokenizer(path: Path) -> Any:
     """
     if _is_gguf(path):
         return _gguf().load_tokenizer(path)
-    if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise FileNotFoundError(f"{path} holds no tokenizer (tokenizer.json or vocab.json)")
+    if not any((path / name).is_file() for name in _TOKENIZERS):
+        raise FileNotFoundError(f"{path} holds no tokenizer ({' or '.join(_TOKENIZERS)})")
     try:
         files = TokenizerFiles.of(path, _read_config(path))
         reason = files.needs_transformers
@@ -258,6 +290,41 @@ def load_tokenizer(path: Path) -> Any:
         raise
     except Exception as error:  # JSON, key and other errors; tokenizers raises plain Exception
         raise ValueError(f"the tokenizer of {path} cannot be read: {error!r}") from error
+
+
+def end_tokens(path: Path, usual: int | None = None) -> tuple[int, ...]:
+    """The numbers of the tokens that end a text.
+
+    Parameters
+    ----------
+    path : Path
+        As :func:`directory` gives it.
+    usual : int, optional
+        The tokenizer's own; it ends texts, too, unless ``generation_config.json`` names others.
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    ValueError
+        If a file is not a JSON object, or names something else than token numbers.
+    """
+    own = () if usual is None else (int(usual),)
+    if _is_gguf(path):
+        return tuple(dict.fromkeys((*_gguf().end_tokens(path), *own)))
+    named = _named_ends(path / "generation_config.json")
+    return named or tuple(dict.fromkeys((*_named_ends(path / "config.json"), *own)))
+
+
+def _named_ends(file: Path) -> tuple[int, ...]:
+    """The ``eos_token_id`` of a configuration, which is a number or several."""
+    ends = read_object(file).get("eos_token_id") if file.is_file() else None
+    numbers = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(type(number) is int for number in numbers):
+        raise ValueError(f"{file} says eos_token_id = {ends!r}, expected token numbers")
+    return tuple(numbers)
 
 
 def _by_transformers(path: Path, reason: str) -> Any:

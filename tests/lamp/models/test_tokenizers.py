@@ -326,6 +326,33 @@ def test_a_directory_without_tokenizer_json_is_read_by_transformers(tmp_path, mo
         checkpoints.load_tokenizer(path)
 
 
+def test_another_model_that_names_gpt2s_class_has_its_own_tokens(tmp_path, without_transformers):
+    """SmolLM2 does: transformers 5 would cut words as GPT-2 does, digits and all."""
+    made = digits()
+    path = save(tmp_path / "model", made, GPT2, model_type="llama")
+    found = checkpoints.load_tokenizer(path)
+    assert found.encode(TEXT) == made.encode(TEXT).ids
+    numbers = found.convert_ids_to_tokens(found.encode("1234"))
+    assert numbers == list("1234")
+
+
+@pytest.mark.parametrize("name", ["Llama 3", "Llama 3 by Llama's class", "general"])
+def test_a_model_puts_the_tokenizers_tokens_around_a_text(tmp_path, name):
+    made, settings, files = OWN[name]
+    path = save(tmp_path / "model", made, settings, **files)
+    model = object.__new__(lamp.Llama)
+    model._source = path
+    plain, whole, _, _ = of_theirs(path, TEXT)
+    assert model.encode(TEXT).tolist() == whole
+    assert model.encode(TEXT, add_special_tokens=False).tolist() == plain
+    assert (whole != plain) == ("3" in name)
+
+
+def test_a_text_that_is_not_unicode_is_refused():
+    with pytest.raises(ValueError, match=r"text is not Unicode: .*'\\ud800'"):
+        lamp.from_pretrained("embedded").encode("a \ud800")
+
+
 CODE = """
 from pathlib import Path
 from transformers import PreTrainedTokenizerFast
