@@ -8,6 +8,7 @@ model that ships with the package.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -21,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lamp._files import read_object
+from lamp._files import Stream, read_object
 from lamp.models.stored import Stored
 from lamp.models.tokenizer import TokenizerFiles
 
@@ -529,7 +530,8 @@ def read_text(path: Path | None = None) -> str:
     Parameters
     ----------
     path : Path, optional
-        A UTF-8 file; without one, the held-out sample of the embedded model is read.
+        A UTF-8 file; without one, the held-out sample of the embedded model is read.  A byte-order
+        mark is left out, and every line ends with a line feed.
 
     Returns
     -------
@@ -542,13 +544,8 @@ def read_text(path: Path | None = None) -> str:
     ValueError
         If the file is empty or not UTF-8.
     """
-    path = EMBEDDED / "held_out.txt" if path is None else path
-    if path.is_dir() or not path.exists():  # not is_file: a pipe is read, too
-        raise FileNotFoundError(f"no text file {str(path)!r}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    with contextlib.closing(Stream.open(path or EMBEDDED / "held_out.txt")) as stream:
+        text = stream.head()
     if not text.strip():
         raise ValueError(f"{path} is empty")
     return text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lamp.evaluation import STANDARD_INPUT, Source, Text, numerics, read_standard_input
+from lamp.evaluation import STANDARD_INPUT, Source, Text, numerics, standard_input
 from lamp.models import loading as models
 from lamp.studies.runs import Run
 from lamp.studies.study import Study
@@ -61,7 +61,7 @@ def planned(study: Study, digests: Callable[[Path], str]) -> Plan:
     points = study.points()
     given = None
     if any(point.source.source == STANDARD_INPUT for point in points):
-        given = read_standard_input()
+        given = standard_input()
     for point in points:
         if point.model not in checkpoints:
             with study.blamed(*point.places["model"]):

@@ -629,10 +629,10 @@ WRONG = [
     # failures
     (["run", "--model", "no such model"], 1, "no model 'no such model'"),
     (["run", "--model", "BROKEN"], 1, "config.json is not a model configuration"),
-    (["run", "--model", "MUTE"], 1, "(tokenizer.json or vocab.json): give token ids"),
+    (["run", "--model", "MUTE"], 1, "or tokenizer.model): give token ids"),
     (["generate", "--prompt", "x", "--model", "MUTE"], 1, "holds no tokenizer"),
     (["run", "--text", "missing.txt"], 1, "no text file 'missing.txt'"),
-    (["run", "--text", "EMPTY"], 1, "is empty"),
+    (["run", "--text", "EMPTY"], 1, "holds no text"),
     (["run", "--text", "LATIN"], 1, "is not UTF-8 text"),
     (["run", "--hardware", "missing.toml"], 1, "no hardware file 'missing.toml'"),
     (["run", "--hardware", "WRONG.toml"], 1, "wrong.toml, line 1: unknown hardware 'fp31'"),
