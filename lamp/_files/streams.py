@@ -40,7 +40,7 @@ class Stream:
         self, name: str, opened: IO[bytes], size: int | None = None, *, keep: bool = True
     ) -> None:
         self.name, self.size, self.keep = name, size, keep
-        self._opened = opened
+        self._opened, self._owned = opened, False
         decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
         self._chunks: list[str] = []
@@ -70,7 +70,9 @@ class Stream:
             raise FileNotFoundError(f"no text file {str(path)!r}")
         state = path.stat()
         size = state.st_size if stat.S_ISREG(state.st_mode) and state.st_size else None
-        return cls(str(path), path.open("rb"), size, keep=keep)
+        stream = cls(str(path), path.open("rb"), size, keep=keep)
+        stream._owned = True
+        return stream
 
     @classmethod
     def of(cls, text: str, name: str = "the text") -> Self:
@@ -90,8 +92,9 @@ class Stream:
         return stream
 
     def close(self) -> None:
-        """Close what is read; what has been read is kept."""
-        self._opened.close()
+        """Close the file, if it was opened here; what has been read of it is kept."""
+        if self._owned:
+            self._opened.close()
 
     def head(self, size: int | None = None) -> str:
         """The first characters.
@@ -153,6 +156,17 @@ class Stream:
         """Read on, if there is more."""
         if self._ended:
             return False
+        try:
+            chunk = self._next_chunk()
+        except BaseException:
+            self.close()
+            raise
+        self._chunks.append(chunk)
+        self._length += len(chunk)
+        return not self._ended
+
+    def _next_chunk(self) -> str:
+        """The next characters; fewer than usual at the end."""
         if self.size is None and self._length > _MOST:
             raise ValueError(
                 f"{self.name} goes on after {_MOST} characters: say how many tokens are to be read"
@@ -165,6 +179,4 @@ class Stream:
             raise ValueError(f"{self.name} is not UTF-8 text: {error}") from error
         if "\0" in chunk:
             raise ValueError(f"{self.name} is not UTF-8 text: it holds null characters")
-        self._chunks.append(chunk)
-        self._length += len(chunk)
-        return not self._ended
+        return chunk
