@@ -199,7 +199,7 @@ class Decoder(ABC):
         TypeError
             If `text` is not a string.
         ValueError
-            If `text` is not Unicode.
+            If `text` is not Unicode, or the tokenizer has no tokens for it.
         """
         if not isinstance(text, str):
             raise TypeError(f"text must be a string, not {type(text).__name__}")
@@ -207,7 +207,10 @@ class Decoder(ABC):
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"text is not Unicode: {error}") from error
-        numbers = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        try:
+            numbers = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        except Exception as error:  # tokenizers raises plain exceptions
+            raise ValueError(f"the tokenizer of {self._source} fails: {error}") from error
         return np.array(numbers, dtype=np.int64)
 
     def decode(self, tokens: ArrayLike) -> str:
