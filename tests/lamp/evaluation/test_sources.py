@@ -166,6 +166,9 @@ def test_no_more_is_read_than_is_wanted(tmp_path, model):
     source = Source(str(tmp_path / "a.jsonl"), tokens=12)
     whole = np.concatenate([model.encode(KEPT[0]), model.encode("\n\n" + KEPT[1])])
     np.testing.assert_array_equal(source.read(model).tokens, whole[:12])
+    exact = Source(str(tmp_path / "a.jsonl"), tokens=27).read(model)
+    assert len(exact.tokens) == 27
+    assert exact.left_out.endswith("the first 27 tokens are read, and it has more")
     with pytest.raises(ValueError, match="line 6 is not JSON"):
         Source(str(tmp_path / "a.jsonl"), tokens=None).read(model)
 
@@ -195,6 +198,20 @@ def test_the_first_tokens_are_those_of_the_whole_text(model, spaced, parts, coun
         found = Source("-", tokens=count, length=64).read(reader, text)
         np.testing.assert_array_equal(found.tokens, whole[:count])
         assert bool(found.left_out) == (len(whole) > count)
+
+
+class FarSighted:
+    """A model whose tokens depend on what follows within 30,000 characters."""
+
+    shape = types.SimpleNamespace(positions=64, vocabulary=30_001)
+
+    def encode(self, text, add_special_tokens=True):
+        return np.full(len(text), min(len(text), 30_000))
+
+
+def test_tokens_are_taken_where_two_cuts_agree():
+    text = Source("-", tokens=3).read(FarSighted(), "x" * 10**6)
+    assert text.tokens.tolist() == [30_000] * 3
 
 
 def test_no_more_is_tokenized_than_is_wanted(tmp_path, model, monkeypatch):

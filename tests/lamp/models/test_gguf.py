@@ -22,6 +22,7 @@ from transformers import LlamaConfig as TheirConfig  # noqa: E402
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint  # noqa: E402
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: E402
 
+from lamp.models.gguf import vocabulary  # noqa: E402
 from tests.lamp.random_llamas import (  # noqa: E402
     random_llama_checkpoint,
     transformers_logits,
@@ -727,6 +728,13 @@ def test_the_embedded_models_tokenizer_survives(tmp_path):
     expected = checkpoints.load_tokenizer(checkpoints.EMBEDDED).encode(text)
     assert found.encode(text) == expected
     assert found.decode(expected) == text
+
+
+def test_negative_numbers_of_tokens_are_refused():
+    metadata = {"model": "gpt2", "tokens": ["a", "b"], "bos_token_id": -1}
+    named = {f"tokenizer.ggml.{key}": value for key, value in metadata.items()}
+    with pytest.raises(ValueError, match="bos_token_id is -1, expected a number below 2"):
+        vocabulary._special(named, "bos")
 
 
 def test_a_file_without_a_tokenizer_says_so(tmp_path):

@@ -87,6 +87,19 @@ def test_pieces_in_a_gguf_file_have_the_same_tokens(tmp_path):
     assert (found.bos_token, found.eos_token) == ("<s>", "</s>")
 
 
+def test_pieces_are_merged_by_their_scores_whatever_their_numbers(tmp_path):
+    pieces = sentencepiece.read_pieces(DATA / "bpe.model")
+    order = [*range(3), *reversed(range(3, len(pieces.words)))]
+    changes = {
+        "tokens": [pieces.words[number] for number in order],
+        "scores": [float(pieces.scores[number]) for number in order],
+        "token_type": [pieces.kinds[number] for number in order],
+    }
+    found = checkpoints.load_tokenizer(gguf_file(tmp_path, **changes))
+    for text, tokens in EXPECTED["bpe"]["tokens"].items():
+        assert [order[n] for n in found.encode(text, add_special_tokens=False)] == tokens, text
+
+
 def test_what_a_gguf_file_says_of_spaces_and_ends_is_done(tmp_path):
     text, tokens = next(iter(EXPECTED["plain"]["tokens"].items()))
     changes = {"add_space_prefix": False, "add_bos_token": False, "unknown_token_id": 1}
