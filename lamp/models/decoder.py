@@ -207,8 +207,9 @@ class Decoder(ABC):
             text.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"text is not Unicode: {error}") from error
+        tokenizer = self.tokenizer
         try:
-            numbers = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            numbers = tokenizer.encode(text, add_special_tokens=add_special_tokens)
         except Exception as error:  # tokenizers raises plain exceptions
             raise ValueError(f"the tokenizer of {self._source} fails: {error}") from error
         return np.array(numbers, dtype=np.int64)
