@@ -11,11 +11,12 @@ demo: .venv/installed
 test: .venv/tested
 	$(BIN)/pytest --numprocesses auto --dist loadfile
 
-# What takes minutes by nature: the tests marked long, and every unit against its oracle, 100,000
-# inner products each.
+# What takes minutes by nature: the tests marked long, every unit against its oracle, 100,000 inner
+# products each, and mutated model files.
 check-long: .venv/tested
 	$(BIN)/pytest --numprocesses auto --dist worksteal -m long
 	$(BIN)/python analysis/check_units.py
+	$(BIN)/python analysis/fuzz_files.py
 
 lint: .venv/tested
 	$(BIN)/ruff check

@@ -1,9 +1,13 @@
-"""TOML documents with line numbers; files written whole or not at all."""
+"""TOML documents with line numbers, JSON objects, texts; files written whole or not at all."""
 
 from fpemu import _writing as writing
 from lamp._files.documents import Document
+from lamp._files.objects import read_object
+from lamp._files.streams import Stream
 
 __all__ = [
     "Document",
+    "Stream",
+    "read_object",
     "writing",
 ]

@@ -124,12 +124,12 @@ class _Continued:
         from lamp.evaluation import STANDARD_INPUT, read_standard_input
 
         text = read_standard_input() if prompt == STANDARD_INPUT else prompt
-        beginning = model.encode(_in_chat(model.tokenizer, text) if chat else text)
+        # A template writes the token that begins a text itself.
+        whole = _in_chat(model.tokenizer, text) if chat else text
+        beginning = model.encode(whole, add_special_tokens=not chat)
         if not len(beginning):
             raise typer.BadParameter(f"{text!r} has no tokens to begin with", param_hint="--prompt")
-        end: Any = getattr(model.tokenizer, "eos_token_id", None)
-        stop = [int(end)] if end is not None and 0 <= end < model.shape.vocabulary else []
-        return cls(model, text, beginning.tolist(), stop)
+        return cls(model, text, beginning.tolist(), list(model.end_tokens))
 
     @property
     def ended(self) -> str:

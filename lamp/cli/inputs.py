@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from fpemu.cli.options import usage
 from lamp import evaluation
+from lamp._files import Stream
 
 if TYPE_CHECKING:
     from lamp.models import Decoder
@@ -66,12 +68,14 @@ def read_token_ids(path: Path) -> NDArray[np.int64]:
     if path.suffix == ".npy":
         return _read_array(path)
     numbers = []
-    for word in path.read_bytes().split():
+    with contextlib.closing(Stream.open(path)) as stream:
+        words = stream.head().split()
+    for word in words:
         try:
             numbers.append(np.int64(int(word)))
         except (ValueError, OverflowError) as error:
             raise ValueError(
-                f"{path} holds {word.decode(errors='replace')!r} at position {len(numbers)}: "
+                f"{path} holds {word[:40]!r} at position {len(numbers)}: "
                 "expected token ids separated by white space"
             ) from error
     return np.array(numbers, np.int64)

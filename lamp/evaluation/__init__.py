@@ -5,7 +5,13 @@ from lamp.evaluation.comparisons import Comparison, compare, side_by_side, witho
 from lamp.evaluation.metrics import ESTIMATED, Metrics, Totals, evaluate, reference_logits
 from lamp.evaluation.numerics import versions
 from lamp.evaluation.settings import Setting, setting_parts
-from lamp.evaluation.sources import HELD_OUT, STANDARD_INPUT, Source, read_standard_input
+from lamp.evaluation.sources import (
+    HELD_OUT,
+    STANDARD_INPUT,
+    Source,
+    read_standard_input,
+    standard_input,
+)
 from lamp.evaluation.texts import Text, window_sizes
 from lamp.evaluation.uncertainty import Estimate, paired
 
@@ -25,6 +31,7 @@ __all__ = [
     "numerics",
     "paired",
     "read_standard_input",
+    "standard_input",
     "reference_logits",
     "setting_parts",
     "side_by_side",

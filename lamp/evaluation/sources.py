@@ -1,24 +1,27 @@
 """Sources of texts: files, tables, data sets, standard input.
 
 A source has documents in a fixed order; a plain text is one document.  They are tokenized one by
-one, separated by an empty line, until there are as many tokens as are asked for.
+one, separated by an empty line, until there are as many tokens as are asked for.  No more of a text
+is read and tokenized than its first tokens depend on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lamp.evaluation.texts import Text
+from lamp._files import Stream
+from lamp.evaluation.texts import Text, window_sizes
 from lamp.models import checkpoints
 
 if TYPE_CHECKING:
@@ -26,7 +29,14 @@ if TYPE_CHECKING:
 
     from lamp.models import Decoder
 
-__all__ = ["HELD_OUT", "KINDS", "STANDARD_INPUT", "Source", "read_standard_input"]
+__all__ = [
+    "HELD_OUT",
+    "KINDS",
+    "STANDARD_INPUT",
+    "Source",
+    "read_standard_input",
+    "standard_input",
+]
 
 HELD_OUT: Final = "held-out"
 """The name of the held-out sample that comes with the embedded model."""
@@ -35,9 +45,14 @@ STANDARD_INPUT: Final = "-"
 """The name of standard input."""
 
 _SUFFIXES: Final = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_NO_TEXTS: Final = (".json", ".csv", ".tsv", ".xlsx")
+"""Endings of files whose texts would have to be taken out of them."""
 _SEPARATOR: Final = "\n\n"
 _EXTRAS: Final = {"pyarrow": "parquet", "datasets": "datasets"}
 _ROWS: Final = 1024  # of a table that are in memory at a time
+_PER_TOKEN: Final = 8  # characters that a token has at most, on average
+_SAMPLE: Final = "a"  # a text to see what is put around it
+_BEYOND: Final = 4096  # characters beyond the tokens that are wanted
 
 
 @dataclass(frozen=True)
@@ -49,9 +64,11 @@ class Source:
     source : str
         A file, ``"held-out"``, ``"-"`` for standard input, or the name of a data set.
     kind : {"plain", "jsonl", "parquet", "datasets"}, optional
-        By default the file's ending decides.  ``"plain"``: UTF-8.  ``"jsonl"``: a JSON object on
-        each line.  ``"parquet"``: a table; needs the extra ``parquet``.  ``"datasets"``: a name on
-        the Hugging Face hub or a directory; needs the extra ``datasets``.
+        By default the file's ending decides; .json, .csv and the like are refused.  ``"plain"``:
+        UTF-8; lines end with a line feed whatever they end with in the file, and a byte-order mark
+        is left out.  ``"jsonl"``: a JSON object on each line.  ``"parquet"``: a table; needs the
+        extra ``parquet``.  ``"datasets"``: a name on the Hugging Face hub or a directory; needs the
+        extra ``datasets``.
     field : str
         The field of the objects, the table or the data set that holds the text.
     subset : str, optional
@@ -101,7 +118,13 @@ class Source:
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source:
             raise ValueError(f"source must be a file, a name or '-', not {self.source!r}")
-        kind = self.kind or _SUFFIXES.get(Path(self.source).suffix, "plain")
+        suffix = Path(self.source).suffix.lower()
+        if not self.kind and suffix in _NO_TEXTS:
+            raise ValueError(
+                f"{self.source!r} is not read as a text: expected plain text, .jsonl with a JSON "
+                "object on each line, or .parquet; kind = 'plain' takes it as it is"
+            )
+        kind = self.kind or _SUFFIXES.get(suffix, "plain")
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r}: expected {', '.join(KINDS)}")
         object.__setattr__(self, "kind", kind)
@@ -150,13 +173,13 @@ class Source:
             return self
         return replace(self, source=str(place), name=self.label)
 
-    def documents(self, given: str | None = None) -> Iterator[str]:
+    def documents(self, given: str | Stream | None = None) -> Iterator[str]:
         """Iterate over the documents that are not blank.
 
         Parameters
         ----------
-        given : str, optional
-            Standard input, if it has been read already: it can be read once.
+        given : str or lamp._files.Stream, optional
+            Standard input, if it has been opened or read already: it can be read once.
 
         Yields
         ------
@@ -171,20 +194,28 @@ class Source:
         ModuleNotFoundError
             If the package that reads it is not installed; the message names the extra.
         """
-        found = (document for document in KINDS[self.kind](self, given) if document.strip())
+        return (document.head() for document in self._documents(given))
+
+    def _documents(self, given: str | Stream | None) -> Generator[Stream, None, None]:
+        """Iterate over the documents that are not blank, which may be read in part."""
+        stream = Stream.of(given, STANDARD_INPUT) if isinstance(given, str) else given
+        found = (each for each in KINDS[self.kind](self, stream) if not each.is_blank())
         first = next(found, None)
         if first is None:
             raise ValueError(f"{self.source} holds no text")
         yield from itertools.chain([first], found)
 
-    def read(self, model: Decoder, given: str | None = None) -> Text:
+    def read(self, model: Decoder, given: str | Stream | None = None) -> Text:
         """Read the text as tokens of a model.
+
+        The tokens that the model's tokenizer puts in front of a text are in front of the first
+        document; those that it puts behind are behind the last, if that is read to its end.
 
         Parameters
         ----------
         model : Decoder
             The model.
-        given : str, optional
+        given : str or lamp._files.Stream, optional
             As for :meth:`documents`.
 
         Returns
@@ -198,13 +229,21 @@ class Source:
         ValueError
             As :meth:`documents`, or if a window does not fit the model.
         """
-        parts: list[NDArray[np.int64]] = []
-        count = 0
-        for document in self.documents(given):
-            parts.append(model.encode(_SEPARATOR + document if parts else document))
-            count += len(parts[-1])
-            if self.tokens is not None and count >= self.tokens:
-                break
+        window_sizes(model, self.length, self.stride)
+        before, after = _around(model)
+        parts, count, share = [before], len(before), None
+        with contextlib.closing(self._documents(given)) as documents:
+            for document in documents:
+                wanted = None if self.tokens is None else max(self.tokens - count, 0)
+                separator = _SEPARATOR if len(parts) > 1 else ""
+                part = _first_tokens(model, separator, document, wanted)
+                parts.append(part.tokens)
+                count += len(part.tokens)
+                if part.is_cut or (count == self.tokens and _has_more(documents)):
+                    share = part.share
+                    break
+            else:
+                parts.append(after)
         return Text.of(
             np.concatenate(parts),
             model,
@@ -213,10 +252,84 @@ class Source:
             length=self.length,
             stride=self.stride,
             shuffled=self.seed if self.shuffled else None,
+            kept=len(before),
+            left_out=self._left_out(share),
         )
+
+    def _left_out(self, share: float | None) -> str:
+        """What is not read of the source, in words; `share` of it is read, None for all of it."""
+        if share is None or self.source == HELD_OUT:
+            return ""
+        part = f", about {100 * share:.2g} % of it" if share else ", and it has more"
+        return f"{self.label}: the first {self.tokens} tokens are read{part}"
+
+
+# --- tokens ---------------------------------------------------------------------------------------
+
+
+def _around(model: Decoder) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The tokens that a tokenizer puts in front of a text and behind it."""
+    whole, plain = model.encode(_SAMPLE), model.encode(_SAMPLE, add_special_tokens=False)
+    extra = len(whole) - len(plain)
+    for first in range(extra + 1):
+        if np.array_equal(whole[first : first + len(plain)], plain):
+            return whole[:first], whole[first + len(plain) :]
+    return whole[:0], whole[:0]
+
+
+class _Part(NamedTuple):
+    """The first tokens of a document, and which share of a file they are, if that is known."""
+
+    tokens: NDArray[np.int64]
+    is_cut: bool = False
+    share: float = 0.0
+
+
+def _first_tokens(model: Decoder, before: str, document: Stream, wanted: int | None) -> _Part:
+    """The first tokens of a text and a document, which are those of all of it.
+
+    Where a text is cut, its last tokens may differ from those of the whole text.  Two cuts at
+    different places have the wanted tokens in common, or more of the text is taken.
+    """
+
+    def encoded(text: str) -> NDArray[np.int64]:
+        return model.encode(before + text, add_special_tokens=False)
+
+    if wanted is None:
+        return _Part(encoded(document.head()))
+    size = _PER_TOKEN * wanted + _BEYOND
+    while document.is_longer(size):
+        text = document.head(size)
+        first, second = encoded(text), encoded(document.head(size + size // 4))
+        if len(first) > wanted and np.array_equal(first[:wanted], second[:wanted]):
+            read = len(text.encode()) * wanted / len(first)
+            return _Part(first[:wanted], True, read / document.size if document.size else 0.0)
+        size *= 2
+    tokens = encoded(document.head())
+    share = wanted / len(tokens) if document.size and len(tokens) else 0.0
+    return _Part(tokens[:wanted], len(tokens) > wanted, share)
+
+
+def _has_more(documents: Iterator[Stream]) -> bool:
+    """Whether there are more documents, even broken ones."""
+    try:
+        return next(documents, None) is not None
+    except ValueError:
+        return True
 
 
 # --- kinds ----------------------------------------------------------------------------------------
+
+
+def standard_input() -> Stream:
+    """Standard input as a text, which is read as far as it is needed.
+
+    Returns
+    -------
+    lamp._files.Stream
+        It can be given to several sources.
+    """
+    return Stream("standard input", sys.stdin.buffer)
 
 
 def read_standard_input() -> str:
@@ -229,63 +342,69 @@ def read_standard_input() -> str:
     Raises
     ------
     ValueError
-        If it is empty or not UTF-8.
+        If it is empty or not UTF-8, or does not end.
     """
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"standard input is not UTF-8 text: {error}") from error
+    text = standard_input().head()
     if not text:
         raise ValueError("standard input is empty: expected a text")
     return text
 
 
-def _plain(source: Source, given: str | None) -> Iterator[str]:
+@contextlib.contextmanager
+def _opened(source: Source, given: Stream | None, *, keep: bool) -> Iterator[Stream]:
+    """The text of a file, which is closed at the end, or of standard input, which is not."""
     if source.source == STANDARD_INPUT:
-        yield read_standard_input() if given is None else given
-    else:
-        yield checkpoints.read_text(None if source.source == HELD_OUT else Path(source.source))
-
-
-def _lines(source: Source, given: str | None) -> Iterator[str]:
-    """Iterate over the lines of a file, which are read one by one."""
-    if source.is_given:
-        yield from next(_plain(source, given)).split("\n")
+        stream = standard_input() if given is None else given
+        if not stream.head(1):
+            raise ValueError("standard input is empty: expected a text")
+        yield stream
         return
-    path = Path(source.source)
-    if not path.is_file():
-        raise FileNotFoundError(f"no text file {str(path)!r}")
-    with path.open(encoding="utf-8") as file:
-        try:
-            yield from file
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    held_out = checkpoints.EMBEDDED / "held_out.txt"
+    path = held_out if source.source == HELD_OUT else Path(source.source)
+    with contextlib.closing(Stream.open(path, keep=keep)) as stream:
+        yield stream
 
 
-def _jsonl(source: Source, given: str | None) -> Iterator[str]:
-    for number, line in enumerate(_lines(source, given), 1):
-        if not line.strip():
-            continue
-        where = f"{source.source}, line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where} is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{where} is not a JSON object, but {line.strip()[:40]!r}")
-        yield _field(record, source, where)
+def _plain(source: Source, given: Stream | None) -> Iterator[Stream]:
+    with _opened(source, given, keep=True) as stream:
+        yield stream
 
 
-def _field(record: dict[str, Any], source: Source, where: str) -> str:
+def _jsonl(source: Source, given: Stream | None) -> Iterator[Stream]:
+    with _opened(source, given, keep=source.is_given) as stream:
+        for number, line in enumerate(stream.lines(), 1):
+            if line.strip():
+                where = f"{source.source}, line {number}"
+                yield _field(_record(line, where), source, where)
+
+
+def _record(line: str, where: str) -> dict[str, Any]:
+    """The JSON object on a line."""
+    try:
+        record = json.loads(line)
+    except RecursionError as error:
+        raise ValueError(f"{where} is not JSON: it is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{where} is not a JSON object, but {line.strip()[:40]!r}")
+    return record
+
+
+def _field(record: dict[str, Any], source: Source, where: str) -> Stream:
     if source.field not in record:
         raise ValueError(f"{where} has no field {source.field!r}: it has {', '.join(record)}")
     value = record[source.field]
     if not isinstance(value, str):
         raise ValueError(f"{where}: field {source.field!r} is not a string, but {value!r:.40}")
-    return value
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: field {source.field!r} is not Unicode: {error}") from error
+    return Stream.of(value, where)
 
 
-def _parquet(source: Source, given: str | None) -> Iterator[str]:
+def _parquet(source: Source, given: Stream | None) -> Iterator[Stream]:
     pyarrow = _module("pyarrow", source)
     path = Path(source.source)
     if not path.is_file():
@@ -302,7 +421,7 @@ def _parquet(source: Source, given: str | None) -> Iterator[str]:
         raise ValueError(f"{path} is not a Parquet file: {error}") from error
 
 
-def _dataset(source: Source, given: str | None) -> Iterator[str]:
+def _dataset(source: Source, given: Stream | None) -> Iterator[Stream]:
     datasets = _module("datasets", source)
     try:
         rows = datasets.load_dataset(source.source, source.subset or None, split=source.split)
@@ -330,7 +449,7 @@ def _module(name: str, source: Source) -> ModuleType:
         ) from error
 
 
-KINDS: Final[dict[str, Callable[[Source, str | None], Iterator[str]]]] = {
+KINDS: Final[dict[str, Callable[[Source, Stream | None], Iterator[Stream]]]] = {
     "plain": _plain,
     "jsonl": _jsonl,
     "parquet": _parquet,

@@ -96,11 +96,13 @@ class Text:
     stride : int
         The number of tokens from one window to the next; those before it are context only.
     available : int
-        The number of tokens that the source has.
+        The number of tokens that the source has, as far as it was read.
     asked : int or None
         The number of tokens that was asked for; None for all.
     shuffled : int or None
         The seed by which the tokens are shuffled; None if they are not.
+    left_out : str
+        What was not read of the source, in words; empty if nothing was left out.
     """
 
     source: str
@@ -110,6 +112,7 @@ class Text:
     available: int
     asked: int | None = None
     shuffled: int | None = None
+    left_out: str = ""
 
     @classmethod
     def of(
@@ -122,6 +125,8 @@ class Text:
         length: int | None = None,
         stride: int | None = None,
         shuffled: int | None = None,
+        kept: int = 0,
+        left_out: str = "",
     ) -> Text:
         """Take tokens from a source, in windows that fit a model.
 
@@ -143,6 +148,11 @@ class Text:
             The number of tokens from one window to the next; by default the length.
         shuffled : int, optional
             A seed by which the tokens that were taken are shuffled.
+        kept : int
+            The number of leading tokens that are not shuffled, as the one that begins a text.
+        left_out : str
+            What was not read of the source, in words.  By default it says so if `count` tokens are
+            not all of them.
 
         Returns
         -------
@@ -169,10 +179,13 @@ class Text:
         if count is not None and count < 1:
             raise ValueError(f"the count of tokens must be positive, not {count}")
         taken = numbers[:count]
+        if not left_out and len(taken) < len(numbers):
+            left_out = f"{source}: the first {len(taken)} tokens of {len(numbers)} are read"
         if shuffled is not None:
-            taken = np.random.default_rng(shuffled).permutation(taken)
+            rest = np.random.default_rng(shuffled).permutation(taken[kept:])
+            taken = np.concatenate([taken[:kept], rest])
         asked, seed = (None if each is None else int(each) for each in (count, shuffled))
-        return cls(source, taken, length, stride, len(numbers), asked, seed)
+        return cls(source, taken, length, stride, len(numbers), asked, seed, left_out)
 
     @property
     def windows(self) -> list[Window]:
@@ -186,6 +199,8 @@ class Text:
 
     def notes(self) -> list[str]:
         """Say in words where the text differs from what was asked for."""
+        if self.left_out:
+            return [self.left_out]
         if self.asked is None or self.available >= self.asked:
             return []
         return [f"{self.source} has {self.available} tokens, fewer than the {self.asked} asked for"]

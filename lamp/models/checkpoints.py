@@ -8,6 +8,7 @@ model that ships with the package.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -21,12 +22,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from lamp._files import Stream, read_object
+from lamp.models.stored import Stored
 from lamp.models.tokenizer import TokenizerFiles
 
 __all__ = [
     "EMBEDDED",
     "PACKAGED",
     "directory",
+    "end_tokens",
     "files",
     "load_config",
     "load_tensors",
@@ -45,20 +49,20 @@ PACKAGED: Final = {
 """Models in Python packages, by name: the package, the path in it, what to install."""
 
 _GGUF: Final = ".gguf"
+_GGUF_MAGIC: Final = b"GGUF"
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _PICKLED: Final = "pytorch_model.bin"
 _PICKLED_INDEX: Final = "pytorch_model.bin.index.json"
 _NO_LIMIT: Final = 10**30  # tokens of a text
+_SAFE_TORCH: Final = (2, 6)  # before it, weights_only=True could be tricked
 _TYPES: Final = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
-_HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_HUB_FILES: Final = (
-    "*.json",
-    "*.safetensors",
-    "chat_template.jinja",
-    "merges.txt",
-    "tokenizer.model",
+_HUB_NAME: Final = re.compile(
+    r"(?!.*(--|\.\.))(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>[\w./-]+))?"
 )
+_HUB_FILES: Final = ("*.json", "*.safetensors", "*.jinja", "merges.txt", "tokenizer.model")
+_HUB_PICKLED: Final = ("pytorch_model*.bin",)
+_TOKENIZERS: Final = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _EXPECTED: Final = (
     f"expected {', '.join(map(repr, ('embedded', *PACKAGED)))}, a transformers directory, a GGUF "
     "file or the name of a model on the Hugging Face hub"
@@ -72,7 +76,9 @@ def directory(path_or_name: str | os.PathLike[str]) -> Path:
     ----------
     path_or_name : str or path-like
         A directory, a GGUF file, ``"embedded"``, a name in :data:`PACKAGED`, or the name of a model
-        on the Hugging Face hub, which is read from the hub's cache and downloaded first if needed.
+        on the Hugging Face hub, which is read from the hub's cache and downloaded first if needed;
+        ``"name@revision"`` is a branch, a tag or a commit of it.  A file is one of GGUF by its
+        ending or its first bytes.
 
     Returns
     -------
@@ -93,21 +99,28 @@ def directory(path_or_name: str | os.PathLike[str]) -> Path:
         return path
     if not path.is_dir():
         named = isinstance(path_or_name, str) and _HUB_NAME.fullmatch(path_or_name)
-        if not named or path.suffix == _GGUF:
-            raise FileNotFoundError(f"no model {str(path_or_name)!r}: {_EXPECTED}")
-        path = _from_hub(str(path_or_name))
+        if not named or path.suffix.lower() == _GGUF or path.exists():
+            what = "is a file, but none of GGUF" if path.is_file() else "does not exist"
+            raise FileNotFoundError(f"no model {str(path_or_name)!r}: it {what}; {_EXPECTED}")
+        path = _from_hub(named["name"], named["revision"])
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is no checkpoint: it holds no config.json{_hint(path)}")
     return path
 
 
 def _is_gguf(path: Path) -> bool:
-    return path.suffix == _GGUF and path.is_file()
+    """Whether a path is that of a GGUF file, by its ending or its first bytes."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() == _GGUF:
+        return True
+    with path.open("rb") as opened:
+        return opened.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
 
 
 def _hint(path: Path) -> str:
     """A remark on the GGUF files in a directory, one of which may have been meant."""
-    files = sorted(str(file) for file in path.glob(f"*{_GGUF}") if file.is_file())
+    files = sorted(str(file) for file in path.glob("*") if _is_gguf(file))
     if not files:
         return ""
     return f"; a GGUF file is opened by its own path: {' or '.join(files)}"
@@ -127,27 +140,50 @@ def _from_package(name: str) -> Path:
     return found[0]
 
 
-def _from_hub(name: str) -> Path:
-    """The cached files of a model on the hub, downloaded first if one is missing."""
+def _from_hub(name: str, revision: str | None) -> Path:
+    """The cached files of a model on the hub; those that are missing are downloaded first."""
     import huggingface_hub as hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    patterns = list(_HUB_FILES)
+    def snapshot(*patterns: str, local: bool = False) -> Path:
+        # Beside the files of transformers, folders hold those of other programs.
+        found = hub.snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"],
+            local_files_only=local,
+        )
+        return Path(found)
+
+    cached = None
     try:
-        found = Path(hub.snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-        if (found / "config.json").is_file() and any(found.glob("*.safetensors")):
-            return found
+        cached = snapshot(*_HUB_FILES, local=True)
+        if _has_weights(cached) and any((cached / file).is_file() for file in _TOKENIZERS):
+            return cached
     except LocalEntryNotFoundError:
         pass  # it is downloaded below
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=patterns))
+        found = snapshot(*_HUB_FILES)
+        return found if _has_weights(found) else snapshot(*_HUB_FILES, *_HUB_PICKLED)
     except Exception as error:  # offline, unknown and gated models have errors of their own
+        if cached is not None and _has_weights(cached):
+            return cached
+        part = "nothing" if cached is None else "only a part"
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(
-            f"no model {name!r}: {_EXPECTED}.  There is no such directory, the hub's cache "
-            f"({hub.constants.HF_HUB_CACHE}) does not hold it, and it could not be fetched: "
-            f"{type(error).__name__}: {reason}"
+            f"no model {name if revision is None else f'{name}@{revision}'!r}: {_EXPECTED}.  There "
+            f"is no such directory, the hub's cache ({hub.constants.HF_HUB_CACHE}) holds {part} of "
+            f"it, and it could not be fetched: {type(error).__name__}: {reason}"
         ) from error
+
+
+def _has_weights(path: Path) -> bool:
+    """Whether a directory holds a configuration and all the weights."""
+    try:
+        return (path / "config.json").is_file() and bool(_weight_files(path))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _gguf() -> Any:
@@ -163,13 +199,7 @@ def _gguf() -> Any:
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        found.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path / 'config.json'} is not a model configuration: {error}") from error
-    config: Mapping[str, Any] = found
-    return config
+    return read_object(path / "config.json", "a model configuration")
 
 
 def model_type(path: Path) -> str:
@@ -210,12 +240,19 @@ def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
     Raises
     ------
     ValueError
-        If ``config.json`` is not a JSON object or describes another type of model.
+        If ``config.json`` is not a JSON object, describes another type of model, or says that the
+        weights are quantized.
     """
     kind = model_type(path)
     if kind != family:
         raise ValueError(f"{path} holds a model of type {kind!r}, expected {family!r}")
     config: Mapping[str, Any] = _gguf().load_config(path) if _is_gguf(path) else _read_config(path)
+    if (quantized := config.get("quantization_config")) is not None:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+        raise ValueError(
+            f"the weights of {path} are quantized by {method!r}, which is not implemented: "
+            "expected float16, bfloat16, float32 or float64, or a GGUF file"
+        )
     return config
 
 
@@ -244,8 +281,8 @@ def load_tokenizer(path: Path) -> Any:
     """
     if _is_gguf(path):
         return _gguf().load_tokenizer(path)
-    if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise FileNotFoundError(f"{path} holds no tokenizer (tokenizer.json or vocab.json)")
+    if not any((path / name).is_file() for name in _TOKENIZERS):
+        raise FileNotFoundError(f"{path} holds no tokenizer ({' or '.join(_TOKENIZERS)})")
     try:
         files = TokenizerFiles.of(path, _read_config(path))
         reason = files.needs_transformers
@@ -254,6 +291,41 @@ def load_tokenizer(path: Path) -> Any:
         raise
     except Exception as error:  # JSON, key and other errors; tokenizers raises plain Exception
         raise ValueError(f"the tokenizer of {path} cannot be read: {error!r}") from error
+
+
+def end_tokens(path: Path, usual: int | None = None) -> tuple[int, ...]:
+    """The numbers of the tokens that end a text.
+
+    Parameters
+    ----------
+    path : Path
+        As :func:`directory` gives it.
+    usual : int, optional
+        The tokenizer's own; it ends texts, too, unless ``generation_config.json`` names others.
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    ValueError
+        If a file is not a JSON object, or names something else than token numbers.
+    """
+    own = () if usual is None else (int(usual),)
+    if _is_gguf(path):
+        return tuple(dict.fromkeys((*_gguf().end_tokens(path), *own)))
+    named = _named_ends(path / "generation_config.json")
+    return named or tuple(dict.fromkeys((*_named_ends(path / "config.json"), *own)))
+
+
+def _named_ends(file: Path) -> tuple[int, ...]:
+    """The ``eos_token_id`` of a configuration, which is a number or several."""
+    ends = read_object(file).get("eos_token_id") if file.is_file() else None
+    numbers = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(type(number) is int for number in numbers):
+        raise ValueError(f"{file} says eos_token_id = {ends!r}, expected token numbers")
+    return tuple(numbers)
 
 
 def _by_transformers(path: Path, reason: str) -> Any:
@@ -285,7 +357,7 @@ def _transformers() -> ModuleType:
             os.environ[quiet] = before
 
 
-def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
+def load_tensors(path: Path) -> Stored:
     """All floating-point tensors of a checkpoint; half-precision ones become float32.
 
     Tensors of float32 and float64 in safetensors files are mapped into memory, not read.  Quantized
@@ -298,8 +370,9 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
 
     Returns
     -------
-    dict
-        Name to array of float32 or float64; the arrays must not be changed.
+    Stored
+        A dict from name to array of float32 or float64; the arrays must not be changed.  Its
+        attribute `unread` has the types of other tensors, such as quantized ones.
 
     Raises
     ------
@@ -311,14 +384,20 @@ def load_tensors(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
         If the weights are a ``pytorch_model.bin`` and PyTorch is not installed, or a GGUF file and
         the package gguf is not.
     """
-    tensors: dict[str, NDArray[np.floating[Any]]] = {}
     if _is_gguf(path):
-        tensors.update(_gguf().load_tensors(path))
-        return tensors
+        return Stored(_gguf().load_tensors(path), {}, str(path))
+    tensors: dict[str, NDArray[np.floating[Any]]] = {}
+    unread: dict[str, str] = {}
     for file in _weight_files(path):
         read = _read_pickled if file.suffix == ".bin" else _read_safetensors
-        tensors.update(read(file))
-    return tensors
+        for name, tensor in read(file):
+            if name in tensors or name in unread:
+                raise ValueError(f"{file} has a tensor {name!r}, which another shard has, too")
+            if isinstance(tensor, str):
+                unread[name] = tensor
+            else:
+                tensors[name] = tensor
+    return Stored(tensors, unread, str(path))
 
 
 def files(path: Path) -> list[Path]:
@@ -354,21 +433,23 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = [index.parent / name for name in sorted(set(places.values()))]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{index} is broken: expected an object whose 'weight_map' gives each tensor's "
-            f"file ({error!r})"
-        ) from error
-    for file in files:
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
+        raise ValueError(f"{index} is broken: expected a 'weight_map' with the file of each tensor")
+    found = [index.parent / place for place in sorted(set(places.values()))]
+    for file, place in zip(found, sorted(set(places.values())), strict=True):
+        if file.name != place:
+            raise ValueError(f"{index} names {place!r}, expected a file beside it")
         if not file.is_file():
-            raise FileNotFoundError(f"{index} names {file.name}, which is missing")
-    return files
+            raise FileNotFoundError(f"{index} names {place}, which is missing")
+    return found
 
 
-def _read_safetensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
+_Tensor = NDArray[np.floating[Any]] | str
+"""A tensor, or the type of one that is not read."""
+
+
+def _read_safetensors(file: Path) -> Iterator[tuple[str, _Tensor]]:
     """The tensors of a safetensors file, mapped into memory.
 
     The library checks the file, but copies its arrays; they are mapped here instead.
@@ -384,8 +465,12 @@ def _read_safetensors(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any
         size = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(size))
     for name, entry in header.items():
-        if name != "__metadata__" and entry["dtype"] in _TYPES:
-            kind, shape = _TYPES[entry["dtype"]], tuple(entry["shape"])
+        if name == "__metadata__":
+            continue
+        kind, shape = _TYPES.get(entry["dtype"]), tuple(entry["shape"])
+        if kind is None:
+            yield name, entry["dtype"]
+        else:
             yield name, _widened(_mapped(file, kind, shape, 8 + size + entry["data_offsets"][0]))
 
 
@@ -404,7 +489,7 @@ def _widened(array: NDArray[Any]) -> NDArray[np.floating[Any]]:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _read_pickled(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]:
+def _read_pickled(file: Path) -> Iterator[tuple[str, _Tensor]]:
     """The tensors of a PyTorch file, none of whose code is executed."""
     try:
         torch: Any = importlib.import_module("torch")
@@ -412,16 +497,31 @@ def _read_pickled(file: Path) -> Iterator[tuple[str, NDArray[np.floating[Any]]]]
         raise ModuleNotFoundError(
             f"{file} needs PyTorch to be read: install torch, or convert it to {_SINGLE}"
         ) from error
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE_TORCH:
+        raise ModuleNotFoundError(
+            f"{file} needs PyTorch {'.'.join(map(str, _SAFE_TORCH))} or newer to be read: older "
+            f"ones, such as {torch.__version__}, can execute code in it (CVE-2025-32434)"
+        )
     try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-        floating = {n: t for n, t in tensors.items() if t.is_floating_point()}
+        found = torch.load(file, map_location="cpu", weights_only=True)
+        found = found.get("state_dict", found)
+        tensors = {str(name): _from_torch(torch, tensor) for name, tensor in found.items()}
     except Exception as error:  # pickle, zip, key and other errors, by version of torch
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{file} is not a file of PyTorch tensors: {reason}") from error
-    for name, tensor in floating.items():
-        if tensor.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            wide = tensor if tensor.dtype == torch.float64 else tensor.float()
-            yield name, wide.numpy()
+    yield from tensors.items()
+
+
+def _from_torch(torch: Any, tensor: Any) -> _Tensor:
+    """A tensor or a parameter of PyTorch as an array, if it is of a type that is read."""
+    if not isinstance(tensor, torch.Tensor):
+        return type(tensor).__name__
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return str(tensor.dtype).removeprefix("torch.")
+    plain = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
+    wide = plain if plain.dtype == torch.float64 else plain.float()
+    array: NDArray[np.floating[Any]] = wide.numpy()
+    return array
 
 
 def read_text(path: Path | None = None) -> str:
@@ -430,7 +530,8 @@ def read_text(path: Path | None = None) -> str:
     Parameters
     ----------
     path : Path, optional
-        A UTF-8 file; without one, the held-out sample of the embedded model is read.
+        A UTF-8 file; without one, the held-out sample of the embedded model is read.  A byte-order
+        mark is left out, and every line ends with a line feed.
 
     Returns
     -------
@@ -443,13 +544,8 @@ def read_text(path: Path | None = None) -> str:
     ValueError
         If the file is empty or not UTF-8.
     """
-    path = EMBEDDED / "held_out.txt" if path is None else path
-    if path.is_dir() or not path.exists():  # not is_file: a pipe is read, too
-        raise FileNotFoundError(f"no text file {str(path)!r}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    with contextlib.closing(Stream.open(path or EMBEDDED / "held_out.txt")) as stream:
+        text = stream.head()
     if not text.strip():
         raise ValueError(f"{path} is empty")
     return text

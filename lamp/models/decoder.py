@@ -132,7 +132,7 @@ class Decoder(ABC):
         config = checkpoints.load_config(source, cls.family)
         try:
             return cls._configure(config)
-        except ValueError as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise ValueError(f"{source} describes no {cls.family} model: {error}") from error
 
     def with_hardware(
@@ -169,12 +169,26 @@ class Decoder(ABC):
             raise ValueError("the model was not made from a directory: it has no tokenizer")
         return checkpoints.load_tokenizer(self._source)
 
-    def encode(self, text: str) -> NDArray[np.int64]:
-        """The tokens of a text, without special tokens put around it.
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """The tokens that end a text.
+
+        Those of ``generation_config.json`` if it names any, else those that ``config.json`` and the
+        tokenizer name; of a GGUF file, those that end a text, a turn or a message.
+        """
+        source, end = self._source, getattr(self.tokenizer, "eos_token_id", None)
+        found = () if source is None else checkpoints.end_tokens(source, end)
+        return tuple(number for number in found if 0 <= number < self.shape.vocabulary)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> NDArray[np.int64]:
+        """The tokens of a text.
 
         Parameters
         ----------
         text : str
+        add_special_tokens : bool
+            Whether to add the tokens that the tokenizer puts around a text, such as the one that
+            begins texts of Llama 2 and 3.
 
         Returns
         -------
@@ -184,10 +198,21 @@ class Decoder(ABC):
         ------
         TypeError
             If `text` is not a string.
+        ValueError
+            If `text` is not Unicode, or the tokenizer has no tokens for it.
         """
         if not isinstance(text, str):
             raise TypeError(f"text must be a string, not {type(text).__name__}")
-        return np.array(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"text is not Unicode: {error}") from error
+        tokenizer = self.tokenizer
+        try:
+            numbers = tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        except Exception as error:  # tokenizers raises plain exceptions
+            raise ValueError(f"the tokenizer of {self._source} fails: {error}") from error
+        return np.array(numbers, dtype=np.int64)
 
     def decode(self, tokens: ArrayLike) -> str:
         """The text of tokens.
@@ -459,8 +484,8 @@ class Decoder(ABC):
         seed : int
             Seed of the draws.
         stop : array_like of int
-            Tokens that end the text, such as the tokenizer's ``eos_token_id``: the first of them to
-            be chosen is the last token.
+            Tokens that end the text, such as :attr:`end_tokens`: the first of them to be chosen is
+            the last token.
 
         Returns
         -------

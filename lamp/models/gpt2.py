@@ -8,29 +8,24 @@ weights is that of transformers' ``GPT2LMHeadModel``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from lamp._kernels import activations
 from lamp.machines import Hardware
 from lamp.models.decoder import Decoder
+from lamp.models.fields import check_activation, check_epsilon, check_flags, check_sizes
 from lamp.models.layers import Matrix, Norm
-from lamp.models.weights import (
-    Block,
-    Shape,
-    Tensors,
-    Weights,
-    check_epsilon,
-    check_flags,
-    check_sizes,
-)
+from lamp.models.weights import Block, Shape, Tensors, Weights
 
 __all__ = ["GPT2", "GPT2Config"]
 
 _PREFIX: Final = "transformer."
+_OWN: Final = ("wte.", "wpe.", "h.", "ln_f.", "lm_head.")
+_CONSTANTS: Final = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
 _NOT_IMPLEMENTED: Final = (
     "scale_attn_by_inverse_layer_idx",
     "reorder_and_upcast_attn",
@@ -67,6 +62,8 @@ class GPT2Config:
         The epsilon of every LayerNorm.
     scale_attn_weights : bool
         Whether scores are divided by the square root of the head dimension.
+    tie_word_embeddings : bool
+        Whether the head is the embedding; a checkpoint's own head is kept nevertheless.
 
     Raises
     ------
@@ -83,14 +80,15 @@ class GPT2Config:
     activation_function: str = "gelu_new"
     layer_norm_epsilon: float = 1e-5
     scale_attn_weights: bool = True
+    tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:
-        activations.activation(self.activation_function)  # raises if there is none
+        check_activation(self, "activation_function")
         check_sizes(self, ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"))
         if self.n_inner is None:
             object.__setattr__(self, "n_inner", 4 * self.n_embd)
         check_sizes(self, ("n_inner",))
-        check_flags(self, ("scale_attn_weights",))
+        check_flags(self, ("scale_attn_weights", "tie_word_embeddings"))
         check_epsilon(self, "layer_norm_epsilon")
         if self.n_embd % self.n_head:
             raise ValueError(f"width {self.n_embd} does not divide into {self.n_head} heads")
@@ -116,8 +114,6 @@ class GPT2Config:
         for flag in _NOT_IMPLEMENTED:
             if config.get(flag):
                 raise ValueError(f"{flag} is not implemented")
-        if not config.get("tie_word_embeddings", True):
-            raise ValueError("a head that is not tied to the embedding is not implemented")
         values = {ours: config[theirs] for theirs, ours in _ALIASES.items() if theirs in config}
         values |= {field.name: config[field.name] for field in fields(cls) if field.name in config}
         return cls(**values)
@@ -175,8 +171,7 @@ class GPT2(Decoder):
         tensors: Mapping[str, NDArray[Any]], config: GPT2Config, hardware: Hardware
     ) -> Weights:
         width, inner = config.n_embd, _inner(config)
-        prefix = "" if "wte.weight" in tensors else _PREFIX
-        held = Tensors(tensors, prefix, hardware)
+        held = Tensors(tensors, _PREFIX, hardware)
         held.check_layers("h.", config.n_layer, "n_layer")
 
         def norm(name: str) -> Norm:
@@ -197,13 +192,15 @@ class GPT2(Decoder):
             )
 
         tokens = held.take("wte.weight", config.vocab_size, width)
-        return Weights(
+        weights = Weights(
             tokens=tokens,
             positions=held.take("wpe.weight", config.n_positions, width),
             blocks=tuple(block(f"h.{layer}") for layer in range(config.n_layer)),
             norm=norm("ln_f"),
-            head=held.matrix(tokens.T),
+            head=held.matrix(held.head(tokens, tied=config.tie_word_embeddings).T),
         )
+        held.check_rest(_OWN, _CONSTANTS)
+        return weights
 
 
 def _inner(config: GPT2Config) -> int:

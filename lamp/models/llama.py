@@ -8,6 +8,7 @@ layout of the weights is that of transformers' ``LlamaForCausalLM``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,24 +16,18 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lamp._kernels import activations
 from lamp.machines import Hardware
 from lamp.models.decoder import Decoder
+from lamp.models.fields import check_activation, check_epsilon, check_flags, check_sizes
 from lamp.models.layers import Matrix, Norm
 from lamp.models.rotary import Rotary
-from lamp.models.weights import (
-    Block,
-    Shape,
-    Tensors,
-    Weights,
-    check_epsilon,
-    check_flags,
-    check_sizes,
-)
+from lamp.models.weights import Block, Shape, Tensors, Weights
 
 __all__ = ["Llama", "LlamaConfig"]
 
 _PREFIX: Final = "model."
+_OWN: Final = ("embed_tokens.", "layers.", "norm.", "lm_head.")
+_CONSTANTS: Final = re.compile(r"(layers\.\d+\.self_attn\.)?rotary_emb\.(\w+_)?inv_freq")
 _SIZES: Final = (
     "vocab_size",
     "hidden_size",
@@ -91,7 +86,7 @@ class LlamaConfig:
     rotary : Rotary
         How queries and keys are rotated.
     tie_word_embeddings : bool
-        Whether the head is the embedding.
+        Whether the head is the embedding; a checkpoint's own head is kept nevertheless.
     attention_bias, mlp_bias : bool
         Whether the linear layers have biases.
 
@@ -117,7 +112,7 @@ class LlamaConfig:
     mlp_bias: bool = False
 
     def __post_init__(self) -> None:
-        activations.activation(self.hidden_act)  # raises if there is none
+        check_activation(self, "hidden_act")
         check_sizes(self, _SIZES)
         check_flags(self, _FLAGS)
         check_epsilon(self, "rms_norm_eps")
@@ -152,7 +147,8 @@ class LlamaConfig:
         """
         values = {name: config.get(name, default) for name, default in _DEFAULTS.items()}
         heads, width = values["num_attention_heads"], values["hidden_size"]
-        values["num_key_value_heads"] = values["num_key_value_heads"] or heads
+        if values["num_key_value_heads"] is None:
+            values["num_key_value_heads"] = heads
         if values["head_dim"] is None and all(
             isinstance(x, (int, np.integer)) for x in (heads, width)
         ):
@@ -165,11 +161,13 @@ class LlamaConfig:
 def _rotary(config: Mapping[str, Any], values: Mapping[str, Any]) -> Rotary:
     """The rotary positions in a ``config.json``, by transformers 5 or before it."""
     given = {name: config[name] for name in _ROTARY if config.get(name) is not None}
-    parameters = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    named = (config.get(name) for name in ("rope_scaling", "rope_parameters"))
+    parameters: Any = next((found for found in named if found is not None), {})
     if not isinstance(parameters, Mapping):
         raise ValueError(f"rope_parameters is {parameters!r}, expected an object")
     given |= parameters
     given.setdefault("original_max_position_embeddings", values["max_position_embeddings"])
+    # Without a dimension, or with 0, the configuration is refused by the check of its sizes.
     return Rotary.from_mapping(values["head_dim"] or 2, given)
 
 
@@ -263,13 +261,12 @@ class Llama(Decoder):
             )
 
         tokens = held.take("embed_tokens.weight", config.vocab_size, width)
-        head = tokens
-        if not config.tie_word_embeddings:
-            head = held.take("lm_head.weight", config.vocab_size, width, prefix=False)
-        return Weights(
+        weights = Weights(
             tokens=tokens,
             positions=None,
             blocks=tuple(block(f"layers.{layer}") for layer in range(config.num_hidden_layers)),
             norm=norm("norm"),
-            head=held.matrix(head.T),
+            head=held.matrix(held.head(tokens, tied=config.tie_word_embeddings).T),
         )
+        held.check_rest(_OWN, _CONSTANTS)
+        return weights

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fpemu.multiprecision import own_context
 from lamp._kernels.rows import Float64
+from lamp.models.fields import is_number
 
 __all__ = ["Rotary"]
 
@@ -108,17 +109,17 @@ class Rotary:
         ValueError
             If they are of a type that is not implemented, or a number is missing or not a number.
         """
-        kind = str(parameters.get("rope_type") or parameters.get("type") or "default")
-        if parameters.get("partial_rotary_factor", 1.0) != 1.0:
+        kind = str(_given(parameters, ("rope_type", "type"), "default"))
+        if _given(parameters, ("partial_rotary_factor",), 1.0) != 1.0:
             raise ValueError("partial_rotary_factor is not implemented")
         names = _FACTORS.get(kind, ())
         missing = [name for name in names if name not in parameters]
         if missing:
             raise ValueError(f"rotary positions of type {kind!r} need {', '.join(missing)}")
-        given = {"rope_theta": parameters.get("rope_theta") or 10000.0}
+        given = {"rope_theta": _given(parameters, ("rope_theta",), 10000.0)}
         given |= {name: parameters[name] for name in names}
         for name, number in given.items():
-            if not isinstance(number, (int, float, np.integer, np.floating)):
+            if not is_number(number):
                 raise ValueError(f"{name} of rotary positions is {number!r}, expected a number")
         theta, *factors = map(float, given.values())
         return cls(dimension, theta, kind, tuple(factors))
@@ -167,6 +168,11 @@ class Rotary:
         left, right = np.split(heads.astype(np.float64), 2, axis=-1)
         with np.errstate(over="ignore", invalid="ignore"):  # where an earlier step overflowed
             return np.concatenate([left * cosine - right * sine, right * cosine + left * sine], -1)
+
+
+def _given(parameters: Mapping[str, Any], names: tuple[str, ...], default: Any) -> Any:
+    """The value under the first of the names that has one; nothing but None is none."""
+    return next((parameters[n] for n in names if parameters.get(n) is not None), default)
 
 
 @functools.lru_cache(8)

@@ -1,7 +1,8 @@
 """Tokenizers: text to tokens and back, by the library tokenizers.
 
 That library reads a directory's ``tokenizer.json`` alone where transformers would take the file as
-it stands; :attr:`TokenizerFiles.needs_transformers` says where it would not.
+it stands; :attr:`TokenizerFiles.needs_transformers` says where it would not.  A directory with
+nothing but SentencePiece's ``tokenizer.model`` is read by :mod:`lamp.models.sentencepiece`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from lamp._files import read_object
 
 if TYPE_CHECKING:
     import tokenizers
@@ -207,12 +210,15 @@ class TokenizerFiles:
         The content of ``tokenizer_config.json``; special tokens may be in a file of their own.
     kind : str
         The class in transformers, without ``Fast`` at its end.
+    is_of_another_model : bool
+        Whether the model is not a GPT-2.
     """
 
     path: Path
     description: Mapping[str, Any]
     settings: Mapping[str, Any]
     kind: str
+    is_of_another_model: bool = False
 
     @classmethod
     def of(cls, path: Path, config: Mapping[str, Any]) -> TokenizerFiles:
@@ -237,8 +243,9 @@ class TokenizerFiles:
         if "added_tokens_decoder" not in settings:
             settings |= _read(path / "special_tokens_map.json")
         named = settings.get("tokenizer_class") or config.get("tokenizer_class")
-        kind = named or (_GPT2 if config.get("model_type") == "gpt2" else _GENERAL[0])
-        return cls(path, _read(path / "tokenizer.json"), settings, str(kind).removesuffix("Fast"))
+        is_other = config.get("model_type") != "gpt2"
+        kind = str(named or (_GENERAL[0] if is_other else _GPT2)).removesuffix("Fast")
+        return cls(path, _read(path / "tokenizer.json"), settings, kind, is_other)
 
     @property
     def needs_transformers(self) -> str:
@@ -246,10 +253,12 @@ class TokenizerFiles:
 
         transformers takes a ``tokenizer.json`` as it stands for its general class, and for Llama's
         if it is byte-level.  For GPT-2's class it takes the vocabulary and the merges alone: that
-        makes no difference to a file that is like GPT-2's in everything else.
+        makes no difference to a file that is like GPT-2's in everything else.  A model of another
+        type that names GPT-2's class, as SmolLM2 does, was trained on the tokens of its own
+        ``tokenizer.json``: it is taken as it stands.
         """
         if not self.description:
-            return "it has no tokenizer.json"
+            return "" if self._pieces.is_file() else "it has no tokenizer.json"
         if (self.path / "added_tokens.json").is_file() and not self._decoder:
             return "it has an added_tokens.json"
         if self.settings.get("clean_up_tokenization_spaces") and not self._is_bpe:
@@ -257,7 +266,8 @@ class TokenizerFiles:
         if self.kind in _GENERAL or (self.kind == "LlamaTokenizer" and self._is_byte_level):
             return ""
         if self.kind == _GPT2:
-            return "" if self._is_like_gpt2 else "its tokenizer.json is not like GPT-2's"
+            plain = self.is_of_another_model or self._is_like_gpt2
+            return "" if plain else "its tokenizer.json is not like GPT-2's"
         return f"it is a {self.kind}"
 
     def tokenizer(self) -> Tokenizer:
@@ -267,13 +277,9 @@ class TokenizerFiles:
         -------
         Tokenizer
         """
-        import tokenizers
-
-        backend = tokenizers.Tokenizer.from_file(str(self.path / "tokenizer.json"))
-        backend.no_truncation()
-        backend.no_padding()
+        backend, usual = self._of_json() if self.description else self._of_sentencepiece()
         backend.encode_special_tokens = bool(self.settings.get("split_special_tokens", False))
-        special = dict(self._special())
+        special = dict(self._special(usual))
         extra = self.settings.get("extra_special_tokens")
         extra = extra or self.settings.get("additional_special_tokens") or ()
         listed = [] if isinstance(extra, dict) else [_token(token) for token in extra]
@@ -282,7 +288,49 @@ class TokenizerFiles:
             role: token if isinstance(token, str) else token.content
             for role, token in special.items()
         }
+        if not self.description:
+            backend.post_processor = self._ends(names, backend)
         return Tokenizer(backend, names, self._chat_template())
+
+    @property
+    def _pieces(self) -> Path:
+        """Where SentencePiece's own file is."""
+        return self.path / "tokenizer.model"
+
+    def _of_json(self) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+        """The tokenizer of ``tokenizer.json``, and special tokens that settings need not name."""
+        import tokenizers
+
+        backend = tokenizers.Tokenizer.from_file(str(self.path / "tokenizer.json"))
+        backend.no_truncation()
+        backend.no_padding()
+        padding = self.description.get("padding") or {}
+        usual = _GPT2_TOKENS if self.kind == _GPT2 else {"pad_token": padding.get("pad_token")}
+        return backend, usual
+
+    def _of_sentencepiece(self) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+        """The same of ``tokenizer.model``."""
+        from lamp.models import sentencepiece
+
+        pieces = sentencepiece.read_pieces(self._pieces)
+        spaces_inside = bool(self.settings.get("legacy", True))
+        backend = sentencepiece.backend(pieces, spaces_inside=spaces_inside)
+        return backend, {role: pieces.words[number] for role, number in pieces.special.items()}
+
+    def _ends(self, names: Mapping[str, str], backend: tokenizers.Tokenizer) -> Any:
+        """A post-processor that puts tokens around every text as Llama's settings say."""
+        from tokenizers import processors
+
+        def around(role: str, default: bool) -> list[str]:
+            wanted = self.settings.get(f"add_{role}", default) and role in names
+            return [names[role]] if wanted else []
+
+        first, last = around("bos_token", True), around("eos_token", False)
+        return processors.TemplateProcessing(
+            single=[*first, "$A", *last],
+            pair=[*first, "$A", *last, *first, "$B:1", *last],
+            special_tokens=[(token, backend.token_to_id(token)) for token in {*first, *last}],
+        )
 
     @property
     def _decoder(self) -> Mapping[str, Any]:
@@ -293,10 +341,8 @@ class TokenizerFiles:
     def _added(self) -> list[Any]:
         return [_token(self._decoder[number]) for number in sorted(self._decoder, key=int)]
 
-    def _special(self) -> Iterator[tuple[str, Any]]:
+    def _special(self, usual: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Special tokens by their roles: the usual roles, then a model's own."""
-        padding = self.description.get("padding") or {}
-        usual = _GPT2_TOKENS if self.kind == _GPT2 else {"pad_token": padding.get("pad_token")}
         settings = {**usual, **self.settings}
         own = [name for name in settings if name.endswith("_token") and name not in _ROLES]
         for name in (*_ROLES, *own):
@@ -346,12 +392,7 @@ class TokenizerFiles:
 
 def _read(file: Path) -> dict[str, Any]:
     """A JSON object; an empty one if there is no such file."""
-    if not file.is_file():
-        return {}
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} is not a JSON object")
-    return found
+    return read_object(file) if file.is_file() else {}
 
 
 def _token(entry: Any) -> Any:

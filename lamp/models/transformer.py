@@ -369,6 +369,8 @@ class Candidates:
     ----------
     step : str
         The product's step.
+    product : Product
+        The step of the machine that computes `low`, with the random bits of the layer.
     left : ndarray, shape (rows, inputs)
     matrix : Matrix
         The factors of the product.
@@ -381,6 +383,7 @@ class Candidates:
     """
 
     step: str
+    product: Product
     left: NDArray[Any]
     matrix: Matrix
     low: NDArray[Any]
@@ -390,9 +393,11 @@ class Candidates:
     @classmethod
     def of(cls, step: str, left: NDArray[Any], matrix: Matrix, machine: Hardware) -> Candidates:
         """The components of a product by its step and in high precision."""
-        low, overflow = checked_linear(left, matrix, getattr(machine, step))
+        product = getattr(machine, step)
+        low, overflow = checked_linear(left, matrix, product)
         # All of them in high precision take less time than picking out the selected ones.
-        return cls(step, left, matrix, low, overflow, linear(left, matrix, machine.recomputed))
+        high = linear(left, matrix, machine.recomputed)
+        return cls(step, product, left, matrix, low, overflow, high)
 
     def add(self, x: NDArray[Any], residual: Sum, recomputed: Product) -> None:
         """Add an array, in each precision by its own rounding."""
@@ -404,14 +409,15 @@ class Candidates:
         """Take what overflowed from high precision."""
         np.copyto(self.low, self.high, where=self.overflow)
 
-    def error_weights(self, name: str, step: Product) -> NDArray[Any] | None:
+    def error_weights(self, name: str) -> NDArray[Any] | None:
         """What errors are taken to be proportional to, see :data:`lamp.lookahead.rules.WEIGHTS`."""
         if name == "one":
             return None
         if name == "abs":
             return np.asarray(np.abs(self.low))
-        operands = left_operand(self.left, step), self.matrix.operand(step, len(self.left))
-        return error_weights(name, (self.left, self.matrix.weight), operands, step)
+        left = left_operand(self.left, self.product)
+        operands = left, self.matrix.operand(self.product, len(self.left))
+        return error_weights(name, (self.left, self.matrix.weight), operands, self.product)
 
 
 def recompute(
@@ -435,8 +441,7 @@ def recompute(
         rule,
         probabilities=probabilities,
         sensitivity=sensitivity,
-        # By the step without the random bits of the layer.
-        weights=candidates.error_weights(rule.weights, getattr(state.hardware, name)),
+        weights=candidates.error_weights(rule.weights),
         stream=state.layer + _STREAMS[name] * _STREAM_STEP,
     )
     selected = int(np.count_nonzero(mask)) + already

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +18,18 @@ from lamp.machines import Hardware
 from lamp.models.layers import Matrix, Norm
 from lamp.models.rotary import Rotary
 
-__all__ = ["Block", "Shape", "Tensors", "Weights", "check_epsilon", "check_flags", "check_sizes"]
+__all__ = [
+    "WRAPPERS",
+    "Block",
+    "Shape",
+    "Tensors",
+    "Weights",
+]
+
+WRAPPERS: Final = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of names that come from wrappers of PyTorch around a model: compiled, distributed."""
+
+_HEAD: Final = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -58,43 +72,6 @@ class Shape:
     epsilon: float
     scaled: bool = True
     rotary: Rotary | None = None
-
-
-def check_sizes(config: Any, names: Iterable[str]) -> None:
-    """Turn sizes of a configuration, a frozen dataclass, into ints.
-
-    Raises
-    ------
-    ValueError
-        If one is not a positive integer.
-    """
-    for name in names:
-        size = getattr(config, name)
-        if not isinstance(size, (int, np.integer)) or size < 1:
-            raise ValueError(f"{name} is {size!r}, expected a positive integer")
-        object.__setattr__(config, name, int(size))
-
-
-def check_flags(config: Any, names: Iterable[str]) -> None:
-    """Raise a ValueError if a flag of a configuration is not true or false."""
-    for name in names:
-        if not isinstance(getattr(config, name), (bool, np.bool_)):
-            raise ValueError(f"{name} is {getattr(config, name)!r}, expected true or false")
-
-
-def check_epsilon(config: Any, name: str) -> None:
-    """Turn the epsilon of a configuration's norms into a float.
-
-    Raises
-    ------
-    ValueError
-        If it is not a finite number that is at least 0.
-    """
-    epsilon = getattr(config, name)
-    is_number = isinstance(epsilon, (int, float, np.integer, np.floating))
-    if not is_number or not 0.0 <= epsilon < np.inf:
-        raise ValueError(f"{name} is {epsilon!r}, expected a finite number that is not negative")
-    object.__setattr__(config, name, float(epsilon))
 
 
 @dataclass(frozen=True)
@@ -142,32 +119,95 @@ class Weights:
 class Tensors:
     """The tensors of a checkpoint as a machine holds them.
 
+    Names are those of transformers, without the prefix of a family.  What wraps a model while it is
+    trained or compiled (:data:`WRAPPERS`) is taken off them.
+
     Parameters
     ----------
     tensors : mapping
-        Arrays by name.
+        Arrays by name; a :class:`lamp.models.stored.Stored` tells what else the checkpoint has.
     prefix : str
-        Put in front of every name that is asked for.
+        What names begin with in a model with a head, and may begin with.
     hardware : Hardware
         Tensors are rounded to nearest into its format of weights.
+
+    Raises
+    ------
+    ValueError
+        If two tensors have the same name.
     """
 
     def __init__(
         self, tensors: Mapping[str, NDArray[Any]], prefix: str, hardware: Hardware
     ) -> None:
-        self._tensors, self._prefix = tensors, prefix
+        self._tensors = tensors
+        self._unread: Mapping[str, str] = getattr(tensors, "unread", {})
+        self._source = getattr(tensors, "source", "the checkpoint")
+        self._names = self._plain_names(prefix)
+        has_prefix = any(name.startswith(prefix) for name in self._names.values())
+        self._prefix = prefix if has_prefix or not self._names else ""
+        self._used: set[str] = set()
         self._format: Format = hardware.weights
         self._carrier = hardware.carrier
 
+    def _plain_names(self, prefix: str) -> dict[str, str]:
+        """The names in the checkpoint by their plain ones."""
+        names: dict[str, str] = {}
+        for name in (*self._tensors, *self._unread):
+            parts = [part for part in name.split(".") if part not in WRAPPERS]
+            plain = ".".join(parts).removeprefix(prefix)
+            if plain in names:
+                raise ValueError(
+                    f"{self._source} has two tensors for {plain!r}: {names[plain]!r} and {name!r}"
+                )
+            names[plain] = name
+        return names
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
     def check_layers(self, start: str, layers: int, field: str) -> None:
         """Raise a ValueError if the checkpoint has more layers than its configuration says."""
-        surplus = f"{self._prefix}{start}{layers}."
-        for name in self._tensors:
-            if name.startswith(surplus):
+        for plain, name in self._names.items():
+            if plain.startswith(f"{start}{layers}."):
                 raise ValueError(
-                    f"the checkpoint has a tensor {name!r}, but its configuration says {field} = "
+                    f"{self._source} has a tensor {name!r}, but its configuration says {field} = "
                     f"{layers}"
                 )
+
+    def check_rest(self, own: tuple[str, ...], harmless: re.Pattern[str]) -> None:
+        """Name the tensors that have not been taken.
+
+        Parameters
+        ----------
+        own : tuple of str
+            How names begin of tensors that change what the model computes.
+        harmless : re.Pattern
+            Names of constants that older versions of transformers store.
+
+        Raises
+        ------
+        ValueError
+            If such a tensor has not been taken.
+        """
+        left = [
+            plain
+            for plain in self._names
+            if plain not in self._used and not harmless.fullmatch(plain)
+        ]
+        for plain in left:
+            if plain.startswith(own):
+                raise ValueError(
+                    f"{self._source} has a tensor {self._names[plain]!r}, which a model of its "
+                    "configuration does not have"
+                )
+        if left:
+            listed = ", ".join(self._names[plain] for plain in left[:3])
+            warnings.warn(
+                f"{self._source} has {len(left)} tensors that are not used: {listed}"
+                + (", ..." if len(left) > 3 else ""),
+                stacklevel=2,
+            )
 
     def take(self, name: str, *shape: int, prefix: bool = True) -> NDArray[Any]:
         """A tensor by name.
@@ -175,20 +215,53 @@ class Tensors:
         Raises
         ------
         ValueError
-            If it is missing or has another shape.
+            If it is missing, has another shape or type, or holds NaN or an infinity.
         """
-        full = self._prefix + name if prefix else name
+        full = self._names.get(name, (self._prefix if prefix else "") + name)
         if full not in self._tensors:
-            raise ValueError(
-                f"the checkpoint has no tensor {full!r} of float16, bfloat16, float32 or float64"
-            )
+            raise ValueError(self._missing(full))
+        self._used.add(name)
         tensor = self._tensors[full]
         if tensor.shape != shape:
-            raise ValueError(f"tensor {full!r} has shape {tensor.shape}, expected {shape}")
+            raise ValueError(
+                f"{self._source}: tensor {full!r} has shape {tensor.shape}, expected {shape}"
+            )
+        if not np.isfinite(tensor).all():
+            what = "NaN" if np.isnan(tensor).any() else "an infinity"
+            raise ValueError(f"{self._source}: tensor {full!r} holds {what}, expected numbers")
         if self._format.precision < 24 or tensor.dtype == np.float64:
             tensor = fpemu.round(tensor, self._format)
         # A tensor in a mapped file stays there if nothing has to be done to it.
         return np.ascontiguousarray(tensor, self._carrier)
+
+    def _missing(self, full: str) -> str:
+        """A message about a tensor that is not there as numbers, and what is in its place."""
+        message = f"{self._source} has no tensor {full!r} of float16, bfloat16, float32 or float64"
+        module = full.rpartition(".")[0] + "."
+        beside = [name for name in self._unread if name == full or name.startswith(module)]
+        if beside:
+            listed = ", ".join(f"{name!r} of type {self._unread[name]}" for name in beside[:3])
+            return f"{message}, but {listed}: quantized weights are not implemented"
+        near = difflib.get_close_matches(full, self._tensors, 1, 0.5)
+        return f"{message}; it has {near[0]!r}" if near else message
+
+    def head(self, tokens: NDArray[Any], *, tied: bool) -> NDArray[Any]:
+        """The weights of the head, by rows.
+
+        A head in the checkpoint is kept even if the configuration says that it is tied, as
+        transformers does.
+
+        Parameters
+        ----------
+        tokens : ndarray, shape (vocabulary, width)
+            The embedding of tokens.
+        tied : bool
+            Whether the head is the embedding, if the checkpoint has no other.
+        """
+        if tied and _HEAD not in self:
+            return tokens
+        own = self.take(_HEAD, *tokens.shape, prefix=False)
+        return tokens if np.array_equal(own, tokens) else own
 
     def matrix(self, weight: NDArray[Any], bias: NDArray[Any] | None = None) -> Matrix:
         """A linear layer's weights, of shape (inputs, outputs)."""

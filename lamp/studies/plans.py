@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lamp.evaluation import STANDARD_INPUT, Source, Text, numerics, read_standard_input
+from lamp.evaluation import STANDARD_INPUT, Source, Text, numerics, standard_input
 from lamp.models import loading as models
 from lamp.studies.runs import Run
 from lamp.studies.study import Point, Study
@@ -90,7 +90,7 @@ def walk(
         pair = point.model, point.source
         if pair not in texts:
             if given is None and point.source.source == STANDARD_INPUT:
-                given = read_standard_input()
+                given = standard_input()
             with study.blamed(*point.places["text"]):
                 text = point.source.read(readers[point.model], given)
                 texts[pair] = text, windows_digest(text)

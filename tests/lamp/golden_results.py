@@ -222,6 +222,14 @@ def evaluated() -> Results:
     tokens = model.encode(SENTENCE)
     for text in MACHINES:
         yield f"logits {text}", lambda text=text: on(model, text).logits(tokens)
+    # Running sums with the random bits of each layer.
+    drawn = lamp.Product(fpemu.Pairwise("bfloat16", STOCHASTIC[0]))
+    machine = lamp.Hardware("drawn", attention_output=drawn, mlp_up=drawn, mlp_down=drawn)
+    rules = lamp.evaluation.Setting.parse("fp32+activation:activation:5%:weights=running_1").lamp
+    yield (
+        "logits sr, running sums",
+        lambda: model.with_hardware(machine, rules).logits(tokens),
+    )
     exact, tested = on(model, "fp64"), on(model, MACHINES[3])
     yield "metrics", lambda: flattened(lamp.evaluate(exact, tested, tokens, length=16, stride=12))
 

@@ -7,6 +7,6 @@ queries and keys is that of llama.cpp's ``convert_hf_to_gguf.py``.
 """
 
 from lamp.models.gguf.model import load_config, load_tensors
-from lamp.models.gguf.vocabulary import load_tokenizer
+from lamp.models.gguf.vocabulary import end_tokens, load_tokenizer
 
-__all__ = ["load_config", "load_tensors", "load_tokenizer"]
+__all__ = ["end_tokens", "load_config", "load_tensors", "load_tokenizer"]

@@ -281,10 +281,23 @@ def _tensors(cursor: _Cursor, count: int, metadata: Mapping[str, Any]) -> dict[s
             raise ValueError(f"{cursor.path} is broken: it has two tensors {name!r}")
         entries[name] = _entry(cursor, name)
     alignment = metadata.get("general.alignment", gguf.GGUF_DEFAULT_ALIGNMENT)
-    if type(alignment) is not int or alignment < 1:
-        raise ValueError(f"{cursor.path} is broken: general.alignment is {alignment!r}")
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+        raise ValueError(
+            f"{cursor.path} is broken: general.alignment is {alignment!r}, expected a power of two"
+        )
     start = -(-cursor.offset // alignment) * alignment
-    return {name: _tensor(cursor, name, entry, start) for name, entry in entries.items()}
+    tensors, end, last = {}, 0, ""
+    for name, entry in sorted(entries.items(), key=lambda item: item[1].offset):
+        if entry.offset % alignment:
+            raise ValueError(
+                f"{cursor.path} is broken: tensor {name!r} begins at byte {entry.offset} of the "
+                f"tensors, expected a multiple of {alignment}"
+            )
+        if entry.offset < end:
+            raise ValueError(f"{cursor.path} is broken: tensors {last!r} and {name!r} overlap")
+        tensors[name] = _tensor(cursor, name, entry, start)
+        end, last = cursor.offset - start, name
+    return {name: tensors[name] for name in entries}
 
 
 def _entry(cursor: _Cursor, name: str) -> _Entry:

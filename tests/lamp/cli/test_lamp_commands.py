@@ -555,6 +555,36 @@ def ending(monkeypatch):
     return use
 
 
+class Chatting:
+    """The tokenizer of a chat model whose texts begin with a token."""
+
+    chat_template, eos_token_id = "a template", None
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+
+    def encode(self, text, add_special_tokens):
+        tokens = self._tokenizer.encode(text, add_special_tokens=False)
+        return [5, *tokens] if add_special_tokens else tokens
+
+    def decode(self, tokens):
+        return self._tokenizer.decode(tokens)
+
+    def apply_chat_template(self, messages, **options):
+        return f"ROMEO: {messages[0]['content']}"
+
+
+def test_prompts_begin_as_their_tokenizer_says_and_chats_as_their_template(monkeypatch):
+    model = lamp.GPT2.from_pretrained("embedded")
+    plain = model.encode(BEGINNING).tolist()
+    chat = model.encode(f"ROMEO: {BEGINNING}").tolist()
+    model.tokenizer = Chatting(model.tokenizer)
+    monkeypatch.setattr(models, "from_pretrained", lambda *_, **__: model)
+    options = ["generate", "--prompt", BEGINNING, "--tokens", 1]
+    assert record(*options)["prompt_tokens"] == [5, *plain]
+    assert record(*options, "--chat")["prompt_tokens"] == chat
+
+
 def test_generation_ends_with_the_text(model, ending):
     beginning = model.encode(BEGINNING).tolist()
     whole = model.generate(beginning, 12).tolist()
@@ -643,10 +673,10 @@ WRONG = [
     # failures
     (["run", "--model", "no such model"], 1, "no model 'no such model'"),
     (["run", "--model", "BROKEN"], 1, "config.json is not a model configuration"),
-    (["run", "--model", "MUTE"], 1, "(tokenizer.json or vocab.json): give token ids"),
+    (["run", "--model", "MUTE"], 1, "or tokenizer.model): give token ids"),
     (["generate", "--prompt", "x", "--model", "MUTE"], 1, "holds no tokenizer"),
     (["run", "--text", "missing.txt"], 1, "no text file 'missing.txt'"),
-    (["run", "--text", "EMPTY"], 1, "is empty"),
+    (["run", "--text", "EMPTY"], 1, "holds no text"),
     (["run", "--text", "LATIN"], 1, "is not UTF-8 text"),
     (["run", "--hardware", "missing.toml"], 1, "no hardware file 'missing.toml'"),
     (["run", "--hardware", "WRONG.toml"], 1, "wrong.toml, line 1: unknown hardware 'fp31'"),

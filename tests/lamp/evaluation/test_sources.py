@@ -11,10 +11,13 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lamp import checkpoints
 from lamp.evaluation import sources
 from lamp.evaluation.sources import Source
+from lamp.evaluation.texts import Text
 from lamp.models import loading as models
 
 DOCUMENTS = ["Now is the winter of our discontent", "  \n", "Made glorious summer\n", "Grüße"]
@@ -62,17 +65,17 @@ def test_a_kind_may_be_given_that_the_ending_does_not_tell(tmp_path):
 
 
 def test_standard_input_is_a_text_too(monkeypatch, tmp_path):
-    def given(text):
+    def put(text):
         monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(text)))
 
-    given("Grüße".encode())
+    put("Grüße".encode())
     assert list(Source("-").documents()) == ["Grüße"]
     write_jsonl(tmp_path / "a.jsonl")
-    given((tmp_path / "a.jsonl").read_bytes())
+    put((tmp_path / "a.jsonl").read_bytes())
     assert list(Source("-", kind="jsonl").documents()) == KEPT
     assert list(Source("-").documents("read before")) == ["read before"]
     for text, message in ((b"", "standard input is empty"), (b"\xff", "is not UTF-8 text")):
-        given(text)
+        put(text)
         with pytest.raises(ValueError, match=message):
             list(Source("-").documents())
 
@@ -121,9 +124,13 @@ def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch, kind, pa
         ("a.jsonl", b'{"text": 7}', ValueError, "line 1: field 'text' is not a string, but 7"),
         ("a.jsonl", b'{"text": "\xff"}', ValueError, "a.jsonl is not UTF-8 text"),
         ("a.jsonl", b"\n", ValueError, "a.jsonl holds no text"),
+        ("a.jsonl", b"[" * 10**5, ValueError, "a.jsonl, line 1 is not JSON: it is nested too"),
+        ("a.jsonl", b'{"text": "\\ud800"}', ValueError, "line 1: field 'text' is not Unicode"),
+        ("a.txt", "text".encode("utf-16-le"), ValueError, "a.txt is not UTF-8 text: it holds null"),
+        ("a.txt", "text".encode("utf-16"), ValueError, "a.txt is not UTF-8 text"),
         ("a.parquet", b"PAR1 not", ValueError, "a.parquet is not a Parquet file"),
         ("a.txt", b"\xff", ValueError, "a.txt is not UTF-8 text"),
-        ("a.txt", b" \n", ValueError, "a.txt is empty"),
+        ("a.txt", b" \n", ValueError, "a.txt holds no text"),
         ("b.jsonl", None, FileNotFoundError, "no text file '.*b.jsonl'"),
         ("b.parquet", None, FileNotFoundError, "no text file '.*b.parquet'"),
         ("b.txt", None, FileNotFoundError, "no text file '.*b.txt'"),
@@ -159,8 +166,182 @@ def test_no_more_is_read_than_is_wanted(tmp_path, model):
     source = Source(str(tmp_path / "a.jsonl"), tokens=12)
     whole = np.concatenate([model.encode(KEPT[0]), model.encode("\n\n" + KEPT[1])])
     np.testing.assert_array_equal(source.read(model).tokens, whole[:12])
+    exact = Source(str(tmp_path / "a.jsonl"), tokens=27).read(model)
+    assert len(exact.tokens) == 27
+    assert exact.left_out.endswith("the first 27 tokens are read, and it has more")
     with pytest.raises(ValueError, match="line 6 is not JSON"):
         Source(str(tmp_path / "a.jsonl"), tokens=None).read(model)
+
+
+@pytest.fixture(scope="module")
+def spaced(tmp_path_factory):
+    """A model with the tokenizer of SentencePiece, which begins texts and does not cut words."""
+    folder = tmp_path_factory.mktemp("spaced")
+    pieces = Path(__file__).parents[1] / "models" / "sentencepiece_models" / "bpe.model"
+    (folder / "tokenizer.model").write_bytes(pieces.read_bytes())
+    sizes = {"vocab_size": 700, "hidden_size": 16, "num_attention_heads": 2}
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **sizes}))
+    return models.reader(folder)
+
+
+STRETCHES = st.sampled_from(
+    ["a" * 3000, " " * 2999, "\n" * 501, "the king ", "Gr\u00fc\u00dfe ", "1" * 77]
+)
+
+
+@given(st.lists(STRETCHES, min_size=1, max_size=40), st.integers(1, 900))
+@settings(max_examples=30)
+def test_the_first_tokens_are_those_of_the_whole_text(model, spaced, parts, count):
+    text = "x" + "".join(parts)
+    for reader in (model, spaced):
+        whole = reader.encode(text)
+        found = Source("-", tokens=count, length=64).read(reader, text)
+        np.testing.assert_array_equal(found.tokens, whole[:count])
+        assert bool(found.left_out) == (len(whole) > count)
+
+
+class FarSighted:
+    """A model whose tokens depend on what follows within 30,000 characters."""
+
+    shape = types.SimpleNamespace(positions=64, vocabulary=30_001)
+
+    def encode(self, text, add_special_tokens=True):
+        return np.full(len(text), min(len(text), 30_000))
+
+
+def test_tokens_are_taken_where_two_cuts_agree():
+    text = Source("-", tokens=3).read(FarSighted(), "x" * 10**6)
+    assert text.tokens.tolist() == [30_000] * 3
+
+
+def test_no_more_is_tokenized_than_is_wanted(tmp_path, model, monkeypatch):
+    (tmp_path / "a.txt").write_text("Now is the winter. " * 10**6, encoding="utf-8")
+    seen = []
+    own = type(model).encode
+
+    def noted(self, text, **options):
+        seen.append(len(text))
+        return own(self, text, **options)
+
+    monkeypatch.setattr(type(model), "encode", noted)
+    text = Source(str(tmp_path / "a.txt"), tokens=64).read(model)
+    assert len(text.tokens) == 64
+    assert sum(seen) < 20_000
+    (note,) = text.notes()
+    assert note == f"{tmp_path / 'a.txt'}: the first 64 tokens are read, about 0.00091 % of it"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "note"),
+    [
+        (4, "a.jsonl: the first 4 tokens are read, and it has more"),
+        (10, "a.jsonl: the first 10 tokens are read, and it has more"),
+        (12, "a.jsonl: the first 12 tokens are read, and it has more"),
+        (27, None),
+        (None, None),
+    ],
+)
+def test_what_is_cut_off_is_said(tmp_path, model, tokens, note):
+    write_jsonl(tmp_path / "a.jsonl")
+    assert len(model.encode(KEPT[0])) == 10
+    found = Source(str(tmp_path / "a.jsonl"), tokens=tokens, name="a.jsonl").read(model).notes()
+    assert [text for text in found if "fewer" not in text] == ([] if note is None else [note])
+    assert not Source(tokens=64).read(model).notes()  # the sample is one
+
+
+def test_what_is_cut_off_of_given_tokens_is_said(model):
+    notes = Text.of([1, 2, 3], model, count=2, source="tokens").notes()
+    assert notes == ["tokens: the first 2 tokens of 3 are read"]
+    assert not Text.of([1, 2, 3], model, count=3).notes()
+
+
+def test_texts_begin_with_the_token_of_their_tokenizer(tmp_path, spaced):
+    write_jsonl(tmp_path / "a.jsonl")
+    path = str(tmp_path / "a.jsonl")
+    parts = [KEPT[0], *("\n\n" + text for text in KEPT[1:])]
+    plain = [n for part in parts for n in spaced.encode(part, add_special_tokens=False)]
+    assert Source(path, length=64).read(spaced).tokens.tolist() == [1, *plain]
+    assert Source(path, length=64, tokens=5).read(spaced).tokens.tolist() == [1, *plain[:4]]
+    assert Source(path, length=64, tokens=1).read(spaced).tokens.tolist() == [1]
+    for seed in range(3):
+        shuffled = Source(path, length=64, shuffled=True, seed=seed).read(spaced).tokens.tolist()
+        assert shuffled[0] == 1
+        assert sorted(shuffled) == sorted([1, *plain])
+        assert shuffled != [1, *plain]
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_ends_of_lines_and_marks_make_no_difference(tmp_path, monkeypatch, end, mark):
+    content = (mark + "one two\n\nthree\n".replace("\n", end)).encode()
+    (tmp_path / "a.txt").write_bytes(content)
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(content)))
+    for source in (str(tmp_path / "a.txt"), "-"):
+        assert list(Source(source).documents()) == ["one two\n\nthree\n"]
+    assert checkpoints.read_text(tmp_path / "a.txt") == "one two\n\nthree\n"
+    lines = (mark + '{"text": "one"}\n{"text": "two"}\n'.replace("\n", end)).encode()
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    assert list(Source(str(tmp_path / "a.jsonl")).documents()) == ["one", "two"]
+
+
+def test_standard_input_is_shared_by_sources_and_not_closed(monkeypatch, model):
+    lines = b'{"text": "one"}\n{"text": "two"}\n' * 4000
+    buffer = io.BytesIO(lines)
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=buffer))
+    given = sources.standard_input()
+    first = Source("-", kind="jsonl", tokens=64, length=64).read(model, given)
+    assert buffer.tell() < len(lines)
+    plain = Source("-", tokens=64, length=64).read(model, given)
+    assert plain.tokens.tolist() == model.encode(lines.decode())[:64].tolist()
+    again = Source("-", kind="jsonl", tokens=64, length=64).read(model, given)
+    np.testing.assert_array_equal(again.tokens, first.tokens)
+    assert not buffer.closed
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.TSV", "a.xlsx"])
+def test_files_that_hold_texts_in_another_form_are_refused(tmp_path, name):
+    (tmp_path / name).write_text('["one", "two"]')
+    with pytest.raises(ValueError, match=rf"{name}' is not read as a text: expected plain text, "):
+        Source(str(tmp_path / name))
+    assert list(Source(str(tmp_path / name), kind="plain").documents()) == ['["one", "two"]']
+
+
+class Endless:
+    """A file without an end."""
+
+    def __init__(self, content):
+        self.content, self.given = content, 0
+
+    def read(self, size):
+        self.given += size
+        return (self.content * size)[:size]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("plain", b"a b ", "goes on after 67108864 characters: say how many tokens"),
+        ("plain", b" ", "goes on after 67108864 characters"),
+        ("plain", b"\0", "is not UTF-8 text: it holds null characters"),
+        ("jsonl", b"a", "has a line of more than 16777216 characters"),
+        ("jsonl", b" \n", "goes on after 67108864 characters"),
+    ],
+)
+def test_what_does_not_end_is_not_read_for_ever(monkeypatch, model, kind, content, message):
+    endless = Endless(content)
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=endless))
+    with pytest.raises(ValueError, match=message):
+        Source("-", kind=kind, tokens=None).read(model)
+    assert endless.given < 2**27
+    if content == b"a b ":
+        endless.given = 0
+        assert len(Source("-", tokens=64).read(model).tokens) == 64
+        assert endless.given < 2**18
+
+
+def test_devices_and_pipes_are_read_as_far_as_they_are_needed(model):
+    with pytest.raises(ValueError, match="/dev/zero is not UTF-8 text"):
+        Source("/dev/zero").read(model)
 
 
 def test_shuffled_tokens_are_the_same_in_another_order(model):

@@ -1,11 +1,16 @@
 """Reading checkpoints and texts, whole and broken."""
 
+import contextlib
+import fnmatch
 import json
+import shutil
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 import lamp
 from lamp import checkpoints
@@ -14,7 +19,11 @@ from lamp.models.gpt2 import GPT2, GPT2Config
 torch = pytest.importorskip("torch", reason="random checkpoints are made with PyTorch")
 import safetensors.torch  # noqa: E402
 
-from tests.lamp.random_llamas import random_checkpoint  # noqa: E402
+from tests.lamp.random_llamas import (  # noqa: E402
+    random_checkpoint,
+    random_llama_checkpoint,
+    transformers_logits,
+)
 
 
 def test_every_storage_type_is_widened_exactly(tmp_path):
@@ -135,6 +144,138 @@ def test_models_of_the_hub_are_taken_from_its_cache(tmp_path, hub):
     np.testing.assert_array_equal(GPT2.from_pretrained("someone/small").logits([1, 2]), expected)
 
 
+class Hub:
+    """A hub that has one model, and notes what is asked of it."""
+
+    def __init__(self, folder, source):
+        self.folder, self.source, self.asked = folder, source, []
+        self.offline = False
+
+    def snapshot_download(self, name, *, revision, allow_patterns, ignore_patterns, **how):
+        if how.get("local_files_only"):
+            if not self.folder.is_dir():
+                raise LocalEntryNotFoundError("nothing is cached")
+            return str(self.folder)
+        if self.offline:
+            raise ConnectionError("offline")
+        self.asked.append((name, revision))
+        self.folder.mkdir(exist_ok=True)
+        for file in self.source.rglob("*"):
+            place = str(file.relative_to(self.source))
+            wanted = any(fnmatch.fnmatch(place, pattern) for pattern in allow_patterns)
+            refused = any(fnmatch.fnmatch(place, pattern) for pattern in ignore_patterns)
+            if file.is_file() and wanted and not refused:
+                shutil.copy(file, self.folder / place)
+        return str(self.folder)
+
+
+@pytest.fixture
+def model_hub(tmp_path, monkeypatch):
+    source = random_checkpoint(tmp_path / "source")
+    for name in ("tokenizer.json", "chat_template.jinja", "merges.txt", "README.md"):
+        (source / name).write_text("{}")
+    (source / "onnx").mkdir()
+    (source / "onnx" / "config.json").write_text("{}")
+    made = Hub(tmp_path / "cached", source)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", made.snapshot_download)
+    return made
+
+
+def test_models_are_fetched_with_everything_that_is_read(model_hub):
+    path = checkpoints.directory("someone/small@v1.0")
+    assert model_hub.asked == [("someone/small", "v1.0")]
+    assert {file.name for file in path.iterdir()} >= {"chat_template.jinja", "merges.txt"}
+    assert not (path / "README.md").exists()
+    assert not (path / "onnx").exists()
+    assert checkpoints.directory("someone/small") == path
+    assert len(model_hub.asked) == 1  # all of it is there
+
+
+def test_files_of_pytorch_are_fetched_where_there_are_no_others(model_hub):
+    tensors = safetensors.torch.load_file(model_hub.source / "model.safetensors")
+    expected = GPT2.from_pretrained(model_hub.source).logits([1, 2])
+    torch.save(tensors, model_hub.source / "pytorch_model.bin")
+    checkpoints.directory("someone/small")
+    assert not (model_hub.folder / "pytorch_model.bin").exists()
+    shutil.rmtree(model_hub.folder)
+    (model_hub.source / "model.safetensors").unlink()
+    np.testing.assert_array_equal(GPT2.from_pretrained("someone/small").logits([1, 2]), expected)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_cache_that_holds_a_part_is_completed(model_hub, missing):
+    path = checkpoints.directory("someone/small")
+    (path / missing).unlink()
+    assert checkpoints.directory("someone/small") == path
+    assert (path / missing).is_file()
+    (path / missing).unlink()
+    model_hub.offline = True
+    if missing == "tokenizer.json":  # it runs without
+        assert checkpoints.directory("someone/small") == path
+    else:
+        with pytest.raises(FileNotFoundError, match=r"holds only a part of it, and it could not"):
+            checkpoints.directory("someone/small")
+
+
+def test_a_shard_that_is_missing_in_the_cache_is_fetched(model_hub):
+    (model_hub.source / "model.safetensors").rename(model_hub.source / "a.safetensors")
+    index = {"weight_map": {"x": "a.safetensors"}}
+    (model_hub.source / "model.safetensors.index.json").write_text(json.dumps(index))
+    path = checkpoints.directory("small@main")
+    (path / "a.safetensors").unlink()
+    checkpoints.directory("small@main")
+    assert (path / "a.safetensors").is_file()
+
+
+REMOTE = "raise SystemExit('code of the model runs')\n"
+
+
+@pytest.mark.parametrize("kind", ["unknown", "llama", "gpt2"])
+@pytest.mark.parametrize("named", ["Own", "GPT2Tokenizer", None])
+def test_no_code_of_a_directory_runs_and_nothing_is_asked(tmp_path, monkeypatch, kind, named):
+    (tmp_path / "own.py").write_text(REMOTE)
+    own = {"AutoConfig": "own.Own", "AutoTokenizer": ["own.Own", None]}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": own}))
+    settings = {"tokenizer_class": named, "auto_map": own}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "vocab.json").write_text("{}")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question is asked"))
+    with contextlib.suppress(ValueError):
+        checkpoints.load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "expected"),
+    [
+        ({"eos_token_id": [3, 5, 60]}, {}, (3, 5, 60)),
+        ({"eos_token_id": 4}, {"eos_token_id": 7}, (4,)),
+        ({"eos_token_id": [3, 61]}, {}, (3,)),  # it is not in the vocabulary
+        (None, {"eos_token_id": [8, 9]}, (8, 9)),
+        ({}, {"eos_token_id": 7}, (7, 9)),
+        ({"eos_token_id": []}, {}, (9,)),
+    ],
+)
+def test_tokens_that_end_a_text_are_those_of_its_configuration(
+    tmp_path, generation, config, expected
+):
+    path = random_checkpoint(tmp_path)
+    edit_config(path, **{"eos_token_id": None, **config})
+    (path / "generation_config.json").unlink()
+    if generation is not None:
+        (path / "generation_config.json").write_text(json.dumps(generation))
+    model = GPT2.from_pretrained(path)
+    model.tokenizer = types.SimpleNamespace(eos_token_id=9)
+    assert model.end_tokens == expected
+
+
+@pytest.mark.parametrize("ends", ["</s>", [1, "2"], [True], 1.0, {"a": 1}])
+def test_ends_that_are_no_numbers_are_named(tmp_path, ends):
+    path = random_checkpoint(tmp_path)
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    with pytest.raises(ValueError, match=r"generation_config\.json says eos_token_id = "):
+        checkpoints.end_tokens(path)
+
+
 @pytest.mark.parametrize("name", ["someone/unknown", "gpt17"])
 def test_a_model_that_cannot_be_fetched_is_named_with_the_cache(hub, name):
     with pytest.raises(
@@ -194,7 +335,15 @@ def edit_config(path, **changes):
         ({"activation_function": "mish"}, "unknown activation 'mish'"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn"),
-        ({"tie_word_embeddings": False}, "not tied"),
+        ({"tie_word_embeddings": False}, r"no tensor 'lm_head\.weight'"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no', expected true or false"),
+        (
+            {"activation_function": ["gelu"]},
+            r"activation_function is \['gelu'\], expected",
+        ),
+        ({"layer_norm_epsilon": 10**400}, "describes no gpt2 model: layer_norm_epsilon is 10*,"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized by 'gptq', which is not"),
+        ({"quantization_config": 8}, "quantized by 8, which is not"),
         ({"n_head": 5}, "does not divide into 5 heads"),
         ({"n_layer": 3}, "no tensor"),
         ({"n_layer": 1}, r"tensor 'transformer\.h\.1\..*n_layer = 1"),
@@ -229,13 +378,98 @@ def test_broken_files_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 3}}']
+    "text", ["{", "{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 3}}', "[" * 10**5]
 )
 def test_a_broken_index_of_shards_is_named(tmp_path, text):
     path = random_checkpoint(tmp_path)
     (path / "model.safetensors").unlink()
     (path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is broken"):
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json is (broken|not a JSON)"):
+        GPT2.from_pretrained(path)
+
+
+@pytest.mark.parametrize("index", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("place", ["../other.safetensors", "a/../b", "/other.safetensors", ""])
+def test_shards_lie_beside_their_index(tmp_path, index, place):
+    path = random_checkpoint(tmp_path / "model")
+    (path / "model.safetensors").rename(tmp_path / "other.safetensors")
+    place = str(tmp_path / place[1:]) if place.startswith("/") else place
+    (path / f"{index}.index.json").write_text(json.dumps({"weight_map": {"wte.weight": place}}))
+    with pytest.raises(ValueError, match=f"index.json names '{place}', expected a file beside it"):
+        GPT2.from_pretrained(path)
+
+
+def test_a_tensor_in_two_shards_is_named(tmp_path):
+    path = random_checkpoint(tmp_path)
+    for name in ("a.safetensors", "b.safetensors"):
+        shutil.copy(path / "model.safetensors", path / name)
+    (path / "model.safetensors").unlink()
+    places = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(places))
+    with pytest.raises(ValueError, match=r"b\.safetensors has a tensor '.*', which another shard"):
+        GPT2.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, '{"a":' * 10**5, '{"a": "\\ud800"}', "9" * 5000, "\x00", '"text"']
+)
+def test_json_that_cannot_be_read_is_named_with_its_file(tmp_path, text):
+    path = random_checkpoint(tmp_path)
+    (path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json is not a model configuration: "):
+        lamp.from_pretrained(path)
+
+
+def test_other_heads_of_gpt2_are_kept(tmp_path):
+    """As transformers does, whatever the configuration says of ties."""
+    path = random_checkpoint(tmp_path)
+    head = torch.randn(61, 32)
+    rewrite(path, lambda tensors: tensors.update({"lm_head.weight": head}))
+    for tied in (True, False):
+        edit_config(path, tie_word_embeddings=tied)
+        expected = transformers_logits(path, [1, 2, 3], torch.float64)
+        found = GPT2.from_pretrained(path, hardware="fp64").logits([1, 2, 3])
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_heads_of_llama_are_those_of_transformers(tmp_path):
+    path = random_llama_checkpoint(tmp_path, tie_word_embeddings=True)
+    rewrite(path, lambda tensors: tensors.update({"lm_head.weight": torch.randn(61, 32)}))
+    expected = transformers_logits(path, [1, 2, 3], torch.float32)
+    found = lamp.from_pretrained(path).logits([1, 2, 3])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_parameters_and_nested_files_of_pytorch_are_read(tmp_path):
+    path = random_checkpoint(tmp_path)
+    expected = GPT2.from_pretrained(path).logits([1, 2, 3])
+    tensors = safetensors.torch.load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    parameters = {f"module.{n}": torch.nn.Parameter(tensor) for n, tensor in tensors.items()}
+    for content in (parameters, {"state_dict": parameters, "step": 3}):
+        torch.save(content, path / "pytorch_model.bin")
+        np.testing.assert_array_equal(GPT2.from_pretrained(path).logits([1, 2, 3]), expected)
+
+
+def test_old_versions_of_pytorch_are_not_trusted(tmp_path, monkeypatch):
+    path = random_checkpoint(tmp_path)
+    (path / "model.safetensors").rename(path / "pytorch_model.bin")
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(ModuleNotFoundError, match=r"needs PyTorch 2\.6 .* as 2\.5\.1\+cpu"):
+        checkpoints.load_tensors(path)
+
+
+def test_quantized_weights_are_named_as_such(tmp_path):
+    path = random_checkpoint(tmp_path)
+    name = "transformer.h.0.mlp.c_fc.weight"
+
+    def quantize(tensors):
+        del tensors[name]
+        tensors[name.replace("weight", "qweight")] = torch.ones(3, dtype=torch.int32)
+
+    rewrite(path, quantize)
+    message = rf"{path} has no tensor '{name}' .*'.*qweight' of type I32: quantized weights are not"
+    with pytest.raises(ValueError, match=message):
         GPT2.from_pretrained(path)
 
 
@@ -244,7 +478,9 @@ def test_a_tensor_of_a_type_that_is_not_read_is_named(tmp_path, dtype):
     path = random_checkpoint(tmp_path)
     name = "transformer.ln_f.bias"
     rewrite(path, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
-    with pytest.raises(ValueError, match=r"no tensor 'transformer\.ln_f\.bias' of float16"):
+    kind = "I32" if dtype == torch.int32 else "F8_E4M3"
+    message = rf"no tensor 'transformer\.ln_f\.bias' of float16.* of type {kind}: quantized"
+    with pytest.raises(ValueError, match=message):
         GPT2.from_pretrained(path)
 
 
@@ -257,15 +493,28 @@ def test_a_broken_tokenizer_is_named(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "path", ["no/such/folder", Path("gpt17"), "./gpt17 ", "gpt17.gguf", "someone/gpt17.gguf"]
-)
+    "path",
+    [
+        "no/such/folder", Path("gpt17"), "./gpt17 ", "gpt17.gguf", "someone/gpt17.GGUF",
+        "./nothing", "../nothing", "nothing/", "/nothing", "~/x", "a--b", "a..b", "a@", "a\0b",
+    ],
+)  # fmt: skip
 def test_a_missing_directory_says_what_was_expected(path):
     """These are no names of the hub, so that nothing is fetched."""
     expected = (
         r"expected 'embedded', 'smollm2', 'mgm', a transformers directory, a GGUF file or the"
     )
-    with pytest.raises(FileNotFoundError, match=rf"no model '.*': {expected} name .* hub$"):
+    message = rf"no model '.*': it does not exist; {expected} name .* hub$"
+    with pytest.raises(FileNotFoundError, match=message):
         GPT2.from_pretrained(path)
+
+
+def test_a_file_that_is_no_model_is_said_to_be_one(tmp_path):
+    (tmp_path / "model.txt").write_text("not a model")
+    with pytest.raises(
+        FileNotFoundError, match=r"model\.txt': it is a file, but none of GGUF; exp"
+    ):
+        lamp.from_pretrained(tmp_path / "model.txt")
 
 
 def test_a_gguf_file_in_a_directory_is_pointed_at(tmp_path):

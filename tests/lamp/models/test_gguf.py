@@ -2,6 +2,7 @@
 
 import json
 import random
+import struct
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from transformers import LlamaConfig as TheirConfig  # noqa: E402
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint  # noqa: E402
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: E402
 
+from lamp.models.gguf import vocabulary  # noqa: E402
 from tests.lamp.random_llamas import (  # noqa: E402
     random_llama_checkpoint,
     transformers_logits,
@@ -480,11 +482,28 @@ def test_names_that_are_there_twice_are_refused(tmp_path, old, new, message):
         checkpoints.load_config(path, "llama")
 
 
-@pytest.mark.parametrize("alignment", [0, 1.0, "x"])
+@pytest.mark.parametrize("alignment", [0, 1.0, "x", 24])
 def test_an_alignment_that_is_none_is_refused(tmp_path, alignment):
     path = write(tmp_path / "model.gguf", {"general.alignment": alignment}, {})
     with pytest.raises(ValueError, match=f"general.alignment is {alignment!r}"):
         checkpoints.load_config(path, "llama")
+
+
+@pytest.mark.parametrize(
+    ("shift", "message"),
+    [
+        (4, r"begins at byte \d+ of the tensors, expected a multiple of 32"),
+        (-32, r"tensors '.*' and 'blk\.1\.attn_norm\.weight' overlap"),
+    ],
+)
+def test_tensors_that_overlap_or_are_not_aligned_are_refused(tmp_path, shift, message):
+    path = convert(random_llama_checkpoint(tmp_path / "source"), tmp_path / "model.gguf")
+    name = b"blk.1.attn_norm.weight"
+    place = path.read_bytes().index(name) + len(name) + AFTER_NAME["type"] + 4
+    (offset,) = struct.unpack_from("<Q", path.read_bytes(), place)
+    changed(path, place, struct.pack("<Q", offset + shift))
+    with pytest.raises(ValueError, match=rf"model\.gguf is broken: .*{message}"):
+        checkpoints.load_tensors(path)
 
 
 def test_a_file_that_is_cut_short_is_refused_wherever_it_is_cut(tmp_path):
@@ -556,7 +575,11 @@ WORDS = {
 
 def tokenizer(folder, **changes):
     """The tokenizer of a file without a model."""
-    settings = {**WORDS, **{f"tokenizer.ggml.{key}": value for key, value in changes.items()}}
+    template = {
+        f"tokenizer.{key}": changes.pop(key) for key in ("chat_template",) if key in changes
+    }
+    changed = {f"tokenizer.ggml.{key}": value for key, value in changes.items()}
+    settings = {**WORDS, **changed, **template}
     settings = {key: value for key, value in settings.items() if value is not None}
     path = folder / "words.gguf"
     path.unlink(missing_ok=True)
@@ -583,6 +606,63 @@ def test_llama_3_takes_whole_words(tmp_path):
     text = "so unreachable"
     assert words(tokenizer(tmp_path, pre="llama-bpe"), text) == ["s", "o", WHOLE]
     assert WHOLE not in words(tokenizer(tmp_path, pre="smollm"), text)
+
+
+def test_words_are_cut_as_llama_cpp_cuts_them(tmp_path):
+    """By its regular expressions, worked out by hand."""
+
+    def cut(pre, text):
+        found = tokenizer(tmp_path, pre=pre).backend.pre_tokenizer.pre_tokenize_str(text)
+        return [word.replace("\u0120", " ").replace("\u010a", "\n") for word, _ in found]
+
+    text = "It's 12345 OK,HTTPServer's\n\n  x"
+    plain = ["It", "'s", " 12345", " OK", ",", "HTTPServer", "'s", "\n\n ", " x"]
+    assert cut("gpt-2", text) == cut("mpt", text) == plain
+    assert cut("default", text) == [
+        "It", "'", "s", " ", "123", "45", " OK", ",", "HTTPServer", "'", "s", "\n\n ", " x",
+    ]  # fmt: skip
+    assert cut("falcon", text) == [
+        "It", "'", "s", " ", "123", "45", " OK", ",", "HTTPServer", "'", "s", "\n\n ", " x",
+    ]  # fmt: skip
+    assert cut("qwen2", text) == [
+        "It", "'s", " ", *"12345", " OK", ",HTTPServer", "'s", "\n\n", " ", " x",
+    ]  # fmt: skip
+    assert cut("llama-bpe", text) == [
+        "It", "'s", " ", "123", "45", " OK", ",HTTPServer", "'s", "\n\n", " ", " x",
+    ]  # fmt: skip
+    assert cut("tekken", text) == [
+        "It", "'s", " ", *"12345", " OK", ",HTTPServer", "'s", "\n\n", " ", " x",
+    ]  # fmt: skip
+    assert cut("tekken", "camelCase HTTPServer/\n") == [
+        "camel", "Case", " HTTPServer", "/\n",
+    ]  # fmt: skip
+
+
+def test_a_file_that_does_not_say_how_words_are_cut_is_taken_for_default(tmp_path):
+    with pytest.warns(UserWarning, match="does not say how its tokenizer cuts text into words"):
+        found = tokenizer(tmp_path, pre=None)
+    text = "the 12345's , the"
+    assert words(found, text) == words(tokenizer(tmp_path, pre="default"), text)
+    assert words(found, text) != words(tokenizer(tmp_path, pre="gpt-2"), text)
+
+
+@pytest.mark.parametrize("name", ["model.GGUF", "model", "model.bin"])
+def test_files_are_known_by_their_ending_or_their_first_bytes(tmp_path, name):
+    source = random_llama_checkpoint(tmp_path / "source")
+    path = convert(source, tmp_path / name)
+    expected = lamp.from_pretrained(source).logits([1, 2])
+    np.testing.assert_array_equal(lamp.from_pretrained(path).logits([1, 2]), expected)
+
+
+def test_tokens_that_end_a_text_a_turn_and_a_message(tmp_path):
+    def ends(**numbers):
+        tokenizer(tmp_path, **{f"{name}_token_id": n for name, n in numbers.items()})
+        return checkpoints.end_tokens(tmp_path / "words.gguf")
+
+    assert ends() == (0,)
+    assert ends(eot=1, eom=3) == (0, 1, 3)
+    assert ends(eot=0, eos=None) == (0,)
+    assert ends(eos=None) == ()
 
 
 def test_special_tokens_have_their_numbers_and_names(tmp_path):
@@ -650,6 +730,13 @@ def test_the_embedded_models_tokenizer_survives(tmp_path):
     assert found.decode(expected) == text
 
 
+def test_negative_numbers_of_tokens_are_refused():
+    metadata = {"model": "gpt2", "tokens": ["a", "b"], "bos_token_id": -1}
+    named = {f"tokenizer.ggml.{key}": value for key, value in metadata.items()}
+    with pytest.raises(ValueError, match="bos_token_id is -1, expected a number below 2"):
+        vocabulary._special(named, "bos")
+
+
 def test_a_file_without_a_tokenizer_says_so(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"words\.gguf holds no tokenizer"):
         tokenizer(tmp_path, model=None)
@@ -658,20 +745,25 @@ def test_a_file_without_a_tokenizer_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "llama"}, "a tokenizer of kind 'llama', expected 'gpt2', which is byte-level"),
         (
-            {"pre": "tekken"},
-            "as 'tekken' does, expected one of gpt-2, smollm, starcoder, llama-bpe",
+            {"model": "bert"},
+            "a tokenizer of kind 'bert', expected 'gpt2', byte-level BPE, or",
         ),
-        ({"pre": None}, "as None does, expected one of"),
+        ({"pre": "rwkv"}, "as 'rwkv' does, expected one of gpt-2, .*smollm, .*, tekken, .*default"),
+        ({"pre": 3}, "as 3 does, expected one of"),
         ({"tokens": None}, "cannot be read: KeyError"),
         ({"merges": None}, "cannot be read: KeyError"),
         ({"merges": ["q q"]}, "cannot be read"),
         ({"merges": ["t h e"]}, "cannot be read"),
         ({"tokens": ["a", "a"], "token_type": None}, "two tokens of the vocabulary are the same"),
         ({"token_type": [1, 1]}, "cannot be read"),
-        ({"bos_token_id": 9999}, "cannot be read: IndexError"),
-        ({"add_bos_token": True, "bos_token_id": None}, "cannot be read: KeyError"),
+        ({"bos_token_id": 9999}, "cannot be read: .*bos_token_id is 9999, expected a number below"),
+        ({"bos_token_id": -1.0}, r"cannot be read: .*bos_token_id is -1\.0"),
+        (
+            {"add_bos_token": True, "bos_token_id": None},
+            "are to have a token 'bos', which",
+        ),
+        ({"chat_template": 7}, "chat_template is 7, expected a string"),
     ],
 )
 def test_a_tokenizer_that_is_not_known_or_broken_is_refused(tmp_path, changes, message):

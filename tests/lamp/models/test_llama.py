@@ -1,6 +1,7 @@
 """The model against transformers' Llama, and its behaviour on bad input."""
 
 import tempfile
+import warnings
 from dataclasses import replace
 from fractions import Fraction
 
@@ -257,12 +258,19 @@ def test_tensors_that_are_missing_or_misshapen_are_named():
         Llama(LLAMA_CONFIG, more)
 
 
-def test_a_tied_head_is_the_embedding_whatever_else_there_is():
+def test_a_tied_head_is_the_embedding_if_there_is_no_other():
     tied = replace(LLAMA_CONFIG, tie_word_embeddings=True)
     tensors = llama_tensors()
-    assert tensors["lm_head.weight"].shape == tensors["model.embed_tokens.weight"].shape
-    own = Llama(LLAMA_CONFIG, {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]})
-    np.testing.assert_array_equal(Llama(tied, tensors).logits(TOKENS), own.logits(TOKENS))
+    own = Llama(LLAMA_CONFIG, tensors).logits(TOKENS)
+    np.testing.assert_array_equal(Llama(tied, tensors).logits(TOKENS), own)
+    embedding = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
+    expected = Llama(LLAMA_CONFIG, embedding).logits(TOKENS)
+    assert (expected != own).any()
+    np.testing.assert_array_equal(Llama(tied, embedding).logits(TOKENS), expected)
+    del tensors["lm_head.weight"]
+    np.testing.assert_array_equal(Llama(tied, tensors).logits(TOKENS), expected)
+    model = Llama(tied, embedding)
+    assert np.shares_memory(model._weights.head.weight, model._weights.tokens)
 
 
 SIZES = {
@@ -301,6 +309,19 @@ def test_a_configuration_has_transformers_defaults():
         ({"head_dim": 7}, "rotary positions need an even head dimension, not 7"),
         ({"head_dim": 0}, "head_dim is 0, expected a positive integer"),
         ({"num_key_value_heads": 3}, "2 heads do not share 3 heads of keys"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads is 0, expected a positive integer"),
+        ({"num_key_value_heads": False}, "num_key_value_heads is False, expected a positive"),
+        ({"num_hidden_layers": True}, "num_hidden_layers is True, expected a positive integer"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps is 10*, expected a finite number"),
+        ({"rms_norm_eps": True}, "rms_norm_eps is True, expected a finite number"),
+        ({"rope_theta": 0}, r"'default' need 1 positive numbers, not \(0\.0,\)"),
+        ({"rope_theta": 10**400}, "rope_theta of rotary positions is 10*, expected a number"),
+        ({"rope_theta": True}, "rope_theta of rotary positions is True, expected a number"),
+        ({"rope_parameters": {"rope_theta": 0.0}}, "need 1 positive numbers"),
+        ({"rope_scaling": 0}, "rope_parameters is 0, expected an object"),
+        ({"rope_parameters": False}, "rope_parameters is False, expected an object"),
+        ({"rope_scaling": {"rope_type": ""}}, "type '' are not implemented"),
+        ({"rope_scaling": {"rope_type": 0}}, "type '0' are not implemented"),
         ({"hidden_act": "mish"}, "unknown activation 'mish'"),
         ({"rms_norm_eps": -1e-6}, "rms_norm_eps is -1e-06, expected a finite number"),
         ({"rms_norm_eps": np.nan}, "rms_norm_eps is nan"),
@@ -343,3 +364,80 @@ def test_bad_tokens_are_refused(tokens, error, message):
     model = Llama(LLAMA_CONFIG, llama_tensors())
     with pytest.raises(error, match=message):
         model.logits(tokens)
+
+
+@pytest.mark.parametrize("empty", [{}, None])
+def test_fields_that_are_null_count_as_missing(empty):
+    given = {"num_key_value_heads": None, "head_dim": None, "rope_theta": None}
+    found = LlamaConfig.from_mapping({**SIZES, **given, "rope_scaling": empty})
+    assert found == LlamaConfig.from_mapping(SIZES)
+    found = LlamaConfig.from_mapping({**SIZES, "rope_parameters": dict.fromkeys(given)})
+    assert found == LlamaConfig.from_mapping(SIZES)
+
+
+# --- what is in a checkpoint ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.self_attn.q_norm.weight",
+        "model.layers.1.self_attn.q_proj.lora_A.weight",
+        "model.layers.0.mlp.gate_proj.bias",
+        "lm_head.bias",
+        "model.norm.bias",
+    ],
+)
+def test_a_tensor_of_another_model_is_named(name):
+    with pytest.raises(ValueError, match=f"has a tensor '{name}', which a model of its conf"):
+        Llama(LLAMA_CONFIG, {**llama_tensors(), name: np.zeros(3, np.float32)})
+
+
+def test_biases_that_the_configuration_does_not_know_are_named():
+    tensors = llama_tensors()
+    with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.q_proj\.bias', which"):
+        Llama(replace(LLAMA_CONFIG, attention_bias=False), tensors)
+
+
+def test_tensors_beside_the_model_are_warned_of():
+    tensors = llama_tensors()
+    expected = Llama(LLAMA_CONFIG, tensors).logits(TOKENS)
+    constant = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(3, np.float32)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = Llama(LLAMA_CONFIG, {**tensors, **constant}).logits(TOKENS)
+    np.testing.assert_array_equal(found, expected)
+    more = {f"score.{i}": np.ones(3, np.float32) for i in range(4)}
+    with pytest.warns(UserWarning, match=r"has 4 tensors that are not used: score\.0, score\.1"):
+        found = Llama(LLAMA_CONFIG, {**tensors, **more}).logits(TOKENS)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_named(value):
+    tensors = llama_tensors()
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name][3, 4] = value
+    what = "NaN" if np.isnan(value) else "an infinity"
+    with pytest.raises(ValueError, match=f"tensor '{name}' holds {what}, expected numbers"):
+        Llama(LLAMA_CONFIG, tensors)
+
+
+WRAPPED = {
+    "a model without a head": lambda name: name.removeprefix("model."),
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "distributed": lambda name: f"module.{name}",
+    "distributed and compiled": lambda name: f"module._orig_mod.{name}",
+    "compiled layers": lambda name: name.replace(".mlp.", "._orig_mod.mlp."),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_names_of_wrapped_models_are_understood(name):
+    tensors = llama_tensors()
+    wrapped = {WRAPPED[name](key): tensor for key, tensor in tensors.items()}
+    assert wrapped.keys() != tensors.keys()
+    expected = Llama(LLAMA_CONFIG, tensors).logits(TOKENS)
+    np.testing.assert_array_equal(Llama(LLAMA_CONFIG, wrapped).logits(TOKENS), expected)
+    with pytest.raises(ValueError, match=r"has two tensors for 'norm\.weight'"):
+        Llama(LLAMA_CONFIG, {**tensors, "module.norm.weight": tensors["model.norm.weight"]})

@@ -5,8 +5,12 @@ import json
 import numpy as np
 import pytest
 
+import fpemu
 import lamp
+from lamp.lookahead import error_weights
 from lamp.models import loading as models
+from lamp.models import transformer
+from tests.lamp import tiny_models
 
 torch = pytest.importorskip("torch", reason="random checkpoints are made with PyTorch")
 from tests.lamp.random_llamas import random_checkpoint, random_llama_checkpoint  # noqa: E402
@@ -129,3 +133,22 @@ def test_rotary_positions_that_are_not_implemented_are_refused(tmp_path, fields)
     path = changed(random_llama_checkpoint(tmp_path), **{"rope_parameters": None, **fields})
     with pytest.raises(ValueError, match="are not implemented: expected one of default, linear"):
         lamp.from_pretrained(path)
+
+
+@pytest.mark.parametrize(("place", "step"), [("activation", "mlp_up"), ("norm", "mlp_down")])
+def test_running_sums_have_the_random_bits_of_their_layer(monkeypatch, place, step):
+    """They are those of the product that look-ahead looks at, not of another draw."""
+    product = lamp.Product(fpemu.Pairwise("bfloat16", fpemu.Rounding("sr", seed=3)))
+    machine = lamp.Hardware("drawn", **{step: product})
+    rule = lamp.evaluation.Setting.parse(f"fp32+{place}:{place}:50%:weights=running_1").lamp
+    seen = []
+
+    def noted(name, factors, operands, given):
+        seen.append(given)
+        return error_weights(name, factors, operands, given)
+
+    monkeypatch.setattr(transformer, "error_weights", noted)
+    tiny_models.FAMILIES["gpt2"].model(machine, rule).logits(tiny_models.TOKENS)
+    layers = [getattr(machine.derived(layer), step) for layer in range(2)]
+    assert layers[0] != layers[1]
+    assert [each for each in seen if each.is_stochastic] == layers

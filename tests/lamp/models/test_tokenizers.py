@@ -1,12 +1,14 @@
 """Tokenizers of directories: transformers' tokens without transformers, and when it is asked."""
 
 import json
+import resource
 import subprocess
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
@@ -326,6 +328,33 @@ def test_a_directory_without_tokenizer_json_is_read_by_transformers(tmp_path, mo
         checkpoints.load_tokenizer(path)
 
 
+def test_another_model_that_names_gpt2s_class_has_its_own_tokens(tmp_path, without_transformers):
+    """SmolLM2 does: transformers 5 would cut words as GPT-2 does, digits and all."""
+    made = digits()
+    path = save(tmp_path / "model", made, GPT2, model_type="llama")
+    found = checkpoints.load_tokenizer(path)
+    assert found.encode(TEXT) == made.encode(TEXT).ids
+    numbers = found.convert_ids_to_tokens(found.encode("1234"))
+    assert numbers == list("1234")
+
+
+@pytest.mark.parametrize("name", ["Llama 3", "Llama 3 by Llama's class", "general"])
+def test_a_model_puts_the_tokenizers_tokens_around_a_text(tmp_path, name):
+    made, settings, files = OWN[name]
+    path = save(tmp_path / "model", made, settings, **files)
+    model = object.__new__(lamp.Llama)
+    model._source = path
+    plain, whole, _, _ = of_theirs(path, TEXT)
+    assert model.encode(TEXT).tolist() == whole
+    assert model.encode(TEXT, add_special_tokens=False).tolist() == plain
+    assert (whole != plain) == ("3" in name)
+
+
+def test_a_text_that_is_not_unicode_is_refused():
+    with pytest.raises(ValueError, match=r"text is not Unicode: .*'\\ud800'"):
+        lamp.from_pretrained("embedded").encode("a \ud800")
+
+
 CODE = """
 from pathlib import Path
 from transformers import PreTrainedTokenizerFast
@@ -370,6 +399,19 @@ TEMPLATES = {
     ),
     "a date": "{{ strftime_now('%Y') }}",
     "a dictionary": "{{ dict(a=1, b=2).items() | list }}{{ tools is none }}{{ documents is none }}",
+    "filters": (
+        "{{ messages | map(attribute='role') | join(', ') }}{{ 'a b' | replace(' ', '-') }}"
+        "{{ '%5s|%s' | format('x', 3) }}{{ '%04d' % 7 }}{{ [1, 2] + [3] }}{{ 'ab' * 3 }}"
+        "{{ 2 ** 9 }}{{ 'a\\nb' | indent }}{{ '{:>5}'.format('x') }}"
+        "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}{{ 'a' ~ 1 ~ 'b' }}"
+    ),
+    "else and recursion": (
+        "{% for m in [] %}x{% else %}none{% endfor %}"
+        "{% for n in [[1], [2, [3]]] recursive %}{% if n is iterable %}({{ loop(n) }})"
+        "{% else %}{{ n }}{% endif %}{% endfor %}"
+        "{% for m in messages if m.role == 'user' %}{{ loop.index }}{{ loop.last }}{% endfor %}"
+        "{% macro f(n) %}{{ n }}{% endmacro %}{{ f(3) }}"
+    ),
     "variables": "{{ bos_token }}{{ eos_token }}{{ pad_token }}",
 }
 
@@ -421,6 +463,73 @@ def test_templates_that_fail_or_reach_outside_show_nothing(template):
             outcomes.add(("", type(error)))
     assert len(outcomes) == 1
     assert outcomes.pop()[0] == ""
+
+
+ENDLESS = {
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "output": "{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
+    "a macro": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "two macros": (
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}"
+    ),
+    "a recursive loop": "{% for n in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+    "joined strings": (
+        "{% set ns = namespace(s='x') %}"
+        "{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}"
+    ),
+    "added lists": (
+        "{% set ns = namespace(s=[0]) %}"
+        "{% for i in range(99) %}{% set ns.s = ns.s + ns.s %}{% endfor %}"
+    ),
+    "a product": "{{ 'x' * 10**10 }}",
+    "a product of a list": "{{ 10**10 * [0] }}",
+    "a power": "{{ 10 ** (10 ** 10) }}",
+    "squares": (
+        "{% set ns = namespace(n=3) %}"
+        "{% for i in range(99) %}{% set ns.n = ns.n * ns.n %}{% endfor %}"
+    ),
+    "a width": "{{ 'x'.center(10**10) }}",
+    "a width in a filter": "{{ 'x' | center(10**10) }}",
+    "a width of a format": "{{ '{:9999999999}'.format(1) }}",
+    "a width of an operator": "{{ '%9999999999d' % 1 }}",
+    "a width in a tuple": "{{ '%*d' % (10**10, 1) }}",
+    "a width of a filter of formats": "{{ '%9999999999d' | format(1) }}",
+    "indents": "{{ ('x\\n' * 9999) | indent(9999) }}",
+    "replaced": "{{ ('x' * 9999).replace('x', 'x' * 9999) }}",
+    "joined": "{{ ('x' * 9999).join(['x'] * 9999) }}",
+    "joined by a filter": "{{ (['x'] * 9999) | join('x' * 9999) }}",
+    "slices": "{{ [1] | slice(10**10) | list }}",
+    "mapped": "{{ ['x'] | map('center', 10**10) | list }}",
+    "numbers": "{{ range(10**10) | list }}",
+    "filters in a loop": (
+        "{% for i in range(99999) %}{{ range(99999) | list | length }}{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_templates_without_an_end_are_refused(name):
+    start = resource.getrusage(resource.RUSAGE_SELF)
+    with pytest.raises((TemplateError, OverflowError)):
+        chat.render(ENDLESS[name], MESSAGES)
+    end = resource.getrusage(resource.RUSAGE_SELF)
+    assert end.ru_maxrss - start.ru_maxrss < 3 * 10**5  # kilobytes
+    # The limit is one of steps; this is to see that they are short.
+    assert end.ru_utime - start.ru_utime < 20
+
+
+def test_long_conversations_are_rendered():
+    messages = [
+        {"role": ("user", "assistant")[n % 2], "content": "12345678901234567890 \n" * 99}
+        for n in range(400)
+    ]
+    template = (
+        "{% for m in messages %}{% if not loop.index0 == messages | length %}"
+        "{{ bos_token + m.role.upper() + m['content'] | trim }}{{ m.content.split('x') | last }}"
+        "{% endif %}{% endfor %}"
+    )
+    text = chat.render(template, messages, variables={"bos_token": "<s>"})
+    assert len(text) > 10**6
 
 
 def test_a_tokenizer_without_a_template_says_so():
