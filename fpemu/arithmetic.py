@@ -168,6 +168,8 @@ def divide(
 ) -> Any:
     """``a / b``, exact and then rounded once; parameters and results as for :func:`add`.
 
+    A nonzero number divided by zero is an infinity, in a P3109 format NaN.
+
     Examples
     --------
     >>> import fpemu

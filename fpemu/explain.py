@@ -93,7 +93,7 @@ def rounding_steps(value: float, format: Format, overflow: str = "ieee") -> list
         A number; NaN only if the format has it.
     format : Format
         The format.
-    overflow : {"ieee", "infinity", "saturate"}
+    overflow : {"ieee", "saturate", "propagate", "infinity"}
         The result of overflow, as in :class:`fpemu.Rounding`.
 
     Returns
@@ -131,7 +131,7 @@ _DIRECTIONS: Final = {
     "rtz": "toward zero",
     "rtp": "up",
     "rtn": "down",
-    "rto": "to the neighbor whose significand is odd",
+    "rto": "to the neighbor whose {last} is odd",
 }
 
 
@@ -150,14 +150,15 @@ def _reason(value: float, format: Format, mode: str, result: float) -> str:
         return f"beyond the largest finite number, {format.max_finite!r}{way}"
     below, above = bracket(value, format)
     ends = f"{below!r} and {above!r}"
+    last = "code" if format.p3109 else "significand"
     if mode in _DIRECTIONS:
-        return f"between {ends}; rounds {_DIRECTIONS[mode]}"
+        return f"between {ends}; rounds {_DIRECTIONS[mode].format(last=last)}"
     if not (math.isfinite(below) and math.isfinite(above)):
         return f"nearest to {result!r}"
     middle = (Fraction(below) + Fraction(above)) / 2
     if Fraction(value) != middle:
         return f"between {ends}; {result!r} is nearer"
-    ties = {"rne": "to the even significand", "rna": "away from zero", "rnz": "toward zero"}
+    ties = {"rne": f"to the even {last}", "rna": "away from zero", "rnz": "toward zero"}
     return f"halfway between {ends}; ties go {ties[mode]}"
 
 

@@ -8,7 +8,7 @@ formats, the FNUZ formats and those of IEEE P3109 all follow from it.
 References
 ----------
 IEEE Std 754-2019, sections 3.3 and 3.4; OCP 8-bit Floating Point Specification (OFP8) 1.0; OCP
-Microscaling Formats (MX) Specification 1.0; IEEE P3109 interim report, section 3.
+Microscaling Formats (MX) Specification 1.0; IEEE P3109 interim report 4.0 (26 June 2026).
 """
 
 from __future__ import annotations
@@ -63,6 +63,11 @@ class Format:
         which is IEEE 754's; the OCP "FN" formats have 1, finite formats 0.
     negative_zero : bool
         Whether a signed format has -0.  Where it has not, that code is the format's one NaN.
+    p3109 : bool
+        Whether numbers are projected into the format as IEEE P3109 has it and not as IEEE 754:
+        "even" and "odd" refer to the code, a format without infinity saturates, and an unsigned
+        one takes negative numbers to zero.  float8_e4m3fnuz has the values of Binary8p4sf, but not
+        its projection.  The other facts must be those of a P3109 format.
 
     Raises
     ------
@@ -80,6 +85,7 @@ class Format:
     infinities: bool = True
     high_nans: int = _IEEE_NANS
     negative_zero: bool = True
+    p3109: bool = False
 
     def __post_init__(self) -> None:
         for fact in ("bits", "precision", "bias", "high_nans"):
@@ -107,6 +113,16 @@ class Format:
                 f"format {self.name!r}: emin {self.emin} is below {_LEAST_EMIN}, where float64 "
                 "holds too few bits to compute with"
             )
+        if self.p3109 and not self._has_p3109_facts:
+            raise ValueError(
+                f"format {self.name!r}: P3109 formats have subnormals, no -0, a bias of "
+                "2**(exponent_bits - 1), and high_nans 0 if signed, 1 if not"
+            )
+
+    @property
+    def _has_p3109_facts(self) -> bool:
+        facts = (self.subnormals, self.negative_zero, self.bias, self.high_nans)
+        return facts == (True, False, 2 ** (self.exponent_bits - 1), int(not self.signed))
 
     @property
     def exponent_bits(self) -> int:
@@ -207,13 +223,13 @@ def _ieee_like(name: str, exponent_bits: int, stored_bits: int) -> Format:
 
 
 def _p3109(name: str, bits: int, precision: int, *, signed: bool, extended: bool) -> Format:
-    """The P3109 format ``binary{bits}p{precision}{s|u}{e|f}``.
+    """The P3109 format ``Binary{bits}p{precision}{s|u}{e|f}``.
 
     A signed format keeps its one NaN at the code of -0, an unsigned one at its highest code.
     """
-    if not 3 <= bits <= 15 or not 1 <= precision <= bits - int(signed):
+    if not 3 <= bits <= 16 or not 1 <= precision <= bits - int(signed):
         raise ValueError(
-            f"no P3109 format {name!r}: binary{{K}}p{{P}} needs 3 <= K <= 15 and "
+            f"no P3109 format {name!r}: Binary{{K}}p{{P}} needs 3 <= K <= 16 and "
             f"1 <= P {'<' if signed else '<='} K"
         )
     return Format(
@@ -225,6 +241,7 @@ def _p3109(name: str, bits: int, precision: int, *, signed: bool, extended: bool
         infinities=extended,
         high_nans=0 if signed else 1,
         negative_zero=False,
+        p3109=True,
     )
 
 
@@ -258,7 +275,7 @@ _NAMED: Final[dict[str, Format]] = {
 }
 _SHAPE = re.compile(r"e(\d{1,2})m(\d{1,2})")
 _PS = re.compile(r"ps(\d{1,2})")
-_P3109 = re.compile(r"binary(\d{1,2})p(\d{1,2})([su])([ef])")
+_P3109 = re.compile(r"[Bb]inary(\d{1,2})p(\d{1,2})([su])([ef])")
 
 
 def named_formats() -> dict[str, Format]:
@@ -281,7 +298,8 @@ def format(spec: FormatLike) -> Format:
         A Format (returned as it is); a named format such as ``"bfloat16"`` or ``"float8_e4m3fn"``;
         ``"e{E}m{M}"``, the IEEE-like format with E exponent bits (2..11) and M stored significand
         bits (0..52); ``"ps{M}"``, the PS(M) of the LAMP paper, which is ``"e8m{M}"`` (M in 0..23);
-        or a P3109 name ``"binary{K}p{P}{s|u}{e|f}"``.
+        or a P3109 name ``"Binary{K}p{P}{s|u}{e|f}"`` (or ``"binary..."``): K bits (3..16),
+        precision P, signed or unsigned, extended (with infinities) or finite.
 
     Returns
     -------
@@ -301,7 +319,7 @@ def format(spec: FormatLike) -> Format:
     65280.0
     >>> fpemu.format("ps7") == fpemu.formats.bfloat16
     True
-    >>> fpemu.format("binary8p4se").smallest_subnormal
+    >>> fpemu.format("Binary8p4se").smallest_subnormal
     0.0009765625
     """
     if isinstance(spec, Format):
@@ -332,7 +350,7 @@ def _format_of_name(name: str) -> Format:
     near = difflib.get_close_matches(name.lower(), _NAMED, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(
-        f"unknown format {name!r}: {hint}Other forms are 'e5m7', 'ps7' and 'binary8p4se'"
+        f"unknown format {name!r}: {hint}Other forms are 'e5m7', 'ps7' and 'Binary8p4se'"
     )
 
 

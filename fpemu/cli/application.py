@@ -96,7 +96,7 @@ def formats() -> None:
         )
     _print(table)
     typer.echo("\nnormal, subnormal: the smallest positive numbers of each kind.")
-    typer.echo("Other names: e{E}m{M}, ps{M} = e8m{M}, and P3109's binary{K}p{P}{s|u}{e|f}.")
+    typer.echo("Other names: e{E}m{M}, ps{M} = e8m{M}, and P3109's Binary{K}p{P}{s|u}{e|f}.")
 
 
 @app.command()
@@ -126,7 +126,7 @@ def show(
     format: Annotated[str, typer.Argument(help="The format, such as float8_e4m3fn or e5m7.")],
     value: Annotated[float, typer.Argument(help="A number, such as 0.3, -1e9, inf or nan.")],
     overflow: Annotated[
-        str, typer.Option(help="The result of overflow: ieee, infinity or saturate.")
+        str, typer.Option(help="The result of overflow: ieee, saturate, propagate, infinity.")
     ] = "ieee",
 ) -> None:
     """Show how a number is rounded into a format in each rounding mode, and why."""

@@ -94,10 +94,18 @@ def test_p3109_formats_have_the_ranges_of_the_report(
     assert format.signed == (name[-2] == "s")
 
 
+def test_a_format_with_the_values_of_p3109_need_not_be_projected_so():
+    fnuz = formats.float8_e4m3fnuz
+    assert fnuz != formats.Binary8p4sf
+    assert dataclasses.replace(fnuz, p3109=True) == formats.Binary8p4sf
+    assert (fpemu.round(300.0, "Binary8p4sf"), str(fpemu.round(300.0, fnuz))) == (240.0, "nan")
+
+
 def test_p3109_formats_are_module_attributes():
     assert formats.binary8p4se == fpemu.format("binary8p4se")
     assert formats.binary6p3uf.name == "binary6p3uf"
-    for name in ("binary8p9se", "binary2p1se", "binary16p4se", "float7"):
+    assert formats.Binary6p3uf == formats.binary6p3uf
+    for name in ("binary8p9se", "binary2p1se", "binary17p4se", "float7"):
         with pytest.raises(AttributeError, match=name):
             getattr(formats, name)
 
@@ -217,7 +225,9 @@ def test_an_unknown_name_lists_near_names(name, near):
         "binary8p0se",
         "binary8p4xe",
         "binary2p1ue",
-        "binary16p4se",
+        "binary17p4se",
+        "BINARY8p4se",
+        "Binary16p1se",
         "binary8p9ue",
     ],
 )
@@ -246,6 +256,10 @@ def test_a_spec_of_the_wrong_type_is_a_type_error(spec):
         {"bias": 1100},
         {"bias": -1100},
         {"bias": 7 + 1067},
+        {"p3109": True},
+        {"p3109": True, "bias": 8, "high_nans": 0},
+        {"p3109": True, "bias": 7, "high_nans": 0, "negative_zero": False},
+        {"p3109": True, "bias": 8, "high_nans": 1, "negative_zero": False},
     ],
     ids=str,
 )

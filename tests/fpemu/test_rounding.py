@@ -25,6 +25,7 @@ from tests.oracle.points import ALL_FORMATS, MODES, NAMED, label, rounded, round
 repeatable = settings(derandomize=True, deadline=None, database=None, max_examples=200)
 
 OVERFLOWS = ("ieee", "saturate")
+ALL_OVERFLOWS = (*OVERFLOWS, "propagate", "infinity")
 SYMMETRIC = ("rne", "rna", "rnz", "rtz", "rto")
 WITH_DTYPE = [format for format in NAMED if format.name not in ("tf32", "float32", "float64")]
 
@@ -86,7 +87,7 @@ def test_random_bit_patterns_round_exactly(format):
     x=st.floats(width=64) | st.floats(width=32),
     format=st.sampled_from(ALL_FORMATS),
     mode=st.sampled_from(MODES),
-    overflow=st.sampled_from(OVERFLOWS),
+    overflow=st.sampled_from(ALL_OVERFLOWS),
 )
 def test_any_float_rounds_exactly(x, format, mode, overflow):
     if math.isnan(x) and not format.has_nan:
@@ -143,7 +144,7 @@ def formats_of_any_facts(draw):
 
 
 @settings(repeatable, max_examples=600)
-@given(formats_of_any_facts(), st.sampled_from(MODES), st.sampled_from(OVERFLOWS), st.data())
+@given(formats_of_any_facts(), st.sampled_from(MODES), st.sampled_from(ALL_OVERFLOWS), st.data())
 def test_formats_of_any_facts_are_rounded_to_exactly(format, mode, overflow, data):
     dtype = data.draw(st.sampled_from([np.float32, np.float64]))
     points = rounding_points(format, dtype)
@@ -262,6 +263,16 @@ def test_overflow_saturates_only_when_asked_to():
     assert_same_bits(ieee, [448.0] + 6 * [np.nan])
     saturated = fpemu.round(x, "float8_e4m3fn", fpemu.Rounding(overflow="saturate"))
     assert_same_bits(saturated, [448.0, 448.0, 448.0, 448.0, -448.0, -448.0, np.nan])
+
+
+def test_propagated_infinities_stay_where_there_are_any():
+    x, rounding = [1e30, -1e30, np.inf, -np.inf, np.nan], fpemu.Rounding("rtp", "propagate")
+    assert_same_bits(
+        fpemu.round(x, "float16", rounding), [65504.0, -65504.0, np.inf, -np.inf, np.nan]
+    )
+    largest = [448.0, -448.0, 448.0, -448.0, np.nan]
+    assert_same_bits(fpemu.round(x, "float8_e4m3fn", rounding), largest)
+    assert_same_bits(fpemu.round(x[:4], "float4_e2m1fn", rounding), [6.0, -6.0, 6.0, -6.0])
 
 
 # Arrays in and out

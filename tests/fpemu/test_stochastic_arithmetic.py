@@ -41,6 +41,12 @@ def random_words(count, seed=SEED):
     return drawn[:count]
 
 
+def words_of_block(seed=SEED):
+    words = np.empty(philox.BLOCK_WORDS, np.uint32)
+    philox.fill_block(0, philox.key_of(seed), words)
+    return words.tolist()
+
+
 OPERATIONS = {
     "add": (2, lambda a, b: a + b),
     "subtract": (2, lambda a, b: a - b),
@@ -92,15 +98,35 @@ def test_every_draw_rounds_as_defined(name, operation, mode, dtype):
 
 
 @pytest.mark.parametrize("random_bits", [1, 5, 32, 63])
+@pytest.mark.parametrize("mode", ["sr", "sr_b", "sr_c"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", ["bfloat16", "float64"])
-def test_the_fraction_is_truncated_to_the_random_bits(name, operation, random_bits):
+def test_the_fraction_is_taken_to_the_random_bits(name, operation, mode, random_bits):
     format = formats.format(name)
     operands = operands_for(operation, format, np.float64)
-    rounding = Rounding("sr", random_bits=random_bits, seed=SEED)
+    rounding = Rounding(mode, random_bits=random_bits, seed=SEED)
     actual = getattr(fpemu, operation)(*operands, format, rounding)
-    expected = expected_of(operation, operands, format, "sr", random_bits)
-    assert_same_bits(actual, expected, operands.T, about=(name, operation, random_bits))
+    expected = expected_of(operation, operands, format, mode, random_bits)
+    assert_same_bits(actual, expected, operands.T, about=(name, operation, mode, random_bits))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("random_bits", [1, 4, 20, 31, 32, 63])
+@pytest.mark.parametrize("mode", ["sr_b", "sr_c"])
+def test_numbers_far_below_the_quantum_meet_the_random_bits_as_defined(mode, random_bits, dtype):
+    format = formats.format("float8_e4m3fn")
+    generator = np.random.default_rng(random_bits)
+    exponents = generator.integers(-9 - random_bits - 30, -6, 1024)
+    coarse = np.floor(generator.uniform(4, 8, 1024)) / 4
+    x = np.ldexp(np.where(generator.random(1024) < 0.5, coarse, 1.0), exponents).astype(dtype)
+    rounding = Rounding(mode, random_bits=random_bits, seed=SEED)
+    wide = dtype == np.float64 or random_bits > 31
+    words = random_words(1024) if wide else [word << 32 for word in words_of_block()[:1024]]
+    expected = [
+        signed(Fraction(float(number)), False, format, mode, word, random_bits)
+        for number, word in zip(x, words, strict=True)
+    ]
+    assert_same_bits(fpemu.round(x, format, rounding), expected, x)
 
 
 # All bits of quotients and roots, as no draw shows the last of them
