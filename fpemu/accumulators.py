@@ -17,6 +17,7 @@ import numpy as np
 
 from fpemu import formats as _formats
 from fpemu._arguments import integer
+from fpemu._environment import in_default_environment
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 
@@ -88,6 +89,7 @@ class Accumulator:
         """The largest relative error of its rounding: u to nearest, otherwise 2u, u = 2**-p."""
         return _unit(self.format, self.rounding)
 
+    @in_default_environment
     def error_bound(self, terms: int, *, initial: bool = False) -> float:
         """A bound of the error of an inner product, relative to the sum of its terms' magnitudes.
 
@@ -120,6 +122,7 @@ class Accumulator:
         growth = self._log_growth(terms, initial) if terms else 0.0
         return _upward(math.expm1(growth)) if growth < _MOST_GROWTH else math.inf
 
+    @in_default_environment
     def underflow_bound(
         self, terms: int, *, initial: bool = False, largest: float | None = None
     ) -> float:

@@ -34,6 +34,7 @@ def code_dtype(format: Format) -> np.dtype[Any]:
 
 
 @functools.lru_cache(maxsize=256)
+@launching.default_environment()
 def _table(format: Format) -> Carrier:
     """The values of all codes of a format of at most 16 bits, in its carrier."""
     codes = np.arange(1 << format.bits, dtype=code_dtype(format))
@@ -154,6 +155,7 @@ def _as_codes(codes: ArrayLike, format: Format) -> NDArray[Any]:
     return array
 
 
+@launching.default_environment()
 def values(format: FormatLike) -> Carrier:
     """All finite values of a format of at most 16 bits.
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from fpemu._environment import in_default_environment
 from fpemu.codec import encode
 from fpemu.formats import Format
 from fpemu.reference import round_exact
@@ -41,6 +42,7 @@ class RoundingStep:
     reason: str
 
 
+@in_default_environment
 def anatomy(value: float, format: Format) -> Anatomy:
     """The bit fields of a value.
 
@@ -79,11 +81,13 @@ def _meaning(value: float, format: Format) -> str:
     return f"{kind}: {'-' if value < 0 else ''}{significand!r} * 2**{exponent}"
 
 
+@in_default_environment
 def bracket(value: float, format: Format) -> tuple[float, float]:
     """The nearest values below and above a finite number, which is both if it is a value itself."""
     return round_exact(value, format, "rtn"), round_exact(value, format, "rtp")
 
 
+@in_default_environment
 def rounding_steps(value: float, format: Format, overflow: str = "ieee") -> list[RoundingStep]:
     """The rounding of a number in every deterministic mode.
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-import math
 import re
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -173,27 +173,27 @@ class Format:
         """Largest finite number."""
         implicit = 2 ** (self.precision - 1)
         significand = implicit + (self.max_finite_code & (implicit - 1))
-        return math.ldexp(float(significand), self.emax - self.precision + 1)
+        return _exact_float(significand, self.emax - self.precision + 1)
 
     @property
     def smallest_normal(self) -> float:
         """Smallest positive normal number, ``2**emin``."""
-        return math.ldexp(1.0, self.emin)
+        return _exact_float(1, self.emin)
 
     @property
     def smallest_subnormal(self) -> float:
         """Smallest positive number: ``2**(emin-precision+1)``, or `smallest_normal` if none."""
-        return math.ldexp(1.0, self.quantum_exponent if self.subnormals else self.emin)
+        return _exact_float(1, self.quantum_exponent if self.subnormals else self.emin)
 
     @property
     def unit_roundoff(self) -> float:
         """``u = 2**-precision``, the largest relative error of rounding to nearest."""
-        return math.ldexp(1.0, -self.precision)
+        return _exact_float(1, -self.precision)
 
     @property
     def epsilon(self) -> float:
         """``2**(1-precision)``, the distance from 1 to the next larger number."""
-        return math.ldexp(1.0, 1 - self.precision)
+        return _exact_float(1, 1 - self.precision)
 
     @property
     def carrier(self) -> np.dtype[np.floating]:
@@ -211,6 +211,16 @@ class Format:
 
 
 FormatLike = Format | str
+
+
+def _exact_float(significand: int, exponent: int) -> float:
+    """``significand * 2**exponent``, a float64 number, whatever the processor flushes to zero."""
+    top = max(significand.bit_length() - 1 + exponent, 1 - _FLOAT64_EMAX)
+    shift = exponent - (top - _FLOAT64_PRECISION + 1)
+    integer = significand << shift if shift >= 0 else significand >> -shift
+    # A number below 2**52 is subnormal; above, the implicit bit counts as one of the exponent.
+    bits = integer + ((top + _FLOAT64_EMAX - 1) << (_FLOAT64_PRECISION - 1))
+    return float(struct.unpack("<d", struct.pack("<Q", bits))[0])
 
 
 def _ieee_like(name: str, exponent_bits: int, stored_bits: int) -> Format:

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats
+from fpemu._environment import in_default_environment
 from fpemu.formats import Format, FormatLike
 
 __all__ = [
@@ -91,6 +92,7 @@ _OVERFLOWS: Final = ("ieee", "saturate", "propagate", "infinity")
 _FAR: Final = 4096
 
 
+@in_default_environment
 def round_exact(
     x: Number,
     format: FormatLike,
@@ -284,6 +286,7 @@ def _overflowed(target: Format, negative: bool, mode: str, overflow: str) -> flo
     return _infinity(target, negative, overflow)
 
 
+@in_default_environment
 def decode_exact(code: int, format: FormatLike) -> float:
     """The value of a code.
 
@@ -331,6 +334,7 @@ def decode_exact(code: int, format: FormatLike) -> float:
     return _signed(magnitude, negative)
 
 
+@in_default_environment
 def members(format: FormatLike) -> list[float]:
     """All finite values of a format of at most 16 bits.
 
@@ -363,6 +367,7 @@ def members(format: FormatLike) -> list[float]:
     return [value for value, _ in sorted(distinct)]
 
 
+@in_default_environment
 def dot_exact(a: Iterable[float], b: Iterable[float]) -> Fraction:
     """The exact inner product of two vectors of finite numbers.
 
@@ -402,6 +407,7 @@ def _finite(vector: Iterable[float], name: str) -> list[Fraction]:
     return fractions
 
 
+@in_default_environment
 def dot(
     a: Iterable[float],
     b: Iterable[float],
@@ -542,6 +548,7 @@ _LAST_PRECISION: Final = 2**14
 _GUARD_BITS: Final = 32
 
 
+@in_default_environment
 def function(
     name: str,
     x: Number,
@@ -687,6 +694,7 @@ _BITS_PER_DIGIT: Final = math.log2(10)
 _SPARE_BITS: Final = 32  # cover the accumulated rounding errors of a few operations
 
 
+@in_default_environment
 def softmax(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
     """``exp(x) / sum(exp(x))`` along the last axis, to any number of digits.
 
@@ -740,6 +748,7 @@ def _softmax(scores: Sequence[Fraction], square: Fraction, bits: int) -> list[An
         return [exponential / total for exponential in exponentials]
 
 
+@in_default_environment
 def layer_norm(
     x: Vector,
     epsilon: Number = 1e-5,
@@ -786,6 +795,7 @@ def layer_norm(
     return _normalized(x, epsilon, weight, bias, digits, centered=True)
 
 
+@in_default_environment
 def rms_norm(
     x: Vector,
     epsilon: Number = 1e-5,
@@ -859,6 +869,7 @@ def _mean(numbers: Sequence[Fraction]) -> Fraction:
     return sum(numbers, Fraction(0)) / len(numbers)
 
 
+@in_default_environment
 def gelu(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
     """``x Phi(x)`` of each element, with the normal distribution function Phi.
 
@@ -900,6 +911,7 @@ def gelu(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
     return _by_rows(lambda row: list(map(element_gelu, row)), _exact_vectors(x, "x"))
 
 
+@in_default_environment
 def attention(
     q: Vector, k: Vector, v: Vector, causal: bool = False, *, digits: int = 50
 ) -> NDArray[np.object_]:

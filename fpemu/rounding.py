@@ -77,10 +77,10 @@ class Rounding:
     - in mode sr_b if ``floor(d * 2**(N + 1)) + 2*R + 1 >= 2**(N + 1)``,
     - in mode sr_c if ``nearest(d * 2**N) + R >= 2**N``, with ties to even.
 
-    P3109 formats (``p3109`` of :class:`fpemu.Format`) take a finite number beyond the largest, and an
-    infinity, to the largest finite number if they are finite formats; negative numbers go to zero
-    if they are unsigned.  Mode rto goes by the code, also beyond the largest number: to infinity in
-    a signed format, to the largest number in an unsigned one.
+    P3109 formats (``p3109`` of :class:`fpemu.Format`) take a finite number beyond the largest, and
+    an infinity, to the largest finite number if they are finite formats; negative numbers go to
+    zero if they are unsigned.  Mode rto goes by the code, also beyond the largest number: to
+    infinity in a signed format, to the largest number in an unsigned one.
 
     References
     ----------

@@ -291,6 +291,7 @@ def quantize(
     return Scaled(np.moveaxis(elements, -1, axis), np.moveaxis(scales, -1, axis), format, axis, own)
 
 
+@launching.default_environment()
 def dequantize(scaled: Scaled) -> Array:
     """The numbers that a block-scaled array stands for, exactly.
 

@@ -16,6 +16,7 @@ FLOORS = {
     "fpemu": [
         "_lazy",
         "_arguments",
+        "_environment",
         "_kernels",
         "formats",
         "carriers",

@@ -8,76 +8,19 @@ layers is safe after a fork in every case.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import numba
-import numpy as np
 from numba.np.ufunc import parallel as numba_parallel
 
+from fpemu._environment import default_environment
+
 __all__ = ["default_environment", "run", "thread_count"]
-
-
-_FENV_BYTES: Final = 512  # more than any C library's fenv_t
-
-
-def _load_environment_calls() -> tuple[Any, Any, Any] | None:
-    """C's fegetenv, fesetenv and the address of the default environment, if they can be had."""
-    try:
-        # PyDLL keeps the GIL: to let it go for so short a call would cost a wait to get it back.
-        library = ctypes.PyDLL(None)
-        get, set_ = library.fegetenv, library.fesetenv
-    except (AttributeError, OSError, TypeError):
-        return None
-    get.argtypes = set_.argtypes = [ctypes.c_void_p]
-    try:
-        default = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(library, "_FE_DFL_ENV")))
-    except ValueError:
-        default = ctypes.c_void_p(-1)  # FE_DFL_ENV of glibc and musl
-    return get, set_, default
-
-
-_ENVIRONMENT: Final = _load_environment_calls()
-
-
-@contextmanager
-def default_environment() -> Iterator[None]:
-    """Run a block with round-to-nearest, subnormals kept and no traps or warnings, then restore.
-
-    Other libraries switch flush-to-zero on for the whole thread (``torch.set_flush_denormal``, any
-    shared object linked with ``-ffast-math``), and new threads inherit it.
-
-    Warns
-    -----
-    RuntimeWarning
-        If the environment can be neither set nor found to be the default one.
-    """
-    if _ENVIRONMENT is None:
-        if float.fromhex("0x1p-1022") * 0.5 == 0.0:
-            warnings.warn(
-                "this process flushes subnormal numbers to zero and the C library offers no way "
-                "to switch that off: results in the subnormal range are not reliable",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        yield
-        return
-    get, set_, default = _ENVIRONMENT
-    saved = ctypes.create_string_buffer(_FENV_BYTES)
-    get(saved)
-    set_(default)
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    finally:
-        set_(saved)
 
 
 def thread_count() -> int:

@@ -243,6 +243,7 @@ def _threshold(mode: Mode, negative: bool) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
+@launching.default_environment()
 def target_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]) -> Target:
     """The parameters of the exact kernel for a format, a rounding and a carrier."""
     layout = LAYOUTS[dtype]
@@ -513,6 +514,7 @@ class Shortcut(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
+@launching.default_environment()
 def shortcut_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]) -> Shortcut:
     """The parameters of :func:`round_number`; a limit of zero where it does not apply."""
     layout = LAYOUTS[dtype]

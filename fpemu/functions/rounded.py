@@ -420,6 +420,7 @@ def silu(
 
 
 @_documented
+@launching.default_environment()
 def relu(
     x: ArrayLike,
     format: FormatLike,

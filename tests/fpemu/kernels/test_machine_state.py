@@ -4,6 +4,7 @@ What the functions return here in the ordinary state is checked against oracles 
 """
 
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -40,6 +41,32 @@ def work(inputs):
                 results[case] = getattr(fpemu.functions, function)(np.abs(narrow), name, mode)
     codes = fpemu.encode(narrow, "e8m4", rounding="rne")
     results["encode"], results["decode"] = codes, fpemu.decode(codes, "e8m4")
+    small = narrow[:64]
+    results["relu"] = fpemu.functions.relu(small, "float32")
+    for name in ("bfloat16", "float8_e5m2", "Binary12p1se"):
+        results["values " + name] = fpemu.values(name)
+        results["members " + name] = np.array(fpemu.reference.members(name)[::97])
+    facts = ("smallest_normal", "smallest_subnormal", "max_finite", "epsilon", "unit_roundoff")
+    for name in ("float64", "e11m3", "Binary12p1se", "bfloat16"):
+        format = fpemu.format(name)
+        results["facts " + name] = np.array([getattr(format, fact) for fact in facts])
+        judged = [fpemu.reference.round_exact(x, name, "rtp") for x in a[:99].tolist()]
+        results["judge " + name] = np.array(judged)
+    bounds = fpemu.Sequential("float64")
+    results["bounds"] = np.array([bounds.error_bound(9), bounds.underflow_bound(9)])
+    left, right = fpemu.array(small, "float32"), fpemu.array(small[::-1].copy(), "float32")
+    for ufunc in (np.sign, np.absolute, np.floor, np.logical_not, np.signbit):
+        results[ufunc.__name__] = np.asarray(ufunc(left))
+    for ufunc in (np.maximum, np.fmin, np.equal, np.less, np.logical_and, np.copysign):
+        results[ufunc.__name__] = np.asarray(ufunc(left, right))
+    for function in (np.sum, np.min, np.argmin, np.sort, np.argsort, np.count_nonzero, np.cumsum):
+        results["array " + function.__name__] = np.asarray(function(left))
+    results["clip"] = np.asarray(np.clip(left, 0, 1))
+    scalar = [float(left[0]), left[1].item(), *left.tolist(), bool(left[2]), bool(left.any())]
+    results["scalars"] = np.array(scalar)
+    results["astype"] = left.astype(np.float64)
+    left[0] = 3e-45
+    results["set"] = left.values
     square = narrow[: 160 * 160].reshape(160, 160)
     for accumulator in (fpemu.Sequential("e8m4"), fpemu.Blocked("e11m20", 8, "e8m4")):
         results[str(accumulator)] = fpemu.matmul(square, square, accumulator)
@@ -131,8 +158,47 @@ def test_a_forked_process_may_be_killed_at_any_moment(launched):
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
 
 
-@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
-@pytest.mark.parametrize("setter", ["torch", "libm"])
-def test_flush_to_zero_of_another_library_does_not_matter(setter, warm, inputs, expected, tmp_path):
+# Python compiles the constants of a module in the direction of the moment: no cold start there.
+@pytest.mark.parametrize(
+    ("setter", "warm"),
+    [("torch", False), ("torch", True), ("libm", False), ("libm", True), ("upward", True)],
+)
+def test_what_another_library_does_to_the_processor_does_not_matter(
+    setter, warm, inputs, expected, tmp_path
+):
     results = under_flush_to_zero(setter, warm, WORK, inputs, tmp_path)
     assert wrong_cases(results, expected) == []
+
+
+AFTER = """
+import ctypes
+import numpy as np
+import fpemu
+
+libm = ctypes.CDLL("libm.so.6")
+
+
+def environment():
+    held = ctypes.create_string_buffer(256)
+    libm.fegetenv(held)
+    return held
+
+
+usual = environment()
+flushing = environment()
+ctypes.c_uint32.from_buffer(flushing, 28).value |= 0x8040
+libm.fesetenv(flushing)
+rounders = [fpemu.jit.rounder(name, "rtp") for name in ("float64", "Binary12p1se")]
+fpemu.values("bfloat16"), fpemu.format("float64").smallest_subnormal
+libm.fesetenv(usual)
+assert fpemu.decode(1, "bfloat16") == 2.0**-133
+assert [rounder(5e-324) for rounder in rounders] == [5e-324, 2.0**-1023]
+assert fpemu.round(5e-324, "Binary12p1se", "rtp") == 2.0**-1023
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="sets the MXCSR of x86-64"
+)
+def test_nothing_is_remembered_from_a_time_of_flushing():
+    subprocess.run([sys.executable, "-c", AFTER], check=True, timeout=300)
