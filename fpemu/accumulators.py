@@ -286,7 +286,7 @@ class Sequential(Accumulator):
         _set(self, "fused", bool(fused) and product is None)
         _set(self, "product", _optional_format(product))
         _set(self, "via", _optional_format(via))
-        _set(self, "inputs", _optional_format(inputs))
+        _set(self, "inputs", _optional_operands(inputs))
 
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
         """See :meth:`Accumulator.roundings`; the first term passes all, its product's too."""
@@ -441,7 +441,7 @@ class Pairwise(Accumulator):
         if flush not in (None, "signed", "positive"):
             raise ValueError(f"flush must be 'signed', 'positive' or None, not {flush!r}")
         _set(self, "flush", flush)
-        _set(self, "inputs", _optional_format(inputs))
+        _set(self, "inputs", _optional_operands(inputs))
 
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
         """See :meth:`Accumulator.roundings`; one a level of a tree, one for every tree added."""
@@ -521,7 +521,7 @@ class Exact(Accumulator):
         _set(self, "format", _formats.format(format))
         _set(self, "rounding", as_rounding(rounding))
         _set(self, "block", _optional_positive("block", block))
-        _set(self, "inputs", _optional_format(inputs))
+        _set(self, "inputs", _optional_operands(inputs))
 
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
         """See :meth:`Accumulator.roundings`; one for every block."""
@@ -629,7 +629,7 @@ class TensorCore(Accumulator):
         floor = exponent_floor
         _set(self, "exponent_floor", None if floor is None else integer("exponent_floor", floor))
         pair = inputs if isinstance(inputs, tuple) else (inputs, inputs)
-        _set(self, "inputs", tuple(map(_formats.format, pair)))
+        _set(self, "inputs", tuple(map(_formats.operand_format, pair)))
         _set(self, "initial", _formats.format(format if initial is None else initial))
         _set(self, "order", None if order is None else tuple(map(int, order)))
         _set(self, "group", _positive("group", group))
@@ -802,7 +802,7 @@ class FlooredCore(Accumulator):
         convert: RoundingLike | None = None,
     ) -> None:
         _set(self, "block", _positive("block", block))
-        _set(self, "inputs", _formats.format(inputs))
+        _set(self, "inputs", _formats.operand_format(inputs))
         _set(self, "fraction_bits", _positive("fraction_bits", fraction_bits))
         _set(self, "sum_fraction_bits", _positive("sum_fraction_bits", sum_fraction_bits))
         _set(self, "rounding", Rounding("rne"))
@@ -945,6 +945,10 @@ def _of_product(accumulator: Sequential | Pairwise) -> tuple[tuple[int, float], 
 
 def _optional_format(format: FormatLike | None) -> Format | None:
     return None if format is None else _formats.format(format)
+
+
+def _optional_operands(format: FormatLike | None) -> Format | None:
+    return None if format is None else _formats.operand_format(format)
 
 
 def _optional_rounding(rounding: RoundingLike | None) -> Rounding | None:

@@ -61,7 +61,8 @@ def encode(
     Returns
     -------
     ndarray or scalar of unsigned int
-        Codes in the smallest of uint8, uint16, uint32, uint64; shape of `x`.
+        Codes in the smallest of uint8, uint16, uint32, uint64; shape of `x`.  Where the format has
+        NaNs of both signs, a NaN has the sign of the element that it comes from.
 
     Raises
     ------
@@ -75,7 +76,10 @@ def encode(
     array([ 56, 254, 127], dtype=uint8)
     """
     format = _formats.format(format)
-    array = as_carrier(x) if rounding is None else np.asarray(round_into(x, format, rounding))
+    given = as_carrier(x)
+    array = given if rounding is None else np.asarray(round_into(given, format, rounding))
+    if rounding is not None and np.isnan(array).any():
+        array = np.where(np.isnan(array), np.copysign(array, given), array)
     flat = np.ascontiguousarray(array, dtype=np.float64).reshape(-1)
     out = np.empty(flat.size, code_dtype(format))
     kernels.encode_flat(flat, out, format)
@@ -108,8 +112,8 @@ def decode(codes: ArrayLike, format: FormatLike) -> Any:
     Parameters
     ----------
     codes : array_like of int
-        Codes of the format: integers, or an array of an 8-bit or wider type that ml_dtypes has for
-        it, which is viewed as codes.
+        Codes of the format: integers, or an array whose dtype is the format's in numpy or
+        ml_dtypes, of any byte order, whose bits are the codes.
     format : Format or str
         The format.
 
@@ -124,7 +128,7 @@ def decode(codes: ArrayLike, format: FormatLike) -> Any:
     ValueError
         If a code is negative or has more bits than the format.
     TypeError
-        If `codes` does not hold integers.
+        If `codes` does not hold integers; Python floats are none.
 
     Examples
     --------
@@ -142,17 +146,33 @@ def decode(codes: ArrayLike, format: FormatLike) -> Any:
 
 def _as_codes(codes: ArrayLike, format: Format) -> NDArray[Any]:
     array = np.asarray(codes)
-    if array.dtype.kind in "fV" and _formats.named_formats().get(array.dtype.name) == format:
-        array = array.view(code_dtype(format))
+    if array.size == 0:
+        return array.astype(np.uint8)
+    if not (hasattr(codes, "dtype") or hasattr(codes, "__array__")):
+        array = _listed_codes(codes, array, format)
+    elif array.dtype.kind in "fV" and _formats.named_formats().get(array.dtype.name) == format:
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        array = native.view(code_dtype(format))
     if array.dtype.kind not in "iu":
-        if array.size == 0:
-            return array.astype(np.uint8)
         raise TypeError(f"codes must be integers, not {array.dtype}")
     wrong = (array < 0) | (array > (1 << format.bits) - 1)
     if wrong.any():
         first = array[wrong].ravel()[0]
         raise ValueError(f"code {first} of {format} is not in 0..2**{format.bits} - 1")
     return array
+
+
+def _listed_codes(codes: ArrayLike, array: NDArray[Any], format: Format) -> NDArray[Any]:
+    """The codes of a list, of which numpy makes floats or objects where they differ in size."""
+    if array.dtype.kind in "iu":
+        return array
+    listed = np.asarray(codes, object)
+    for code in listed.ravel():
+        if isinstance(code, bool | np.bool_) or not isinstance(code, int | np.integer):
+            raise TypeError(f"codes must be integers, not {type(code).__name__}")
+        if not 0 <= code < 1 << format.bits:
+            raise ValueError(f"code {code} of {format} is not in 0..2**{format.bits} - 1")
+    return listed.astype(np.uint64)
 
 
 @launching.default_environment()
@@ -243,7 +263,7 @@ def unpack(packed: ArrayLike, format: FormatLike, count: int | None = None) -> N
 
     Parameters
     ----------
-    packed : array_like of uint8, shape (..., bytes)
+    packed : bytes-like or array_like of uint8, shape (..., bytes)
         Packed codes.
     format : Format or str
         A format of at most 8 bits.
@@ -275,7 +295,11 @@ def unpack(packed: ArrayLike, format: FormatLike, count: int | None = None) -> N
 
 
 def _as_bytes(packed: ArrayLike) -> NDArray[np.uint8]:
+    if isinstance(packed, bytes | bytearray | memoryview):
+        packed = np.frombuffer(packed, np.uint8)
     array = np.atleast_1d(np.asarray(packed))
+    if array.size == 0:
+        return array.astype(np.uint8)
     if array.dtype.kind not in "iu":
         raise TypeError(f"packed codes must be bytes, not {array.dtype}")
     if array.size and (array.min() < 0 or array.max() > 255):

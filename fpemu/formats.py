@@ -17,8 +17,9 @@ import difflib
 import functools
 import re
 import struct
+import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -210,7 +211,11 @@ class Format:
         return self.name
 
 
-FormatLike = Format | str
+# A format, its name, or a dtype of numpy, ml_dtypes or torch (whose dtypes have no type here).
+if TYPE_CHECKING:
+    FormatLike: TypeAlias = Format | str | np.dtype[Any] | type[Any]
+else:  # without numpy, which the commands need not import
+    FormatLike = Format | str | type
 
 
 def _exact_float(significand: int, exponent: int) -> float:
@@ -283,6 +288,33 @@ float4_e2m1fn = Format("float4_e2m1fn", 4, 2, 1, infinities=False, high_nans=0)
 _NAMED: Final[dict[str, Format]] = {
     value.name: value for value in list(globals().values()) if isinstance(value, Format)
 }
+# What other libraries and papers call formats.
+_ALIASES: Final = {
+    "half": "float16",
+    "fp16": "float16",
+    "single": "float32",
+    "fp32": "float32",
+    "double": "float64",
+    "fp64": "float64",
+    "bf16": "bfloat16",
+    "fp22": "e8m13",  # the sums of Hopper's fp8 units, in DeepSeek-V3's report
+    "fp4": "float4_e2m1fn",
+    "float4": "float4_e2m1fn",
+}
+_AMBIGUOUS: Final = {
+    "fp8": "float8_",
+    "float8": "float8_",
+    "fp6": "float6_",
+    "float6": "float6_",
+}
+# The formats that a shape is used for where the operands of units are meant.
+_OF_SHAPES: Final = {
+    "e4m3": ("float8_e4m3", "float8_e4m3fn"),
+    "e2m1": ("float4_e2m1fn",),
+    "e2m3": ("float6_e2m3fn",),
+    "e3m2": ("float6_e3m2fn",),
+    "e8m0": ("float8_e8m0fnu",),
+}
 _SHAPE = re.compile(r"e(\d{1,2})m(\d{1,2})")
 _PS = re.compile(r"ps(\d{1,2})")
 _P3109 = re.compile(r"[Bb]inary(\d{1,2})p(\d{1,2})([su])([ef])")
@@ -304,12 +336,17 @@ def format(spec: FormatLike) -> Format:
 
     Parameters
     ----------
-    spec : Format or str
-        A Format (returned as it is); a named format such as ``"bfloat16"`` or ``"float8_e4m3fn"``;
-        ``"e{E}m{M}"``, the IEEE-like format with E exponent bits (2..11) and M stored significand
-        bits (0..52); ``"ps{M}"``, the PS(M) of the LAMP paper, which is ``"e8m{M}"`` (M in 0..23);
-        or a P3109 name ``"Binary{K}p{P}{s|u}{e|f}"`` (or ``"binary..."``): K bits (3..16),
-        precision P, signed or unsigned, extended (with infinities) or finite.
+    spec : Format, str or dtype
+        A Format (returned as it is); a dtype of numpy, ml_dtypes or torch; or a name:
+
+        - of a named format, such as ``"bfloat16"`` or ``"float8_e4m3fn"``;
+        - ``"e{E}m{M}"``, the IEEE-like format with E exponent bits (2..11) and M stored significand
+          bits (0..52);
+        - ``"ps{M}"``, the PS(M) of the LAMP paper, which is ``"e8m{M}"`` (M in 0..23);
+        - ``"Binary{K}p{P}{s|u}{e|f}"`` (or ``"binary..."``), P3109's: K bits (3..16), precision P,
+          signed or unsigned, extended (with infinities) or finite;
+        - what others call these: ``"fp16"``, ``"half"``, ``"bf16"``, ``"fp32"``, ``"single"``,
+          ``"fp64"``, ``"double"``, ``"fp22"`` (``"e8m13"``), ``"fp4"``.
 
     Returns
     -------
@@ -318,9 +355,15 @@ def format(spec: FormatLike) -> Format:
     Raises
     ------
     ValueError
-        If the name is unknown; the message lists near names.
+        If the name is unknown or stands for several formats; the message lists names.
     TypeError
-        If `spec` is neither a Format nor a string.
+        If `spec` is no Format, name or floating-point dtype.
+
+    Notes
+    -----
+    ``"e4m3"`` is a shape like any other and IEEE-like, ``float8_e4m3``, with a largest number of
+    240.  OCP's fp8 with a largest number of 448 is ``float8_e4m3fn``.  Where the operands of a unit
+    are meant, the shapes that OCP has other formats for (e4m3, e3m2, e2m3, e2m1, e8m0) are refused.
 
     Examples
     --------
@@ -334,15 +377,64 @@ def format(spec: FormatLike) -> Format:
     """
     if isinstance(spec, Format):
         return spec
-    if not isinstance(spec, str):
-        raise TypeError(f"format must be a Format or a name, not {type(spec).__name__}")
-    return _format_of_name(spec)
+    return _format_of_name(spec) if isinstance(spec, str) else _format_of_dtype(spec)
+
+
+def operand_format(spec: FormatLike) -> Format:
+    """:func:`format` where the operands of a unit are meant: shapes of OCP's formats are refused.
+
+    Raises
+    ------
+    ValueError
+        As :func:`format`, and if a shape such as ``"e4m3"`` may stand for another format.
+    """
+    if isinstance(spec, str) and spec in _OF_SHAPES:
+        shaped = _format_of_name(spec)
+        named = " or ".join(
+            f"{name!r} (largest {_NAMED[name].max_finite:g})" for name in _OF_SHAPES[spec]
+        )
+        raise ValueError(
+            f"{spec!r} is ambiguous: as a shape it is the IEEE-like format with a largest number "
+            f"of {shaped.max_finite:g}, in the names of units another one; give {named}"
+        )
+    return format(spec)
+
+
+def _format_of_dtype(spec: Any) -> Format:
+    """The format of a dtype, or of the scalar type of one."""
+    name = _name_of_dtype(spec)
+    if name not in _NAMED:
+        kind = "" if name is None else f" {name}"
+        raise TypeError(
+            f"format must be a Format, a name or a floating-point dtype, not "
+            f"{type(spec).__name__}{kind}"
+        )
+    return _NAMED[name]
+
+
+def _name_of_dtype(spec: Any) -> str | None:
+    if type(spec).__module__ == "torch" and type(spec).__name__ == "dtype":
+        return str(spec).removeprefix("torch.").removesuffix("_x2")
+    numpy = sys.modules.get("numpy")  # nothing is a dtype of numpy before it is imported
+    if spec is float:
+        return "float64"
+    if numpy is None or not isinstance(spec, type | numpy.dtype):
+        return None
+    try:
+        return str(numpy.dtype(spec).name)
+    except TypeError:
+        return spec.__name__
 
 
 @functools.lru_cache(maxsize=4096)
 def _format_of_name(name: str) -> Format:
     if name in _NAMED:
         return _NAMED[name]
+    if name in _ALIASES:
+        return _format_of_name(_ALIASES[name])
+    if name in _AMBIGUOUS:
+        several = [known for known in _NAMED if known.startswith(_AMBIGUOUS[name])]
+        raise ValueError(f"format {name!r} is ambiguous: give one of {', '.join(several)}")
     if match := _SHAPE.fullmatch(name):
         exponent_bits, stored_bits = map(int, match.groups())
         if 2 <= exponent_bits <= 11 and 0 <= stored_bits <= 52:
@@ -358,6 +450,8 @@ def _format_of_name(name: str) -> Format:
         bits, precision = int(match[1]), int(match[2])
         return _p3109(name, bits, precision, signed=match[3] == "s", extended=match[4] == "e")
     near = difflib.get_close_matches(name.lower(), _NAMED, n=3, cutoff=0.4)
+    if name.lower() in (*_ALIASES, *_AMBIGUOUS) or _SHAPE.fullmatch(name.lower()):
+        near = [name.lower()]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(
         f"unknown format {name!r}: {hint}Other forms are 'e5m7', 'ps7' and 'Binary8p4se'"

@@ -236,10 +236,59 @@ def test_a_name_that_stands_for_no_format_is_a_value_error(name):
         fpemu.format(name)
 
 
-@pytest.mark.parametrize("spec", [None, 8, 5.0, b"float32", np.float32, ("e", 5)])
+WRONG = [None, 8, 5.0, b"float32", ("e", 5), int, str, np.int8, np.complex64, np.longdouble, object]
+
+
+@pytest.mark.parametrize("spec", [*WRONG, np.dtype("i4"), ml_dtypes.int4])
 def test_a_spec_of_the_wrong_type_is_a_type_error(spec):
     with pytest.raises(TypeError, match=r"Format.*" + type(spec).__name__):
         fpemu.format(spec)
+
+
+@pytest.mark.parametrize("format", [f for f in NAMED if f.name != "tf32"], ids=label)
+def test_dtypes_stand_for_the_formats_of_their_names(format):
+    scalar = getattr(ml_dtypes, format.name, None) or getattr(np, format.name)
+    for spec in (scalar, np.dtype(scalar), np.dtype(scalar).newbyteorder(">")):
+        assert fpemu.format(spec) is formats.format(format.name)
+    torch = pytest.importorskip("torch")
+    if hasattr(torch, format.name):
+        assert fpemu.format(getattr(torch, format.name)) == format
+    assert fpemu.format(float) == formats.float64
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *(("fp16", "float16"), ("half", "float16"), ("bf16", "bfloat16"), ("fp32", "float32")),
+        *(("single", "float32"), ("fp64", "float64"), ("double", "float64"), ("fp22", "e8m13")),
+        ("fp4", "float4_e2m1fn"),
+    ],
+)
+def test_other_names_are_understood_where_they_mean_one_format(name, meant):
+    assert fpemu.format(name) == fpemu.format(meant)
+    assert fpemu.format(name).name == meant
+    with pytest.raises(ValueError, match=f"did you mean '{name}'"):
+        fpemu.format(name.upper())
+
+
+@pytest.mark.parametrize("name", ["fp8", "float8", "fp6", "float6"])
+def test_names_that_mean_several_formats_list_them(name):
+    with pytest.raises(ValueError, match="ambiguous") as raised:
+        fpemu.format(name)
+    listed = str(raised.value).partition("one of ")[2].split(", ")
+    assert listed == [f.name for f in NAMED if f.name.startswith(f"float{name[-1]}_")]
+
+
+@pytest.mark.parametrize("shape", ["e4m3", "e3m2", "e2m3", "e2m1", "e8m0"])
+def test_shapes_of_ocps_formats_are_no_operands_of_units(shape):
+    assert fpemu.format(shape).infinities
+    for make in (
+        lambda: fpemu.TensorCore(4, 23, inputs=shape),
+        lambda: fpemu.TensorCore(4, 23, inputs=("float16", shape)),
+        lambda: fpemu.Sequential("float32", inputs=shape),
+    ):
+        with pytest.raises(ValueError, match=f"{shape}.*ambiguous.*fn"):
+            make()
 
 
 @pytest.mark.parametrize(
