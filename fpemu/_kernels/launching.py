@@ -12,13 +12,16 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 import numba
 from numba.np.ufunc import parallel as numba_parallel
 
 from fpemu._environment import default_environment
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["default_environment", "run", "thread_count"]
 
@@ -36,6 +39,18 @@ def thread_count() -> int:
     return int(getattr(numba_parallel, "_get_num_threads", numba.get_num_threads)())
 
 
+def _run(work: Callable[[], None], future: Future[None]) -> None:
+    """Do work unless it has been cancelled."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        work()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(None)
+
+
 class _Pool:
     """The worker threads of this process: made when first needed, forgotten after a fork."""
 
@@ -47,12 +62,33 @@ class _Pool:
         self._executor: ThreadPoolExecutor | None = None
         self._workers = 0
 
-    def executor(self, workers: int) -> ThreadPoolExecutor:
+    def _executor_of(self, workers: int) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor  # fails once the main thread has ended
+
         with self._lock:
             if self._executor is None or workers > self._workers:
                 self._executor = ThreadPoolExecutor(workers, thread_name_prefix="fpemu")
                 self._workers = workers
             return self._executor
+
+    def start(self, work: Callable[[], None], workers: int) -> list[Future[None]]:
+        """Start work on so many threads, or on fewer where no more can be had.
+
+        None can be had while the interpreter shuts down: in functions of `atexit`, and in threads
+        that go on after the main one has ended.
+        """
+        started: list[Future[None]] = []
+        try:
+            executor = self._executor_of(workers)
+            for _ in range(workers):
+                # An executor that cannot start a thread has taken the work in all the same.
+                future: Future[None] = Future()
+                started.append(future)
+                executor.submit(_run, work, future)
+        except RuntimeError:
+            if started and started[-1].cancel():
+                started.pop()
+        return started
 
 
 _pool = _Pool()
@@ -113,7 +149,7 @@ def run(
                     return
                 function(piece[0], piece[1], *own, *arguments)
 
-    futures = [_pool.executor(threads).submit(work) for _ in range(threads - 1)]
+    futures = _pool.start(work, threads - 1)
     try:
         work()
     finally:

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fpemu._kernels import launching
 from tests.oracle.bits import differences
 from tests.oracle.flushing import under_flush_to_zero
 from tests.oracle.forking import holds_after_fork
@@ -202,3 +204,90 @@ assert fpemu.round(5e-324, "Binary12p1se", "rtp") == 2.0**-1023
 )
 def test_nothing_is_remembered_from_a_time_of_flushing():
     subprocess.run([sys.executable, "-c", AFTER], check=True, timeout=300)
+
+
+LATE = """
+import atexit, sys, threading
+
+if {early}:
+    import fpemu
+    fpemu.round([1.1] * 2**17, "bfloat16")
+
+
+def compute(name):
+    import fpemu
+    rounded = fpemu.round([1.1] * 2**17, "bfloat16")
+    print(name, set(rounded.tolist()), fpemu.functions.exp([1.0], "bfloat16")[0])
+
+
+def late():
+    threading.main_thread().join()
+    compute("thread")
+
+
+threading.Thread(target=late).start()
+atexit.register(compute, "atexit")
+"""
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_threads_that_outlive_the_main_one_and_exit_functions_may_compute(early):
+    done = subprocess.run(
+        [sys.executable, "-c", LATE.format(early=early)],
+        env={**os.environ, "NUMBA_NUM_THREADS": "4"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert sorted(lines) == [f"{who} {{1.1015625}} 2.71875" for who in ("atexit", "thread")]
+
+
+def test_a_thread_that_cannot_be_started_leaves_no_work_behind(monkeypatch, inputs):
+    """What an executor has taken in must not run once the call has returned."""
+    executor = ThreadPoolExecutor(1)
+
+    class Full:
+        def submit(self, *arguments):
+            executor.submit(*arguments)
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(launching._pool, "_executor_of", lambda workers: Full())
+    monkeypatch.setattr(launching, "thread_count", lambda: 4)
+    done = []
+    for _ in range(50):
+        launching.run(lambda start, stop: done.append((start, stop)), 64)
+        assert sorted(done)[-1][1] == 64
+        assert sum(stop - start for start, stop in done) == 64
+        done.clear()
+    executor.shutdown()
+    assert done == []
+
+
+def test_numba_told_not_to_compile_is_an_import_error_that_says_so():
+    done = subprocess.run(
+        [sys.executable, "-c", "import fpemu"],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "ImportError: fpemu is made of kernels" in done.stderr
+    assert "unset NUMBA_DISABLE_JIT" in done.stderr
+
+
+@pytest.mark.parametrize("home", [None, "/dev/null/home", "."], ids=str)
+def test_without_a_home_kernels_are_compiled_in_memory_with_one_warning(home, tmp_path):
+    script = "import fpemu; print(fpemu.round(1.1, 'bfloat16'), fpemu.encode(1.0, 'float16'))"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HOME", "XDG", "NUMBA"))}
+    environment = kept | ({} if home is None else {"HOME": home})
+    environment |= {"PYTHONPATH": str(Path(launching.__file__).parents[2])}
+    if home is None:  # of a user whom nobody knows
+        script = f"import os, pwd; pwd.getpwuid = {{}}.__getitem__; {script}"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1.1015625 15360\n"), done.stderr
+    assert done.stderr.count("RuntimeWarning") == 1
+    assert "NUMBA_CACHE_DIR" in done.stderr
+    assert list(tmp_path.iterdir()) == []
