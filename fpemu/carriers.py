@@ -100,16 +100,26 @@ def working_dtype(format: Format, dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def check_out(out: Any, shape: tuple[int, ...], format: Format) -> Carrier:
-    """Check an ``out`` argument against the shape and format of a result."""
+    """Check an ``out`` argument against the shape and format of a result.
+
+    Returns
+    -------
+    ndarray
+        A view of `out` as an array of the base class: a subclass may take other indices.
+    """
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy array, not {type(out).__name__}")
+    if isinstance(out, np.ma.MaskedArray):
+        raise TypeError("out is a masked array: give its data")
+    if not out.dtype.isnative:
+        raise TypeError(f"out has dtype {out.dtype}, which is not in the byte order of the machine")
     if out.dtype not in LAYOUTS or (out.dtype == np.float32 and format.carrier != np.float32):
         raise TypeError(f"out has dtype {out.dtype}, which does not hold the values of {format}")
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}, but the result has shape {shape}")
     if not out.flags.writeable:
         raise ValueError("out is read-only")
-    return out
+    return out.view(np.ndarray)
 
 
 def check_no_nan(array: Carrier, format: Format, name: str = "x") -> None:

@@ -221,8 +221,7 @@ def round(
     array = as_carrier(x)
     check_no_nan(array, format)
     dtype = result_dtype(format, array)
-    if out is not None:
-        check_out(out, array.shape, format)
+    place = None if out is None else check_out(out, array.shape, format)
     working = working_dtype(format, dtype)
     if kernels.read_bits(rounding, 0) > working.itemsize * 8:
         working = np.dtype(np.float64)
@@ -230,17 +229,18 @@ def round(
     order: Literal["C", "F"] = "F" if array.flags.fnc and not rounding.is_stochastic else "C"
     source = np.asarray(array, dtype=working, order=order)
     direct = (
-        out is not None
+        place is not None
         # A result may replace its own element, but no other one that is still to be read.
-        and (_same_place(out, array) or not np.may_share_memory(out, array))
-        and out.dtype == working
-        and (out.flags.fnc if order == "F" else out.flags.c_contiguous)
+        and (_same_place(place, array) or not np.may_share_memory(place, array))
+        and place.dtype == working
+        and place.flags.aligned
+        and (place.flags.fnc if order == "F" else place.flags.c_contiguous)
     )
-    result = out if direct and out is not None else np.empty(array.shape, working, order=order)
+    result = place if direct and place is not None else np.empty(array.shape, working, order=order)
     flat_source, flat_result = (a.reshape(-1, order=order) for a in (source, result))
     kernels.round_flat(flat_source, flat_result, format, rounding)
-    if out is None:
+    if place is None:
         return result.astype(dtype, copy=False)[()]
     if not direct:
-        out[...] = result
+        place[...] = result
     return out

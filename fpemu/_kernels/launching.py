@@ -16,14 +16,16 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import numba
+import numpy as np
 from numba.np.ufunc import parallel as numba_parallel
+from numpy.typing import NDArray
 
 from fpemu._environment import default_environment
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["default_environment", "run", "thread_count"]
+__all__ = ["default_environment", "require_shapes", "run", "thread_count"]
 
 
 def thread_count() -> int:
@@ -96,6 +98,43 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.forget)
 
 
+def require_shapes(*arrays: tuple[NDArray[Any], tuple[int, ...]]) -> None:
+    """Check that arrays have the shapes that a kernel indexes: it looks at no bounds.
+
+    Parameters
+    ----------
+    *arrays : tuple of (ndarray, tuple of int)
+        Arrays and their shapes.
+
+    Raises
+    ------
+    ValueError
+        If an array has another shape.
+    """
+    for array, shape in arrays:
+        if array.shape != shape:
+            raise ValueError(f"a kernel takes an array of shape {shape}, not {array.shape}")
+
+
+def _check_arrays(arguments: Any) -> None:
+    """Raise TypeError for arrays that are not what they seem.
+
+    A subclass may keep dimensions (numpy.matrix under reshape) or hide elements; a kernel that
+    takes the array for what the base class makes of it would then write beyond its memory.
+    """
+    for argument in arguments:
+        if isinstance(argument, tuple):
+            _check_arrays(argument)
+        elif isinstance(argument, np.ndarray):
+            plain = type(argument) is np.ndarray and argument.dtype.isnative
+            if not (plain and argument.flags.aligned):
+                raise TypeError(
+                    "a kernel takes plain numpy arrays, aligned and in the byte order of the "
+                    f"machine, not {type(argument).__name__} of {argument.dtype}: convert it "
+                    "with numpy.ascontiguousarray"
+                )
+
+
 def _own(workspace: Callable[[], Any] | None) -> tuple[Any, ...]:
     """The workspace of a thread, as arguments."""
     return () if workspace is None else (workspace(),)
@@ -129,6 +168,7 @@ def run(
         Makes the arrays that a thread works in, ``function(start, stop, workspace(), ...)``: a
         kernel that allocates none compiles in less time.
     """
+    _check_arrays(arguments)
     threads = min(thread_count(), count // grain)
     if threads <= 1:
         _run_range(function, 0, count, (*_own(workspace), *arguments))

@@ -805,6 +805,7 @@ def round_flat(
     source: Carrier, result: Carrier, format: FormatFacts, rounding: RoundingFacts
 ) -> None:
     """Round a flat array into another of its type, or into itself."""
+    launching.require_shapes((source, (source.size,)), (result, (source.size,)))
     if MODES[rounding.mode].stochastic:
         _round_stochastically(source, result, format, rounding)
         return

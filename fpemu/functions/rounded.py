@@ -186,15 +186,14 @@ def _function(
     array = as_carrier(x)
     check_no_nan(array, format)
     dtype = result_dtype(format, array)
-    if out is not None:
-        check_out(out, array.shape, format)
+    place = None if out is None else check_out(out, array.shape, format)
     order: Literal["C", "F"] = "F" if array.flags.fnc and not rounding.is_stochastic else "C"
     result = np.empty(array.shape, dtype, order=order)
     flat = cast(Carrier, np.asarray(array, order=order).reshape(-1, order=order))
     _evaluate(name, flat, format, rounding, result.reshape(-1, order=order))
-    if out is None:
+    if place is None:
         return result[()]
-    out[...] = result
+    place[...] = result
     return out
 
 
