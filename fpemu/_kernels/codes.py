@@ -87,7 +87,7 @@ def _encode_word(bits: Any, codes: _Codes) -> Any:
     else:
         dropped = codes.quantum_exponent - exponent
         code = words.shift_right(significand, np.uint64(min(dropped, 63)))
-    return words.bit_or(words.minimum(code, codes.largest), sign)
+    return words.bit_or(code, sign)
 
 
 @inline

@@ -765,6 +765,7 @@ def _stochastic_kernel(kind: int, wide: bool) -> Callable[..., None]:
                         else:
                             bits = wide_bits(random, i, per_block) if wide else random[i]
                             up = _tiny_fraction_goes_up(number, target, bits, unused)
+                        up |= target.up_above == 0  # there is no zero to round to
                         magnitude = target.quantum if up else words.bit_xor(number, number)
                         sign = words.bit_and(number, target.sign)
                         result[i] = words.floating(signed_result(magnitude, sign, target))

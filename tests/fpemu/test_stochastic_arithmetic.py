@@ -17,6 +17,7 @@ import fpemu
 from fpemu import formats
 from fpemu._kernels import exact as exact_arithmetic
 from fpemu._kernels import random_bits as philox
+from fpemu._kernels import rounding as kernels
 from fpemu.rounding import Rounding
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.stochastic import Root, signed
@@ -127,6 +128,23 @@ def test_numbers_far_below_the_quantum_meet_the_random_bits_as_defined(mode, ran
         for number, word in zip(x, words, strict=True)
     ]
     assert_same_bits(fpemu.round(x, format, rounding), expected, x)
+
+
+@numba.njit
+def _fused(a, b, c, target, random, unused):
+    return exact_arithmetic.fma_word_at(a, b, c, target, kernels.STOCHASTIC, random, unused)
+
+
+@pytest.mark.parametrize("less", [0, 1])
+def test_what_a_shift_loses_of_a_product_breaks_a_tie_of_its_fraction(less):
+    # 2**66 + 1 is a product of float64 numbers whose 1 lies in the low word.  At half of the last
+    # of 63 bits of the fraction it is above the tie, and the largest random integer goes up.
+    a, b = 2.0**22 + 1, 2.0**44 - 2.0**22 + 1 - less
+    c = 2.0 ** (66 + 116)
+    target = kernels.target_of(formats.float64, Rounding("sr_c", random_bits=63), np.dtype(float))
+    word = int(_fused(a, b, c, target, np.uint64(2**64 - 2), np.uint64(1)))
+    result = np.array(word, np.uint64).view(np.float64)
+    assert result == (c if less else np.nextafter(c, np.inf))
 
 
 # All bits of quotients and roots, as no draw shows the last of them
