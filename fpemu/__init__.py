@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from fpemu._lazy import lazy
@@ -74,6 +75,9 @@ _NAMES: Final = {
     "linalg": "RunningSums dot matmul",
     "rounding": "Rounding round",
 }
+
+if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+    import fpemu._kernels.caching  # noqa: F401 - raises ImportError
 
 if not TYPE_CHECKING:  # to which every name is known by its import above
     __getattr__, __dir__ = lazy(__name__, _NAMES)

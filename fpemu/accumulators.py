@@ -18,6 +18,7 @@ import numpy as np
 
 from fpemu import formats as _formats
 from fpemu._arguments import integer
+from fpemu._environment import in_default_environment
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 
@@ -154,6 +155,7 @@ class Accumulator:
         """The largest relative error of its rounding: u to nearest, otherwise 2u, u = 2**-p."""
         return _unit(self.format, self.rounding)
 
+    @in_default_environment
     def error_bound(self, terms: int, *, initial: bool = False) -> float:
         """A bound of the error of an inner product, relative to the sum of its terms' magnitudes.
 
@@ -186,6 +188,7 @@ class Accumulator:
         growth = self._log_growth(terms, initial) if terms else 0.0
         return _upward(math.expm1(growth)) if growth < _MOST_GROWTH else math.inf
 
+    @in_default_environment
     def underflow_bound(
         self, terms: int, *, initial: bool = False, largest: float | None = None
     ) -> float:
@@ -349,7 +352,7 @@ class Sequential(Accumulator):
         _set(self, "fused", bool(fused) and product is None)
         _set(self, "product", _optional_format(product))
         _set(self, "via", _optional_format(via))
-        _set(self, "inputs", _optional_format(inputs))
+        _set(self, "inputs", _optional_operands(inputs))
 
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
         """See :meth:`Accumulator.roundings`; the first term passes all, its product's too."""
@@ -519,7 +522,7 @@ class Pairwise(Accumulator):
         if flush not in (None, "signed", "positive"):
             raise ValueError(f"flush must be 'signed', 'positive' or None, not {flush!r}")
         _set(self, "flush", flush)
-        _set(self, "inputs", _optional_format(inputs))
+        _set(self, "inputs", _optional_operands(inputs))
 
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
         """See :meth:`Accumulator.roundings`; one a level of a tree, one for every tree added."""
@@ -604,7 +607,7 @@ class Exact(Accumulator):
         _set(self, "format", _formats.format(format))
         _set(self, "rounding", as_rounding(rounding))
         _set(self, "block", _optional_positive("block", block))
-        _set(self, "inputs", _optional_format(inputs))
+        _set(self, "inputs", _optional_operands(inputs))
 
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
         """See :meth:`Accumulator.roundings`; one for every block."""
@@ -714,7 +717,7 @@ class TensorCore(Accumulator):
         floor = exponent_floor
         _set(self, "exponent_floor", None if floor is None else integer("exponent_floor", floor))
         pair = inputs if isinstance(inputs, tuple) else (inputs, inputs)
-        _set(self, "inputs", tuple(map(_formats.format, pair)))
+        _set(self, "inputs", tuple(map(_formats.operand_format, pair)))
         _set(self, "initial", _formats.format(format if initial is None else initial))
         _set(self, "order", None if order is None else tuple(map(int, order)))
         _set(self, "group", _positive("group", group))
@@ -905,7 +908,7 @@ class FlooredCore(Accumulator):
         convert: RoundingLike | None = None,
     ) -> None:
         _set(self, "block", _positive("block", block))
-        _set(self, "inputs", _formats.format(inputs))
+        _set(self, "inputs", _formats.operand_format(inputs))
         _set(self, "fraction_bits", _positive("fraction_bits", fraction_bits))
         _set(self, "sum_fraction_bits", _positive("sum_fraction_bits", sum_fraction_bits))
         _set(self, "rounding", Rounding("rne"))
@@ -1058,6 +1061,10 @@ def _of_product(accumulator: Sequential | Pairwise) -> tuple[tuple[int, float], 
 
 def _optional_format(format: FormatLike | None) -> Format | None:
     return None if format is None else _formats.format(format)
+
+
+def _optional_operands(format: FormatLike | None) -> Format | None:
+    return None if format is None else _formats.operand_format(format)
 
 
 def _optional_rounding(rounding: RoundingLike | None) -> Rounding | None:

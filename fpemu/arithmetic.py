@@ -42,8 +42,7 @@ def _apply(
     except ValueError:
         shapes = ", ".join(f"{name} {a.shape}" for name, a in zip(operands, arrays, strict=True))
         raise ValueError(f"operands do not broadcast: {shapes}") from None
-    if out is not None:
-        check_out(out, shape, format)
+    place = None if out is None else check_out(out, shape, format)
     if operation == kernels.FMA and all(array.dtype == np.float32 for array in arrays):
         operation = kernels.FMA_FLOAT32
     working = dtype if all(array.dtype == dtype for array in arrays) else np.dtype(np.float64)
@@ -53,9 +52,9 @@ def _apply(
     result = np.empty(shape, dtype)
     kernels.apply(operation, (*flat, steps, flip), result.reshape(-1), format, rounding)
     _check_result(result, format)
-    if out is None:
+    if place is None:
         return result[()]
-    out[...] = result
+    place[...] = result
     return out
 
 
@@ -167,6 +166,8 @@ def divide(
     out: Carrier | None = None,
 ) -> Any:
     """``a / b``, exact and then rounded once; parameters and results as for :func:`add`.
+
+    A nonzero number divided by zero is an infinity, in a P3109 format NaN.
 
     Examples
     --------

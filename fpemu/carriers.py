@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,6 +33,7 @@ def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
         If an integer is not a float64 number.
     """
     array = np.asarray(x)
+    _check_listed_integers(x, array, name)
     kind = array.dtype.kind
     if kind == "f" and not (array.dtype.isnative and array.flags.aligned):
         array = array.astype(array.dtype.newbyteorder("="))
@@ -40,21 +41,50 @@ def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
         return array
     if kind in "biu":
         return _integers_as_carrier(array, name)
+    if kind == "O" and all(isinstance(each, int | np.integer) for each in array.ravel()):
+        return _large_integers_as_carrier(array, name)
     if kind in "fV" and array.dtype.names is None and np.can_cast(array.dtype, np.float32):
         return array.astype(np.float32)
     raise TypeError(f"{name} must hold real numbers of at most 64 bits, not {array.dtype}")
+
+
+_MOST_INTEGER: Final = 2.0**53  # float64 holds all integers up to this one
+
+
+def _check_listed_integers(x: ArrayLike, array: NDArray[Any], name: str) -> None:
+    """Raise ValueError if numpy has rounded an integer of a list to make it a float."""
+    if array.dtype != np.float64 or hasattr(x, "dtype") or not array.size:
+        return
+    if not (np.abs(array) >= _MOST_INTEGER).any():
+        return
+    for given, number in zip(np.asarray(x, object).ravel(), array.ravel().tolist(), strict=True):
+        if isinstance(given, int | np.integer) and int(given) != number:
+            raise ValueError(f"{name} holds the integer {given}, which is not a float64 number")
 
 
 def _integers_as_carrier(array: NDArray[Any], name: str) -> NDArray[np.float64]:
     numbers = array.astype(np.float64)
     if array.dtype.itemsize == 8:
         # Comparing in float64 would round the integers again; 2**63 and 2**64 do not convert back.
-        inside = np.abs(numbers) < 2.0**63 if array.dtype.kind == "i" else numbers < 2.0**64
+        signed = array.dtype.kind == "i"
+        inside = (numbers >= -(2.0**63)) & (numbers < 2.0**63) if signed else numbers < 2.0**64
         exact = inside & (np.where(inside, numbers, 0).astype(array.dtype) == array)
         if not exact.all():
             first = array.ravel()[np.flatnonzero(~exact)[0]]
             raise ValueError(f"{name} holds the integer {first}, which is not a float64 number")
     return numbers
+
+
+def _large_integers_as_carrier(array: NDArray[Any], name: str) -> NDArray[np.float64]:
+    """Integers of more than 64 bits, of which numpy makes objects."""
+    for integer in array.ravel():
+        try:
+            exact = int(float(integer)) == integer
+        except OverflowError:
+            exact = False
+        if not exact:
+            raise ValueError(f"{name} holds the integer {integer}, which is not a float64 number")
+    return array.astype(np.float64)
 
 
 def result_dtype(format: Format, *inputs: Carrier) -> np.dtype[Any]:
@@ -70,16 +100,26 @@ def working_dtype(format: Format, dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def check_out(out: Any, shape: tuple[int, ...], format: Format) -> Carrier:
-    """Check an ``out`` argument against the shape and format of a result."""
+    """Check an ``out`` argument against the shape and format of a result.
+
+    Returns
+    -------
+    ndarray
+        A view of `out` as an array of the base class: a subclass may take other indices.
+    """
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy array, not {type(out).__name__}")
+    if isinstance(out, np.ma.MaskedArray):
+        raise TypeError("out is a masked array: give its data")
+    if not out.dtype.isnative:
+        raise TypeError(f"out has dtype {out.dtype}, which is not in the byte order of the machine")
     if out.dtype not in LAYOUTS or (out.dtype == np.float32 and format.carrier != np.float32):
         raise TypeError(f"out has dtype {out.dtype}, which does not hold the values of {format}")
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}, but the result has shape {shape}")
     if not out.flags.writeable:
         raise ValueError("out is read-only")
-    return out
+    return out.view(np.ndarray)
 
 
 def check_no_nan(array: Carrier, format: Format, name: str = "x") -> None:

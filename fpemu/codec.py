@@ -34,6 +34,7 @@ def code_dtype(format: Format) -> np.dtype[Any]:
 
 
 @functools.lru_cache(maxsize=256)
+@launching.default_environment()
 def _table(format: Format) -> Carrier:
     """The values of all codes of a format of at most 16 bits, in its carrier."""
     codes = np.arange(1 << format.bits, dtype=code_dtype(format))
@@ -82,7 +83,8 @@ def encode(
     Returns
     -------
     ndarray or scalar of unsigned int
-        Codes in the smallest of uint8, uint16, uint32, uint64; shape of `x`.
+        Codes in the smallest of uint8, uint16, uint32, uint64; shape of `x`.  Where the format has
+        NaNs of both signs, a NaN has the sign of the element that it comes from.
 
     Raises
     ------
@@ -96,7 +98,10 @@ def encode(
     array([ 56, 254, 127], dtype=uint8)
     """
     format = _formats.format(format)
-    array = as_carrier(x) if rounding is None else np.asarray(round_into(x, format, rounding))
+    given = as_carrier(x)
+    array = given if rounding is None else np.asarray(round_into(given, format, rounding))
+    if rounding is not None and np.isnan(array).any():
+        array = np.where(np.isnan(array), np.copysign(array, given), array)
     flat = np.ascontiguousarray(array, dtype=np.float64).reshape(-1)
     out = _encoded(flat, format)
     if rounding is None:
@@ -128,8 +133,8 @@ def decode(codes: ArrayLike, format: FormatLike) -> Any:
     Parameters
     ----------
     codes : array_like of int
-        Codes of the format: integers, or an array of an 8-bit or wider type that ml_dtypes has for
-        it, which is viewed as codes.
+        Codes of the format: integers, or an array whose dtype is the format's in numpy or
+        ml_dtypes, of any byte order, whose bits are the codes.
     format : Format or str
         The format.
 
@@ -144,7 +149,7 @@ def decode(codes: ArrayLike, format: FormatLike) -> Any:
     ValueError
         If a code is negative or has more bits than the format.
     TypeError
-        If `codes` does not hold integers.
+        If `codes` does not hold integers; Python floats are none.
 
     Examples
     --------
@@ -162,11 +167,14 @@ def decode(codes: ArrayLike, format: FormatLike) -> Any:
 
 def _as_codes(codes: ArrayLike, format: Format) -> NDArray[Any]:
     array = np.asarray(codes)
-    if array.dtype.kind in "fV" and _formats.named_formats().get(array.dtype.name) == format:
-        array = array.view(code_dtype(format))
+    if array.size == 0:
+        return array.astype(np.uint8)
+    if not (hasattr(codes, "dtype") or hasattr(codes, "__array__")):
+        array = _listed_codes(codes, array, format)
+    elif array.dtype.kind in "fV" and _formats.named_formats().get(array.dtype.name) == format:
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        array = native.view(code_dtype(format))
     if array.dtype.kind not in "iu":
-        if array.size == 0:
-            return array.astype(np.uint8)
         raise TypeError(f"codes must be integers, not {array.dtype}")
     wrong = (array < 0) | (array > (1 << format.bits) - 1)
     if wrong.any():
@@ -175,6 +183,20 @@ def _as_codes(codes: ArrayLike, format: Format) -> NDArray[Any]:
     return array
 
 
+def _listed_codes(codes: ArrayLike, array: NDArray[Any], format: Format) -> NDArray[Any]:
+    """The codes of a list, of which numpy makes floats or objects where they differ in size."""
+    if array.dtype.kind in "iu":
+        return array
+    listed = np.asarray(codes, object)
+    for code in listed.ravel():
+        if isinstance(code, bool | np.bool_) or not isinstance(code, int | np.integer):
+            raise TypeError(f"codes must be integers, not {type(code).__name__}")
+        if not 0 <= code < 1 << format.bits:
+            raise ValueError(f"code {code} of {format} is not in 0..2**{format.bits} - 1")
+    return listed.astype(np.uint64)
+
+
+@launching.default_environment()
 def values(format: FormatLike) -> Carrier:
     """All finite values of a format of at most 16 bits.
 
@@ -264,7 +286,7 @@ def unpack(packed: ArrayLike, format: FormatLike, count: int | None = None) -> N
 
     Parameters
     ----------
-    packed : array_like of uint8, shape (..., bytes)
+    packed : bytes-like or array_like of uint8, shape (..., bytes)
         Packed codes.
     format : Format or str
         A format of at most 8 bits.
@@ -296,7 +318,11 @@ def unpack(packed: ArrayLike, format: FormatLike, count: int | None = None) -> N
 
 
 def _as_bytes(packed: ArrayLike) -> NDArray[np.uint8]:
+    if isinstance(packed, bytes | bytearray | memoryview):
+        packed = np.frombuffer(packed, np.uint8)
     array = np.atleast_1d(np.asarray(packed))
+    if array.size == 0:
+        return array.astype(np.uint8)
     if array.dtype.kind not in "iu":
         raise TypeError(f"packed codes must be bytes, not {array.dtype}")
     if array.size and (array.min() < 0 or array.max() > 255):

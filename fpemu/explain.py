@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,12 +14,18 @@ from typing import Final
 import numpy as np
 
 from fpemu import _writing
+from fpemu._environment import in_default_environment
 from fpemu.codec import encode
 from fpemu.formats import Format
 from fpemu.reference import round_exact
 
-__all__ = ["Anatomy", "RoundingStep", "anatomy", "plot_formats", "rounding_steps"]
+__all__ = ["Anatomy", "RoundingStep", "anatomy", "number", "plot_formats", "rounding_steps"]
 
+_MANY: Final = Fraction(10) ** 300  # ulps, of which no float can hold more by far
+_EXPONENT_DIGITS: Final = 4
+_HEXADECIMAL: Final = re.compile(
+    r"([+-]?)0x(?=[0-9a-f.]*[0-9a-f])([0-9a-f]*)\.?([0-9a-f]*)(?:p([+-]?\d{1,4}))?"
+)
 MODES: Final = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto")
 
 
@@ -43,6 +50,56 @@ class RoundingStep:
     reason: str
 
 
+@in_default_environment
+def number(text: str) -> float | Fraction:
+    """The number that a text stands for, exactly.
+
+    Parameters
+    ----------
+    text : str
+        A decimal or hexadecimal number, ``inf`` or ``nan``.
+
+    Returns
+    -------
+    float or Fraction
+        A float if it is a float64 number, infinite or NaN.
+
+    Raises
+    ------
+    ValueError
+        If the text is no number, or has an exponent of more than four digits.
+    """
+    if hexadecimal := _HEXADECIMAL.fullmatch(text.strip().lower()):
+        return _plain(_exact_hexadecimal(*hexadecimal.groups(default="")), text.strip()[0] == "-")
+    try:
+        nearest = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+    mantissa, _, exponent = text.lower().partition("e")
+    if not any(map(str.isdigit, mantissa)):
+        return nearest  # inf or nan
+    if len(exponent.strip().lstrip("+-0")) > _EXPONENT_DIGITS:
+        raise ValueError(f"the exponent of {text!r} has more than {_EXPONENT_DIGITS} digits")
+    return _plain(Fraction(text.strip()), math.copysign(1.0, nearest) < 0)
+
+
+def _plain(exact: Fraction, negative: bool) -> float | Fraction:
+    """A number as a float if it is a float64 number."""
+    if exact == 0:
+        return -0.0 if negative else 0.0
+    try:
+        nearest = float(exact)
+    except OverflowError:
+        return exact
+    return nearest if Fraction(nearest) == exact else exact
+
+
+def _exact_hexadecimal(sign: str, integer: str, fraction: str, exponent: str) -> Fraction:
+    significand = Fraction(int(integer + fraction, 16), 16 ** len(fraction))
+    return significand * Fraction(2) ** int(exponent or 0) * (-1 if sign == "-" else 1)
+
+
+@in_default_environment
 def anatomy(value: float, format: Format) -> Anatomy:
     """The bit fields of a value.
 
@@ -85,21 +142,25 @@ def _meaning(value: float, format: Format) -> str:
     return f"{kind}: {'-' if value < 0 else ''}{significand!r} * 2**{exponent}"
 
 
-def bracket(value: float, format: Format) -> tuple[float, float]:
+@in_default_environment
+def bracket(value: float | Fraction, format: Format) -> tuple[float, float]:
     """The nearest values below and above a finite number, which is both if it is a value itself."""
     return round_exact(value, format, "rtn"), round_exact(value, format, "rtp")
 
 
-def rounding_steps(value: float, format: Format, overflow: str = "ieee") -> list[RoundingStep]:
+@in_default_environment
+def rounding_steps(
+    value: float | Fraction, format: Format, overflow: str = "ieee"
+) -> list[RoundingStep]:
     """The rounding of a number in every deterministic mode.
 
     Parameters
     ----------
-    value : float
+    value : float or Fraction
         A number; NaN only if the format has it.
     format : Format
         The format.
-    overflow : {"ieee", "infinity", "saturate"}
+    overflow : {"ieee", "saturate", "propagate", "infinity"}
         The result of overflow, as in :class:`fpemu.Rounding`.
 
     Returns
@@ -121,15 +182,28 @@ def rounding_steps(value: float, format: Format, overflow: str = "ieee") -> list
     ]
 
 
-def _error(value: float, result: float, format: Format) -> float:
+def _is_finite(value: float | Fraction) -> bool:
+    return isinstance(value, Fraction) or math.isfinite(value)
+
+
+def _power_of_two(exponent: int) -> Fraction:
+    return Fraction(2**exponent) if exponent >= 0 else Fraction(1, 2**-exponent)
+
+
+def _error(value: float | Fraction, result: float, format: Format) -> float:
     """``result - value`` in units in the last place of the format at the value."""
-    if not (math.isfinite(value) and math.isfinite(result)):
+    if not (_is_finite(value) and math.isfinite(result)):
         return math.nan if value != result else 0.0
-    return float((Fraction(result) - Fraction(value)) / _unit(value, format))
+    error = (Fraction(result) - Fraction(value)) / _unit(value, format)
+    return float(error) if abs(error) < _MANY else math.copysign(math.inf, error)
 
 
-def _unit(value: float, format: Format) -> Fraction:
-    exponent = math.frexp(value)[1] - 1 if value else format.emin
+def _unit(value: float | Fraction, format: Format) -> Fraction:
+    magnitude = abs(Fraction(value))
+    exponent = format.emin
+    if magnitude:
+        exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
+        exponent -= int(magnitude < _power_of_two(exponent))
     return Fraction(2) ** (max(exponent, format.emin) - format.precision + 1)
 
 
@@ -137,37 +211,38 @@ _DIRECTIONS: Final = {
     "rtz": "toward zero",
     "rtp": "up",
     "rtn": "down",
-    "rto": "to the neighbor whose significand is odd",
+    "rto": "to the neighbor whose {last} is odd",
 }
 
 
-def _reason(value: float, format: Format, mode: str, result: float) -> str:
+def _reason(value: float | Fraction, format: Format, mode: str, result: float) -> str:
     """Why a mode gives its result."""
-    if math.isnan(value) or math.isinf(value):
+    if not _is_finite(value):
         return "not a finite number"
     if result == value:
         return "zero" if value == 0 else "a value of the format"
     if not format.signed and value < 0:
         return "negative, and the format is unsigned"
-    if abs(value) > format.max_finite:
+    if not -format.max_finite <= value <= format.max_finite:
         if _rounds_to_largest(value, format):
             return f"nearer to {format.max_finite!r}, the largest finite number, than to the next"
         way = f"; rounds {_DIRECTIONS[mode]}" if mode in ("rtz", "rtp", "rtn") else ""
         return f"beyond the largest finite number, {format.max_finite!r}{way}"
     below, above = bracket(value, format)
     ends = f"{below!r} and {above!r}"
+    last = "code" if format.p3109 else "significand"
     if mode in _DIRECTIONS:
-        return f"between {ends}; rounds {_DIRECTIONS[mode]}"
+        return f"between {ends}; rounds {_DIRECTIONS[mode].format(last=last)}"
     if not (math.isfinite(below) and math.isfinite(above)):
         return f"nearest to {result!r}"
     middle = (Fraction(below) + Fraction(above)) / 2
     if Fraction(value) != middle:
         return f"between {ends}; {result!r} is nearer"
-    ties = {"rne": "to the even significand", "rna": "away from zero", "rnz": "toward zero"}
+    ties = {"rne": f"to the even {last}", "rna": "away from zero", "rnz": "toward zero"}
     return f"halfway between {ends}; ties go {ties[mode]}"
 
 
-def _rounds_to_largest(value: float, format: Format) -> bool:
+def _rounds_to_largest(value: float | Fraction, format: Format) -> bool:
     half = _unit(format.max_finite, format) / 2
     return abs(Fraction(value)) <= Fraction(format.max_finite) + half
 

@@ -8,17 +8,18 @@ formats, the FNUZ formats and those of IEEE P3109 all follow from it.
 References
 ----------
 IEEE Std 754-2019, sections 3.3 and 3.4; OCP 8-bit Floating Point Specification (OFP8) 1.0; OCP
-Microscaling Formats (MX) Specification 1.0; IEEE P3109 interim report, section 3.
+Microscaling Formats (MX) Specification 1.0; IEEE P3109 interim report 4.0 (26 June 2026).
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
-import math
 import re
+import struct
+import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +69,11 @@ class Format:
         them: one binade and the subnormal numbers below it, without -0, infinity or NaN.  The
         lowest code, of minus a power of two, is decoded; it is not a member, as nothing rounds to
         it (OCP MX section 5.3.4 lets a range be symmetric).
+    p3109 : bool
+        Whether numbers are projected into the format as IEEE P3109 has it and not as IEEE 754:
+        "even" and "odd" refer to the code, a format without infinity saturates, and an unsigned
+        one takes negative numbers to zero.  float8_e4m3fnuz has the values of Binary8p4sf, but not
+        its projection.  The other facts must be those of a P3109 format.
 
     Raises
     ------
@@ -86,6 +92,7 @@ class Format:
     high_nans: int = _IEEE_NANS
     negative_zero: bool = True
     twos_complement: bool = False
+    p3109: bool = False
 
     def __post_init__(self) -> None:
         for fact in ("bits", "precision", "bias", "high_nans"):
@@ -118,6 +125,16 @@ class Format:
                 f"format {self.name!r}: emin {self.emin} is below {_LEAST_EMIN}, where float64 "
                 "holds too few bits to compute with"
             )
+        if self.p3109 and not self._has_p3109_facts:
+            raise ValueError(
+                f"format {self.name!r}: P3109 formats have subnormals, no -0, a bias of "
+                "2**(exponent_bits - 1), and high_nans 0 if signed, 1 if not"
+            )
+
+    @property
+    def _has_p3109_facts(self) -> bool:
+        facts = (self.subnormals, self.negative_zero, self.bias, self.high_nans)
+        return facts == (True, False, 2 ** (self.exponent_bits - 1), int(not self.signed))
 
     @property
     def _is_fixed_point(self) -> bool:
@@ -174,27 +191,27 @@ class Format:
         """Largest finite number."""
         implicit = 2 ** (self.precision - 1)
         significand = implicit + (self.max_finite_code & (implicit - 1))
-        return math.ldexp(float(significand), self.emax - self.precision + 1)
+        return _exact_float(significand, self.emax - self.precision + 1)
 
     @property
     def smallest_normal(self) -> float:
         """Smallest positive normal number, ``2**emin``."""
-        return math.ldexp(1.0, self.emin)
+        return _exact_float(1, self.emin)
 
     @property
     def smallest_subnormal(self) -> float:
         """Smallest positive number: ``2**(emin-precision+1)``, or `smallest_normal` if none."""
-        return math.ldexp(1.0, self.quantum_exponent if self.subnormals else self.emin)
+        return _exact_float(1, self.quantum_exponent if self.subnormals else self.emin)
 
     @property
     def unit_roundoff(self) -> float:
         """``u = 2**-precision``, the largest relative error of rounding to nearest."""
-        return math.ldexp(1.0, -self.precision)
+        return _exact_float(1, -self.precision)
 
     @property
     def epsilon(self) -> float:
         """``2**(1-precision)``, the distance from 1 to the next larger number."""
-        return math.ldexp(1.0, 1 - self.precision)
+        return _exact_float(1, 1 - self.precision)
 
     @property
     def carrier(self) -> np.dtype[np.floating]:
@@ -211,7 +228,21 @@ class Format:
         return self.name
 
 
-FormatLike = Format | str
+# A format, its name, or a dtype of numpy, ml_dtypes or torch (whose dtypes have no type here).
+if TYPE_CHECKING:
+    FormatLike: TypeAlias = Format | str | np.dtype[Any] | type[Any]
+else:  # without numpy, which the commands need not import
+    FormatLike = Format | str | type
+
+
+def _exact_float(significand: int, exponent: int) -> float:
+    """``significand * 2**exponent``, a float64 number, whatever the processor flushes to zero."""
+    top = max(significand.bit_length() - 1 + exponent, 1 - _FLOAT64_EMAX)
+    shift = exponent - (top - _FLOAT64_PRECISION + 1)
+    integer = significand << shift if shift >= 0 else significand >> -shift
+    # A number below 2**52 is subnormal; above, the implicit bit counts as one of the exponent.
+    bits = integer + ((top + _FLOAT64_EMAX - 1) << (_FLOAT64_PRECISION - 1))
+    return float(struct.unpack("<d", struct.pack("<Q", bits))[0])
 
 
 def _ieee_like(name: str, exponent_bits: int, stored_bits: int) -> Format:
@@ -224,13 +255,13 @@ def _ieee_like(name: str, exponent_bits: int, stored_bits: int) -> Format:
 
 
 def _p3109(name: str, bits: int, precision: int, *, signed: bool, extended: bool) -> Format:
-    """The P3109 format ``binary{bits}p{precision}{s|u}{e|f}``.
+    """The P3109 format ``Binary{bits}p{precision}{s|u}{e|f}``.
 
     A signed format keeps its one NaN at the code of -0, an unsigned one at its highest code.
     """
-    if not 3 <= bits <= 15 or not 1 <= precision <= bits - int(signed):
+    if not 3 <= bits <= 16 or not 1 <= precision <= bits - int(signed):
         raise ValueError(
-            f"no P3109 format {name!r}: binary{{K}}p{{P}} needs 3 <= K <= 15 and "
+            f"no P3109 format {name!r}: Binary{{K}}p{{P}} needs 3 <= K <= 16 and "
             f"1 <= P {'<' if signed else '<='} K"
         )
     return Format(
@@ -242,6 +273,7 @@ def _p3109(name: str, bits: int, precision: int, *, signed: bool, extended: bool
         infinities=extended,
         high_nans=0 if signed else 1,
         negative_zero=False,
+        p3109=True,
     )
 
 
@@ -273,9 +305,36 @@ float4_e2m1fn = Format("float4_e2m1fn", 4, 2, 1, infinities=False, high_nans=0)
 _NAMED: Final[dict[str, Format]] = {
     value.name: value for value in list(globals().values()) if isinstance(value, Format)
 }
+# What other libraries and papers call formats.
+_ALIASES: Final = {
+    "half": "float16",
+    "fp16": "float16",
+    "single": "float32",
+    "fp32": "float32",
+    "double": "float64",
+    "fp64": "float64",
+    "bf16": "bfloat16",
+    "fp22": "e8m13",  # the sums of Hopper's fp8 units, in DeepSeek-V3's report
+    "fp4": "float4_e2m1fn",
+    "float4": "float4_e2m1fn",
+}
+_AMBIGUOUS: Final = {
+    "fp8": "float8_",
+    "float8": "float8_",
+    "fp6": "float6_",
+    "float6": "float6_",
+}
+# The formats that a shape is used for where the operands of units are meant.
+_OF_SHAPES: Final = {
+    "e4m3": ("float8_e4m3", "float8_e4m3fn"),
+    "e2m1": ("float4_e2m1fn",),
+    "e2m3": ("float6_e2m3fn",),
+    "e3m2": ("float6_e3m2fn",),
+    "e8m0": ("float8_e8m0fnu",),
+}
 _SHAPE = re.compile(r"e(\d{1,2})m(\d{1,2})")
 _PS = re.compile(r"ps(\d{1,2})")
-_P3109 = re.compile(r"binary(\d{1,2})p(\d{1,2})([su])([ef])")
+_P3109 = re.compile(r"[Bb]inary(\d{1,2})p(\d{1,2})([su])([ef])")
 
 
 def named_formats() -> dict[str, Format]:
@@ -294,11 +353,17 @@ def format(spec: FormatLike) -> Format:
 
     Parameters
     ----------
-    spec : Format or str
-        A Format (returned as it is); a named format such as ``"bfloat16"`` or ``"float8_e4m3fn"``;
-        ``"e{E}m{M}"``, the IEEE-like format with E exponent bits (2..11) and M stored significand
-        bits (0..52); ``"ps{M}"``, the PS(M) of the LAMP paper, which is ``"e8m{M}"`` (M in 0..23);
-        or a P3109 name ``"binary{K}p{P}{s|u}{e|f}"``.
+    spec : Format, str or dtype
+        A Format (returned as it is); a dtype of numpy, ml_dtypes or torch; or a name:
+
+        - of a named format, such as ``"bfloat16"`` or ``"float8_e4m3fn"``;
+        - ``"e{E}m{M}"``, the IEEE-like format with E exponent bits (2..11) and M stored significand
+          bits (0..52);
+        - ``"ps{M}"``, the PS(M) of the LAMP paper, which is ``"e8m{M}"`` (M in 0..23);
+        - ``"Binary{K}p{P}{s|u}{e|f}"`` (or ``"binary..."``), P3109's: K bits (3..16), precision P,
+          signed or unsigned, extended (with infinities) or finite;
+        - what others call these: ``"fp16"``, ``"half"``, ``"bf16"``, ``"fp32"``, ``"single"``,
+          ``"fp64"``, ``"double"``, ``"fp22"`` (``"e8m13"``), ``"fp4"``.
 
     Returns
     -------
@@ -307,9 +372,15 @@ def format(spec: FormatLike) -> Format:
     Raises
     ------
     ValueError
-        If the name is unknown; the message lists near names.
+        If the name is unknown or stands for several formats; the message lists names.
     TypeError
-        If `spec` is neither a Format nor a string.
+        If `spec` is no Format, name or floating-point dtype.
+
+    Notes
+    -----
+    ``"e4m3"`` is a shape like any other and IEEE-like, ``float8_e4m3``, with a largest number of
+    240.  OCP's fp8 with a largest number of 448 is ``float8_e4m3fn``.  Where the operands of a unit
+    are meant, the shapes that OCP has other formats for (e4m3, e3m2, e2m3, e2m1, e8m0) are refused.
 
     Examples
     --------
@@ -318,20 +389,69 @@ def format(spec: FormatLike) -> Format:
     65280.0
     >>> fpemu.format("ps7") == fpemu.formats.bfloat16
     True
-    >>> fpemu.format("binary8p4se").smallest_subnormal
+    >>> fpemu.format("Binary8p4se").smallest_subnormal
     0.0009765625
     """
     if isinstance(spec, Format):
         return spec
-    if not isinstance(spec, str):
-        raise TypeError(f"format must be a Format or a name, not {type(spec).__name__}")
-    return _format_of_name(spec)
+    return _format_of_name(spec) if isinstance(spec, str) else _format_of_dtype(spec)
+
+
+def operand_format(spec: FormatLike) -> Format:
+    """:func:`format` where the operands of a unit are meant: shapes of OCP's formats are refused.
+
+    Raises
+    ------
+    ValueError
+        As :func:`format`, and if a shape such as ``"e4m3"`` may stand for another format.
+    """
+    if isinstance(spec, str) and spec in _OF_SHAPES:
+        shaped = _format_of_name(spec)
+        named = " or ".join(
+            f"{name!r} (largest {_NAMED[name].max_finite:g})" for name in _OF_SHAPES[spec]
+        )
+        raise ValueError(
+            f"{spec!r} is ambiguous: as a shape it is the IEEE-like format with a largest number "
+            f"of {shaped.max_finite:g}, in the names of units another one; give {named}"
+        )
+    return format(spec)
+
+
+def _format_of_dtype(spec: Any) -> Format:
+    """The format of a dtype, or of the scalar type of one."""
+    name = _name_of_dtype(spec)
+    if name not in _NAMED:
+        kind = "" if name is None else f" {name}"
+        raise TypeError(
+            f"format must be a Format, a name or a floating-point dtype, not "
+            f"{type(spec).__name__}{kind}"
+        )
+    return _NAMED[name]
+
+
+def _name_of_dtype(spec: Any) -> str | None:
+    if type(spec).__module__ == "torch" and type(spec).__name__ == "dtype":
+        return str(spec).removeprefix("torch.").removesuffix("_x2")
+    numpy = sys.modules.get("numpy")  # nothing is a dtype of numpy before it is imported
+    if spec is float:
+        return "float64"
+    if numpy is None or not isinstance(spec, type | numpy.dtype):
+        return None
+    try:
+        return str(numpy.dtype(spec).name)
+    except TypeError:
+        return spec.__name__
 
 
 @functools.lru_cache(maxsize=4096)
 def _format_of_name(name: str) -> Format:
     if name in _NAMED:
         return _NAMED[name]
+    if name in _ALIASES:
+        return _format_of_name(_ALIASES[name])
+    if name in _AMBIGUOUS:
+        several = [known for known in _NAMED if known.startswith(_AMBIGUOUS[name])]
+        raise ValueError(f"format {name!r} is ambiguous: give one of {', '.join(several)}")
     if match := _SHAPE.fullmatch(name):
         exponent_bits, stored_bits = map(int, match.groups())
         if 2 <= exponent_bits <= 11 and 0 <= stored_bits <= 52:
@@ -347,9 +467,11 @@ def _format_of_name(name: str) -> Format:
         bits, precision = int(match[1]), int(match[2])
         return _p3109(name, bits, precision, signed=match[3] == "s", extended=match[4] == "e")
     near = difflib.get_close_matches(name.lower(), _NAMED, n=3, cutoff=0.4)
+    if name.lower() in (*_ALIASES, *_AMBIGUOUS) or _SHAPE.fullmatch(name.lower()):
+        near = [name.lower()]
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(
-        f"unknown format {name!r}: {hint}Other forms are 'e5m7', 'ps7' and 'binary8p4se'"
+        f"unknown format {name!r}: {hint}Other forms are 'e5m7', 'ps7' and 'Binary8p4se'"
     )
 
 

@@ -427,8 +427,7 @@ def matmul(
         _check_running(accumulator)
     carriers = as_carrier(a, "a"), as_carrier(b, "b")
     left, right, batch, shape = _matrices(*carriers)
-    if out is not None:
-        check_out(out, shape, accumulator.format)
+    place = None if out is None else check_out(out, shape, accumulator.format)
     given = None if convert is None else as_rounding(convert)
     a_format, b_format = accumulator.input_formats
     left = _members(left, a_format, given or accumulator.convert, "a")
@@ -437,7 +436,10 @@ def matmul(
     operands = _stacked(left, right, initial, batch, row_lengths)
     if running:
         operands = replace(operands, running=np.zeros((2, *operands.shape)))
-    result = _result(product(operands, accumulator).reshape(shape), accumulator, carriers, out)
+    found = product(operands, accumulator).reshape(shape)
+    result = _result(found, accumulator, carriers, place)
+    if place is not None:
+        result = out
     if not running:
         return result
     first, second = (sums.reshape(shape)[()] for sums in _running_sums(operands, accumulator))

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats
+from fpemu._environment import in_default_environment
 from fpemu.formats import Format, FormatLike
 
 __all__ = [
@@ -57,7 +58,7 @@ class RoundingLike(Protocol):
 
     @property
     def overflow(self) -> str:
-        """``"ieee"``, ``"saturate"`` or ``"infinity"``."""
+        """``"ieee"``, ``"saturate"``, ``"propagate"`` or ``"infinity"``."""
 
 
 _HALF: Final = Fraction(1, 2)
@@ -85,12 +86,13 @@ _TO_INTEGER: Final[dict[str, Callable[[Fraction], int]]] = {
     "rtn": math.floor,
     "rto": _odd,
 }
-_OVERFLOWS: Final = ("ieee", "saturate", "infinity")
+_OVERFLOWS: Final = ("ieee", "saturate", "propagate", "infinity")
 
 # No finite number of any format lies beyond these exponents.
 _FAR: Final = 4096
 
 
+@in_default_environment
 def round_exact(
     x: Number,
     format: FormatLike,
@@ -108,7 +110,7 @@ def round_exact(
     rounding : str or Rounding
         A mode (``"rne"``, ``"rna"``, ``"rnz"``, ``"rtz"``, ``"rtp"``, ``"rtn"``, ``"rto"``) or an
         object with attributes ``mode`` and ``overflow``.
-    overflow : {"ieee", "saturate", "infinity"}, optional
+    overflow : {"ieee", "saturate", "propagate", "infinity"}, optional
         By default that of `rounding` if it is an object, else ``"ieee"``.
 
     Returns
@@ -130,7 +132,7 @@ def round_exact(
     ``2**max(e-p+1, emin-p+1)``.  The mode rounds the quotient to an integer, and that integer times
     the quantum is the result if it lies in the range of the format.  "Even" and "odd" refer to that
     integer, so that at precision 1 a tie between two powers of two goes to the larger magnitude
-    (IEEE 754-2019 §4.3.1).
+    (IEEE 754-2019 §4.3.1); in P3109 formats they refer to the code.
 
     Examples
     --------
@@ -154,9 +156,7 @@ def round_exact(
     if math.isinf(exact):
         if negative and not target.signed:
             return _invalid(target)
-        if overflow == "saturate":
-            return _signed(target.max_finite, negative)
-        return _infinity(target, negative)
+        return _infinity(target, negative, overflow)
     return _zero(target, negative)
 
 
@@ -203,7 +203,7 @@ def _exact_mpf(x: mpmath.mpf) -> Fraction | float:
 def _round_nonzero(x: Fraction, target: Format, mode: str, overflow: str) -> float:
     negative = x < 0
     quantum_exponent = max(_exponent(x) - target.precision + 1, target.quantum_exponent)
-    multiple = _TO_INTEGER[mode](_scaled(x, -quantum_exponent))
+    multiple = _rounded_to_integer(_scaled(x, -quantum_exponent), quantum_exponent, target, mode)
     magnitude = _ldexp(abs(multiple), quantum_exponent)
     if not target.subnormals and magnitude < target.smallest_normal:
         magnitude = 0.0
@@ -216,6 +216,17 @@ def _round_nonzero(x: Fraction, target: Format, mode: str, overflow: str) -> flo
     if magnitude > target.max_finite:
         return _overflowed(target, negative, mode, overflow)
     return _signed(magnitude, negative)
+
+
+def _rounded_to_integer(
+    quotient: Fraction, quantum_exponent: int, target: Format, mode: str
+) -> int:
+    if not (target.p3109 and target.precision == 1):
+        return _TO_INTEGER[mode](quotient)
+    # Each code is a power of two, and the quotient lies between the codes of 0 and 1 or of 1 and 2.
+    offset = quantum_exponent + target.bias - 1 if abs(quotient) >= 1 else 0
+    offset = -offset if quotient < 0 else offset
+    return _TO_INTEGER[mode](quotient + offset) - offset
 
 
 def _exponent(x: Fraction) -> int:
@@ -252,25 +263,30 @@ def _zero(target: Format, negative: bool) -> float:
 
 def _invalid(target: Format) -> float:
     """The result of an invalid operation, such as rounding -1 into an unsigned format."""
-    if target.has_nan:
+    if target.has_nan and not target.p3109:
         return math.nan
     return 0.0 if target.has_zero else target.smallest_normal
 
 
-def _infinity(target: Format, negative: bool) -> float:
-    if target.infinities:
+def _infinity(target: Format, negative: bool, overflow: str) -> float:
+    if target.infinities and overflow != "saturate":
         return _signed(math.inf, negative)
-    return math.nan if target.has_nan else _signed(target.max_finite, negative)
+    if target.p3109 or overflow in ("saturate", "propagate") or not target.has_nan:
+        return _signed(target.max_finite, negative)
+    return math.nan
 
 
 def _overflowed(target: Format, negative: bool, mode: str, overflow: str) -> float:
     """The result for a finite number beyond the largest (IEEE 754-2019 §7.4)."""
     away = mode in ("rne", "rna", "rnz") or mode == ("rtn" if negative else "rtp")
-    if overflow == "saturate" or not (away or overflow == "infinity"):
+    if target.p3109 and mode == "rto":
+        away = target.max_finite_code % 2 == 0
+    if overflow in ("saturate", "propagate") or not (away or overflow == "infinity"):
         return _signed(target.max_finite, negative)
-    return _infinity(target, negative)
+    return _infinity(target, negative, overflow)
 
 
+@in_default_environment
 def decode_exact(code: int, format: FormatLike) -> float:
     """The value of a code.
 
@@ -321,6 +337,7 @@ def decode_exact(code: int, format: FormatLike) -> float:
     return _signed(magnitude, negative)
 
 
+@in_default_environment
 def members(format: FormatLike) -> list[float]:
     """All finite values of a format of at most 16 bits.
 
@@ -355,6 +372,7 @@ def members(format: FormatLike) -> list[float]:
     return [value for value, _ in sorted(distinct)]
 
 
+@in_default_environment
 def dot_exact(a: Iterable[Number], b: Iterable[Number]) -> Fraction:
     """The exact inner product of two vectors of finite numbers.
 
@@ -395,6 +413,7 @@ def _finite(vector: Iterable[Number], name: str) -> list[Fraction]:
     return fractions
 
 
+@in_default_environment
 def dot(
     a: Iterable[Number],
     b: Iterable[Number],
@@ -535,6 +554,7 @@ _LAST_PRECISION: Final = 2**14
 _GUARD_BITS: Final = 32
 
 
+@in_default_environment
 def function(
     name: str,
     x: Number,
@@ -603,6 +623,8 @@ def function(
             return _rounded_by_ziv(name, exact, rounded)
     else:
         value = _value_at_zero_or_infinity(name, exact)
+    if target.p3109 and exact == 0 and name in ("reciprocal", "rsqrt"):
+        value = math.nan  # zero has no sign
     if isinstance(value, float) and math.isnan(value) and not target.has_nan:
         raise ValueError(f"{name}({x}) is nan, and format {target.name!r} has no NaN")
     return rounded(value)
@@ -678,6 +700,7 @@ _BITS_PER_DIGIT: Final = math.log2(10)
 _SPARE_BITS: Final = 32  # cover the accumulated rounding errors of a few operations
 
 
+@in_default_environment
 def softmax(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
     """``exp(x) / sum(exp(x))`` along the last axis, to any number of digits.
 
@@ -731,6 +754,7 @@ def _softmax(scores: Sequence[Fraction], square: Fraction, bits: int) -> list[An
         return [exponential / total for exponential in exponentials]
 
 
+@in_default_environment
 def layer_norm(
     x: Vector,
     epsilon: Number = 1e-5,
@@ -777,6 +801,7 @@ def layer_norm(
     return _normalized(x, epsilon, weight, bias, digits, centered=True)
 
 
+@in_default_environment
 def rms_norm(
     x: Vector,
     epsilon: Number = 1e-5,
@@ -850,6 +875,7 @@ def _mean(numbers: Sequence[Fraction]) -> Fraction:
     return sum(numbers, Fraction(0)) / len(numbers)
 
 
+@in_default_environment
 def gelu(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
     """``x Phi(x)`` of each element, with the normal distribution function Phi.
 
@@ -891,6 +917,7 @@ def gelu(x: Vector, *, digits: int = 50) -> NDArray[np.object_]:
     return _by_rows(lambda row: list(map(element_gelu, row)), _exact_vectors(x, "x"))
 
 
+@in_default_environment
 def attention(
     q: Vector, k: Vector, v: Vector, causal: bool = False, *, digits: int = 50
 ) -> NDArray[np.object_]:

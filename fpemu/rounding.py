@@ -31,8 +31,9 @@ from fpemu.formats import FormatLike
 __all__ = ["MODES", "Rounding", "RoundingLike", "round"]
 
 MODES: Final = tuple(kernels.MODES)
-_OVERFLOWS: Final = ("ieee", "saturate", "infinity")
+OVERFLOWS: Final = ("ieee", "saturate", "propagate", "infinity")
 _MOST_RANDOM_BITS: Final = 64
+_WITH_RANDOM_BITS: Final = ("sr", "sr_b", "sr_c")
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,23 @@ class Rounding:
 
     Parameters
     ----------
-    mode : {"rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto", "sr", "sr_equal"}
+    mode : {"rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto", "sr", "sr_b", "sr_c", "sr_equal"}
         To nearest with ties to even, away from or toward zero; toward zero, up, down; to odd;
-        stochastic, going away from zero with the probability of the discarded fraction;
-        stochastic, going either way with equal probability.
-    overflow : {"ieee", "saturate", "infinity"}
+        stochastic, going away from zero with the probability of the discarded fraction (P3109's
+        StochasticA, B and C, see the notes); stochastic, going either way with equal probability.
+    overflow : {"ieee", "saturate", "propagate", "infinity"}
         ``"ieee"``: infinity or the largest finite number by mode (IEEE 754 section 7.4), with NaN
-        for infinity in a format that has only NaN.  ``"saturate"``: the largest finite number.
+        for infinity in a format that has only NaN; for a P3109 format what its report calls
+        SatNone, see the notes.  ``"saturate"`` (SatFinite): the largest finite number, for
+        infinities as well.  ``"propagate"`` (SatPropagate): the largest finite number for finite
+        numbers; infinities stay, or become the largest finite number where there are none.
         ``"infinity"``: as to nearest in every mode, which is what many matrix units do.
     random_bits : int, optional
         Mode sr: the discarded fraction is truncated to that many bits, 1 to 64.  Left out, the
-        probability is exact, or as exact as the operation says.
+        probability is exact, or as exact as the operation says.  Modes sr_b and sr_c need it, 1 to
+        63.
     seed : int, optional
-        Modes sr and sr_equal: the key of the random numbers; element i of a call draws those of
+        Stochastic modes: the key of the random numbers; element i of a call draws those of
         (seed, i).  Left out, every call draws others.
 
     Raises
@@ -62,6 +67,24 @@ class Rounding:
         If a field has a value that is not listed here.
     TypeError
         If `random_bits` or `seed` is not an integer.
+
+    Notes
+    -----
+    Let d be the discarded fraction of a unit in the last place, N the random bits and R a random
+    integer below ``2**N``.  The magnitude goes up
+
+    - in mode sr if ``floor(d * 2**N) + R >= 2**N``,
+    - in mode sr_b if ``floor(d * 2**(N + 1)) + 2*R + 1 >= 2**(N + 1)``,
+    - in mode sr_c if ``nearest(d * 2**N) + R >= 2**N``, with ties to even.
+
+    P3109 formats (``p3109`` of :class:`fpemu.Format`) take a finite number beyond the largest, and
+    an infinity, to the largest finite number if they are finite formats; negative numbers go to
+    zero if they are unsigned.  Mode rto goes by the code, also beyond the largest number: to
+    infinity in a signed format, to the largest number in an unsigned one.
+
+    References
+    ----------
+    IEEE Std 754-2019, section 7.4.  IEEE P3109 interim report 4.0 (26 June 2026).
     """
 
     mode: str = "rne"
@@ -72,21 +95,29 @@ class Rounding:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"unknown rounding mode {self.mode!r}: expected {', '.join(MODES)}")
-        if self.overflow not in _OVERFLOWS:
-            raise ValueError(
-                f"unknown overflow {self.overflow!r}: expected {', '.join(_OVERFLOWS)}"
-            )
+        if self.overflow not in OVERFLOWS:
+            raise ValueError(f"unknown overflow {self.overflow!r}: expected {', '.join(OVERFLOWS)}")
         for name in ("random_bits", "seed"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, integer(name, value))
-        if self.random_bits is not None:
-            if self.mode != "sr":
-                raise ValueError(f"random_bits belong to mode 'sr', not {self.mode!r}")
-            if not 1 <= self.random_bits <= _MOST_RANDOM_BITS:
-                raise ValueError(f"random_bits must lie in 1..64, not {self.random_bits}")
+        self._check_random_bits()
         if self.seed is not None and not self.is_stochastic:
-            raise ValueError(f"a seed belongs to the modes 'sr' and 'sr_equal', not {self.mode!r}")
+            names = ", ".join(name for name in MODES if kernels.MODES[name].stochastic)
+            raise ValueError(f"a seed belongs to the stochastic modes {names}, not {self.mode!r}")
+
+    def _check_random_bits(self) -> None:
+        facts = kernels.MODES[self.mode]
+        if self.random_bits is None:
+            if facts.more_bits:
+                raise ValueError(f"mode {self.mode!r} needs random_bits")
+            return
+        if self.mode not in _WITH_RANDOM_BITS:
+            names = ", ".join(_WITH_RANDOM_BITS)
+            raise ValueError(f"random_bits belong to the modes {names}, not {self.mode!r}")
+        most = _MOST_RANDOM_BITS - facts.more_bits
+        if not 1 <= self.random_bits <= most:
+            raise ValueError(f"random_bits must lie in 1..{most}, not {self.random_bits}")
 
     @property
     def is_stochastic(self) -> bool:
@@ -169,8 +200,9 @@ def round(
     Notes
     -----
     A negative number that does not round to zero is invalid in an unsigned format: NaN, or the
-    smallest value of a format without NaN.  A format without zero (float8_e8m0fnu) turns zero into
-    NaN and anything below its smallest number into that, as ml_dtypes does.
+    smallest value of a format without NaN; P3109 has zero instead.  A format without zero
+    (float8_e8m0fnu) turns zero into NaN and anything below its smallest number into that, as
+    ml_dtypes does.
 
     References
     ----------
@@ -189,26 +221,26 @@ def round(
     array = as_carrier(x)
     check_no_nan(array, format)
     dtype = result_dtype(format, array)
-    if out is not None:
-        check_out(out, array.shape, format)
+    place = None if out is None else check_out(out, array.shape, format)
     working = working_dtype(format, dtype)
-    if rounding.random_bits is not None and rounding.random_bits > working.itemsize * 8:
+    if kernels.read_bits(rounding, 0) > working.itemsize * 8:
         working = np.dtype(np.float64)
     # Random bits go by the element's place in the call, and so by C order.
     order: Literal["C", "F"] = "F" if array.flags.fnc and not rounding.is_stochastic else "C"
     source = np.asarray(array, dtype=working, order=order)
     direct = (
-        out is not None
+        place is not None
         # A result may replace its own element, but no other one that is still to be read.
-        and (_same_place(out, array) or not np.may_share_memory(out, array))
-        and out.dtype == working
-        and (out.flags.fnc if order == "F" else out.flags.c_contiguous)
+        and (_same_place(place, array) or not np.may_share_memory(place, array))
+        and place.dtype == working
+        and place.flags.aligned
+        and (place.flags.fnc if order == "F" else place.flags.c_contiguous)
     )
-    result = out if direct and out is not None else np.empty(array.shape, working, order=order)
+    result = place if direct and place is not None else np.empty(array.shape, working, order=order)
     flat_source, flat_result = (a.reshape(-1, order=order) for a in (source, result))
     kernels.round_flat(flat_source, flat_result, format, rounding)
-    if out is None:
+    if place is None:
         return result.astype(dtype, copy=False)[()]
     if not direct:
-        out[...] = result
+        place[...] = result
     return out

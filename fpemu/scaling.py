@@ -391,6 +391,7 @@ def quantize(
     return Scaled._of(elements, scales, format, axis, own)
 
 
+@launching.default_environment()
 def dequantize(scaled: Scaled) -> Array:
     """The numbers that a block-scaled array stands for, exactly.
 

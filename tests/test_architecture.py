@@ -18,6 +18,7 @@ FLOORS = {
         "_printing",
         "_writing",
         "_arguments",
+        "_environment",
         "_kernels",
         "formats",
         "carriers",

@@ -152,6 +152,14 @@ def apply(
     format, rounding : Format, Rounding
         The format of the result and its rounding.
     """
+    flat = [operands[i] for i in range(3)]
+    step = operands[3]
+    size = result.size
+    launching.require_shapes(
+        (result, (size,)),
+        (step, (3,)),
+        *((x, (size if moves else 1,)) for x, moves in zip(flat, step.tolist(), strict=True)),
+    )
     target = target_of(format, rounding, np.dtype(np.float64))
     if rounding.is_stochastic:
         per_block = random_bits.BLOCK_WORDS // 2

@@ -41,6 +41,12 @@ except ImportError:  # Windows: processes then compile the same kernel twice
 
 __all__ = ["inline", "kernel", "mapping", "specialized"]
 
+if numba.config.DISABLE_JIT:
+    raise ImportError(
+        "fpemu is made of kernels that Numba compiles, and Numba is told not to: unset "
+        "NUMBA_DISABLE_JIT"
+    )
+
 _HERE: Final = Path(__file__).parent
 _WAIT: Final = 60.0  # seconds for another process to compile a kernel
 _STALE: Final = 30 * 86400  # seconds after which an unused cache of other sources is removed
@@ -73,6 +79,9 @@ def _stamp(module: str, file: str) -> str:
 def _folder(stamp: str) -> Path | None:
     """The folder of a stamp, made if it is not there; None, with a warning, if it cannot be."""
     root = Path(numba.config.CACHE_DIR or AppDirs("fpemu", appauthor=False).user_cache_dir)
+    if not (numba.config.CACHE_DIR or root.is_absolute()):
+        _warn("there is no home directory")
+        return None
     version = f"numba{numba.__version__}-python{platform.python_version()}"
     folder = root / f"fpemu-{stamp}-{version}"
     try:

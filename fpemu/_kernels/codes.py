@@ -87,7 +87,7 @@ def _encode_word(bits: Any, codes: _Codes) -> Any:
     else:
         dropped = codes.quantum_exponent - exponent
         code = words.shift_right(significand, np.uint64(min(dropped, 63)))
-    return words.bit_or(words.minimum(code, codes.largest), sign)
+    return words.bit_or(code, sign)
 
 
 @inline
@@ -133,11 +133,13 @@ def encode_flat(
     x: NDArray[np.float64], out: NDArray[np.unsignedinteger[Any]], format: FormatFacts
 ) -> None:
     """Put the codes of members of a format into `out`; others get codes that decode differently."""
+    launching.require_shapes((x, (x.size,)), (out, (x.size,)))
     launching.run(_encode_range, x.size, x, out, _codes_of(format), grain=_GRAIN)
 
 
 def decode_flat(codes: NDArray[Any], format: FormatFacts) -> NDArray[np.float64]:
     """The values of the codes of a flat array."""
     out = np.empty(codes.size, np.float64)
+    launching.require_shapes((codes, (codes.size,)))
     launching.run(_decode_range, codes.size, codes, out, _codes_of(format), grain=_GRAIN)
     return out

@@ -50,6 +50,7 @@ from fpemu._kernels.rounding import (
     STOCHASTIC,
     round_word,
     target_of,
+    unused_bits,
     wide_bits,
 )
 
@@ -566,6 +567,7 @@ def rounder(
     target = target_of(format, rounding, np.dtype(np.float64))
     if rounding.is_stochastic:
         key = random_bits.key_of(rounding.seed)
-        unused = np.uint64(64 - (rounding.random_bits or most_random_bits))
+        unlimited = rounding.random_bits is None
+        unused = np.uint64(64 - most_random_bits) if unlimited else unused_bits(rounding)
         return lambda odd, first: _round_stochastically(odd, target, first, key, unused)
     return lambda odd, _: _round_in_place(odd, target)

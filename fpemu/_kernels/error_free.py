@@ -19,7 +19,7 @@ import numpy as np
 
 from fpemu._kernels import words
 from fpemu._kernels.caching import inline
-from fpemu._kernels.exact import fma_word, scaled, scaled_quotient, scaled_root
+from fpemu._kernels.exact import fma_word, quotient_word, scaled, scaled_quotient, scaled_root
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.rounding import Target, round_word
 from fpemu._kernels.significands import ONE, SIGN, ZERO
@@ -251,7 +251,7 @@ def quick_divide(a: float, b: float, target: Target, kind: int) -> Any:
     bits = odd(quotient, error if b > 0.0 else -error)
     inside = _SMALL < abs(a) < _LARGE and _SMALL < abs(b) < _LARGE
     if not (inside and _SMALL < abs(quotient) < _LARGE):
-        bits = words.word(quotient)
+        bits = quotient_word(a, b, target)
         if _is_finite_nonzero(a) and _is_finite_nonzero(b):
             quotient, error, exponent = scaled_quotient(words.word(abs(a)), words.word(abs(b)))
             bits = _signed(scaled_to_odd(odd(quotient, error), exponent), a, b)

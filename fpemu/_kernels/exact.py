@@ -36,6 +36,7 @@ __all__ = [
     "multiply_word",
     "multiply_word_at",
     "number_word_at",
+    "quotient_word",
     "round_shifted",
     "scaled",
     "scaled_quotient",
@@ -246,6 +247,12 @@ def _quotient_pair(dividend: Any, divisor: Any) -> Any:
 
 
 @inline
+def quotient_word(a: float, b: float, target: Target) -> Any:
+    """The word of ``a / b`` where one of the two is zero, infinite or NaN."""
+    return words.bit_or(words.word(a / b), target.pole if b == 0.0 else ZERO)
+
+
+@inline
 def divide_word(a: float, b: float, target: Target, kind: int) -> Any:
     """`divide_word_at` for the kinds that need no random bits."""
     return divide_word_at(a, b, target, kind, ZERO, ZERO)
@@ -257,7 +264,7 @@ def divide_word_at(a: float, b: float, target: Target, kind: int, random: Any, u
     magnitude_a = words.bit_and(words.word(a), ~SIGN)
     magnitude_b = words.bit_and(words.word(b), ~SIGN)
     if magnitude_a >= INFINITY or magnitude_b >= INFINITY or magnitude_a == 0 or magnitude_b == 0:
-        return round_word(words.word(a / b), target, kind)
+        return round_word(quotient_word(a, b, target), target, kind)
     sign = words.bit_and(words.bit_xor(words.word(a), words.word(b)), SIGN)
     if kind == STOCHASTIC:
         left, exponent_a = unpack(magnitude_a)

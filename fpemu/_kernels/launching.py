@@ -8,76 +8,24 @@ layers is safe after a fork in every case.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import threading
-import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 from numba.np.ufunc import parallel as numba_parallel
+from numpy.typing import NDArray
 
-__all__ = ["default_environment", "run", "thread_count"]
+from fpemu._environment import default_environment
 
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
-_FENV_BYTES: Final = 512  # more than any C library's fenv_t
-
-
-def _load_environment_calls() -> tuple[Any, Any, Any] | None:
-    """C's fegetenv, fesetenv and the address of the default environment, if they can be had."""
-    try:
-        # PyDLL keeps the GIL: to let it go for so short a call would cost a wait to get it back.
-        library = ctypes.PyDLL(None)
-        get, set_ = library.fegetenv, library.fesetenv
-    except (AttributeError, OSError, TypeError):
-        return None
-    get.argtypes = set_.argtypes = [ctypes.c_void_p]
-    try:
-        default = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.in_dll(library, "_FE_DFL_ENV")))
-    except ValueError:
-        default = ctypes.c_void_p(-1)  # FE_DFL_ENV of glibc and musl
-    return get, set_, default
-
-
-_ENVIRONMENT: Final = _load_environment_calls()
-
-
-@contextmanager
-def default_environment() -> Iterator[None]:
-    """Run a block with round-to-nearest, subnormals kept and no traps or warnings, then restore.
-
-    Other libraries switch flush-to-zero on for the whole thread (``torch.set_flush_denormal``, any
-    shared object linked with ``-ffast-math``), and new threads inherit it.
-
-    Warns
-    -----
-    RuntimeWarning
-        If the environment can be neither set nor found to be the default one.
-    """
-    if _ENVIRONMENT is None:
-        if float.fromhex("0x1p-1022") * 0.5 == 0.0:
-            warnings.warn(
-                "this process flushes subnormal numbers to zero and the C library offers no way "
-                "to switch that off: results in the subnormal range are not reliable",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        yield
-        return
-    get, set_, default = _ENVIRONMENT
-    saved = ctypes.create_string_buffer(_FENV_BYTES)
-    get(saved)
-    set_(default)
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    finally:
-        set_(saved)
+__all__ = ["default_environment", "require_shapes", "run", "thread_count"]
 
 
 def thread_count() -> int:
@@ -93,6 +41,18 @@ def thread_count() -> int:
     return int(getattr(numba_parallel, "_get_num_threads", numba.get_num_threads)())
 
 
+def _run(work: Callable[[], None], future: Future[None]) -> None:
+    """Do work unless it has been cancelled."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        work()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(None)
+
+
 class _Pool:
     """The worker threads of this process: made when first needed, forgotten after a fork."""
 
@@ -104,17 +64,75 @@ class _Pool:
         self._executor: ThreadPoolExecutor | None = None
         self._workers = 0
 
-    def executor(self, workers: int) -> ThreadPoolExecutor:
+    def _executor_of(self, workers: int) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor  # fails once the main thread has ended
+
         with self._lock:
             if self._executor is None or workers > self._workers:
                 self._executor = ThreadPoolExecutor(workers, thread_name_prefix="fpemu")
                 self._workers = workers
             return self._executor
 
+    def start(self, work: Callable[[], None], workers: int) -> list[Future[None]]:
+        """Start work on so many threads, or on fewer where no more can be had.
+
+        None can be had while the interpreter shuts down: in functions of `atexit`, and in threads
+        that go on after the main one has ended.
+        """
+        started: list[Future[None]] = []
+        try:
+            executor = self._executor_of(workers)
+            for _ in range(workers):
+                # An executor that cannot start a thread has taken the work in all the same.
+                future: Future[None] = Future()
+                started.append(future)
+                executor.submit(_run, work, future)
+        except RuntimeError:
+            if started and started[-1].cancel():
+                started.pop()
+        return started
+
 
 _pool = _Pool()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.forget)
+
+
+def require_shapes(*arrays: tuple[NDArray[Any], tuple[int, ...]]) -> None:
+    """Check that arrays have the shapes that a kernel indexes: it looks at no bounds.
+
+    Parameters
+    ----------
+    *arrays : tuple of (ndarray, tuple of int)
+        Arrays and their shapes.
+
+    Raises
+    ------
+    ValueError
+        If an array has another shape.
+    """
+    for array, shape in arrays:
+        if array.shape != shape:
+            raise ValueError(f"a kernel takes an array of shape {shape}, not {array.shape}")
+
+
+def _check_arrays(arguments: Any) -> None:
+    """Raise TypeError for arrays that are not what they seem.
+
+    A subclass may keep dimensions (numpy.matrix under reshape) or hide elements; a kernel that
+    takes the array for what the base class makes of it would then write beyond its memory.
+    """
+    for argument in arguments:
+        if isinstance(argument, tuple):
+            _check_arrays(argument)
+        elif isinstance(argument, np.ndarray):
+            plain = type(argument) is np.ndarray and argument.dtype.isnative
+            if not (plain and argument.flags.aligned):
+                raise TypeError(
+                    "a kernel takes plain numpy arrays, aligned and in the byte order of the "
+                    f"machine, not {type(argument).__name__} of {argument.dtype}: convert it "
+                    "with numpy.ascontiguousarray"
+                )
 
 
 def _own(workspace: Callable[[], Any] | None) -> tuple[Any, ...]:
@@ -150,6 +168,7 @@ def run(
         Makes the arrays that a thread works in, ``function(start, stop, workspace(), ...)``: a
         kernel that allocates none compiles in less time.
     """
+    _check_arrays(arguments)
     threads = min(thread_count(), count // grain)
     if threads <= 1:
         _run_range(function, 0, count, (*_own(workspace), *arguments))
@@ -170,7 +189,7 @@ def run(
                     return
                 function(piece[0], piece[1], *own, *arguments)
 
-    futures = [_pool.executor(threads).submit(work) for _ in range(threads - 1)]
+    futures = _pool.start(work, threads - 1)
     try:
         work()
     finally:

@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 from numpy.typing import DTypeLike, NDArray
 
-from fpemu._kernels import caching, random_bits, words
+from fpemu._kernels import caching, launching, random_bits, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.rounding import LAYOUTS, Carrier, Target, target_of, unused_bits
@@ -160,8 +160,23 @@ class Operands:
         """Whether there is room for running sums."""
         return self.running.size > 0
 
+    def __post_init__(self) -> None:
+        batch, rows, columns = self.shape
+        launching.require_shapes(
+            (self.a, (batch, rows, self.steps)),
+            (self.b, (batch, self.steps, columns)),
+            (self.row_lengths, (rows,)),
+        )
+        if self.initial is not None:
+            launching.require_shapes((self.initial, self.shape))
+        if self.wants_running:
+            launching.require_shapes((self.running, (2, *self.shape)))
+        if rows and not 0 <= self.row_lengths.min() <= self.row_lengths.max() <= columns:
+            raise ValueError(f"row_lengths must lie in 0..{columns}")
+
     def arrays(self, dtype: DTypeLike, out: Carrier) -> Arrays:
         """What a kernel takes: operands in `dtype`, initial values in that of the result."""
+        launching.require_shapes((out, self.shape))
         initial = np.zeros((0, 0, 0)) if self.initial is None else self.initial
         return Arrays(
             left=read_only(self.a, dtype),

@@ -299,7 +299,7 @@ def _way_of(accumulator: PairwiseFacts, narrow: bool, lone: bool) -> int:
     """How sums can be formed: native float32 arithmetic rounds to nearest and knows no flushing."""
     formats = (accumulator.format, accumulator.product or accumulator.format)
     rounding = accumulator.rounding
-    to_infinity = rounding.overflow != "saturate"  # which is IEEE's rule to nearest as well
+    to_infinity = rounding.overflow in ("ieee", "infinity")  # the same rule to nearest
     native = rounding.mode == "rne" and to_infinity and not accumulator.fused and not lone
     if narrow and native and all(is_own_format(each, np.dtype(np.float32)) for each in formats):
         return _NATIVE

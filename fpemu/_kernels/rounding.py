@@ -29,6 +29,7 @@ from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 
 __all__ = [
+    "ALL_OF_A_FRACTION",
     "DETERMINISTIC",
     "LAYOUTS",
     "MODES",
@@ -42,6 +43,7 @@ __all__ = [
     "is_own_format",
     "kind_of",
     "known_mode",
+    "read_bits",
     "round_flat",
     "round_number",
     "round_word",
@@ -61,6 +63,9 @@ Carrier = NDArray[np.float32] | NDArray[np.float64]
 NEAREST_EVEN, DETERMINISTIC, STOCHASTIC = range(3)
 """The kinds of code that are compiled: for rne, for any mode without random bits, for sr."""
 
+ALL_OF_A_FRACTION: Final = 2**31 - 1
+"""More bits than any fraction has."""
+
 # Kinds of this module alone, for speed: rtz, rtp and rtn of whole arrays take a quarter less time,
 # and so does sr_equal.
 _DIRECTED: Final = 3
@@ -77,8 +82,15 @@ class Mode(NamedTuple):
     directed_negative: bool = False  # anything, if negative
     to_odd: bool = False  # anything, if that makes it odd
     equal: bool = False  # stochastic: with probability one half
+    forced: bool = False  # stochastic: a one is appended to the random bits
+    nearest_fraction: bool = False  # stochastic: the fraction is rounded to the random bits
     overflows: str = ""  # the signs for which overflow gives infinity (IEEE 754 section 7.4)
     stochastic: bool = False
+
+    @property
+    def more_bits(self) -> int:
+        """How many bits of the fraction count beside as many as there are random bits."""
+        return int(self.forced or self.nearest_fraction)
 
 
 MODES: Final = {
@@ -90,6 +102,8 @@ MODES: Final = {
     "rtn": Mode(directed_negative=True, overflows="-"),
     "rto": Mode(to_odd=True),
     "sr": Mode(overflows="+-", stochastic=True),
+    "sr_b": Mode(forced=True, overflows="+-", stochastic=True),
+    "sr_c": Mode(nearest_fraction=True, overflows="+-", stochastic=True),
     "sr_equal": Mode(equal=True, overflows="+-", stochastic=True),
 }
 
@@ -101,9 +115,18 @@ def kind_of(rounding: RoundingFacts) -> int:
     return STOCHASTIC if MODES[rounding.mode].stochastic else DETERMINISTIC
 
 
-def unused_bits(rounding: RoundingFacts) -> np.uint64:
-    """How many of 64 random bits an operation leaves alone; it uses all if no number is given."""
-    return np.uint64(64 - (rounding.random_bits or 64))
+def read_bits(rounding: RoundingFacts, unlimited: int) -> int:
+    """How many bits of the fraction a stochastic rounding reads, if no number of them is given."""
+    if rounding.random_bits is None:
+        return unlimited
+    return rounding.random_bits + MODES[rounding.mode].more_bits
+
+
+def unused_bits(rounding: RoundingFacts, width: int = 64) -> np.uint64:
+    """How many of the random bits of a word an operation leaves alone."""
+    if rounding.random_bits is None:
+        return np.uint64(0)
+    return np.uint64(width - rounding.random_bits - MODES[rounding.mode].forced)
 
 
 # --- what a kernel needs to know of a format and a rounding -------------------------------------
@@ -160,6 +183,11 @@ class Target(NamedTuple):
     ties_away: Any  # 1 if, at half a unit, always
     to_odd: Any  # 1 if never from an odd significand
     equal: Any  # 1 if with probability one half
+    forced: Any  # the bit that is set in all random words
+    fraction_bits: Any  # as many bits are kept of the fraction, rounded; all of them where larger
+    code_parity: Any  # what of a magnitude tells even codes from odd ones, see `round_word_at`
+    exponent_parity: Any  # 0 if the exponent does (at precision 1)
+    pole: Any  # what is set in the quotient of a number and zero: all bits of a NaN, or none
     zero_sum: Any  # the sign of a sum of terms of both signs that is zero
 
 
@@ -194,6 +222,8 @@ def _of_mode(kind: type, mode: Mode, every: int = -1) -> dict[str, Any]:
             "ties_away": int(mode.ties_away),
             "to_odd": int(mode.to_odd),
             "equal": int(mode.equal),
+            "forced": 0,
+            "fraction_bits": ALL_OF_A_FRACTION,
         }
     return {
         "threshold": _threshold(mode, negative=False),
@@ -213,6 +243,7 @@ def _threshold(mode: Mode, negative: bool) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
+@launching.default_environment()
 def target_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]) -> Target:
     """The parameters of the exact kernel for a format, a rounding and a carrier."""
     layout = LAYOUTS[dtype]
@@ -234,13 +265,10 @@ def target_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]
     smallest = magnitude(format.smallest_subnormal)
     largest = magnitude(format.max_finite)
 
-    infinite = infinity if format.infinities else nan if format.has_nan else largest
-    if rounding.overflow == "saturate":
-        infinite = largest
+    infinite = _infinite(format, rounding, infinity, nan, largest)
 
     def overflowed(direction: str) -> int:
-        always = rounding.overflow == "infinity"
-        return infinite if always or direction in mode.overflows else largest
+        return infinite if _overflows(format, rounding, direction) else largest
 
     def negated(word: int) -> int:
         return word if word == nan else word | sign
@@ -254,7 +282,7 @@ def target_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]
             "zero_negative": sign if format.has_negative_zero else zero,
         }
     else:  # a negative value that does not round to zero is invalid
-        invalid = nan if format.has_nan else zero
+        invalid = nan if format.has_nan and not format.p3109 else zero
         negative = {
             "largest_negative": 0,
             "overflow_negative": invalid,
@@ -281,9 +309,53 @@ def target_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]
         "nan": nan,
         **negative,
         **_of_mode(Target, mode, every=never),
+        **_of_fraction(rounding, mode, width),
+        "code_parity": 2 ** (layout.precision - 1) if _by_exponent(format) else 0,
+        "exponent_parity": 0 if _by_exponent(format) else 1,
+        "pole": nan if format.p3109 else 0,
         "zero_sum": sign if mode.directed_negative else 0,
     }
     return Target(**{name: layout.word(value) for name, value in fields.items()})
+
+
+def _infinite(
+    format: FormatFacts, rounding: RoundingFacts, infinity: int, nan: int, largest: int
+) -> int:
+    """The word of a positive infinity as a format has it."""
+    if rounding.overflow == "saturate":
+        return largest
+    if format.infinities:
+        return infinity
+    finite = format.p3109 or rounding.overflow == "propagate" or not format.has_nan
+    return largest if finite else nan
+
+
+def _overflows(format: FormatFacts, rounding: RoundingFacts, direction: str) -> bool:
+    """Whether finite numbers of a sign beyond the largest become infinite."""
+    mode = MODES[rounding.mode]
+    if rounding.overflow == "propagate":
+        return False
+    if rounding.overflow == "infinity":
+        return True
+    if format.p3109 and mode.to_odd:
+        return format.max_finite_code % 2 == 0  # the code of infinity is odd then
+    return direction in mode.overflows
+
+
+def _by_exponent(format: FormatFacts) -> bool:
+    """Whether the last bit of a code is one of its exponent."""
+    return format.p3109 and format.precision == 1
+
+
+def _of_fraction(rounding: RoundingFacts, mode: Mode, width: int) -> dict[str, int]:
+    """The fields of a Target that say what random bits meet which bits of the fraction."""
+    bits = rounding.random_bits
+    if bits is None or read_bits(rounding, width) > width:  # a carrier that is not used
+        return {}
+    return {
+        "forced": 2 ** int(unused_bits(rounding, width)) if mode.forced else 0,
+        "fraction_bits": bits if mode.nearest_fraction else ALL_OF_A_FRACTION,
+    }
 
 
 # --- the scalar kernels -------------------------------------------------------------------------
@@ -308,14 +380,27 @@ def increment(odd: Any, tail: Any, sign: Any, target: Target, kind: int) -> Any:
 
 
 @inline
-def _random_increment(dropped: Any, tail: Any, random: Any) -> Any:
+def _random_increment(
+    significand: Any, dropped: Any, tail: Any, random: Any, target: Target
+) -> Any:
     """The increment of sr, made of the highest bits of ``random``.
 
     A random number below ``2**dropped`` makes the sum carry into the bits that are kept with just
     the probability of the discarded fraction.
     """
     # Shifting in two steps, as a shift by all bits of a word would be undefined.
-    return words.shift_right(words.shift_right(random, words.subtract(_top(tail), dropped)), 1)
+    drawn = words.bit_or(random, target.forced)
+    increment = words.shift_right(words.shift_right(drawn, words.subtract(_top(tail), dropped)), 1)
+    surplus = words.subtract(dropped, words.minimum(dropped, target.fraction_bits))
+    return words.add(increment, _nearest_increment(significand, surplus, target))
+
+
+@inline
+def _nearest_increment(integer: Any, surplus: Any, target: Target) -> Any:
+    """What to add so that clearing the low ``surplus`` bits rounds to nearest, ties to even."""
+    tail = words.subtract(words.shift_left(target.one, surplus), target.one)
+    odd = words.bit_and(words.shift_right(integer, surplus), words.bit_and(tail, 1))
+    return words.add(words.shift_right(tail, 1), odd)
 
 
 @inline
@@ -360,11 +445,18 @@ def round_word_at(bits: Any, target: Target, kind: int, random: Any) -> Any:
     )
     tail = words.subtract(words.shift_left(target.one, dropped), 1)
     if kind == STOCHASTIC:
-        raised = words.add(significand, _random_increment(dropped, tail, random))
+        raised = words.add(
+            significand, _random_increment(significand, dropped, tail, random, target)
+        )
     elif kind == _EQUAL:
         raised = words.add(significand, _equal_increment(tail, random))
     else:
-        odd = words.bit_and(words.shift_right(significand, dropped), words.bit_and(tail, 1))
+        # At precision 1 the last bit of a P3109 code is that of the exponent field; the highest bit
+        # of the significand, the one that is kept, is flipped where the field is odd.
+        code = words.bit_xor(significand, words.bit_and(magnitude, target.code_parity))
+        odd = words.bit_and(words.shift_right(code, dropped), words.bit_and(tail, 1))
+        if kind == _DIRECTED:  # which knows no parity
+            odd = words.subtract(tail, tail)
         raised = words.add(significand, increment(odd, tail, sign, target, kind))
     kept = words.subtract(raised, words.bit_and(raised, tail))
     rounded = words.add(kept, base)
@@ -422,6 +514,7 @@ class Shortcut(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
+@launching.default_environment()
 def shortcut_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]) -> Shortcut:
     """The parameters of :func:`round_number`; a limit of zero where it does not apply."""
     layout = LAYOUTS[dtype]
@@ -602,10 +695,13 @@ def _tiny_fraction_goes_up(bits: Any, target: Target, random: Any, unused: Any) 
         words.subtract(words.add(dropped, unused), words.add(target.most_dropped, 1)),
         target.most_dropped,
     )
+    if target.fraction_bits <= target.most_dropped:
+        significand = words.add(significand, _nearest_increment(significand, past, target))
     fraction = words.shift_right(significand, past)
     nothing = words.subtract(fraction, fraction)
     greatest = words.shift_right(words.subtract(nothing, 1), unused)
-    return words.shift_right(random, unused) > words.subtract(greatest, fraction)
+    drawn = words.shift_right(words.bit_or(random, target.forced), unused)
+    return drawn > words.subtract(greatest, fraction)
 
 
 @inline
@@ -669,6 +765,7 @@ def _stochastic_kernel(kind: int, wide: bool) -> Callable[..., None]:
                         else:
                             bits = wide_bits(random, i, per_block) if wide else random[i]
                             up = _tiny_fraction_goes_up(number, target, bits, unused)
+                        up |= target.up_above == 0  # there is no zero to round to
                         magnitude = target.quantum if up else words.bit_xor(number, number)
                         sign = words.bit_and(number, target.sign)
                         result[i] = words.floating(signed_result(magnitude, sign, target))
@@ -683,7 +780,6 @@ def _round_stochastically(
     dtype = source.dtype
     width = dtype.itemsize * 8
     exact = rounding.random_bits is None
-    used = width if rounding.random_bits is None else rounding.random_bits
     per_block = random_bits.BLOCK_WORDS * 32 // width
     kind = _EQUAL if MODES[rounding.mode].equal else STOCHASTIC
     launching.run(
@@ -693,7 +789,7 @@ def _round_stochastically(
         result,
         target_of(format, rounding, dtype),
         random_bits.key_of(rounding.seed),
-        LAYOUTS[dtype].word(width - used),
+        LAYOUTS[dtype].word(unused_bits(rounding, width)),
         exact,
         grain=2**15 // per_block,
     )
@@ -710,6 +806,7 @@ def round_flat(
     source: Carrier, result: Carrier, format: FormatFacts, rounding: RoundingFacts
 ) -> None:
     """Round a flat array into another of its type, or into itself."""
+    launching.require_shapes((source, (source.size,)), (result, (source.size,)))
     if MODES[rounding.mode].stochastic:
         _round_stochastically(source, result, format, rounding)
         return

@@ -49,6 +49,7 @@ def scan(
     rows: NDArray[Any], format: FormatFacts, rounding: RoundingFacts, *, products: bool
 ) -> NDArray[np.float64]:
     """Partial sums, or products, of each row of a matrix, each rounded once."""
+    launching.require_shapes((rows, (len(rows), rows.shape[-1])))
     out = np.empty(rows.shape)
     if out.size:
         launching.run(

@@ -44,8 +44,11 @@ def round_significand(sign: Any, significand: Any, exponent: int, target: Target
     else:
         kept = ZERO
         tail = significand if dropped == 64 else ONE
+    # At precision 1 the last bit of a P3109 code is that of the exponent.
+    parity = words.bit_or(np.uint64(exponent + dropped), target.exponent_parity)
+    odd = words.bit_and(words.bit_and(kept, parity), 1)
     # A carry out of the tail is one into what is kept.
-    raised = words.add(tail, increment(words.bit_and(kept, 1), _ALL_BITS, sign, target, kind))
+    raised = words.add(tail, increment(odd, _ALL_BITS, sign, target, kind))
     if raised < tail:
         kept = words.add(kept, 1)
     kept = _at_least_smallest(kept, target)
@@ -72,8 +75,8 @@ def round_pair(
     """The word of ``(high + low / 2**64) * 2**exponent`` rounded into the target.
 
     The highest bit of `high` is set; the lowest one of `low` may stand for any nonzero rest.  A
-    stochastic mode truncates the discarded fraction to ``64 - unused`` bits and goes up if adding
-    `random`, whose ``unused`` low bits are clear, carries out of them.
+    stochastic mode takes the discarded fraction to ``64 - unused`` bits, truncated or to nearest,
+    and goes up if adding `random`, whose ``unused`` low bits are clear, carries out of them.
     """
     if kind != STOCHASTIC:
         significand = words.bit_or(high, ONE if low != 0 else ZERO)
@@ -89,15 +92,31 @@ def round_pair(
         rest = words.shift_left(low, np.uint64(64 - dropped))
     elif dropped < 128:
         fraction = words.shift_right(high, np.uint64(dropped - 64))
+        lost = words.shift_left(high, np.uint64(128 - dropped)) if dropped > 64 else ZERO
+        rest = words.bit_or(low, lost)
     if target.equal != 0:
         up = words.bit_or(fraction, rest) != 0 and words.bit_and(random, _HALF) != 0
     else:
-        truncated = words.shift_left(words.shift_right(fraction, unused), unused)
-        up = words.add(truncated, random) < truncated
+        up = _carries(fraction, rest, words.bit_or(random, target.forced), unused, target)
     if up:
         kept = words.add(kept, 1)
     kept = _at_least_smallest(kept, target)
     return signed_result(assemble(kept, exponent + dropped), sign, target)
+
+
+@inline
+def _carries(fraction: Any, rest: Any, random: Any, unused: Any, target: Target) -> Any:
+    """Whether a random number and a fraction, of which `rest` is more, are 1 or more together."""
+    kept = words.shift_right(fraction, unused)
+    if target.fraction_bits < 64:
+        tail = words.subtract(words.shift_left(ONE, unused), 1)
+        beyond = words.bit_and(fraction, tail)
+        half = words.add(words.shift_right(tail, 1), 1)
+        tie_goes_up = rest != 0 or words.bit_and(kept, 1) != 0
+        if beyond > half or (beyond == half and tie_goes_up):
+            kept = words.add(kept, 1)
+    greatest = words.shift_right(_ALL_BITS, unused)
+    return kept > greatest or words.shift_right(random, unused) > words.subtract(greatest, kept)
 
 
 @inline

@@ -454,6 +454,10 @@ def _run(
     if out.size == 0:
         return out
     steps = a.values.shape[2]
+    batch, rows, columns = out.shape
+    launching.require_shapes(
+        *((x, (batch, rows, steps)) for x in a), *((x, (batch, steps, columns)) for x in b)
+    )
     packed = panels(b.values, _FLOAT64)
     initial = np.zeros((0, 0, 0)) if operands.initial is None else operands.initial
     kind, quick = kind_of(rounding), bool(unit.shortcut.limit) and not rounding.is_stochastic

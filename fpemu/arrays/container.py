@@ -17,6 +17,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
+from fpemu._environment import in_default_environment
 from fpemu.accumulators import Accumulator, Sequential
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
@@ -184,6 +185,7 @@ class Array(NDArrayOperatorsMixin):
 
     # --- numpy's protocols ------------------------------------------------------------------------
 
+    @in_default_environment
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """The numbers as a plain array."""
         return np.array(self.values, dtype=dtype, copy=copy)
@@ -203,6 +205,7 @@ class Array(NDArrayOperatorsMixin):
         """A part of the array; a single element is a zero-dimensional array."""
         return Array(np.asarray(self.values[_plain_key(key)]), self.style)
 
+    @in_default_environment
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, Array):
             common_style((self, value))
@@ -213,34 +216,42 @@ class Array(NDArrayOperatorsMixin):
     def __iter__(self) -> Iterator[Array]:
         return (self[i] for i in range(len(self)))
 
+    @in_default_environment
     def __bool__(self) -> bool:
         return bool(self.values)
 
+    @in_default_environment
     def __float__(self) -> float:
         return float(self.values)
 
+    @in_default_environment
     def __int__(self) -> int:
         return int(self.values)
 
+    @in_default_environment
     def item(self) -> float:
         """The one element as a Python float."""
         return float(self.values.item())
 
+    @in_default_environment
     def tolist(self) -> Any:
         """The elements as Python floats."""
         return self.values.tolist()
 
+    @in_default_environment
     def __repr__(self) -> str:
         numbers = np.array2string(self.values, separator=", ", prefix="array(")
         mode = self.rounding.mode
         rounding = "" if mode == "rne" else f", rounding={mode}"
         return f"array({numbers}, format={self.format}{rounding})"
 
+    @in_default_environment
     def __str__(self) -> str:
         return str(self.values)
 
     # --- methods that numpy's arrays have ---------------------------------------------------------
 
+    @in_default_environment
     def astype(self, format: Any, rounding: RoundingLike | None = None) -> Any:
         """The numbers rounded into another format, or as a plain array of a dtype.
 
@@ -303,10 +314,12 @@ class Array(NDArrayOperatorsMixin):
         """The numbers between bounds, which are compared as they are and rounded where taken."""
         return np.clip(self, min, max)
 
+    @in_default_environment
     def argmax(self, axis: Any = None) -> Any:
         """Indices of the largest numbers."""
         return np.argmax(self.values, axis=axis)
 
+    @in_default_environment
     def argmin(self, axis: Any = None) -> Any:
         """Indices of the smallest numbers."""
         return np.argmin(self.values, axis=axis)
@@ -319,10 +332,12 @@ class Array(NDArrayOperatorsMixin):
         """The inner or matrix product by the accumulator."""
         return np.dot(self, other)
 
+    @in_default_environment
     def any(self, axis: Any = None) -> Any:
         """Whether any number is nonzero."""
         return np.any(self.values, axis=axis)
 
+    @in_default_environment
     def all(self, axis: Any = None) -> Any:
         """Whether all numbers are nonzero."""
         return np.all(self.values, axis=axis)

@@ -11,6 +11,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numpy.typing import NDArray
 
 from fpemu import arithmetic, functions
+from fpemu._kernels import launching
 from fpemu._kernels.scans import scan
 from fpemu.accumulators import Accumulator
 from fpemu.arrays.container import Array, Style, common_style
@@ -149,6 +150,7 @@ def _outer(ufunc: Any, inputs: tuple[Any, ...]) -> Any:
     return _call(ufunc, (np.reshape(left, shape), right))
 
 
+@launching.default_environment()
 def apply_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """A ufunc or one of its methods, on arrays of which at least one is an Array."""
     out = options.pop("out", (None,))[0]
@@ -500,6 +502,7 @@ def _unwrapped(argument: Any) -> Any:
     return argument
 
 
+@launching.default_environment()
 def apply_function(function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """A function of numpy, on arrays of which at least one is an Array."""
     if function in _FUNCTIONS:

@@ -95,7 +95,7 @@ def formats() -> None:
         )
     _print(table)
     echo("\nnormal, subnormal: the smallest positive numbers of each kind.")
-    echo("Other names: e{E}m{M}, ps{M} = e8m{M}, and P3109's binary{K}p{P}{s|u}{e|f}.")
+    echo("Other names: e{E}m{M}, ps{M} = e8m{M}, and P3109's Binary{K}p{P}{s|u}{e|f}.")
 
 
 @app.command()
@@ -123,9 +123,11 @@ def devices(
 @app.command(context_settings={"ignore_unknown_options": True})
 def show(
     format: Annotated[str, typer.Argument(help="The format, such as float8_e4m3fn or e5m7.")],
-    value: Annotated[float, typer.Argument(help="A number, such as 0.3, -1e9, inf or nan.")],
+    value: Annotated[
+        str, typer.Argument(help="A number, taken exactly: 0.3, -1e9, 0x1.8p-3, inf or nan.")
+    ],
     overflow: Annotated[
-        str, typer.Option(help="The result of overflow: ieee, infinity or saturate.")
+        str, typer.Option(help="The result of overflow: ieee, saturate, propagate, infinity.")
     ] = "ieee",
 ) -> None:
     """Show how a number is rounded into a format in each rounding mode, and why."""
@@ -136,16 +138,17 @@ def show(
     with options.usage("--overflow"):
         Rounding(overflow=overflow)
     with options.usage("VALUE"):
-        steps = explain.rounding_steps(value, chosen, overflow)
+        number = explain.number(value)
+        steps = explain.rounding_steps(number, chosen, overflow)
     nearest = explain.anatomy(steps[0].result, chosen)
-    echo(f"{value!r} in {chosen}")
+    echo(f"{repr(number) if isinstance(number, float) else value} in {chosen}")
     fields = {"sign": nearest.sign, "exponent": nearest.exponent, "fraction": nearest.fraction}
     bits = "  ".join(f"{name} {field}" for name, field in fields.items() if field)
     echo(f"rne      {steps[0].result!r}  (code {nearest.code:#x})")
     echo(f"bits     {bits}")
     echo(f"meaning  {nearest.meaning}")
-    if math.isfinite(value):
-        below, above = explain.bracket(value, chosen)
+    if not isinstance(number, float) or math.isfinite(number):
+        below, above = explain.bracket(number, chosen)
         echo(f"next     {below!r} below, {above!r} above")
     table = _table(2)
     table.add_column("mode")

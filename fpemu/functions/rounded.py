@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike
 
 from fpemu import formats as _formats
 from fpemu._kernels import enclosures, launching
+from fpemu._kernels.rounding import read_bits
 from fpemu.carriers import Carrier, as_carrier, check_no_nan, check_out, result_dtype
 from fpemu.formats import Format, FormatLike
 from fpemu.multiprecision import own_context
@@ -54,6 +55,7 @@ __all__ = [
     "tanh",
 ]
 
+_QUOTIENTS: Final = ("reciprocal", "rsqrt")  # of a zero, which has no sign in P3109
 _MOST_PRECISION: Final = 24
 _MOST_RANDOM_BITS: Final = 20  # more would send too many elements to mpmath
 _Documented = TypeVar("_Documented", bound=Callable[..., Any])
@@ -134,7 +136,7 @@ _BLOCK: Final = 1 << 14  # elements of the intermediate arrays, so that they sta
 def _bits_to_decide(format: Format, rounding: Rounding) -> int:
     """Number of leading bits of a value that decide its rounding, besides the sticky bit."""
     if rounding.is_stochastic:
-        return format.precision + (rounding.random_bits or _MOST_RANDOM_BITS) + 1
+        return format.precision + read_bits(rounding, _MOST_RANDOM_BITS) + 1
     return _MOST_PRECISION + 2
 
 
@@ -151,6 +153,8 @@ def _evaluate(name: str, x: Carrier, format: Format, rounding: Rounding, result:
             odd, undecided = enclosures.odd_values(name, arguments, bits)
             for i in np.flatnonzero(undecided):
                 odd[i] = _odd_by_mpmath(name, float(arguments[i]))
+            if format.p3109 and name in _QUOTIENTS:
+                odd[arguments == 0] = np.nan
             if not format.has_nan and np.isnan(odd).any():
                 invalid.append(first + int(np.argmax(np.isnan(odd))))
                 return
@@ -182,15 +186,14 @@ def _function(
     array = as_carrier(x)
     check_no_nan(array, format)
     dtype = result_dtype(format, array)
-    if out is not None:
-        check_out(out, array.shape, format)
+    place = None if out is None else check_out(out, array.shape, format)
     order: Literal["C", "F"] = "F" if array.flags.fnc and not rounding.is_stochastic else "C"
     result = np.empty(array.shape, dtype, order=order)
     flat = cast(Carrier, np.asarray(array, order=order).reshape(-1, order=order))
     _evaluate(name, flat, format, rounding, result.reshape(-1, order=order))
-    if out is None:
+    if place is None:
         return result[()]
-    out[...] = result
+    place[...] = result
     return out
 
 
@@ -363,7 +366,7 @@ def rsqrt(
     *,
     out: Carrier | None = None,
 ) -> Any:
-    """``1 / sqrt(x)``: an infinity of its sign at a zero, NaN below."""
+    """``1 / sqrt(x)``: an infinity of its sign at a zero (P3109: NaN), NaN below."""
     return _function("rsqrt", x, format, rounding, out)
 
 
@@ -375,7 +378,7 @@ def reciprocal(
     *,
     out: Carrier | None = None,
 ) -> Any:
-    """``1 / x``: an infinity of its sign at a zero."""
+    """``1 / x``: an infinity of its sign at a zero (P3109: NaN)."""
     return _function("reciprocal", x, format, rounding, out)
 
 
@@ -416,6 +419,7 @@ def silu(
 
 
 @_documented
+@launching.default_environment()
 def relu(
     x: ArrayLike,
     format: FormatLike,

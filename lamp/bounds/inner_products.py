@@ -358,14 +358,19 @@ def _saturation(accumulator: Accumulator) -> float:
         for each in fields
         if isinstance(each, Rounding)
         and each.overflow != "infinity"
-        and (each.overflow == "saturate" or each.mode not in NEAREST)
+        and (each.overflow in ("saturate", "propagate") or each.mode not in NEAREST)
     ]
     for each in fields:
         if isinstance(each, Accumulator):
             limits.append(_saturation(each))
-        elif isinstance(each, Format) and (directed or not (each.infinities or each.has_nan)):
+        elif isinstance(each, Format) and (directed or not _overflow_shows(each)):
             limits.append(each.max_finite)
     return min(limits)
+
+
+def _overflow_shows(format: Format) -> bool:
+    """Whether what overflows to nearest is infinite or NaN."""
+    return format.infinities or (format.has_nan and not format.p3109)
 
 
 def _magnitudes(a: Float64, b: Float64, c: ArrayLike | None) -> Float64:

@@ -419,7 +419,8 @@ def _written(value: Any) -> Any:
     if isinstance(value, (Format, BlockFormat)):
         return value.name if _is_named(value) else _table(_fields_of(value))
     if isinstance(value, Rounding):
-        return value.mode if value == Rounding(value.mode) else _table(_fields_of(value))
+        plain = (value.overflow, value.random_bits, value.seed) == ("ieee", None, None)
+        return value.mode if plain else _table(_fields_of(value))
     if isinstance(value, (Accumulator, ScaledCore)):
         return _written_accumulator(value)
     return value.item() if isinstance(value, np.generic) else value

@@ -37,7 +37,12 @@ __all__ = [
 SCALINGS: Final = ("none", "tensor", "row", "block")
 """What shares a scale of the operands, see :class:`Product`."""
 
-OVERFLOWS: Final = {"ieee": "", "saturate": ", saturated", "infinity": ", overflow to infinity"}
+OVERFLOWS: Final = {
+    "ieee": "",
+    "saturate": ", saturated",
+    "propagate": ", saturated but for infinities",
+    "infinity": ", overflow to infinity",
+}
 """How a rounding treats overflow, in words that follow its mode."""
 
 

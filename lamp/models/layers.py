@@ -221,7 +221,7 @@ def _scaled(
 def sums_are_output(step: Product) -> bool:
     """Whether rounding the sums of a product into its output changes nothing."""
     has_scales = step.scaling != "none" or isinstance(step.operands, BlockFormat)
-    saturates = step.rounding.overflow == "saturate"
+    saturates = step.rounding.overflow in ("saturate", "propagate")
     return bool(step.output == step.accumulator.format and not has_scales and not saturates)
 
 

@@ -79,6 +79,8 @@ def test_all_pairs_are_computed_correctly_in_every_mode(format):
     for mode in MODES:
         for operation in BINARY:
             exact = exact_result(operation, a, b, mode)
+            if format.p3109 and operation == "divide":
+                exact = np.where(b == 0, np.nan, exact)
             answered = ~np.isnan(exact) | format.has_nan
             for overflow in ("ieee", "saturate") if saturating else ("ieee",):
                 expected = round_by_table(exact[answered], format, mode, overflow)

@@ -404,3 +404,61 @@ def test_a_format_of_ones_own_has_codes_like_any_other():
     assert np.isinf(numbers).sum() == 2
     ordinary = ~np.isnan(numbers)
     np.testing.assert_array_equal(fpemu.encode(numbers, own)[ordinary], codes[ordinary])
+
+
+# Lists, byte orders and floats as codes
+
+
+def test_a_list_of_codes_is_taken_exactly():
+    assert_same_bits(fpemu.decode([0x3FF0000000000000, 0xBFF0000000000000], "float64"), [1.0, -1.0])
+    assert_same_bits(fpemu.decode([[0, 2**63]], "float64"), [[0.0, -0.0]])
+    for wrong in ([2**70, 1], [-1, 2**63], 2**64):
+        with pytest.raises(ValueError, match=r"code -?\d+ of float64"):
+            fpemu.decode(wrong, "float64")
+
+
+@pytest.mark.parametrize("codes", [[1.0, 2.0], 1.0, [True], [1, None], [1 << 63, 0.5], ["1"]])
+def test_what_python_has_beside_integers_is_no_code(codes):
+    with pytest.raises(TypeError, match="codes must be integers"):
+        fpemu.decode(codes, "float64")
+
+
+@pytest.mark.parametrize("name", ["float16", "float32", "float64"])
+def test_the_byte_order_of_codes_does_not_matter(name):
+    values = np.array([1.0, -2.5, 0.0], name)
+    for order in "<>":
+        assert_same_bits(
+            fpemu.decode(values.astype(values.dtype.newbyteorder(order)), name), values
+        )
+        codes = fpemu.encode(values, name)
+        codes = codes.astype(codes.dtype.newbyteorder(order))
+        assert_same_bits(fpemu.decode(codes, name), values)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float8_e4m3fn", "Binary8p4se"])
+def test_a_nan_keeps_its_sign_where_it_has_one_with_a_rounding_and_without(name):
+    format = fpemu.format(name)
+    for nan in (math.nan, -math.nan):
+        codes = [int(fpemu.encode(nan, name)), int(fpemu.encode(nan, name, "rne"))]
+        assert codes[0] == codes[1]
+        negative = math.copysign(1, nan) < 0 and format.negative_zero
+        assert (codes[0] >> (format.bits - 1) == 1) == (negative or not format.negative_zero)
+    assert int(fpemu.encode(-math.inf, "float8_e4m3fn", "rne")) == 0xFF  # as ml_dtypes has it
+
+
+def test_packed_codes_may_be_bytes_and_may_be_none():
+    packed = fpemu.pack([2, 4, 1], "float4_e2m1fn")
+    for same in (packed.tobytes(), bytearray(packed), memoryview(packed.tobytes())):
+        np.testing.assert_array_equal(fpemu.unpack(same, "float4_e2m1fn", 3), [2, 4, 1])
+    for nothing in (b"", [], np.zeros((0,)), np.zeros(0, np.uint8)):
+        assert fpemu.unpack(nothing, "float6_e3m2fn").shape == (0,)
+    assert fpemu.pack([], "float6_e3m2fn").shape == (0,)
+    assert fpemu.unpack(np.zeros((3, 0), np.uint8), "float6_e3m2fn").shape == (3, 0)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 2)])
+def test_nothing_has_no_codes(shape):
+    for empty in (np.zeros(shape), np.zeros(shape, np.float32)):
+        codes = fpemu.encode(empty, "bfloat16", "rne")
+        assert (codes.shape, codes.dtype) == (shape, np.uint16)
+        assert fpemu.decode(codes, "bfloat16").shape == shape

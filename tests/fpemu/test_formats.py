@@ -94,10 +94,18 @@ def test_p3109_formats_have_the_ranges_of_the_report(
     assert format.signed == (name[-2] == "s")
 
 
+def test_a_format_with_the_values_of_p3109_need_not_be_projected_so():
+    fnuz = formats.float8_e4m3fnuz
+    assert fnuz != formats.Binary8p4sf
+    assert dataclasses.replace(fnuz, p3109=True) == formats.Binary8p4sf
+    assert (fpemu.round(300.0, "Binary8p4sf"), str(fpemu.round(300.0, fnuz))) == (240.0, "nan")
+
+
 def test_p3109_formats_are_module_attributes():
     assert formats.binary8p4se == fpemu.format("binary8p4se")
     assert formats.binary6p3uf.name == "binary6p3uf"
-    for name in ("binary8p9se", "binary2p1se", "binary16p4se", "float7"):
+    assert formats.Binary6p3uf == formats.binary6p3uf
+    for name in ("binary8p9se", "binary2p1se", "binary17p4se", "float7"):
         with pytest.raises(AttributeError, match=name):
             getattr(formats, name)
 
@@ -217,7 +225,9 @@ def test_an_unknown_name_lists_near_names(name, near):
         "binary8p0se",
         "binary8p4xe",
         "binary2p1ue",
-        "binary16p4se",
+        "binary17p4se",
+        "BINARY8p4se",
+        "Binary16p1se",
         "binary8p9ue",
     ],
 )
@@ -226,10 +236,59 @@ def test_a_name_that_stands_for_no_format_is_a_value_error(name):
         fpemu.format(name)
 
 
-@pytest.mark.parametrize("spec", [None, 8, 5.0, b"float32", np.float32, ("e", 5)])
+WRONG = [None, 8, 5.0, b"float32", ("e", 5), int, str, np.int8, np.complex64, np.longdouble, object]
+
+
+@pytest.mark.parametrize("spec", [*WRONG, np.dtype("i4"), ml_dtypes.int4])
 def test_a_spec_of_the_wrong_type_is_a_type_error(spec):
     with pytest.raises(TypeError, match=r"Format.*" + type(spec).__name__):
         fpemu.format(spec)
+
+
+@pytest.mark.parametrize("format", [f for f in NAMED if f.name != "tf32"], ids=label)
+def test_dtypes_stand_for_the_formats_of_their_names(format):
+    scalar = getattr(ml_dtypes, format.name, None) or getattr(np, format.name)
+    for spec in (scalar, np.dtype(scalar), np.dtype(scalar).newbyteorder(">")):
+        assert fpemu.format(spec) is formats.format(format.name)
+    torch = pytest.importorskip("torch")
+    if hasattr(torch, format.name):
+        assert fpemu.format(getattr(torch, format.name)) == format
+    assert fpemu.format(float) == formats.float64
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *(("fp16", "float16"), ("half", "float16"), ("bf16", "bfloat16"), ("fp32", "float32")),
+        *(("single", "float32"), ("fp64", "float64"), ("double", "float64"), ("fp22", "e8m13")),
+        ("fp4", "float4_e2m1fn"),
+    ],
+)
+def test_other_names_are_understood_where_they_mean_one_format(name, meant):
+    assert fpemu.format(name) == fpemu.format(meant)
+    assert fpemu.format(name).name == meant
+    with pytest.raises(ValueError, match=f"did you mean '{name}'"):
+        fpemu.format(name.upper())
+
+
+@pytest.mark.parametrize("name", ["fp8", "float8", "fp6", "float6"])
+def test_names_that_mean_several_formats_list_them(name):
+    with pytest.raises(ValueError, match="ambiguous") as raised:
+        fpemu.format(name)
+    listed = str(raised.value).partition("one of ")[2].split(", ")
+    assert listed == [f.name for f in NAMED if f.name.startswith(f"float{name[-1]}_")]
+
+
+@pytest.mark.parametrize("shape", ["e4m3", "e3m2", "e2m3", "e2m1", "e8m0"])
+def test_shapes_of_ocps_formats_are_no_operands_of_units(shape):
+    assert fpemu.format(shape).infinities
+    for make in (
+        lambda: fpemu.TensorCore(4, 23, inputs=shape),
+        lambda: fpemu.TensorCore(4, 23, inputs=("float16", shape)),
+        lambda: fpemu.Sequential("float32", inputs=shape),
+    ):
+        with pytest.raises(ValueError, match=f"{shape}.*ambiguous.*fn"):
+            make()
 
 
 @pytest.mark.parametrize(
@@ -246,6 +305,10 @@ def test_a_spec_of_the_wrong_type_is_a_type_error(spec):
         {"bias": 1100},
         {"bias": -1100},
         {"bias": 7 + 1067},
+        {"p3109": True},
+        {"p3109": True, "bias": 8, "high_nans": 0},
+        {"p3109": True, "bias": 7, "high_nans": 0, "negative_zero": False},
+        {"p3109": True, "bias": 8, "high_nans": 1, "negative_zero": False},
     ],
     ids=str,
 )

@@ -59,6 +59,13 @@ def test_formats_lists_every_named_format_within_80_columns():
         (["float8_e4m3fn", "-500"], ["beyond the largest finite number, 448.0", "toward zero"]),
         (["float8_e5m2", "-500", "--overflow", "saturate"], ["-512.0"]),
         (["bfloat16", "inf"], ["not a finite number", "inf"]),
+        (["bfloat16", "-nan"], ["nan in bfloat16"]),
+        # Between float32 numbers, above the middle by less than float64 can tell.
+        (["float32", "1.000000059604644775390626"], ["code 0x3f800001", "1.0000001192092896"]),
+        (["float32", "0x1.00000100000000001p0"], ["code 0x3f800001"]),
+        (["float64", "1e400"], ["rtz 1.7976931348623157e+308", "inf"]),
+        (["float64", "1e-400"], ["rtp 5e-324"]),
+        (["bfloat16", "-0x0p0"], ["code 0x8000"]),
     ],
 )
 def test_show_explains_a_rounding(command, arguments, expected):
@@ -96,14 +103,17 @@ def test_plot_writes_a_picture(command, tmp_path):
     ("arguments", "code", "message"),
     [
         # bad usage
-        (["show", "float8", "1"], 2, "FORMAT: unknown format 'float8'"),
+        (["show", "float8", "1"], 2, "FORMAT: format 'float8' is ambiguous"),
         (["show", "float4_e2m1fn", "nan"], 2, "has no NaN"),
+        (["show", "float32", "1e999999999"], 2, "exponent"),
+        (["show", "float32", "0xp1"], 2, "not a number"),
+        (["show", "fp9", "1"], 2, "unknown format 'fp9'"),
         (["show", "bfloat16", "1", "--overflow", "wrap"], 2, "unknown overflow 'wrap'"),
         (["show", "bfloat16", "one"], 2, "number"),
         (["table", "bfloat16"], 2, "too many codes"),
-        (["table", "float8"], 2, "FORMAT: unknown format 'float8'"),
+        (["table", "float9"], 2, "FORMAT: unknown format 'float9'"),
         (["plot", "bfloat16"], 2, "output"),
-        (["plot", "bfloat16", "float8", "--output", "plot.png"], 2, "unknown format 'float8'"),
+        (["plot", "bfloat16", "float9", "--output", "plot.png"], 2, "unknown format 'float9'"),
         (["fly"], 2, "fly"),
         # failures
         (["plot", "bfloat16", "--output", "missing/plot.png"], 1, "missing"),

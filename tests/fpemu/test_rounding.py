@@ -25,6 +25,7 @@ from tests.oracle.points import ALL_FORMATS, MODES, NAMED, label, rounded, round
 repeatable = settings(derandomize=True, deadline=None, database=None, max_examples=200)
 
 OVERFLOWS = ("ieee", "saturate")
+ALL_OVERFLOWS = (*OVERFLOWS, "propagate", "infinity")
 SYMMETRIC = ("rne", "rna", "rnz", "rtz", "rto")
 WITH_DTYPE = [format for format in NAMED if format.name not in ("tf32", "float32", "float64")]
 
@@ -86,7 +87,7 @@ def test_random_bit_patterns_round_exactly(format):
     x=st.floats(width=64) | st.floats(width=32),
     format=st.sampled_from(ALL_FORMATS),
     mode=st.sampled_from(MODES),
-    overflow=st.sampled_from(OVERFLOWS),
+    overflow=st.sampled_from(ALL_OVERFLOWS),
 )
 def test_any_float_rounds_exactly(x, format, mode, overflow):
     if math.isnan(x) and not format.has_nan:
@@ -143,7 +144,7 @@ def formats_of_any_facts(draw):
 
 
 @settings(repeatable, max_examples=600)
-@given(formats_of_any_facts(), st.sampled_from(MODES), st.sampled_from(OVERFLOWS), st.data())
+@given(formats_of_any_facts(), st.sampled_from(MODES), st.sampled_from(ALL_OVERFLOWS), st.data())
 def test_formats_of_any_facts_are_rounded_to_exactly(format, mode, overflow, data):
     dtype = data.draw(st.sampled_from([np.float32, np.float64]))
     points = rounding_points(format, dtype)
@@ -264,6 +265,16 @@ def test_overflow_saturates_only_when_asked_to():
     assert_same_bits(saturated, [448.0, 448.0, 448.0, 448.0, -448.0, -448.0, np.nan])
 
 
+def test_propagated_infinities_stay_where_there_are_any():
+    x, rounding = [1e30, -1e30, np.inf, -np.inf, np.nan], fpemu.Rounding("rtp", "propagate")
+    assert_same_bits(
+        fpemu.round(x, "float16", rounding), [65504.0, -65504.0, np.inf, -np.inf, np.nan]
+    )
+    largest = [448.0, -448.0, 448.0, -448.0, np.nan]
+    assert_same_bits(fpemu.round(x, "float8_e4m3fn", rounding), largest)
+    assert_same_bits(fpemu.round(x[:4], "float4_e2m1fn", rounding), [6.0, -6.0, 6.0, -6.0])
+
+
 # Arrays in and out
 
 
@@ -315,6 +326,12 @@ def test_integers_are_taken_exactly_or_refused():
     assert_same_bits(fpemu.round(np.array([2**62 + 2**10]), "e8m7"), [2.0**62])
     for inexact in (2**53 + 1, np.array([1, 2**53 + 1]), np.array([-(2**63) + 1])):
         with pytest.raises(ValueError, match=r"\d"):
+            fpemu.round(inexact, "float32")
+    assert_same_bits(fpemu.round([2**64, -(2**63), 1], "float64"), [2.0**64, -(2.0**63), 1.0])
+    for least in (-(2**63), [-(2**63)], np.array([-(2**63), 0])):
+        assert_same_bits(np.ravel(fpemu.round(least, "float32"))[:1], [-(2.0**63)])
+    for inexact in (-(2**63) - 1, [2**53 + 1, 0.5], [2**64 + 1, 1], 10**400, [[1.5], [2**63 + 1]]):
+        with pytest.raises(ValueError, match=r"holds the integer -?\d+, which is not a float64"):
             fpemu.round(inexact, "float32")
     with pytest.raises(ValueError, match="18446744073709551615"):
         fpemu.round(np.array([2**64 - 1], np.uint64), "float32")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import fpemu
 from fpemu import Rounding
+from fpemu._kernels import random_bits as philox
 from fpemu._kernels import rounding as kernels
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import ALL_FORMATS, label, rounded, rounding_points
@@ -375,3 +376,39 @@ def test_descriptions_that_contradict_themselves_are_value_errors(arguments):
 def test_bits_and_seeds_that_are_no_integers_are_refused(arguments):
     with pytest.raises((TypeError, ValueError)):
         fpemu.round(1.06, "float8_e4m3fn", Rounding("sr", **arguments))
+
+
+@numba.njit
+def _further_words(indices, key, out):
+    for i in range(indices.size):
+        for number in range(3):
+            out[i, number] = philox.further_word(indices[i], number, key)
+
+
+def test_a_tiny_number_goes_up_if_a_random_integer_is_below_its_significand_and_not_if_equal():
+    # x = s * q / 2**32 with a significand s of 24 bits: 8 zero bits, then an integer below s.
+    seed, indices = 11, np.arange(2**15)
+    words = np.empty((indices.size, 3), np.uint32)
+    _further_words(indices, philox.key_of(seed), words)
+    drawn = words[:, 1] >> np.uint32(8)
+    hits = np.flatnonzero(
+        (words[:, 0] >> np.uint32(24) == 0) & (drawn >= 2**23) & (drawn < 2**24 - 1)
+    )
+    assert hits.size > 10
+    quantum = 2.0**-9
+    for more, expected in ((0, 0.0), (1, quantum)):
+        x = np.zeros(indices.size, np.float32)
+        x[hits] = (drawn[hits] + np.uint32(more)) * (quantum * 2.0**-32)
+        rounded_up = fpemu.round(x, "float8_e4m3fn", Rounding("sr", seed=seed))[hits]
+        assert_same_bits(rounded_up, np.full(hits.size, expected))
+
+
+@pytest.mark.parametrize("mode", ["sr", "sr_equal", "sr_b", "sr_c"])
+def test_a_format_without_zero_has_nothing_below_its_smallest_number(mode):
+    bits = 8 if mode in ("sr_b", "sr_c") else None
+    x = np.array([1e-300, 2.0**-1074, 2.0**-200, 2.0**-140, 2.0**-127] * 50)
+    rounding = Rounding(mode, random_bits=bits)
+    assert_same_bits(fpemu.round(x, "float8_e8m0fnu", rounding), np.full(x.size, 2.0**-127))
+    narrow = x.astype(np.float32)[x > 2.0**-149]
+    result = fpemu.round(narrow, "float8_e8m0fnu", rounding)
+    assert_same_bits(result, np.full(narrow.size, 2.0**-127))

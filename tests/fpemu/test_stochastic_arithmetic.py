@@ -17,6 +17,7 @@ import fpemu
 from fpemu import formats
 from fpemu._kernels import exact as exact_arithmetic
 from fpemu._kernels import random_bits as philox
+from fpemu._kernels import rounding as kernels
 from fpemu.rounding import Rounding
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.stochastic import Root, signed
@@ -39,6 +40,12 @@ def random_words(count, seed=SEED):
             int(h) << 32 | int(low) for h, low in zip(words[:1024], words[1024:], strict=True)
         ]
     return drawn[:count]
+
+
+def words_of_block(seed=SEED):
+    words = np.empty(philox.BLOCK_WORDS, np.uint32)
+    philox.fill_block(0, philox.key_of(seed), words)
+    return words.tolist()
 
 
 OPERATIONS = {
@@ -92,15 +99,52 @@ def test_every_draw_rounds_as_defined(name, operation, mode, dtype):
 
 
 @pytest.mark.parametrize("random_bits", [1, 5, 32, 63])
+@pytest.mark.parametrize("mode", ["sr", "sr_b", "sr_c"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", ["bfloat16", "float64"])
-def test_the_fraction_is_truncated_to_the_random_bits(name, operation, random_bits):
+def test_the_fraction_is_taken_to_the_random_bits(name, operation, mode, random_bits):
     format = formats.format(name)
     operands = operands_for(operation, format, np.float64)
-    rounding = Rounding("sr", random_bits=random_bits, seed=SEED)
+    rounding = Rounding(mode, random_bits=random_bits, seed=SEED)
     actual = getattr(fpemu, operation)(*operands, format, rounding)
-    expected = expected_of(operation, operands, format, "sr", random_bits)
-    assert_same_bits(actual, expected, operands.T, about=(name, operation, random_bits))
+    expected = expected_of(operation, operands, format, mode, random_bits)
+    assert_same_bits(actual, expected, operands.T, about=(name, operation, mode, random_bits))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("random_bits", [1, 4, 20, 31, 32, 63])
+@pytest.mark.parametrize("mode", ["sr_b", "sr_c"])
+def test_numbers_far_below_the_quantum_meet_the_random_bits_as_defined(mode, random_bits, dtype):
+    format = formats.format("float8_e4m3fn")
+    generator = np.random.default_rng(random_bits)
+    exponents = generator.integers(-9 - random_bits - 30, -6, 1024)
+    coarse = np.floor(generator.uniform(4, 8, 1024)) / 4
+    x = np.ldexp(np.where(generator.random(1024) < 0.5, coarse, 1.0), exponents).astype(dtype)
+    rounding = Rounding(mode, random_bits=random_bits, seed=SEED)
+    wide = dtype == np.float64 or random_bits > 31
+    words = random_words(1024) if wide else [word << 32 for word in words_of_block()[:1024]]
+    expected = [
+        signed(Fraction(float(number)), False, format, mode, word, random_bits)
+        for number, word in zip(x, words, strict=True)
+    ]
+    assert_same_bits(fpemu.round(x, format, rounding), expected, x)
+
+
+@numba.njit
+def _fused(a, b, c, target, random, unused):
+    return exact_arithmetic.fma_word_at(a, b, c, target, kernels.STOCHASTIC, random, unused)
+
+
+@pytest.mark.parametrize("less", [0, 1])
+def test_what_a_shift_loses_of_a_product_breaks_a_tie_of_its_fraction(less):
+    # 2**66 + 1 is a product of float64 numbers whose 1 lies in the low word.  At half of the last
+    # of 63 bits of the fraction it is above the tie, and the largest random integer goes up.
+    a, b = 2.0**22 + 1, 2.0**44 - 2.0**22 + 1 - less
+    c = 2.0 ** (66 + 116)
+    target = kernels.target_of(formats.float64, Rounding("sr_c", random_bits=63), np.dtype(float))
+    word = int(_fused(a, b, c, target, np.uint64(2**64 - 2), np.uint64(1)))
+    result = np.array(word, np.uint64).view(np.float64)
+    assert result == (c if less else np.nextafter(c, np.inf))
 
 
 # All bits of quotients and roots, as no draw shows the last of them

@@ -19,7 +19,13 @@ from lamp.evaluation.numerics import NUMERICS
 FILE = Path(__file__).parent / "evaluation" / "numerics.json"
 
 MODES = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto")
-STOCHASTIC = (fpemu.Rounding("sr", seed=1), fpemu.Rounding("sr_equal", seed=2))
+STOCHASTIC = (
+    fpemu.Rounding("sr", seed=1),
+    fpemu.Rounding("sr_equal", seed=2),
+    fpemu.Rounding("sr_b", random_bits=5, seed=3),
+    fpemu.Rounding("sr_c", random_bits=5, seed=4),
+)
+P3109 = ("Binary8p1se", "Binary8p4se", "Binary8p4sf", "Binary6p3ue", "Binary6p3uf")
 FORMATS = ("float16", "bfloat16", "e8m4", "float8_e4m3fn", "float8_e5m2", "float6_e2m3fn")
 FUNCTIONS = ("erf", "exp", "exp2", "expm1", "gelu", "gelu_tanh", "log", "log1p", "log2")
 FUNCTIONS += ("reciprocal", "relu", "rsqrt", "sigmoid", "silu", "tanh")
@@ -126,6 +132,19 @@ def rounded() -> Results:
             f"round {overflow}",
             partial(fpemu.round, patterns(), "float8_e5m2", fpemu.Rounding("rtz", overflow)),
         )
+    for overflow in ("ieee", "propagate"):
+        yield (
+            f"round p3109 {overflow}",
+            lambda overflow=overflow: [
+                fpemu.round(patterns(), format, fpemu.Rounding(mode, overflow))
+                for format in P3109
+                for mode in MODES
+            ],
+        )
+    numbers = np.abs(patterns().astype(np.float64))
+    tiny = numbers[(numbers > 0) & (numbers < 1)] ** 4
+    yield "round sr without zero", partial(fpemu.round, tiny, "float8_e8m0fnu", STOCHASTIC[0])
+    yield "codes of rounded", partial(fpemu.encode, -patterns(), "float8_e4m3fn", "rne")
     yield "round float64", partial(fpemu.round, patterns().astype(np.float64) ** 2, "float32")
     yield "codes", lambda: [fpemu.encode(fpemu.values(each), each) for each in FORMATS[3:]]
     yield "values", lambda: [fpemu.values(each) for each in FORMATS[3:]]

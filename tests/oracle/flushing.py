@@ -1,4 +1,4 @@
-"""Calls made in a fresh process whose floating-point unit flushes subnormal numbers to zero."""
+"""Calls made in a fresh process whose floating-point unit flushes subnormals, or rounds upward."""
 
 import importlib.util
 import platform
@@ -29,7 +29,12 @@ control = ctypes.c_uint32.from_buffer(environment, {offset})
 control.value |= {bits}
 libm.fesetenv(environment)
 """,
+    "upward": """
+import ctypes
+ctypes.CDLL("libm.so.6").fesetround({upward})
+""",
 }
+_UPWARD: Final = {"x86_64": 0x800, "aarch64": 0x400000}  # glibc's FE_UPWARD
 
 _SCRIPT: Final = """
 import sys
@@ -44,9 +49,17 @@ if {warm}:
 {setter}
 # No conversion between float types from here on: that would flush too.
 tiny, one = np.full(64, 1, np.int32).view(np.float32), np.ones(64, np.float32)
-assert not (tiny * one).any(), "flush to zero is not on"
-np.savez(sys.argv[2], **work(inputs))
-assert not (tiny * one).any(), "flush to zero was switched off for the caller"
+small = np.full(64, 2.0**-30, np.float32)
+
+
+def is_on():
+    return (one + small > one).all() if {upward} else not (tiny * one).any()
+
+
+assert is_on(), "the environment was not changed"
+results = work(inputs)
+assert is_on(), "the caller's environment was changed back"
+np.savez(sys.argv[2], **results)
 """
 
 
@@ -63,13 +76,13 @@ def under_flush_to_zero(
             pytest.skip("torch, whose set_flush_denormal is tested against, is not installed")
     elif sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         offset, bits = _CONTROL.get(platform.machine(), (0, 0))
-    if setter == "libm" and not bits:
+    upward = _UPWARD.get(platform.machine(), 0) if setter == "upward" else 0
+    if (setter == "libm" and not bits) or (setter == "upward" and not upward):
         pytest.skip("the layout of this platform's fenv_t is not known")
     source, result = directory / "inputs.npz", directory / "result.npz"
     np.savez(source, **inputs)
-    script = _SCRIPT.format(
-        work=work, warm=warm, setter=_SETTERS[setter].format(offset=offset, bits=bits)
-    )
+    calls = _SETTERS[setter].format(offset=offset, bits=bits, upward=upward)
+    script = _SCRIPT.format(work=work, warm=warm, setter=calls, upward=upward)
     command = [sys.executable, "-c", script, str(source), str(result)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 
+from fpemu import formats
 from fpemu.formats import FormatLike
 from fpemu.reference import RoundingLike, round_exact
 from tests.oracle import accumulators
@@ -28,6 +29,8 @@ def multiply(a: float, b: float, format: FormatLike, rounding: str | RoundingLik
 
 def divide(a: float, b: float, format: FormatLike, rounding: str | RoundingLike = "rne") -> float:
     """``a / b``."""
+    if b == 0 and formats.format(format).p3109:
+        return math.nan
     return round_exact(_quotient(float(a), float(b)), format, rounding)
 
 

@@ -46,6 +46,9 @@ UNUSUAL: Final = (
     Format("infinity, no NaN", 8, 4, 7, high_nans=0),
     # Every number of the first is a float32 subnormal; the next two lie at the other end.
     Format("within float32 subnormals", 6, 3, 146),
+    # Their emin is that of no normal number of float32, of float64.
+    Format("just below normal float32", 8, 4, 128),
+    Format("just below normal float64", 8, 4, 1024),
     Format("top of float32", 7, 4, -120),
     Format("top of float64", 7, 4, -1016),
     # In float32's exponent range but for its last quantum, which only float64 has.

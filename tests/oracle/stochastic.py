@@ -43,6 +43,16 @@ def stochastic(exact, format, mode, word, random_bits=64):
     if mode == "sr_equal":
         inexact = floor_of(exact, per_quantum * HUGE) != kept * HUGE
         up = inexact and word >> 63 == 1
+    elif mode == "sr_b":
+        finer = floor_of(exact, per_quantum * 2 ** (random_bits + 1)) - (kept << random_bits + 1)
+        up = finer + 2 * drawn + 1 >= 2 ** (random_bits + 1)
+    elif mode == "sr_c":
+        scale = per_quantum * 2 ** (random_bits + 1)
+        finer = floor_of(exact, scale)
+        beyond_half = floor_of(exact, scale * HUGE) != finer * HUGE
+        if finer % 2 == 1 and (beyond_half or fraction % 2 == 1):
+            fraction += 1
+        up = fraction + drawn >= 2**random_bits
     else:
         up = fraction + drawn >= 2**random_bits
     # No mode matters any more but for overflow, which goes as to nearest.

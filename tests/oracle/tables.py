@@ -42,7 +42,8 @@ def round_by_table(
     lower, upper = table[below], table[below + 1]
     middle = (lower + upper) / 2  # exact: one bit more than the format
     # Two powers of two are the odd and the even multiple of the spacing between them.
-    lower_is_even = below == 0 if format.precision == 1 else below % 2 == 0
+    powers = format.precision == 1 and not format.p3109
+    lower_is_even = below == 0 if powers else below % 2 == 0
     up = {
         "rne": (magnitude > middle) | ((magnitude == middle) & ~lower_is_even),
         "rna": magnitude >= middle,
@@ -56,7 +57,10 @@ def round_by_table(
     index = np.where(magnitude >= table[last], last, index)
 
     to_infinity = mode in AWAY or (mode == "rtp") & ~negative | (mode == "rtn") & negative
-    infinity = np.inf if format.infinities else np.nan if format.has_nan else table[last - 1]
+    shows = format.has_nan and not format.p3109
+    infinity = np.inf if format.infinities else np.nan if shows else table[last - 1]
+    if format.p3109 and mode == "rto":
+        to_infinity = last % 2 == 1  # it would be the code of infinity
     if overflow == "saturate":
         infinity = table[last - 1]
     result = np.where(index < last, table[index], np.where(to_infinity, infinity, table[last - 1]))
@@ -65,7 +69,7 @@ def round_by_table(
         result = np.where(magnitude == 0, np.nan, np.maximum(result, table[1]))
     result = np.where(negative, -result, result)
     if not format.signed:
-        invalid = np.nan if format.has_nan else 0.0
+        invalid = np.nan if shows else 0.0
         result = np.where(negative & ((result != 0) | (not format.has_zero)), invalid, result)
     if not format.has_negative_zero:
         result = result + 0.0

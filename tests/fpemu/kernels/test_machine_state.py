@@ -4,14 +4,17 @@ What the functions return here in the ordinary state is checked against oracles 
 """
 
 import os
+import platform
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fpemu._kernels import launching
 from tests.oracle.bits import differences
 from tests.oracle.flushing import under_flush_to_zero
 from tests.oracle.forking import holds_after_fork
@@ -40,6 +43,32 @@ def work(inputs):
                 results[case] = getattr(fpemu.functions, function)(np.abs(narrow), name, mode)
     codes = fpemu.encode(narrow, "e8m4", rounding="rne")
     results["encode"], results["decode"] = codes, fpemu.decode(codes, "e8m4")
+    small = narrow[:64]
+    results["relu"] = fpemu.functions.relu(small, "float32")
+    for name in ("bfloat16", "float8_e5m2", "Binary12p1se"):
+        results["values " + name] = fpemu.values(name)
+        results["members " + name] = np.array(fpemu.reference.members(name)[::97])
+    facts = ("smallest_normal", "smallest_subnormal", "max_finite", "epsilon", "unit_roundoff")
+    for name in ("float64", "e11m3", "Binary12p1se", "bfloat16"):
+        format = fpemu.format(name)
+        results["facts " + name] = np.array([getattr(format, fact) for fact in facts])
+        judged = [fpemu.reference.round_exact(x, name, "rtp") for x in a[:99].tolist()]
+        results["judge " + name] = np.array(judged)
+    bounds = fpemu.Sequential("float64")
+    results["bounds"] = np.array([bounds.error_bound(9), bounds.underflow_bound(9)])
+    left, right = fpemu.array(small, "float32"), fpemu.array(small[::-1].copy(), "float32")
+    for ufunc in (np.sign, np.absolute, np.floor, np.logical_not, np.signbit):
+        results[ufunc.__name__] = np.asarray(ufunc(left))
+    for ufunc in (np.maximum, np.fmin, np.equal, np.less, np.logical_and, np.copysign):
+        results[ufunc.__name__] = np.asarray(ufunc(left, right))
+    for function in (np.sum, np.min, np.argmin, np.sort, np.argsort, np.count_nonzero, np.cumsum):
+        results["array " + function.__name__] = np.asarray(function(left))
+    results["clip"] = np.asarray(np.clip(left, 0, 1))
+    scalar = [float(left[0]), left[1].item(), *left.tolist(), bool(left[2]), bool(left.any())]
+    results["scalars"] = np.array(scalar)
+    results["astype"] = left.astype(np.float64)
+    left[0] = 3e-45
+    results["set"] = left.values
     square = narrow[: 160 * 160].reshape(160, 160)
     for accumulator in (fpemu.Sequential("e8m4"), fpemu.Blocked("e11m20", 8, "e8m4")):
         results[str(accumulator)] = fpemu.matmul(square, square, accumulator)
@@ -131,8 +160,134 @@ def test_a_forked_process_may_be_killed_at_any_moment(launched):
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300)
 
 
-@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
-@pytest.mark.parametrize("setter", ["torch", "libm"])
-def test_flush_to_zero_of_another_library_does_not_matter(setter, warm, inputs, expected, tmp_path):
+# Python compiles the constants of a module in the direction of the moment: no cold start there.
+@pytest.mark.parametrize(
+    ("setter", "warm"),
+    [("torch", False), ("torch", True), ("libm", False), ("libm", True), ("upward", True)],
+)
+def test_what_another_library_does_to_the_processor_does_not_matter(
+    setter, warm, inputs, expected, tmp_path
+):
     results = under_flush_to_zero(setter, warm, WORK, inputs, tmp_path)
     assert wrong_cases(results, expected) == []
+
+
+AFTER = """
+import ctypes
+import numpy as np
+import fpemu
+
+libm = ctypes.CDLL("libm.so.6")
+
+
+def environment():
+    held = ctypes.create_string_buffer(256)
+    libm.fegetenv(held)
+    return held
+
+
+usual = environment()
+flushing = environment()
+ctypes.c_uint32.from_buffer(flushing, 28).value |= 0x8040
+libm.fesetenv(flushing)
+rounders = [fpemu.jit.rounder(name, "rtp") for name in ("float64", "Binary12p1se")]
+fpemu.values("bfloat16"), fpemu.format("float64").smallest_subnormal
+libm.fesetenv(usual)
+assert fpemu.decode(1, "bfloat16") == 2.0**-133
+assert [rounder(5e-324) for rounder in rounders] == [5e-324, 2.0**-1023]
+assert fpemu.round(5e-324, "Binary12p1se", "rtp") == 2.0**-1023
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="sets the MXCSR of x86-64"
+)
+def test_nothing_is_remembered_from_a_time_of_flushing():
+    subprocess.run([sys.executable, "-c", AFTER], check=True, timeout=300)
+
+
+LATE = """
+import atexit, sys, threading
+
+if {early}:
+    import fpemu
+    fpemu.round([1.1] * 2**17, "bfloat16")
+
+
+def compute(name):
+    import fpemu
+    rounded = fpemu.round([1.1] * 2**17, "bfloat16")
+    print(name, set(rounded.tolist()), fpemu.functions.exp([1.0], "bfloat16")[0])
+
+
+def late():
+    threading.main_thread().join()
+    compute("thread")
+
+
+threading.Thread(target=late).start()
+atexit.register(compute, "atexit")
+"""
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_threads_that_outlive_the_main_one_and_exit_functions_may_compute(early):
+    done = subprocess.run(
+        [sys.executable, "-c", LATE.format(early=early)],
+        env={**os.environ, "NUMBA_NUM_THREADS": "4"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert sorted(lines) == [f"{who} {{1.1015625}} 2.71875" for who in ("atexit", "thread")]
+
+
+def test_a_thread_that_cannot_be_started_leaves_no_work_behind(monkeypatch, inputs):
+    """What an executor has taken in must not run once the call has returned."""
+    executor = ThreadPoolExecutor(1)
+
+    class Full:
+        def submit(self, *arguments):
+            executor.submit(*arguments)
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(launching._pool, "_executor_of", lambda workers: Full())
+    monkeypatch.setattr(launching, "thread_count", lambda: 4)
+    done = []
+    for _ in range(50):
+        launching.run(lambda start, stop: done.append((start, stop)), 64)
+        assert sorted(done)[-1][1] == 64
+        assert sum(stop - start for start, stop in done) == 64
+        done.clear()
+    executor.shutdown()
+    assert done == []
+
+
+def test_numba_told_not_to_compile_is_an_import_error_that_says_so():
+    done = subprocess.run(
+        [sys.executable, "-c", "import fpemu"],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "ImportError: fpemu is made of kernels" in done.stderr
+    assert "unset NUMBA_DISABLE_JIT" in done.stderr
+
+
+@pytest.mark.parametrize("home", [None, "/dev/null/home", "."], ids=str)
+def test_without_a_home_kernels_are_compiled_in_memory_with_one_warning(home, tmp_path):
+    script = "import fpemu; print(fpemu.round(1.1, 'bfloat16'), fpemu.encode(1.0, 'float16'))"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HOME", "XDG", "NUMBA"))}
+    environment = kept | ({} if home is None else {"HOME": home})
+    environment |= {"PYTHONPATH": str(Path(launching.__file__).parents[2])}
+    if home is None:  # of a user whom nobody knows
+        script = f"import os, pwd; pwd.getpwuid = {{}}.__getitem__; {script}"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1.1015625 15360\n"), done.stderr
+    assert done.stderr.count("RuntimeWarning") == 1
+    assert "NUMBA_CACHE_DIR" in done.stderr
+    assert list(tmp_path.iterdir()) == []

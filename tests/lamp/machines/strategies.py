@@ -19,12 +19,12 @@ from fpemu import (
     devices,
 )
 from fpemu.accumulators import ScaledCore
-from fpemu.rounding import MODES
+from fpemu.rounding import MODES, OVERFLOWS
 from fpemu.scaling import FORMATS, BlockFormat
 from lamp.machines import STEPS, Function, Hardware, Product, Sum
 
-COMMON = ("float32", "float64", "bfloat16", "float16", "float8_e4m3fn", "e8m7", "binary8p4se")
-OVERFLOWS = ("ieee", "saturate", "infinity")
+P3109 = ("Binary8p4se", "Binary8p4sf", "binary8p4sf", "Binary6p1ue", "Binary10p3uf")
+COMMON = ("float32", "float64", "bfloat16", "float16", "float8_e4m3fn", "e8m7", *P3109)
 UNITS = [
     device.accumulator
     for device in devices.entries()
@@ -57,15 +57,37 @@ formats = st.sampled_from(COMMON).map(fpemu.format) | st.builds(
     st.integers(0, 2),
     st.sampled_from(list(itertools.product((False, True), repeat=4))),
 )
+# The values of a P3109 format, projected as IEEE 754 has it, under any name.
+formats |= st.builds(
+    lambda name, known, p3109: replace(fpemu.format(known), name=name, p3109=p3109),
+    names | st.sampled_from(COMMON),
+    st.sampled_from(P3109),
+    st.booleans(),
+)
 optional = st.none() | formats
-roundings = st.sampled_from(
-    [Rounding(mode, overflow) for mode in MODES for overflow in OVERFLOWS]
-) | st.builds(
-    Rounding,
-    st.just("sr"),
-    st.sampled_from(OVERFLOWS),
-    st.none() | st.integers(1, 64),
-    st.none() | st.integers(0, 2**64 - 1),
+roundings = (
+    st.sampled_from(
+        [
+            Rounding(mode, overflow)
+            for mode in MODES
+            if mode not in ("sr_b", "sr_c")
+            for overflow in OVERFLOWS
+        ]
+    )
+    | st.builds(
+        Rounding,
+        st.just("sr"),
+        st.sampled_from(OVERFLOWS),
+        st.none() | st.integers(1, 64),
+        st.none() | st.integers(0, 2**64 - 1),
+    )
+    | st.builds(
+        Rounding,
+        st.sampled_from(("sr_b", "sr_c")),
+        st.sampled_from(OVERFLOWS),
+        st.integers(1, 63),
+        st.none() | st.integers(0, 2**64 - 1),
+    )
 )
 conversions = st.none() | roundings
 tensor_formats = st.sampled_from(("float16", "bfloat16", "tf32", "float8_e5m2")).map(fpemu.format)
