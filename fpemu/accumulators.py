@@ -23,6 +23,7 @@ from fpemu.rounding import Rounding, RoundingLike, as_rounding
 __all__ = [
     "Accumulator",
     "Blocked",
+    "Chained",
     "Exact",
     "FlooredCore",
     "Pairwise",
@@ -472,6 +473,114 @@ class Pairwise(Accumulator):
 
 
 @dataclass(frozen=True, init=False)
+class Chained(Accumulator):
+    """Chains of float32 multiply-adds that flush subnormal numbers: AMX and AVX-512 BF16.
+
+    An instruction takes `block` terms.  Term i belongs to chain ``i % chains``.  A chain starts at
+    +0 and takes its terms in order, ``chain <- fma(a, b, chain)``.  The sums of the chains are
+    added from left to right, and their sum is added to the accumulator.  With `through` there is
+    one chain, which starts at the accumulator and ends in it.  A last instruction takes the terms
+    that are left, filled up with zeros to as many for each chain and to a whole run of `order`.
+
+    Everything is rounded to float32, to nearest.  Inputs below float32's smallest normal number,
+    the accumulator among them, and results that are subnormal after rounding to 24 bits become
+    zeros of their sign.
+
+    Parameters
+    ----------
+    block : int
+        Terms in an instruction, a multiple of `chains`.
+    inputs : Format, str, or a pair of them
+        The formats of a and b, whose numbers are float32 numbers.
+    chains : int
+        How many chains there are.
+    order : tuple of int, optional
+        The order of a run of terms, as in :class:`TensorCore`; its length divides `block`.
+    through : bool
+        Whether the accumulator runs through the chain.
+    convert : Rounding or str, optional
+        How the unit itself rounds inputs that are not members of their format; left out, it takes
+        no others.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range or contradicts another.
+
+    References
+    ----------
+    Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBF16PS, VDPBF16PS.
+
+    Examples
+    --------
+    AVX-512 BF16 adds the second product of a pair first:
+
+    >>> import fpemu
+    >>> vdpbf16ps = fpemu.Chained(2, "bfloat16", order=(1, 0), through=True)
+    >>> fpemu.dot([-1.0, 2.0**-24], [1.0, 1.0], vdpbf16ps, c=1.0)
+    np.float64(0.0)
+    >>> fpemu.dot([2.0**-24, -1.0], [1.0, 1.0], vdpbf16ps, c=1.0) == 2.0**-24
+    np.True_
+    """
+
+    block: int
+    inputs: tuple[Format, Format]
+    chains: int
+    order: tuple[int, ...] | None
+    through: bool
+    convert: Rounding | None
+
+    def __init__(
+        self,
+        block: int,
+        inputs: FormatLike | tuple[FormatLike, FormatLike],
+        chains: int = 1,
+        order: tuple[int, ...] | None = None,
+        through: bool = False,
+        convert: RoundingLike | None = None,
+    ) -> None:
+        _set(self, "block", _positive("block", block))
+        _set(self, "inputs", _pair_of_inputs(inputs))
+        _set(self, "chains", _positive("chains", chains))
+        _set(self, "order", _permutation(order))
+        _set(self, "through", bool(through))
+        _set(self, "convert", _optional_rounding(convert))
+        _set(self, "rounding", Rounding("rne"))
+        if self.block % self.chains:
+            raise ValueError(f"block {block} must be a multiple of chains {chains}")
+        if self.order is not None and self.block % len(self.order):
+            raise ValueError(f"block {block} must be a multiple of the length of order {order}")
+        if self.through and self.chains > 1:
+            raise ValueError(f"through takes one chain, not {chains}")
+
+    @property
+    def format(self) -> Format:  # type: ignore[override]
+        """The format of the results."""
+        return _formats.format("float32")
+
+    def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
+        """See :meth:`Accumulator.roundings`; those of a chain, of the chains' sum, of all blocks.
+
+        Zeros that fill a block up add nothing and are not rounded.
+        """
+        unit = _unit(self.format, self.rounding)
+        if self.through:
+            return ((terms, unit),)
+        chain = -(-min(self.block, terms) // self.chains)
+        return ((chain + self.chains - 1 + -(-terms // self.block), unit),)
+
+    def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
+        """Every multiply-add and every addition may flush its result."""
+        additions = 0 if self.through else -(-terms // self.block) * self.chains
+        return (terms + additions) * _smallest(self.format, self.rounding, True)
+
+    def __str__(self) -> str:
+        if self.through:
+            return f"chained({self.block} terms through the accumulator)"
+        return f"chained({self.block} terms, chains: {self.chains})"
+
+
+@dataclass(frozen=True, init=False)
 class Exact(Accumulator):
     """The exact inner product, rounded once: Kulisch's accumulator.
 
@@ -625,10 +734,9 @@ class TensorCore(Accumulator):
         _set(self, "rounding", Rounding(mode, "infinity"))
         floor = exponent_floor
         _set(self, "exponent_floor", None if floor is None else integer("exponent_floor", floor))
-        pair = inputs if isinstance(inputs, tuple) else (inputs, inputs)
-        _set(self, "inputs", tuple(map(_formats.format, pair)))
+        _set(self, "inputs", _pair(inputs))
         _set(self, "initial", _formats.format(format if initial is None else initial))
-        _set(self, "order", None if order is None else tuple(map(int, order)))
+        _set(self, "order", _permutation(order))
         _set(self, "group", _positive("group", group))
         _set(self, "convert", _optional_rounding(convert))
         self._check()
@@ -641,8 +749,6 @@ class TensorCore(Accumulator):
             raise ValueError(f"format must have infinities and signed zeros, not {self.format}")
         if self.block % self.group:
             raise ValueError(f"block {self.block} must be a multiple of group {self.group}")
-        if self.order is not None and sorted(self.order) != list(range(len(self.order))):
-            raise ValueError(f"order must be a permutation of 0, 1, ..., not {self.order}")
         floor = self.exponent_floor
         if floor is not None and not -_FARTHEST <= floor <= _FARTHEST:
             raise ValueError(f"exponent_floor must lie within {_FARTHEST} of 0, not {floor}")
@@ -942,6 +1048,32 @@ def _of_product(accumulator: Sequential | Pairwise) -> tuple[tuple[int, float], 
 
 def _optional_format(format: FormatLike | None) -> Format | None:
     return None if format is None else _formats.format(format)
+
+
+def _pair(inputs: FormatLike | tuple[FormatLike, FormatLike]) -> tuple[Format, Format]:
+    """The formats of a and of b."""
+    a, b = inputs if isinstance(inputs, tuple) else (inputs, inputs)
+    return _formats.format(a), _formats.format(b)
+
+
+def _pair_of_inputs(
+    inputs: FormatLike | tuple[FormatLike, FormatLike],
+) -> tuple[Format, Format]:
+    """The same, of numbers that float32 holds."""
+    pair = _pair(inputs)
+    for format in pair:
+        if format.carrier != np.float32:
+            raise ValueError(f"inputs must be float32 numbers, not {format}")
+    return pair
+
+
+def _permutation(order: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if order is None:
+        return None
+    indices = tuple(map(int, order))
+    if not indices or sorted(indices) != list(range(len(indices))):
+        raise ValueError(f"order must be a permutation of 0, 1, ..., not {indices}")
+    return indices
 
 
 def _optional_rounding(rounding: RoundingLike | None) -> Rounding | None:

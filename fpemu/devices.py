@@ -15,7 +15,9 @@ PeerJ Comput. Sci. 7, 2021.
 [Khattak] F. A. Khattak, M. Mikaitis, "Accurate Models of NVIDIA Tensor Cores", arXiv 2512.07004.
 [DeepSeek] "DeepSeek-V3 technical report", arXiv 2412.19437, section 3.3.2.
 [Arm] Arm Architecture Reference Manual, BFDOT and BFMMLA, FPCR.EBF = 0.
-[Intel] Architecture Instruction Set Extensions Programming Reference, TDPBF16PS and VDPBF16PS.
+[Intel] Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, VDPBF16PS,
+TDPBF16PS, TDPFP16PS; Architecture Instruction Set Extensions Programming Reference, TMMULTF32PS.
+[silicon] Processors on which the instruction was called and agreed, see the documentation.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any, Final
 from fpemu import formats
 from fpemu.accumulators import (
     Accumulator,
+    Chained,
     Exact,
     FlooredCore,
     Pairwise,
@@ -227,23 +230,28 @@ def _amd() -> Iterator[Device]:
         yield Device(f"cdna3.mfma.{name}", core, "MMA-Sim")
 
 
+def _amx(inputs: str, block: int, chains: int) -> Chained:
+    """One tile of AMX: the chains start at zero, the accumulator is added at the end."""
+    return Chained(block, inputs, chains, convert="rtz" if inputs == "tf32" else None)
+
+
 def _processors() -> Iterator[Device]:
-    """Pairs of bfloat16 products in float32; Arm rounds to odd, and to infinity."""
-    for name, mode, source in (
-        ("intel.amx", "rne", "Intel"),
-        ("intel.avx512", "rne", "Intel"),
-        ("arm.bfdot", "rto", "Arm"),
-        ("arm.bfmmla", "rto", "Arm"),
-    ):
-        pairs = Pairwise(
-            "float32",
-            Rounding(mode, "infinity"),
-            fused=False,
-            block=2,
-            inputs="bfloat16",
-            flush="signed",
-        )
-        yield Device(f"{name}.bfloat16", pairs, source)
+    """Chains of multiply-adds; pairs of products, which Arm rounds to odd, and to infinity."""
+    pair = Chained(2, "bfloat16", order=(1, 0), through=True)
+    yield Device("intel.avx512.bfloat16", pair, "Intel; silicon")
+    yield Device("intel.amx.bfloat16", _amx("bfloat16", 32, 2), "Intel; silicon")
+    yield Device("intel.amx.float16", _amx("float16", 32, 2), "Intel")
+    yield Device("intel.amx.tf32", _amx("tf32", 16, 1), "Intel")
+    odd = Pairwise(
+        "float32",
+        Rounding("rto", "infinity"),
+        fused=False,
+        block=2,
+        inputs="bfloat16",
+        flush="signed",
+    )
+    for name in ("arm.bfdot", "arm.bfmmla"):
+        yield Device(f"{name}.bfloat16", odd, "Arm")
 
 
 _MAKERS: Final = (

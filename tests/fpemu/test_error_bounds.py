@@ -185,8 +185,12 @@ def subnormal_times_large(generator, accumulator, length):
 def read_by(accumulator, x, format):
     """The numbers as the accumulator reads them."""
     x = fpemu.round(x, format)
-    flushed = getattr(accumulator, "flush", None) and accumulator.inputs is not None
-    return np.where(np.abs(x) < format.smallest_normal, 0.0, x) if flushed else x
+    least = 0.0
+    if isinstance(accumulator, fpemu.Chained):
+        least = fpemu.format("float32").smallest_normal
+    elif getattr(accumulator, "flush", None) and accumulator.inputs is not None:
+        least = format.smallest_normal
+    return np.where(np.abs(x) < least, 0.0, x)
 
 
 def errors_and_magnitude(accumulator, a, b, c):

@@ -391,22 +391,35 @@ def test_arm_rounds_to_odd():
 
 
 @pytest.mark.parametrize("name", ["intel.amx", "intel.avx512", "arm.bfdot", "arm.bfmmla"])
-def test_pairs_flush_subnormal_numbers(name):
+def test_processors_flush_subnormal_numbers(name):
     unit = UNITS[f"{name}.bfloat16"]
     assert same(unit([power(-127)], [power(100)]), 0.0)
     assert same(unit([power(-63)], [power(-64)]), 0.0)
     assert unit([power(-63)], [power(-63)]) == power(-126)
     assert unit([0.0], [0.0], power(-127)) == 0.0
     assert unit([power(-63) * 1.5, -power(-63)], [power(-63), power(-63)]) == 0.0
-    # A sign survives the flush where nothing else is added.
-    assert same(unit([-power(-127), -0.0], [1.0, 1.0], -0.0), -0.0)
+    # A sign survives the flush where nothing else is added, but AMX's chains start at +0.
+    zero = 0.0 if name == "intel.amx" else -0.0
+    assert same(unit([-power(-127), -0.0], [1.0, 1.0], -0.0), zero)
 
 
-def test_pairs_are_added_before_c():
-    unit = UNITS["intel.amx.bfloat16"]
+def test_processors_add_in_different_orders():
     a = b = [power(-12)] * 2
-    assert unit(a, b, 1.0) == 1.0 + power(-23)
-    assert unit([a[0], 0.0, a[1], 0.0], [b[0], 0.0, b[1], 0.0], 1.0) == 1.0
+    # Before c: AMX in chains, Arm in pairs, which it rounds to odd.  After c, the odd one first.
+    assert UNITS["intel.amx.bfloat16"](a, b, 1.0) == 1.0 + power(-23)
+    assert UNITS["arm.bfdot.bfloat16"](a, b, 1.0) == 1.0 + power(-23)
+    assert UNITS["intel.avx512.bfloat16"](a, b, 1.0) == 1.0
+    assert UNITS["intel.avx512.bfloat16"]([power(-12), 1.0], [power(-12), 1.0], -1.0) == power(-24)
+    assert UNITS["intel.avx512.bfloat16"]([1.0, power(-12)], [1.0, power(-12)], -1.0) == power(-24)
+    assert UNITS["intel.avx512.bfloat16"]([1.0, power(-12)], [-1.0, power(-12)], 1.0) == 0.0
+    # Even and odd elements are chains of their own: 1 in one, what it would swallow in the other.
+    small = [power(-12)] * 2
+    assert UNITS["intel.amx.bfloat16"](
+        [1.0, *small[:1], 0.0, *small[1:]], [1.0, *small[:1], 0.0, *small[1:]]
+    ) == 1.0 + power(-23)
+    assert (
+        UNITS["intel.amx.bfloat16"]([1.0, 0.0, power(-12), 0.0], [1.0, 0.0, power(-12), 0.0]) == 1.0
+    )
 
 
 def test_an_exact_sum_rounds_once():

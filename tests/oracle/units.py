@@ -310,18 +310,38 @@ def group_scaled_addition(
 
 @dataclass(frozen=True)
 class Step:
-    """How an ordinary operation ends: rounded into `format`, perhaps flushed, perhaps neither."""
+    """How an ordinary operation ends: rounded into `format`, perhaps flushed, perhaps neither.
+
+    Whether a result is subnormal is seen from the rounded number or, if `unbounded`, from the exact
+    result rounded to as many bits with an exponent of any size.
+    """
 
     format: Format
     rounding: str
     flush: bool = False
+    unbounded: bool = False
 
     def __call__(self, x: Fraction) -> float:
         """Round a nonzero exact result; one that is subnormal is flushed to a zero of its sign."""
         result = rounded(x, Output(self.format, self.rounding, self.format))
-        if self.flush and abs(result) < self.format.smallest_normal:
+        seen = nearest(x, self.format.precision) if self.unbounded else exact_or_none(result)
+        if self.flush and seen is not None and abs(seen) < exact(self.format.smallest_normal):
             return math.copysign(0.0, x)
         return result
+
+
+def exact_or_none(x: float) -> Fraction | None:
+    """A finite number, or None."""
+    return exact(x) if math.isfinite(x) else None
+
+
+def nearest(x: Fraction, precision: int) -> Fraction:
+    """A nonzero number rounded to `precision` bits, half to even."""
+    exponent = abs(x.numerator).bit_length() - x.denominator.bit_length()
+    if abs(x) < value(1, exponent):
+        exponent -= 1
+    quantum = value(1, exponent + 1 - precision)
+    return round(x / quantum) * quantum
 
 
 def exact(x: float) -> Fraction:
@@ -359,6 +379,49 @@ def chained_fma(a: Sequence[float], b: Sequence[float], c: float, *, format: For
     for x, y in zip(a, b, strict=True):
         c = fma_rounded(x, y, c, Step(format, "rne"))
     return c
+
+
+def chained_addition(
+    a: Sequence[float],
+    b: Sequence[float],
+    c: float,
+    *,
+    a_format: Format,
+    b_format: Format,
+    chains: int,
+) -> float:
+    """AMX: chains of float32 multiply-adds from +0, added up, and their sum added to c.
+
+    Term i belongs to chain ``i % chains``.  Subnormal float32 numbers are zeros, in and out.
+    """
+    a, b = (
+        [_without_subnormals(x) for x in operands(vector, format)]
+        for vector, format in ((a, a_format), (b, b_format))
+    )
+    total = None
+    for first in range(chains):
+        chain = 0.0
+        for x, y in zip(a[first::chains], b[first::chains], strict=True):
+            chain = fma_rounded(x, y, chain, _INTEL)
+        total = chain if total is None else add_rounded(total, chain, _INTEL)
+    return add_rounded(_without_subnormals(c), total, _INTEL)
+
+
+def odd_first_addition(
+    a: Sequence[float], b: Sequence[float], c: float, *, a_format: Format, b_format: Format
+) -> float:
+    """AVX-512 BF16: two multiply-adds, that of the odd elements first."""
+    total = _without_subnormals(c)
+    for i in (1, 0):
+        total = fma_rounded(_without_subnormals(a[i]), _without_subnormals(b[i]), total, _INTEL)
+    return total
+
+
+_INTEL = Step(formats.float32, "rne", flush=True, unbounded=True)
+
+
+def _without_subnormals(x: float) -> float:
+    return math.copysign(0.0, x) if abs(x) < formats.float32.smallest_normal else x
 
 
 def exact_addition(
@@ -518,6 +581,8 @@ class Unit:
     input_format, c_format, output_format : Format
         What a and b, c, and the result are members of.
     parameters : mapping
+    whole : int
+        What the length of an instruction is a multiple of, if it may be shorter; 0 if not.
     """
 
     name: str
@@ -527,6 +592,7 @@ class Unit:
     c_format: Format
     output_format: Format
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    whole: int = 0
 
     def __call__(
         self,
@@ -538,10 +604,11 @@ class Unit:
     ) -> float:
         """``c + sum a*b`` for vectors of any length; scales are given one for each block.
 
-        The last instruction is filled up with zeros, as a program on the machine has to do.
+        The last instruction is filled up with zeros, as a program on the machine has to do, where
+        there are no shorter ones.
         """
         terms = self.terms or len(a)
-        padding = [0.0] * (-len(a) % terms if terms else 0)
+        padding = [0.0] * (-len(a) % (self.whole or terms) if terms else 0)
         left = [*map(float, a), *padding]
         right = [*map(float, b), *padding]
         result = float(c)
@@ -733,13 +800,12 @@ def _amd_units() -> Iterable[Unit]:
 
 
 def _cpu_units() -> Iterable[Unit]:
-    for name, rounding in (
-        ("intel.amx", "rne"),
-        ("intel.avx512", "rne"),
-        ("arm.bfdot", "rto"),
-        ("arm.bfmmla", "rto"),
-    ):
-        yield _float32_unit(f"{name}.bfloat16", pairwise_addition, 2, rounding=rounding, flush=True)
+    yield _float32_unit("intel.avx512.bfloat16", odd_first_addition, 2)
+    for name, terms, chains in (("bfloat16", 32, 2), ("float16", 32, 2), ("tf32", 16, 1)):
+        unit = _float32_unit(f"intel.amx.{name}", chained_addition, terms, chains=chains)
+        yield replace(unit, whole=chains)
+    for name in ("arm.bfdot", "arm.bfmmla"):
+        yield _float32_unit(f"{name}.bfloat16", pairwise_addition, 2, rounding="rto", flush=True)
 
 
 def _exact_units() -> Iterable[Unit]:
