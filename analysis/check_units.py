@@ -38,8 +38,8 @@ def ordinary(name: str, kind: Any, generator: np.random.Generator) -> tuple[Any,
     """A product by a unit and by its oracle."""
     unit = UNITS[name]
     length = int(generator.choice(LENGTHS))
-    a = kind(generator, unit.input_format, (SIDE, length))
-    b = kind(generator, unit.input_format, (length, SIDE))
+    a = kind(generator, unit.input_formats[0], (SIDE, length))
+    b = kind(generator, unit.input_formats[1], (length, SIDE))
     c = kind(generator, unit.c_format, (SIDE, SIDE))
     return fpemu.matmul(a, b, devices.get(name), c=c), expected_of(unit, a, b, c)
 
@@ -58,8 +58,8 @@ def promotion(name: str, kind: Any, generator: np.random.Generator) -> tuple[Any
     """The same for a unit whose sums another accumulator takes."""
     unit = UNITS[name.replace("-promoted", "")]
     length = int(generator.choice(PROMOTED))
-    a = kind(generator, unit.input_format, (SIDE, length))
-    b = kind(generator, unit.input_format, (length, SIDE))
+    a = kind(generator, unit.input_formats[0], (SIDE, length))
+    b = kind(generator, unit.input_formats[1], (length, SIDE))
     c = kind(generator, fpemu.format("float32"), (SIDE, SIDE))
     expected = [
         [promoted(unit, row, column, c[i, j].item()) for j, column in enumerate(b.T.tolist())]

@@ -390,8 +390,8 @@ class Pairwise(Accumulator):
         index order to an accumulator that starts at +0, ``acc <- round(acc + tree)``.  Left out,
         all terms make one tree.
     flush : {"signed", "positive"}, optional
-        Make subnormal products and sums zeros of their sign, and subnormal inputs (in the input
-        format) zeros of their sign, or positive ones.
+        Make subnormal products and sums zeros of their sign.  Subnormal inputs (in the input
+        format) become zeros of their sign, or they and zeros become positive zeros.
     inputs : Format or str, optional
         The format of a and b; left out, any numbers.
 
@@ -593,8 +593,8 @@ class Exact(Accumulator):
     block : int, optional
         Round after every `block` terms, which are added exactly to the last rounded sum.  Left out,
         there is one rounding.
-    inputs : Format or str, optional
-        The format of a and b; left out, any numbers.
+    inputs : Format, str, or a pair of them, optional
+        The formats of a and b; left out, any numbers.
 
     Raises
     ------
@@ -615,19 +615,20 @@ class Exact(Accumulator):
     format: Format
     rounding: Rounding
     block: int | None
-    inputs: Format | None
+    inputs: Format | tuple[Format, Format] | None
 
     def __init__(
         self,
         format: FormatLike,
         rounding: RoundingLike = "rne",
         block: int | None = None,
-        inputs: FormatLike | None = None,
+        inputs: FormatLike | tuple[FormatLike, FormatLike] | None = None,
     ) -> None:
         _set(self, "format", _formats.format(format))
         _set(self, "rounding", as_rounding(rounding))
         _set(self, "block", _optional_positive("block", block))
-        _set(self, "inputs", _optional_format(inputs))
+        formats = _pair(inputs) if isinstance(inputs, tuple) else _optional_format(inputs)
+        _set(self, "inputs", formats)
 
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
         """See :meth:`Accumulator.roundings`; one for every block."""
@@ -844,18 +845,20 @@ class FlooredCore(Accumulator):
     """The fused addition of CDNA3's matrix cores, which rounds down.
 
     The products of a block are aligned to the largest of their exponents, truncated to
-    `fraction_bits` bits and summed exactly.  That sum is floored to `sum_fraction_bits` and the
-    accumulator to `fraction_bits` bits behind the larger of their exponents (the sum's is that of
-    its products); the two are added exactly and rounded to float32, to nearest.  A product of
-    magnitude 2**128 or more counts as an infinity.
+    `fraction_bits` bits and summed exactly; zero products take no part.  That sum is floored to
+    `sum_fraction_bits` and the accumulator to `fraction_bits` bits behind the larger of their
+    exponents (the sum's is that of its products, a zero accumulator's -126).  The two are added
+    exactly, and their sum is floored to `result_fraction_bits` behind its own exponent, at least
+    -126, and rounded to float32, to nearest.  A product of magnitude 2**128 or more counts as an
+    infinity.
 
     Parameters
     ----------
     block : int
         Products in a fused addition.
-    inputs : Format or str
-        The format of a and b.
-    fraction_bits, sum_fraction_bits : int
+    inputs : Format, str, or a pair of them
+        The formats of a and b.
+    fraction_bits, sum_fraction_bits, result_fraction_bits : int
         As above.
     halves : bool
         Whether even-indexed and odd-indexed products are truncated and summed apart, and then
@@ -887,9 +890,10 @@ class FlooredCore(Accumulator):
     """
 
     block: int
-    inputs: Format
+    inputs: tuple[Format, Format]
     fraction_bits: int
     sum_fraction_bits: int
+    result_fraction_bits: int
     halves: bool
     reach: int | None
     convert: Rounding | None
@@ -897,26 +901,30 @@ class FlooredCore(Accumulator):
     def __init__(
         self,
         block: int,
-        inputs: FormatLike,
+        inputs: FormatLike | tuple[FormatLike, FormatLike],
         fraction_bits: int = 24,
-        sum_fraction_bits: int = 31,
+        sum_fraction_bits: int = 32,
+        result_fraction_bits: int = 31,
         halves: bool = False,
         reach: int | None = None,
         convert: RoundingLike | None = None,
     ) -> None:
         _set(self, "block", _positive("block", block))
-        _set(self, "inputs", _formats.format(inputs))
+        _set(self, "inputs", _pair_of_inputs(inputs))
         _set(self, "fraction_bits", _positive("fraction_bits", fraction_bits))
         _set(self, "sum_fraction_bits", _positive("sum_fraction_bits", sum_fraction_bits))
+        _set(self, "result_fraction_bits", _positive("result_fraction_bits", result_fraction_bits))
         _set(self, "rounding", Rounding("rne"))
         _set(self, "halves", bool(halves))
         _set(self, "reach", None if reach is None else integer("reach", reach))
         _set(self, "convert", _optional_rounding(convert))
-        bits = max(fraction_bits, sum_fraction_bits) + 3 + math.ceil(math.log2(block + 1))
+        bits = (
+            max(fraction_bits, sum_fraction_bits, result_fraction_bits)
+            + 3
+            + math.ceil(math.log2(block + 1))
+        )
         if bits > _EXACT_BITS:
             raise ValueError(f"sums take {bits} bits; at most {_EXACT_BITS} are summed exactly")
-        if self.inputs.carrier != np.float32:
-            raise ValueError(f"inputs must be float32 numbers, not {self.inputs}")
 
     @property
     def format(self) -> Format:  # type: ignore[override]
@@ -924,7 +932,7 @@ class FlooredCore(Accumulator):
         return _formats.format("float32")
 
     def _log_growth(self, terms: int, initial: bool) -> float:
-        """One truncation of all products, two or more floorings and one rounding for every block.
+        """One truncation of all products, three or more floorings and one rounding for every block.
 
         Every one of them changes what it is applied to by less than a unit behind the power of two
         it is aligned to, which the largest term exceeds; an accumulator that is dropped is smaller
@@ -937,6 +945,7 @@ class FlooredCore(Accumulator):
         """What a block loses before its rounding at most, relative to the power aligned to."""
         unit = 2.0**-self.fraction_bits
         cut = min(self.block, terms) * unit + unit + 2.0**-self.sum_fraction_bits
+        cut += 2.0 * 2.0**-self.result_fraction_bits  # of a sum of less than twice the magnitudes
         cut += 2 * unit if self.halves else 0.0
         return cut + (0.0 if self.reach is None else 2.0**-self.reach)
 

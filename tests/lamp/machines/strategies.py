@@ -91,6 +91,7 @@ floored_cores = st.builds(
     st.sampled_from((4, 8)),
     tensor_formats,
     st.integers(20, 26),
+    st.integers(27, 32),
     st.integers(27, 31),
     st.booleans(),
     st.none() | st.integers(1, 60),
