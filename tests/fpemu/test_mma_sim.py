@@ -82,10 +82,15 @@ def test_every_unit_is_in_mma_sim_or_has_a_reason():
     assert all(name.startswith(known) for name in others)
 
 
+# Of units that are the same one is asked everything.
+FIRST = set({devices.get(name): name for name in mma_sim.INSTRUCTIONS}.values())
+
+
 @pytest.mark.parametrize("name", mma_sim.INSTRUCTIONS)
 def test_units_agree_with_mma_sim_and_the_oracle(name):
     generator = np.random.default_rng(len(name))
-    for kind in [directed.any_numbers] if is_mixed(name) else directed.KINDS:
+    few = is_mixed(name) or name not in FIRST
+    for kind in directed.KINDS[2:4] if few else directed.KINDS:
         operands = drawn(name, kind, generator)
         actual = by_kernel(name, *operands)
         assert_same_bits(actual, mma_sim.results(name, *operands), about=kind.__name__)
