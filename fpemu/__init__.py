@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fpemu.accumulators import (
         Accumulator,
         Blocked,
+        Chained,
         Exact,
         FlooredCore,
         Pairwise,
@@ -30,6 +31,7 @@ __all__ = [
     "Accumulator",
     "Array",
     "Blocked",
+    "Chained",
     "Exact",
     "FlooredCore",
     "Format",
@@ -67,7 +69,8 @@ __version__: Final = "0.1.0"
 
 # A module is imported when one of its names is first used, so that `import fpemu` costs nothing.
 _NAMES: Final = {
-    "accumulators": "Accumulator Blocked Exact FlooredCore Pairwise Promoted Sequential TensorCore",
+    "accumulators": "Accumulator Blocked Chained Exact FlooredCore Pairwise Promoted Sequential "
+    "TensorCore",
     "arithmetic": "add divide fma multiply sqrt subtract",
     "arrays": "Array array",
     "codec": "decode encode pack unpack values",

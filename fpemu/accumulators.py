@@ -25,6 +25,7 @@ from fpemu.rounding import Rounding, RoundingLike, as_rounding
 __all__ = [
     "Accumulator",
     "Blocked",
+    "Chained",
     "Exact",
     "FlooredCore",
     "Pairwise",
@@ -473,8 +474,8 @@ class Pairwise(Accumulator):
         index order to an accumulator that starts at +0, ``acc <- round(acc + tree)``.  Left out,
         all terms make one tree.
     flush : {"signed", "positive"}, optional
-        Make subnormal products and sums zeros of their sign, and subnormal inputs (in the input
-        format) zeros of their sign, or positive ones.
+        Make subnormal products and sums zeros of their sign.  Subnormal inputs (in the input
+        format) become zeros of their sign, or they and zeros become positive zeros.
     inputs : Format or str, optional
         The format of a and b; left out, any numbers.
 
@@ -561,6 +562,119 @@ class Pairwise(Accumulator):
 
 
 @dataclass(frozen=True, init=False)
+class Chained(Accumulator):
+    """Chains of float32 multiply-adds that flush subnormal numbers: AMX and AVX-512 BF16.
+
+    An instruction takes `block` terms.  Term i belongs to chain ``i % chains``.  A chain starts at
+    +0 and takes its terms in order, ``chain <- fma(a, b, chain)``.  The sums of the chains are
+    added from left to right, and their sum is added to the accumulator.  With `through` there is
+    one chain, which starts at the accumulator and ends in it.  A last instruction takes the terms
+    that are left, filled up with zeros to as many for each chain and to a whole run of `order`.
+
+    Everything is rounded to float32, to nearest.  Inputs below float32's smallest normal number,
+    the accumulator among them, and results that are subnormal after rounding to 24 bits become
+    zeros of their sign.
+
+    Parameters
+    ----------
+    block : int
+        Terms in an instruction, a multiple of `chains`.
+    inputs : Format, str, or a pair of them
+        The formats of a and b, whose numbers are float32 numbers.
+    chains : int
+        How many chains there are.
+    order : tuple of int, optional
+        The order of a run of terms, as in :class:`TensorCore`; its length divides `block`.
+    through : bool
+        Whether the accumulator runs through the chain.
+    convert : Rounding or str, optional
+        How the unit itself rounds inputs that are not members of their format; left out, it takes
+        no others.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range or contradicts another.
+
+    References
+    ----------
+    Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, TDPBF16PS, VDPBF16PS.
+
+    Examples
+    --------
+    AVX-512 BF16 adds the second product of a pair first:
+
+    >>> import fpemu
+    >>> vdpbf16ps = fpemu.Chained(2, "bfloat16", order=(1, 0), through=True)
+    >>> fpemu.dot([-1.0, 2.0**-24], [1.0, 1.0], vdpbf16ps, c=1.0)
+    np.float64(0.0)
+    >>> fpemu.dot([2.0**-24, -1.0], [1.0, 1.0], vdpbf16ps, c=1.0) == 2.0**-24
+    np.True_
+    """
+
+    block: int
+    inputs: tuple[Format, Format]
+    chains: int
+    order: tuple[int, ...] | None
+    through: bool
+    convert: Rounding | None
+
+    def __init__(
+        self,
+        block: int,
+        inputs: FormatLike | tuple[FormatLike, FormatLike],
+        chains: int = 1,
+        order: tuple[int, ...] | None = None,
+        through: bool = False,
+        convert: RoundingLike | None = None,
+    ) -> None:
+        _set(self, "block", _positive("block", block))
+        _set(self, "inputs", _pair_of_inputs(inputs))
+        _set(self, "chains", _positive("chains", chains))
+        _set(self, "order", _permutation(order))
+        _set(self, "through", bool(through))
+        _set(self, "convert", _optional_rounding(convert))
+        _set(self, "rounding", Rounding("rne"))
+        if self.block % self.chains:
+            raise ValueError(f"block {block} must be a multiple of chains {chains}")
+        if self.order is not None and self.block % len(self.order):
+            raise ValueError(f"block {block} must be a multiple of the length of order {order}")
+        if self.through and self.chains > 1:
+            raise ValueError(f"through takes one chain, not {chains}")
+
+    @property
+    def format(self) -> Format:  # type: ignore[override]
+        """The format of the results."""
+        return _formats.format("float32")
+
+    def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
+        """See :meth:`Accumulator.roundings`; those of a chain, of the chains' sum, of all blocks.
+
+        Zeros that fill a block up add nothing and are not rounded.
+        """
+        unit = _unit(self.format, self.rounding)
+        if self.through:
+            return ((terms, unit),)
+        chain = -(-min(self.block, terms) // self.chains)
+        return ((chain + self.chains - 1 + -(-terms // self.block), unit),)
+
+    def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
+        """Every multiply-add and every addition may flush its result."""
+        additions = 0 if self.through else -(-terms // self.block) * self.chains
+        return (terms + additions) * _smallest(self.format, self.rounding, True)
+
+    @property
+    def ignores_trailing_zeros(self) -> bool:
+        """See :attr:`Accumulator.ignores_trailing_zeros`."""
+        return True
+
+    def __str__(self) -> str:
+        if self.through:
+            return f"chained({self.block} terms through the accumulator)"
+        return f"chained({self.block} terms, chains: {self.chains})"
+
+
+@dataclass(frozen=True, init=False)
 class Exact(Accumulator):
     """The exact inner product, rounded once: Kulisch's accumulator.
 
@@ -573,8 +687,8 @@ class Exact(Accumulator):
     block : int, optional
         Round after every `block` terms, which are added exactly to the last rounded sum.  Left out,
         there is one rounding.
-    inputs : Format or str, optional
-        The format of a and b; left out, any numbers.
+    inputs : Format, str, or a pair of them, optional
+        The formats of a and b; left out, any numbers.
 
     Raises
     ------
@@ -595,19 +709,20 @@ class Exact(Accumulator):
     format: Format
     rounding: Rounding
     block: int | None
-    inputs: Format | None
+    inputs: Format | tuple[Format, Format] | None
 
     def __init__(
         self,
         format: FormatLike,
         rounding: RoundingLike = "rne",
         block: int | None = None,
-        inputs: FormatLike | None = None,
+        inputs: FormatLike | tuple[FormatLike, FormatLike] | None = None,
     ) -> None:
         _set(self, "format", _formats.format(format))
         _set(self, "rounding", as_rounding(rounding))
         _set(self, "block", _optional_positive("block", block))
-        _set(self, "inputs", _optional_operands(inputs))
+        formats = _pair(inputs) if isinstance(inputs, tuple) else _optional_operands(inputs)
+        _set(self, "inputs", formats)
 
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
         """See :meth:`Accumulator.roundings`; one for every block."""
@@ -716,10 +831,9 @@ class TensorCore(Accumulator):
         _set(self, "rounding", replace(as_rounding(rounding), overflow="infinity"))
         floor = exponent_floor
         _set(self, "exponent_floor", None if floor is None else integer("exponent_floor", floor))
-        pair = inputs if isinstance(inputs, tuple) else (inputs, inputs)
-        _set(self, "inputs", tuple(map(_formats.operand_format, pair)))
+        _set(self, "inputs", _pair(inputs))
         _set(self, "initial", _formats.format(format if initial is None else initial))
-        _set(self, "order", None if order is None else tuple(map(int, order)))
+        _set(self, "order", _permutation(order))
         _set(self, "group", _positive("group", group))
         _set(self, "convert", _optional_rounding(convert))
         self._check()
@@ -732,8 +846,6 @@ class TensorCore(Accumulator):
             raise ValueError(f"format must have infinities and signed zeros, not {self.format}")
         if self.block % self.group:
             raise ValueError(f"block {self.block} must be a multiple of group {self.group}")
-        if self.order is not None and sorted(self.order) != list(range(len(self.order))):
-            raise ValueError(f"order must be a permutation of 0, 1, ..., not {self.order}")
         floor = self.exponent_floor
         if floor is not None and not -_FARTHEST <= floor <= _FARTHEST:
             raise ValueError(f"exponent_floor must lie within {_FARTHEST} of 0, not {floor}")
@@ -847,18 +959,20 @@ class FlooredCore(Accumulator):
     """The fused addition of CDNA3's matrix cores, which rounds down.
 
     The products of a block are aligned to the largest of their exponents, truncated to
-    `fraction_bits` bits and summed exactly.  That sum is floored to `sum_fraction_bits` and the
-    accumulator to `fraction_bits` bits behind the larger of their exponents (the sum's is that of
-    its products); the two are added exactly and rounded to float32, to nearest.  A product of
-    magnitude 2**128 or more counts as an infinity.
+    `fraction_bits` bits and summed exactly; zero products take no part.  That sum is floored to
+    `sum_fraction_bits` and the accumulator to `fraction_bits` bits behind the larger of their
+    exponents (the sum's is that of its products, a zero accumulator's -126).  The two are added
+    exactly, and their sum is floored to `result_fraction_bits` behind its own exponent, at least
+    -126, and rounded to float32, to nearest.  A product of magnitude 2**128 or more counts as an
+    infinity.
 
     Parameters
     ----------
     block : int
         Products in a fused addition.
-    inputs : Format or str
-        The format of a and b.
-    fraction_bits, sum_fraction_bits : int
+    inputs : Format, str, or a pair of them
+        The formats of a and b.
+    fraction_bits, sum_fraction_bits, result_fraction_bits : int
         As above.
     halves : bool
         Whether even-indexed and odd-indexed products are truncated and summed apart, and then
@@ -867,6 +981,8 @@ class FlooredCore(Accumulator):
         Drop the accumulator if its exponent is more than this below the sum's.
     convert : Rounding or str, optional
         How the unit itself rounds inputs that are not members of their format.
+    rounding : Rounding or str
+        How results are rounded, on real units to nearest.
 
     Raises
     ------
@@ -890,9 +1006,10 @@ class FlooredCore(Accumulator):
     """
 
     block: int
-    inputs: Format
+    inputs: tuple[Format, Format]
     fraction_bits: int
     sum_fraction_bits: int
+    result_fraction_bits: int
     halves: bool
     reach: int | None
     convert: Rounding | None
@@ -900,26 +1017,31 @@ class FlooredCore(Accumulator):
     def __init__(
         self,
         block: int,
-        inputs: FormatLike,
+        inputs: FormatLike | tuple[FormatLike, FormatLike],
         fraction_bits: int = 24,
-        sum_fraction_bits: int = 31,
+        sum_fraction_bits: int = 32,
+        result_fraction_bits: int = 31,
         halves: bool = False,
         reach: int | None = None,
         convert: RoundingLike | None = None,
+        rounding: RoundingLike = "rne",
     ) -> None:
         _set(self, "block", _positive("block", block))
-        _set(self, "inputs", _formats.operand_format(inputs))
+        _set(self, "inputs", _pair_of_inputs(inputs))
         _set(self, "fraction_bits", _positive("fraction_bits", fraction_bits))
         _set(self, "sum_fraction_bits", _positive("sum_fraction_bits", sum_fraction_bits))
-        _set(self, "rounding", Rounding("rne"))
+        _set(self, "result_fraction_bits", _positive("result_fraction_bits", result_fraction_bits))
+        _set(self, "rounding", as_rounding(rounding))
         _set(self, "halves", bool(halves))
         _set(self, "reach", None if reach is None else integer("reach", reach))
         _set(self, "convert", _optional_rounding(convert))
-        bits = max(fraction_bits, sum_fraction_bits) + 3 + math.ceil(math.log2(block + 1))
+        bits = (
+            max(fraction_bits, sum_fraction_bits, result_fraction_bits)
+            + 3
+            + math.ceil(math.log2(block + 1))
+        )
         if bits > _EXACT_BITS:
             raise ValueError(f"sums take {bits} bits; at most {_EXACT_BITS} are summed exactly")
-        if self.inputs.carrier != np.float32:
-            raise ValueError(f"inputs must be float32 numbers, not {self.inputs}")
 
     @property
     def format(self) -> Format:  # type: ignore[override]
@@ -927,7 +1049,7 @@ class FlooredCore(Accumulator):
         return _formats.format("float32")
 
     def _log_growth(self, terms: int, initial: bool) -> float:
-        """One truncation of all products, two or more floorings and one rounding for every block.
+        """One truncation of all products, three or more floorings and one rounding for every block.
 
         Every one of them changes what it is applied to by less than a unit behind the power of two
         it is aligned to, which the largest term exceeds; an accumulator that is dropped is smaller
@@ -940,13 +1062,14 @@ class FlooredCore(Accumulator):
         """What a block loses before its rounding at most, relative to the power aligned to."""
         unit = 2.0**-self.fraction_bits
         cut = min(self.block, terms) * unit + unit + 2.0**-self.sum_fraction_bits
+        cut += 2.0 * 2.0**-self.result_fraction_bits  # of a sum of less than twice the magnitudes
         cut += 2 * unit if self.halves else 0.0
         return cut + (0.0 if self.reach is None else 2.0**-self.reach)
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         """Terms are aligned to no less than the exponent of a subnormal number."""
         least = max(self._subnormal_power(largest), self.format.smallest_normal)
-        step = self._cut(terms) * least + _smallest(self.format, Rounding("rne"))
+        step = self._cut(terms) * least + _smallest(self.format, self.rounding)
         return -(-terms // self.block) * step
 
     @property
@@ -1065,6 +1188,32 @@ def _optional_format(format: FormatLike | None) -> Format | None:
 
 def _optional_operands(format: FormatLike | None) -> Format | None:
     return None if format is None else _formats.operand_format(format)
+
+
+def _pair(inputs: FormatLike | tuple[FormatLike, FormatLike]) -> tuple[Format, Format]:
+    """The formats of a and of b."""
+    a, b = inputs if isinstance(inputs, tuple) else (inputs, inputs)
+    return _formats.operand_format(a), _formats.operand_format(b)
+
+
+def _pair_of_inputs(
+    inputs: FormatLike | tuple[FormatLike, FormatLike],
+) -> tuple[Format, Format]:
+    """The same, of numbers that float32 holds."""
+    pair = _pair(inputs)
+    for format in pair:
+        if format.carrier != np.float32:
+            raise ValueError(f"inputs must be float32 numbers, not {format}")
+    return pair
+
+
+def _permutation(order: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if order is None:
+        return None
+    indices = tuple(map(int, order))
+    if not indices or sorted(indices) != list(range(len(indices))):
+        raise ValueError(f"order must be a permutation of 0, 1, ..., not {indices}")
+    return indices
 
 
 def _optional_rounding(rounding: RoundingLike | None) -> Rounding | None:

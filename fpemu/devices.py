@@ -1,21 +1,28 @@
 """Matrix units of real machines as data: :func:`get` gives the accumulator of one by name.
 
 A name is ``architecture.instruction.input``, with ``.float16`` behind it for a float16 result where
-the unit has both; block-scaled units have the format of the scales and the length of a block behind
-the input.  The instruction matters, not the machine alone: fp8 through ``mma`` on Hopper
-sums differently from fp8 through ``wgmma``.  A long inner product chains instructions: the output
-of one is the accumulator of the next.
+the unit has both.  Operands of two formats are named ``e4m3-e2m1``, that of a first; block-scaled
+units have the format of the scales and the length of a block behind the input.  In these names
+``e4m3`` is the format that the machine has, float8_e4m3fn, of which the operands have to be.
+
+The instruction matters, not the machine alone: fp8 through ``mma`` on Hopper sums differently from
+fp8 through ``wgmma``; ``-k8`` is an instruction of eight products where that matters.  A long inner
+product chains instructions: the output of one is the accumulator of the next.
 
 References
 ----------
 [MMA-Sim] Xie, Wang, Yang, Yang, "MMA-Sim: Bit-Accurate Reference Model of Tensor Cores and Matrix
-Cores", arXiv 2511.10909.
+Cores", arXiv 2511.10909, version 2; package mmasim, 2.1.1.
 [Fasi] M. Fasi, N. J. Higham, M. Mikaitis, S. Pranesh, "Numerical behavior of NVIDIA tensor cores",
 PeerJ Comput. Sci. 7, 2021.
-[Khattak] F. A. Khattak, M. Mikaitis, "Accurate Models of NVIDIA Tensor Cores", arXiv 2512.07004.
+[Khattak] F. A. Khattak, M. Mikaitis, "Accurate Models of NVIDIA Tensor Cores", arXiv 2512.07004,
+ACM Trans. Archit. Code Optim., doi 10.1145/3830409.
 [DeepSeek] "DeepSeek-V3 technical report", arXiv 2412.19437, section 3.3.2.
-[Arm] Arm Architecture Reference Manual, BFDOT and BFMMLA, FPCR.EBF = 0.
-[Intel] Architecture Instruction Set Extensions Programming Reference, TDPBF16PS and VDPBF16PS.
+[Arm] Arm Architecture Reference Manual for A-profile, BFDOT and BFMMLA with FPCR.EBF = 0 and 1
+(``-ebf``), FDOT of 8-bit numbers with FPMR.LSCALE = 0; otherwise FPCR = 0.
+[Intel] Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, VDPBF16PS,
+TDPBF16PS, TDPFP16PS; Architecture Instruction Set Extensions Programming Reference, TMMULTF32PS.
+[silicon] Processors on which the instruction was called and agreed, see the documentation.
 """
 
 from __future__ import annotations
@@ -29,6 +36,7 @@ from typing import Any, Final
 from fpemu import formats
 from fpemu.accumulators import (
     Accumulator,
+    Chained,
     Exact,
     FlooredCore,
     Pairwise,
@@ -62,8 +70,9 @@ class Device:
 
     @property
     def inputs(self) -> str:
-        """The format of a and b."""
-        return str(self.accumulator.input_formats[0] or self.accumulator.format)
+        """The format of a and b, or their formats if they differ."""
+        own = self.accumulator.format
+        return " and ".join(dict.fromkeys(str(x or own) for x in self.accumulator.input_formats))
 
 
 _INPUTS: Final = {
@@ -81,14 +90,21 @@ _INPUTS: Final = {
     "e2m1": "float4_e2m1fn",
 }
 _SCALES: Final = {"e8m0": "float8_e8m0fnu", "ue4m3": "float8_e4m3fn"}  # the latter's positive half
-_FP8: Final = ("e4m3", "e5m2")
-_FP8_FP6_FP4: Final = ("e4m3", "e5m2", "e3m2", "e2m3", "e2m1")
 _HALF: Final = ("float16", "bfloat16")
 
-# The least exponent that terms are aligned to, for float32 and for float16 results [Khattak];
-# Turing's is not known and taken to be Ampere's.
+
+def _pairs(*names: str) -> tuple[str, ...]:
+    """The names, and those of pairs of different ones: that of a, a hyphen, that of b."""
+    return (*names, *(f"{a}-{b}" for a in names for b in names if a != b))
+
+
+_FP8: Final = _pairs("e4m3", "e5m2")
+_FP8_FP6_FP4: Final = _pairs("e4m3", "e5m2", "e3m2", "e2m3", "e2m1")
+
+# The least exponent that terms are aligned to, for float32 and for float16 results.
 _FLOORS: Final = {
-    "volta": (None, -19),
+    "volta": (-131, -19),
+    "turing.mma-k4": (-131, -19),
     "turing": (-132, -20),
     "ampere": (-132, -20),
     "ada": (-132, -20),
@@ -96,12 +112,14 @@ _FLOORS: Final = {
     "blackwell": (-133, -21),
     "rtx-blackwell": (-133, -21),
 }
+_GROUPED_FLOOR: Final = -139  # of mxf4nvf4
 
 # architecture, instruction, inputs, products in a fused addition, fraction bits, wide output.
 # A k = 16 instruction of Ampere is two chained additions of 8 products, and so on.
 _TENSOR_CORES: Final = (
     ("volta", "mma", ("float16",), 4, 23, "float32"),
     ("turing", "mma", ("float16",), 8, 24, "float32"),
+    ("turing", "mma-k4", ("float16",), 4, 23, "float32"),
     ("ampere", "mma", _HALF, 8, 24, "float32"),
     ("ampere", "mma", ("tf32",), 4, 24, "float32"),
     ("ada", "mma", _HALF, 8, 24, "float32"),
@@ -117,25 +135,47 @@ _TENSOR_CORES: Final = (
     ("blackwell", "tcgen05", _HALF, 16, 25, "float32"),
     ("blackwell", "tcgen05", ("tf32",), 8, 25, "float32"),
     ("blackwell", "tcgen05", _FP8_FP6_FP4, 32, 25, "float32"),
+    ("blackwell", "mma", _HALF, 16, 25, "float32"),
+    ("blackwell", "mma-k8", _HALF, 8, 25, "float32"),
+    ("blackwell", "mma", ("tf32",), 8, 25, "float32"),
+    ("blackwell", "mma-k4", ("tf32",), 4, 25, "float32"),
     ("rtx-blackwell", "mma", _HALF, 16, 25, "float32"),
+    ("rtx-blackwell", "mma-k8", _HALF, 8, 25, "float32"),
     ("rtx-blackwell", "mma", ("tf32",), 8, 25, "float32"),
+    ("rtx-blackwell", "mma-k4", ("tf32",), 4, 25, "float32"),
     ("rtx-blackwell", "mma", _FP8_FP6_FP4, 32, 25, "float32"),
+    ("rtx-blackwell", "mma-k16", _FP8, 16, 25, "float32"),
 )
-_NVIDIA_SOURCE: Final = "MMA-Sim; Khattak"
-_NVIDIA_SOURCES: Final = {"volta": "Fasi; MMA-Sim; Khattak", "turing": "Fasi; MMA-Sim"}
+# Instructions that Khattak and Mikaitis have recorded, each for inputs of one format.
+_RECORDED: Final = ("volta.mma", "ampere.mma", "ada.mma", "hopper.wgmma", "blackwell.tcgen05")
+_RECORDED_INPUTS: Final = ("float16", "bfloat16", "tf32", "e4m3", "e5m2")
+_PROBED: Final = {"volta": "Fasi; ", "turing": "Fasi; "}
+
+
+def _inputs(name: str) -> tuple[str, str]:
+    """The formats of a and b."""
+    a, _, b = name.partition("-")
+    return _INPUTS[a], _INPUTS[b or a]
+
+
+def _source(architecture: str, instruction: str, name: str) -> str:
+    """Where a tensor core is described."""
+    recorded = f"{architecture}.{instruction}" in _RECORDED and name in _RECORDED_INPUTS
+    return _PROBED.get(architecture, "") + ("MMA-Sim; Khattak" if recorded else "MMA-Sim")
 
 
 def _tensor_core(
-    architecture: str, inputs: str, block: int, fraction_bits: int, output: str
+    architecture: str, instruction: str, inputs: str, block: int, fraction_bits: int, output: str
 ) -> TensorCore:
     narrow = output == "float16"
+    floors = _FLOORS.get(f"{architecture}.{instruction}", _FLOORS[architecture])
     return TensorCore(
         block,
         fraction_bits,
         output,
         "rne" if narrow else "rtz",
-        exponent_floor=_FLOORS[architecture][int(narrow)],
-        inputs=_INPUTS[inputs],
+        exponent_floor=floors[int(narrow)],
+        inputs=_inputs(inputs),
         initial="float32" if output == "e8m13" else output,  # whose lowest bits it may use
         convert="rtz" if inputs == "tf32" else None,
     )
@@ -143,14 +183,13 @@ def _tensor_core(
 
 def _tensor_cores() -> Iterator[Device]:
     for architecture, instruction, inputs, block, fraction_bits, wide in _TENSOR_CORES:
-        source = _NVIDIA_SOURCES.get(architecture, _NVIDIA_SOURCE)
         for name in inputs:
             prefix = f"{architecture}.{instruction}.{name}"
-            core = _tensor_core(architecture, name, block, fraction_bits, wide)
-            yield Device(prefix, core, source)
+            source = _source(architecture, instruction, name)
+            facts = architecture, instruction, name, block, fraction_bits
+            yield Device(prefix, _tensor_core(*facts, wide), source)
             if name not in ("bfloat16", "tf32"):
-                core = _tensor_core(architecture, name, block, fraction_bits, "float16")
-                yield Device(f"{prefix}.float16", core, source)
+                yield Device(f"{prefix}.float16", _tensor_core(*facts, "float16"), source)
 
 
 def _fp8_by_mma() -> Iterator[Device]:
@@ -166,7 +205,7 @@ def _fp8_by_mma() -> Iterator[Device]:
                     output,
                     "rne" if narrow else "rtz",
                     exponent_floor=_FLOORS[architecture][int(narrow)],
-                    inputs=_INPUTS[name],
+                    inputs=_inputs(name),
                     order=order,
                 )
                 suffix = ".float16" if narrow else ""
@@ -178,26 +217,22 @@ def _fp8_by_mma() -> Iterator[Device]:
 def _block_scaled() -> Iterator[Device]:
     """mxf8f6f4 adds scale exponents; mxf4nvf4 scales exact sums of 16 products."""
     for architecture, instruction in (("blackwell", "tcgen05"), ("rtx-blackwell", "mma")):
-        floor = _FLOORS[architecture][0]
+        prefix = f"{architecture}.{instruction}"
         for name in _FP8_FP6_FP4:
-            core = TensorCore(32, 25, exponent_floor=floor, inputs=_INPUTS[name])
+            floor = _FLOORS[architecture][0]
+            core = TensorCore(32, 25, exponent_floor=floor, inputs=_inputs(name))
             unit = ScaledCore(core, formats.format(_SCALES["e8m0"]), 32)
-            yield Device(
-                f"{architecture}.{instruction}-mxf8f6f4.{name}-e8m0-32", unit, _NVIDIA_SOURCE
-            )
-        core = TensorCore(64, 35, exponent_floor=floor, inputs=_INPUTS["e2m1"], group=16)
-        for scale, format in _SCALES.items():
-            for block in (16, 32):
-                unit = ScaledCore(core, formats.format(format), block)
-                yield Device(
-                    f"{architecture}.{instruction}-mxf4nvf4.e2m1-{scale}-{block}", unit, "MMA-Sim"
-                )
+            yield Device(f"{prefix}-mxf8f6f4.{name}-e8m0-32", unit, "MMA-Sim")
+        core = TensorCore(64, 35, exponent_floor=_GROUPED_FLOOR, inputs=_INPUTS["e2m1"], group=16)
+        for scale, block in (("e8m0", 16), ("e8m0", 32), ("ue4m3", 16)):
+            unit = ScaledCore(core, formats.format(_SCALES[scale]), block)
+            yield Device(f"{prefix}-mxf4nvf4.e2m1-{scale}-{block}", unit, "MMA-Sim")
 
 
 def _promoted() -> Iterator[Device]:
     """What DeepSeek-V3 makes of Hopper's fp8."""
-    for name in _FP8:
-        core = _tensor_core("hopper", name, 32, 13, "e8m13")
+    for name in ("e4m3", "e5m2"):
+        core = _tensor_core("hopper", "wgmma", name, 32, 13, "e8m13")
         yield Device(f"hopper.wgmma-promoted.{name}", Promoted(core, "float32", 128), "DeepSeek")
 
 
@@ -205,45 +240,69 @@ def _fma_chains() -> Iterator[Device]:
     """One IEEE fma after the other."""
     for architecture in ("ampere", "ada", "hopper", "blackwell", "rtx-blackwell"):
         yield Device(f"{architecture}.mma.float64", Sequential("float64"), "MMA-Sim")
-    for architecture in ("cdna1", "cdna2", "cdna3"):
-        for name in ("float64", "float32"):
+    for architecture, inputs in (
+        ("cdna1", ("float32",)),
+        ("cdna2", ("float64", "float32")),
+        ("cdna3", ("float64", "float32")),
+    ):
+        for name in inputs:
             chain = Sequential(name, inputs=name)
             yield Device(f"{architecture}.mfma.{name}", chain, "MMA-Sim")
 
 
 def _amd() -> Iterator[Device]:
-    for suffix, name, group in (("", "float16", 4), ("", "bfloat16", 2), ("-1k", "bfloat16", 4)):
+    for name, group in (("float16", 4), ("bfloat16", 2)):
         exact = Exact("float32", block=group, inputs=name)
-        tree = Pairwise("float32", fused=False, block=group, inputs=name)
+        yield Device(f"cdna1.mfma.{name}", exact, "MMA-Sim; Khattak")
+    for suffix, name, group in (("", "float16", 4), ("", "bfloat16", 2), ("-1k", "bfloat16", 4)):
         flushed = Pairwise("float32", fused=False, block=group, inputs=name, flush="positive")
-        yield Device(f"cdna1.mfma{suffix}.{name}", exact, "Khattak")
-        yield Device(f"cdna1.mfma-pairwise{suffix}.{name}", tree, "MMA-Sim")
         yield Device(f"cdna2.mfma{suffix}.{name}", flushed, "MMA-Sim")
-    for name, group in (("float16", 8), ("bfloat16", 8), ("tf32", 4)):
+    for suffix, name, group in (
+        ("", "float16", 8),
+        ("", "bfloat16", 8),
+        ("-k4", "float16", 4),
+        ("-k4", "bfloat16", 4),
+        ("", "tf32", 4),
+    ):
         core = FlooredCore(group, name, convert="rtz" if name == "tf32" else None)
+        yield Device(f"cdna3.mfma{suffix}.{name}", core, "MMA-Sim")
+    for name in _pairs("e4m3fnuz", "e5m2fnuz"):
+        core = FlooredCore(16, _inputs(name), halves=True, reach=25)
         yield Device(f"cdna3.mfma.{name}", core, "MMA-Sim")
-    for name in ("e4m3fnuz", "e5m2fnuz"):
-        core = FlooredCore(16, _INPUTS[name], halves=True, reach=25)
-        yield Device(f"cdna3.mfma.{name}", core, "MMA-Sim")
+
+
+def _amx(inputs: str, block: int, chains: int) -> Chained:
+    """One tile of AMX: the chains start at zero, the accumulator is added at the end."""
+    return Chained(block, inputs, chains, convert="rtz" if inputs == "tf32" else None)
 
 
 def _processors() -> Iterator[Device]:
-    """Pairs of bfloat16 products in float32; Arm rounds to odd, and to infinity."""
-    for name, mode, source in (
-        ("intel.amx", "rne", "Intel"),
-        ("intel.avx512", "rne", "Intel"),
-        ("arm.bfdot", "rto", "Arm"),
-        ("arm.bfmmla", "rto", "Arm"),
-    ):
-        pairs = Pairwise(
-            "float32",
-            Rounding(mode, "infinity"),
-            fused=False,
-            block=2,
-            inputs="bfloat16",
-            flush="signed",
-        )
-        yield Device(f"{name}.bfloat16", pairs, source)
+    """Chains of multiply-adds of Intel's; pairs and exact sums of a few products of Arm's.
+
+    Arm rounds the products of a pair to odd, and to infinity; with FPCR.EBF = 1 it adds them
+    exactly.
+    """
+    pair = Chained(2, "bfloat16", order=(1, 0), through=True)
+    yield Device("intel.avx512.bfloat16", pair, "Intel; silicon")
+    yield Device("intel.amx.bfloat16", _amx("bfloat16", 32, 2), "Intel; silicon")
+    yield Device("intel.amx.float16", _amx("float16", 32, 2), "Intel")
+    yield Device("intel.amx.tf32", _amx("tf32", 16, 1), "Intel")
+    odd = Pairwise(
+        "float32",
+        Rounding("rto", "infinity"),
+        fused=False,
+        block=2,
+        inputs="bfloat16",
+        flush="signed",
+    )
+    fused = Pairwise("float32", block=2, inputs="bfloat16")
+    for name in ("bfdot", "bfmmla"):
+        yield Device(f"arm.{name}.bfloat16", odd, "Arm")
+        yield Device(f"arm.{name}-ebf.bfloat16", fused, "Arm")
+    for name in _FP8:
+        for suffix, output, terms in (("", "float32", 4), (".float16", "float16", 2)):
+            exact = Exact(output, block=terms, inputs=_inputs(name))
+            yield Device(f"arm.fdot.{name}{suffix}", exact, "Arm")
 
 
 _MAKERS: Final = (

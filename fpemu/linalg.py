@@ -17,11 +17,20 @@ from typing import Any, Final, Literal, cast, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fpemu._kernels import defined, launching, pairwise, sequential, superaccumulator, tensor_core
+from fpemu._kernels import (
+    chains,
+    defined,
+    launching,
+    pairwise,
+    sequential,
+    superaccumulator,
+    tensor_core,
+)
 from fpemu._kernels.operands import Operands, first_stranger, read_only, targets_of
 from fpemu.accumulators import (
     Accumulator,
     Blocked,
+    Chained,
     Exact,
     FlooredCore,
     Pairwise,
@@ -150,6 +159,7 @@ _PRODUCTS: Final[dict[type, Callable[[Operands, Any], Carrier]]] = {
     Sequential: sequential.product,
     Blocked: sequential.blocked_product,
     Pairwise: pairwise.product,
+    Chained: chains.product,
     Exact: superaccumulator.product,
     TensorCore: tensor_core.product,
     FlooredCore: tensor_core.floored_product,

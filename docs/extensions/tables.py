@@ -9,6 +9,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import fpemu
 from fpemu import TensorCore, devices
+from fpemu.devices import Device
 from fpemu.scaling import FORMATS
 from lamp import machines
 from lamp.lookahead.rules import RULES
@@ -56,6 +57,11 @@ def fused(accumulator: Any) -> TensorCore | None:
     return core if isinstance(core, TensorCore) else None
 
 
+def alike(device: Device) -> bool:
+    """Whether both operands of a unit have one format; the others are told of in words."""
+    return len(set(device.accumulator.input_formats)) == 1
+
+
 def together(rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
     """Merge the rows of units that differ only in their inputs."""
     alike: dict[Row, list[str]] = {}
@@ -69,7 +75,7 @@ def together(rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
 def tensor_cores() -> Iterator[Row]:
     """Units of fused additions."""
     yield "unit", "inputs", "terms", "bits", "result", "floor", "sources"
-    cores = ((device, fused(device.accumulator)) for device in devices.entries())
+    cores = ((device, fused(device.accumulator)) for device in filter(alike, devices.entries()))
     yield from together(
         (
             device.name,
@@ -91,7 +97,7 @@ def other_units() -> Iterator[Row]:
     yield "unit", "inputs", "how it sums", "sources"
     yield from together(
         (device.name, (str(device.accumulator), device.source))
-        for device in devices.entries()
+        for device in filter(alike, devices.entries())
         if fused(device.accumulator) is None
     )
 

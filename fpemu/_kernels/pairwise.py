@@ -314,7 +314,7 @@ def _flushed_inputs(operands: Operands, accumulator: PairwiseFacts) -> Operands:
         if x is None or format is None or accumulator.flush is None:
             return x
         zeros = x * x.dtype.type(0) if accumulator.flush == "signed" else np.zeros_like(x)
-        return cast(Carrier, np.where((x != 0) & (np.abs(x) < format.smallest_normal), zeros, x))
+        return cast(Carrier, np.where(np.abs(x) < format.smallest_normal, zeros, x))
 
     return replace(
         operands,

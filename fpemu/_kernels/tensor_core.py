@@ -58,6 +58,7 @@ __all__ = ["floored_product", "product", "scaled_product", "with_canonical_nan"]
 _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _EXPONENT: Final = np.uint64(0x7FF << 52)
 _NO_FLOOR: Final = 2.0**-600  # below every product's exponent
+_LEAST: Final = 2.0**-126  # the least exponent of float32
 _INFINITE_PRODUCT: Final = 2.0**128  # CDNA3
 _CANONICAL_NAN: Final = 0x7FFFFFFF
 _WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
@@ -112,6 +113,8 @@ class FlooredCoreFacts(Protocol):
     @property
     def sum_fraction_bits(self) -> int: ...
     @property
+    def result_fraction_bits(self) -> int: ...
+    @property
     def halves(self) -> bool: ...
     @property
     def reach(self) -> int | None: ...
@@ -147,7 +150,8 @@ class _Unit(NamedTuple):
     group: int
     floor: float  # the least power that terms are aligned to
     top: float  # 2**fraction_bits
-    sum_top: float
+    sum_top: float  # FlooredCore: 2**sum_fraction_bits, 2**result_fraction_bits
+    result_top: float
     reach: float
     initial_least: float  # the power of a subnormal accumulator
     others: bool  # whether there are infinities or NaNs
@@ -230,18 +234,24 @@ def _add_truncated(total, scale, left, values, first, stop, stride):  # type: ig
 
 @numba.njit(inline="always")
 def _add_groups(work, left, powers_left, values, powers, first, stop, group):  # type: ignore[no-untyped-def]
-    """Sum the groups of a block exactly; raise `largest` to the power of the scales of one."""
-    groups, largest = work.groups, work.largest
+    """Sum the groups of a block exactly; raise `largest` to the power of the scales of one.
+
+    A group takes part if one of its products is not zero, even if they cancel.
+    """
+    groups, largest, part = work.groups, work.largest, work.special
     for g in range((stop - first + group - 1) // group):
         begin = first + g * group
         for j in range(COLUMNS):
             groups[g, j] = 0.0
+            part[j] = 0.0
         for step in range(begin, min(begin + group, stop)):
             for j in range(COLUMNS):
-                groups[g, j] += left[step] * values[step, j]
+                product = left[step] * values[step, j]
+                groups[g, j] += product
+                part[j] = max(part[j], abs(product))
         for j in range(COLUMNS):
             power = powers_left[begin] * powers[begin, j]
-            taken = groups[g, j] != 0.0 and power > largest[j]
+            taken = part[j] != 0.0 and power > largest[j]
             largest[j] = power if taken else largest[j]
 
 
@@ -298,8 +308,9 @@ def _fused_block(  # type: ignore[no-untyped-def]
     else:
         _add_truncated(total, scale, left, values, first, stop, 1)
     for j in range(COLUMNS):
-        # Zero sums are positive.
-        total[j] = _rounded(total[j] / scale[j] + 0.0, j, unit, shortcut, kind, quick, place)
+        # Zero sums are positive, and sums that round to zero.
+        exact = total[j] / scale[j] + 0.0
+        total[j] = _rounded(exact, j, unit, shortcut, kind, quick, place) + 0.0
 
 
 @numba.njit(inline="always")
@@ -320,7 +331,7 @@ def _truncated_products(  # type: ignore[no-untyped-def]
 def _floored_block(  # type: ignore[no-untyped-def]
     work, left, powers_left, values, powers, first, stop, unit, shortcut, kind, quick, halves, place
 ):
-    """A block of CDNA3: products truncated, their sum and the accumulator floored."""
+    """A block of CDNA3: products truncated; their sum, the accumulator and the result floored."""
     acc, largest, scale, total = work.acc, work.largest, work.scale, work.total
     second_largest, second_total = work.second_largest, work.second_total
     top, stride = unit.top, 2 if halves else 1
@@ -343,14 +354,14 @@ def _floored_block(  # type: ignore[no-untyped-def]
             scale[j] = common
     for j in range(COLUMNS):
         products = total[j] / scale[j] if largest[j] > 0.0 else 0.0
-        power = _power(acc[j], 2.0**-126)
+        power = max(_power(acc[j], _LEAST), _LEAST)  # a zero has the least exponent
         addend = 0.0 if power < largest[j] * unit.reach else acc[j]
-        power = 0.0 if addend == 0.0 else power
         both = max(largest[j], power)
-        unit_power = both if both > 0.0 else 1.0
-        floored = words.floor(products * (unit.sum_top / unit_power)) / unit.sum_top
-        exact = (floored + words.floor(addend * (top / unit_power)) / top) * unit_power + 0.0
-        total[j] = _rounded(exact, j, unit, shortcut, kind, quick, place)
+        floored = words.floor(products * (unit.sum_top / both)) / unit.sum_top
+        exact = (floored + words.floor(addend * (top / both)) / top) * both
+        power = max(_power(exact, _LEAST), _LEAST)
+        result = words.floor(exact * (unit.result_top / power)) * (power / unit.result_top)
+        total[j] = _rounded(result + 0.0, j, unit, shortcut, kind, quick, place)
 
 
 @numba.njit(inline="always")
@@ -521,6 +532,7 @@ def _core_unit(core: TensorCoreFacts, drawn: _Drawn, *, group: int, others: bool
         floor=_NO_FLOOR if floor is None else 2.0**floor,
         top=2.0**core.fraction_bits,
         sum_top=0.0,
+        result_top=0.0,
         reach=0.0,
         initial_least=2.0**core.initial_format.emin,
         others=others,
@@ -607,6 +619,7 @@ def floored_product(operands: Operands, accumulator: FlooredCoreFacts) -> Carrie
             floor=_NO_FLOOR,
             top=2.0**accumulator.fraction_bits,
             sum_top=2.0**accumulator.sum_fraction_bits,
+            result_top=2.0**accumulator.result_fraction_bits,
             reach=0.0 if reach is None else 2.0**-reach,
             initial_least=0.0,
             others=others or bool(greatest[0] * greatest[1] >= _INFINITE_PRODUCT),

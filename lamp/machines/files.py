@@ -56,6 +56,7 @@ _KINDS: Final = {
     "sequential": accumulators.Sequential,
     "blocked": accumulators.Blocked,
     "pairwise": accumulators.Pairwise,
+    "chained": accumulators.Chained,
     "exact": accumulators.Exact,
     "tensor_core": accumulators.TensorCore,
     "floored_core": accumulators.FlooredCore,

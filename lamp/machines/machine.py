@@ -76,7 +76,15 @@ def _checked_operands(spec: Any, accumulator: Any) -> Format | BlockFormat | Non
     operands = _operands_of(spec)
     if operands is None:
         return taken  # type: ignore[no-any-return]
-    if taken is None or (isinstance(operands, Format) and _holds(taken, operands)):
+    if taken is None or operands == taken:
+        return operands
+    if isinstance(operands, Format) and operands.bits == taken.bits:
+        # A unit reads codes: such operands would be other numbers.  e4m3 is float8_e4m3fn to units.
+        raise ValueError(
+            f"{accumulator} takes {taken} (largest {taken.max_finite:g}), not {operands} (largest "
+            f"{operands.max_finite:g}), whose codes of {operands.bits} bits mean other numbers"
+        )
+    if isinstance(operands, Format) and _holds(taken, operands):
         return operands
     raise ValueError(f"{accumulator} takes {taken}, not {operands}")
 
@@ -145,7 +153,9 @@ class Product:
         stands for ``Sequential(format)``.
     operands : Format, BlockFormat or str, optional
         The format that both operands are rounded into.  By default that of the accumulator's
-        inputs; if it takes any number, operands are not rounded.
+        inputs; if it takes any number, operands are not rounded.  Another format is one of fewer
+        bits whose numbers the accumulator's inputs hold: ``"e4m3"``, whose largest number is 240,
+        is not what a unit such as ``hopper.wgmma.e4m3`` takes, float8_e4m3fn.
     output : Format or str, optional
         The format of the result, by default that of the accumulator.
     rounding : Rounding or str

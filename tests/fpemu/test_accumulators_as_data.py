@@ -16,6 +16,7 @@ def test_every_field_of_an_accumulator_is_an_argument():
         (fpemu.Pairwise("e8m7", flush="signed"), {"block": 8}),
         (fpemu.Exact("e8m7"), {"block": 8}),
         (core, {"block": 8}),
+        (fpemu.Chained(8, "bfloat16", 2), {"block": 4}),
         (fpemu.FlooredCore(8, "bfloat16", convert="rtz"), {"block": 4}),
         (fpemu.Promoted(core, "float32", 128), {"block": 64}),
     ):

@@ -25,7 +25,7 @@ def inner_product(a, b, core):
         if terms:
             summed = aligned_sum(terms, BITS, largest_exponent(terms), "rtz")
             exact = value(summed.significand, summed.quantum)
-            total = round_exact(exact, core.format, core.rounding)
+            total = round_exact(exact, core.format, core.rounding) + 0.0  # no zero is negative
     return total
 
 

@@ -94,8 +94,8 @@ def test_truncation_never_enlarges_a_sum_of_one_sign():
     for name in ("volta.mma.float16", "ada.mma.e5m2", "hopper.wgmma.bfloat16"):
         unit = UNITS[name]
         for _ in range(50):
-            a = [round_exact(generator.random(), unit.input_format) for _ in range(unit.terms)]
-            b = [round_exact(generator.random(), unit.input_format) for _ in range(unit.terms)]
+            a = [round_exact(generator.random(), unit.input_formats[0]) for _ in range(unit.terms)]
+            b = [round_exact(generator.random(), unit.input_formats[0]) for _ in range(unit.terms)]
             exact = sum(Fraction(x) * Fraction(y) for x, y in zip(a, b, strict=True))
             assert 0 <= exact - Fraction(unit(a, b)) <= exact * (unit.terms + 1) * 2**-13
             assert unit(a, [-y for y in b]) == -unit(a, b)
@@ -350,10 +350,11 @@ def test_groups_of_sixteen_are_exact_and_align_by_their_scales():
     assert unit(a, b, power(-36), ones, ones) == 0.0
     assert unit(a, b, power(-35), [1.5, 1.5], [1.0, 1.0]) == power(-35)
     assert unit(a, b, power(-35), [2.0, 2.0], [1.0, 1.0]) == 0.0
-    # A group that cancels takes no part, whatever its scales.
+    # A group that cancels aligns by its scales, one of zero products does not.
     assert unit(b, [1.0] * 32, power(-36), [1.0, 1.0], [1.0, 1.0]) == 0.0
     cancelled = [6.0, -6.0] * 8
-    assert unit(cancelled, [1.0] * 16, power(-36), [448.0], [1.0]) == power(-36)
+    assert unit(cancelled, [1.0] * 16, power(-36), [448.0], [1.0]) == 0.0
+    assert unit([0.0] * 16, [1.0] * 16, power(-36), [448.0], [1.0]) == power(-36)
 
 
 def test_scale_significands_multiply_the_group():
@@ -391,22 +392,35 @@ def test_arm_rounds_to_odd():
 
 
 @pytest.mark.parametrize("name", ["intel.amx", "intel.avx512", "arm.bfdot", "arm.bfmmla"])
-def test_pairs_flush_subnormal_numbers(name):
+def test_processors_flush_subnormal_numbers(name):
     unit = UNITS[f"{name}.bfloat16"]
     assert same(unit([power(-127)], [power(100)]), 0.0)
     assert same(unit([power(-63)], [power(-64)]), 0.0)
     assert unit([power(-63)], [power(-63)]) == power(-126)
     assert unit([0.0], [0.0], power(-127)) == 0.0
     assert unit([power(-63) * 1.5, -power(-63)], [power(-63), power(-63)]) == 0.0
-    # A sign survives the flush where nothing else is added.
-    assert same(unit([-power(-127), -0.0], [1.0, 1.0], -0.0), -0.0)
+    # A sign survives the flush where nothing else is added, but AMX's chains start at +0.
+    zero = 0.0 if name == "intel.amx" else -0.0
+    assert same(unit([-power(-127), -0.0], [1.0, 1.0], -0.0), zero)
 
 
-def test_pairs_are_added_before_c():
-    unit = UNITS["intel.amx.bfloat16"]
+def test_processors_add_in_different_orders():
     a = b = [power(-12)] * 2
-    assert unit(a, b, 1.0) == 1.0 + power(-23)
-    assert unit([a[0], 0.0, a[1], 0.0], [b[0], 0.0, b[1], 0.0], 1.0) == 1.0
+    # Before c: AMX in chains, Arm in pairs, which it rounds to odd.  After c, the odd one first.
+    assert UNITS["intel.amx.bfloat16"](a, b, 1.0) == 1.0 + power(-23)
+    assert UNITS["arm.bfdot.bfloat16"](a, b, 1.0) == 1.0 + power(-23)
+    assert UNITS["intel.avx512.bfloat16"](a, b, 1.0) == 1.0
+    assert UNITS["intel.avx512.bfloat16"]([power(-12), 1.0], [power(-12), 1.0], -1.0) == power(-24)
+    assert UNITS["intel.avx512.bfloat16"]([1.0, power(-12)], [1.0, power(-12)], -1.0) == power(-24)
+    assert UNITS["intel.avx512.bfloat16"]([1.0, power(-12)], [-1.0, power(-12)], 1.0) == 0.0
+    # Even and odd elements are chains of their own: 1 in one, what it would swallow in the other.
+    small = [power(-12)] * 2
+    assert UNITS["intel.amx.bfloat16"](
+        [1.0, *small[:1], 0.0, *small[1:]], [1.0, *small[:1], 0.0, *small[1:]]
+    ) == 1.0 + power(-23)
+    assert (
+        UNITS["intel.amx.bfloat16"]([1.0, 0.0, power(-12), 0.0], [1.0, 0.0, power(-12), 0.0]) == 1.0
+    )
 
 
 def test_an_exact_sum_rounds_once():
@@ -419,13 +433,15 @@ def test_an_exact_sum_rounds_once():
 # --- AMD ----------------------------------------------------------------------------------------
 
 
-def test_the_two_accounts_of_cdna1_differ():
+def test_cdna1_sums_a_group_exactly():
     a = b = [1.0, power(-12), power(-12), 0.0]
     assert UNITS["cdna1.mfma.float16"](a, b) == 1.0 + power(-23)
-    assert UNITS["cdna1.mfma-pairwise.float16"](a, b) == 1.0
-    # In halves: two small terms in one half meet before the 1.
-    a = b = [1.0, 0.0, power(-12), power(-12)]
-    assert UNITS["cdna1.mfma-pairwise.float16"](a, b) == 1.0 + power(-23)
+    # In pairs the small terms of different halves would not meet.
+    assert UNITS["cdna2.mfma.float16"](a, b) == 1.0
+    # Two terms of bfloat16 make a group, and four of float16.
+    small = [power(-12)] * 4
+    assert UNITS["cdna1.mfma.bfloat16"](small[:2], small[:2], 1.0) == 1.0 + power(-23)
+    assert UNITS["cdna1.mfma.bfloat16"]([power(-12), 0.0] * 2, small, 1.0) == 1.0
 
 
 def test_bfloat16_groups_are_pairs_and_fours():
@@ -437,14 +453,13 @@ def test_bfloat16_groups_are_pairs_and_fours():
 def test_cdna2_flushes_subnormal_numbers_and_cdna1_keeps_them():
     tiny, small = [power(-24)], [power(-63)]
     assert UNITS["cdna1.mfma.float16"](tiny, [1.0]) == power(-24)
-    assert UNITS["cdna1.mfma-pairwise.float16"](tiny, [1.0]) == power(-24)
     assert same(UNITS["cdna2.mfma.float16"](tiny, [1.0]), 0.0)
     assert UNITS["cdna1.mfma.bfloat16"](small, [power(-64)]) == power(-127)
     assert same(UNITS["cdna2.mfma.bfloat16"](small, [power(-64)]), 0.0)
     assert UNITS["cdna2.mfma.bfloat16"](small, small) == power(-126)
-    # Results keep their sign, inputs become +0.
+    # Inputs become +0, c among them, and zeros as well.
     pair = [-power(-63), -power(-63)], [power(-64), power(-65)]
-    assert same(UNITS["cdna2.mfma.bfloat16"](*pair, -0.0), -0.0)
+    assert same(UNITS["cdna2.mfma.bfloat16"](*pair, -0.0), 0.0)
     assert same(UNITS["cdna2.mfma.bfloat16"]([-0.0, -0.0], [1.0, 1.0], -power(-130)), 0.0)
 
 

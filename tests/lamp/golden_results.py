@@ -6,6 +6,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ UNITS = (
     "cdna2.mfma.bfloat16",
     "cdna3.mfma.bfloat16",
     "arm.bfmmla.bfloat16",
+    "intel.avx512.bfloat16",
+    "intel.amx.bfloat16",
 )
 BLOCK_FORMATS = ("mxfp8_e4m3", "mxfp4", "mxint8", "nvfp4")
 MACHINES = (
@@ -188,6 +191,17 @@ def summed() -> Results:
     yield "running sums", lambda: _running(fpemu.matmul(a, b, float32, running=True))
     for name in UNITS:
         yield name, partial(fpemu.matmul, a, b, fpemu.devices.get(name), convert="rne")
+    yield "corners of units", _corners
+
+
+def _corners() -> list[np.ndarray]:
+    """Inner products in which units have been wrong before."""
+    cases = (
+        ("cdna3.mfma.bfloat16", [-255.0, -128.0], [2.0**-32, 2.0**-32], 1.0),
+        ("cdna2.mfma.float16", [-0.0] * 4, [1.0] * 4, -0.0),
+        ("ampere.mma.float16.float16", [-(2.0**-14)], [2.0**-14], 0.0),
+    )
+    return [fpemu.dot(a, b, fpemu.devices.get(name), c=c) for name, a, b, c in cases]
 
 
 def _running(found: Any) -> list[np.ndarray]:
@@ -205,6 +219,15 @@ def block_scaled() -> Results:
     one_level = fpemu.scaling.BlockFormat("one level", "float4_e2m1fn", "float8_e4m3fn", 16)
     yield "one level", lambda: fpemu.scaling.dequantize(fpemu.scaling.quantize(a, one_level))
     unit = fpemu.devices.get("blackwell.tcgen05-mxf4nvf4.e2m1-ue4m3-16")
+    # A group that cancels, below it a little.
+    format = replace(fpemu.scaling.FORMATS["nvfp4"], tensor_scale=False)
+    group = np.where(np.arange(64) < 16, np.where(np.arange(64) % 2, -6.0, 6.0), 0.0)
+    left = fpemu.scaling.Scaled(group[None, :], np.ones((1, 4)), format, 1)
+    right = fpemu.scaling.Scaled(np.ones((64, 1)), np.ones((4, 1)), format, 0)
+    yield (
+        "cancelled nvfp4",
+        lambda: fpemu.scaling.matmul(left, right, unit, c=np.full((1, 1), 2.0**-36)),
+    )
     yield (
         "product nvfp4",
         lambda: fpemu.scaling.matmul(

@@ -194,7 +194,8 @@ def _fused(
         return 0.0
     exponent = largest_exponent(terms, floor)
     total = aligned_sum(terms, fraction_bits, exponent, alignment)
-    return rounded(value(total.significand, total.quantum), output)
+    # A negative sum that rounds to zero gives +0, as a sum of zero does.
+    return rounded(value(total.significand, total.quantum), output) or 0.0
 
 
 def two_step_addition(
@@ -284,7 +285,8 @@ def group_scaled_addition(
 ) -> float:
     """Groups summed exactly, times their two scales; the scaled groups and c fused (mxf4nvf4).
 
-    A scaled group has the exponent of its scales, whatever the size of its sum.
+    A scaled group has the exponent of its scales, whatever the size of its sum, and be it zero.  A
+    group takes no part if all of its products are zero, or a scale is.
     """
     if any(map(math.isnan, [*a_scales, *b_scales])):
         return math.nan
@@ -300,7 +302,7 @@ def group_scaled_addition(
             split(a_scales[start // block], scale_format),
             split(b_scales[start // block], scale_format),
         )
-        if total * scale.significand != 0:
+        if products and scale.significand != 0:
             groups.append(multiply(Term(total, quantum, 0), scale))
     return _fused(groups, c, fraction_bits, floor, output)
 
@@ -310,18 +312,41 @@ def group_scaled_addition(
 
 @dataclass(frozen=True)
 class Step:
-    """How an ordinary operation ends: rounded into `format`, perhaps flushed, perhaps neither."""
+    """How an ordinary operation ends: rounded into `format`, perhaps flushed, perhaps neither.
+
+    Whether a result is subnormal is seen from the rounded number or, if `unbounded`, from the exact
+    result rounded to as many bits with an exponent of any size.
+    """
 
     format: Format
     rounding: str
     flush: bool = False
+    unbounded: bool = False
 
     def __call__(self, x: Fraction) -> float:
         """Round a nonzero exact result; one that is subnormal is flushed to a zero of its sign."""
         result = rounded(x, Output(self.format, self.rounding, self.format))
-        if self.flush and abs(result) < self.format.smallest_normal:
+        seen = nearest(x, self.format.precision) if self.unbounded else exact_or_none(result)
+        if self.flush and seen is not None and abs(seen) < exact(self.format.smallest_normal):
             return math.copysign(0.0, x)
         return result
+
+
+def exact_or_none(x: float) -> Fraction | None:
+    """A finite number, or None."""
+    return exact(x) if math.isfinite(x) else None
+
+
+def exponent_of(x: Fraction) -> int:
+    """``floor(log2 |x|)`` of a nonzero number."""
+    exponent = abs(x.numerator).bit_length() - x.denominator.bit_length()
+    return exponent - 1 if abs(x) < value(1, exponent) else exponent
+
+
+def nearest(x: Fraction, precision: int) -> Fraction:
+    """A nonzero number rounded to `precision` bits, half to even."""
+    quantum = value(1, exponent_of(x) + 1 - precision)
+    return round(x / quantum) * quantum
 
 
 def exact(x: float) -> Fraction:
@@ -361,6 +386,64 @@ def chained_fma(a: Sequence[float], b: Sequence[float], c: float, *, format: For
     return c
 
 
+def fused_pair_addition(
+    a: Sequence[float], b: Sequence[float], c: float, *, a_format: Format, b_format: Format
+) -> float:
+    """Arm with FPCR.EBF = 1: the exact sum of two products, rounded, and c + that, rounded."""
+    step = Step(formats.float32, "rne")
+    special = special_value(a, b, 0.0)
+    if special is not None:
+        return add_rounded(c, special, step)
+    total = sum(exact(x) * exact(y) for x, y in zip(a, b, strict=True))
+    # A sum of zeros is negative if both are.
+    negative = all(x * y == 0 and math.copysign(1.0, x * y) < 0 for x, y in zip(a, b, strict=True))
+    pair = step(total) if total else -0.0 if negative else 0.0
+    return add_rounded(c, pair, step)
+
+
+def chained_addition(
+    a: Sequence[float],
+    b: Sequence[float],
+    c: float,
+    *,
+    a_format: Format,
+    b_format: Format,
+    chains: int,
+) -> float:
+    """AMX: chains of float32 multiply-adds from +0, added up, and their sum added to c.
+
+    Term i belongs to chain ``i % chains``.  Subnormal float32 numbers are zeros, in and out.
+    """
+    a, b = (
+        [_without_subnormals(x) for x in operands(vector, format)]
+        for vector, format in ((a, a_format), (b, b_format))
+    )
+    total = None
+    for first in range(chains):
+        chain = 0.0
+        for x, y in zip(a[first::chains], b[first::chains], strict=True):
+            chain = fma_rounded(x, y, chain, _INTEL)
+        total = chain if total is None else add_rounded(total, chain, _INTEL)
+    return add_rounded(_without_subnormals(c), total, _INTEL)
+
+
+def odd_first_addition(
+    a: Sequence[float], b: Sequence[float], c: float, *, a_format: Format, b_format: Format
+) -> float:
+    """AVX-512 BF16: two multiply-adds, that of the odd elements first."""
+    total = _without_subnormals(c)
+    for i in (1, 0):
+        total = fma_rounded(_without_subnormals(a[i]), _without_subnormals(b[i]), total, _INTEL)
+    return total
+
+
+_INTEL = Step(formats.float32, "rne", flush=True, unbounded=True)
+
+
+def _without_subnormals(x: float) -> float:
+    return math.copysign(0.0, x) if abs(x) < formats.float32.smallest_normal else x
+
+
 def exact_addition(
     a: Sequence[float], b: Sequence[float], c: float, *, output: Output = FLOAT32_NEAREST
 ) -> float:
@@ -386,11 +469,12 @@ def pairwise_addition(
     """Float32 products, their balanced sum (left half + right half), and c + that sum.
 
     With `flush`, subnormal inputs (c's format is float32) become zeros, as do float32 results.
+    Inputs that are zero may lose their sign, too.
     """
     step = Step(formats.float32, rounding, flush)
 
     def read(x: float, format: Format) -> float:
-        if flush and 0 < abs(x) < format.smallest_normal:
+        if flush and abs(x) < format.smallest_normal:
             return math.copysign(0.0, x) if input_zero_keeps_sign else 0.0
         return x
 
@@ -421,7 +505,7 @@ def floored_addition(
     a_format: Format,
     b_format: Format,
     fraction_bits: int = 24,
-    sum_fraction_bits: int = 31,
+    sum_fraction_bits: int = 32,
     flooring: str = "rtn",
     output: Output = FLOAT32_NEAREST,
 ) -> float:
@@ -443,7 +527,7 @@ def floored_halves_addition(
     a_format: Format,
     b_format: Format,
     fraction_bits: int = 24,
-    sum_fraction_bits: int = 31,
+    sum_fraction_bits: int = 32,
     c_reach: int | None = 25,
     flooring: str = "rtn",
     output: Output = FLOAT32_NEAREST,
@@ -486,17 +570,22 @@ def _add_c_floored(
     flooring: str,
     output: Output,
 ) -> float:
-    addends = [split(c, output.c_format)] if c != 0 else []
-    if not total and not addends:
+    """The sum of the products and c, floored to the larger exponent; the result floored, rounded.
+
+    c has an exponent of at least float32's emin, zero that one.  The result is floored 31 bits
+    behind its own exponent.
+    """
+    addend = split(c, output.c_format) if c != 0 else Term(0, 0, output.c_format.emin)
+    exponent = largest_exponent([*total, addend])
+    floored = [
+        aligned_sum(total, sum_fraction_bits, exponent, flooring),
+        aligned_sum([addend], c_fraction_bits, exponent, flooring),
+    ]
+    result = sum(value(term.significand, term.quantum) for term in floored)
+    if result == 0:
         return 0.0
-    exponent = largest_exponent([*total, *addends])
-    product_sum = aligned_sum(total, sum_fraction_bits, exponent, flooring)
-    addend = aligned_sum(addends, c_fraction_bits, exponent, flooring)
-    return rounded(
-        value(product_sum.significand, product_sum.quantum)
-        + value(addend.significand, addend.quantum),
-        output,
-    )
+    quantum = value(1, max(exponent_of(result), output.c_format.emin) - 31)
+    return rounded(result / quantum // 1 * quantum, output)
 
 
 # --- Units: an instruction chained along a vector ----------------------------------------------
@@ -515,18 +604,23 @@ class Unit:
     terms : int
         Products one fused addition takes; a longer vector is taken in pieces, in index order, the
         output of one the c of the next.  0 for a function that takes any length at once.
-    input_format, c_format, output_format : Format
-        What a and b, c, and the result are members of.
+    input_formats : pair of Format
+        What a and b are members of.
+    c_format, output_format : Format
+        What c and the result are members of.
     parameters : mapping
+    whole : int
+        What the length of an instruction is a multiple of, if it may be shorter; 0 if not.
     """
 
     name: str
     function: Callable[..., float]
     terms: int
-    input_format: Format
+    input_formats: tuple[Format, Format]
     c_format: Format
     output_format: Format
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    whole: int = 0
 
     def __call__(
         self,
@@ -538,10 +632,11 @@ class Unit:
     ) -> float:
         """``c + sum a*b`` for vectors of any length; scales are given one for each block.
 
-        The last instruction is filled up with zeros, as a program on the machine has to do.
+        The last instruction is filled up with zeros, as a program on the machine has to do, where
+        there are no shorter ones.
         """
         terms = self.terms or len(a)
-        padding = [0.0] * (-len(a) % terms if terms else 0)
+        padding = [0.0] * (-len(a) % (self.whole or terms) if terms else 0)
         left = [*map(float, a), *padding]
         right = [*map(float, b), *padding]
         result = float(c)
@@ -601,25 +696,22 @@ _INPUTS = {
     "e2m1": formats.float4_e2m1fn,
 }
 _SCALES = {"e8m0": formats.float8_e8m0fnu, "ue4m3": formats.float8_e4m3fn}
-_FP8 = ("e4m3", "e5m2")
-_FP8_FP6_FP4 = ("e4m3", "e5m2", "e3m2", "e2m3", "e2m1")
+_SMALL = ("e4m3", "e5m2", "e3m2", "e2m3", "e2m1")
+# Operands of different formats: a's name, a hyphen, b's name.
+_FP8 = ("e4m3", "e5m2", "e4m3-e5m2", "e5m2-e4m3")
+_FP8_FP6_FP4 = tuple(a if a == b else f"{a}-{b}" for a in _SMALL for b in _SMALL)
 
-# Floors of the alignment exponent, for float32 (or e8m13) and for float16 output.
-_FLOORS = {
-    "volta": (None, -19),
-    "turing": (-132, -20),  # unknown; Ampere's
-    "ampere": (-132, -20),
-    "ada": (-132, -20),
-    "hopper": (-133, -21),
-    "blackwell": (-133, -21),
-    "rtx-blackwell": (-133, -21),
-}
+# Floors of the alignment exponent, for float32 (or e8m13) and for float16 output, by the fraction
+# bits of an architecture's additions of float16 products.
+_FLOORS = {23: (-131, -19), 24: (-132, -20), 25: (-133, -21)}
+_BITS_OF_FLOAT16 = {"ada": 24, "hopper": 25}  # where 8-bit products have 13
 
 # architecture, instruction, inputs, terms, fraction bits, function, wide output.  A unit with
 # float16 output exists beside each but for bfloat16 and tf32 inputs.
 _NVIDIA = (
     ("volta", "mma", ("float16",), 4, 23, fused_addition, FLOAT32_TRUNCATED),
     ("turing", "mma", ("float16",), 8, 24, fused_addition, FLOAT32_TRUNCATED),
+    ("turing", "mma-k4", ("float16",), 4, 23, fused_addition, FLOAT32_TRUNCATED),
     ("ampere", "mma", ("float16", "bfloat16"), 8, 24, fused_addition, FLOAT32_TRUNCATED),
     ("ampere", "mma", ("tf32",), 4, 24, fused_addition, FLOAT32_TRUNCATED),
     ("ada", "mma", ("float16", "bfloat16"), 8, 24, fused_addition, FLOAT32_TRUNCATED),
@@ -636,11 +728,24 @@ _NVIDIA = (
     ("blackwell", "tcgen05", ("float16", "bfloat16"), 16, 25, fused_addition, FLOAT32_TRUNCATED),
     ("blackwell", "tcgen05", ("tf32",), 8, 25, fused_addition, FLOAT32_TRUNCATED),
     ("blackwell", "tcgen05", _FP8_FP6_FP4, 32, 25, fused_addition, FLOAT32_TRUNCATED),
+    ("blackwell", "mma", ("float16", "bfloat16"), 16, 25, fused_addition, FLOAT32_TRUNCATED),
+    ("blackwell", "mma-k8", ("float16", "bfloat16"), 8, 25, fused_addition, FLOAT32_TRUNCATED),
+    ("blackwell", "mma", ("tf32",), 8, 25, fused_addition, FLOAT32_TRUNCATED),
+    ("blackwell", "mma-k4", ("tf32",), 4, 25, fused_addition, FLOAT32_TRUNCATED),
     ("blackwell", "mma", _FP8, 32, 25, two_step_addition, FLOAT32_TRUNCATED),
     ("rtx-blackwell", "mma", ("float16", "bfloat16"), 16, 25, fused_addition, FLOAT32_TRUNCATED),
+    ("rtx-blackwell", "mma-k8", ("float16", "bfloat16"), 8, 25, fused_addition, FLOAT32_TRUNCATED),
     ("rtx-blackwell", "mma", ("tf32",), 8, 25, fused_addition, FLOAT32_TRUNCATED),
+    ("rtx-blackwell", "mma-k4", ("tf32",), 4, 25, fused_addition, FLOAT32_TRUNCATED),
     ("rtx-blackwell", "mma", _FP8_FP6_FP4, 32, 25, fused_addition, FLOAT32_TRUNCATED),
+    ("rtx-blackwell", "mma-k16", _FP8, 16, 25, fused_addition, FLOAT32_TRUNCATED),
 )
+
+
+def _formats_of(name: str) -> tuple[Format, Format]:
+    """The formats of a and b by the name of the inputs."""
+    a, *other = name.split("-")
+    return _INPUTS[a], _INPUTS[other[0] if other else a]
 
 
 def _nvidia_units() -> Iterable[Unit]:
@@ -649,19 +754,21 @@ def _nvidia_units() -> Iterable[Unit]:
             outputs = [wide] if name in ("bfloat16", "tf32") else [wide, FLOAT16_NEAREST]
             for output in outputs:
                 narrow = output is FLOAT16_NEAREST
+                a_format, b_format = _formats_of(name)
+                floors = _FLOORS[_BITS_OF_FLOAT16[architecture] if bits == 13 else bits]
                 yield Unit(
                     f"{architecture}.{instruction}.{name}{'.float16' if narrow else ''}",
                     function,
                     terms,
-                    _INPUTS[name],
+                    (a_format, b_format),
                     output.c_format,
                     # The ordinary addition of c ends in the output format of the fused additions.
                     output.format,
                     {
-                        "a_format": _INPUTS[name],
-                        "b_format": _INPUTS[name],
+                        "a_format": a_format,
+                        "b_format": b_format,
                         "fraction_bits": bits,
-                        "floor": _FLOORS[architecture][int(narrow)],
+                        "floor": floors[int(narrow)],
                         "output": output,
                     },
                 )
@@ -671,20 +778,21 @@ def _block_scaled_unit(
     architecture: str, instruction: str, kind: str, element: str, scale: str, block: int
 ) -> Unit:
     grouped = kind == "mxf4nvf4"
+    a_format, b_format = _formats_of(element)
     return Unit(
         f"{architecture}.{instruction}-{kind}.{element}-{scale}-{block}",
         group_scaled_addition if grouped else block_scaled_addition,
         64 if grouped else 32,
-        _INPUTS[element],
+        (a_format, b_format),
         formats.float32,
         formats.float32,
         {
             "block": block,
-            "a_format": _INPUTS[element],
-            "b_format": _INPUTS[element],
+            "a_format": a_format,
+            "b_format": b_format,
             "scale_format": _SCALES[scale],
             "fraction_bits": 35 if grouped else 25,
-            "floor": _FLOORS[architecture][0],
+            "floor": -139 if grouped else -133,
             "output": FLOAT32_TRUNCATED,
         },
     )
@@ -694,16 +802,15 @@ def _block_scaled_units() -> Iterable[Unit]:
     for unit in (("blackwell", "tcgen05"), ("rtx-blackwell", "mma")):
         for element in _FP8_FP6_FP4:
             yield _block_scaled_unit(*unit, "mxf8f6f4", element, "e8m0", 32)
-        for scale in _SCALES:
-            for block in (16, 32):
-                yield _block_scaled_unit(*unit, "mxf4nvf4", "e2m1", scale, block)
+        for scale, block in (("e8m0", 16), ("e8m0", 32), ("ue4m3", 16)):
+            yield _block_scaled_unit(*unit, "mxf4nvf4", "e2m1", scale, block)
 
 
 def _float32_unit(name: str, function: Callable[..., float], terms: int, **parameters: Any) -> Unit:
     """A unit outside NVIDIA that gives float32; its input format is the last part of its name."""
-    inputs = _INPUTS[name.split(".")[2]]
+    inputs = _formats_of(name.split(".")[2])
     if function is not exact_addition:
-        parameters |= {"a_format": inputs, "b_format": inputs}
+        parameters |= {"a_format": inputs[0], "b_format": inputs[1]}
     return Unit(name, function, terms, inputs, formats.float32, formats.float32, parameters)
 
 
@@ -711,35 +818,47 @@ def _chained_units() -> Iterable[Unit]:
     named = [
         *((f"{name}.mma", ("float64",)) for name in ("ampere", "ada", "hopper")),
         *((f"{name}.mma", ("float64",)) for name in ("blackwell", "rtx-blackwell")),
-        *((f"{name}.mfma", ("float64", "float32")) for name in ("cdna1", "cdna2", "cdna3")),
+        ("cdna1.mfma", ("float32",)),
+        *((f"{name}.mfma", ("float64", "float32")) for name in ("cdna2", "cdna3")),
     ]
     for prefix, inputs in named:
         for name in inputs:
             format = _INPUTS[name]
             parameters = {"format": format}
-            yield Unit(f"{prefix}.{name}", chained_fma, 1, format, format, format, parameters)
+            both = (format, format)
+            yield Unit(f"{prefix}.{name}", chained_fma, 1, both, format, format, parameters)
 
 
 def _amd_units() -> Iterable[Unit]:
     flushed = {"flush": True, "input_zero_keeps_sign": False}
-    for suffix, name, group in (("", "float16", 4), ("", "bfloat16", 2), ("-1k", "bfloat16", 4)):
-        yield _float32_unit(f"cdna1.mfma{suffix}.{name}", exact_addition, group)
-        yield _float32_unit(f"cdna1.mfma-pairwise{suffix}.{name}", pairwise_addition, group)
-        yield _float32_unit(f"cdna2.mfma{suffix}.{name}", pairwise_addition, group, **flushed)
+    for name, group in (("float16", 4), ("bfloat16", 2)):
+        yield _float32_unit(f"cdna1.mfma.{name}", exact_addition, group)
+    for instruction, group in (("mfma.float16", 4), ("mfma.bfloat16", 2), ("mfma-1k.bfloat16", 4)):
+        yield _float32_unit(f"cdna2.{instruction}", pairwise_addition, group, **flushed)
     for name, group in (("float16", 8), ("bfloat16", 8), ("tf32", 4)):
         yield _float32_unit(f"cdna3.mfma.{name}", floored_addition, group)
-    for name in ("e4m3fnuz", "e5m2fnuz"):
-        yield _float32_unit(f"cdna3.mfma.{name}", floored_halves_addition, 16)
+    for name in ("float16", "bfloat16"):
+        yield _float32_unit(f"cdna3.mfma-k4.{name}", floored_addition, 4)
+    for a in ("e4m3fnuz", "e5m2fnuz"):
+        for b in ("e4m3fnuz", "e5m2fnuz"):
+            name = a if a == b else f"{a}-{b}"
+            yield _float32_unit(f"cdna3.mfma.{name}", floored_halves_addition, 16)
 
 
 def _cpu_units() -> Iterable[Unit]:
-    for name, rounding in (
-        ("intel.amx", "rne"),
-        ("intel.avx512", "rne"),
-        ("arm.bfdot", "rto"),
-        ("arm.bfmmla", "rto"),
-    ):
-        yield _float32_unit(f"{name}.bfloat16", pairwise_addition, 2, rounding=rounding, flush=True)
+    yield _float32_unit("intel.avx512.bfloat16", odd_first_addition, 2)
+    for name, terms, chains in (("bfloat16", 32, 2), ("float16", 32, 2), ("tf32", 16, 1)):
+        unit = _float32_unit(f"intel.amx.{name}", chained_addition, terms, chains=chains)
+        yield replace(unit, whole=chains)
+    for name in ("arm.bfdot", "arm.bfmmla"):
+        yield _float32_unit(f"{name}.bfloat16", pairwise_addition, 2, rounding="rto", flush=True)
+        yield _float32_unit(f"{name}-ebf.bfloat16", fused_pair_addition, 2)
+    for name in _FP8:
+        yield _float32_unit(f"arm.fdot.{name}", exact_addition, 4)
+        narrow = _float32_unit(
+            f"arm.fdot.{name}.float16", exact_addition, 2, output=FLOAT16_NEAREST
+        )
+        yield replace(narrow, c_format=formats.float16, output_format=formats.float16)
 
 
 def _exact_units() -> Iterable[Unit]:
@@ -759,12 +878,12 @@ UNITS = {
     )
     for unit in units
 }
-"""Every unit by name: ``<architecture>.<instruction>[-<variant>].<input format>[.float16]``.
+"""Every unit by name: ``<architecture>.<instruction>[-<variant>].<inputs>[.float16]``.
 
 The output is float32 (a float32 container: e8m13 for fp8 on Ada and on Hopper's wgmma; float64 for
-float64 inputs) unless the name ends in ``.float16``.  Input formats: ``float16 bfloat16 tf32
-float32 float64``, and the small ones by shape, ``e4m3`` (fn), ``e5m2``, ``e4m3fnuz``, ``e5m2fnuz``,
-``e3m2``, ``e2m3``, ``e2m1``; a block-scaled one is ``<element>-<scale>-<block>``.  A variant is the
-length of the instruction where that matters (``mma-k8``), the kind of a block-scaled instruction,
-AMD's ``-1k``, or the other of two accounts (``cdna1.mfma-pairwise``).
+float64 inputs) unless the name ends in ``.float16``.  Inputs: ``float16 bfloat16 tf32 float32
+float64``, and the small ones by shape, ``e4m3`` (fn), ``e5m2``, ``e4m3fnuz``, ``e5m2fnuz``,
+``e3m2``, ``e2m3``, ``e2m1``; two of them are a's and b's; block-scaled ones are
+``<elements>-<scale>-<block>``.  A variant is the length of the instruction where that matters
+(``mma-k8``), the kind of a block-scaled instruction, AMD's ``-1k``, or Arm's ``-ebf``.
 """

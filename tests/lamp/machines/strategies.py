@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import fpemu
 from fpemu import (
     Blocked,
+    Chained,
     Exact,
     FlooredCore,
     Format,
@@ -112,11 +113,21 @@ floored_cores = st.builds(
     st.sampled_from((4, 8)),
     tensor_formats,
     st.integers(20, 26),
+    st.integers(27, 32),
     st.integers(27, 31),
     st.booleans(),
     st.none() | st.integers(1, 60),
     conversions,
 )
+chained = st.builds(
+    Chained,
+    st.sampled_from((4, 8)),
+    tensor_formats,
+    st.just(1),
+    st.none() | st.just((1, 0)),
+    st.booleans(),
+    conversions,
+) | st.builds(Chained, st.sampled_from((4, 8)), tensor_formats, st.sampled_from((2, 4)))
 simple = st.one_of(
     sequential,
     st.builds(Blocked, formats, blocks, sequential, roundings),
@@ -133,6 +144,7 @@ simple = st.one_of(
     st.builds(Exact, formats, roundings, st.none() | blocks, optional),
     tensor_cores,
     floored_cores,
+    chained,
     st.sampled_from(UNITS),
 )
 accumulators = simple | st.builds(Promoted, simple, formats, blocks, roundings)

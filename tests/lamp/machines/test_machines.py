@@ -168,6 +168,12 @@ def test_softmax_in_rounded_rows_is_that_of_all_rows(monkeypatch):
         (lambda: Product("float32", scale=0.0), ValueError, "positive float32 number, not 0.0"),
         (lambda: Product("float32", block=0), ValueError, "block must be a positive integer"),
         (lambda: Product("float32", "mxfp9"), ValueError, "unknown format 'mxfp9'"),
+        (
+            lambda: Product(devices.get(FP8), "e4m3"),
+            ValueError,
+            r"takes float8_e4m3fn \(largest 448\), not \S*e4m3 \(largest 240\)",
+        ),
+        (lambda: Product(devices.get(FP8), "float8_e5m2"), ValueError, "takes float8_e4m3fn"),
         (lambda: Product(devices.get(FP8), "mxfp8_e4m3"), ValueError, "takes float8_e4m3fn, not"),
         (lambda: Product(devices.get(MX)), ValueError, "takes blocks of 32 float8_e4m3fn, not"),
         (lambda: Product(devices.get(MX), "mxfp4"), ValueError, "float8_e4m3fn, not mxfp4"),
