@@ -412,3 +412,30 @@ def test_a_format_without_zero_has_nothing_below_its_smallest_number(mode):
     narrow = x.astype(np.float32)[x > 2.0**-149]
     result = fpemu.round(narrow, "float8_e8m0fnu", rounding)
     assert_same_bits(result, np.full(narrow.size, 2.0**-127))
+
+
+@pytest.mark.parametrize("random_bits", [1, 9, 20, 31])
+@pytest.mark.parametrize("mode", ["sr_b", "sr_c"])
+def test_tiny_numbers_meet_the_random_bits_of_p3109s_variants(mode, random_bits):
+    # Fractions s / 2**d with a significand s of 24 bits and d > 31, and the random integers that
+    # are just enough for them to go up, or just not.
+    rounding = Rounding(mode, random_bits=random_bits)
+    target = kernels.target_of(fpemu.format("float8_e4m3fn"), rounding, np.dtype(np.float32))
+    unused = np.uint32(kernels.unused_bits(rounding, 32))
+    generator = np.random.default_rng(random_bits)
+    for d in (32, 33, 40, 55):
+        significands = generator.integers(2**23, 2**24, 40)
+        significands[:8] &= -(2**20)  # ties
+        x = (significands * 2.0 ** (-9 - d)).astype(np.float32)
+        assert _tiny(x.view(np.uint32), target).all()
+        for number, s in zip(x, significands.tolist(), strict=True):
+            if mode == "sr_b":  # floor + 2R + 1 >= 2**(N+1)
+                floor = s * 2 ** (random_bits + 1) >> d
+                least = -((floor + 1 - 2 ** (random_bits + 1)) // 2)
+            else:
+                least = 2**random_bits - round(Fraction(s * 2**random_bits, 2**d))
+            for drawn in {max(least - 1, 0), min(least, 2**random_bits - 1)}:
+                words = np.array([drawn << (32 - random_bits)], np.uint32)
+                out = np.empty((1, 1), np.bool_)
+                _tiny_ups(np.array([number]).view(np.uint32), target, words, unused, out)
+                assert out[0, 0] == (drawn >= least), (s, d, drawn)
