@@ -14,7 +14,7 @@ import pytest
 import fpemu
 from fpemu import devices
 from tests.oracle import pairs, silicon
-from tests.oracle.units import UNITS
+from tests.oracle.units import UNITS, odd_first_addition
 
 DATA = Path(__file__).parents[1] / "data"
 FOLDER = Path(
@@ -128,6 +128,21 @@ def test_a_sum_is_tiny_if_it_is_so_in_24_bits(unit):
             result = fpemu.dot(a, b, devices.get(unit))
             assert result == sign * kept * 2.0**-126, (little, sign)
             assert UNITS[unit](a, b) == result
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_sum_that_float64_does_not_hold_is_tiny_or_not(sign):
+    """Factors of 24 bits: 2**-126 - 2**-151 less 2**-187, and more by 2**-197."""
+    unit = fpemu.Chained(2, "float32", order=(1, 0), through=True)
+    for a, b, kept in (
+        (1 + 2.0**-12, 1 - 2.0**-12 + 2.0**-24, 0),
+        (1 + 2.0**-23, 1 - 2.0**-23, 1),
+    ):
+        given = [-sign * a * 2.0**-75, 0.0], [b * 2.0**-76, 0.0]
+        result = fpemu.dot(*given, unit, c=sign * 2.0**-126)
+        assert result == kept * sign * 2.0**-126
+        formats = {f"{name}_format": fpemu.format("float32") for name in "ab"}
+        assert odd_first_addition(*given, sign * 2.0**-126, **formats) == result
 
 
 def test_amx_keeps_subnormal_float16_numbers_and_no_others():
