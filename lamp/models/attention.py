@@ -299,6 +299,12 @@ def _quotient(sums: NDArray[Any], divisor: float, step: Product) -> NDArray[Any]
         # The quotient is exact in the carrier.
         np.multiply(sums, sums.dtype.type(1 / divisor), out=sums)
         return np.asarray(fpemu.round(sums, step.output, step.rounding))
+    if is_power_of_two and sums.dtype == np.float32 and not step.rounding.is_stochastic:
+        if step.output == fpemu.format("float32") and step.rounding == fpemu.Rounding():
+            np.multiply(sums, np.float32(1 / divisor), out=sums)  # rounds just so
+            return sums
+        exact = np.multiply(sums, 1 / divisor, dtype=np.float64)
+        return np.asarray(fpemu.round(exact, step.output, step.rounding))
     return np.asarray(fpemu.divide(sums, divisor, step.output, step.rounding))
 
 
