@@ -6,5 +6,6 @@ __all__ = [
     "jacobians",
     "picking",
     "rows",
+    "tiles",
     "transformer",
 ]
