@@ -88,7 +88,8 @@ def _attention(step: Tiled | None) -> Iterator[tuple[str, str]]:
     yield "goes by", f"tiles of {step.rows} x {step.columns}"
     yield "parts of a tile", str(step.parts)
     maximum = step.running_maximum
-    yield "running maximum", "exact" if maximum is None else str(maximum)
+    rounded = "exact" if maximum is None else f"{maximum.output}, {_rounding(maximum.rounding)}"
+    yield "running maximum", rounded
     yield "exponential", str(step.exponential)
     yield "rescaling", str(step.rescaling)
     yield "running sum", str(step.running_sum)

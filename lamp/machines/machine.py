@@ -417,7 +417,7 @@ class Tiled:
         return (
             f"tiles of {self.rows} x {self.columns} in {self.parts} parts; "
             f"maximum {maximum}; exponential {self.exponential}; rescaling {self.rescaling}; "
-            f"sum {self.running_sum}; divided {_WHEN[self.division]}"
+            f"sums {self.running_sum}; divided {_WHEN[self.division]}"
         )
 
     @property
