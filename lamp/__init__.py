@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lamp.bounds import compositions, evaluations
     from lamp.evaluation import Metrics, evaluate
     from lamp.lookahead import LAMP, select
-    from lamp.machines import Function, Hardware, Product, Sum, hardware
+    from lamp.machines import Function, Hardware, Product, Sum, Tiled, hardware
     from lamp.models import GPT2, Llama, checkpoints, from_pretrained
     from lamp.studies import Study, sweep
 
@@ -26,6 +26,7 @@ __all__ = [
     "Product",
     "Study",
     "Sum",
+    "Tiled",
     "bounds",
     "checkpoints",
     "compositions",
@@ -43,7 +44,7 @@ _NAMES: Final = {
     "bounds": "compositions evaluations",
     "evaluation": "Metrics evaluate",
     "lookahead": "LAMP select",
-    "machines": "Function Hardware Product Sum hardware",
+    "machines": "Function Hardware Product Sum Tiled hardware",
     "models": "GPT2 Llama checkpoints from_pretrained",
     "studies": "Study sweep",
 }

@@ -7,5 +7,6 @@ __all__ = [
     "jacobians",
     "picking",
     "rows",
+    "tiles",
     "transformer",
 ]

@@ -58,5 +58,7 @@ def show_machine(
     table.add_row("weights", f"stored in {machine.weights}")
     for step in STEPS:
         table.add_row(step, str(getattr(machine, step)))
+    if machine.attention is not None:
+        table.add_row("attention", str(machine.attention))
     echo(f"{machine.name}: numbers between steps in {machine.carrier} arrays")
     console().print(table)

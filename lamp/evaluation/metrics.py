@@ -19,6 +19,7 @@ from lamp._kernels import divergences
 from lamp._kernels.rows import exp
 from lamp.evaluation.texts import Window, windows
 from lamp.evaluation.uncertainty import Estimate, clusters_of, ratio
+from lamp.lookahead import Tiles
 
 if TYPE_CHECKING:
     from lamp.models import Decoder, Forward
@@ -51,7 +52,8 @@ class Metrics:
         The same share per layer; empty if no place has a rule.
     step_rates : mapping of str to tuple of float
         The same share per step and layer: scores, attention_output, mlp_up, mlp_down, and lm_head,
-        which has one entry.
+        which has one entry.  If attention goes by tiles, ``"tiles"`` has the share of tiles with a
+        recomputed part, and ``"parts"`` that of parts.
     high_precision_share : float
         Multiply-adds of recomputed components over those of all products.
     kl_error, flip_rate_error, reference_perplexity_error, perplexity_error : float
@@ -116,6 +118,8 @@ class Totals:
         Per step and layer, recomputed components and all candidates.
     shares : list of tuple of int
         For each window, recomputed components and all candidates of all steps.
+    tiles : list of tuple of Tiles
+        For each window, the tiles of attention of each layer, if it goes by tiles.
     repeated, multiply_adds : int
         Multiply-adds of recomputed components, and of all products.
     """
@@ -124,6 +128,7 @@ class Totals:
     selected: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     components: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     shares: list[tuple[int, int]] = field(default_factory=list)
+    tiles: list[tuple[Tiles, ...]] = field(default_factory=list)
     repeated: int = 0
     multiply_adds: int = 0
 
@@ -165,6 +170,8 @@ class Totals:
             for sums, name in ((self.selected, "selected"), (self.components, "components")):
                 counts = np.array([getattr(part, name) for part in layers], np.int64)
                 sums[step] = sums.get(step, 0) + counts
+        layers = forward.recomputed.get("scores", ())
+        self.tiles.append(tuple(part.tiles for part in layers if part.tiles is not None))
         return len(self.positions[-1])
 
     def metrics(self) -> Metrics:
@@ -179,6 +186,7 @@ class Totals:
             for kind in (self.selected, self.components)
         )
         steps = {step: self.selected[step] / self.components[step] for step in self.selected}
+        steps |= self._shares_of_tiles()
         return Metrics(
             tokens=len(flips),
             kl=_mean(kl),
@@ -209,6 +217,16 @@ class Totals:
             if self.selected
             else 0.0,
             "clusters": kl.clusters,
+        }
+
+    def _shares_of_tiles(self) -> dict[str, NDArray[np.float64]]:
+        """Return the shares of tiles and parts recomputed in each layer, if there are tiles."""
+        layers = [sum(windows, Tiles()) for windows in zip(*self.tiles, strict=True)]
+        if not layers:
+            return {}
+        return {
+            "tiles": np.array([each.recomputed / each.tiles for each in layers]),
+            "parts": np.array([each.recomputed_parts / each.parts for each in layers]),
         }
 
     def _layer_rates(self) -> tuple[float, ...]:

@@ -1,7 +1,13 @@
 """Look-ahead: rules as data, the components that they pick, and recomputation."""
 
 from lamp.lookahead import rules
-from lamp.lookahead.recomputation import LookAhead, Recomputation, error_weights, replace_selected
+from lamp.lookahead.recomputation import (
+    LookAhead,
+    Recomputation,
+    Tiles,
+    error_weights,
+    replace_selected,
+)
 from lamp.lookahead.rules import LAMP
 from lamp.lookahead.selection import select, select_rows, value_distances
 
@@ -9,6 +15,7 @@ __all__ = [
     "LAMP",
     "LookAhead",
     "Recomputation",
+    "Tiles",
     "error_weights",
     "replace_selected",
     "rules",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,31 @@ from lamp.lookahead.rules import LAMP, PLACES
 from lamp.lookahead.selection import select_rows
 from lamp.machines import Operand, Product
 
-__all__ = ["LookAhead", "Recomputation", "error_weights", "replace_selected"]
+__all__ = ["LookAhead", "Recomputation", "Tiles", "error_weights", "replace_selected"]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How many tiles of attention were recomputed, in part at least, and how many of their parts.
+
+    Tiles and parts count if a row sees one of their keys.
+
+    Parameters
+    ----------
+    recomputed : int
+        Tiles with a recomputed part.
+    tiles : int
+    recomputed_parts : int
+    parts : int
+    """
+
+    recomputed: int = 0
+    tiles: int = 0
+    recomputed_parts: int = 0
+    parts: int = 0
+
+    def __add__(self, other: Tiles) -> Tiles:
+        return Tiles(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -30,11 +54,14 @@ class Recomputation:
         The number of all components; scores have one per causal pair.
     terms : int
         The number of multiply-adds of a component.
+    tiles : Tiles, optional
+        For scores of attention by tiles, how many tiles and parts these are.
     """
 
     selected: int
     components: int
     terms: int
+    tiles: Tiles | None = None
 
 
 @dataclass(frozen=True)

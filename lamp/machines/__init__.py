@@ -4,7 +4,7 @@ from lamp.machines import files
 from lamp.machines.descriptions import summary
 from lamp.machines.differences import Difference, differences
 from lamp.machines.files import HardwareLike, hardware
-from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum, digest
+from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum, Tiled, digest
 from lamp.machines.presets import names
 from lamp.machines.products import Operand
 
@@ -17,6 +17,7 @@ __all__ = [
     "Operand",
     "Product",
     "Sum",
+    "Tiled",
     "differences",
     "digest",
     "files",

@@ -7,7 +7,7 @@ from typing import Any
 
 from fpemu import Format, Rounding, Sequential, devices
 from fpemu.scaling import BlockFormat
-from lamp.machines.machine import OVERFLOWS, Function, Hardware, Product
+from lamp.machines.machine import OVERFLOWS, Function, Hardware, Product, Tiled
 
 __all__ = ["parts", "summary", "unit_names"]
 
@@ -55,8 +55,8 @@ def parts(step: Any, machine: str) -> Iterator[tuple[str, str]]:
 
     Parameters
     ----------
-    step : Product, Function, Sum or Format
-        A step, or the format of stored weights.
+    step : Product, Function, Sum, Tiled, Format or None
+        A step, how attention goes through the keys, or the format of stored weights.
     machine : str
         The name of the machine, which chooses among units that compute alike.
 
@@ -67,6 +67,9 @@ def parts(step: Any, machine: str) -> Iterator[tuple[str, str]]:
     if isinstance(step, Format):
         yield "stored in", str(step)
         return
+    if step is None or isinstance(step, Tiled):
+        yield from _attention(step)
+        return
     if isinstance(step, Product):
         yield "operands", "as they are" if step.operands is None else str(step.operands)
         yield "scaling", _scaling(step)
@@ -75,6 +78,22 @@ def parts(step: Any, machine: str) -> Iterator[tuple[str, str]]:
         yield "inside", "float64" if step.steps is None else f"{step.steps}, every step"
     yield "result", str(step.output)
     yield "rounding", _rounding(step.rounding)
+
+
+def _attention(step: Tiled | None) -> Iterator[tuple[str, str]]:
+    """The parts of attention by tiles; that by rows has none."""
+    if step is None:
+        yield "goes by", "rows"
+        return
+    yield "goes by", f"tiles of {step.rows} x {step.columns}"
+    yield "parts of a tile", str(step.parts)
+    maximum = step.running_maximum
+    rounded = "exact" if maximum is None else f"{maximum.output}, {_rounding(maximum.rounding)}"
+    yield "running maximum", rounded
+    yield "exponential", str(step.exponential)
+    yield "rescaling", str(step.rescaling)
+    yield "running sum", str(step.running_sum)
+    yield "division", step.division
 
 
 def _scaling(step: Product) -> str:

@@ -88,7 +88,7 @@ def differences(machines: Sequence[Hardware], *, recomputed: bool = True) -> lis
     ('scores',) result ('float32', 'e8m4')
     """
     steps: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for name in ("weights", *STEPS):
+    for name in ("weights", *STEPS, "attention"):
         if name == "recomputed" and not recomputed:
             continue
         for what, values in _differing(machines, name):

@@ -18,6 +18,16 @@ The tables ``[products]``, ``[functions]`` and ``[sums]`` apply to all steps of 
 ``recomputed``, and before the tables of single steps.  A table changes the fields that it names.  A
 machine without a name is called after its preset and its :func:`lamp.machines.digest`.
 
+``attention = "plain"``, the default, goes by rows; a table of the kind ``"tiled"`` has the fields
+of :class:`lamp.Tiled`::
+
+    [attention]
+    kind = "tiled"
+    rows = 128
+    columns = 64
+    parts = 4
+    exponential = {output = "bfloat16", steps = "bfloat16"}
+
 An accumulator of one's own, a subclass of :class:`fpemu.Accumulator`, goes by its module and name,
 ``accumulator = {kind = "package.module:Class", format = "bfloat16"}``.  A file never has a module
 imported: a program imports its own, and the commands import those that the environment variable
@@ -44,7 +54,16 @@ from fpemu.rounding import as_rounding
 from fpemu.scaling import FORMATS, BlockFormat
 from lamp._files import Document, writing
 from lamp.machines.descriptions import unit_names
-from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum, digest, kind_name
+from lamp.machines.machine import (
+    STEPS,
+    Function,
+    Hardware,
+    Product,
+    Sum,
+    Tiled,
+    digest,
+    kind_name,
+)
 from lamp.machines.presets import preset
 
 __all__ = ["HardwareLike", "dumps", "hardware", "load", "loads", "save"]
@@ -63,6 +82,8 @@ _KINDS: Final = {
     "scaled_core": ScaledCore,
     "promoted": accumulators.Promoted,
 }
+_PLAIN: Final = ("name", "preset", "weights")
+_ATTENTIONS: Final = ("plain", "tiled")
 _MODULES: Final = "LAMP_MODULES"
 _TYPES: Final[dict[str, Any]] = {"str": str, "int": int, "bool": bool}  # of a format's fields
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
@@ -187,11 +208,13 @@ class _Reader:
         if not isinstance(values.get("name", ""), str):
             message = f"name must be a string, not {values['name']!r}"
             raise self._document.error(message, "", "name")
-        self._document.check_names(values, ["name", "preset", "weights", *_GROUPS, *STEPS], "")
+        self._document.check_names(values, [*_PLAIN, *_GROUPS, *STEPS, "attention"], "")
         base = self._base(values.get("preset", "fp32"))
         changed = {name: self._changed(getattr(base, name), name) for name in STEPS}
         if "weights" in values:
             changed["weights"] = self._format(values["weights"], "weights")
+        if "attention" in values:
+            changed["attention"] = self._attention(base.attention, values["attention"])
         try:
             machine = replace(base, **changed)
         except (ValueError, TypeError) as error:
@@ -253,6 +276,31 @@ class _Reader:
                 raise self._document.error(f"{key} of [{name}]: {error}", name, key) from error
         return values
 
+    def _attention(self, base: Tiled | None, given: Any) -> Tiled | None:
+        """How attention goes through the keys, as a table or the name of a kind changes it."""
+        table = dict(given) if isinstance(given, Mapping) else {"kind": given}
+        kind = table.pop("kind", "tiled" if base is not None else None)
+        if kind not in _ATTENTIONS:
+            message = f"attention needs a kind, {' or '.join(map(repr, _ATTENTIONS))}, not {kind!r}"
+            raise self._document.error(message, "attention", "kind")
+        known = [field.name for field in fields(Tiled)] if kind == "tiled" else []
+        self._document.check_names(table, known, "attention")
+        if kind == "plain":
+            return None
+        base, changed = base or Tiled(), {}
+        for key, value in table.items():
+            try:
+                changed[key] = _field_of_attention(getattr(base, key), key, value)
+            except (ValueError, TypeError) as error:
+                message = f"{key} of [attention]: {error}"
+                raise self._document.error(message, "attention", key) from error
+        try:
+            return replace(base, **changed)
+        except (ValueError, TypeError) as error:
+            # The messages of Tiled begin with the field.
+            key = str(error).split()[0].rstrip(":")
+            raise self._document.error(f"[attention]: {error}", "attention", key) from error
+
     def _format(self, given: Any, key: str) -> Any:
         try:
             return _as_format(given)
@@ -271,6 +319,21 @@ def _field(key: str, given: Any) -> Any:
     if key in ("operands", "output", "steps") and isinstance(given, Mapping):
         return _as_format(given)
     return given
+
+
+def _field_of_attention(before: Any, key: str, given: Any) -> Any:
+    """A field of attention by tiles; a table changes the fields of a function that it names."""
+    if key == "running_sum":
+        return _accumulator(given)
+    if key not in ("exponential", "rescaling", "running_maximum"):
+        return given
+    if not isinstance(given, Mapping) or "precision" in given:  # a format, by its name or its facts
+        given = {"output": given}
+    known = [field.name for field in fields(Function)]
+    for name in given:
+        if name not in known:
+            raise ValueError(f"unknown key {name!r}: expected {', '.join(known)}")
+    return replace(before or Function(), **{name: _field(name, x) for name, x in given.items()})
 
 
 def _accumulator(given: Any) -> Any:
@@ -394,8 +457,11 @@ def dumps(machine: Hardware) -> str:
     str
         :func:`loads` makes an equal machine of it.
     """
-    steps = {name: _written_step(getattr(machine, name)) for name in STEPS}
-    return tomli_w.dumps({"name": machine.name, "weights": _written(machine.weights), **steps})
+    held = {"name": machine.name, "weights": _written(machine.weights)}
+    held |= {name: _written_step(getattr(machine, name)) for name in STEPS}
+    if machine.attention is not None:
+        held["attention"] = {"kind": "tiled", **_table(_fields_of(machine.attention))}
+    return tomli_w.dumps(held)
 
 
 def _written_step(step: Any) -> dict[str, Any]:
@@ -424,6 +490,8 @@ def _written(value: Any) -> Any:
         return value.mode if plain else _table(_fields_of(value))
     if isinstance(value, (Accumulator, ScaledCore)):
         return _written_accumulator(value)
+    if isinstance(value, Function):
+        return _table(_fields_of(value))
     return value.item() if isinstance(value, np.generic) else value
 
 

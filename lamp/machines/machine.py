@@ -23,6 +23,7 @@ from fpemu.rounding import as_rounding
 from fpemu.scaling import BlockFormat, block_format
 
 __all__ = [
+    "DIVISIONS",
     "OVERFLOWS",
     "SCALINGS",
     "STEPS",
@@ -30,9 +31,13 @@ __all__ = [
     "Hardware",
     "Product",
     "Sum",
+    "Tiled",
     "digest",
     "kind_name",
 ]
+
+DIVISIONS: Final = ("last", "tile")
+"""When attention by tiles divides by the running sum, see :class:`Tiled`."""
 
 SCALINGS: Final = ("none", "tensor", "row", "block")
 """What shares a scale of the operands, see :class:`Product`."""
@@ -44,6 +49,8 @@ OVERFLOWS: Final = {
     "infinity": ", overflow to infinity",
 }
 """How a rounding treats overflow, in words that follow its mode."""
+
+_MOST_PRECISION: Final = 24  # of correctly rounded functions
 
 
 # --- checks of fields -----------------------------------------------------------------------------
@@ -124,10 +131,10 @@ def _checked_scale(scale: Any) -> float:
     raise ValueError(f"scale must be a positive float32 number, not {scale!r}")
 
 
-def _checked_block(block: Any) -> int:
-    if isinstance(block, (int, np.integer)) and not isinstance(block, bool) and block >= 1:
-        return int(block)
-    raise ValueError(f"block must be a positive integer, not {block!r}")
+def _checked_count(count: Any, name: str) -> int:
+    if isinstance(count, (int, np.integer)) and not isinstance(count, bool) and count >= 1:
+        return int(count)
+    raise ValueError(f"{name} must be a positive integer, not {count!r}")
 
 
 # --- steps ----------------------------------------------------------------------------------------
@@ -204,7 +211,7 @@ class Product:
                 f"scaling {self.scaling!r} needs a format of the operands, not {self.operands}"
             )
         _set(self, "scale", _checked_scale(self.scale))
-        _set(self, "block", _checked_block(self.block))
+        _set(self, "block", _checked_count(self.block, "block"))
 
     def __str__(self) -> str:
         parts = [str(self.accumulator)]
@@ -317,6 +324,156 @@ class Sum:
 Step = Product | Function | Sum
 
 
+# --- attention by tiles ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """Attention by tiles: an online softmax, as in FlashAttention, every inner step rounded.
+
+    Queries come in tiles of `rows`, by their positions in the text, and keys in tiles of `columns`.
+    A row of queries goes through the tiles of keys in order, with a running maximum m (at first
+    -inf), a running sum l and running outputs o (at first +0).  The steps `scores`, `recomputed`
+    and `values` are those of the machine.  At a tile, with scores y of the keys that the row sees:
+
+    1. ``m' = max(m, max y)``, rounded into `running_maximum`;
+    2. ``e = exp(y - m')`` by `exponential`; +0 for keys that the row does not see, or while m' is
+       -inf;
+    3. ``a = exp(m - m')`` by `rescaling`; there is no rescaling at the first tile, or while m is
+       -inf;
+    4. ``l``, the product of ``l`` and ``a`` rounded into the format of `running_sum`, and then the
+       terms e added by that accumulator;
+    5. ``o``, the product of ``o`` and ``a`` rounded into the format of the accumulator of `values`,
+       and then the products of e and the values added by that accumulator.
+
+    At the end the exact quotient ``o / l`` is rounded once into the output of `values`.
+
+    Parameters
+    ----------
+    rows, columns : int
+        The queries and the keys of a tile.
+    parts : int
+        Look-ahead recomputes parts of tiles: all rows times ``columns / parts`` keys.
+    exponential : Function or format
+        The exponential of a difference.  If `steps` is given, the difference is rounded into that
+        format, and its exponential is rounded correctly into `output`, as from a table.  Otherwise
+        both are computed in float64, and the exponential is rounded into `output`.
+    rescaling : Function or format
+        The factor of step 3, likewise.
+    running_maximum : Function or format, optional
+        What the running maximum is rounded into.  By default it is exact.
+    running_sum : Accumulator or format
+        How exponentials are summed: it begins with the running sum.
+    division : {"last", "tile"}
+        ``"last"`` as above (FlashAttention-2).  ``"tile"``: the running outputs are normalized at
+        each tile (FlashAttention).  Then e is divided by the new l, rounded by the step `softmax`,
+        before it multiplies values; ``o`` is rescaled by ``l a / l'``, rounded into the output of
+        `rescaling`, the old sum times a over the new one; and nothing is divided at the end.
+
+    Raises
+    ------
+    ValueError
+        If a field is out of range or contradicts another.
+    TypeError
+        If a field is of another kind.
+
+    References
+    ----------
+    T. Dao, D. Y. Fu, S. Ermon, A. Rudra, C. Re, "FlashAttention", arXiv 2205.14135, algorithm 1.
+    T. Dao, "FlashAttention-2", arXiv 2307.08691, algorithm 1.  M. Milakov, N. Gimelshein, "Online
+    normalizer calculation for softmax", arXiv 1805.02867.
+
+    Examples
+    --------
+    >>> import lamp
+    >>> machine = lamp.Hardware("tiles", scores="e8m4", attention=lamp.Tiled(exponential="float16"))
+    >>> print(machine.attention.running_sum)
+    sequential(float32, rne)
+    """
+
+    rows: int = 128
+    columns: int = 64
+    parts: int = 4
+    exponential: Any = Function()
+    rescaling: Any = Function()
+    running_maximum: Any = None
+    running_sum: Any = "float32"
+    division: str = "last"
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "columns", "parts"):
+            _set(self, name, _checked_count(getattr(self, name), name))
+        if self.columns % self.parts:
+            raise ValueError(
+                f"parts must divide the columns of a tile, not {self.parts} of {self.columns}"
+            )
+        for name in ("exponential", "rescaling", "running_maximum"):
+            step = getattr(self, name)
+            if isinstance(step, (str, Format)):
+                step = Function(step)
+            if not (isinstance(step, Function) or (step is None and name == "running_maximum")):
+                raise TypeError(f"{name} must be a Function or a format, not {step!r}")
+            _set(self, name, step)
+        if self.running_maximum is not None and self.running_maximum.steps is not None:
+            raise ValueError("running_maximum has no inner steps to round")
+        for name in ("exponential", "rescaling"):
+            _check_exponential(getattr(self, name), name)
+        accumulator = _checked_accumulator(self.running_sum)
+        _check_terms(accumulator, self.exponential.output)
+        _set(self, "running_sum", accumulator)
+        if self.division not in DIVISIONS:
+            raise ValueError(
+                f"division must be {' or '.join(map(repr, DIVISIONS))}, not {self.division!r}"
+            )
+
+    def __str__(self) -> str:
+        maximum = "exact"
+        if self.running_maximum is not None:
+            maximum = _result(self.running_maximum).removeprefix(" -> ")
+        return (
+            f"tiles of {self.rows} x {self.columns} in {self.parts} parts; "
+            f"maximum {maximum}; exponential {self.exponential}; rescaling {self.rescaling}; "
+            f"sums {self.running_sum}; divided {_WHEN[self.division]}"
+        )
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether results depend on random bits."""
+        return any(part.is_stochastic for part in self._random().values())
+
+    def derived(self, *labels: Any) -> Tiled:
+        """The same attention with seeds of its own, see :meth:`fpemu.Rounding.derived`."""
+        random = self._random()
+        return replace(self, **{name: part.derived(name, *labels) for name, part in random.items()})
+
+    def _random(self) -> dict[str, Any]:
+        """The parts that may be stochastic."""
+        names = ("exponential", "rescaling", "running_maximum", "running_sum")
+        parts = {name: getattr(self, name) for name in names}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+_WHEN: Final = {"last": "last", "tile": "at each tile"}
+
+
+def _check_exponential(step: Function, name: str) -> None:
+    """Raise a ValueError if no correctly rounded exponential has that format."""
+    if step.steps is not None and step.output.precision > _MOST_PRECISION:
+        raise ValueError(
+            f"{name} with steps is rounded correctly, into at most {_MOST_PRECISION} significand "
+            f"bits, but {step.output} has {step.output.precision}"
+        )
+
+
+def _check_terms(accumulator: Any, terms: Format) -> None:
+    """Raise a ValueError if the accumulator of running sums does not take exponentials."""
+    if isinstance(accumulator, ScaledCore):
+        raise ValueError(f"running_sum must take plain numbers, not blocks: {accumulator}")
+    for taken in accumulator.input_formats:
+        if taken is not None and not _holds(taken, terms):
+            raise ValueError(f"running_sum: {accumulator} takes {taken}, not {terms}")
+
+
 # --- machines -------------------------------------------------------------------------------------
 
 
@@ -359,6 +516,9 @@ class Hardware:
         Logits.
     recomputed : Product
         How components that look-ahead selects are recomputed.
+    attention : Tiled, optional
+        How attention goes through the keys: by tiles.  By default row by row, with the steps
+        `scores`, `softmax` and `values` one after the other.
 
     Raises
     ------
@@ -390,6 +550,7 @@ class Hardware:
     residual: Any = Sum()
     lm_head: Any = Product()
     recomputed: Any = Product()
+    attention: Any = None
 
     # Set by lamp.machines.files, which builds on this module.
     load: ClassVar[Callable[[str | os.PathLike[str]], Hardware]]
@@ -408,6 +569,8 @@ class Hardware:
                     f"{name} must be a {kind.__name__}, not a {type(step).__name__}: {step}"
                 )
             _set(self, name, step)
+        if not (self.attention is None or isinstance(self.attention, Tiled)):
+            raise TypeError(f"attention must be a Tiled or None, not {self.attention!r}")
         if self.activation.steps is not None:
             raise ValueError("activation: an activation has no inner steps to round")
         if isinstance(self.values.operands, BlockFormat) or self.values.scaling in ("row", "block"):
@@ -419,7 +582,7 @@ class Hardware:
     @property
     def carrier(self) -> np.dtype[Any]:
         """The type of arrays between steps: float32 if it holds all their numbers, else float64."""
-        formats = [self.weights, *(step.output for step in self._steps().values())]
+        formats = [self.weights, *(getattr(self, name).output for name in STEPS)]
         return np.dtype(np.result_type(*(format.carrier for format in formats)))
 
     @property
@@ -432,10 +595,10 @@ class Hardware:
         """Whether a token's numbers can be computed before later tokens are known.
 
         They cannot if random bits are drawn by position in an array that grows, or if a sum is a
-        tree whose shape depends on the number of terms.
+        tree whose shape depends on the number of terms; a tile always has all its terms.
         """
         stochastic = any(step.is_stochastic for step in self._steps().values())
-        return not stochastic and self.values.is_causal
+        return not stochastic and (self.attention is not None or self.values.is_causal)
 
     def derived(self, layer: int) -> Hardware:
         """The machine with random bits of its own for a layer.
@@ -456,7 +619,9 @@ class Hardware:
         return replace(self, **{name: step.derived(name, number) for name, step in steps.items()})
 
     def _steps(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in STEPS}
+        """All that rounds: the steps, and the inner steps of attention."""
+        steps = {name: getattr(self, name) for name in STEPS}
+        return steps if self.attention is None else {**steps, "attention": self.attention}
 
 
 def _kinds_of_steps() -> Iterator[tuple[str, Any]]:

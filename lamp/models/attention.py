@@ -2,7 +2,8 @@
 
 The scores of a row are accumulated in low precision, divided by the square root of the head
 dimension and rounded again.  Their softmax tells which of them matter; these alone are taken from
-high precision, and the softmax is computed again.
+high precision, and the softmax is computed again.  A machine may go through the keys by tiles
+instead, see :mod:`lamp.models.tiles`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,16 @@ from numpy.typing import NDArray
 import fpemu
 from fpemu._kernels import launching
 from lamp._kernels.transformer import softmax_rows
-from lamp.lookahead import LAMP, Recomputation, error_weights, select_rows, value_distances
+from lamp.lookahead import (
+    LAMP,
+    Recomputation,
+    Tiles,
+    error_weights,
+    select_rows,
+    value_distances,
+)
 from lamp.machines import Function, Hardware, Product
+from lamp.models import tiles
 from lamp.models.layers import (
     left_operand,
     overflowed,
@@ -80,13 +89,20 @@ def attention(
     observe : callable, optional
         Is shown, by name, ``"low_scores"`` (before recomputation), ``"mask"`` (which are
         recomputed), ``"scores"`` and ``"probabilities"``, all of shape (heads, rows, tokens) with
-        zeros for later tokens.
+        zeros for later tokens.  By tiles there are no probabilities: those of the scores in float64
+        are shown.
 
     Returns
     -------
     output : ndarray, shape (heads, rows, d)
     recomputation : Recomputation
+
+    Raises
+    ------
+    ValueError
+        If attention goes by tiles and the rule is another than the relaxed one with a tau.
     """
+    tiles.check_rule(lamp, hardware.attention)
     heads, count, dimension = query.shape
     tokens, shared = key.shape[1], heads // key.shape[0]
     call = _Call(
@@ -98,14 +114,20 @@ def attention(
         observe=observe,
     )
     output = np.empty_like(query)
-    selected = 0
+    selected, counted = 0, Tiles()
+    of_group = _by_rows if hardware.attention is None else _by_tiles
     for group in _groups(heads, query.itemsize * count * tokens, call.needs_all_heads):
         key_heads = np.arange(group.start, group.stop) // shared
         q, k, v = query[group], key[key_heads], value[key_heads]
-        probabilities, recomputed = _probabilities(q, k, v, group.start * count, call)
-        output[group] = _weighted(probabilities, v, hardware.values)
-        selected += recomputed
-    return Attended(output, Recomputation(selected, heads * int(call.lengths.sum()), dimension))
+        found = of_group(q, k, v, group.start * count, call)
+        output[group] = found.output
+        selected += found.recomputed
+        counted += found.tiles
+    components = heads * int(call.lengths.sum())
+    by_tiles = hardware.attention is not None and call.rule is not None
+    return Attended(
+        output, Recomputation(selected, components, dimension, counted if by_tiles else None)
+    )
 
 
 @dataclass(frozen=True)
@@ -148,28 +170,62 @@ def _groups(heads: int, head_bytes: int, together: bool) -> Iterator[slice]:
         yield slice(start, min(start + step, heads))
 
 
-class _Probabilities(NamedTuple):
-    """Probabilities of shape (heads, rows, tokens), and how many of the scores were recomputed."""
+class _Group(NamedTuple):
+    """The output of a group of heads, how many scores were recomputed, and in which tiles."""
 
-    values: NDArray[Any]
+    output: NDArray[Any]
     recomputed: int
+    tiles: Tiles = Tiles()
 
 
-def _probabilities(
+def _by_rows(
     query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], first_row: int, call: _Call
-) -> _Probabilities:
-    """The softmax of a group's scores, which are recomputed if there is a rule."""
+) -> _Group:
+    """The softmax of a group's scores, recomputed if there is a rule, times values."""
     rule, step = call.rule, call.hardware.scores
     scores = _Scores(query, key, step, call.divisor, call.lengths, check=rule is not None)
     if call.observe is not None:
         call.observe("low_scores", scores.values.copy())
     mask = None if rule is None else _recompute(scores, value, rule, first_row, call)
     probabilities = scores.softmax(call.hardware.softmax)
+    _show(call, scores, mask, probabilities)
+    output = _weighted(probabilities, value, call.hardware.values)
+    return _Group(output, 0 if mask is None else int(np.count_nonzero(mask)))
+
+
+def _by_tiles(
+    query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], first_row: int, call: _Call
+) -> _Group:
+    """The same by tiles: parts of tiles are recomputed, and the softmax is an online one."""
+    rule, hardware = call.rule, call.hardware
+    scores = _Scores(query, key, hardware.scores, call.divisor, call.lengths, check=bool(rule))
+    if call.observe is not None:
+        call.observe("low_scores", scores.values.copy())
+    mask, found = None, tiles.Recomputed.nothing()
+    if rule is not None:
+        high, overflow = scores.by(hardware.recomputed).values, scores.overflowed
+        np.copyto(scores.values, high, where=overflow)
+        tiled, lengths = hardware.attention, call.lengths
+        found = tiles.recompute(scores.values, high, overflow, lengths, rule, tiled)
+        if call.observe is not None:
+            mask = tiles.mask_of(found.parts, lengths, tiled)
+    if call.observe is not None:
+        _show(call, scores, mask, scores.softmax(Function("float64")))
+    output = tiles.weighted(scores.values, call.lengths, value, hardware)
+    return _Group(output, found.selected, found.tiles)
+
+
+def _show(
+    call: _Call,
+    scores: _Scores,
+    mask: NDArray[np.bool_] | None,
+    probabilities: NDArray[Any],
+) -> None:
+    """Show the observer what became of the scores."""
     if call.observe is not None:
         call.observe("mask", np.zeros(scores.values.shape, np.bool_) if mask is None else mask)
         call.observe("scores", scores.values)
         call.observe("probabilities", probabilities)
-    return _Probabilities(probabilities, 0 if mask is None else int(np.count_nonzero(mask)))
 
 
 def _recompute(
@@ -300,6 +356,12 @@ def _quotient(sums: NDArray[Any], divisor: float, step: Product) -> NDArray[Any]
         # The quotient is exact in the carrier.
         np.multiply(sums, sums.dtype.type(1 / divisor), out=sums)
         return np.asarray(fpemu.round(sums, step.output, step.rounding))
+    if is_power_of_two and sums.dtype == np.float32 and not step.rounding.is_stochastic:
+        if step.output == fpemu.format("float32") and step.rounding == fpemu.Rounding():
+            np.multiply(sums, np.float32(1 / divisor), out=sums)  # rounds just so
+            return sums
+        exact = np.multiply(sums, 1 / divisor, dtype=np.float64)
+        return np.asarray(fpemu.round(exact, step.output, step.rounding))
     return np.asarray(fpemu.divide(sums, divisor, step.output, step.rounding))
 
 

@@ -26,6 +26,7 @@ from lamp.models import checkpoints
 from lamp.models.cache import Cache
 from lamp.models.reference import residual_streams
 from lamp.models.sampling import Sampler
+from lamp.models.tiles import check_rule
 from lamp.models.tokens import check_numbers, check_stop, check_tokens
 from lamp.models.traces import DepthMap, ResidualStreams, Trace, TracedSteps, score_errors
 from lamp.models.transformer import Forward, Observer, State, forward
@@ -74,6 +75,15 @@ class Decoder(ABC):
         self.hardware: Hardware = hardware(spec)
         self.lamp = lamp
         self.look_ahead = LookAhead.of(lamp)
+        check_rule(self.look_ahead.softmax, self.hardware.attention)
+
+    @property
+    def _is_causal(self) -> bool:
+        """Whether nothing that is computed for a token depends on later tokens."""
+        tiled, rule = self.hardware.attention, self.look_ahead.softmax
+        # A part of a tile is recomputed for all of its rows.
+        together = tiled is not None and tiled.rows > 1 and rule is not None
+        return self.hardware.is_causal and self.look_ahead.is_causal and not together
 
     @staticmethod
     @abstractmethod
@@ -438,7 +448,7 @@ class Decoder(ABC):
         self, text: NDArray[np.int64], total: int, sampler: Sampler, stop: frozenset[int]
     ) -> Iterator[int]:
         cache = None
-        if self.hardware.is_causal and self.look_ahead.is_causal:
+        if self._is_causal:
             cache = Cache(self.shape, self.hardware.carrier, total)
         while len(text) < total:
             unread = text if cache is None else text[cache.length :]

@@ -227,7 +227,10 @@ def sums_are_output(step: Product) -> bool:
 
 def overflowed(x: NDArray[Any], format: Format) -> NDArray[np.bool_]:
     """Which numbers may have overflowed in a format: its largest finite number, infinities, NaN."""
-    return np.asarray(~(np.abs(x) < format.max_finite))
+    most = format.max_finite
+    inside = x < most
+    inside &= x > -most
+    return np.asarray(~inside)
 
 
 def linear(x: NDArray[Any], matrix: Matrix, step: Product) -> NDArray[Any]:

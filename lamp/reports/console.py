@@ -198,7 +198,7 @@ def rates_table(metrics: Metrics, width: int) -> Table:
     """
     rows = {step: _percentages(rates) for step, rates in metrics.step_rates.items()}
     head = rows.pop(_HEAD, None)
-    if len(rows) > 1:
+    if len(rows.keys() - {"tiles", "parts"}) > 1:
         rows["all"] = _percentages(metrics.layer_rates)
     columns = [f"layer {n}" if n == 0 else str(n) for n in range(len(metrics.layer_rates))]
     if rows and all(len(set(cells)) == 1 for cells in rows.values()):

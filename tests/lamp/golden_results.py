@@ -16,6 +16,7 @@ import numpy as np
 import fpemu
 import lamp
 from lamp.evaluation.numerics import NUMERICS
+from lamp.models.attention import attention
 
 FILE = Path(__file__).parent / "evaluation" / "numerics.json"
 
@@ -73,7 +74,8 @@ def differences() -> dict[str, str]:
 
 def digests() -> dict[str, str]:
     """The digest of each operation's result, by its name."""
-    parts = (rounded(), calculated(), summed(), block_scaled(), stepped(), selected(), evaluated())
+    kinds = (rounded, calculated, summed, block_scaled, stepped, selected, attended, evaluated)
+    parts = (kind() for kind in kinds)
     return {name: digest(compute()) for part in parts for name, compute in part}
 
 
@@ -256,6 +258,22 @@ def selected() -> Results:
     z = np.asarray(fpemu.functions.softmax(y, "float32"), np.float64)
     for name, amounts in RULES.items():
         yield f"rule {name}", partial(lamp.select, z, y, rule=name, **amounts)
+
+
+def attended() -> Results:
+    """Attention by tiles, with an exponential from a table and with one in float64."""
+    query, key, value = (members("e8m8", label, 2, 50, 16) for label in ("query", "key", "value"))
+    table = lamp.Function("e5m3", steps="bfloat16")
+    kinds = {
+        "last": lamp.Tiled(16, 8, 2, table, "bfloat16", lamp.Function("e8m4", "rtp"), "e8m9"),
+        "tile": lamp.Tiled(16, 8, 2, "bfloat16", division="tile"),
+    }
+    for name, kind in kinds.items():
+        machine = lamp.Hardware(name, scores="e8m4", attention=kind)
+        yield (
+            f"attention by tiles, divided {name}",
+            lambda machine=machine: attention(query, key, value, hardware=machine).output,
+        )
 
 
 def evaluated() -> Results:

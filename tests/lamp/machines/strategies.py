@@ -22,7 +22,8 @@ from fpemu import (
 from fpemu.accumulators import ScaledCore
 from fpemu.rounding import MODES, OVERFLOWS
 from fpemu.scaling import FORMATS, BlockFormat
-from lamp.machines import STEPS, Function, Hardware, Product, Sum
+from lamp.machines import STEPS, Function, Hardware, Product, Sum, Tiled
+from lamp.machines.machine import DIVISIONS
 
 P3109 = ("Binary8p4se", "Binary8p4sf", "binary8p4sf", "Binary6p1ue", "Binary10p3uf")
 COMMON = ("float32", "float64", "bfloat16", "float16", "float8_e4m3fn", "e8m7", *P3109)
@@ -184,11 +185,30 @@ def block_scaled(operands, core, is_unit, result):
 sums = st.builds(Sum, formats, roundings)
 functions = st.builds(Function, formats, roundings, optional)
 activations = st.builds(Function, formats, roundings)
+narrow = formats.filter(lambda format: format.precision <= 24)
+exponentials = st.builds(Function, formats, roundings) | st.builds(
+    Function, narrow, roundings, formats
+)
+tiles = st.tuples(st.integers(1, 200), st.integers(1, 20), st.integers(1, 8)).flatmap(
+    lambda sizes: st.builds(
+        Tiled,
+        st.just(sizes[0]),
+        st.just(sizes[1] * sizes[2]),
+        st.just(sizes[2]),
+        exponentials,
+        exponentials,
+        st.none() | activations,
+        formats
+        | sequential.filter(lambda sums: sums.inputs is None)
+        | st.builds(Pairwise, formats, roundings),
+        st.sampled_from(DIVISIONS),
+    )
+)
 causal = fitted(("none", "tensor"))
 products = fitted(("none", "tensor", "row", "block")) | st.builds(
     block_scaled, block_formats, tensor_cores, st.booleans(), results
 )
-STRATEGIES = {Product: products, Function: functions, Sum: sums}
+STRATEGIES = {Product: products, Function: functions, Sum: sums, Tiled: tiles}
 OF_STEPS = {name: STRATEGIES[kind] for name, kind in STEPS.items()} | {
     "values": causal,
     "activation": activations,
@@ -197,10 +217,11 @@ steps = st.sampled_from(list(OF_STEPS)).flatmap(
     lambda name: st.tuples(st.just(name), OF_STEPS[name])
 )
 machines = st.builds(
-    lambda name, weights, own: Hardware(name, weights, **dict(own)),
+    lambda name, weights, own, attention: Hardware(name, weights, attention=attention, **dict(own)),
     names,
     formats,
     st.lists(steps, max_size=4),
+    st.none() | tiles,
 )
 
 
@@ -208,7 +229,7 @@ def changed_in_one_place(value, draw):
     """A copy of a machine, or of one of its steps, with one field drawn again."""
     name = draw(st.sampled_from([field.name for field in fields(value)]))
     own = getattr(value, name)
-    if isinstance(own, (Product, Function, Sum)) and draw(st.booleans()):
+    if isinstance(own, (Product, Function, Sum, Tiled)) and draw(st.booleans()):
         return replace(value, **{name: changed_in_one_place(own, draw)})
     strategy = machines if isinstance(value, Hardware) else STRATEGIES[type(value)]
     return replace(value, **{name: getattr(draw(strategy), name)})

@@ -14,7 +14,7 @@ import lamp
 from fpemu import Blocked, Chained, Exact, Format, Pairwise, Promoted, Rounding, Sequential, devices
 from fpemu.reference import round_exact
 from fpemu.scaling import BlockFormat
-from lamp import Hardware, Product, Sum
+from lamp import Function, Hardware, Product, Sum, Tiled
 from lamp.machines import digest
 from lamp.machines import files as machine_files
 from tests.lamp.machines.strategies import changed_in_one_place, machines
@@ -92,6 +92,49 @@ def test_a_file_says_what_differs_from_its_preset():
     assert machine.recomputed.operands.name == "tf32"
 
 
+def test_a_file_says_how_attention_goes_through_the_keys(tmp_path):
+    path = tmp_path / "tiles.toml"
+    path.write_text(
+        """
+        preset = "scores-ps4"
+        [attention]
+        kind = "tiled"
+        rows = 16
+        rescaling = "bfloat16"
+        running_maximum = {output = "bfloat16", rounding = "rtp"}
+        running_sum = {unit = "hopper.wgmma.bfloat16"}
+        [attention.exponential]
+        steps = "float8_e5m2"
+        [attention.exponential.output]
+        name = "ue5m3"
+        bits = 8
+        precision = 4
+        bias = 15
+        signed = false
+        infinities = false
+        high_nans = 1
+        """
+    )
+    ue5m3 = Format("ue5m3", 8, 4, 15, signed=False, infinities=False, high_nans=1)
+    attention = Tiled(
+        16,
+        exponential=Function(ue5m3, steps="float8_e5m2"),
+        rescaling="bfloat16",
+        running_maximum=Function("bfloat16", "rtp"),
+        running_sum=devices.get("hopper.wgmma.bfloat16"),
+    )
+    machine = lamp.hardware(path)
+    assert machine == replace(lamp.hardware("scores-ps4"), attention=attention, name=machine.name)
+    # A table changes the fields that it names, and a kind all of them.
+    narrower = (
+        f"preset = {str(path)!r}\nattention = {{columns = 32, rescaling = {{rounding = 'rtz'}}}}"
+    )
+    expected = replace(attention, columns=32, rescaling=Function("bfloat16", "rtz"))
+    assert machine_files.loads(narrower).attention == expected
+    assert machine_files.loads(f"preset = {str(path)!r}\nattention = 'plain'").attention is None
+    assert machine_files.loads("attention = 'tiled'").attention == Tiled()
+
+
 def test_operands_follow_a_unit_that_takes_others():
     machine = machine_files.loads('preset = "hopper"\n[mlp_up]\nunit = "hopper.wgmma.tf32"')
     assert machine.mlp_up.operands.name == "tf32"
@@ -120,6 +163,22 @@ def test_operands_follow_a_unit_that_takes_others():
         ("[qkv]\naccumulator = {kind = 'exact', form = 'e8m4'}", "unknown key 'form' of exact"),
         ("[qkv]\nrounding = {mod = 'rne'}", "line 2: .*a rounding has a mode"),
         ("\n[values]\noperands = 'mxfp8_e4m3'", "line 2: values can have no scales"),
+        ("attention = 'tiles'", "line 1: attention needs a kind, 'plain' or 'tiled', not 'tiles'"),
+        ("[attention]\nrows = 4", "line 1: attention needs a kind, 'plain' or 'tiled', not None"),
+        ("[attention]\nkind = 'tiled'\nrow = 4", r"line 3: unknown key 'row' of \[attention\]"),
+        ("[attention]\nkind = 'plain'\nrows = 4", "line 3: unknown key 'rows' of .attention"),
+        ("[attention]\nkind = 'tiled'\n\nrows = 0", "line 4: .*rows must be a positive integer"),
+        ("[attention]\nkind = 'tiled'\nparts = 3", "line 3: .*parts must divide the columns of a"),
+        ("[attention]\nkind = 'tiled'\nexponential = 'e9'", "line 3: exponential of .*'e9'"),
+        (
+            "[attention]\nkind = 'tiled'\nrescaling = {inner = 'e8m4'}",
+            "line 3: rescaling of .attention.: unknown key 'inner': expected output, rounding",
+        ),
+        (
+            "[attention]\nkind = 'tiled'\nrunning_sum = {kind = 'sequental'}",
+            "line 3: running_sum of .attention.: unknown kind 'sequental'",
+        ),
+        ("[attention]\nkind = 'tiled'\ndivision = 'end'", "line 3: .*'last' or 'tile', not 'end'"),
         (
             "[scores]\nunit = 'hopper.wgmma.e4m3'\noperands = 'e8m9'",
             "line 3: .*takes float8_e4m3fn, not e8m9",

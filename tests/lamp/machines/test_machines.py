@@ -8,7 +8,8 @@ import pytest
 import fpemu
 import lamp
 from fpemu import Rounding, Sequential, devices
-from lamp import Function, Hardware, Product, Sum
+from lamp import Function, Hardware, Product, Sum, Tiled
+from lamp.machines import differences
 from lamp.machines import presets as machines
 from lamp.machines.machine import STEPS
 from lamp.models.attention import softmax
@@ -180,6 +181,30 @@ def test_softmax_in_rounded_rows_is_that_of_all_rows(monkeypatch):
         (lambda: Hardware("h", norm=Product()), TypeError, "norm must be a Function, not a Prod"),
         (lambda: Hardware("h", qkv="float33"), ValueError, "unknown format 'float33'"),
         (lambda: Hardware("h", weights="f"), ValueError, "unknown format 'f'"),
+        (lambda: Hardware("h", attention="tiled"), TypeError, "attention must be a Tiled or None"),
+        (lambda: Tiled(rows=2.5), ValueError, "rows must be a positive integer, not 2.5"),
+        (lambda: Tiled(columns=0), ValueError, "columns must be a positive integer, not 0"),
+        (lambda: Tiled(parts=6), ValueError, "parts must divide the columns of a tile, not 6 of"),
+        (lambda: Tiled(exponential=Sum()), TypeError, "exponential must be a Function or a form"),
+        (lambda: Tiled(rescaling=None), TypeError, "rescaling must be a Function or a format"),
+        (
+            lambda: Tiled(rescaling=Function("e8m24", steps="float32")),
+            ValueError,
+            "rescaling with steps is rounded correctly, into at most 24 significand bits",
+        ),
+        (
+            lambda: Tiled(running_maximum=Function("float32", steps="float16")),
+            ValueError,
+            "running_maximum has no inner steps",
+        ),
+        (
+            lambda: Tiled(running_sum=devices.get("hopper.wgmma.bfloat16")),
+            ValueError,
+            "running_sum: .* takes bfloat16, not float32",
+        ),
+        (lambda: Tiled(running_sum=devices.get(MX)), ValueError, "plain numbers, not blocks"),
+        (lambda: Tiled(running_sum=3), TypeError, "must be an accumulator or a format, not 3"),
+        (lambda: Tiled(division="first"), ValueError, "division must be 'last' or 'tile', not"),
         (
             lambda: Hardware("h", values=Product("float32", "float8_e5m2", scaling="row")),
             ValueError,
@@ -195,6 +220,18 @@ def test_softmax_in_rounded_rows_is_that_of_all_rows(monkeypatch):
 def test_what_is_impossible_is_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_differences_name_the_inner_steps_of_attention():
+    plain = lamp.hardware("fp32")
+    tiled = replace(plain, attention=Tiled(exponential=Function("bfloat16", steps="float16")))
+    other = replace(plain, attention=replace(tiled.attention, rows=64, running_sum="float64"))
+    found = {each.what: each.values for each in differences([tiled, other])}
+    assert found.keys() == {"goes by", "running sum"}
+    assert found["goes by"] == ("tiles of 128 x 64", "tiles of 64 x 64")
+    by_rows = {each.what: each.values for each in differences([plain, tiled])}
+    assert by_rows["goes by"] == ("rows", "tiles of 128 x 64")
+    assert by_rows["parts of a tile"] == ("-", "4")
 
 
 def test_a_preset_without_a_unit_of_its_own_is_not_there():
