@@ -58,6 +58,8 @@ RULES: dict[str, dict[str, Any]] = {
     "total_variation": {"budget": 0.1, "weights": "abs"},
     "kl": {"tau": 0.01},
     "random": {"budget": 0.1, "seed": 3},
+    "strict": {"tau": 0.05, "length": 20, "control": "padded"},
+    "relaxed": {"tau": 0.3},
 }
 SENTENCE = "Now is the winter of our discontent made glorious summer by this sun of York."
 
