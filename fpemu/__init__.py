@@ -80,7 +80,10 @@ _NAMES: Final = {
 }
 
 if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-    import fpemu._kernels.caching  # noqa: F401 - raises ImportError
+    raise ImportError(
+        "fpemu is made of kernels that Numba compiles, and Numba is told not to: unset "
+        "NUMBA_DISABLE_JIT"
+    )
 
 if not TYPE_CHECKING:  # to which every name is known by its import above
     __getattr__, __dir__ = lazy(__name__, _NAMES)

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar, cast
 
-import numpy as np
-
 __all__ = ["default_environment", "in_default_environment"]
 
 _FENV_BYTES: Final = 512  # more than any C library's fenv_t
@@ -59,6 +57,8 @@ def default_environment() -> Iterator[None]:
             )
         yield
         return
+    import numpy as np  # here, so that the commands need not import it
+
     get, set_, default = _CALLS
     saved = ctypes.create_string_buffer(_FENV_BYTES)
     get(saved)

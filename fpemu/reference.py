@@ -29,8 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats
-from fpemu._environment import in_default_environment
-from fpemu.formats import Format, FormatLike
+from fpemu.formats import Format, FormatLike, in_default_environment
 
 __all__ = [
     "attention",

@@ -169,7 +169,7 @@ def points_around(format, codes):
     for code in codes:
         below, above = format.value(code), format.value(code + 1)
         step = above - below
-        points |= {below, *(below + step * part // 16 for part in (4, 8, 10, 13))}
+        points |= {below, *(below + step * part // 16 for part in (4, 8, 10, 12, 13))}
     top = format.value(format.largest_code)
     points |= {top, 2 * top, 3 * top}
     points = {point for point in points if point}
