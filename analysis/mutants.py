@@ -55,6 +55,8 @@ TESTS: Final = {
     "lamp/bounds/evaluations.py": "tests/lamp/bounds",
     "lamp/models/attention.py": "tests/lamp/models/test_attention.py "
     "tests/lamp/models/test_gpt2.py tests/lamp/models/test_llama.py",
+    "lamp/models/tiles.py": "tests/lamp/models/test_tiles.py",
+    "lamp/_kernels/tiles.py": "tests/lamp/models/test_tiles.py",
     "lamp/evaluation/metrics.py": "tests/lamp/evaluation",
     "lamp/studies/store.py": "tests/lamp/studies/test_store.py",
 }

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 import fpemu
 from fpemu._kernels import caching, elementary, launching, words
-from fpemu._kernels.error_free import quick_add, takes_odd
+from fpemu._kernels.error_free import odd_sum, quick_add, takes_odd
 from fpemu._kernels.exact import fma_word
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
-from fpemu._kernels.rounding import DETERMINISTIC, target_of
+from fpemu._kernels.rounding import kind_of, round_number, shortcut_of, target_of
 
 __all__ = [
     "Choice",
@@ -142,14 +142,17 @@ def _choose_range(  # type: ignore[no-untyped-def]
                 chosen, exist = False, np.int64(0)
                 for r in range(last_row - first_row):
                     row = first_row + r
-                    whole = not largest[r] < np.inf  # a NaN or an infinity
-                    for j in range(begin, min(begin + choice.width, lengths[row])):
-                        exist += 1
+                    end = min(begin + choice.width, lengths[row])
+                    exist += max(end - begin, 0)
+                    if chosen or end <= begin:
+                        continue
+                    # A NaN or an infinity, or a column that is recomputed whatever the rule.
+                    chosen = not largest[r] < np.inf or begin < choice.leading
+                    for j in range(begin, end):
                         above = scores[r, j - first] - largest[r]
                         if largest[r] == -np.inf:  # all are 0 or -inf
                             above = -np.inf if y[head, row, j] == 0.0 else np.nan
-                        chosen |= not above <= thresholds[row]
-                        chosen |= whole or j < choice.leading or overflowed[head, row, j]
+                        chosen |= overflowed[head, row, j] or not above <= thresholds[row]
                 if exist == 0:
                     break
                 counts[head, tile, 4] += 1
@@ -213,36 +216,41 @@ def _largest_range(start, stop, tile, out):  # type: ignore[no-untyped-def]
 
 
 @functools.cache
-def _kernel(flavor: int, quick: bool) -> Callable[..., None]:
+def _kernel(flavor: int, quick: bool, kind: int) -> Callable[..., None]:
     """The kernel of exponentials; `quick` if the target of differences takes odd numbers."""
+    nothing = -np.inf if flavor == _DIFFERENCES else 0.0  # whose exponential is +0
 
     @caching.kernel
-    def exponential_range(start, stop, tile, maxima, target, table, out):  # type: ignore[no-untyped-def]
-        rows = out.shape[1]
+    def exponential_range(start, stop, tile, maxima, target, shortcut, table, out):  # type: ignore[no-untyped-def]
+        rows, limit = out.shape[1], words.floating(shortcut.limit)
         for index in range(start, stop):
             head = index // rows
             r = index - head * rows
             row, maximum = tile.first_row + r, maxima[head, r]
+            scores, result = tile.y[head, row], out[head, r]
             count = max(min(tile.width, tile.lengths[row] - tile.first), 0)
-            for j in range(out.shape[2]):
-                # The exponential of this is +0.
-                number = np.float64(tile.y[head, row, tile.first + j]) if j < count else -np.inf
-                nothing = j >= count or (maximum == -np.inf and number == number)
+            for j in range(count):
+                number = np.float64(scores[tile.first + j])
                 if flavor == _COMPUTED:
-                    value = 0.0 if nothing else elementary.exp(number - maximum)
+                    result[j] = elementary.exp(number - maximum)
                 else:
-                    bits = (
-                        quick_add(number, -maximum, target, DETERMINISTIC)
-                        if quick
-                        else fma_word(1.0, number, -maximum, target, DETERMINISTIC)
-                    )
-                    value = words.floating(bits)
-                    if flavor == _LOOKED_UP and value == value:
-                        value = table.values[words.word(np.float32(value)) >> table.shift]
-                        value = 0.0 if nothing else value
-                    elif nothing:
-                        value = -np.inf
-                out[head, r, j] = value
+                    if quick and abs(number - maximum) < limit:
+                        odd = words.floating(odd_sum(number, -maximum))
+                        value = round_number(odd, shortcut, kind)
+                    elif quick:
+                        value = words.floating(quick_add(number, -maximum, target, kind))
+                    else:
+                        value = words.floating(fma_word(1.0, number, -maximum, target, kind))
+                    if flavor == _LOOKED_UP:
+                        found = table.values[words.word(np.float32(value)) >> table.shift]
+                        value = found if value == value else value
+                    result[j] = value
+            if maximum == -np.inf:
+                for j in range(count):
+                    number = np.float64(scores[tile.first + j])
+                    result[j] = nothing if number == number else number
+            for j in range(count, tile.width):
+                result[j] = nothing
 
     return cast(Callable[..., None], exponential_range)
 
@@ -266,12 +274,11 @@ def _run(
     table: Table,
     out: NDArray[Any],
 ) -> NDArray[Any]:
-    quick = takes_odd(*rounded)
-    target = target_of(*rounded, _FLOAT64)
+    kernel = _kernel(flavor, takes_odd(*rounded), kind_of(rounded[1]))
+    target, shortcut = target_of(*rounded, _FLOAT64), shortcut_of(*rounded, _FLOAT64)
     heads, rows, _ = tile.shape
-    launching.run(
-        _kernel(flavor, quick), heads * rows, tile, maxima, target, table, out, grain=_GRAIN
-    )
+    arguments = tile, maxima, target, shortcut, table, out
+    launching.run(kernel, heads * rows, *arguments, grain=_GRAIN)
     return out
 
 

@@ -70,6 +70,16 @@ MACHINES = {
             running_sum="float16",
         ),
     ),
+    "differences in float64": Hardware(
+        "d", scores="e8m4", attention=Tiled(4, 4, 2, exponential=Function("e8m5", "rtp", "float64"))
+    ),
+    "no negative zero": Hardware(
+        "e",
+        scores="e8m4",
+        attention=Tiled(
+            4, 4, 2, exponential=Function("e8m5", Rounding("rtn", "saturate"), "float8_e5m2fnuz")
+        ),
+    ),
     "a unit": replace(
         lamp.hardware("hopper"),
         attention=Tiled(8, 16, 2, exponential=Function("bfloat16", "rne", "float32")),
