@@ -174,7 +174,7 @@ def test_nobody_reaches_past_a_door(package):
 
 def test_the_judge_knows_formats_alone():
     known = {home(target) for target, _ in imports("fpemu.reference")}
-    assert known - {"fpemu"} == {"fpemu.formats", "fpemu._environment"}
+    assert known == {"fpemu.formats"} or known == {"fpemu", "fpemu.formats"}
 
 
 # Users' kernels are made where they ask for them; engines ask Numba how many threads it was given.
