@@ -77,7 +77,7 @@ class BlockFormat:
         if not isinstance(self.tensor_scale, bool):
             raise TypeError(f"tensor_scale must be True or False, not {self.tensor_scale!r}")
         for name in ("element", "scale"):
-            object.__setattr__(self, name, _formats.format(getattr(self, name)))
+            object.__setattr__(self, name, _formats.operand_format(getattr(self, name)))
         object.__setattr__(self, "block", integer("block", self.block, 1))
 
     def __str__(self) -> str:

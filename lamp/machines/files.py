@@ -50,6 +50,7 @@ import tomli_w
 import fpemu
 from fpemu import Accumulator, Format, Rounding, accumulators, devices
 from fpemu.accumulators import ScaledCore
+from fpemu.formats import operand_format
 from fpemu.rounding import as_rounding
 from fpemu.scaling import FORMATS, BlockFormat
 from lamp._files import Document, writing
@@ -497,7 +498,7 @@ def _written(value: Any) -> Any:
 
 def _is_named(format: Format | BlockFormat) -> bool:
     try:
-        named: Any = FORMATS.get(format.name) or fpemu.format(format.name)
+        named: Any = FORMATS.get(format.name) or operand_format(format.name)
     except ValueError:
         return False
     return bool(named == format)

@@ -19,6 +19,7 @@ import numpy as np
 import fpemu
 from fpemu import Accumulator, Format, Sequential
 from fpemu.accumulators import ScaledCore
+from fpemu.formats import operand_format
 from fpemu.rounding import as_rounding
 from fpemu.scaling import BlockFormat, block_format
 
@@ -109,7 +110,7 @@ def _scaled_operands(spec: Any, unit: ScaledCore) -> BlockFormat:
 def _operands_of(spec: Any) -> Format | BlockFormat | None:
     if spec is None or isinstance(spec, BlockFormat):
         return spec
-    return block_format(spec) if spec in fpemu.scaling.FORMATS else fpemu.format(spec)
+    return block_format(spec) if spec in fpemu.scaling.FORMATS else operand_format(spec)
 
 
 def _holds(outer: Format, inner: Format) -> bool:

@@ -367,3 +367,13 @@ def test_values_of_another_type_are_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"m\.toml, {message}" if "line" in message else message):
         Hardware.load(path)
+
+
+def test_the_name_of_a_shape_is_no_format_of_operands():
+    """e4m3 is float8_e4m3fn to units and has a largest number of 240 as a shape."""
+    with pytest.raises(ValueError, match=r"line 2: .*'e4m3' is ambiguous.* 'float8_e4m3fn' "):
+        machine_files.loads('[qkv]\noperands = "e4m3"')
+    with pytest.raises(ValueError, match="'e2m1' is ambiguous"):
+        BlockFormat("mine", "e2m1", "float8_e8m0fnu", 16)
+    meant = Hardware("m", qkv=Product("float32", fpemu.format("e4m3")))
+    assert machine_files.loads(machine_files.dumps(meant)) == meant
