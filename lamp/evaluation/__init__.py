@@ -13,7 +13,7 @@ from lamp.evaluation.sources import (
     standard_input,
 )
 from lamp.evaluation.texts import Text, window_sizes
-from lamp.evaluation.uncertainty import Estimate, paired
+from lamp.evaluation.uncertainty import Estimate, paired, ratio
 
 __all__ = [
     "ESTIMATED",
@@ -30,6 +30,7 @@ __all__ = [
     "evaluate",
     "numerics",
     "paired",
+    "ratio",
     "read_standard_input",
     "standard_input",
     "reference_logits",

@@ -50,6 +50,11 @@ _CSV_METRICS: Final = (
     "reference_perplexity",
     "recomputation_rate",
     "tokens",
+    "kl_error",
+    "flip_rate_error",
+    "perplexity_error",
+    "clusters",
+    "windows",
 )
 _RULES: Final = {
     "random": "random control",

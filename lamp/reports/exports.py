@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from lamp.evaluation import ESTIMATED
 from lamp.reports.results import Results
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["as_csv", "as_parquet", "columns", "lines", "written_csv"]
 
 _LABELS: Final = ("model", "text", "hardware", "lamp", "reference")
-_COUNTS: Final = ("position", "tokens")
+_COUNTS: Final = ("position", "tokens", "clusters", "windows")
 _NUMBERS: Final = (
     "kl",
     "flip_rate",
@@ -24,12 +25,13 @@ _NUMBERS: Final = (
     "perplexity",
     "recomputation_rate",
     "high_precision_share",
+    *(f"{name}_error" for name in ESTIMATED),
 )
 _OF_FORMULAS: Final = ("=", "+", "-", "@")
 _BLANKS: Final = ("\t", "\r", "\n")
 _ENDED: Final = ("seconds", "started_at", "finished_at", "error", "environment")
 _BEFORE: Final = ("study", "position", *_LABELS)
-_AFTER: Final = ("state", "tokens", *_NUMBERS, *_ENDED, "key")
+_AFTER: Final = ("state", *_COUNTS[1:], *_NUMBERS, *_ENDED, "key")
 
 
 def columns(studies: Iterable[Results]) -> list[str]:
@@ -65,7 +67,7 @@ def _line(record: Run, variables: Mapping[str, str]) -> dict[str, Any]:
         **{label: getattr(member, label) for label in _LABELS},
         **{column: member.variables.get(name) for name, column in variables.items()},
         "state": record.state,
-        **{name: getattr(metrics, name, None) for name in ("tokens", *_NUMBERS)},
+        **{name: getattr(metrics, name, None) for name in (*_COUNTS[1:], *_NUMBERS)},
         **{name: getattr(record, name) for name in _ENDED},
         "key": member.key,
     }

@@ -78,7 +78,13 @@ def _described(study: Results) -> dict[str, Any]:
         "facts": [(name, fact) for name, fact in _facts(study) if fact],
         "failed": {reason: _listed(records) for reason, records in failed.items()},
         "missing": _listed(study.having("missing")),
-        "tables": [tables.texts(study), tables.runs(study)] if study.done else [],
+        "tables": [
+            table
+            for table in (tables.texts(study), tables.seeds(study), tables.runs(study))
+            if table is not None
+        ]
+        if study.done
+        else [],
         "charts": [_chart(chart, study) for chart in charts(study)],
     }
 

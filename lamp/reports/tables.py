@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import numpy as np
+
+from lamp.evaluation import ratio
 from lamp.reports import numbers
 from lamp.reports.labels import NONE
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE
@@ -15,9 +19,10 @@ from lamp.reports.results import Results, grouped, metrics, speed
 if TYPE_CHECKING:
     from lamp.studies import Run
 
-__all__ = ["Cell", "Heading", "Table", "runs", "texts", "times"]
+__all__ = ["Cell", "Heading", "Table", "runs", "seeds", "texts", "times"]
 
 _LONG: Final = 24  # letters that may stand in a line of a narrow column
+_SEED: Final = re.compile(r":?\bseed=\d+")
 
 
 class Heading(NamedTuple):
@@ -62,6 +67,12 @@ _RUNS: Final = (
     _Column("hardware", lambda record: record.hardware),
     _Column("look-ahead", lambda record: record.lamp, None, "the rules", 40),
     _Column("KL", KL.value, numbers.scientific, "divergence from the reference, nats per token"),
+    _Column(
+        "±",
+        lambda record: metrics(record).kl_error,
+        lambda error: numbers.error(error)[1:],
+        "standard error of KL",
+    ),
     _Column("flips", FLIPS.value, numbers.percent, FLIPS.title),
     _Column("perplexity", lambda record: metrics(record).perplexity, numbers.decimals),
     _Column("rate", RATE.value, numbers.percent, "share of candidate components recomputed"),
@@ -98,7 +109,8 @@ def _cell(column: _Column, record: Run) -> Cell:
         long = "long" if len(str(value)) > column.longest else ""
         return Cell(str(value), "none" if value == NONE else long)
     full = str(value).replace("inf", "Infinity").replace("nan", "NaN")  # as scripts read them
-    return Cell(column.show(value), "n" if math.isfinite(value) else "n bad", full)
+    shown = column.show(value)
+    return Cell(shown, "n" if math.isfinite(value) or not shown else "n bad", full)
 
 
 def _front(on_front: bool) -> Cell:
@@ -107,6 +119,43 @@ def _front(on_front: bool) -> Cell:
 
 def _plain(row: Sequence[str], headings: Sequence[Heading]) -> list[Cell]:
     return [Cell(text, "n" * head.number) for text, head in zip(row, headings, strict=True)]
+
+
+def seeds(study: Results) -> Table | None:
+    """The runs of a study that differ in their seeds alone, as means; None if there are none.
+
+    The interval is that of other seeds on the same text; it says nothing of other text.
+    """
+    groups = grouped(study.done, _but_for_seeds)
+    rows = [_mean_over_seeds(key[:4], runs) for key, runs in groups.items() if len(runs) > 1]
+    headings = [
+        *map(Heading, ("model", "text", "hardware", "look-ahead")),
+        Heading("seeds", True),
+        Heading("KL", True, "mean over seeds"),
+        Heading("95% interval", True, "of the mean KL, over seeds"),
+        Heading("flips", True, "mean over seeds"),
+        Heading("95% interval", True, "of the mean share of flips, over seeds"),
+    ]
+    if not rows:
+        return None
+    return Table(f"seeds of {study.name}", headings, [_plain(row, headings) for row in rows])
+
+
+def _but_for_seeds(record: Run) -> tuple[str, ...]:
+    """What runs have in common that differ in their seeds alone."""
+    labels = record.model, record.text, record.hardware, record.lamp
+    others = sorted((k, str(v)) for k, v in record.variables.items() if k != "seed")
+    plain = [_SEED.sub("", label) for label in labels]
+    return (*plain, record.reference, *(part for pair in others for part in pair))
+
+
+def _mean_over_seeds(labels: Sequence[str], records: Sequence[Run]) -> list[str]:
+    cells = [*labels, str(len(records))]
+    for value, show in ((KL.value, numbers.scientific), (FLIPS.value, numbers.percent)):
+        found = np.array([value(record) for record in records])
+        mean = ratio(found, np.ones(len(found)))
+        cells += [show(mean.value), " to ".join(map(show, mean.interval()))]
+    return cells
 
 
 def texts(study: Results) -> Table:

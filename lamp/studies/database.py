@@ -17,7 +17,7 @@ from typing import Any, Final
 __all__ = ["check", "connect", "create", "explained", "first", "insert", "transaction"]
 
 _APPLICATION: Final = 0x4C414D50  # "LAMP"
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2
 _PATIENCE: Final = 60.0  # seconds to wait for another process that writes
 _PATIENCE_TO_READ: Final = 3.0  # seconds: readers never wait for the writers of stores
 _LARGEST: Final = 2**26  # bytes of a value
@@ -39,6 +39,13 @@ CREATE TABLE runs (
     perplexity REAL,
     recomputation_rate REAL,
     high_precision_share REAL,
+    kl_error REAL,
+    flip_rate_error REAL,
+    reference_perplexity_error REAL,
+    perplexity_error REAL,
+    recomputation_rate_error REAL,
+    clusters INTEGER,
+    windows INTEGER,
     seconds REAL NOT NULL,
     started_at TEXT NOT NULL,
     finished_at TEXT NOT NULL,
@@ -92,7 +99,9 @@ CREATE TABLE files (
 CREATE VIEW results AS
 SELECT study, position, model, text, hardware, lamp, reference, variables, key,
     coalesce(state, 'missing') AS state, tokens, kl, flip_rate, reference_perplexity, perplexity,
-    recomputation_rate, high_precision_share, seconds, started_at, finished_at, error, environment
+    recomputation_rate, high_precision_share, kl_error, flip_rate_error,
+    reference_perplexity_error, perplexity_error, recomputation_rate_error, clusters, windows,
+    seconds, started_at, finished_at, error, environment
 FROM members LEFT JOIN runs USING (key)
 ORDER BY study, position;
 """
@@ -154,7 +163,7 @@ def check(connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
             raise ValueError(f"{path} is empty, not a store")
     elif schema != _SCHEMA:
         raise ValueError(
-            f"{path} has schema {schema}, from a newer version of this package, which knows "
+            f"{path} has schema {schema}, from another version of this package, which knows "
             f"schema {_SCHEMA}"
         )
     else:

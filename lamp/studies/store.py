@@ -8,8 +8,9 @@ on a disk of the machine that sweeps.  Its tables:
     A row per run that has ended, written in one transaction with its rates.  ``key`` is the SHA-256
     of ``configuration``, a JSON text with everything that the numbers depend on.  ``state`` is
     ``done`` or ``failed``.  A run that is done has ``tokens``, ``kl``, ``flip_rate``,
-    ``reference_perplexity``, ``perplexity``, ``recomputation_rate``, ``high_precision_share``, as
-    in :class:`lamp.Metrics`.  SQLite has no NaN: a metric that is NULL in a run that is done is
+    ``reference_perplexity``, ``perplexity``, ``recomputation_rate``, ``high_precision_share``,
+    the standard errors ``kl_error`` and so on, ``clusters`` and ``windows``, as in
+    :class:`lamp.Metrics`.  SQLite has no NaN: a metric that is NULL in a run that is done is
     NaN.  Infinity is itself.  A run that has failed has ``error``, a line, and ``traceback``.
     ``seconds`` is the wall time of the forward passes and comparisons, without loading the model
     and without the reference; ``started_at`` and ``finished_at`` are UTC, as ISO 8601.

@@ -105,4 +105,7 @@ def _metrics(position: int, run: Run, rng: np.random.Generator) -> Metrics:
         layer_rates=() if run.lamp == "none" else steps["scores"],
         step_rates={} if run.lamp == "none" else steps,
         high_precision_share=rate / 100,
+        kl_error=divergence / 8 if math.isfinite(divergence) else math.nan,
+        clusters=16,
+        windows=1,
     )

@@ -25,7 +25,19 @@ from matplotlib.markers import MarkerStyle
 
 from lamp import reports
 from lamp.cli.application import main
-from lamp.reports import charts, colors, console, exports, figures, labels, numbers, pictures, svg
+from lamp.evaluation import Metrics
+from lamp.reports import (
+    charts,
+    colors,
+    console,
+    exports,
+    figures,
+    labels,
+    numbers,
+    pictures,
+    svg,
+    tables,
+)
 from lamp.reports.labels import NONE, clean
 from lamp.reports.page import page
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, described
@@ -141,14 +153,45 @@ def check_row(record, cells):
     labels = [text(cell) for cell in cells[1:5]]
     assert labels == [*map(clean, (member.model, member.text, member.hardware, member.lamp))]
     given = [record.position, *(getattr(record.metrics, name) for name in METRICS), record.seconds]
-    for value, cell in zip(given, [cells[0], *cells[5:11]], strict=True):
+    for value, cell in zip(given, [cells[0], cells[5], *cells[7:12]], strict=True):
         assert same(float(cell[1]["data-v"]), value)
     shown = text(cells[5])
     assert shown == ("NaN" if math.isnan(given[1]) else "∞" if given[1] > 1e9 else shown)
     assert ("bad" in cells[5][1]["class"]) == (not math.isfinite(given[1]))
     if math.isfinite(given[1]):
         assert float(shown) == pytest.approx(given[1], rel=5e-3)
-    assert float(text(cells[8]).rstrip("%")) == pytest.approx(100 * given[4], rel=1e-2, abs=5e-4)
+    assert same(float(cells[6][1]["data-v"]), record.metrics.kl_error)
+    assert float(text(cells[9]).rstrip("%")) == pytest.approx(100 * given[4], rel=1e-2, abs=5e-4)
+
+
+def test_runs_that_differ_in_their_seeds_are_grouped():
+    """The interval of a mean over seeds, which are its clusters."""
+
+    def run(position, seed, kl, text="a", tau=1.2):
+        lamp = f"softmax:random:{tau}" + (f":seed={seed}" if seed else "")
+        variables = {"tau": tau, "seed": seed}
+        metrics = Metrics(9, kl, kl / 10, 1.0, 1.0, 0.1, (), {}, 0.0)
+        labels = "m", text, "ps4", lamp, "fp64"
+        return Run("k", *labels, variables, "s", position, "done", metrics, seconds=1.0)
+
+    records = [run(0, 0, 1.0), run(1, 1, 2.0), run(2, 2, 6.0), run(3, 0, 5.0, tau=1.5)]
+    records += [run(4, 0, 8.0, text="b"), run(5, 1, 8.0, text="b")]
+    study = reports.Results("store", "s", {}, tuple(records), {})
+    table = tables.seeds(study)
+    first, second = ([cell.text for cell in row] for row in table.rows)
+    assert first[:6] == ["m", "a", "ps4", "softmax:random:1.2", "3", "3.00e+00"]
+    low, high = (float(end) for end in first[6].split(" to "))
+    reach = 4.302653 * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
+    assert (low, high) == pytest.approx((3 - reach, 3 + reach), rel=5e-3)
+    assert second[1:7] == [
+        "b",
+        "ps4",
+        "softmax:random:1.2",
+        "2",
+        "8.00e+00",
+        "8.00e+00 to 8.00e+00",
+    ]
+    assert tables.seeds(reports.Results("store", "s", {}, tuple(records[3:5]), {})) is None
 
 
 def test_front_of_the_table_is_that_of_brute_force(tree, path):
@@ -161,7 +204,7 @@ def test_front_of_the_table_is_that_of_brute_force(tree, path):
     expected = {record.position for group in groups.values() for record in brute_front(group)}
     table = next(every(tree, "table", "runs"))
     rows = [list(every(row, "td")) for row in every(next(every(table, "tbody")), "tr")]
-    assert {int(row[0][1]["data-v"]) for row in rows if text(row[11]) == "◆"} == expected
+    assert {int(row[0][1]["data-v"]) for row in rows if text(row[12]) == "◆"} == expected
     assert len(done) > len(expected) > 20
 
 

@@ -28,6 +28,13 @@ METRICS = Metrics(
     layer_rates=(0.25, 0.5),
     step_rates={"scores": (0.125, 1.0), "mlp_up": (0.0, 1e-17)},
     high_precision_share=1e-300,
+    kl_error=0.1,
+    flip_rate_error=2 / 3,
+    reference_perplexity_error=math.inf,
+    perplexity_error=5e-324,
+    recomputation_rate_error=0.0,
+    clusters=16,
+    windows=1,
 )
 PLACE = {"host": "here", "cores": 2}
 
@@ -325,8 +332,8 @@ def test_a_database_of_another_program_is_refused(path):
 
 def test_a_store_of_a_newer_version_is_refused(filled):
     with contextlib.closing(sqlite3.connect(filled)) as connection:
-        connection.execute("PRAGMA user_version = 2")
-    refused(filled, "schema 2, from a newer version")
+        connection.execute("PRAGMA user_version = 3")
+    refused(filled, "schema 3, from another version")
 
 
 def test_an_empty_file_becomes_a_store_when_it_is_written_to(path):
