@@ -184,8 +184,7 @@ class Accumulator:
         ----------
         N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 3.1, 4.2.
         """
-        if terms < 0:
-            raise ValueError(f"terms must be at least 0, not {terms}")
+        terms = integer("terms", terms, least=0)
         growth = self._log_growth(terms, initial) if terms else 0.0
         return _upward(math.expm1(growth)) if growth < _MOST_GROWTH else math.inf
 
@@ -228,6 +227,7 @@ class Accumulator:
         >>> fpemu.Sequential("float8_e4m3fn").underflow_bound(1) >= 2.0**-10
         True
         """
+        terms = integer("terms", terms, least=0)
         if not terms:
             return 0.0
         growth = 1 + self.error_bound(terms, initial=initial)
@@ -435,12 +435,12 @@ class Blocked(Accumulator):
 
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
         """See :meth:`Accumulator.roundings`; those of a block, and all of the outer sum."""
-        blocks = -(-terms // self.block)
+        blocks = _runs(terms, self.block)
         inner = self.inner.roundings(min(self.block, terms))
         return (*inner, (blocks, _unit(self.format, self.rounding)))
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
-        outer = -(-terms // self.block) * _smallest(self.format, self.rounding)
+        outer = _runs(terms, self.block) * _smallest(self.format, self.rounding)
         return self.inner._underflow(terms, False, largest) + outer
 
     @property
@@ -530,7 +530,7 @@ class Pairwise(Accumulator):
         block = terms if self.block is None else self.block
         count = max(math.ceil(math.log2(block)), 1)
         if self.block is not None:
-            count += -(-terms // block)
+            count += _runs(terms, block)
         elif initial:
             count += 1
         return ((count, _unit(self.format, self.rounding)), *_of_product(self))
@@ -538,7 +538,7 @@ class Pairwise(Accumulator):
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         """A tree of n terms has n - 1 sums; one more takes it to the accumulator."""
         flushed = self.flush is not None
-        sums = terms + 1 if self.block is None else -(-terms // self.block) * self.block
+        sums = terms + 1 if self.block is None else _runs(terms, self.block) * self.block
         if self.fused and not flushed:
             product = 0.0
         else:
@@ -655,12 +655,12 @@ class Chained(Accumulator):
         unit = _unit(self.format, self.rounding)
         if self.through:
             return ((terms, unit),)
-        chain = -(-min(self.block, terms) // self.chains)
-        return ((chain + self.chains - 1 + -(-terms // self.block), unit),)
+        chain = _runs(min(self.block, terms), self.chains)
+        return ((chain + self.chains - 1 + _runs(terms, self.block), unit),)
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         """Every multiply-add and every addition may flush its result."""
-        additions = 0 if self.through else -(-terms // self.block) * self.chains
+        additions = 0 if self.through else _runs(terms, self.block) * self.chains
         return (terms + additions) * _smallest(self.format, self.rounding, True)
 
     @property
@@ -726,11 +726,11 @@ class Exact(Accumulator):
 
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
         """See :meth:`Accumulator.roundings`; one for every block."""
-        blocks = 1 if self.block is None else -(-terms // self.block)
+        blocks = 1 if self.block is None else _runs(terms, self.block)
         return ((blocks, _unit(self.format, self.rounding)),)
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
-        blocks = 1 if self.block is None else -(-terms // self.block)
+        blocks = 1 if self.block is None else _runs(terms, self.block)
         return blocks * _smallest(self.format, self.rounding)
 
     @property
@@ -883,13 +883,13 @@ class TensorCore(Accumulator):
         """
         truncated = self._truncated(terms) * (1 if self.group == 1 else 4)
         step = math.log1p(truncated) + math.log1p(_unit(self.format, self.rounding))
-        return -(-terms // self.block) * step
+        return _runs(terms, self.block) * step
 
     def _truncated(self, terms: int) -> float:
         """What truncation takes from a block at most, relative to the power it is aligned to."""
         a, b = self.inputs
         exact = max(a.precision + b.precision - 2, self.initial.precision - 1) <= self.fraction_bits
-        count = -(-min(self.block, terms) // self.group) + (0 if exact and self.group == 1 else 1)
+        count = _runs(min(self.block, terms), self.group) + (0 if exact and self.group == 1 else 1)
         return count * 2.0**-self.fraction_bits
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
@@ -898,7 +898,7 @@ class TensorCore(Accumulator):
         if self.exponent_floor is not None:
             least = max(least, 2.0**self.exponent_floor)
         step = (self._truncated(terms) + 2.0**-self.fraction_bits) * least
-        return -(-terms // self.block) * (step + _smallest(self.format, self.rounding))
+        return _runs(terms, self.block) * (step + _smallest(self.format, self.rounding))
 
     @property
     def ignores_trailing_zeros(self) -> bool:
@@ -1056,7 +1056,7 @@ class FlooredCore(Accumulator):
         than ``2**-reach`` of it.
         """
         step = math.log1p(self._cut(terms)) + math.log1p(_unit(self.format, self.rounding))
-        return -(-terms // self.block) * step
+        return _runs(terms, self.block) * step
 
     def _cut(self, terms: int) -> float:
         """What a block loses before its rounding at most, relative to the power aligned to."""
@@ -1070,7 +1070,7 @@ class FlooredCore(Accumulator):
         """Terms are aligned to no less than the exponent of a subnormal number."""
         least = max(self._subnormal_power(largest), self.format.smallest_normal)
         step = self._cut(terms) * least + _smallest(self.format, self.rounding)
-        return -(-terms // self.block) * step
+        return _runs(terms, self.block) * step
 
     @property
     def ignores_trailing_zeros(self) -> bool:
@@ -1152,7 +1152,7 @@ class Promoted(Accumulator):
 
     def roundings(self, terms: int, *, initial: bool = False) -> tuple[tuple[int, float], ...]:
         """See :meth:`Accumulator.roundings`; those of a block, and all of the outer sum."""
-        blocks = -(-terms // self.block)
+        blocks = _runs(terms, self.block)
         inner = self.inner.roundings(min(self.block, terms))
         return (*inner, (blocks, _unit(self.format, self.rounding)))
 
@@ -1160,11 +1160,11 @@ class Promoted(Accumulator):
         """As :meth:`roundings` says, for any inner accumulator."""
         inner = self.inner._log_growth(min(self.block, terms), False)
         outer = math.log1p(_unit(self.format, self.rounding))
-        return inner + -(-terms // self.block) * outer
+        return inner + _runs(terms, self.block) * outer
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         inner = self.inner._underflow(min(self.block, terms), False, largest)
-        return -(-terms // self.block) * (inner + _smallest(self.format, self.rounding))
+        return _runs(terms, self.block) * (inner + _smallest(self.format, self.rounding))
 
     @property
     def ignores_trailing_zeros(self) -> bool:
@@ -1173,6 +1173,11 @@ class Promoted(Accumulator):
 
     def __str__(self) -> str:
         return f"promoted({self.format}, {self.rounding.mode}, every {self.block}: {self.inner})"
+
+
+def _runs(terms: int, block: int) -> int:
+    """How many runs of `block` hold so many terms; numpy's unsigned integers have no negatives."""
+    return -(-int(terms) // block)
 
 
 def _of_product(accumulator: Sequential | Pairwise) -> tuple[tuple[int, float], ...]:

@@ -61,3 +61,19 @@ def test_inputs_of_an_inner_accumulator_are_inputs(accumulator):
         fpemu.matmul(a, a.T, accumulator)
     assert fpemu.matmul(a, a.T, accumulator, convert="rne").item() == 2.0
     assert accumulator.input_formats == (fpemu.format("bfloat16"),) * 2
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint64])
+def test_numbers_of_terms_may_be_integers_of_numpy(kind):
+    for accumulator in (
+        fpemu.Sequential("bfloat16"),
+        fpemu.Blocked("bfloat16", 3),
+        fpemu.Pairwise("bfloat16", block=4),
+        fpemu.Exact("bfloat16", block=3),
+        fpemu.TensorCore(4, 23),
+        fpemu.Promoted(fpemu.Sequential("bfloat16"), "float32", 3),
+    ):
+        assert accumulator.error_bound(kind(200)) == accumulator.error_bound(200)
+        assert accumulator.underflow_bound(kind(200)) == accumulator.underflow_bound(200)
+    with pytest.raises(TypeError, match="terms must be an int"):
+        fpemu.Exact("bfloat16").error_bound(2.5)
