@@ -70,8 +70,15 @@ MACHINES = {
             running_sum="float16",
         ),
     ),
-    "differences in float64": Hardware(
-        "d", scores="e8m4", attention=Tiled(4, 4, 2, exponential=Function("e8m5", "rtp", "float64"))
+    "numbers beyond float32": Hardware(
+        "d",
+        scores="e8m4",
+        attention=Tiled(
+            4, 4, 2, exponential=Function("e8m5", "rtp", "float64"), rescaling="e11m20"
+        ),
+    ),
+    "float32, not to nearest": Hardware(
+        "h", scores="e8m4", attention=Tiled(4, 4, 2, exponential=Function("float32", "rtz"))
     ),
     "no negative zero": Hardware(
         "e",
@@ -305,7 +312,10 @@ def scores_as_given(rows, **fields):
     return query, key, value.reshape(key.shape), machine
 
 
-@pytest.mark.parametrize("division", ["last", "tile"])
+RANDOM = Function("float32", Rounding("sr", seed=1), "bfloat16")
+
+
+@pytest.mark.parametrize("fields", [{}, {"division": "tile"}, {"exponential": RANDOM}], ids=str)
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
@@ -321,10 +331,10 @@ def scores_as_given(rows, **fields):
         ([-500.0, 0.0, 500.0], 3.0),
     ],
 )
-def test_infinite_scores_have_the_softmax_of_their_row(row, expected, division):
-    query, key, value, machine = scores_as_given(row, division=division)
+def test_infinite_scores_have_the_softmax_of_their_row(row, expected, fields):
+    query, key, value, machine = scores_as_given(row, **fields)
     output, _ = attention(query, key, value, hardware=machine)
-    if division == "tile" and row[:2] == [-np.inf] * 2:
+    if "division" in fields and row[:2] == [-np.inf] * 2:
         expected = np.nan  # the quotient 0 / 0 of the first tile
     np.testing.assert_array_equal(output[0, -1, 0], np.float32(expected))
 
@@ -338,7 +348,9 @@ def test_infinite_scores_have_the_softmax_of_their_row(row, expected, division):
         ([4.0, 0.0, 1.0, 0.0], [1, 1, 0, 0]),
         ([4.0, 0.0, np.nan, 0.0], [1, 1, 1, 1]),
         ([4.0, 0.0, -np.inf, 0.0], [1, 1, 1, 1]),  # may have overflowed
+        ([np.inf, 0.0, 1.0, 0.0], [1, 1, 1, 1]),
         ([3e38, 0.0, 3e38, 0.0], [1, 1, 1, 1]),
+        ([4.0, 0.0, -3.4e38, 0.0], [1, 1, 1, 1]),  # overflows, though it passes no test
         ([3e4, 0.0, 2e4, 0.0], [1, 1, 0, 0]),  # the exponentials overflow
     ],
 )
@@ -402,6 +414,8 @@ def set_threads():
 
 @pytest.mark.parametrize("name", ["plain formats", "a small table", "divided at each tile"])
 def test_no_bit_depends_on_the_number_of_threads(name, set_threads):
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("this machine gives numba one thread")
     query, key, value = heads(tokens=100, count=3)
     found = []
     for threads in (1, 2):
@@ -419,6 +433,24 @@ def test_no_bit_depends_on_how_many_heads_are_computed_at_a_time(monkeypatch):
     parts = attention(query, key, value, hardware=machine, lamp=relaxed(0.2))
     same(parts.output, whole.output)
     assert parts.recomputation == whole.recomputation
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_rows_at_the_end_of_a_text_are_those_of_the_whole(rows):
+    """Tiles are those of the text, so that rows from a tile's first on need no others."""
+    query, key, value = heads()
+    machine = replace(MACHINES["a small table"], attention=Tiled(rows, 4, 2))
+    seen = [{}, {}]
+    outputs = [
+        attention(
+            part, key, value, hardware=machine, lamp=relaxed(0.5), observe=each.__setitem__
+        ).output
+        for part, each in zip((query, query[:, 12:]), seen, strict=True)
+    ]
+    same(outputs[1][:, 3:], outputs[0][:, 15:])
+    np.testing.assert_array_equal(seen[1]["mask"][:, 3:], seen[0]["mask"][:, 15:])
+    plain = attention(query[:, 12:], key, value, hardware=machine).output
+    same(plain, attention(query, key, value, hardware=machine).output[:, 12:])
 
 
 TREE = Hardware(
