@@ -1,6 +1,7 @@
 """Language models in numpy and Numba: GPT-2 and Llama, their checkpoints and tokenizers."""
 
 from lamp.models import checkpoints, loading
+from lamp.models.certificates import Certificate, certify
 from lamp.models.decoder import Decoder
 from lamp.models.gpt2 import GPT2
 from lamp.models.llama import Llama
@@ -11,11 +12,13 @@ from lamp.models.transformer import Forward
 
 __all__ = [
     "GPT2",
+    "Certificate",
     "Decoder",
     "Forward",
     "Llama",
     "Sampler",
     "Tokenizer",
+    "certify",
     "checkpoints",
     "from_pretrained",
     "loading",
