@@ -6,6 +6,7 @@ from lamp.models.decoder import Decoder
 from lamp.models.gpt2 import GPT2
 from lamp.models.llama import Llama
 from lamp.models.loading import from_pretrained, reader
+from lamp.models.propagation import FirstOrder, first_order
 from lamp.models.sampling import Sampler
 from lamp.models.tokenizer import Tokenizer
 from lamp.models.transformer import Forward
@@ -14,12 +15,14 @@ __all__ = [
     "GPT2",
     "Certificate",
     "Decoder",
+    "FirstOrder",
     "Forward",
     "Llama",
     "Sampler",
     "Tokenizer",
     "certify",
     "checkpoints",
+    "first_order",
     "from_pretrained",
     "loading",
     "reader",

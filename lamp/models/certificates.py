@@ -34,7 +34,7 @@ from lamp.models.layers import Matrix, Norm, left_operand, right_operand
 from lamp.models.tokens import check_tokens
 from lamp.models.weights import Block, Weights
 
-__all__ = ["KINDS", "Certificate", "certify"]
+__all__ = ["KINDS", "Certificate", "Run", "added", "certify"]
 
 KINDS: Final = ("running", "deterministic", "measured")
 """The ways to bound the error of a matrix product."""
@@ -135,23 +135,16 @@ def certify(
     >>> found.share
     1.0
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind of bound {kind!r}: expected {', '.join(KINDS)}")
-    if hardware is None and lamp is not None:
-        raise ValueError("lamp is given without hardware: these rules belong to a machine")
-    machine = model if hardware is None else model.with_hardware(hardware, lamp)
-    numbers = check_tokens(tokens, model.shape)
-    run = _Run(machine, model.with_hardware("fp64")._weights, kind)
-    logits = machine._forward(numbers, None, run.observe).logits
+    run = Run.of(model, check_tokens(tokens, model.shape), hardware, lamp, kind)
     with np.errstate(**_QUIET):
-        return _certificate(run, numbers, _held(logits))
+        return _certificate(run)
 
 
 # --- the run that is followed ---------------------------------------------------------------------
 
 
 @dataclass
-class _Run:
+class Run:
     """A machine's run: all results by layer and name.
 
     Parameters
@@ -161,12 +154,38 @@ class _Run:
     exact : Weights
         The checkpoint's weights, in float64.
     kind : str
+    tokens : ndarray of int64, shape (tokens,)
+    logits : ndarray of float64, shape (tokens, vocabulary)
+        The machine's; 0 for those that overflowed.
+    results : dict
+        Of every layer.
     """
 
     model: Decoder
     exact: Weights
     kind: str
+    tokens: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    logits: Float64 = field(default_factory=lambda: np.zeros((0, 0)))
     results: dict[tuple[int, str], NDArray[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: Decoder,
+        tokens: NDArray[np.int64],
+        hardware: HardwareLike | None,
+        lamp: LAMP | None,
+        kind: str,
+    ) -> Run:
+        """The run of tokens through a model on a machine; see :func:`certify`."""
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind of bound {kind!r}: expected {', '.join(KINDS)}")
+        if hardware is None and lamp is not None:
+            raise ValueError("lamp is given without hardware: these rules belong to a machine")
+        machine = model if hardware is None else model.with_hardware(hardware, lamp)
+        run = cls(machine, model.with_hardware("fp64")._weights, kind, tokens)
+        run.logits = _held(machine._forward(tokens, None, run.observe).logits)
+        return run
 
     def observe(self, name: str, layer: int, numbers: NDArray[Any]) -> None:
         """Take a result of a forward pass."""
@@ -262,7 +281,7 @@ def _product(
     exact: NDArray[Any],
     held: NDArray[Any],
     step: Product,
-    run: _Run,
+    run: Run,
     recomputed: Any = False,
 ) -> _Sums:
     """A product of a run's numbers with exact weights, near to what the machine computes."""
@@ -312,7 +331,7 @@ def _linear(
     exact: Matrix,
     held: Matrix,
     step: Product,
-    run: _Run,
+    run: Run,
     recomputed: Any = False,
     groups: int = 1,
 ) -> tuple[Float64, list[_Errors]]:
@@ -375,32 +394,69 @@ def _activated(
 # --- layers ---------------------------------------------------------------------------------------
 
 
-def _certificate(run: _Run, tokens: NDArray[np.int64], logits: Float64) -> Certificate:
-    """The certificate of a run with these logits."""
-    shape, exact, held = run.model.shape, run.exact, run.model._weights
+def _certificate(run: Run) -> Certificate:
+    """The certificate of a run."""
     x = run.result(0, "stream")
-    errors = _embedded(run, tokens, x)
+    errors = _embedded(run, x)
     growth = [errors.ball[:, 0]]
-    for layer, (block, own) in enumerate(zip(exact.blocks, held.blocks, strict=True)):
-        x, errors = _attention_layer(run, layer, block, own, x, errors)
-        x, errors = _feed_forward_layer(run, layer, block, own, x, errors)
+    for layer in range(run.model.shape.layers):
+        errors = _layer(run, layer, errors)
         growth.append(errors.ball[:, 0])
-    last = shape.layers
-    h = run.result(last, "final_norm")
-    errors = _normed(x, errors, exact.norm, shape.epsilon, h)
-    return _margins(run, h, errors, logits, np.array(growth))
+    of_pairs = _Logits(run, errors)
+    predicted = np.argmax(run.logits, axis=1)
+    found = [of_pairs.closest(row, int(best)) for row, best in enumerate(predicted)]
+    rivals, margins, limits = (np.array(each) for each in zip(*found, strict=True))
+    return Certificate(
+        predicted, rivals, margins, limits, margins > limits, np.array(growth), run.kind
+    )
 
 
-def _embedded(run: _Run, tokens: NDArray[np.int64], x: Float64) -> _Errors:
+def added(run: Run, pairs: NDArray[np.int64]) -> tuple[Float64, Float64]:
+    """Bounds of the errors that parts of a run add if they read exact numbers.
+
+    Parameters
+    ----------
+    run : Run
+    pairs : ndarray of int64, shape (tokens, 2)
+        Two logits of each token.
+
+    Returns
+    -------
+    stream : ndarray of float64, shape (layers + 1, tokens)
+        2-norms of what embedding and layers add to the residual stream.
+    margins : ndarray of float64, shape (tokens,)
+        What the last norm and the head add to the differences of the pairs.
+    """
+    x = run.result(0, "stream")
+    nothing = _Errors(np.zeros_like(x), np.zeros((len(x), 1)))
+    with np.errstate(**_QUIET):
+        found = [
+            _embedded(run, x),
+            *(_layer(run, i, nothing) for i in range(run.model.shape.layers)),
+        ]
+        of_pairs = _Logits(run, nothing)
+        margins = [of_pairs.bounds(row, int(a))[b] for row, (a, b) in enumerate(pairs)]
+    return np.array([errors.ball[:, 0] for errors in found]), np.array(margins)
+
+
+def _layer(run: Run, layer: int, errors: _Errors) -> _Errors:
+    """The errors of the residual stream behind a layer."""
+    exact, held = run.exact.blocks[layer], run.model._weights.blocks[layer]
+    x = run.result(layer, "stream")
+    x, errors = _attention_layer(run, layer, exact, held, x, errors)
+    return _feed_forward_layer(run, layer, exact, held, x, errors)[1]
+
+
+def _embedded(run: Run, x: Float64) -> _Errors:
     """Errors of the residual stream before the first layer."""
-    near = run.exact.tokens[tokens].astype(np.float64)
+    near = run.exact.tokens[run.tokens].astype(np.float64)
     if run.exact.positions is not None:
-        near = near + run.exact.positions[: len(tokens)]
+        near = near + run.exact.positions[: len(run.tokens)]
     return _Errors.of(_sure(_gap(x, near) + 2 * _UNIT * np.abs(near), 1))
 
 
 def _attention_layer(
-    run: _Run, layer: int, exact: Block, held: Block, x: Float64, errors: _Errors
+    run: Run, layer: int, exact: Block, held: Block, x: Float64, errors: _Errors
 ) -> tuple[Float64, _Errors]:
     """The residual stream after attention, and its errors."""
     shape, machine = run.model.shape, run.model.hardware.derived(layer)
@@ -463,7 +519,7 @@ class _Scores:
 
     def __init__(
         self,
-        run: _Run,
+        run: Run,
         layer: int,
         head: int,
         query: tuple[Float64, _Errors],
@@ -531,7 +587,7 @@ class _Scores:
 
 
 def _feed_forward_layer(
-    run: _Run, layer: int, exact: Block, held: Block, x: Float64, errors: _Errors
+    run: Run, layer: int, exact: Block, held: Block, x: Float64, errors: _Errors
 ) -> tuple[Float64, _Errors]:
     """The residual stream after the feed-forward layer, and its errors.
 
@@ -548,7 +604,7 @@ def _feed_forward_layer(
 
 
 def _feed_forward_steps(
-    run: _Run, layer: int, exact: Block, held: Block, x: Float64, errors: _Errors
+    run: Run, layer: int, exact: Block, held: Block, x: Float64, errors: _Errors
 ) -> tuple[Float64, _Errors]:
     """The residual stream after the feed-forward layer, its errors carried step by step."""
     shape, machine = run.model.shape, run.model.hardware.derived(layer)
@@ -569,7 +625,7 @@ def _feed_forward_steps(
     return _added(run, layer, "mlp_down", x, errors, result, moved, exact, held)
 
 
-def _by_jacobian(x: Float64, errors: _Errors, exact: Block, run: _Run) -> Float64:
+def _by_jacobian(x: Float64, errors: _Errors, exact: Block, run: Run) -> Float64:
     """Bounds, in the 2-norm, of how errors of the stream leave an exact feed-forward layer.
 
     The layer is ``F(x) = x + f(u(x) G U + b) D + c``: u the norm without its gain G, U and D the
@@ -620,7 +676,7 @@ def _by_jacobian(x: Float64, errors: _Errors, exact: Block, run: _Run) -> Float6
 
 
 def _added(
-    run: _Run,
+    run: Run,
     layer: int,
     name: str,
     x: Float64,
@@ -645,45 +701,45 @@ def _added(
 # --- logits ---------------------------------------------------------------------------------------
 
 
-def _margins(
-    run: _Run, h: Float64, errors: _Errors, logits: Float64, growth: Float64
-) -> Certificate:
-    """Margins of the largest logits and bounds of their errors, pair by pair.
+class _Logits:
+    """The logits of a run and bounds of the errors of their differences.
 
-    The error of h moves the difference of two logits by its product with the difference of two
-    columns, less than it may move both.
+    The error of the last hidden row moves the difference of two logits by its product with the
+    difference of two columns, less than it may move both.
     """
-    exact, held = run.exact.head, run.model._weights.head
-    weight = exact.weight.astype(np.float64)
-    mask = run.mask(run.model.shape.layers, "lm_head_mask")
-    sums = _product(h, weight, held.weight, run.model.hardware.lm_head, run, mask)
-    near, own = sums.values, sums.errors
-    if exact.bias is not None:
-        near = near + exact.bias
-        own = own + 2 * _UNIT * np.abs(near)
-    own = _sure(own + _gap(logits, near), 2)
-    predicted = np.argmax(logits, axis=1)
-    found = np.empty((3, len(h)))  # rivals, margins, bounds
-    for row, best in enumerate(predicted):
-        apart = weight - weight[:, best, np.newaxis]  # rounded once: within the slack of _sure
-        scale = np.broadcast_to(errors.scale, len(weight))[:, np.newaxis]
+
+    def __init__(self, run: Run, of_stream: _Errors) -> None:
+        last, exact = run.model.shape.layers, run.exact
+        h = run.result(last, "final_norm")
+        x = run.result(last, "stream")
+        self.errors = _normed(x, of_stream, exact.norm, run.model.shape.epsilon, h)
+        self.weight = exact.head.weight.astype(np.float64)
+        held, step = run.model._weights.head.weight, run.model.hardware.lm_head
+        mask = run.mask(last, "lm_head_mask")
+        near, own = _product(h, self.weight, held, step, run, mask)
+        if exact.head.bias is not None:
+            near = near + exact.head.bias
+            own = own + 2 * _UNIT * np.abs(near)
+        self.own = _sure(own + _gap(run.logits, near), 2)
+        self.logits = run.logits
+
+    def bounds(self, row: int, best: int) -> Float64:
+        """Bounds of the errors of a row's logits subtracted from one of them."""
+        errors, n = self.errors, len(self.weight)
+        # Rounded once, which is far within the slack of _sure.
+        apart = self.weight - self.weight[:, best, np.newaxis]
+        scaled = np.broadcast_to(errors.scale, n)[:, np.newaxis] * apart
         moved = np.fmin(
-            _sure(errors.box[row] @ np.abs(apart), len(weight)),
-            _sure(errors.ball[row] * _length((scale * apart).T)[:, 0], 1),
+            _sure(errors.box[row] @ np.abs(apart), n),
+            _sure(errors.ball[row] * _length(scaled.T)[:, 0], 1),
         )
-        bound = _sure(moved + own[row] + own[row, best], 2)
-        margin = logits[row, best] - logits[row]
-        rest = np.where(np.isfinite(bound), margin - bound, -np.inf)
+        return _sure(moved + self.own[row] + self.own[row, best], 2)
+
+    def closest(self, row: int, best: int) -> tuple[int, float, float]:
+        """The logit whose margin is nearest to being disproved, the margin and its bound."""
+        limits = self.bounds(row, best)
+        margins = self.logits[row, best] - self.logits[row]
+        rest = np.where(np.isfinite(limits), margins - limits, -np.inf)
         rest[best] = np.inf
         rival = int(np.argmin(rest))
-        found[:, row] = rival, margin[rival], bound[rival]
-    rivals, margins, bounds_ = found
-    return Certificate(
-        predicted,
-        rivals.astype(np.int64),
-        margins,
-        bounds_,
-        margins > bounds_,
-        growth,
-        run.kind,
-    )
+        return rival, float(margins[rival]), float(limits[rival])

@@ -1,5 +1,6 @@
 """Certified tokens: bounds against exact evaluation, steps against perturbed arguments."""
 
+import math
 from dataclasses import replace
 
 import mpmath
@@ -8,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamp import LAMP, certify, hardware
+from lamp import LAMP, Product, certify, hardware
 from lamp.machines import STEPS
-from lamp.models import certificates, reference
-from lamp.models.certificates import KINDS, _Errors, _Run, _Scores
+from lamp.models import certificates, first_order, reference
+from lamp.models.certificates import KINDS, Run, _Errors, _Scores
 from lamp.models.layers import Norm
 from lamp.models.rotary import Rotary
 from tests.lamp.tiny_models import FAMILIES, GPT2_CONFIG, LLAMA_CONFIG, TOKENS
@@ -155,6 +156,34 @@ def test_rounded_weights_are_in_the_bound(family):
     assert np.linalg.norm(errors[-1]) > 1e-3
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rounded_operands_are_in_the_bound(family, kind):
+    """Sums are exact to float64, so that nothing else is as far off as the operands."""
+    model = small(family, seed=4, scale=0.5)
+    step = Product("float64", operands="e8m3")
+    names = ("qkv", "scores", "values", "attention_output", "mlp_up", "mlp_down", "lm_head")
+    for name in names:
+        machine = replace(hardware("fp64"), **{name: step})
+        check(certify(model, TOKENS, machine, kind=kind), model, machine)
+        run = Run.of(model.with_hardware(machine), np.array(TOKENS), None, None, kind)
+        a, b = np.random.default_rng(0).normal(size=(2, 6, 6))
+        for left, right in ((a, np.round(b)), (np.round(a), b)):  # one operand is rounded, or both
+            found = certificates._product(left, right, right, step, run)
+            exact_sums = np.array([[math.fsum(x * y) for y in right.T] for x in left])
+            assert (np.abs(found.values - exact_sums) <= found.errors).all()
+
+
+def test_a_product_in_float64_is_no_better_than_its_bound():
+    a, b = np.array([[2.0**53, 1.0, 1.0, -(2.0**53)]]), np.ones((4, 1))
+    values, errors = certificates._in_float64(a, b)
+    assert abs(values[0, 0] - 2.0) <= errors[0, 0] < 32.0
+    a = np.array([[1.0, 2.0**-53, 2.0**-53, 2.0**-53]])
+    values, errors = certificates._in_float64(a, b)
+    exact_sum = mpmath.mpf(1) + 3 * mpmath.mpf(2) ** -53
+    assert 0 < abs(mpmath.mpf(values[0, 0]) - exact_sum) <= errors[0, 0]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_numbers_that_overflow_prove_nothing(family):
     model = small(family, seed=6, scale=4.0)
@@ -191,6 +220,61 @@ def test_wrong_arguments_are_refused():
         certify(model, TOKENS, lamp=LOOK_AHEAD[0])
     with pytest.raises(ValueError, match="token 99 at position 0"):
         certify(model, [99])
+
+
+# --- estimates ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_layers_add_bounds_their_errors_on_exact_numbers(family):
+    """The first layer reads the embedding, which is exact here."""
+    model = small(family, seed=8)
+    machine = replace(hardware("fp32"), embedding="float64", weights="float64")
+    found = first_order(model, TOKENS, machine, samples=1)
+    errors = model.with_hardware(machine).depth_map(TOKENS, digits=30).errors
+    assert (errors[1] <= found.added[1]).all()
+    certified = certify(model, TOKENS, machine)
+    np.testing.assert_allclose(found.added[:2], certified.stream[:2], rtol=1e-6)
+    assert (found.added[2] < certified.stream[2]).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_estimates_to_first_order_are_of_the_size_of_the_errors(family):
+    model = small(family, seed=9)
+    expected = exact(model)[1].astype(np.float64)
+    ratios = []
+    for name in ("fp32", "ps10"):
+        found = first_order(model, TOKENS, name, kind="measured", samples=20)
+        logits = model.with_hardware(name).logits(TOKENS).astype(np.float64)
+        rows = np.arange(len(TOKENS))
+        margins = [x[rows, found.predicted] - x[rows, found.rival] for x in (logits, expected)]
+        np.testing.assert_array_equal(found.margin, margins[0])
+        ratios += list(np.abs(margins[0] - margins[1]) / found.estimate)
+    assert max(ratios) < 3
+    assert np.median(ratios) > 0.02
+
+
+def test_amplification_is_that_of_the_rest_of_the_model():
+    """Behind the last layer there are the norm and the head alone."""
+    model = small("gpt2", seed=9)
+    found = first_order(model, TOKENS, "fp32", samples=200)
+    double = model.with_hardware("fp64")
+    x = double._residual_streams(np.array(TOKENS))[-1]
+    weights = double._weights
+
+    def margin(row):
+        logits = normed(row, weights.norm, model.shape.epsilon) @ weights.head.weight
+        return logits[rows, found.predicted] - logits[rows, found.rival]
+
+    rows = np.arange(len(TOKENS))
+    steps = [(margin(x + 1e-6 * e) - margin(x - 1e-6 * e)) / 2e-6 for e in np.eye(8)]
+    expected = np.linalg.norm(steps, axis=0) / np.sqrt(8)
+    np.testing.assert_allclose(found.amplification[-1], expected, rtol=0.2)
+
+
+def test_estimates_need_samples():
+    with pytest.raises(ValueError, match="samples must be a positive integer, not 0"):
+        first_order(small("gpt2", 0), TOKENS, samples=0)
 
 
 # --- single steps ---------------------------------------------------------------------------------
@@ -309,7 +393,7 @@ def test_attention_of_perturbed_rows_is_enclosed(seed, size, which):
         name: errors_like(x, g, size if which in (name, "*") else 0.0) for name, x in rows.items()
     }
     scores, z, output = attended(**rows)
-    run = _Run(model, model._weights, "measured")
+    run = Run(model, model._weights, "measured")
     run.results[0, "scores"] = np.where(np.isfinite(scores), scores, 0.0)[np.newaxis]
     run.results[0, "probabilities"] = z[np.newaxis]
     of_scores = _Scores(run, 0, 0, (rows["q"], errors["q"]), (rows["k"], errors["k"]))
@@ -330,7 +414,7 @@ def test_the_jacobian_of_a_feed_forward_layer_bounds_what_becomes_of_perturbatio
     g = np.random.default_rng(seed)
     model = small("gpt2", seed % 5)
     double = model.with_hardware("fp64")
-    run = _Run(double, double._weights, "measured")
+    run = Run(double, double._weights, "measured")
     block = double._weights.blocks[0]
     if not centered:
         block = replace(block, norm_2=replace(block.norm_2, bias=None, centered=False))
