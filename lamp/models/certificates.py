@@ -15,7 +15,6 @@ and for why such bounds grow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +40,7 @@ KINDS: Final = ("running", "deterministic", "measured")
 
 _UNIT: Final = 2.0**-53
 _LEAST_GAIN: Final = 2.0**-10  # of the largest: smaller gains count as this
+_LOST: Final = 2.0**-530  # numbers below it have squares that underflow
 _QUIET: Final[dict[str, Any]] = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
 
 
@@ -159,6 +159,8 @@ class Run:
         The machine's; 0 for those that overflowed.
     results : dict
         Of every layer.
+    products : dict
+        Products and factors that were computed already, by the identity of the exact matrix.
     """
 
     model: Decoder
@@ -167,6 +169,7 @@ class Run:
     tokens: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     logits: Float64 = field(default_factory=lambda: np.zeros((0, 0)))
     results: dict[tuple[int, str], NDArray[Any]] = field(default_factory=dict)
+    products: dict[int, tuple[_Sums, _Factor]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -211,7 +214,8 @@ def _sure(bound: Float64, terms: int) -> Float64:
 
 def _length(x: Float64) -> Float64:
     """2-norms of rows, rounded up, of shape (..., 1)."""
-    return _sure(np.sqrt(np.sum(x * x, axis=-1, keepdims=True)), x.shape[-1])
+    found = np.sqrt(np.sum(x * x, axis=-1, keepdims=True))
+    return _sure(found + _LOST * np.sqrt(x.shape[-1]), x.shape[-1])
 
 
 class _Errors(NamedTuple):
@@ -314,15 +318,34 @@ def _norm_of(matrix: Float64) -> float:
     return float(outward(found * scale, 1))
 
 
-def _through(errors: _Errors, matrix: Float64, own: Float64, groups: int = 1) -> Iterator[_Errors]:
+class _Factor(NamedTuple):
+    """A matrix that errors are multiplied by, and norms of ``diag(scale) matrix``.
+
+    Those are of its columns, of shape (columns,), and of groups of these, of shape (groups,).
+    """
+
+    matrix: Float64
+    columns: Float64
+    groups: Float64
+
+    @classmethod
+    def of(cls, matrix: Float64, scale: Any, groups: int = 1) -> _Factor:
+        """A matrix behind errors of a scale."""
+        scaled = np.broadcast_to(scale, len(matrix))[:, np.newaxis] * matrix
+        norms = [_norm_of(part) for part in np.split(scaled, groups, axis=1)]
+        return cls(matrix, _length(scaled.T)[:, 0], np.array(norms))
+
+
+def _through(errors: _Errors, factor: _Factor, own: Float64) -> list[_Errors]:
     """Errors behind a matrix, whose product is off by `own` more, for each group of its columns."""
-    scaled = np.broadcast_to(errors.scale, len(matrix))[:, np.newaxis] * matrix
-    columns = _length(scaled.T)[:, 0]
-    box = np.fmin(_sure(errors.box @ np.abs(matrix), len(matrix)), _sure(errors.ball * columns, 1))
-    for part in np.split(np.arange(matrix.shape[1]), groups):
-        norm = _norm_of(scaled[:, part]) if errors.ball.any() else 0.0
-        ball = _sure(errors.ball * norm, 1)
-        yield _Errors.of(box[:, part], ball).plus(own[:, part])
+    moved = _sure(errors.box @ np.abs(factor.matrix), len(factor.matrix))
+    box = np.fmin(moved, _sure(errors.ball * factor.columns, 1))
+    count = len(factor.groups)
+    parts = (np.split(each, count, axis=1) for each in (box, own))
+    return [
+        _Errors.of(part, _sure(errors.ball * norm, 1)).plus(more)
+        for part, more, norm in zip(*parts, factor.groups, strict=True)
+    ]
 
 
 def _linear(
@@ -336,13 +359,16 @@ def _linear(
     groups: int = 1,
 ) -> tuple[Float64, list[_Errors]]:
     """``a @ weight + bias`` near to the machine's, and its errors by groups of columns."""
-    weight = exact.weight.astype(np.float64)
-    sums = _product(a, weight, held.weight, step, run, recomputed)
-    values, own = sums.values, sums.errors
-    if exact.bias is not None:
-        values = values + exact.bias
-        own = own + 2 * _UNIT * np.abs(values)
-    return values, list(_through(errors, weight, own, groups))
+    if id(exact) not in run.products:  # a run reads every matrix once
+        weight = exact.weight.astype(np.float64)
+        values, own = _product(a, weight, held.weight, step, run, recomputed)
+        if exact.bias is not None:
+            values = values + exact.bias
+            own = own + 2 * _UNIT * np.abs(values)
+        factor = _Factor.of(weight, errors.scale, groups)
+        run.products[id(exact)] = _Sums(values, own), factor
+    (values, own), factor = run.products[id(exact)]
+    return values, _through(errors, factor, own)
 
 
 def _gap(result: Float64, near: Float64) -> Float64:
@@ -562,7 +588,7 @@ class _Scores:
         off = _gap(self.probabilities, z) + softmax.value_error(self.masked)
         sums = _product(self.probabilities, value, value, step, self._run)
         own = sums.errors + _gap(result, sums.values) + _sure(off @ np.abs(value), len(value))
-        most = np.fmin(z + moved, 1.0)
+        most = np.fmin(z + moved + softmax.value_error(self.masked), 1.0)
         box = f.enclosure(self.masked, self.errors) + np.fmin(
             _sure(most @ of_value.box, len(value)), np.maximum.accumulate(of_value.box)
         )
@@ -657,7 +683,8 @@ def _by_jacobian(x: Float64, errors: _Errors, exact: Block, run: Run) -> Float64
     # norms of its factors.
     size = np.abs(u) @ np.abs(scaled) + np.abs(y)
     of_y = (_sure(off @ np.abs(scaled), n) + (4.0 * n + 64.0) * _UNIT * size).max(-1, keepdims=True)
-    slack = curvature * of_y + 2.0**-44 + steepest * (_length(off) + (n + 64.0) * 2.0**-50)
+    of_u = _length(off) + (n + 64.0) * 2.0**-50 + (root / least - 1.0)
+    slack = curvature * of_y + 2.0**-44 + steepest * of_u
     rounding = 2.0**-52 * (n + len(down)) * np.linalg.norm(scaled) * np.linalg.norm(down)
     jacobians_ = np.empty_like(least)
     ones = np.ones(n) if exact.norm_2.centered else np.zeros(n)

@@ -334,17 +334,15 @@ def test_products_of_perturbed_rows_are_enclosed_and_the_bounds_attained(seed, s
     matrix, scale = g.normal(size=(6, 4)), g.uniform(0.5, 2.0, 6)
     box = size * g.uniform(0.1, 1.0, (1, 6))
     errors = _Errors.of(box, None, scale)
-    for c in range(4):
-        (found,) = certificates._through(
-            _Errors(box, np.full((1, 1), np.inf), scale), matrix, np.zeros((1, 4))
-        )
-        assert np.isclose((box @ np.abs(matrix))[0, c], found.box[0, c], rtol=1e-9)
+    factor, nothing = certificates._Factor.of(matrix, scale), np.zeros((1, 4))
+    (found,) = certificates._through(_Errors(box, np.full((1, 1), np.inf), scale), factor, nothing)
+    np.testing.assert_allclose(found.box, box @ np.abs(matrix), rtol=1e-9)
+    (found,) = certificates._through(errors, factor, nothing)
     for _ in range(5):
-        (found,) = certificates._through(errors, matrix, np.zeros((1, 4)))
         inside(within(g, errors) @ matrix, found)
     left, values, _ = np.linalg.svd(scale[:, None] * matrix)
     ball = _Errors(np.full((1, 6), np.inf), np.full((1, 1), size), scale)
-    (found,) = certificates._through(ball, matrix, np.zeros((1, 4)))
+    (found,) = certificates._through(ball, factor, nothing)
     moved = (size * left[:, 0] * scale) @ matrix
     assert np.linalg.norm(moved) <= found.ball[0, 0] * (1 + 1e-12) < 1.2 * size * values[0]
 
@@ -374,6 +372,8 @@ def test_rotated_perturbed_rows_are_enclosed(seed, size):
     found = certificates._rotated(result, x, errors, rotary)
     for _ in range(5):
         inside(rotary.rotated((x + within(g, errors))[np.newaxis], 0)[0] - result, found)
+    off = g.normal(size=x.shape)  # of a machine that rotates inexactly
+    inside(off, certificates._rotated(result + off, x, errors_like(x, g, 0.0), rotary))
 
 
 def attended(q, k, v):
@@ -383,27 +383,54 @@ def attended(q, k, v):
     return scores, z, z @ v
 
 
-@QUICK
-@given(SEEDS, st.sampled_from([1e-9, 1e-4, 1e-2, 0.3]), st.sampled_from("qkv*"))
-def test_attention_of_perturbed_rows_is_enclosed(seed, size, which):
-    g = np.random.default_rng(seed)
+def attention_of(rows, errors, off):
+    """Bounds for a head whose steps are off by this much, and what they leave."""
     model = small("gpt2", 0).with_hardware("fp64")
-    rows = {name: g.normal(0, 1.5, (5, 4)) for name in "qkv"}
-    errors = {
-        name: errors_like(x, g, size if which in (name, "*") else 0.0) for name, x in rows.items()
-    }
-    scores, z, output = attended(**rows)
+    scores, _, _ = attended(**rows)
+    scores = scores + off["scores"]
+    z = np.exp(scores - scores.max(-1, keepdims=True))
+    z = z / z.sum(-1, keepdims=True) + np.tri(5) * off["probabilities"]
+    output = z @ rows["v"] + off["output"]
     run = Run(model, model._weights, "measured")
     run.results[0, "scores"] = np.where(np.isfinite(scores), scores, 0.0)[np.newaxis]
     run.results[0, "probabilities"] = z[np.newaxis]
     of_scores = _Scores(run, 0, 0, (rows["q"], errors["q"]), (rows["k"], errors["k"]))
-    found = of_scores.attended(rows["v"], errors["v"], output, model.hardware.values)
+    return output, of_scores.attended(rows["v"], errors["v"], output, model.hardware.values)
+
+
+@QUICK
+@given(SEEDS, st.sampled_from([1e-9, 1e-4, 1e-2, 0.3]), st.sampled_from("qkv*"))
+def test_attention_of_perturbed_rows_is_enclosed(seed, size, which):
+    g = np.random.default_rng(seed)
+    rows = {name: g.normal(0, 1.5, (5, 4)) for name in "qkv"}
+    errors = {
+        name: errors_like(x, g, size if which in (name, "*") else 0.0) for name, x in rows.items()
+    }
+    output, found = attention_of(rows, errors, dict.fromkeys(STEPS_OF_A_HEAD, 0.0))
     for _ in range(10):
         changed = {
             name: x + within(g, errors[name]) if errors[name].box.any() else x
             for name, x in rows.items()
         }
         inside(attended(**changed)[2] - output, found)
+
+
+STEPS_OF_A_HEAD = ("scores", "probabilities", "output")
+
+
+@QUICK
+@given(SEEDS, st.sampled_from([1e-4, 0.3]), st.sampled_from(STEPS_OF_A_HEAD))
+def test_what_the_steps_of_attention_are_off_by_is_enclosed(seed, size, which):
+    g = np.random.default_rng(seed)
+    rows = {name: g.normal(0, 1.5, (5, 4)) for name in "qkv"}
+    shapes = {"output": (5, 4)}
+    off = {
+        name: size * g.normal(size=shapes.get(name, (5, 5))) if name == which else np.zeros(())
+        for name in STEPS_OF_A_HEAD
+    }
+    exact_rows = {name: errors_like(x, g, 0.0) for name, x in rows.items()}
+    output, found = attention_of(rows, exact_rows, off)
+    inside(attended(**rows)[2] - output, found)
 
 
 @settings(max_examples=15, deadline=None)
