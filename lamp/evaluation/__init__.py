@@ -4,6 +4,7 @@ from lamp.evaluation import numerics
 from lamp.evaluation.comparisons import Comparison, compare, side_by_side, without_nan
 from lamp.evaluation.metrics import ESTIMATED, Metrics, Totals, evaluate, reference_logits
 from lamp.evaluation.numerics import versions
+from lamp.evaluation.sampling import Samples, samples, stochastic
 from lamp.evaluation.settings import Setting, setting_parts
 from lamp.evaluation.sources import (
     HELD_OUT,
@@ -22,6 +23,7 @@ __all__ = [
     "Comparison",
     "Estimate",
     "Metrics",
+    "Samples",
     "Setting",
     "Source",
     "Text",
@@ -34,8 +36,10 @@ __all__ = [
     "read_standard_input",
     "standard_input",
     "reference_logits",
+    "samples",
     "setting_parts",
     "side_by_side",
+    "stochastic",
     "versions",
     "window_sizes",
     "without_nan",

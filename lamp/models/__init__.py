@@ -1,22 +1,28 @@
 """Language models in numpy and Numba: GPT-2 and Llama, their checkpoints and tokenizers."""
 
 from lamp.models import checkpoints, loading
+from lamp.models.certificates import Certificate, certify
 from lamp.models.decoder import Decoder
 from lamp.models.gpt2 import GPT2
 from lamp.models.llama import Llama
 from lamp.models.loading import from_pretrained, reader
+from lamp.models.propagation import FirstOrder, first_order
 from lamp.models.sampling import Sampler
 from lamp.models.tokenizer import Tokenizer
 from lamp.models.transformer import Forward
 
 __all__ = [
     "GPT2",
+    "Certificate",
     "Decoder",
+    "FirstOrder",
     "Forward",
     "Llama",
     "Sampler",
     "Tokenizer",
+    "certify",
     "checkpoints",
+    "first_order",
     "from_pretrained",
     "loading",
     "reader",
