@@ -50,8 +50,7 @@ def check_rule(rule: LAMP | None, tiled: Tiled | None) -> None:
     """Raise a ValueError if attention by tiles cannot follow a rule as it goes."""
     if rule is None or tiled is None:
         return
-    moved = getattr(rule, "control", "none") != "none"
-    if rule.rule != "relaxed" or rule.tau is None or moved:
+    if rule.rule != "relaxed" or rule.tau is None or rule.control != "none":
         raise ValueError(
             "attention by tiles takes the rule relaxed with a tau, whose running maximum is known "
             f"at every tile, not {rule}"
@@ -86,8 +85,8 @@ def recompute(
         ``parts`` has the shape (heads, tiles of rows, parts of all tiles of columns).
     """
     taus = np.full(len(lengths), rule.tau, np.float64)
-    if scaled := getattr(rule, "length", 0):
-        taus = np.minimum(1.0, taus * np.sqrt(scaled / lengths))
+    if rule.length:
+        taus = np.minimum(1.0, taus * np.sqrt(rule.length / lengths))
     choice = kernels.Choice(
         tiled.rows,
         tiled.columns,

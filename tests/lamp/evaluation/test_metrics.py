@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import lamp
-from lamp.evaluation.metrics import evaluate
+from lamp.evaluation.metrics import Totals, evaluate
 from lamp.evaluation.texts import windows
-from lamp.lookahead.recomputation import Recomputation
+from lamp.lookahead import Recomputation, Tiles
 from lamp.models import Forward
 
 
@@ -122,3 +122,21 @@ def test_reference_logits_of_another_shape_are_refused():
         evaluate(logits, Canned(logits[np.newaxis]), [0, 1])
     with pytest.raises(ValueError, match="reference logits have shape"):
         evaluate(np.zeros((3, 4)), Canned(logits[np.newaxis]), [0, 1, 2])
+
+
+def test_shares_of_tiles_and_parts_are_over_all_windows():
+    totals = Totals()
+    logits = np.zeros((3, 2))
+    for counts in ((1, 4, 1, 16), (2, 4, 5, 16)):
+        layers = tuple(Recomputation(6, 6, 8, Tiles(*given)) for given in (counts, (0, 4, 0, 16)))
+        forward = Forward(logits, {"scores": layers}, 100)
+        totals.add(logits, forward, windows(np.zeros(3, int), None, None)[0])
+    found = totals.metrics()
+    assert found.step_rates == {
+        "scores": (1.0, 1.0),
+        "tiles": (3 / 8, 0.0),
+        "parts": (6 / 32, 0.0),
+    }
+    # Which are no components.
+    assert found.recomputation_rate == 1.0
+    assert found.layer_rates == (1.0, 1.0)

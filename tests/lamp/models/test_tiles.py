@@ -11,7 +11,6 @@ import fpemu
 import lamp
 from fpemu import Format, Pairwise, Rounding, Sequential, devices
 from lamp import Function, Hardware, Product, Tiled
-from lamp.lookahead.rules import RULES
 from lamp.models.attention import attention, softmax
 from tests.lamp.tiny_models import FAMILIES, TOKENS
 from tests.oracle import tiles as oracle
@@ -19,7 +18,6 @@ from tests.oracle import tiles as oracle
 UE5M3 = Format("ue5m3", 8, 4, 15, signed=False, infinities=False, high_nans=1)
 SATURATING = Rounding("rne", "saturate")
 DOUBLE = dict.fromkeys(("exponential", "rescaling", "running_sum"), "float64")
-needs_rule = pytest.mark.skipif("relaxed" not in RULES, reason="the rule of version 2 is not there")
 
 
 def heads(tokens=19, dimension=8, count=2, seed=0, dtype=np.float32, scale=1.6):
@@ -285,7 +283,6 @@ def attention_scores(query, key, machine):
     return seen["scores"]
 
 
-@needs_rule
 @pytest.mark.parametrize("options", [{}, {"length": 12}, {"leading_columns": 2}], ids=str)
 @pytest.mark.parametrize("name", ["scores-ps4", "hopper"])
 def test_one_tile_is_attention_by_rows_with_the_relaxed_rule(name, options):
@@ -475,7 +472,6 @@ def test_a_token_does_not_depend_on_later_ones_and_can_be_generated(machine, fam
     same(model.logits(windows)[0], whole)
 
 
-@needs_rule
 @pytest.mark.parametrize("rows", [1, 3])
 def test_generation_with_look_ahead_is_that_of_whole_passes(rows):
     machine = Hardware("m", scores="e8m2", attention=Tiled(rows, 2, 1))
