@@ -174,6 +174,18 @@ def test_rounded_operands_are_in_the_bound(family, kind):
             assert (np.abs(found.values - exact_sums) <= found.errors).all()
 
 
+@pytest.mark.parametrize("step", ["qkv", "scores", "values", "mlp_up", "mlp_down", "lm_head"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rounded_outputs_are_in_the_bound(family, step):
+    """Sums are exact to float64, and only their results are rounded."""
+    model = small(family, seed=4, scale=0.5)
+    product = Product("float64", output="e8m3")
+    machine = replace(hardware("fp64"), **{step: product})
+    errors = check(certify(model, TOKENS, machine), model, machine)
+    clean = certify(model, TOKENS, "fp64").stream[-1].max()
+    assert step == "lm_head" or np.linalg.norm(errors[-1]) > 100 * clean
+
+
 def test_a_product_in_float64_is_no_better_than_its_bound():
     a, b = np.array([[2.0**53, 1.0, 1.0, -(2.0**53)]]), np.ones((4, 1))
     values, errors = certificates._in_float64(a, b)
