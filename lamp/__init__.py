@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lamp.evaluation import Metrics, evaluate
     from lamp.lookahead import LAMP, select
     from lamp.machines import Function, Hardware, Product, Sum, hardware
-    from lamp.models import GPT2, Llama, checkpoints, from_pretrained
+    from lamp.models import GPT2, Llama, calibrated, checkpoints, from_pretrained
     from lamp.studies import Study, sweep
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Study",
     "Sum",
     "bounds",
+    "calibrated",
     "checkpoints",
     "compositions",
     "evaluate",
@@ -44,7 +45,7 @@ _NAMES: Final = {
     "evaluation": "Metrics evaluate",
     "lookahead": "LAMP select",
     "machines": "Function Hardware Product Sum hardware",
-    "models": "GPT2 Llama checkpoints from_pretrained",
+    "models": "GPT2 Llama calibrated checkpoints from_pretrained",
     "studies": "Study sweep",
 }
 

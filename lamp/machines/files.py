@@ -18,6 +18,9 @@ The tables ``[products]``, ``[functions]`` and ``[sums]`` apply to all steps of 
 ``recomputed``, and before the tables of single steps.  A table changes the fields that it names.  A
 machine without a name is called after its preset and its :func:`lamp.machines.digest`.
 
+The order of the channels of scores is ``order = "ascending"``, which :func:`lamp.calibrated` finds,
+or a list of layers, each a list of heads, each a text of channel numbers, ``"2 0 1"``, or a list.
+
 An accumulator of one's own, a subclass of :class:`fpemu.Accumulator`, goes by its module and name,
 ``accumulator = {kind = "package.module:Class", format = "bfloat16"}``.  A file never has a module
 imported: a program imports its own, and the commands import those that the environment variable
@@ -45,6 +48,7 @@ from fpemu.scaling import FORMATS, BlockFormat
 from lamp._files import Document, writing
 from lamp.machines.descriptions import unit_names
 from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum, digest, kind_name
+from lamp.machines.orders import Order
 from lamp.machines.presets import preset
 
 __all__ = ["HardwareLike", "dumps", "hardware", "load", "loads", "save"]
@@ -267,9 +271,31 @@ def _field(key: str, given: Any) -> Any:
         return _accumulator(given)
     if key == "rounding":
         return _rounding(given)
+    if key == "order" and not isinstance(given, str):
+        return _order(given)
     if key in ("operands", "output", "steps") and isinstance(given, Mapping):
         return _as_format(given)
     return given
+
+
+def _order(given: Any) -> Order:
+    """An order of channels from a list of layers, each a list of heads."""
+    layers = given if isinstance(given, list) else [given]
+    for layer in layers:
+        if not isinstance(layer, list):
+            raise ValueError(f"an order holds a list of heads for each layer, not {layer!r}")
+    return Order([[_channels(head) for head in layer] for layer in layers])  # type: ignore[arg-type]
+
+
+def _channels(head: Any) -> Any:
+    """The numbers of a head's channels, which a file has as a text, for brevity, or as a list."""
+    if not isinstance(head, str):
+        return head
+    words = head.split()
+    wrong = [word for word in words if not (word.isascii() and word.isdecimal()) or len(word) > 9]
+    if wrong:
+        raise ValueError(f"channels must be numbers separated by blanks, unlike {wrong[0]!r}")
+    return [int(word) for word in words]
 
 
 def _accumulator(given: Any) -> Any:
@@ -418,6 +444,8 @@ def _written(value: Any) -> Any:
         return [_written(each) for each in value]
     if isinstance(value, (Format, BlockFormat)):
         return value.name if _is_named(value) else _table(_fields_of(value))
+    if isinstance(value, Order):
+        return [[" ".join(map(str, head)) for head in layer] for layer in value.permutations]
     if isinstance(value, Rounding):
         return value.mode if value == Rounding(value.mode) else _table(_fields_of(value))
     if isinstance(value, (Accumulator, ScaledCore)):

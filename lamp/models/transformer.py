@@ -408,6 +408,8 @@ class Candidates:
         """What errors are taken to be proportional to, see :data:`lamp.lookahead.rules.WEIGHTS`."""
         if name == "one":
             return None
+        if name == "errors":
+            return np.asarray(np.abs(self.low - self.high))
         if name == "abs":
             return np.asarray(np.abs(self.low))
         operands = left_operand(self.left, step), self.matrix.operand(step, len(self.left))
