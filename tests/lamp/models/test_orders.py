@@ -104,6 +104,16 @@ def test_the_order_alone_leaves_nothing_to_recompute(factors, table):
     assert found.recomputation.selected == 0
 
 
+def test_grouping_heads_to_save_memory_changes_nothing(factors, table, monkeypatch):
+    found = []
+    for size in (1, 2**24):
+        monkeypatch.setattr("lamp.models.attention._GROUP_BYTES", size)
+        machine = ordered(Product("e8m4"), table)
+        found.append(attention(*factors, hardware=machine, lamp=LAMP("kl", tau=0.01)))
+    np.testing.assert_array_equal(found[0].output, found[1].output)
+    assert found[0].recomputation == found[1].recomputation
+
+
 # --- orders ---------------------------------------------------------------------------------------
 
 
