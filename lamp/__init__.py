@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lamp.evaluation import Metrics, evaluate
     from lamp.lookahead import LAMP, select
     from lamp.machines import Function, Hardware, Product, Sum, Tiled, hardware
-    from lamp.models import GPT2, Llama, certify, checkpoints, from_pretrained
+    from lamp.models import GPT2, Llama, calibrated, certify, checkpoints, from_pretrained
     from lamp.studies import Study, sweep
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Sum",
     "Tiled",
     "bounds",
+    "calibrated",
     "certify",
     "checkpoints",
     "compositions",
@@ -46,7 +47,7 @@ _NAMES: Final = {
     "evaluation": "Metrics evaluate",
     "lookahead": "LAMP select",
     "machines": "Function Hardware Product Sum Tiled hardware",
-    "models": "GPT2 Llama certify checkpoints from_pretrained",
+    "models": "GPT2 Llama calibrated certify checkpoints from_pretrained",
     "studies": "Study sweep",
 }
 

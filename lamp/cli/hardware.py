@@ -1,18 +1,22 @@
-"""The subcommands `lamp hardware list` and `lamp hardware show`."""
+"""The subcommands `lamp hardware list`, `show` and `calibrate`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fpemu._printing import console, echo
+from fpemu.cli.options import usage
 from lamp.cli import options
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-app = typer.Typer(help="List and show the machines that models run on.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, show and calibrate the machines that models run on.", no_args_is_help=True
+)
 
 
 def _table() -> Table:
@@ -62,3 +66,49 @@ def show_machine(
         table.add_row("attention", str(machine.attention))
     echo(f"{machine.name}: numbers between steps in {machine.carrier} arrays")
     console().print(table)
+
+
+@app.command("calibrate")
+def calibrate_machine(
+    name: Annotated[str, typer.Argument(help="A machine's name or a .toml file.")],
+    output: Annotated[Path, typer.Argument(help="The .toml file to write.")],
+    order: Annotated[
+        str | None,
+        typer.Option(
+            help="The order of the channels of its scores: ascending or descending.  By default, "
+            "the one that the file asks for."
+        ),
+    ] = None,
+    model: options.Model = "embedded",
+    text: options.Source = None,
+    token_ids: options.TokenIds = None,
+    tokens: options.Tokens = 1024,
+    length: options.Length = None,
+) -> None:
+    """Find the order of the channels of a machine's scores on a text."""
+    from dataclasses import replace
+
+    from lamp.cli import inputs, outputs
+    from lamp.models import calibrated
+    from lamp.models import loading as models
+
+    source = options.source(text, token_ids)
+    machine = options.machine(name, "NAME")
+    if order is not None:
+        with usage("--order"):
+            scores = replace(machine.scores, order=order)
+        machine = replace(machine, name=f"{machine.name}-{order}", scores=scores)
+    network = models.from_pretrained(model)
+    read = inputs.read_text(
+        network,
+        text=source,
+        token_ids=token_ids,
+        tokens=tokens,
+        length=length,
+        stride=None,
+        shuffled=None,
+    )
+    found = calibrated(machine, network, [window.tokens for window in read.windows])
+    found.save(output)
+    echo(outputs.describe(model, network, read))
+    echo(f"{output}: {found.name}, channels {found.scores.order}")

@@ -19,9 +19,11 @@ __all__ = ["CONTROLS", "LAMP", "PLACES", "RULES", "SCOPES", "WEIGHTS", "Rule"]
 PLACES: Final = ("softmax", "norm", "activation", "logits")
 """The functions f whose arguments are recomputed; the arguments of the last softmax are logits."""
 
-WEIGHTS: Final = ("one", "abs", "products", "norms", "running_1", "running_2")
+WEIGHTS: Final = ("one", "abs", "products", "norms", "running_1", "running_2", "errors")
 """What errors of scores are assumed to be proportional to: 1, ``|y|``, ``|q|^T |k|``,
-``||q|| ||k||``, or the running sums R1 and R2 of their accumulation."""
+``||q|| ||k||``, the running sums R1 and R2 of their accumulation, or, as the limit of what weights
+can do, the errors themselves: the distances from recomputed scores, which no machine knows before
+it has recomputed them all."""
 
 SCOPES: Final = ("all", "row")
 """What a budget is a share of: all components of a call, or the components of each row."""

@@ -5,6 +5,7 @@ from lamp.machines.descriptions import summary
 from lamp.machines.differences import Difference, differences
 from lamp.machines.files import HardwareLike, hardware
 from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum, Tiled, digest
+from lamp.machines.orders import Order, sorted_channels
 from lamp.machines.presets import names
 from lamp.machines.products import Operand
 
@@ -15,6 +16,7 @@ __all__ = [
     "Hardware",
     "HardwareLike",
     "Operand",
+    "Order",
     "Product",
     "Sum",
     "Tiled",
@@ -23,5 +25,6 @@ __all__ = [
     "files",
     "hardware",
     "names",
+    "sorted_channels",
     "summary",
 ]

@@ -74,6 +74,8 @@ def parts(step: Any, machine: str) -> Iterator[tuple[str, str]]:
         yield "operands", "as they are" if step.operands is None else str(step.operands)
         yield "scaling", _scaling(step)
         yield "sums", _sums(step.accumulator, machine)
+        if step.order is not None:
+            yield "channels", str(step.order)
     elif isinstance(step, Function):
         yield "inside", "float64" if step.steps is None else f"{step.steps}, every step"
     yield "result", str(step.output)

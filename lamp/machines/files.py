@@ -28,6 +28,9 @@ of :class:`lamp.Tiled`::
     parts = 4
     exponential = {output = "bfloat16", steps = "bfloat16"}
 
+The order of the channels of scores is ``order = "ascending"``, which :func:`lamp.calibrated` finds,
+or a list of layers, each a list of heads, each a text of channel numbers, ``"2 0 1"``, or a list.
+
 An accumulator of one's own, a subclass of :class:`fpemu.Accumulator`, goes by its module and name,
 ``accumulator = {kind = "package.module:Class", format = "bfloat16"}``.  A file never has a module
 imported: a program imports its own, and the commands import those that the environment variable
@@ -65,6 +68,7 @@ from lamp.machines.machine import (
     digest,
     kind_name,
 )
+from lamp.machines.orders import Order
 from lamp.machines.presets import preset
 
 __all__ = ["HardwareLike", "dumps", "hardware", "load", "loads", "save"]
@@ -317,6 +321,8 @@ def _field(key: str, given: Any) -> Any:
         return _accumulator(given)
     if key == "rounding":
         return _rounding(given)
+    if key == "order" and not isinstance(given, str):
+        return _order(given)
     if key in ("operands", "output", "steps") and isinstance(given, Mapping):
         return _as_format(given)
     return given
@@ -335,6 +341,26 @@ def _field_of_attention(before: Any, key: str, given: Any) -> Any:
         if name not in known:
             raise ValueError(f"unknown key {name!r}: expected {', '.join(known)}")
     return replace(before or Function(), **{name: _field(name, x) for name, x in given.items()})
+
+
+def _order(given: Any) -> Order:
+    """An order of channels from a list of layers, each a list of heads."""
+    layers = given if isinstance(given, list) else [given]
+    for layer in layers:
+        if not isinstance(layer, list):
+            raise ValueError(f"an order holds a list of heads for each layer, not {layer!r}")
+    return Order([[_channels(head) for head in layer] for layer in layers])  # type: ignore[arg-type]
+
+
+def _channels(head: Any) -> Any:
+    """The numbers of a head's channels, which a file has as a text, for brevity, or as a list."""
+    if not isinstance(head, str):
+        return head
+    words = head.split()
+    wrong = [word for word in words if not (word.isascii() and word.isdecimal()) or len(word) > 9]
+    if wrong:
+        raise ValueError(f"channels must be numbers separated by blanks, unlike {wrong[0]!r}")
+    return [int(word) for word in words]
 
 
 def _accumulator(given: Any) -> Any:
@@ -486,6 +512,8 @@ def _written(value: Any) -> Any:
         return [_written(each) for each in value]
     if isinstance(value, (Format, BlockFormat)):
         return value.name if _is_named(value) else _table(_fields_of(value))
+    if isinstance(value, Order):
+        return [[" ".join(map(str, head)) for head in layer] for layer in value.permutations]
     if isinstance(value, Rounding):
         plain = (value.overflow, value.random_bits, value.seed) == ("ieee", None, None)
         return value.mode if plain else _table(_fields_of(value))

@@ -22,6 +22,7 @@ from fpemu.accumulators import ScaledCore
 from fpemu.formats import operand_format
 from fpemu.rounding import as_rounding
 from fpemu.scaling import BlockFormat, block_format
+from lamp.machines.orders import checked_order
 
 __all__ = [
     "DIVISIONS",
@@ -181,6 +182,13 @@ class Product:
         depend on later ones.
     block : int
         The number of terms that share a scale under ``"block"``.
+    order : {"ascending", "descending"}, Order or nested sequence of int, optional
+        For scores: the order in which the channels of queries and keys are summed, a permutation
+        for each layer and head.  Both operands are permuted before they are rounded and multiplied,
+        and recomputed scores are summed in the same order.  ``"ascending"`` stands for the
+        root mean square of the products of a channel's queries and keys, from the smallest;
+        :func:`lamp.calibrated` finds it from a text, and no model runs before that.  By default,
+        channels are summed as they come.
 
     Raises
     ------
@@ -197,6 +205,7 @@ class Product:
     scaling: str = "none"
     scale: float = 1.0
     block: int = 128
+    order: Any = None
 
     def __post_init__(self) -> None:
         accumulator = _checked_accumulator(self.accumulator)
@@ -213,11 +222,14 @@ class Product:
             )
         _set(self, "scale", _checked_scale(self.scale))
         _set(self, "block", _checked_count(self.block, "block"))
+        _set(self, "order", checked_order(self.order))
 
     def __str__(self) -> str:
         parts = [str(self.accumulator)]
         if self.operands is not None:
             parts.insert(0, f"{self.operands} operands{self.scales}")
+        if self.order is not None:
+            parts.append(f"channels {self.order}")
         return ", ".join(parts) + _result(self)
 
     @property
@@ -569,6 +581,8 @@ class Hardware:
                 raise TypeError(
                     f"{name} must be a {kind.__name__}, not a {type(step).__name__}: {step}"
                 )
+            if name != "scores" and getattr(step, "order", None) is not None:
+                raise ValueError(f"{name}: only scores have an order of channels")
             _set(self, name, step)
         if not (self.attention is None or isinstance(self.attention, Tiled)):
             raise TypeError(f"attention must be a Tiled or None, not {self.attention!r}")
@@ -588,8 +602,8 @@ class Hardware:
 
     @property
     def scores_are_low(self) -> bool:
-        """Whether `scores` differs from `recomputed`."""
-        return bool(self.scores != self.recomputed)
+        """Whether `scores` differs from `recomputed`, which has the same order of channels."""
+        return bool(replace(self.scores, order=None) != self.recomputed)
 
     @property
     def is_causal(self) -> bool:

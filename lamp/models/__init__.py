@@ -1,6 +1,7 @@
 """Language models in numpy and Numba: GPT-2 and Llama, their checkpoints and tokenizers."""
 
 from lamp.models import checkpoints, loading
+from lamp.models.calibration import calibrated
 from lamp.models.certificates import Certificate, certify
 from lamp.models.decoder import Decoder
 from lamp.models.gpt2 import GPT2
@@ -20,6 +21,7 @@ __all__ = [
     "Llama",
     "Sampler",
     "Tokenizer",
+    "calibrated",
     "certify",
     "checkpoints",
     "first_order",

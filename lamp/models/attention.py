@@ -113,12 +113,16 @@ def attention(
         layer=layer,
         observe=observe,
     )
+    # The channels of both factors are put into the order in which all products sum them.
+    order = None if hardware.scores.order is None else hardware.scores.order.of_layer(layer)
     output = np.empty_like(query)
     selected, counted = 0, Tiles()
     of_group = _by_rows if hardware.attention is None else _by_tiles
     for group in _groups(heads, query.itemsize * count * tokens, call.needs_all_heads):
         key_heads = np.arange(group.start, group.stop) // shared
         q, k, v = query[group], key[key_heads], value[key_heads]
+        if order is not None:
+            q, k = (np.take_along_axis(x, order[group, np.newaxis], axis=2) for x in (q, k))
         found = of_group(q, k, v, group.start * count, call)
         output[group] = found.output
         selected += found.recomputed
@@ -241,7 +245,7 @@ def _recompute(
     np.copyto(scores.values, high, where=mask)
     probabilities = scores.softmax(call.hardware.softmax)
     tokens = mask.shape[-1]
-    weights = scores.error_weights(rule.weights)
+    weights = scores.error_weights(rule.weights, high)
     selected = select_rows(
         probabilities.reshape(-1, tokens),
         scores.row_lengths,
@@ -337,10 +341,12 @@ class _Scores:
         rows = self.values.reshape(-1, self.values.shape[-1])
         return softmax(rows, self.row_lengths, step).reshape(self.values.shape)
 
-    def error_weights(self, name: str) -> NDArray[Any] | None:
+    def error_weights(self, name: str, high: NDArray[Any]) -> NDArray[Any] | None:
         """What errors are taken to be proportional to, see :data:`lamp.lookahead.rules.WEIGHTS`."""
         if name == "one":
             return None
+        if name == "errors":
+            return np.asarray(np.abs(self.values - high))
         if name == "abs":
             return np.asarray(np.abs(self.values))
         factors = self._query, self._key.transpose(0, 2, 1)

@@ -117,7 +117,7 @@ def certify(
     ------
     ValueError
         If the kind is unknown, or as in :meth:`Decoder.forward`; if `lamp` is given without
-        `hardware`.
+        `hardware`; if the machine goes by tiles or sums channels in an order of its own.
     TypeError
         If tokens are not integers.
 
@@ -186,6 +186,12 @@ class Run:
         if hardware is None and lamp is not None:
             raise ValueError("lamp is given without hardware: these rules belong to a machine")
         machine = model if hardware is None else model.with_hardware(hardware, lamp)
+        for what, given in (
+            ("attention by tiles", machine.hardware.attention),
+            ("an order of channels", machine.hardware.scores.order),
+        ):
+            if given is not None:
+                raise ValueError(f"{machine.hardware.name} has {what}: that is not bounded")
         run = cls(machine, model.with_hardware("fp64")._weights, kind, tokens)
         run.logits = _held(machine._forward(tokens, None, run.observe).logits)
         return run

@@ -73,6 +73,7 @@ class Decoder(ABC):
 
     def _set_machine(self, spec: HardwareLike, lamp: LAMP | Iterable[LAMP] | None) -> None:
         self.hardware: Hardware = hardware(spec)
+        _check_order(self.hardware, self.shape)
         self.lamp = lamp
         self.look_ahead = LookAhead.of(lamp)
         check_rule(self.look_ahead.softmax, self.hardware.attention)
@@ -521,6 +522,26 @@ class Decoder(ABC):
             tokens, count, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop
         )
         return np.concatenate([np.asarray(tokens, np.int64), np.fromiter(added, np.int64)])
+
+
+def _check_order(machine: Hardware, shape: Shape) -> None:
+    """Raise a ValueError if a machine's order of channels is not one of the model's."""
+    order = machine.scores.order
+    if isinstance(order, str):
+        raise ValueError(
+            f"the order of channels of {machine.name!r} is yet to be found, {order!r} on a text: "
+            "see lamp.calibrated, or `lamp hardware calibrate`"
+        )
+    expected = shape.layers, shape.heads, shape.dimension
+    if order is not None and order.shape != expected:
+        of_machine, of_model = (
+            f"{layers} layers, {heads} heads, {channels} channels"
+            for layers, heads, channels in (order.shape, expected)
+        )
+        raise ValueError(
+            f"{machine.name!r} has an order of channels for {of_machine}, but the model has "
+            f"{of_model}"
+        )
 
 
 def _norms(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -413,6 +413,8 @@ class Candidates:
         """What errors are taken to be proportional to, see :data:`lamp.lookahead.rules.WEIGHTS`."""
         if name == "one":
             return None
+        if name == "errors":
+            return np.asarray(np.abs(self.low - self.high))
         if name == "abs":
             return np.asarray(np.abs(self.low))
         left = left_operand(self.left, self.product)

@@ -628,6 +628,25 @@ def test_a_chat_template_that_fails_is_named(ending, monkeypatch, capsys):
 # --- when something is wrong ----------------------------------------------------------------------
 
 
+def test_an_order_of_channels_is_found(tmp_path, model, tokens):
+    path = tmp_path / "ordered.toml"
+    given = tmp_path / "given.toml"
+    given.write_text('name = "mine"\n[scores]\naccumulator = "e8m4"\norder = "descending"\n')
+    options = ["--tokens", 50, "--length", 20]
+    windows = [tokens[:20], tokens[20:40], tokens[40:50]]
+    for name, order in (("scores-ps4", "ascending"), (given, None)):
+        base = lamp.hardware(name)
+        chosen = ["--order", order] if order else []
+        printed = command("hardware", "calibrate", name, path, *chosen, *options)
+        wanted = replace(base, scores=replace(base.scores, order=order or "descending"))
+        expected = lamp.calibrated(wanted, model, windows)
+        found = lamp.hardware(path)
+        assert found.name == (f"scores-ps4-{order}" if order else "mine")
+        assert replace(found, name=expected.name) == expected
+        assert "50 tokens, 3 windows of 20" in printed
+        assert str(found.scores.order) in " ".join(printed.split())
+
+
 def called(capsys, *arguments):
     """The exit code and what is on the two streams."""
     with pytest.raises(SystemExit) as stop:
@@ -660,6 +679,9 @@ WRONG = [
     (["compare", "fp32", "ps24"], 2, "unknown hardware 'ps24'"),
     (["hardware", "show", "nosuch"], 2, "NAME: unknown hardware 'nosuch'"),
     (["hardware", "show", "WRONG.toml"], 1, "wrong.toml, line 1: unknown hardware 'fp31'"),
+    (["hardware", "calibrate", "ps4", "x.toml", "--order", "up"], 2, "--order: unknown order 'up'"),
+    (["hardware", "calibrate", "ps4", "x.toml"], 1, "ask for no order of channels"),
+    (["run", "--hardware", "ORDER.toml"], 1, "is yet to be found, 'ascending' on a text"),
     (["generate"], 2, "Missing option '--prompt'"),
     (["generate", "--prompt", ""], 2, "'' has no tokens to begin with"),
     ([*GENERATE, "--temperature", "-1"], 2, "temperature must not be negative, as -1.0 is"),
@@ -701,6 +723,7 @@ def bad_files(tmp_path_factory):
         "latin.txt": b"caf\xe9",
         "wrong.toml": b'preset = "fp31"\n',
         "fine.toml": b"",
+        "order.toml": b"[scores]\norder = 'ascending'\n",
         "words.txt": b"1 2 x3",
         "large.txt": b"5 2048",
         "negative.txt": b"-1 5",
@@ -717,7 +740,12 @@ def bad_files(tmp_path_factory):
     for name in ("config.json", "model.safetensors"):
         (folder / "mute" / name).symlink_to(checkpoints.EMBEDDED / name)
     found = {path.stem.upper(): str(path) for path in folder.iterdir()}
-    return {**found, "WRONG.toml": found["WRONG"], "FINE.toml": found["FINE"]}
+    return {
+        **found,
+        "WRONG.toml": found["WRONG"],
+        "FINE.toml": found["FINE"],
+        "ORDER.toml": found["ORDER"],
+    }
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), WRONG, ids=lambda value: str(value))

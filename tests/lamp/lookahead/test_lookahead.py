@@ -11,6 +11,7 @@ from lamp import LAMP, select
 from lamp._kernels import activations, rows
 from lamp.bounds.compositions import LayerNorm
 from lamp.lookahead.recomputation import LookAhead
+from lamp.lookahead.rules import WEIGHTS
 from lamp.machines.machine import Function
 from lamp.models.attention import softmax
 from lamp.models.gpt2 import GPT2, GPT2Config
@@ -105,7 +106,7 @@ def test_all_of_a_place_is_the_high_precision():
     assert result.recomputation_rate == 1.0
 
 
-@pytest.mark.parametrize("weights", ["one", "abs", "norms", "products", "running_1", "running_2"])
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("layer", [0, 1])
 def test_activations_are_recomputed_where_their_slopes_say(layer, weights):
     settings = LAMP("activation", budget=0.2, weights=weights)
@@ -124,6 +125,7 @@ def test_activations_are_recomputed_where_their_slopes_say(layer, weights):
         "products": np.abs(h) @ np.abs(block.mlp_up.weight),
         "running_1": running.first,
         "running_2": running.second,
+        "errors": np.abs(high - low),
     }[weights]
     scores = np.abs(slopes) * consumer * given
     expected = select(low, rule="activation", budget=0.2, sensitivity=scores)

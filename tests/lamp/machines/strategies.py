@@ -208,8 +208,13 @@ causal = fitted(("none", "tensor"))
 products = fitted(("none", "tensor", "row", "block")) | st.builds(
     block_scaled, block_formats, tensor_cores, st.booleans(), results
 )
+orders = st.sampled_from((None, "ascending", "descending")) | st.tuples(
+    st.integers(1, 2), st.integers(1, 2), st.permutations(range(3)), st.permutations(range(3))
+).map(lambda drawn: [[drawn[2 + head] for head in range(drawn[1])]] * drawn[0])
+scores = st.builds(lambda step, order: replace(step, order=order), products, orders)
 STRATEGIES = {Product: products, Function: functions, Sum: sums, Tiled: tiles}
 OF_STEPS = {name: STRATEGIES[kind] for name, kind in STEPS.items()} | {
+    "scores": scores,
     "values": causal,
     "activation": activations,
 }

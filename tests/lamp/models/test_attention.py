@@ -90,6 +90,8 @@ def weights_of(name, query, key, accumulator):
                 weights[h, i, j] = np.abs(q).astype(float) @ np.abs(k)
             elif name == "norms":
                 weights[h, i, j] = np.linalg.norm(q.astype(float)) * np.linalg.norm(k.astype(float))
+            elif name == "errors":
+                weights[h, i, j] = abs(float(fpemu.dot(q, k, accumulator)) - float(q @ k))
             else:
                 sums = [
                     float(fpemu.dot(q[:n], k[:n], accumulator)) for n in range(1, dimension + 1)
@@ -99,7 +101,7 @@ def weights_of(name, query, key, accumulator):
     return weights / np.sqrt(dimension)
 
 
-@pytest.mark.parametrize("weights", ["products", "norms", "running_1", "running_2"])
+@pytest.mark.parametrize("weights", ["products", "norms", "running_1", "running_2", "errors"])
 @pytest.mark.parametrize("rule", ["kl", "total_variation", "componentwise", "value_aware"])
 def test_rules_take_weights_from_queries_and_keys(rule, weights):
     query, key, value = heads(tokens=12, dimension=4, count=2)

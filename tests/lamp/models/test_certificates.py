@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamp import LAMP, Product, certify, hardware
+from lamp import LAMP, Hardware, Product, Tiled, certify, hardware
 from lamp.machines import STEPS
 from lamp.models import certificates, first_order, reference
 from lamp.models.certificates import KINDS, Run, _Errors, _Scores
@@ -230,6 +230,9 @@ def test_wrong_arguments_are_refused():
         certify(model, TOKENS, kind="hopeful")
     with pytest.raises(ValueError, match="lamp is given without hardware"):
         certify(model, TOKENS, lamp=LOOK_AHEAD[0])
+    tiled = Hardware("tiled", attention=Tiled())
+    with pytest.raises(ValueError, match="tiled has attention by tiles"):
+        certify(model, TOKENS, tiled)
     with pytest.raises(ValueError, match="token 99 at position 0"):
         certify(model, [99])
 
