@@ -62,6 +62,8 @@ def test_thresholds_and_what_is_left():
     scores = np.array([0.1, 4.0, 3.0, 2.0, 0.2], np.float32)
     assert study.threshold(scores, 0.4) == 2.0  # two lie above it
     assert study.threshold(np.append(scores[1:], np.float32("nan")), 0.4) == 3.0
+    tied = np.array([np.nan, 1.0, 1.0, 0.5], np.float32)  # a row whose scores are all zero has NaN
+    assert study.settings(study.RULES["relaxed"], tied, 0.5) is None
     other = np.array([5.0, 1.0, 2.0, 3.0, 4.0], np.float32)
     assert study.left(scores, other, 0.4) == pytest.approx(12 / 15)
     assert study.left(other, other, 0.4) == pytest.approx(6 / 15)
