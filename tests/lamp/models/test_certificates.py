@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import cache
 
 import mpmath
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fpemu
 from lamp import LAMP, Hardware, Product, Tiled, certify, hardware
 from lamp.machines import STEPS
 from lamp.models import certificates, first_order, reference
 from lamp.models.certificates import KINDS, Run, _Errors, _Scores
-from lamp.models.layers import Norm
+from lamp.models.layers import Matrix, Norm
 from lamp.models.rotary import Rotary
 from tests.lamp.tiny_models import FAMILIES, GPT2_CONFIG, LLAMA_CONFIG, TOKENS
 
@@ -37,6 +39,7 @@ LOOK_AHEAD = [
 ]
 
 
+@cache
 def small(family, seed, scale=1.0, kink=None):
     """A decoder of two layers and width 8; `kink` changes its tensors."""
     tiny, config = FAMILIES[family], SMALL[family]
@@ -47,6 +50,7 @@ def small(family, seed, scale=1.0, kink=None):
     return tiny.kind(config, tensors)
 
 
+@cache
 def exact(model, digits=40):
     """Streams and logits of the checkpoint's weights in mpmath."""
     double = model.with_hardware("fp64")
@@ -272,7 +276,7 @@ def test_estimates_to_first_order_are_of_the_size_of_the_errors(family):
 def test_amplification_is_that_of_the_rest_of_the_model():
     """Behind the last layer there are the norm and the head alone."""
     model = small("gpt2", seed=9)
-    found = first_order(model, TOKENS, "fp32", samples=200)
+    found = first_order(model, TOKENS, "fp32", samples=60)
     double = model.with_hardware("fp64")
     x = double._residual_streams(np.array(TOKENS))[-1]
     weights = double._weights
@@ -284,7 +288,7 @@ def test_amplification_is_that_of_the_rest_of_the_model():
     rows = np.arange(len(TOKENS))
     steps = [(margin(x + 1e-6 * e) - margin(x - 1e-6 * e)) / 2e-6 for e in np.eye(8)]
     expected = np.linalg.norm(steps, axis=0) / np.sqrt(8)
-    np.testing.assert_allclose(found.amplification[-1], expected, rtol=0.2)
+    np.testing.assert_allclose(found.amplification[-1], expected, rtol=0.35)
 
 
 def test_estimates_need_samples():
@@ -493,6 +497,38 @@ def test_the_jacobian_of_a_feed_forward_layer_bounds_what_becomes_of_perturbatio
     assert (largest <= found * (1 + 1e-9) + 1e-14).all()
     if size == 1e-7:
         assert (largest > 0.7 * found).all()
+
+
+@pytest.mark.parametrize(("offset", "along"), [(20.0, True), (-0.7517916, False)])
+def test_what_is_of_second_order_is_in_the_bound_of_a_feed_forward_layer(offset, along):
+    """Where the Jacobian sees nothing: along a normalized row, and at the minimum of gelu."""
+    g = np.random.default_rng(0)
+    model = small("gpt2", 0)
+    double = model.with_hardware("fp64")
+    x = g.normal(size=(1, 8))
+    u = x / np.sqrt((x**2).mean() + model.shape.epsilon)
+    across = g.normal(size=8)
+    across -= (across @ u[0]) / (u[0] @ u[0]) * u[0]
+    up, down = np.zeros((8, 16)), np.zeros((16, 8))
+    size = 1e-4 if along else 1.0  # too small for what the activation does of second order
+    up[:, 0], down[0] = size * (u[0] if along else across), 100.0 / size
+    bias = np.full(16, offset) - (u @ up)[0]
+    block = replace(
+        double._weights.blocks[0],
+        norm_2=Norm(np.ones(8), None, False),
+        mlp_up=Matrix(up, bias, fpemu.formats.float64),
+        mlp_down=Matrix(down, None, fpemu.formats.float64),
+    )
+    f = certificates.Entrywise("gelu_new").value
+
+    def layer(row):
+        return row + f(normed(row, block.norm_2, model.shape.epsilon) @ up + bias) @ down
+
+    d = 0.05 * across[np.newaxis] / np.linalg.norm(across)
+    errors = _Errors.of(np.abs(d), np.full((1, 1), 0.05))
+    found = certificates._by_jacobian(x, errors, block, Run(double, double._weights, "measured"))
+    moved = np.linalg.norm(layer(x + d) - layer(x))
+    assert 0.3 < moved <= found[0, 0]
 
 
 @QUICK
