@@ -143,10 +143,10 @@ def select(
         sensitivity = _distances(probabilities, values, lengths) * probabilities
     elif kind.sensitivity == "given" and sensitivity is None:
         raise ValueError(f"rule {kind.name!r} needs the sensitivity of f")
-    if kind.of_arguments and arguments is None:
-        raise ValueError(f"rule {kind.name!r} needs the arguments y")
     if not probabilities.size:
         return np.zeros(probabilities.shape, np.bool_)
+    if kind.of_arguments and arguments is None:
+        raise ValueError(f"rule {kind.name!r} needs the arguments y")
     if consumer is not None and sensitivity is not None:
         sensitivity = np.asarray(sensitivity) * np.asarray(consumer)
     mask = select_rows(

@@ -204,7 +204,8 @@ def test_overflow_is_said_in_words(tmp_path):
     options = ["run", "--hardware", machine, "--tokens", 40]
     found = record(*options)
     assert found["metrics"]["kl"] is None
-    assert found["nulls"] == {"metrics.kl": "nan", "metrics.perplexity": "nan"}
+    nulls = {"metrics.kl", "metrics.kl_error", "metrics.perplexity", "metrics.perplexity_error"}
+    assert found["nulls"] == dict.fromkeys(nulls, "nan")
     assert 0 < found["not_finite"] <= 40
     assert found["reference_not_finite"] == 0
     overflow, divergence, perplexity = found["notes"]
@@ -239,7 +240,10 @@ def test_positions_that_overflow_are_counted_once(model, tokens, tmp_path):
 
 def test_one_token_has_no_perplexity():
     found = record("run", "--tokens", 1)
-    assert found["nulls"] == {"metrics.reference_perplexity": "nan", "metrics.perplexity": "nan"}
+    missing = {f"metrics.{name}_error" for name in ("kl", "flip_rate")}
+    for name in ("reference_perplexity", "perplexity"):
+        missing |= {f"metrics.{name}", f"metrics.{name}_error"}
+    assert found["nulls"] == dict.fromkeys(missing, "nan")
     assert found["notes"] == ["one token has none that follows it, and so there is no perplexity"]
 
 

@@ -125,13 +125,7 @@ def test_a_file_says_how_attention_goes_through_the_keys(tmp_path):
     )
     machine = lamp.hardware(path)
     assert machine == replace(lamp.hardware("scores-ps4"), attention=attention, name=machine.name)
-    # A table changes the fields that it names, and a kind all of them.
-    narrower = (
-        f"preset = {str(path)!r}\nattention = {{columns = 32, rescaling = {{rounding = 'rtz'}}}}"
-    )
-    expected = replace(attention, columns=32, rescaling=Function("bfloat16", "rtz"))
-    assert machine_files.loads(narrower).attention == expected
-    assert machine_files.loads(f"preset = {str(path)!r}\nattention = 'plain'").attention is None
+    assert machine_files.loads("attention = 'plain'").attention is None
     assert machine_files.loads("attention = 'tiled'").attention == Tiled()
 
 
