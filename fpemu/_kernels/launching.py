@@ -8,11 +8,14 @@ layers is safe after a fork in every case.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -53,6 +56,34 @@ def _run(work: Callable[[], None], future: Future[None]) -> None:
         future.set_result(None)
 
 
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back, which arrives afterwards; threads that are started inherit that."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_threads(executor: ThreadPoolExecutor, workers: int) -> None:
+    """Start all threads of an executor at once, or as many as can be had.
+
+    CPython loses a thread if an exception comes between its start and its registration: it is then
+    never told to end, and the process waits for it for ever.
+    """
+    gate = threading.Event()
+    with _without_interrupts(), contextlib.suppress(RuntimeError):
+        try:
+            for _ in range(workers):
+                executor.submit(gate.wait)
+        finally:
+            gate.set()
+
+
 class _Pool:
     """The worker threads of this process: made when first needed, forgotten after a fork."""
 
@@ -71,6 +102,7 @@ class _Pool:
             if self._executor is None or workers > self._workers:
                 self._executor = ThreadPoolExecutor(workers, thread_name_prefix="fpemu")
                 self._workers = workers
+                _start_threads(self._executor, workers)
             return self._executor
 
     def start(self, work: Callable[[], None], workers: int) -> list[Future[None]]:

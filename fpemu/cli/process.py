@@ -10,6 +10,7 @@ This module imports nothing of weight: it is what runs before the imports of a c
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import os
 import signal
@@ -78,6 +79,15 @@ def run(program: str, load: Callable[[], Command]) -> None:
             exec("")  # else CPython ends by the signal if an interrupt has left an exec() before
     except KeyboardInterrupt:
         interrupt()
+    except SystemExit as stop:
+        if stop.code != INTERRUPTED:
+            raise
+        # Not by way of Python's own end, which waits for threads that an interruption may have
+        # left without anyone to tell them to end.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(INTERRUPTED)
 
 
 def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) -> None:

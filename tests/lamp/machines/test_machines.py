@@ -170,7 +170,7 @@ def test_softmax_in_rounded_rows_is_that_of_all_rows(monkeypatch):
         (lambda: Product("float32", block=0), ValueError, "block must be a positive integer"),
         (lambda: Product("float32", "mxfp9"), ValueError, "unknown format 'mxfp9'"),
         (
-            lambda: Product(devices.get(FP8), "e4m3"),
+            lambda: Product(devices.get(FP8), "float8_e4m3"),
             ValueError,
             r"takes float8_e4m3fn \(largest 448\), not \S*e4m3 \(largest 240\)",
         ),
