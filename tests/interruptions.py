@@ -34,7 +34,11 @@ def assert_interrupted_at_any_moment(package, *arguments):
             assert command.stderr.readline() == "started\n"
             time.sleep(moment)
             command.send_signal(signal.SIGINT)
-            _, errors = command.communicate()
+            try:
+                _, errors = command.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                command.kill()
+                raise
         if moment == 0 or command.returncode != 0:  # else it was quicker
             seen = command.returncode, errors
             assert seen == (130, f"{package}: interrupted\n"), f"{seen} after {moment} s"
