@@ -31,10 +31,12 @@ SECONDS: Final = 900  # a mutant may loop for ever
 
 # The tests that ought to notice.
 TESTS: Final = {
-    "fpemu/_kernels/rounding.py": "tests/fpemu/test_rounding.py tests/fpemu/test_stochastic.py",
+    "fpemu/_kernels/rounding.py": "tests/fpemu/test_rounding.py tests/fpemu/test_stochastic.py "
+    "tests/fpemu/test_p3109.py",
     "fpemu/_kernels/arithmetic.py": "tests/fpemu/test_arithmetic.py "
     "tests/fpemu/test_stochastic_arithmetic.py",
-    "fpemu/_kernels/exact.py": "tests/fpemu/test_arithmetic.py",
+    "fpemu/_kernels/exact.py": "tests/fpemu/test_arithmetic.py "
+    "tests/fpemu/test_stochastic_arithmetic.py",
     "fpemu/_kernels/significands.py": "tests/fpemu/test_arithmetic.py "
     "tests/fpemu/test_stochastic_arithmetic.py",
     "fpemu/_kernels/codes.py": "tests/fpemu/test_codec.py",
