@@ -77,3 +77,11 @@ def test_numbers_of_terms_may_be_integers_of_numpy(kind):
         assert accumulator.underflow_bound(kind(200)) == accumulator.underflow_bound(200)
     with pytest.raises(TypeError, match="terms must be an int"):
         fpemu.Exact("bfloat16").error_bound(2.5)
+
+
+def test_sums_of_cdna3_take_just_the_bits_that_float64_has():
+    """Seven products and a sum, as all ones: three bits more than one of them has."""
+    assert fpemu.FlooredCore(7, "float16", 47).fraction_bits == 47
+    for block, fraction_bits in ((8, 47), (7, 48)):
+        with pytest.raises(ValueError, match="54 bits; at most 53 are summed exactly"):
+            fpemu.FlooredCore(block, "float16", fraction_bits)
