@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, launching, words
+from fpemu._kernels.error_free import two_sum
 from fpemu._kernels.facts import FormatFacts
-from fpemu._kernels.operands import COLUMNS, Operands, aligned
+from fpemu._kernels.operands import COLUMNS, Operands, aligned, in_order
 from fpemu._kernels.rounding import Carrier
 
 __all__ = ["product"]
@@ -74,9 +75,7 @@ def _flushed(x, unit):  # type: ignore[no-untyped-def]
 def _is_tiny(a, b, c):  # type: ignore[no-untyped-def]
     """Whether ``a*b + c``, about the smallest normal number, is subnormal in 24 bits."""
     product, addend = np.float64(a) * np.float64(b), np.float64(c)  # both are exact
-    total = product + addend
-    part = total - product
-    error = (product - (total - part)) + (addend - part)  # Knuth's TwoSum
+    total, error = two_sum(product, addend)
     inward = error < 0.0 if total > 0.0 else error > 0.0
     return abs(total) < _TINY or (abs(total) == _TINY and inward)
 
@@ -137,18 +136,6 @@ def _product_kernel() -> Callable[..., None]:
     return cast(Callable[..., None], chains_range)
 
 
-def _in_order(operands: Operands, chains: int, order: tuple[int, ...] | None) -> Operands:
-    """The terms in the unit's order, filled up with zeros to whole runs of it and of the chains."""
-    missing = -operands.steps % math.lcm(chains, len(order or (0,)))
-    a: Any = np.pad(operands.a, ((0, 0), (0, 0), (0, missing)))
-    b: Any = np.pad(operands.b, ((0, 0), (0, missing), (0, 0)))
-    if order is not None:
-        runs = a.shape[2] // len(order)
-        indices = (np.arange(runs)[:, None] * len(order) + np.array(order)).reshape(-1)
-        a, b = np.take(a, indices, 2), np.take(b, indices, 1)
-    return replace(operands, a=a, b=b)
-
-
 def _without_subnormals(x: Any) -> Any:
     """Float32 numbers, the subnormal ones made zeros of their sign."""
     if x is None:
@@ -162,11 +149,13 @@ def product(operands: Operands, accumulator: ChainedFacts) -> Carrier:
     out = np.zeros(operands.shape, np.float32)
     if out.size == 0:
         return out
-    operands = _in_order(operands, accumulator.chains, accumulator.order)
+    # Zeros fill the terms up to whole runs of the order and of the chains.
+    order = accumulator.order or (0,)
+    multiple = math.lcm(accumulator.chains, len(order))
     operands = replace(
         operands,
-        a=_without_subnormals(operands.a),
-        b=_without_subnormals(operands.b),
+        a=_without_subnormals(in_order(operands.a, order, 2, multiple)),
+        b=_without_subnormals(in_order(operands.b, order, 1, multiple)),
         initial=_without_subnormals(operands.initial),
     )
     unit = _Unit(accumulator.block, accumulator.chains, accumulator.through, _LEAST, np.float32(0))

@@ -31,6 +31,7 @@ __all__ = [
     "aligned",
     "as_float32",
     "first_stranger",
+    "in_order",
     "panels",
     "random_of",
     "read_only",
@@ -285,6 +286,30 @@ def aligned(shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> Any:
     memory = np.empty(size + _LINE, np.uint8)
     start = -memory.__array_interface__["data"][0] % _LINE
     return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def in_order(x: Any, order: tuple[int, ...], axis: int, multiple: int) -> Any:
+    """Terms in runs of another order, filled up with zeros to a multiple of whole runs.
+
+    Parameters
+    ----------
+    x : ndarray, shape (batch, m, k) or (batch, k, n)
+    order : tuple of int
+        A permutation of the indices of a run.
+    axis : int
+        That of the terms.
+    multiple : int
+        A multiple of the length of the order.
+
+    Returns
+    -------
+    ndarray
+    """
+    widths = [(0, -x.shape[i] % multiple if i == axis else 0) for i in range(x.ndim)]
+    filled = np.pad(x, widths)
+    runs = filled.shape[axis] // len(order)
+    indices = (np.arange(runs)[:, None] * len(order) + np.array(order)).reshape(-1)
+    return np.take(filled, indices, axis)
 
 
 def panels(b: Any, dtype: DTypeLike) -> Any:

@@ -35,6 +35,7 @@ from fpemu._kernels.operands import (
     Operands,
     Random,
     aligned,
+    in_order,
     panels,
     random_of,
     read_only,
@@ -598,11 +599,7 @@ def _reordered(side: _Side, order: tuple[int, ...] | None, axis: int) -> _Side:
     """The terms in another order, filled up with zeros to whole runs of it."""
     if order is None:
         return side
-    steps = side.values.shape[axis]
-    runs = -(-steps // len(order))
-    indices = (np.arange(runs)[:, None] * len(order) + np.array(order)).reshape(-1)
-    widths = [(0, runs * len(order) - steps if i == axis else 0) for i in range(3)]
-    return _Side(*(np.take(np.pad(x, widths), indices, axis) for x in side))
+    return _Side(*(in_order(x, order, axis, len(order)) for x in side))
 
 
 def floored_product(operands: Operands, accumulator: FlooredCoreFacts) -> Carrier:

@@ -27,6 +27,8 @@ __all__ = [
     "least_normwise",
     "normwise",
     "ordered",
+    "running_largest",
+    "running_score",
     "score",
     "score_arguments",
     "shuffle",
@@ -112,16 +114,29 @@ def _argument_rows(start, stop, z, y, lengths, leading, out):  # type: ignore[no
             out[row, j] = np.nan
 
 
+@caching.inline
+def running_score(number: float) -> Any:
+    """``log |y| + y``."""
+    return elementary.log(abs(number)) + number
+
+
+@caching.inline
+def running_largest(largest: float, number: float, score: float) -> Any:
+    """The largest score with one more, of which a NaN stays and -inf has none."""
+    if number != -np.inf and largest == largest and not score <= largest:
+        return score
+    return largest
+
+
 @caching.kernel
 def _running_rows(start, stop, z, y, lengths, leading, out):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
         largest = -np.inf
         for j in range(lengths[row]):
             number = np.float64(y[row, j])
-            score = elementary.log(abs(number)) + number
+            score = running_score(number)
             out[row, j] = score
-            if number != -np.inf and largest == largest and not score <= largest:
-                largest = score  # a NaN stays
+            largest = running_largest(largest, number, score)
         whole = not largest < np.inf
         for j in range(lengths[row]):
             out[row, j] = np.nan if whole or j < leading else out[row, j] - largest

@@ -15,6 +15,7 @@ from fpemu._kernels.error_free import odd_sum, quick_add, takes_odd
 from fpemu._kernels.exact import fma_word
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.rounding import kind_of, round_number, shortcut_of, target_of
+from lamp._kernels.picking import running_largest, running_score
 
 __all__ = [
     "Choice",
@@ -132,10 +133,9 @@ def _choose_range(  # type: ignore[no-untyped-def]
                     if -np.inf < number + exponent * _LN2 < largest[r] + thresholds[row]:
                         scores[r, j - first] = -np.inf
                         continue
-                    score = elementary.log(abs(number)) + number
+                    score = running_score(number)
                     scores[r, j - first] = score
-                    if number != -np.inf and largest[r] == largest[r] and not score <= largest[r]:
-                        largest[r] = score  # a NaN stays
+                    largest[r] = running_largest(largest[r], number, score)
             touched = np.int64(0)
             last = min(first + choice.columns, tokens)
             for begin in range(first, last, choice.width):

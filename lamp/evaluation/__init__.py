@@ -2,7 +2,7 @@
 
 from lamp.evaluation import numerics
 from lamp.evaluation.comparisons import Comparison, compare, side_by_side, without_nan
-from lamp.evaluation.metrics import ESTIMATED, Metrics, Totals, evaluate, reference_logits
+from lamp.evaluation.metrics import ESTIMATED, NUMBERS, Metrics, Totals, evaluate, reference_logits
 from lamp.evaluation.numerics import versions
 from lamp.evaluation.sampling import Samples, samples, stochastic
 from lamp.evaluation.settings import Setting, setting_parts
@@ -19,6 +19,7 @@ from lamp.evaluation.uncertainty import Estimate, paired, ratio
 __all__ = [
     "ESTIMATED",
     "HELD_OUT",
+    "NUMBERS",
     "STANDARD_INPUT",
     "Comparison",
     "Estimate",

@@ -24,10 +24,21 @@ from lamp.lookahead import Tiles
 if TYPE_CHECKING:
     from lamp.models import Decoder, Forward
 
-__all__ = ["ESTIMATED", "Metrics", "Totals", "evaluate", "reference_logits"]
+__all__ = ["ESTIMATED", "NUMBERS", "Metrics", "Totals", "evaluate", "reference_logits"]
 
 ESTIMATED: Final = ("kl", "flip_rate", "reference_perplexity", "perplexity", "recomputation_rate")
 """The metrics that have a standard error."""
+
+NUMBERS: Final = (
+    "kl",
+    "flip_rate",
+    "reference_perplexity",
+    "perplexity",
+    "recomputation_rate",
+    "high_precision_share",
+    *(f"{name}_error" for name in ESTIMATED),
+)
+"""The metrics that are one number each, for stores and tables."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 __all__ = ["CONTROLS", "LAMP", "PLACES", "RULES", "SCOPES", "WEIGHTS", "Rule"]
 
 PLACES: Final = ("softmax", "norm", "activation", "logits")
@@ -368,6 +371,23 @@ class LAMP:
             if getattr(self, field.name) != field.default
         )
         return ":".join([self.on, self.rule, amount, *options])
+
+    def thresholds(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The tau of each row, smaller for a longer row if the settings have a `length`.
+
+        Parameters
+        ----------
+        lengths : ndarray of int64, shape (rows,)
+            How many components each row has.
+
+        Returns
+        -------
+        ndarray of float64, shape (rows,)
+        """
+        taus = np.full(len(lengths), self.tau, np.float64)
+        if not self.length:
+            return taus
+        return np.minimum(1.0, taus * np.sqrt(self.length / np.maximum(lengths, 1)))
 
     @property
     def needs_all_rows(self) -> bool:

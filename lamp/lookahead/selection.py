@@ -367,9 +367,7 @@ def _by_arguments(
     scores = picking.score_arguments(z, y, lengths, running, settings.leading_columns)
     if settings.tau is None:
         return _by_score(picking.ordered(scores, lengths, running), lengths, settings)
-    taus = np.full(len(z), settings.tau)
-    if settings.length:
-        taus = np.minimum(1.0, settings.tau * np.sqrt(settings.length / np.maximum(lengths, 1)))
+    taus = settings.thresholds(lengths)
     thresholds = mapped(elementary.log, taus) if running else taus
     return (scores > thresholds[:, np.newaxis]) | np.isnan(scores)
 

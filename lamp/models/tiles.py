@@ -84,9 +84,7 @@ def recompute(
     Recomputed
         ``parts`` has the shape (heads, tiles of rows, parts of all tiles of columns).
     """
-    taus = np.full(len(lengths), rule.tau, np.float64)
-    if rule.length:
-        taus = np.minimum(1.0, taus * np.sqrt(rule.length / lengths))
+    taus = rule.thresholds(lengths)
     choice = kernels.Choice(
         tiled.rows,
         tiled.columns,

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from lamp.evaluation import ESTIMATED
+from lamp.evaluation import NUMBERS
 from lamp.reports.results import Results
 
 if TYPE_CHECKING:
@@ -18,20 +18,11 @@ __all__ = ["as_csv", "as_parquet", "columns", "lines", "written_csv"]
 
 _LABELS: Final = ("model", "text", "hardware", "lamp", "reference")
 _COUNTS: Final = ("position", "tokens", "clusters", "windows")
-_NUMBERS: Final = (
-    "kl",
-    "flip_rate",
-    "reference_perplexity",
-    "perplexity",
-    "recomputation_rate",
-    "high_precision_share",
-    *(f"{name}_error" for name in ESTIMATED),
-)
 _OF_FORMULAS: Final = ("=", "+", "-", "@")
 _BLANKS: Final = ("\t", "\r", "\n")
 _ENDED: Final = ("seconds", "started_at", "finished_at", "error", "environment")
 _BEFORE: Final = ("study", "position", *_LABELS)
-_AFTER: Final = ("state", *_COUNTS[1:], *_NUMBERS, *_ENDED, "key")
+_AFTER: Final = ("state", *_COUNTS[1:], *NUMBERS, *_ENDED, "key")
 
 
 def columns(studies: Iterable[Results]) -> list[str]:
@@ -67,7 +58,7 @@ def _line(record: Run, variables: Mapping[str, str]) -> dict[str, Any]:
         **{label: getattr(member, label) for label in _LABELS},
         **{column: member.variables.get(name) for name, column in variables.items()},
         "state": record.state,
-        **{name: getattr(metrics, name, None) for name in (*_COUNTS[1:], *_NUMBERS)},
+        **{name: getattr(metrics, name, None) for name in (*_COUNTS[1:], *NUMBERS)},
         **{name: getattr(record, name) for name in _ENDED},
         "key": member.key,
     }
@@ -128,7 +119,7 @@ def _typed(arrow: Any, name: str, values: list[Any]) -> tuple[list[Any], Any]:
     """The values of a column and their type: that of the store, or what a variable's have."""
     if name in _COUNTS:
         return values, arrow.int64()
-    if name in (*_NUMBERS, "seconds"):
+    if name in (*NUMBERS, "seconds"):
         return values, arrow.float64()
     given = [value for value in values if value is not None]
     if name not in (*_BEFORE, *_AFTER) and given:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from lamp.evaluation import ESTIMATED, Metrics
+from lamp.evaluation import NUMBERS, Metrics
 from lamp.studies.runs import Run
 
 __all__ = ["ALL", "ENDED", "LABELS", "METRICS", "checked", "run"]
@@ -21,19 +21,8 @@ ALL: Final = "all"
 """The step that stands for all steps together."""
 
 LABELS: Final = ("model", "text", "hardware", "lamp", "reference")
-METRICS: Final = (
-    "tokens",
-    "kl",
-    "flip_rate",
-    "reference_perplexity",
-    "perplexity",
-    "recomputation_rate",
-    "high_precision_share",
-    *(f"{name}_error" for name in ESTIMATED),
-    "clusters",
-    "windows",
-)
 _COUNTS: Final = ("tokens", "clusters", "windows")
+METRICS: Final = ("tokens", *NUMBERS, "clusters", "windows")  # in the order of the table
 ENDED: Final = ("seconds", "started_at", "finished_at", "error", "environment")
 
 _MEMBER: Final = ("study", "position", "key", *LABELS, "variables", "state")
@@ -133,7 +122,7 @@ _KINDS: Final = {
     **dict.fromkeys(("definition", "configuration", "record"), _OBJECT),
     **dict.fromkeys(("error", "traceback"), _optional(_text(10**6))),
     **dict.fromkeys(("started_at", "finished_at", "planned_at"), _TIME),
-    **dict.fromkeys((*METRICS, "rate"), _NUMBER),
+    **dict.fromkeys((*NUMBERS, "rate"), _NUMBER),
     **dict.fromkeys(("position", "layer", *_COUNTS), _COUNT),
     "variables": _Kind("an object of JSON with numbers and texts", _variables),
     "seconds": _Kind("a number from 0", _seconds),

@@ -1,7 +1,6 @@
 """Attention by tiles against the definition in rationals, and against attention by rows."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -26,9 +25,8 @@ def heads(tokens=19, dimension=8, count=2, seed=0, dtype=np.float32, scale=1.6):
 
 
 def relaxed(tau, **fields):
-    """The settings of the relaxed rule, in which attention by tiles reads these fields alone."""
-    held = {"length": 0, "leading_columns": 0, "control": "none", "weights": "one"} | fields
-    return SimpleNamespace(rule="relaxed", tau=tau, needs_all_rows=False, **held)
+    """The settings of the relaxed rule."""
+    return lamp.LAMP("relaxed", tau, **fields)
 
 
 def same(found, expected):
