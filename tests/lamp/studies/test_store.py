@@ -4,11 +4,13 @@ import contextlib
 import dataclasses
 import math
 import os
+import pathlib
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -374,12 +376,15 @@ def test_a_missing_store_or_folder_is_named(path):
 
 
 @pytest.fixture
-def disk(tmp_path):
-    """A disk of a megabyte; gives its folder and what mounts it with other options."""
+def disk():
+    """A disk of a megabyte; gives its folder and what mounts it with other options.
+
+    Not below pytest's folders: a disk that a killed run leaves behind could not be removed by the
+    runs that come after.
+    """
     if os.geteuid() != 0:
         pytest.skip("only root may mount a disk")
-    folder = tmp_path / "disk"
-    folder.mkdir()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="disk-"))
 
     def mount(options):
         return subprocess.run(
@@ -387,10 +392,13 @@ def disk(tmp_path):
         )
 
     run = mount("size=1m")
-    if run.returncode:
-        pytest.skip(f"no disk can be mounted here: {run.stderr}")
-    yield folder, lambda options: subprocess.run(["mount", "-o", options, folder], check=True)
-    subprocess.run(["umount", folder], check=True)
+    try:
+        if run.returncode:
+            pytest.skip(f"no disk can be mounted here: {run.stderr}")
+        yield folder, lambda options: subprocess.run(["mount", "-o", options, folder], check=True)
+        subprocess.run(["umount", folder], check=True)
+    finally:
+        folder.rmdir()
 
 
 def test_a_store_on_a_disk_that_cannot_be_written_to_is_read(disk, filled):
