@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from fpemu.torch.dispatch import EXACT, TORCH, Counts, Dispatch
+from fpemu.torch.emulation import emulate, table
 from fpemu.torch.exact import EXACT_OPERATIONS
 
-__all__ = ["EXACT", "EXACT_OPERATIONS", "TORCH", "Counts", "Dispatch"]
+__all__ = ["EXACT", "EXACT_OPERATIONS", "TORCH", "Counts", "Dispatch", "emulate", "table"]

@@ -30,6 +30,7 @@ _WAYS: Final = {
     "emulated": "by a handler",
     EXACT: "as it is: nothing is rounded",
     "decomposed": "taken apart into other operations",
+    "approximate": "functions within these, in float64 and then rounded",
     TORCH: "in torch's own arithmetic, as was asked for",
     "unknown": "in torch's own arithmetic: not emulated",
 }
@@ -44,6 +45,9 @@ class Counts:
         How often each operation ran by a handler, as it is because it rounds nothing, taken apart
         by torch into other operations, in torch's own arithmetic because that was asked for, and
         in torch's own arithmetic because it is not emulated (``unknown="pass"``).
+    approximate : collections.Counter
+        The functions within emulated operations that were evaluated in float64 and then rounded,
+        because fpemu has them not correctly rounded: nearly always the same, but not for certain.
 
     Examples
     --------
@@ -51,7 +55,7 @@ class Counts:
     >>> counts = Counts()
     >>> counts.emulated["mm"] += 2
     >>> counts
-    emulated    mm  2  by a handler
+    emulated     mm  2  by a handler
     >>> counts["mm"]
     {'emulated': 2}
     """
@@ -60,6 +64,7 @@ class Counts:
         self.emulated: Counter[str] = Counter()
         self.exact: Counter[str] = Counter()
         self.decomposed: Counter[str] = Counter()
+        self.approximate: Counter[str] = Counter()
         self.torch: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
 
@@ -80,7 +85,7 @@ class Counts:
         names = max(len(name) for _, name, _ in rows)
         times = max(len(str(number)) for _, _, number in rows)
         return "\n".join(
-            f"{way:10}  {name:{names}}  {number:{times}}  {_WAYS[way]}"
+            f"{way:11}  {name:{names}}  {number:{times}}  {_WAYS[way]}"
             for way, name, number in rows
         )
 
@@ -136,7 +141,8 @@ class Dispatch(TorchDispatchMode):  # type: ignore[misc]
         From an operation, such as ``torch.ops.aten.add`` or an overload of it, to a handler,
         `EXACT` or `TORCH`.  A handler takes the operation's arguments, without those of ``out=``,
         and returns its result as new tensors, whose numbers the dispatch writes where they are
-        due.  It may return NotImplemented; the operation then counts as one without a handler.
+        due.  It may return `EXACT` or `TORCH`, or NotImplemented: then the operation counts as
+        one that is not in the table.
     decompositions : callable, optional
         Gives for an operation a function of its arguments that runs it as other operations, or
         None.  Operations that torch itself composes of others are always taken apart.
@@ -182,13 +188,14 @@ class Dispatch(TorchDispatchMode):  # type: ignore[misc]
         if callable(entry):
             given = {key: value for key, value in kwargs.items() if key not in outputs}
             result = _named(func, entry, args, given)
-            if result is not NotImplemented:
+            if result is not NotImplemented and not isinstance(result, str):
                 self.counts.emulated[name] += 1
                 return _written(func, result, args, [kwargs[key] for key in outputs])
-        elif entry is not None:
+            entry = result
+        if entry == EXACT or (entry == TORCH and floating((args, kwargs))):
             getattr(self.counts, entry)[name] += 1
             return func(*args, **kwargs)
-        if func.is_view:
+        if func.is_view or torch.Tag.inplace_view in func.tags:
             self.counts.exact[name] += 1
             return func(*args, **kwargs)
         if not outputs:
@@ -196,7 +203,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[misc]
             if taken_apart is not None:
                 self.counts.decomposed[name] += 1
                 with self:
-                    return taken_apart(*args, **kwargs)
+                    return _named(func, taken_apart, args, kwargs)
         return self._unlisted(func, name, args, kwargs)
 
     def _decomposition(self, func: Any) -> Handler | None:
@@ -222,7 +229,7 @@ def _named(func: Any, handler: Handler, args: Any, kwargs: Any) -> Any:
     """A handler's result; errors say in which operation they arose."""
     try:
         return handler(*args, **kwargs)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         error.add_note(f"in {func}")
         raise
 
@@ -233,7 +240,8 @@ def _written(func: Any, result: Any, args: tuple[Any, ...], outputs: list[Any]) 
         results = result if isinstance(result, tuple) else (result,)
         written = tuple(map(_put, outputs, results))
         return written if len(written) > 1 else written[0]
-    return _put(args[0], result) if func._schema.is_mutable else result
+    first = func._schema.arguments[0].alias_info if func._schema.arguments else None
+    return _put(args[0], result) if first is not None and first.is_write else result
 
 
 def _put(target: Any, result: Any) -> Any:

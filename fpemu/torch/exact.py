@@ -1,4 +1,8 @@
-"""The operations that round nothing: they select, move, compare or make numbers."""
+"""The operations that round nothing: they select, move, compare or make numbers.
+
+Conversions round, as IEEE 754 says; torch rounds twice on the way from float64 to less than
+float32, and so these have handlers.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from typing import Any, Final
 
 import torch
 
-from fpemu.torch.dispatch import EXACT
+from fpemu.torch.dispatch import EXACT, Handler
+from fpemu.torch.tensors import carrier, tensor_like
 
 __all__ = ["EXACT_OPERATIONS"]
 
@@ -20,10 +25,10 @@ _NAMES: Final = """
 
     where masked_fill masked_select masked_scatter gather index index_select index_copy index_fill
     _unsafe_index take embedding scatter.src scatter.value clamp clamp_min clamp_max hardtanh relu
-    relu6 threshold abs neg positive sign sgn floor ceil trunc round.default frac copysign nextafter
-    heaviside nan_to_num
+    relu6 threshold abs neg positive sign sgn floor ceil trunc round.default frac fmod copysign
+    nextafter heaviside nan_to_num
 
-    clone _to_copy copy contiguous cat stack _stack _cat repeat repeat_interleave tile roll flip
+    clone contiguous cat stack _stack _cat repeat repeat_interleave tile roll flip
     rot90 tril triu diag diag_embed constant_pad_nd reflection_pad1d reflection_pad2d
     reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pixel_shuffle
     pixel_unshuffle channel_shuffle im2col max_pool2d_with_indices max_pool3d_with_indices
@@ -49,5 +54,27 @@ def _operations() -> Iterator[Any]:
             yield getattr(found, overload) if overload else found
 
 
-EXACT_OPERATIONS: Final = dict.fromkeys(_operations(), EXACT)
+def _rounds_twice(source: Any, dtype: Any) -> bool:
+    """Whether torch goes through float32."""
+    narrow = dtype is not None and dtype.is_floating_point and dtype.itemsize < 4
+    return bool(narrow and source.dtype == torch.float64)
+
+
+def _to_copy(x: Any, *, dtype: Any = None, **options: Any) -> Any:
+    if not _rounds_twice(x, dtype) or any(each is not None for each in options.values()):
+        return EXACT
+    return tensor_like(carrier(x), dtype, x)
+
+
+def _copy(target: Any, source: Any, non_blocking: bool = False) -> Any:
+    if not _rounds_twice(source, target.dtype):
+        return EXACT
+    return tensor_like(carrier(source), target.dtype).expand(target.shape)
+
+
+EXACT_OPERATIONS: Final[dict[Any, Handler | str]] = {
+    **dict.fromkeys(_operations(), EXACT),
+    torch.ops.aten._to_copy: _to_copy,
+    torch.ops.aten.copy: _copy,
+}
 """The table of the operations that round nothing."""
