@@ -18,7 +18,7 @@ from fpemu.formats import Format
 from fpemu.linalg import matmul, row_sums, row_sums_of_squares
 from fpemu.rounding import Rounding
 from fpemu.rounding import round as round_into
-from fpemu.torch.tensors import arithmetic_dtype
+from fpemu.torch.tensors import arithmetic_dtype, number
 
 __all__ = ["Arithmetic", "Steps"]
 
@@ -77,6 +77,8 @@ class Steps:
 
     Attributes
     ----------
+    dtype : torch.dtype
+        Of the operation's result.
     format : Format
         Of the results of arithmetic.
     of_functions : Format
@@ -89,11 +91,16 @@ class Steps:
         Counts the functions that were evaluated in float64 and then rounded.
     """
 
+    dtype: Any
     format: Format
     of_functions: Format
     draw: Callable[[], Rounding]
     accumulate: Callable[[], Accumulator]
     approximate: Counter[str]
+
+    def number(self, x: Any) -> Any:
+        """A Python number as an operand."""
+        return number(x, self.dtype)
 
     def add(self, a: Any, b: Any) -> Any:
         """The sum."""
@@ -190,6 +197,7 @@ class Arithmetic:
         format = self.elementwise or formats.format(arithmetic_dtype(dtype))
         sums = self.reductions or Sequential(format, self.rounding)
         return Steps(
+            dtype,
             format,
             self.functions or format,
             self._draw,

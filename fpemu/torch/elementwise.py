@@ -48,7 +48,7 @@ def _elementwise(
 
 def _scaled(steps: Steps, x: Any, factor: Any) -> Any:
     """A product with ``alpha`` or ``value``, which is left out if that is 1."""
-    return x if factor == 1 else steps.multiply(x, number(factor, torch.float64))
+    return x if factor == 1 else steps.multiply(x, steps.number(factor))
 
 
 def _add(steps: Steps, a: Any, b: Any, alpha: Any = 1) -> Any:
@@ -124,7 +124,6 @@ ARITHMETIC: Final[dict[Any, Handler]] = {
     aten.rsub: _elementwise(_subtract_from),
     aten.mul: _elementwise(lambda steps, a, b: steps.multiply(a, b)),
     aten.div: _elementwise(_divide, fractions=True),
-    aten.square: _elementwise(lambda steps, x: steps.multiply(x, x), operands=1),
     aten.reciprocal: _elementwise(
         lambda steps, x: steps.divide(np.ones_like(x), x), operands=1, fractions=True
     ),

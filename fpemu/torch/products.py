@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from fpemu.carriers import Carrier
 from fpemu.torch.arithmetic import Arithmetic
 from fpemu.torch.dispatch import Handler
-from fpemu.torch.tensors import carrier, number, tensor
+from fpemu.torch.tensors import carrier, tensor
 
 __all__ = ["PRODUCTS", "padded", "windows"]
 
@@ -43,12 +43,12 @@ def _plus_product(
     steps = arithmetic.steps(a.dtype)
     product = arithmetic.product(*_checked(a, b))
     if alpha != 1:
-        product = steps.multiply(product, number(alpha, a.dtype))
+        product = steps.multiply(product, steps.number(alpha))
     if beta == 0:
         return tensor(arithmetic.stored(product), a.dtype)
     added = carrier(x)
     if beta != 1:
-        added = steps.multiply(added, number(beta, a.dtype))
+        added = steps.multiply(added, steps.number(beta))
     return tensor(steps.add(product, added), a.dtype)
 
 
