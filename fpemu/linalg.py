@@ -573,7 +573,7 @@ def row_sums(rows: Carrier, accumulator: Accumulator) -> Any:
     width = max(1, min(count, _ROWS_TOGETHER))
     groups = -(-count // width)
     columns = np.zeros((groups, width, terms), rows.dtype)
-    columns.reshape(-1, terms)[:count] = rows.reshape(-1, terms)
+    columns.reshape(groups * width, terms)[:count] = rows.reshape(count, terms)
     sums = matmul(np.ones(terms, rows.dtype), columns.transpose(0, 2, 1), accumulator)
     return sums.reshape(-1)[:count].reshape(*rows.shape[:-1], 1)
 

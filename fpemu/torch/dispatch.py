@@ -184,7 +184,11 @@ class Dispatch(TorchDispatchMode):  # type: ignore[misc]
     ) -> Any:
         kwargs = kwargs or {}
         keys, name, outputs, composite = _facts(func)
-        entry = next((self.table[key] for key in keys if key in self.table), None)
+        entry: Any = None
+        for key in keys:
+            if key in self.table:
+                entry = self.table[key]
+                break
         if callable(entry):
             given = {key: value for key, value in kwargs.items() if key not in outputs}
             result = _named(func, entry, args, given)
@@ -226,10 +230,16 @@ class Dispatch(TorchDispatchMode):  # type: ignore[misc]
 
 
 def _named(func: Any, handler: Handler, args: Any, kwargs: Any) -> Any:
-    """A handler's result; errors say in which operation they arose."""
+    """A handler's result; errors say in which operation they arose.
+
+    A TypeError becomes a RuntimeError, as torch has it: in an operator such as ``+`` Python would
+    take it for a sign that there is no such operator, and the message would be lost.
+    """
     try:
         return handler(*args, **kwargs)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except TypeError as error:
+        raise RuntimeError(f"{func}: {error}") from error
+    except (ValueError, NotImplementedError) as error:
         error.add_note(f"in {func}")
         raise
 

@@ -60,7 +60,7 @@ def table(arithmetic: Arithmetic) -> dict[Any, Handler | str]:
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """One matrix product, whatever the memory layout of the input."""
-    rows = x.reshape(-1, weight.shape[-1])
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     made = rows.mm(weight.t()) if bias is None else torch.addmm(bias, rows, weight.t())
     return made.reshape(*x.shape[:-1], weight.shape[0])
 
