@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import fpemu
+import fpemu.torch
 import lamp
 from fpemu import devices, functions, jit, reference, scaling
 from fpemu.cli.application import main as fpemu_command
@@ -38,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 PUBLIC = (
-    *(fpemu, functions, jit, reference, devices, scaling),
+    *(fpemu, functions, jit, reference, devices, scaling, fpemu.torch),
     *(lamp, bounds, checkpoints, compositions, evaluation, evaluations, lookahead, machines),
     *(models, reports, studies, testing),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,9 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from fpemu import arithmetic, formats, functions
+from fpemu import arithmetic, formats, functions, scaling
 from fpemu._kernels.scans import scan
-from fpemu.accumulators import Accumulator, Sequential
+from fpemu.accumulators import Accumulator, ScaledCore, Sequential
 from fpemu.carriers import Carrier
 from fpemu.formats import Format
 from fpemu.linalg import matmul, row_sums, row_sums_of_squares
@@ -158,7 +159,7 @@ class Arithmetic:
 
     Parameters
     ----------
-    matmul : Accumulator, optional
+    matmul : Accumulator or ScaledCore, optional
         Sums of matrix products; left out, those are torch's.
     elementwise : Format, optional
         Of results; left out, arithmetic and functions by themselves are torch's, and steps within
@@ -171,16 +172,19 @@ class Arithmetic:
         Of everything but the sums.
     convert : Rounding, optional
         How operands of matrix products are rounded into the formats that `matmul` takes.
+    operands : BlockFormat, optional
+        The block-scaled format that operands of matrix products are brought into.
     approximate : Counter
         Counts functions that were evaluated in float64.
     """
 
-    matmul: Accumulator | None = None
+    matmul: Accumulator | ScaledCore | None = None
     elementwise: Format | None = None
     functions: Format | None = None
     reductions: Accumulator | None = None
     rounding: Rounding = field(default_factory=Rounding)
     convert: Rounding | None = None
+    operands: scaling.BlockFormat | None = None
     approximate: Counter[str] = field(default_factory=Counter, compare=False)
     _number: Counter[str] = field(default_factory=Counter, compare=False)
 
@@ -210,8 +214,33 @@ class Arithmetic:
 
     def product(self, a: Carrier, b: Carrier) -> Any:
         """The matrix product, in the accumulator's format."""
-        assert self.matmul is not None
+        if self.operands is not None:
+            return self._scaled_product(a, b)
+        assert isinstance(self.matmul, Accumulator)
         return matmul(a, b, self._derived(self.matmul), convert=self.convert)
+
+    def _scaled_product(self, a: Carrier, b: Carrier) -> Any:
+        """The product of operands in blocks along the inner dimension, matrix by matrix."""
+        left: Any = np.atleast_2d(a)
+        right: Any = b[:, np.newaxis] if b.ndim == 1 else b
+        batch, (rows, terms), columns = left.shape[:-2], left.shape[-2:], right.shape[-1]
+        result = np.zeros((math.prod(batch), rows, columns))
+        left = left.reshape(len(result), rows, terms)
+        right = right.reshape(len(result), terms, columns)
+        for i in range(len(result) if left.size and right.size else 0):
+            result[i] = self._one_scaled_product(left[i], right[i])
+        shape = (*batch, *(rows,) * (a.ndim > 1), *(columns,) * (b.ndim > 1))
+        return result.reshape(shape)
+
+    def _one_scaled_product(self, a: Carrier, b: Carrier) -> Any:
+        assert self.operands is not None
+        assert self.matmul is not None
+        unit = self.matmul
+        return scaling.matmul(
+            scaling.quantize(a, self.operands, axis=1, rounding=self._draw()),
+            scaling.quantize(b, self.operands, axis=0, rounding=self._draw()),
+            self._derived(unit) if isinstance(unit, Accumulator) else unit,
+        )
 
     def stored(self, values: Any) -> Any:
         """What an accumulator gives, rounded into the format of results if there is one."""

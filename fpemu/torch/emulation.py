@@ -16,6 +16,7 @@ from fpemu._environment import in_default_environment
 from fpemu.accumulators import Accumulator, ScaledCore, Sequential
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
+from fpemu.scaling import BlockFormat, block_format
 from fpemu.torch.arithmetic import Arithmetic
 from fpemu.torch.dispatch import TORCH, Counts, Dispatch, Handler, Unknown
 from fpemu.torch.elementwise import ARITHMETIC, FUNCTIONS
@@ -155,13 +156,16 @@ def _decomposition(func: Any) -> Handler | None:
 # --- the context ----------------------------------------------------------------------------------
 
 
-def _accumulator(name: str, given: Any, rounding: Rounding) -> Accumulator | None:
+def _accumulator(name: str, given: Any, rounding: Rounding, scaled: bool = False) -> Any:
     """An accumulator from itself, the name of a unit, or a format that it sums in."""
     if isinstance(given, str) and "." in given:
         given = devices.get(given)
+    if isinstance(given, ScaledCore) and scaled:
+        return given
     if isinstance(given, ScaledCore):
         raise TypeError(
-            f"{name} is a block-scaled unit, whose operands have scales: tensors have none"
+            f"{name} is a block-scaled unit, whose operands have scales: say in which format, for "
+            "example operands='mxfp8_e4m3'"
         )
     if given is None or isinstance(given, Accumulator):
         return given
@@ -180,19 +184,20 @@ def _format(given: FormatLike | None) -> Format | None:
 
 def emulate(
     *,
-    matmul: Accumulator | FormatLike | None = None,
+    matmul: Accumulator | ScaledCore | FormatLike | None = None,
     elementwise: FormatLike | None = None,
     reductions: Accumulator | FormatLike | None = None,
     functions: FormatLike | None = None,
     rounding: RoundingLike = "rne",
     convert: RoundingLike | None = None,
+    operands: BlockFormat | str | None = None,
     unknown: Unknown = "raise",
 ) -> AbstractContextManager[Counts]:
     """Run a PyTorch program in emulated arithmetic.
 
     Parameters
     ----------
-    matmul : Accumulator, Format or str, optional
+    matmul : Accumulator, ScaledCore, Format or str, optional
         How sums of matrix products and convolutions are formed: an accumulator, the name of a unit
         such as ``"hopper.wgmma.bfloat16"``, or a format to sum in, term after term.  Left out,
         products are torch's.
@@ -210,6 +215,11 @@ def emulate(
     convert : Rounding or str, optional
         How operands of products are rounded into the formats that `matmul` takes.  Left out, other
         operands are an error.
+    operands : BlockFormat or str, optional
+        A block-scaled format, such as ``"mxfp8_e4m3"`` or ``"nvfp4"``, that both operands of every
+        product are brought into, in blocks along the inner dimension, see
+        :func:`fpemu.scaling.quantize`.  `matmul` then may be a block-scaled unit, or an accumulator
+        that sums the scaled elements.  In a batch, every matrix is an array of its own.
     unknown : {"raise", "pass"}
         What to do with an operation on floating-point numbers that is not emulated: to refuse it,
         or to run it in torch's own arithmetic.
@@ -252,14 +262,17 @@ def emulate(
     how = as_rounding(rounding)
     if unknown not in ("raise", "pass"):
         raise ValueError(f"unknown must be 'raise' or 'pass', not {unknown!r}")
+    if operands is not None and matmul is None:
+        raise ValueError("operands are those of matmul: say how their products are summed")
     arithmetic = functools.partial(
         Arithmetic,
-        matmul=_accumulator("matmul", matmul, how),
+        matmul=_accumulator("matmul", matmul, how, operands is not None),
         elementwise=_format(elementwise),
         functions=_format(functions),
         reductions=_accumulator("reductions", reductions, how),
         rounding=how,
         convert=None if convert is None else as_rounding(convert),
+        operands=None if operands is None else block_format(operands),
     )
     return _running(arithmetic, unknown)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
 import fpemu
-from fpemu import functions
+from fpemu import functions, scaling
 from fpemu.torch import emulate
 
 BFLOAT16 = {"matmul": "float32", "elementwise": "bfloat16", "reductions": "float32"}
@@ -491,6 +491,32 @@ def test_units_take_operands_of_their_format_alone():
     assert_same_bits(result, stored)
 
 
+@pytest.mark.parametrize(
+    ("format", "unit"),
+    [
+        ("mxfp8_e4m3", "float32"),
+        ("mxfp4", "blackwell.tcgen05-mxf4nvf4.e2m1-e8m0-32"),
+        ("nvfp4", "blackwell.tcgen05-mxf4nvf4.e2m1-ue4m3-16"),
+    ],
+)
+def test_operands_in_blocks_are_those_of_scaling(format, unit):
+    x, y = drawn(2, 3, 48), drawn(2, 48, 4, seed=1)
+    given = fpemu.devices.get(unit) if "." in unit else fpemu.Sequential(unit)
+    with emulate(matmul=unit, operands=format):
+        batch, vector, empty = x @ y, x[0] @ y[0, :, 0], x[:0] @ y[:0]
+        linear = F.linear(x, y[0].t())
+    assert empty.shape == (0, 3, 4)
+
+    def expected(a, b):
+        a, b = (scaling.quantize(each, format, axis=i) for each, i in ((a, 1), (b, 0)))
+        return scaling.matmul(a, b, given)
+
+    for i in range(2):
+        assert_same_bits(batch[i], expected(x[i].numpy(), y[i].numpy()))
+    assert_same_bits(vector, expected(x[0].numpy(), y[0, :, :1].numpy())[:, 0])
+    assert_same_bits(linear, expected(x.flatten(0, 1).numpy(), y[0].numpy()).reshape(2, 3, 4))
+
+
 def test_functions_that_no_format_rounds_correctly_are_counted():
     x = drawn(4).double()
     with emulate(elementwise="float64") as counts:
@@ -543,6 +569,8 @@ def test_flushing_of_subnormals_changes_no_bit():
         ({"matmul": 3}, TypeError, "matmul must be an accumulator, the name of a unit or a format"),
         ({"reductions": [1]}, TypeError, "reductions must be an accumulator"),
         ({"matmul": "blackwell.tcgen05-mxf4nvf4.e2m1-ue4m3-16"}, TypeError, "block-scaled"),
+        ({"matmul": "float32", "operands": "mxfp9"}, ValueError, "mxfp9"),
+        ({"operands": "mxfp4"}, ValueError, "operands are those of matmul"),
         ({"elementwise": "bf17"}, ValueError, "unknown format 'bf17'"),
         ({"rounding": "up"}, ValueError, "unknown rounding mode 'up'"),
         ({"unknown": "ask"}, ValueError, "unknown must be 'raise' or 'pass', not 'ask'"),
