@@ -104,9 +104,13 @@ def _facts(func: Any) -> tuple[tuple[Any, ...], str, tuple[str, ...], bool]:
     outputs = tuple(each.name for each in written if each.kwarg_only)
     keys = [func, packet]
     namespace, _, name = schema.name.partition("::")
-    if written and not outputs and name.endswith("_"):
+    if written and (outputs or name.endswith("_")):
         functional = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
-        keys += [getattr(functional, func._overloadname, None), functional]
+        overload = func._overloadname
+        overload = (
+            (overload.removesuffix("out").removesuffix("_") or "default") if outputs else overload
+        )
+        keys += [getattr(functional, overload, None), functional]
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(
         func.name(), "CompositeImplicitAutograd"
     )
@@ -144,8 +148,9 @@ class Dispatch(TorchDispatchMode):  # type: ignore[misc]
         due.  It may return `EXACT` or `TORCH`, or NotImplemented: then the operation counts as
         one that is not in the table.
     decompositions : callable, optional
-        Gives for an operation a function of its arguments that runs it as other operations, or
-        None.  Operations that torch itself composes of others are always taken apart.
+        Gives for an overload of an operation a function of its arguments that runs it as other
+        operations, or None.  Operations that torch itself composes of others are always taken
+        apart.
     unknown : {"raise", "pass"}
         What to do with an operation on floating-point numbers that no rule covers.
     counts : Counts, optional
@@ -202,16 +207,30 @@ class Dispatch(TorchDispatchMode):  # type: ignore[misc]
         if func.is_view or torch.Tag.inplace_view in func.tags:
             self.counts.exact[name] += 1
             return func(*args, **kwargs)
-        if not outputs:
-            taken_apart = func.decompose if composite else self._decomposition(func)
-            if taken_apart is not None:
-                self.counts.decomposed[name] += 1
-                with self:
-                    return _named(func, taken_apart, args, kwargs)
-        return self._unlisted(func, name, args, kwargs)
+        if composite and not outputs:
+            self.counts.decomposed[name] += 1
+            with self:
+                return _named(func, func.decompose, args, kwargs)
+        taken_apart, functional = self._decomposition(keys, functional=bool(outputs))
+        if taken_apart is None:
+            return self._unlisted(func, name, args, kwargs)
+        self.counts.decomposed[name] += 1
+        given = {key: value for key, value in kwargs.items() if key not in outputs}
+        with self:
+            result = _named(func, taken_apart, args, given)
+        if not functional:
+            return result
+        return _written(func, result, args, [kwargs[key] for key in outputs])
 
-    def _decomposition(self, func: Any) -> Handler | None:
-        return None if self.decompositions is None else self.decompositions(func)
+    def _decomposition(self, keys: Any, *, functional: bool) -> tuple[Handler | None, bool]:
+        """How an operation is taken apart, or its functional variant, and whether it is that."""
+        for key in keys if self.decompositions is not None else ():
+            variant = key is not keys[0]
+            if isinstance(key, torch._ops.OpOverload) and (variant or not functional):
+                found = self.decompositions(key)  # type: ignore[misc]
+                if found is not None:
+                    return found, variant
+        return None, False
 
     def _unlisted(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """An operation that no rule knows: harmless if no floating-point number is involved."""

@@ -21,7 +21,7 @@ _NAMES: Final = """
     logical_and logical_or logical_xor logical_not any all count_nonzero nonzero nonzero_static
     maximum minimum fmax fmin max min amax amin aminmax argmax argmin topk sort msort argsort
     kthvalue median nanmedian mode cummax cummin searchsorted bucketize unique_dim _unique2
-    unique_consecutive
+    unique_consecutive histc bincount
 
     where masked_fill masked_select masked_scatter gather index index_select index_copy index_fill
     _unsafe_index take embedding scatter.src scatter.value clamp clamp_min clamp_max hardtanh relu

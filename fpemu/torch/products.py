@@ -60,6 +60,26 @@ def _plus_products(arithmetic: Arithmetic, x: Any, a: Any, b: Any, **options: An
     return _plus_product(arithmetic, x, left, right, **options)
 
 
+def _grouped_product(
+    arithmetic: Arithmetic,
+    a: Any,
+    b: Any,
+    offs: Any = None,
+    bias: Any = None,
+    out_dtype: Any = None,
+) -> Any:
+    """The product of groups of rows, of which `offs` has the ends, with a matrix each."""
+    rows_alone = a.ndim == 2 and b.ndim == 3 and offs is not None and bias is None
+    if not rows_alone or out_dtype not in (None, a.dtype):
+        return NotImplemented
+    left, right = _checked(a, b)
+    result = np.zeros((left.shape[0], right.shape[2]))
+    ends = offs.tolist()
+    for first, last, matrix in zip([0, *ends], ends, right, strict=False):
+        result[first:last] = arithmetic.product(left[first:last], matrix)
+    return tensor(arithmetic.stored(result), a.dtype)
+
+
 # --- convolutions ---------------------------------------------------------------------------------
 
 
@@ -213,6 +233,7 @@ PRODUCTS: Final[dict[Any, Handler]] = {
     aten.baddbmm.default: _plus_product,
     aten.addmv.default: _plus_product,
     aten.addbmm.default: _plus_products,
+    aten._grouped_mm.default: _grouped_product,
     aten.convolution.default: _convolution,
     aten.convolution_backward.default: _convolution_backward,
 }

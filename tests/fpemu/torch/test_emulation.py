@@ -252,6 +252,20 @@ def test_in_place_operations_write_where_they_should():
             before[:1].expand(4, 4).add_(1.0)
 
 
+def test_variants_of_what_torch_takes_apart_write_too():
+    x = drawn(3, 4)
+    with emulate(elementwise="e8m3") as counts:
+        expected = F.leaky_relu(x, 0.3), F.softplus(x), x.std(1)
+        y = x.clone()
+        assert F.leaky_relu(y, 0.3, inplace=True) is y
+        out, spread = torch.empty(3, 4), torch.empty(3)
+        assert torch.ops.aten.softplus.out(x, out=out) is out
+        torch.std(x, 1, out=spread)
+    for result, exact in zip((y, out, spread), expected, strict=True):
+        assert_same_bits(result, exact)
+    assert {"leaky_relu", "leaky_relu_", "softplus"} <= {*counts.decomposed}
+
+
 # --- attention ------------------------------------------------------------------------------------
 
 

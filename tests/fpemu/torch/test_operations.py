@@ -380,6 +380,17 @@ CASES = {
             + exactly(ADDED)
         ),
     ),
+    "_grouped_mm": (
+        lambda: aten._grouped_mm(LEFT, WIDE, torch.tensor([1, 3], dtype=torch.int32)),
+        lambda: rounded(
+            np.concatenate(
+                [
+                    product(exactly(LEFT)[:1], exactly(WIDE)[0]),
+                    product(exactly(LEFT)[1:], exactly(WIDE)[1]),
+                ]
+            )
+        ),
+    ),
     "convolution": [
         (
             lambda: F.conv1d(SIGNAL, KERNEL, BIAS, stride=2, padding=1, groups=2),
