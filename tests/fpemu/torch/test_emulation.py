@@ -108,6 +108,13 @@ def test_a_wider_format_is_rounded_once_more_where_it_is_stored(dtype):
     assert_same_bits(result, fpemu.round(exact, dtype))
 
 
+def test_what_is_stored_is_not_rounded_to_float32_on_the_way():
+    tiny = torch.tensor([2.0**-30, -(2.0**-30)]).bfloat16()
+    with emulate(elementwise="float64"):
+        result = tiny + (1 + 2.0**-8)  # beside a tie of bfloat16
+    assert_same_bits(result, [1 + 2.0**-7, 1.0])
+
+
 def test_float32_arithmetic_is_what_torch_computes():
     x, y = drawn(3, 1, 50), drawn(4, 50, seed=1)
     double, half = torch.tensor(1 / 3, dtype=torch.float64), drawn(50, seed=2).bfloat16()
