@@ -61,6 +61,10 @@ IN_STEPS = Hardware(
 )
 
 
+def named(spec):
+    return spec if isinstance(spec, str) else getattr(spec, "name", None)
+
+
 def assert_same(found, expected):
     """The same numbers, and zeros of the same sign."""
     np.testing.assert_array_equal(found, expected)
@@ -68,7 +72,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("spec", [*presets(), MIXED, ALIKE, TWICE, IN_STEPS], ids=str)
+@pytest.mark.parametrize("spec", [*presets(), MIXED, ALIKE, TWICE, IN_STEPS], ids=named)
 def test_every_machine_computes_what_the_oracle_does(spec, family):
     """Step by step."""
     machine, tiny = lamp.hardware(spec), FAMILIES[family]
