@@ -556,3 +556,34 @@ def dot(
             f"dot takes vectors and matrices, not shapes {left.shape} and {right.shape}: use matmul"
         )
     return matmul(left, right, accumulator, c=c, convert=convert)
+
+
+# --- sums along rows ------------------------------------------------------------------------------
+
+_ROWS_TOGETHER: Final = 64  # columns that product kernels work on at once
+
+
+def row_sums(rows: Carrier, accumulator: Accumulator) -> Any:
+    """The inner product of each row with ones, the axis kept.
+
+    Rows become columns, because product kernels work on many columns at once.
+    """
+    terms = rows.shape[-1]
+    count = math.prod(rows.shape[:-1])
+    width = max(1, min(count, _ROWS_TOGETHER))
+    groups = -(-count // width)
+    columns = np.zeros((groups, width, terms), rows.dtype)
+    columns.reshape(groups * width, terms)[:count] = rows.reshape(count, terms)
+    sums = matmul(np.ones(terms, rows.dtype), columns.transpose(0, 2, 1), accumulator)
+    return sums.reshape(-1)[:count].reshape(*rows.shape[:-1], 1)
+
+
+def row_sums_of_squares(rows: Carrier, accumulator: Accumulator) -> Any:
+    """The inner product of each row with itself, the axis kept."""
+    # Squares of float32 numbers are exact in float64, and these accumulators use only the product.
+    # Tensor cores also use the exponents of both factors.
+    if rows.dtype == np.float32 and isinstance(accumulator, Sequential | Blocked):
+        wide = rows.astype(np.float64)
+        sums = row_sums(wide * wide, accumulator)
+        return sums.astype(result_dtype(accumulator.format, rows), copy=False)
+    return matmul(rows[..., np.newaxis, :], rows[..., np.newaxis], accumulator)[..., 0]

@@ -24,18 +24,17 @@ from numpy.typing import ArrayLike
 
 from fpemu import formats as _formats
 from fpemu._kernels import launching
-from fpemu.accumulators import Accumulator, Blocked, Sequential
+from fpemu.accumulators import Accumulator, Sequential
 from fpemu.arithmetic import add, divide, multiply, subtract
 from fpemu.carriers import Carrier, as_carrier, result_dtype
 from fpemu.formats import Format, FormatLike
 from fpemu.functions.rounded import exp, rsqrt
-from fpemu.linalg import matmul
+from fpemu.linalg import row_sums, row_sums_of_squares
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 
 __all__ = ["layer_norm", "rms_norm", "softmax"]
 
 _MOST_PRECISION: Final = 24  # of correctly rounded functions
-_ROWS_TOGETHER: Final = 64  # columns that product kernels work on at once
 _MOST_EXACT_FLOAT32: Final = 2**24
 # The random bits of a step depend on its label, so that a new spelling would change results.
 _LABELS: Final = {"centered": "centred", "normalized": "normalised"}
@@ -114,31 +113,6 @@ def _check_epsilon(epsilon: float) -> float:
 
 
 # --- steps ----------------------------------------------------------------------------------------
-
-
-def _sums(rows: Carrier, accumulator: Accumulator) -> Any:
-    """The inner product of each row with ones, the axis kept.
-
-    Rows become columns, because product kernels work on many columns at once.
-    """
-    terms = rows.shape[-1]
-    count = math.prod(rows.shape[:-1])
-    width = max(1, min(count, _ROWS_TOGETHER))
-    groups = -(-count // width)
-    columns = np.zeros((groups, width, terms), rows.dtype)
-    columns.reshape(-1, terms)[:count] = rows.reshape(-1, terms)
-    sums = matmul(np.ones(terms, rows.dtype), columns.transpose(0, 2, 1), accumulator)
-    return sums.reshape(-1)[:count].reshape(*rows.shape[:-1], 1)
-
-
-def _sums_of_squares(rows: Carrier, accumulator: Accumulator) -> Any:
-    """The inner product of each row with itself, the axis kept."""
-    # Squares of float32 numbers are exact in float64, and these accumulators use only the product.
-    # Tensor cores also use the exponents of both factors.
-    if rows.dtype == np.float32 and isinstance(accumulator, Sequential | Blocked):
-        wide = rows.astype(np.float64)
-        return _narrowed(_sums(wide * wide, accumulator), accumulator.format, rows)
-    return matmul(rows[..., np.newaxis, :], rows[..., np.newaxis], accumulator)[..., 0]
 
 
 def _means(sums: Any, count: int, format: Format, rounding: Rounding) -> Any:
@@ -240,7 +214,7 @@ def softmax(
     differences = subtract(held, largest, of_difference, call.draws("difference"))
     exponentials = exp(differences, of_exponential, call.draws("exponential"))
     exponentials[masked] = 0.0
-    sums = _sums(exponentials, call.accumulator)
+    sums = row_sums(exponentials, call.accumulator)
     return call.result(divide(exponentials, sums, call.format, call.draws("quotient")))
 
 
@@ -339,7 +313,7 @@ def layer_norm(
     _check_function(of_statistics, "statistics", "rsqrt")
     of_centered, of_normalized = call.step(centered), call.step(normalized)
     of_scaled = call.step(scaled)
-    sums = _sums(call.rows, call.accumulator)
+    sums = row_sums(call.rows, call.accumulator)
     means = _means(sums, count, of_statistics, call.draws("mean"))
     deviations = subtract(call.rows, means, of_centered, call.draws("centered"))
     factors = _reciprocal_roots(deviations, epsilon, of_statistics, call)
@@ -407,7 +381,7 @@ def rms_norm(
 
 def _reciprocal_roots(deviations: Carrier, epsilon: float, format: Format, call: _Call) -> Any:
     """``1 / sqrt(mean(deviations**2) + epsilon)``, every step rounded into a format."""
-    sums = _sums_of_squares(deviations, call.accumulator.derived("squares"))
+    sums = row_sums_of_squares(deviations, call.accumulator.derived("squares"))
     squares = _means(sums, deviations.shape[-1], format, call.draws("variance"))
     raised = add(squares, epsilon, format, call.draws("epsilon"))
     return _narrowed(rsqrt(raised, format, call.draws("root")), format, call.rows)
