@@ -33,6 +33,7 @@ FLOORS = {
         "devices",
         "arrays",
         "jit",
+        "torch",
         "reference",
         "explain",
         "cli",

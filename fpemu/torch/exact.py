@@ -1,0 +1,53 @@
+"""The operations that round nothing: they select, move, compare or make numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+
+from fpemu.torch.dispatch import EXACT
+
+__all__ = ["EXACT_OPERATIONS"]
+
+_NAMES: Final = """
+    eq ne lt le gt ge equal isnan isinf isfinite isposinf isneginf signbit isin is_nonzero
+    logical_and logical_or logical_xor logical_not any all count_nonzero nonzero nonzero_static
+    maximum minimum fmax fmin max min amax amin aminmax argmax argmin topk sort msort argsort
+    kthvalue median nanmedian mode cummax cummin searchsorted bucketize unique_dim _unique2
+    unique_consecutive
+
+    where masked_fill masked_select masked_scatter gather index index_select index_copy index_fill
+    _unsafe_index take embedding scatter.src scatter.value clamp clamp_min clamp_max hardtanh relu
+    relu6 threshold abs neg positive sign sgn floor ceil trunc round.default frac copysign nextafter
+    heaviside nan_to_num
+
+    clone _to_copy copy contiguous cat stack _stack _cat repeat repeat_interleave tile roll flip
+    rot90 tril triu diag diag_embed constant_pad_nd reflection_pad1d reflection_pad2d
+    reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pixel_shuffle
+    pixel_unshuffle channel_shuffle im2col max_pool2d_with_indices max_pool3d_with_indices
+    adaptive_max_pool2d adaptive_max_pool3d max_unpool2d max_unpool3d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+    _upsample_nearest_exact3d diagonal_scatter slice_scatter select_scatter as_strided_scatter
+    unsafe_split unsafe_split_with_sizes unsafe_chunk split_with_sizes_copy _unsafe_view
+    _reshape_alias _reshape_copy view_copy lift lift_fresh lift_fresh_copy detach detach_
+    resize resize_as set_ _local_scalar_dense view_as_real view_as_complex real imag unfold_copy
+    _pack_padded_sequence _pad_packed_sequence
+
+    zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_empty new_zeros
+    new_ones new_full new_empty_strided empty_permuted fill zero uniform normal random exponential
+    bernoulli multinomial normal_functional
+""".split()  # noqa: SIM905 - a list of so many strings would be a page
+
+
+def _operations() -> Iterator[Any]:
+    for name in _NAMES:
+        packet, _, overload = name.partition(".")
+        found = getattr(torch.ops.aten, packet, None)
+        if found is not None:  # by this version of torch
+            yield getattr(found, overload) if overload else found
+
+
+EXACT_OPERATIONS: Final = dict.fromkeys(_operations(), EXACT)
+"""The table of the operations that round nothing."""
