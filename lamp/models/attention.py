@@ -129,8 +129,8 @@ def attention(
     observe : callable, optional
         Is shown, by name, ``"low_scores"`` (before recomputation), ``"mask"`` (which are
         recomputed), ``"scores"`` and ``"probabilities"``, all of shape (heads, rows, tokens) with
-        zeros for keys that a row does not see.  By tiles there are no probabilities: those of the scores in float64
-        are shown.
+        zeros for keys that a row does not see.  By tiles there are no probabilities: those of the
+        scores in float64 are shown.
 
     Returns
     -------

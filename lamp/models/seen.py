@@ -88,7 +88,9 @@ class Seen:
         if self.columns is None:
             return x
         out = np.zeros((*x.shape[:2], self.tokens), x.dtype)
-        np.put_along_axis(out, self.columns[np.newaxis], np.where(self._exist, x, x.dtype.type(0)), 2)
+        np.put_along_axis(
+            out, self.columns[np.newaxis], np.where(self._exist, x, x.dtype.type(0)), 2
+        )
         return out
 
     @property

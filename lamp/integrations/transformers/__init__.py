@@ -8,7 +8,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"lamp.simulate needs {error.name}, which is not installed: "
-        "pip install 'fpemu-lamp[torch]'",
+        "pip install 'fpemu-lamp[torch,transformers]'",
         name=error.name,
     ) from error
 

@@ -7,6 +7,7 @@ A module is tried on a few numbers and compared with the definitions that this p
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lamp.models import ACTIVATIONS, Rotary
+from lamp._kernels.activations import ACTIVATIONS
+from lamp.models import Rotary
 
 __all__ = [
     "NormKind",
     "RotaryKind",
     "activation_of",
+    "is_experts",
     "is_linear",
     "norm_of",
     "rotary_of",
@@ -35,6 +38,13 @@ _POINTS: Final = 6  # positions that a rotary embedding is tried at
 
 
 # --- linear layers --------------------------------------------------------------------------------
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether a module holds the feed-forward layers of several experts, as transformers does."""
+    own = dict(module.named_parameters(recurse=False))
+    down = own.get("down_proj")
+    return down is not None and down.ndim == 3 and hasattr(module, "is_transposed")
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -77,12 +87,12 @@ def norm_of(module: nn.Module) -> NormKind | None:
     if found is None:
         return None
     w, b = (
-        None if each is None else each.detach().double().numpy()
-        for each in (weight, parameters.get("bias"))
+        each.detach().double().numpy()
+        for each in (weight, parameters.get("bias", torch.zeros_like(weight)))
     )
     for centered in (True, False):
         for one_more in (False, True):
-            expected = _norm(x, centered, epsilon) * (w + one_more) + (0 if b is None else b)
+            expected = _norm(x, centered, epsilon) * (w + float(one_more)) + b
             if found.shape == x.shape and np.allclose(found, expected, _CLOSE, _CLOSE):
                 return NormKind(centered, one_more, epsilon)
     return None
@@ -90,9 +100,7 @@ def norm_of(module: nn.Module) -> NormKind | None:
 
 def _norm(x: NDArray[Any], centered: bool, epsilon: float) -> NDArray[Any]:
     deviations = x - x.mean(axis=-1, keepdims=True) if centered else x
-    return np.asarray(
-        deviations / np.sqrt((deviations**2).mean(axis=-1, keepdims=True) + epsilon)
-    )
+    return np.asarray(deviations / np.sqrt((deviations**2).mean(axis=-1, keepdims=True) + epsilon))
 
 
 def _numbers(shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -142,21 +150,24 @@ class RotaryKind:
         The type of the layer, the angles, and what cosines and sines are multiplied by.
     halves : bool
         Whether its tables hold every angle once rather than twice.
+    sine_first : bool
+        Whether the sines come before the cosines.
     """
 
     angles: tuple[tuple[str, Rotary, float], ...]
     halves: bool
+    sine_first: bool = False
 
     def tables(
         self, positions: NDArray[np.int64], layer_type: str
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Cosines and sines at positions of any shape, in float64."""
+        """Cosines and sines at positions of any shape, in float64, in the module's order."""
         rotary, scaling = next((r, s) for name, r, s in self.angles if name == layer_type)
         first = int(positions.min())
         cosine, sine = rotary.tables(first, int(positions.max()) - first + 1)
         found = [table[positions - first] * scaling for table in (cosine, sine)]
         cosine, sine = (x if self.halves else np.concatenate([x, x], -1) for x in found)
-        return cosine, sine
+        return (sine, cosine) if self.sine_first else (cosine, sine)
 
 
 def rotary_of(module: nn.Module) -> RotaryKind | None:
@@ -173,13 +184,19 @@ def rotary_of(module: nn.Module) -> RotaryKind | None:
         for name in buffers
         if name.endswith("inv_freq") and "original" not in name
     ]
-    if not types or any(True for _ in module.parameters()):
+    if any(True for _ in module.parameters()) or any(True for _ in module.children()):
         return None
-    angles = tuple((name, *_angles(module, name, buffers)) for name in types)
+    tables = [b for b in buffers.values() if b.ndim == 2 and b.is_floating_point()]
+    if types:
+        angles = tuple((name, *_angles(module, name, buffers)) for name in types)
+    elif len(tables) == 1 and len(buffers) == 1 and tables[0].shape[1] % 2 == 0:
+        types, angles = [""], (("", Rotary(tables[0].shape[1]), 1.0),)
+    else:
+        return None
     position = torch.arange(_POINTS)[np.newaxis]
     x = torch.zeros(1, _POINTS, 2)
-    for halves in (False, True):
-        kind = RotaryKind(angles, halves)
+    for halves, sine_first in itertools.product((False, True), repeat=2):
+        kind = RotaryKind(angles, halves, sine_first)
         if all(_agrees(module, kind, name, x, position) for name in types):
             return kind
     raise ValueError(
