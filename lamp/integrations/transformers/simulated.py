@@ -28,6 +28,7 @@ from lamp.models import Decoder, Forward, Shape
 
 __all__ = ["Simulated", "simulate"]
 
+_PLAIN: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _MANY: Final = 2**31 - 1  # positions of a model that has no limit
 
 
@@ -207,6 +208,12 @@ def _copied(model: nn.Module, weights: Callable[[str, torch.Tensor], torch.Tenso
 
 def _skeleton(model: nn.Module) -> nn.Module:
     """A copy of a model that shares its weights and calls our attention."""
+    for name, parameter in model.named_parameters():
+        if parameter.dtype not in _PLAIN:
+            raise ValueError(
+                f"{name} holds numbers of type {parameter.dtype}: quantized weights are not "
+                "implemented"
+            )
     found = _copied(model, lambda name, numbers: numbers)
     found.eval()
     for config in _configs(found):
@@ -226,10 +233,6 @@ def _weights(name: str, numbers: torch.Tensor, *, hardware: Hardware) -> torch.T
     carrier = torch.float32 if hardware.carrier == np.float32 else torch.float64
     if not name:
         return numbers.to(torch.promote_types(numbers.dtype, carrier))
-    if numbers.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-        raise ValueError(
-            f"{name} holds numbers of type {numbers.dtype}: quantized weights are not implemented"
-        )
     plain = numbers if numbers.dtype == torch.float64 else numbers.float()
     held = array(plain.contiguous())
     if not np.isfinite(held).all():
