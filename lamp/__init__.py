@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lamp import bounds, testing
     from lamp.bounds import compositions, evaluations
     from lamp.evaluation import Metrics, evaluate
+    from lamp.integrations import simulate
     from lamp.lookahead import LAMP, select
     from lamp.machines import Function, Hardware, Product, Sum, Tiled, hardware
     from lamp.models import GPT2, Llama, calibrated, certify, checkpoints, from_pretrained
@@ -37,6 +38,7 @@ __all__ = [
     "from_pretrained",
     "hardware",
     "select",
+    "simulate",
     "sweep",
     "testing",
 ]
@@ -45,6 +47,7 @@ __all__ = [
 _NAMES: Final = {
     "bounds": "compositions evaluations",
     "evaluation": "Metrics evaluate",
+    "integrations": "simulate",
     "lookahead": "LAMP select",
     "machines": "Function Hardware Product Sum Tiled hardware",
     "models": "GPT2 Llama calibrated certify checkpoints from_pretrained",

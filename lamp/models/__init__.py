@@ -1,6 +1,6 @@
 """Language models in numpy and Numba: GPT-2 and Llama, their checkpoints and tokenizers."""
 
-from lamp.models import checkpoints, loading
+from lamp.models import attention, checkpoints, layers, loading, transformer
 from lamp.models.calibration import calibrated
 from lamp.models.certificates import Certificate, certify
 from lamp.models.decoder import Decoder
@@ -8,9 +8,11 @@ from lamp.models.gpt2 import GPT2
 from lamp.models.llama import Llama
 from lamp.models.loading import from_pretrained, reader
 from lamp.models.propagation import FirstOrder, first_order
+from lamp.models.rotary import Rotary
 from lamp.models.sampling import Sampler
 from lamp.models.tokenizer import Tokenizer
-from lamp.models.transformer import Forward
+from lamp.models.transformer import Forward, State
+from lamp.models.weights import Shape
 
 __all__ = [
     "GPT2",
@@ -19,13 +21,19 @@ __all__ = [
     "FirstOrder",
     "Forward",
     "Llama",
+    "Rotary",
     "Sampler",
+    "Shape",
+    "State",
     "Tokenizer",
+    "attention",
     "calibrated",
     "certify",
     "checkpoints",
     "first_order",
     "from_pretrained",
+    "layers",
     "loading",
     "reader",
+    "transformer",
 ]
