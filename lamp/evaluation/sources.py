@@ -8,6 +8,7 @@ is read and tokenized than its first tokens depend on.
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib
 import itertools
 import json
@@ -44,9 +45,20 @@ HELD_OUT: Final = "held-out"
 STANDARD_INPUT: Final = "-"
 """The name of standard input."""
 
-_SUFFIXES: Final = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-_NO_TEXTS: Final = (".json", ".csv", ".tsv", ".xlsx")
+_SUFFIXES: Final = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".tsv": "csv",
+}
+_PACKED: Final = (".gz", ".bz2", ".xz")
+"""Endings that compressed files have behind their own."""
+_NO_TEXTS: Final = (".doc", ".docx", ".epub", ".ods", ".pdf", ".xls", ".xlsx", ".zip", ".zst")
 """Endings of files whose texts would have to be taken out of them."""
+_DELIMITERS: Final = ",;\t"
+_LONGEST_CELL: Final = 2**24  # characters
 _SEPARATOR: Final = "\n\n"
 _EXTRAS: Final = {"pyarrow": "parquet", "datasets": "datasets"}
 _ROWS: Final = 1024  # of a table that are in memory at a time
@@ -63,12 +75,14 @@ class Source:
     ----------
     source : str
         A file, ``"held-out"``, ``"-"`` for standard input, or the name of a data set.
-    kind : {"plain", "jsonl", "parquet", "datasets"}, optional
-        By default the file's ending decides; .json, .csv and the like are refused.  ``"plain"``:
-        UTF-8; lines end with a line feed whatever they end with in the file, and a byte-order mark
-        is left out.  ``"jsonl"``: a JSON object on each line.  ``"parquet"``: a table; needs the
-        extra ``parquet``.  ``"datasets"``: a name on the Hugging Face hub or a directory; needs the
-        extra ``datasets``.
+    kind : {"plain", "json", "jsonl", "csv", "parquet", "datasets"}, optional
+        By default the file's ending decides.  ``"plain"``: UTF-8, or UTF-16 and UTF-32 with a
+        byte-order mark, which is left out; lines end with a line feed whatever they end with in the
+        file.  ``"json"``: an array of texts or of objects, or one object.  ``"jsonl"``: a JSON
+        object on each line.  ``"csv"``: a table with a heading, its columns separated by commas,
+        semicolons or tabs.  ``"parquet"``: a table; needs the extra ``parquet``.  ``"datasets"``: a
+        name on the Hugging Face hub or a directory; needs the extra ``datasets``.  Files but those
+        of Parquet may be compressed by gzip, bzip2 or xz; what is compressed has no known length.
     field : str
         The field of the objects, the table or the data set that holds the text.
     subset : str, optional
@@ -118,18 +132,20 @@ class Source:
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source:
             raise ValueError(f"source must be a file, a name or '-', not {self.source!r}")
-        suffix = Path(self.source).suffix.lower()
+        suffix = _suffix(self.source)
         if not self.kind and suffix in _NO_TEXTS:
             raise ValueError(
-                f"{self.source!r} is not read as a text: expected plain text, .jsonl with a JSON "
-                "object on each line, or .parquet; kind = 'plain' takes it as it is"
+                f"{self.source!r} is not read as a text: expected plain text, "
+                f"{', '.join(_SUFFIXES)}, or one of them compressed ({', '.join(_PACKED)}); "
+                "kind = 'plain' takes it as it is"
             )
         kind = self.kind or _SUFFIXES.get(suffix, "plain")
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r}: expected {', '.join(KINDS)}")
         object.__setattr__(self, "kind", kind)
-        if self.is_given and kind not in ("plain", "jsonl"):
-            raise ValueError(f"{self.source!r} cannot be of kind {kind!r}: expected plain or jsonl")
+        if self.is_given and kind not in _OF_TEXT:
+            expected = ", ".join(_OF_TEXT)
+            raise ValueError(f"{self.source!r} cannot be of kind {kind!r}: expected {expected}")
         for field in ("tokens", "length", "stride"):
             if getattr(self, field) is not None:
                 self._make_integer(field, 1, "a positive integer")
@@ -375,32 +391,83 @@ def _jsonl(source: Source, given: Stream | None) -> Iterator[Stream]:
         for number, line in enumerate(stream.lines(), 1):
             if line.strip():
                 where = f"{source.source}, line {number}"
-                yield _field(_record(line, where), source, where)
+                yield _field(_object(_parsed(line, where), where), source, where)
 
 
-def _record(line: str, where: str) -> dict[str, Any]:
-    """The JSON object on a line."""
+def _json(source: Source, given: Stream | None) -> Iterator[Stream]:
+    with _opened(source, given, keep=True) as stream:
+        found = _parsed(stream.head(), source.source)
+    if not isinstance(found, list):
+        yield _field(_object(found, source.source), source, source.source)
+        return
+    for number, entry in enumerate(found):
+        where = f"{source.source}, entry {number}"
+        if isinstance(entry, str):
+            yield _text(entry, "it", where)
+        else:
+            yield _field(_object(entry, where), source, where)
+
+
+def _parsed(text: str, where: str) -> Any:
+    """What a text in JSON stands for."""
     try:
-        record = json.loads(line)
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError(f"{where} is not JSON: it is nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"{where} is not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} is not a JSON object, but {line.strip()[:40]!r}")
-    return record
+
+
+def _object(found: Any, where: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} is not a JSON object, but {json.dumps(found)[:40]}")
+    return found
+
+
+def _csv(source: Source, given: Stream | None) -> Iterator[Stream]:
+    with _opened(source, given, keep=source.is_given) as stream:
+        lines = (line + "\n" for line in stream.lines())
+        heading = next((line for line in lines if line.strip()), "")
+        delimiter = _delimiter(heading, source)
+        # The library's own limit is one of the process, and too low for documents.
+        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+        rows = csv.DictReader(
+            itertools.chain([heading], lines), delimiter=delimiter, strict=True, restval=""
+        )
+        try:
+            for number, row in enumerate(rows):
+                where = f"{source.source}, row {number}"
+                if None in row:
+                    raise ValueError(f"{where} has more cells than the heading has columns")
+                yield _field(row, source, where)
+        except csv.Error as error:
+            raise ValueError(f"{source.source} is not a table: {error}") from error
+
+
+def _delimiter(heading: str, source: Source) -> str:
+    """What separates columns, so that the field is one of them."""
+    for delimiter in _DELIMITERS:
+        names = next(csv.reader([heading], delimiter=delimiter), [])
+        if source.field in names:
+            return delimiter
+    raise ValueError(
+        f"{source.source} has no column {source.field!r} in its heading: {heading.strip()[:80]!r}"
+    )
 
 
 def _field(record: dict[str, Any], source: Source, where: str) -> Stream:
     if source.field not in record:
         raise ValueError(f"{where} has no field {source.field!r}: it has {', '.join(record)}")
-    value = record[source.field]
+    return _text(record[source.field], f"field {source.field!r}", where)
+
+
+def _text(value: Any, what: str, where: str) -> Stream:
     if not isinstance(value, str):
-        raise ValueError(f"{where}: field {source.field!r} is not a string, but {value!r:.40}")
+        raise ValueError(f"{where}: {what} is not a string, but {value!r:.40}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: field {source.field!r} is not Unicode: {error}") from error
+        raise ValueError(f"{where}: {what} is not Unicode: {error}") from error
     return Stream.of(value, where)
 
 
@@ -449,9 +516,20 @@ def _module(name: str, source: Source) -> ModuleType:
         ) from error
 
 
-KINDS: Final[dict[str, Callable[[Source, Stream | None], Iterator[Stream]]]] = {
+def _suffix(name: str) -> str:
+    """The ending that tells a file's kind, without that of its compression."""
+    path = Path(name.lower())
+    return (path.with_suffix("") if path.suffix in _PACKED else path).suffix
+
+
+_OF_TEXT: Final[dict[str, Callable[[Source, Stream | None], Iterator[Stream]]]] = {
     "plain": _plain,
+    "json": _json,
     "jsonl": _jsonl,
+    "csv": _csv,
+}
+KINDS: Final[dict[str, Callable[[Source, Stream | None], Iterator[Stream]]]] = {
+    **_OF_TEXT,
     "parquet": _parquet,
     "datasets": _dataset,
 }

@@ -1,8 +1,12 @@
 """Texts from all kinds of sources: the documents, in order, as tokens in windows."""
 
+import bz2
+import csv
+import gzip
 import io
 import itertools
 import json
+import lzma
 import sys
 import types
 from pathlib import Path
@@ -34,6 +38,16 @@ def write_jsonl(path, field="text"):
     path.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
 
 
+def write_json(path, field="text"):
+    path.write_text(json.dumps([{"id": i, field: text} for i, text in enumerate(DOCUMENTS)]))
+
+
+def write_csv(path, field="text", delimiter=","):
+    rows = [("id", field), *enumerate(DOCUMENTS)]
+    with path.open("w", encoding="utf-8", newline="") as opened:
+        csv.writer(opened, delimiter=delimiter).writerows(rows)
+
+
 def write_parquet(path, field="text"):
     table = pyarrow.table({"id": range(len(DOCUMENTS)), field: DOCUMENTS})
     pyarrow.parquet.write_table(table, path, row_group_size=3)
@@ -44,13 +58,66 @@ def write_parquet(path, field="text"):
 
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("a.jsonl", write_jsonl), ("a.ndjson", write_jsonl), ("a.parquet", write_parquet)],
+    [
+        ("a.jsonl", write_jsonl),
+        ("a.ndjson", write_jsonl),
+        ("a.json", write_json),
+        ("a.csv", write_csv),
+        ("a.tsv", lambda path, field: write_csv(path, field, "\t")),
+        ("a.csv", lambda path, field: write_csv(path, field, ";")),
+        ("a.parquet", write_parquet),
+    ],
 )
 @pytest.mark.parametrize("field", ["text", "body"])
 def test_documents_come_in_order_and_blank_ones_not(tmp_path, name, write, field):
     write(tmp_path / name, field)
     source = Source(str(tmp_path / name), field=field)
     assert list(source.documents()) == KEPT
+
+
+def test_a_json_file_may_hold_texts_alone_or_one_object(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(DOCUMENTS))
+    assert list(Source(str(tmp_path / "a.json")).documents()) == KEPT
+    (tmp_path / "a.json").write_text('{"id": 1, "text": "alone"}')
+    assert list(Source(str(tmp_path / "a.json")).documents()) == ["alone"]
+
+
+def test_cells_of_a_table_may_have_several_lines_and_quotes(tmp_path):
+    text = 'one, "two"\n\nthree'
+    with (tmp_path / "a.csv").open("w", newline="") as opened:
+        csv.writer(opened).writerows([("text",), (text,), ("x" * 200_000,)])
+    assert list(Source(str(tmp_path / "a.csv")).documents()) == [text, "x" * 200_000]
+
+
+@pytest.mark.parametrize(("ending", "pack"), [("gz", gzip), ("bz2", bz2), ("xz", lzma)])
+def test_compressed_files_are_those_that_were_compressed(tmp_path, model, ending, pack):
+    text = "Now is the winter of our discontent\r\n" * 5000
+    for name, content in (("a.TXT", text), ("a.jsonl", '{"text": "one"}\n{"text": "two"}\n')):
+        (tmp_path / f"{name}.{ending}").write_bytes(pack.compress(content.encode()))
+    plain = str(tmp_path / f"a.TXT.{ending}")
+    assert list(Source(plain).documents()) == [text.replace("\r\n", "\n")]
+    assert list(Source(str(tmp_path / f"a.jsonl.{ending}")).documents()) == ["one", "two"]
+    found = Source(plain, tokens=64).read(model)
+    assert found.notes() == [f"{plain}: the first 64 tokens are read, and it has more"]
+    (tmp_path / f"b.{ending}").write_bytes(pack.compress(text.encode() * 9)[:-20])
+    with pytest.raises(ValueError, match=rf"b\.{ending} is a compressed file, but broken: "):
+        list(Source(str(tmp_path / f"b.{ending}")).documents())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_mark_tells_the_encoding(tmp_path, model, encoding):
+    text = "Grüße\r\n" * 20_000
+    for order in ("le", "be"):
+        content = ("\ufeff" + text).encode(f"{encoding}-{order}")
+        (tmp_path / "a.txt").write_bytes(content)
+        source = Source(str(tmp_path / "a.txt"), tokens=64)
+        assert list(source.documents()) == [text.replace("\r\n", "\n")]
+        (note,) = source.read(model).notes()
+        plain = tmp_path / "b.txt"
+        plain.write_bytes(text.encode())
+        (expected,) = Source(str(plain), tokens=64).read(model).notes()
+        share, other = (float(each.split()[-4]) for each in (note, expected))
+        assert share == pytest.approx(other, rel=0.5)
 
 
 def test_a_plain_text_is_one_document(tmp_path):
@@ -127,7 +194,16 @@ def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch, kind, pa
         ("a.jsonl", b"[" * 10**5, ValueError, "a.jsonl, line 1 is not JSON: it is nested too"),
         ("a.jsonl", b'{"text": "\\ud800"}', ValueError, "line 1: field 'text' is not Unicode"),
         ("a.txt", "text".encode("utf-16-le"), ValueError, "a.txt is not UTF-8 text: it holds null"),
-        ("a.txt", "text".encode("utf-16"), ValueError, "a.txt is not UTF-8 text"),
+        ("a.txt", "text".encode("utf-16")[:-1], ValueError, "a.txt is not UTF-16 text"),
+        ("a.json", b'[{"text": "x"}, 7]', ValueError, "entry 1 is not a JSON object, but 7"),
+        ("a.json", b'[{"text": "x"}, {"a": 7}]', ValueError, "entry 1 has no field 'text'"),
+        ("a.json", b'["x", "\\ud800"]', ValueError, "entry 1: it is not Unicode"),
+        ("a.json", b'{"text": "x"}\n{"text": "y"}', ValueError, "a.json is not JSON: Extra data"),
+        ("a.json", b"7", ValueError, "a.json is not a JSON object, but 7"),
+        ("a.csv", b"a,b\n1,2\n", ValueError, "no column 'text' in its heading: 'a,b'"),
+        ("a.csv", b"", ValueError, "no column 'text' in its heading: ''"),
+        ("a.csv", b"text,n\none, two,1\n", ValueError, "row 0 has more cells than the heading"),
+        ("a.csv", b'text,n\n"one"two,1\n', ValueError, "a.csv is not a table: "),
         ("a.parquet", b"PAR1 not", ValueError, "a.parquet is not a Parquet file"),
         ("a.txt", b"\xff", ValueError, "a.txt is not UTF-8 text"),
         ("a.txt", b" \n", ValueError, "a.txt holds no text"),
@@ -298,7 +374,7 @@ def test_standard_input_is_shared_by_sources_and_not_closed(monkeypatch, model):
     assert not buffer.closed
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.TSV", "a.xlsx"])
+@pytest.mark.parametrize("name", ["a.pdf", "a.txt.zst", "a.XLSX"])
 def test_files_that_hold_texts_in_another_form_are_refused(tmp_path, name):
     (tmp_path / name).write_text('["one", "two"]')
     with pytest.raises(ValueError, match=rf"{name}' is not read as a text: expected plain text, "):
@@ -374,7 +450,10 @@ def test_a_window_that_does_not_fit_the_model_is_refused(model):
     [
         ({"source": ""}, "source must be a file"),
         ({"source": 7}, "source must be a file"),
-        ({"kind": "csv"}, "unknown kind 'csv': expected plain, jsonl, parquet, datasets"),
+        (
+            {"kind": "html"},
+            "unknown kind 'html': expected plain, json, jsonl, csv, parquet, datasets",
+        ),
         ({"source": "-", "kind": "parquet"}, "'-' cannot be of kind 'parquet'"),
         ({"tokens": 0}, "tokens must be a positive integer, not 0"),
         ({"tokens": "many"}, "tokens must be a positive integer, not 'many'"),
@@ -412,4 +491,4 @@ def test_files_are_looked_for_in_a_folder_and_keep_their_names(tmp_path):
 
 
 def test_every_kind_is_known():
-    assert list(sources.KINDS) == ["plain", "jsonl", "parquet", "datasets"]
+    assert list(sources.KINDS) == ["plain", "json", "jsonl", "csv", "parquet", "datasets"]
