@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamp._files import Stream
-from lamp.evaluation.texts import Text, window_sizes
+from lamp.evaluation.texts import Text, fitting, window_sizes
 from lamp.models import checkpoints
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Source:
     split : str
         The split of a data set.
     tokens : int, optional
-        The number of tokens to take from the start; None for all.
+        The number of tokens to take from the start, with those that begin windows; None for all.
     length : int, optional
         The number of tokens in a window; by default as many as the model has positions, at most
         512.
@@ -100,8 +100,12 @@ class Source:
         Whether the tokens that were taken are shuffled: a control that is no language.
     seed : int
         The seed of the shuffling.
+    special_tokens : bool
+        Whether every window begins with the tokens that the model's tokenizer puts in front of a
+        text, and the text ends with those that it puts behind one.
     name : str
-        The label of the text; by default the source, and whether it is shuffled.
+        The label of the text; by default the source, whether it is shuffled, and whether its
+        special tokens are left out.
 
     Raises
     ------
@@ -127,6 +131,7 @@ class Source:
     stride: int | None = None
     shuffled: bool = False
     seed: int = 0
+    special_tokens: bool = True
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -149,8 +154,9 @@ class Source:
         for field in ("tokens", "length", "stride"):
             if getattr(self, field) is not None:
                 self._make_integer(field, 1, "a positive integer")
-        if not isinstance(self.shuffled, bool):
-            raise ValueError(f"shuffled must be true or false, not {self.shuffled!r}")
+        for field in ("shuffled", "special_tokens"):
+            if not isinstance(getattr(self, field), bool):
+                raise ValueError(f"{field} must be true or false, not {getattr(self, field)!r}")
         self._make_integer("seed", 0, "an integer from 0")
         for field in ("field", "subset", "split", "name"):
             if not isinstance(getattr(self, field), str):
@@ -171,7 +177,8 @@ class Source:
     @property
     def label(self) -> str:
         """The name of the text for people."""
-        return self.name or self.source + (", shuffled" if self.shuffled else "")
+        plain = "" if self.special_tokens else ", without special tokens"
+        return self.name or self.source + (", shuffled" if self.shuffled else "") + plain
 
     def inside(self, folder: Path) -> Source:
         """Return the source with its file relative to a folder.
@@ -224,8 +231,8 @@ class Source:
     def read(self, model: Decoder, given: str | Stream | None = None) -> Text:
         """Read the text as tokens of a model.
 
-        The tokens that the model's tokenizer puts in front of a text are in front of the first
-        document; those that it puts behind are behind the last, if that is read to its end.
+        The tokens that the model's tokenizer puts in front of a text are in front of every window;
+        those that it puts behind are behind the last document, if that is read to its end.
 
         Parameters
         ----------
@@ -245,22 +252,23 @@ class Source:
         ValueError
             As :meth:`documents`, or if a window does not fit the model.
         """
-        window_sizes(model, self.length, self.stride)
-        before, after = _around(model)
-        parts, count, share = [before], len(before), None
+        before, after = _around(model) if self.special_tokens else ((), ())
+        sizes = window_sizes(model, self.length, self.stride, len(before))
+        most = None if self.tokens is None else fitting(self.tokens, *sizes, len(before))
+        parts: list[NDArray[np.int64]] = []
+        count, share = 0, None
         with contextlib.closing(self._documents(given)) as documents:
             for document in documents:
-                wanted = None if self.tokens is None else max(self.tokens - count, 0)
-                separator = _SEPARATOR if len(parts) > 1 else ""
-                part = _first_tokens(model, separator, document, wanted)
+                wanted = None if most is None else max(most - count, 0)
+                part = _first_tokens(model, _SEPARATOR if parts else "", document, wanted)
                 parts.append(part.tokens)
                 count += len(part.tokens)
-                if part.is_cut or (count == self.tokens and _has_more(documents)):
+                if part.is_cut or (count == most and _has_more(documents)):
                     share = part.share
                     break
             else:
-                parts.append(after)
-        return Text.of(
+                parts.append(np.array(after, np.int64))
+        text = Text.of(
             np.concatenate(parts),
             model,
             source=self.label,
@@ -268,29 +276,29 @@ class Source:
             length=self.length,
             stride=self.stride,
             shuffled=self.seed if self.shuffled else None,
-            kept=len(before),
-            left_out=self._left_out(share),
+            begins=before,
         )
+        return replace(text, left_out=self._left_out(share, text.read) or text.left_out)
 
-    def _left_out(self, share: float | None) -> str:
+    def _left_out(self, share: float | None, read: int) -> str:
         """What is not read of the source, in words; `share` of it is read, None for all of it."""
         if share is None or self.source == HELD_OUT:
             return ""
         part = f", about {100 * share:.2g} % of it" if share else ", and it has more"
-        return f"{self.label}: the first {self.tokens} tokens are read{part}"
+        return f"{self.label}: the first {read} tokens are read{part}"
 
 
 # --- tokens ---------------------------------------------------------------------------------------
 
 
-def _around(model: Decoder) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _around(model: Decoder) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The tokens that a tokenizer puts in front of a text and behind it."""
-    whole, plain = model.encode(_SAMPLE), model.encode(_SAMPLE, add_special_tokens=False)
-    extra = len(whole) - len(plain)
-    for first in range(extra + 1):
-        if np.array_equal(whole[first : first + len(plain)], plain):
+    whole = tuple(model.encode(_SAMPLE).tolist())
+    plain = tuple(model.encode(_SAMPLE, add_special_tokens=False).tolist())
+    for first in range(len(whole) - len(plain) + 1):
+        if whole[first : first + len(plain)] == plain:
             return whole[:first], whole[first + len(plain) :]
-    return whole[:0], whole[:0]
+    return (), ()
 
 
 class _Part(NamedTuple):

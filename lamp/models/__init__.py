@@ -3,6 +3,7 @@
 from lamp.models import checkpoints, loading
 from lamp.models.calibration import calibrated
 from lamp.models.certificates import Certificate, certify
+from lamp.models.continuation import Continuation
 from lamp.models.decoder import Decoder
 from lamp.models.gpt2 import GPT2
 from lamp.models.llama import Llama
@@ -15,6 +16,7 @@ from lamp.models.transformer import Forward
 __all__ = [
     "GPT2",
     "Certificate",
+    "Continuation",
     "Decoder",
     "FirstOrder",
     "Forward",

@@ -270,8 +270,9 @@ STRETCHES = st.sampled_from(
 def test_the_first_tokens_are_those_of_the_whole_text(model, spaced, parts, count):
     text = "x" + "".join(parts)
     for reader in (model, spaced):
-        whole = reader.encode(text)
-        found = Source("-", tokens=count, length=64).read(reader, text)
+        whole = reader.encode(text, add_special_tokens=False)
+        source = Source("-", tokens=count, length=64, special_tokens=False)
+        found = source.read(reader, text)
         np.testing.assert_array_equal(found.tokens, whole[:count])
         assert bool(found.left_out) == (len(whole) > count)
 
@@ -336,14 +337,81 @@ def test_texts_begin_with_the_token_of_their_tokenizer(tmp_path, spaced):
     path = str(tmp_path / "a.jsonl")
     parts = [KEPT[0], *("\n\n" + text for text in KEPT[1:])]
     plain = [n for part in parts for n in spaced.encode(part, add_special_tokens=False)]
-    assert Source(path, length=64).read(spaced).tokens.tolist() == [1, *plain]
-    assert Source(path, length=64, tokens=5).read(spaced).tokens.tolist() == [1, *plain[:4]]
-    assert Source(path, length=64, tokens=1).read(spaced).tokens.tolist() == [1]
+
+    def read(**fields):
+        found = Source(path, **{"length": 64, **fields}).read(spaced)
+        return found.begins, found.tokens.tolist()
+
+    assert read() == ((1,), plain)
+    assert read(tokens=5) == ((1,), plain[:4])
+    assert read(tokens=1) == ((1,), plain[:1])
+    assert read(special_tokens=False, tokens=5) == ((), plain[:5])
     for seed in range(3):
-        shuffled = Source(path, length=64, shuffled=True, seed=seed).read(spaced).tokens.tolist()
-        assert shuffled[0] == 1
-        assert sorted(shuffled) == sorted([1, *plain])
-        assert shuffled != [1, *plain]
+        begins, shuffled = read(shuffled=True, seed=seed)
+        assert begins == (1,)
+        assert sorted(shuffled) == sorted(plain)
+        assert shuffled != plain
+
+
+def test_texts_without_special_tokens_are_named_so():
+    assert Source("a.txt", special_tokens=False).label == "a.txt, without special tokens"
+    assert Source("a.txt", special_tokens=False, name="mine").label == "mine"
+    with pytest.raises(ValueError, match="special_tokens must be true or false, not 0"):
+        Source(special_tokens=0)
+
+
+@given(
+    count=st.integers(1, 60),
+    length=st.integers(3, 20),
+    stride=st.integers(1, 20),
+    begins=st.lists(st.integers(0, 9), max_size=2),
+)
+def test_every_window_begins_with_the_tokens_of_a_text(model, count, length, stride, begins):
+    """Each token is compared once, from as far back as its window reaches."""
+    tokens = np.arange(100, 100 + count)
+    text = Text.of(tokens, model, length=length, stride=min(stride, length), begins=begins)
+    whole = [*begins, *tokens.tolist()]
+    compared = []
+    for window in text.windows:
+        numbers = window.tokens.tolist()
+        assert numbers[: len(begins)] == begins
+        assert len(numbers) <= length
+        at = whole.index(numbers[len(begins)])
+        assert numbers[len(begins) :] == whole[at : at + len(numbers) - len(begins)]
+        behind = [*whole, -1][at + 1 : at + 1 + len(numbers) - len(begins)]
+        assert window.following[len(begins) :].tolist() == behind
+        compared += zip(numbers, window.following.tolist(), strict=True)
+        del compared[len(compared) - len(numbers) : len(compared) - len(numbers) + window.context]
+    assert compared == list(itertools.pairwise([*whole, -1]))
+    assert text.compared == len(whole)
+    starts = {window.tokens[len(begins)] for window in text.windows}
+    assert text.read == count + len(begins) * len(starts)
+    assert text.notes() == []
+
+
+@given(st.integers(1, 99), st.integers(3, 20), st.integers(1, 20), st.integers(0, 2))
+def test_as_many_tokens_are_read_as_fit_with_those_that_begin_windows(
+    model, asked, length, stride, begins
+):
+    def read(count, number=None):
+        return Text.of(
+            np.zeros(count, int), model, count=number, length=length, stride=min(stride, length),
+            begins=[1] * begins,
+        )  # fmt: skip
+
+    found = read(200, asked)
+    assert found.read <= max(asked, begins + 1)
+    assert read(len(found.tokens) + 1).read > asked
+    assert found.notes() == [
+        f"the text: the first {found.read} tokens of {read(200).read} are read"
+    ]
+
+
+def test_a_window_has_room_for_more_than_its_beginning(model):
+    with pytest.raises(ValueError, match="length must be above 2, the tokens that begin a window"):
+        Text.of([5, 6], model, length=2, begins=[1, 2])
+    with pytest.raises(ValueError, match="token 9999 at position 0 of the text is not in"):
+        Text.of([5, 6], model, begins=[9999])
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
