@@ -21,9 +21,11 @@ def compare(
     model: options.Model = "embedded",
     text: options.Source = None,
     token_ids: options.TokenIds = None,
-    tokens: options.Tokens = 4096,
+    tokens: options.Tokens = "4096",
     length: options.Length = None,
     stride: options.Stride = None,
+    field: options.Field = "text",
+    special_tokens: options.SpecialTokens = True,
     reference: options.Reference = "fp64",
     shuffle: options.Shuffle = False,
     seed: options.ShuffleSeed = None,
@@ -48,8 +50,10 @@ def compare(
         length=length,
         stride=stride,
         shuffled=shuffled,
+        field=field,
+        special_tokens=special_tokens,
     )
-    total = len(read.tokens) * len(settings)
+    total = read.compared * len(settings)
     with outputs.progress_bar(f"{len(settings)} machines", total) as progress:
         found = evaluation.side_by_side(network, read, settings, reference=exact, progress=progress)
     look_ahead = any(each.lamp for each in settings)

@@ -82,8 +82,10 @@ def calibrate_machine(
     model: options.Model = "embedded",
     text: options.Source = None,
     token_ids: options.TokenIds = None,
-    tokens: options.Tokens = 1024,
+    tokens: options.Tokens = "1024",
     length: options.Length = None,
+    field: options.Field = "text",
+    special_tokens: options.SpecialTokens = True,
 ) -> None:
     """Find the order of the channels of a machine's scores on a text."""
     from dataclasses import replace
@@ -107,6 +109,8 @@ def calibrate_machine(
         length=length,
         stride=None,
         shuffled=None,
+        field=field,
+        special_tokens=special_tokens,
     )
     found = calibrated(machine, network, [window.tokens for window in read.windows])
     found.save(output)

@@ -18,9 +18,11 @@ def run(
     lamp: options.Rules = None,
     text: options.Source = None,
     token_ids: options.TokenIds = None,
-    tokens: options.Tokens = 4096,
+    tokens: options.Tokens = "4096",
     length: options.Length = None,
     stride: options.Stride = None,
+    field: options.Field = "text",
+    special_tokens: options.SpecialTokens = True,
     reference: options.Reference = "fp64",
     shuffle: options.Shuffle = False,
     seed: options.ShuffleSeed = None,
@@ -44,8 +46,10 @@ def run(
         length=length,
         stride=stride,
         shuffled=shuffled,
+        field=field,
+        special_tokens=special_tokens,
     )
-    with outputs.progress_bar(setting.hardware.name, len(read.tokens)) as progress:
+    with outputs.progress_bar(setting.hardware.name, read.compared) as progress:
         found = evaluation.compare(network, read, setting, reference=exact, progress=progress)
     if json:
         outputs.print_json(

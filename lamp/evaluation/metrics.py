@@ -8,7 +8,7 @@ Budzinskiy et al., arXiv 2601.21623, section 5: KL divergence, flip rate, perple
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -276,6 +276,7 @@ def evaluate(
     *,
     length: int | None = None,
     stride: int | None = None,
+    begins: Sequence[int] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Metrics:
     """Run a model and compare it with a reference, position by position.
@@ -296,6 +297,9 @@ def evaluate(
     stride : int, optional
         The number of tokens from one window to the next; those before it are context only.  By
         default the length: windows do not overlap.
+    begins : sequence of int
+        Tokens that every window begins with, in front of those of the text, such as the one that
+        begins texts of Llama 2.  In the windows that go on with a text they are context only.
     progress : callable, optional
         Called after every window with the number of positions compared.
 
@@ -319,7 +323,7 @@ def evaluate(
     True
     """
     totals = Totals()
-    parts = windows(np.asarray(tokens), length, stride)
+    parts = windows(np.asarray(tokens), length, stride, begins)
     model_of_reference: Any = reference if hasattr(reference, "forward") else None
     given: Any = None if model_of_reference is not None else _given(reference, parts)
     for index, window in enumerate(parts):

@@ -3,6 +3,7 @@
 from lamp.models import attention, checkpoints, layers, loading, transformer
 from lamp.models.calibration import calibrated
 from lamp.models.certificates import Certificate, certify
+from lamp.models.continuation import Continuation
 from lamp.models.decoder import Decoder
 from lamp.models.gpt2 import GPT2
 from lamp.models.llama import Llama
@@ -17,6 +18,7 @@ from lamp.models.weights import Shape
 __all__ = [
     "GPT2",
     "Certificate",
+    "Continuation",
     "Decoder",
     "FirstOrder",
     "Forward",

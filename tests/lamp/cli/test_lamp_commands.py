@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 import fpemu
 import lamp
 from lamp import LAMP, checkpoints, evaluation
-from lamp.cli import generate as generation
 from lamp.cli import inputs
 from lamp.cli.application import app, main
 from lamp.evaluation.metrics import Metrics
@@ -507,25 +506,6 @@ def test_the_prompt_comes_from_standard_input_as_it_is():
     assert given.stdout.startswith("ROMEO.\n\n")
 
 
-class Characters:
-    """A model whose tokens are bytes."""
-
-    @staticmethod
-    def decode(tokens):
-        return bytes(tokens).decode("utf-8", errors="replace")
-
-
-def test_characters_come_whole_and_all_of_them():
-    text = "naïve ✓ 🙂!".encode()
-    continued = generation._Continued(Characters(), "na", list(text[:2]), [])
-    pieces = list(continued.pieces(iter(text[2:])))
-    assert [piece for piece in pieces if piece] == ["ï", *"ve ✓ 🙂!"]
-    assert continued.added == list(text[2:])
-    # Half a character at the end is shown as what it is decoded as.
-    continued = generation._Continued(Characters(), "na", list(text[:2]), [])
-    assert "".join(continued.pieces(iter(text[2:9]))) == Characters.decode(text[2:9])
-
-
 class Ending:
     """A tokenizer with another token for the end of a text, and a chat template."""
 
@@ -543,8 +523,8 @@ class Ending:
     def apply_chat_template(self, messages, *, tokenize, add_generation_prompt):
         assert not tokenize
         assert add_generation_prompt
-        (message,) = messages
-        return f"{message['role']}: {message['content']}\nROMEO.\n"
+        said = [f"{message['role']}: {message['content']}\n" for message in messages]
+        return "".join(said) + "ROMEO.\n"
 
 
 @pytest.fixture
@@ -586,6 +566,7 @@ def test_prompts_begin_as_their_tokenizer_says_and_chats_as_their_template(monke
     monkeypatch.setattr(models, "from_pretrained", lambda *_, **__: model)
     options = ["generate", "--prompt", BEGINNING, "--tokens", 1]
     assert record(*options)["prompt_tokens"] == [5, *plain]
+    assert record(*options, "--no-special-tokens")["prompt_tokens"] == plain
     assert record(*options, "--chat")["prompt_tokens"] == chat
 
 
@@ -615,6 +596,54 @@ def test_a_chat_prints_the_answer_alone(model, ending):
     assert found["prompt"] == "Who art thou?"
     assert found["tokens"] == model.generate(beginning, 6)[len(beginning) :].tolist()
     assert command(*options) == found["text"].removesuffix("\n") + "\n"
+
+
+def test_a_conversation_comes_from_a_file(model, ending, tmp_path):
+    ending(0)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+    beginning = model.encode("system: Be brief.\nuser: Who?\nROMEO.\n").tolist()
+    options = ["generate", "--tokens", 2, "--messages", tmp_path / "a.json"]
+    for content in (messages, {"messages": messages}):
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        found = record(*options)
+        assert found["prompt_tokens"] == beginning
+        assert (found["prompt"], found["chat"]) == (messages, True)
+    assert command(*options) == found["text"].removesuffix("\n") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "a.json is not JSON: "),
+        ("[" * 10**5, "a.json is not JSON: "),
+        ("7", "a.json is no list of messages, nor an object with one as 'messages'"),
+        ('{"messages": []}', "a.json is no list of messages"),
+        ('[{"role": "user"}]', "a.json: message 0 has no 'role' and 'content'"),
+        ('[{"role": "user", "content": "x"}, "y"]', "message 1 has no 'role' and 'content'"),
+    ],
+)
+def test_what_is_no_conversation_is_said(capsys, tmp_path, content, message):
+    (tmp_path / "a.json").write_text(content)
+    code, out, err = called(capsys, "generate", "--messages", tmp_path / "a.json")
+    assert (code, out) == (1, "")
+    assert message in err
+
+
+def test_generation_ends_where_a_text_comes(model):
+    options = ["generate", "--prompt", BEGINNING, "--tokens", 12]
+    whole = record(*options)
+    word = whole["text"][5:9]
+    place = whole["text"].index(word)
+    found = record(*options, "--stop", "nowhere", "--stop", word)
+    assert (found["text"], found["ended"]) == (whole["text"][:place], "stop")
+    assert found["stop"] == ["nowhere", word]
+    count = len(found["tokens"])
+    assert found["tokens"] == whole["tokens"][:count]
+    assert word in model.decode(found["tokens"])
+    assert word not in model.decode(found["tokens"][:-1])
+    shown = command(*options, "--stop", word)
+    assert shown == (BEGINNING + found["text"]).removesuffix("\n") + "\n"
+    assert "an empty text" in CliRunner().invoke(app, [*map(str, options), "--stop", ""]).output
 
 
 def test_a_chat_template_that_fails_is_named(ending, monkeypatch, capsys):
@@ -664,8 +693,8 @@ WRONG = [
     # bad usage
     (["fly"], 2, "No such command 'fly'"),
     (["run", "--fly"], 2, "--fly"),
-    (["run", "--tokens", "0"], 2, "'--tokens'"),
-    (["run", "--tokens", "x"], 2, "'--tokens'"),
+    (["run", "--tokens", "0"], 2, "--tokens: '0' is no number of tokens"),
+    (["run", "--tokens", "x"], 2, "--tokens: 'x' is no number of tokens"),
     (["run", "--hardware", "hoper"], 2, "unknown hardware 'hoper': did you mean hopper"),
     (["run", "--reference", "fp65"], 2, "--reference: unknown hardware 'fp65'"),
     (["run", "--lamp", "softmax:tw:0.01"], 2, "'softmax:tw:0.01': unknown rule 'tw': expected"),
@@ -686,7 +715,7 @@ WRONG = [
     (["hardware", "calibrate", "ps4", "x.toml", "--order", "up"], 2, "--order: unknown order 'up'"),
     (["hardware", "calibrate", "ps4", "x.toml"], 1, "ask for no order of channels"),
     (["run", "--hardware", "ORDER.toml"], 1, "is yet to be found, 'ascending' on a text"),
-    (["generate"], 2, "Missing option '--prompt'"),
+    (["generate"], 2, "Invalid value for --prompt, --messages: give one of them"),
     (["generate", "--prompt", ""], 2, "'' has no tokens to begin with"),
     ([*GENERATE, "--temperature", "-1"], 2, "temperature must not be negative, as -1.0 is"),
     ([*GENERATE, "--temperature", "1", "--top-p", "1.5"], 2, "top_p must lie in (0, 1], not 1.5"),
