@@ -2,7 +2,15 @@
 
 from lamp.evaluation import numerics
 from lamp.evaluation.comparisons import Comparison, compare, side_by_side, without_nan
-from lamp.evaluation.metrics import ESTIMATED, NUMBERS, Metrics, Totals, evaluate, reference_logits
+from lamp.evaluation.metrics import (
+    ESTIMATED,
+    NUMBERS,
+    Metrics,
+    Sums,
+    Totals,
+    evaluate,
+    reference_logits,
+)
 from lamp.evaluation.numerics import versions
 from lamp.evaluation.sampling import Samples, samples, stochastic
 from lamp.evaluation.settings import Setting, setting_parts
@@ -27,6 +35,7 @@ __all__ = [
     "Samples",
     "Setting",
     "Source",
+    "Sums",
     "Text",
     "Totals",
     "compare",

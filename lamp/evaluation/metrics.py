@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +24,7 @@ from lamp.lookahead import Tiles
 if TYPE_CHECKING:
     from lamp.models import Decoder, Forward
 
-__all__ = ["ESTIMATED", "NUMBERS", "Metrics", "Totals", "evaluate", "reference_logits"]
+__all__ = ["ESTIMATED", "NUMBERS", "Metrics", "Sums", "Totals", "evaluate", "reference_logits"]
 
 ESTIMATED: Final = ("kl", "flip_rate", "reference_perplexity", "perplexity", "recomputation_rate")
 """The metrics that have a standard error."""
@@ -39,6 +39,28 @@ NUMBERS: Final = (
     *(f"{name}_error" for name in ESTIMATED),
 )
 """The metrics that are one number each, for stores and tables."""
+
+
+class Sums(NamedTuple):
+    """What the positions of a cluster add up to.
+
+    Two runs on the same tokens are compared cluster by cluster: ``lamp.evaluation.ratio`` of the
+    sums of one and those of the other is the ratio of their divergences, with the error that it has
+    if both go up and down together.
+
+    Parameters
+    ----------
+    positions : int
+        How many positions the cluster has.
+    kl : float
+        The sum of their divergences.
+    flips : int
+        How many of them have another most probable next token.
+    """
+
+    positions: int
+    kl: float
+    flips: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +97,8 @@ class Metrics:
         How many clusters of tokens the errors are from.
     windows : int
         How many windows the text has.  With one, the clusters are blocks of its tokens.
+    sums : tuple of Sums
+        What each cluster adds up to.
     """
 
     tokens: int
@@ -93,6 +117,7 @@ class Metrics:
     recomputation_rate_error: float = math.nan
     clusters: int = 0
     windows: int = 0
+    sums: tuple[Sums, ...] = ()
 
     def estimate(self, name: str) -> Estimate:
         """One of the metrics with its standard error.
@@ -210,6 +235,10 @@ class Totals:
             high_precision_share=self.repeated / self.multiply_adds,
             **self._errors(perplexity),
             windows=len(self.positions),
+            sums=tuple(
+                Sums(len(part), math.fsum(part[:, 0]), int(part[:, 1].sum()))
+                for part in clusters_of(self.positions)
+            ),
         )
 
     def _errors(self, perplexity: Mapping[str, float]) -> dict[str, Any]:
