@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from fpemu import formats as _formats
 from fpemu._environment import in_default_environment
 from fpemu.accumulators import Accumulator, Sequential
+from fpemu.carriers import as_carrier
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 from fpemu.rounding import round as round_into
@@ -397,4 +398,4 @@ def array(
             f"accumulator must be an accumulator such as Sequential('e8m7'), not {accumulator!r}"
         )
     style = Style(_formats.format(format), as_rounding(rounding), accumulator)
-    return style.wrap(style.step("array").rounded(np.asarray(x)))
+    return style.wrap(style.step("array").rounded(as_carrier(x)))

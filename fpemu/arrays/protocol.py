@@ -15,7 +15,7 @@ from fpemu._kernels import launching
 from fpemu._kernels.scans import scan
 from fpemu.accumulators import Accumulator
 from fpemu.arrays.container import Array, Style, common_style
-from fpemu.carriers import as_carrier
+from fpemu.carriers import as_carrier, check_not_masked
 from fpemu.formats import Format
 from fpemu.linalg import matmul
 from fpemu.rounding import round as round_into
@@ -108,6 +108,7 @@ def _exactly(operand: Any) -> NDArray[Any]:
 
     Python compares integers and floats exactly, and so numpy compares arrays of Python's objects.
     """
+    check_not_masked(operand, "an operand")
     given = np.asarray(operand.values if isinstance(operand, Array) else operand)
     if given.dtype.kind == "O" and all(isinstance(x, int) for x in given.ravel().tolist()):
         return given

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import fpemu
 from fpemu import Accumulator, Format, Rounding
-from fpemu.carriers import as_carrier
+from fpemu.carriers import as_carrier, check_not_masked
 from lamp._kernels.callables import call, name_of
 from lamp._kernels.rows import Float64, outward, rows_of
 from lamp.bounds.evaluations import NEAREST
@@ -73,6 +73,7 @@ class ProductErrors:
 
     def __post_init__(self) -> None:
         for name in ("computed", "errors"):
+            check_not_masked(getattr(self, name), name)
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
         if self.errors.shape != self.computed.shape:
             raise ValueError(

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import fpemu
 from fpemu._kernels import elementary
+from fpemu.carriers import check_not_masked
 from lamp._kernels import picking
 from lamp._kernels.rows import mapped
 from lamp.lookahead.rules import LAMP, RULES, Rule
@@ -176,7 +177,7 @@ def _settings(rule: str | LAMP, **given: Any) -> LAMP:
 
 
 def _checked_z(z: ArrayLike, kind: Rule) -> NDArray[Any]:
-    array = _as_float(z)
+    array = _as_float(z, "z")
     if array.ndim == 0:
         raise ValueError("z needs at least one dimension")
     if kind.name not in ("activation", "norm"):
@@ -210,7 +211,7 @@ def _checked_lengths(row_lengths: ArrayLike | None, z: NDArray[Any]) -> NDArray[
 def _checked_weights(weights: ArrayLike, kind: Rule) -> NDArray[Any]:
     if not kind.power:
         raise ValueError(f"rule {kind.name!r} takes no weights")
-    numbers = _as_float(weights)
+    numbers = _as_float(weights, "weights")
     if (numbers < 0).any():
         raise ValueError(f"weights must not be negative, as {numbers[numbers < 0].ravel()[0]} is")
     return numbers
@@ -229,7 +230,8 @@ def _weights(given: str | NDArray[Any], y: NDArray[Any] | None) -> NDArray[Any] 
     return np.asarray(np.abs(y))
 
 
-def _as_float(x: ArrayLike) -> NDArray[Any]:
+def _as_float(x: ArrayLike, name: str = "an argument") -> NDArray[Any]:
+    check_not_masked(x, name)
     array = np.asarray(x)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 

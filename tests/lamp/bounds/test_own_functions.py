@@ -208,6 +208,18 @@ class Reciprocal(Square):
         return np.where(y > errors, errors / (y * (y - errors)) * (1 + 2.0**-40), np.inf)
 
 
+def test_numbers_are_taken_as_they_are_or_refused():
+    with pytest.raises(ValueError, match=f"a holds the integer {2**53 + 1}"):
+        bounds.products([2**53 + 1, 0.5], [1.0, 1.0], fpemu.Exact("float64"))
+    masked = np.ma.masked_array([1.0, 2.0], mask=[False, True])
+    for call in (
+        lambda: bounds.products(masked, [1.0, 1.0], fpemu.Exact("float64")),
+        lambda: bounds.ProductErrors([1.0, 2.0], masked, 0.0, "by hand"),
+    ):
+        with pytest.raises(TypeError, match="masked"):
+            call()
+
+
 def test_f_is_not_evaluated_where_sums_have_overflowed():
     a = np.array([[1.0, 1.5], [60000.0, 60000.0]])
     ratios = testing.assert_bound_holds(
