@@ -59,9 +59,9 @@ def generate(
     json: options.Json = False,
 ) -> None:
     """Continue a text token by token."""
+    from lamp import integrations
     from lamp.cli import outputs
     from lamp.models import Sampler
-    from lamp.models import loading as models
 
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
     with usage():
@@ -70,7 +70,7 @@ def generate(
         if value is not None and temperature == 0.0:
             message = f"{value} has no effect at temperature 0: give a --temperature above it"
             raise typer.BadParameter(message, param_hint=name)
-    network = models.from_pretrained(model, hardware=setting.hardware, lamp=setting.lamp)
+    network = integrations.from_pretrained(model, hardware=setting.hardware, lamp=setting.lamp)
     text = _Continued.of(network, prompt, chat=chat)
     with usage("--tokens"):
         stream = network.stream(

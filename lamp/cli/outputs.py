@@ -42,7 +42,7 @@ def describe(name: str, model: Decoder, text: evaluation.Text) -> str:
     strides = f", {text.stride} apart" if text.stride < text.length and count > 1 else ""
     shuffled = "" if text.shuffled is None else f", shuffled with seed {text.shuffled}"
     return (
-        f"{name}: {type(model).__name__}, {model.shape.layers} layers\n"
+        f"{name}: {model.kind}, {model.shape.layers} layers\n"
         f"{text.source}: {tokens}, {parts}{strides}{shuffled}"
     )
 
