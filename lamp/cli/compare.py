@@ -32,16 +32,15 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Run a model over a text on several machines, and compare the machines and the results."""
-    from lamp import evaluation
+    from lamp import evaluation, integrations
     from lamp.cli import inputs, outputs
     from lamp.machines import differences
-    from lamp.models import loading as models
 
     source = options.source(text, token_ids)
     shuffled = options.shuffle_seed(shuffle, seed)
     settings = options.settings(machines)
     exact = options.machine(reference, "--reference")
-    network = models.from_pretrained(model, hardware=settings[0].hardware)
+    network = integrations.from_pretrained(model, hardware=settings[0].hardware)
     read = inputs.read_text(
         network,
         text=source,

@@ -84,9 +84,9 @@ def generate(
     json: options.Json = False,
 ) -> None:
     """Continue a text token by token."""
+    from lamp import integrations
     from lamp.cli import outputs
     from lamp.models import Continuation, Sampler
-    from lamp.models import loading as models
 
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
     with usage():
@@ -98,7 +98,7 @@ def generate(
     if stop and "" in stop:
         raise typer.BadParameter("an empty text is everywhere", param_hint="--stop")
     given, conversation = _prompt(prompt, messages)
-    network = models.from_pretrained(model, hardware=setting.hardware, lamp=setting.lamp)
+    network = integrations.from_pretrained(model, hardware=setting.hardware, lamp=setting.lamp)
     in_chat = chat or messages is not None
     whole = given
     if in_chat:

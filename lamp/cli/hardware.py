@@ -90,9 +90,9 @@ def calibrate_machine(
     """Find the order of the channels of a machine's scores on a text."""
     from dataclasses import replace
 
+    from lamp import integrations
     from lamp.cli import inputs, outputs
     from lamp.models import calibrated
-    from lamp.models import loading as models
 
     source = options.source(text, token_ids)
     machine = options.machine(name, "NAME")
@@ -100,7 +100,7 @@ def calibrate_machine(
         with usage("--order"):
             scores = replace(machine.scores, order=order)
         machine = replace(machine, name=f"{machine.name}-{order}", scores=scores)
-    network = models.from_pretrained(model)
+    network = integrations.from_pretrained(model)
     read = inputs.read_text(
         network,
         text=source,

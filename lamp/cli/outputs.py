@@ -44,7 +44,7 @@ def describe(name: str, model: Decoder, text: evaluation.Text) -> str:
     words = model.tokenizer.convert_ids_to_tokens(text.begins) if text.begins else []
     begins = f", beginning with {' '.join(map(str, words))}" if words else ""
     return (
-        f"{name}: {type(model).__name__}, {model.shape.layers} layers\n"
+        f"{name}: {model.kind}, {model.shape.layers} layers\n"
         f"{text.source}: {tokens}, {parts}{strides}{begins}{shuffled}"
     )
 

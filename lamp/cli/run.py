@@ -29,15 +29,14 @@ def run(
     json: options.Json = False,
 ) -> None:
     """Run a model over a text on a machine, and compare it with a reference."""
-    from lamp import evaluation
+    from lamp import evaluation, integrations
     from lamp.cli import inputs, outputs
-    from lamp.models import loading as models
 
     source = options.source(text, token_ids)
     shuffled = options.shuffle_seed(shuffle, seed)
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
     exact = options.machine(reference, "--reference")
-    network = models.from_pretrained(model, hardware=setting.hardware)
+    network = integrations.from_pretrained(model, hardware=setting.hardware)
     read = inputs.read_text(
         network,
         text=source,

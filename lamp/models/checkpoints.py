@@ -222,6 +222,26 @@ def model_type(path: Path) -> str:
     return "llama" if _is_gguf(path) else str(_read_config(path).get("model_type"))
 
 
+def architecture(path: Path) -> str:
+    """The type of model in a checkpoint, of a GGUF file the one that it names itself.
+
+    Parameters
+    ----------
+    path : Path
+        As :func:`directory` gives it.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If the file is broken.
+    """
+    return str(_gguf().architecture(path)) if _is_gguf(path) else model_type(path)
+
+
 def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
     """The configuration of a checkpoint.
 

@@ -55,6 +55,11 @@ class Decoder(ABC):
     family: ClassVar[str]
     """The model's type, by its name in transformers."""
 
+    @property
+    def kind(self) -> str:
+        """What the model is, in words."""
+        return type(self).__name__
+
     def __init__(
         self,
         config: Any,

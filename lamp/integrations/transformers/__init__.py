@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+from lamp.integrations.transformers.checkpoints import load, read
 from lamp.integrations.transformers.simulated import Simulated, simulate
 
-__all__ = ["Simulated", "simulate"]
+__all__ = ["Simulated", "load", "read", "simulate"]

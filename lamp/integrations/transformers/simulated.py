@@ -26,7 +26,7 @@ from lamp.lookahead import LAMP
 from lamp.machines import Hardware, HardwareLike
 from lamp.models import Decoder, Forward, Shape
 
-__all__ = ["Simulated", "simulate"]
+__all__ = ["Simulated", "simulate", "sizes"]
 
 _PLAIN: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _MANY: Final = 2**31 - 1  # positions of a model that has no limit
@@ -95,6 +95,7 @@ class Simulated(Decoder):
     """
 
     family = "transformers"
+    """The model's type, by its name in transformers."""
 
     def __init__(
         self,
@@ -108,8 +109,9 @@ class Simulated(Decoder):
             raise TypeError(f"model must be a model of transformers, not {type(model).__name__}")
         self._original = _skeleton(model)
         self.config = self._original.config
+        self.family = self.config.model_type  # type: ignore[misc]
         self.structure = watch(self._original)
-        self.shape = _shape(self._original, self.structure)
+        self.shape = sizes(self.config, self.structure)
         self._source = source
         self._set_machine(hardware, lamp)
         self._put()
@@ -142,6 +144,11 @@ class Simulated(Decoder):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model as transformers does."""
         return self.model(*args, **kwargs)
+
+    @property
+    def kind(self) -> str:
+        """The model's class, and who computes what lies between its steps."""
+        return f"{type(self._original).__name__} of transformers"
 
     def __repr__(self) -> str:
         rules = "".join(f" + {rule}" for rule in _rules(self.lamp))
@@ -315,9 +322,20 @@ AttentionMaskInterface.register(ATTENTION, _mask)
 # --- sizes ----------------------------------------------------------------------------------------
 
 
-def _shape(model: nn.Module, structure: Structure) -> Shape:
-    """The sizes of a model, as far as its configuration names them."""
-    config = model.config.get_text_config()
+def sizes(configuration: Any, structure: Structure | None = None) -> Shape:
+    """The sizes of a model, as far as its configuration names them.
+
+    Parameters
+    ----------
+    configuration : transformers.PretrainedConfig
+    structure : Structure, optional
+        What its modules are, if it has been watched.
+
+    Returns
+    -------
+    Shape
+    """
+    config = configuration.get_text_config()
 
     def size(*names: str, default: int) -> int:
         found = (getattr(config, name, None) for name in names)
@@ -325,14 +343,15 @@ def _shape(model: nn.Module, structure: Structure) -> Shape:
 
     heads = size("num_attention_heads", default=1)
     width = size("hidden_size", default=1)
-    norms = list(structure.norms.values())
-    activations = list(structure.activations.values())
+    norms = [] if structure is None else list(structure.norms.values())
+    activations = [] if structure is None else list(structure.activations.values())
+    layers = size("num_hidden_layers", default=0) if structure is None else len(structure.layers)
     return Shape(
         vocabulary=size("vocab_size", default=1),
         positions=size("max_position_embeddings", default=_MANY),
         width=width,
         inner=size("intermediate_size", "n_inner", "d_ff", "ffn_dim", default=4 * width),
-        layers=len(structure.layers),
+        layers=layers,
         heads=heads,
         key_heads=size("num_key_value_heads", default=heads),
         dimension=size("head_dim", default=width // heads),
