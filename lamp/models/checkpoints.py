@@ -212,7 +212,7 @@ def _from_cache(name: str, revision: str | None) -> _Cached:
     import huggingface_hub as hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    how = {"revision": revision, "local_files_only": True}
+    how: dict[str, Any] = {"revision": revision, "local_files_only": True}
     try:
         found = Path(hub.snapshot_download(name, **how, **_wanted(_HUB_FILES)))
     except LocalEntryNotFoundError as error:
