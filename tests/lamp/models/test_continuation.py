@@ -52,6 +52,7 @@ def test_the_first_of_the_texts_that_end_it_ends_it(beginning, added, until, end
         (["abd"], ["", "", "ab", "ac", ""]),  # "ab" may become "abd"
         (["c"], ["a", "b", "a", ""]),
         (["x"], ["a", "b", "a", "c", ""]),
+        (["ac", "bac"], ["", "a", "", ""]),  # both end at the same character
     ],
 )
 def test_what_may_begin_such_a_text_is_held_back(until, expected):
