@@ -1,5 +1,6 @@
 """Bounds of functions, inner products and evaluations of one's own: all that is assumed is said."""
 
+from dataclasses import dataclass
 from fractions import Fraction
 
 import mpmath
@@ -92,6 +93,73 @@ def test_statements_of_a_base_class_are_not_inherited_by_another_value():
     steps.value(Renamed(), y)
     with pytest.raises(TypeError, match="steps of a softmax"):
         steps.value(Doubled(), y)
+
+
+class Shifted:
+    """A value, which other classes take in."""
+
+    def value(self, *arguments):
+        return Softmax().value(arguments[-1]) + 1e-3
+
+
+def test_statements_are_not_inherited_by_a_value_that_was_mixed_in():
+    class Mixed(Shifted, Softmax):
+        pass
+
+    y = np.array([[0.1, 0.9]])
+    assert Mixed.is_proved is False
+    assert (Mixed().value_error(y) > 9e-4).all()
+
+
+def test_an_evaluation_that_changes_another_one_states_its_own_error():
+    class Mixed(Shifted, evaluations.InFloat64):
+        pass
+
+    class Overridden(evaluations.RoundedOnce):
+        def error(self, composition, y):
+            return np.zeros_like(y)
+
+    class Renamed(evaluations.RoundedOnce):
+        def __str__(self):
+            return "renamed"
+
+    scores = bounds.products([1.0, 2.0], np.ones((2, 3)), fpemu.Sequential("bfloat16"))
+    for machine, assumed in (
+        (Mixed(), 1),
+        (Overridden("bfloat16"), 1),
+        (Renamed("bfloat16"), 0),
+    ):
+        found = bounds.bound(Softmax(), scores, evaluation=machine)
+        assert len(found.assumptions) == assumed
+        assert all("error() bounds |value - f(y)|" in each for each in found.assumptions)
+
+
+@dataclass(frozen=True)
+class Stating(fpemu.Accumulator):
+    """An accumulator of a user's that states what does not hold."""
+
+    format: fpemu.Format = fpemu.format("float32")
+    rounding: fpemu.Rounding = fpemu.Rounding("rne")
+
+    def inner_product(self, a, b, c):
+        return Fraction(7)
+
+    def error_bound(self, terms, *, initial=False):
+        return 0.0
+
+    def underflow_bound(self, terms, *, initial=False, largest=None):
+        return 0.0
+
+
+def test_what_an_accumulator_of_a_user_states_is_said_to_be_taken_on_trust():
+    claim = "error_bound() and underflow_bound() of Stating(float32, rne) hold"
+    scores = bounds.products([1.0, 2.0], np.ones((2, 3)), Stating())
+    assert claim in bounds.bound(Softmax(), scores).explain()
+    assert "nothing is left out" not in bounds.bound(Softmax(), scores).explain()
+    known = bounds.products([1.0, 2.0], np.ones((2, 3)), fpemu.Exact("float32"))
+    steps = evaluations.SoftmaxSteps("bfloat16", accumulator=Stating())
+    (assumed,) = bounds.bound(Softmax(), known, evaluation=steps).assumptions
+    assert assumed.startswith(claim)
 
 
 def test_a_statement_of_ones_own_is_said_to_be_one():
