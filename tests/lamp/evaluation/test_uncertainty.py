@@ -74,6 +74,10 @@ def test_what_has_no_error():
     infinite = ratio(np.array([math.inf, 1.0]), np.array([1.0, 1.0]))
     assert infinite.value == math.inf
     assert math.isnan(infinite.error)
+    halves = [np.array([math.inf, 1.0]), np.array([1.0, math.inf]), np.full(2, math.inf)]
+    assert math.isnan(paired([halves[0]], [halves[1]]).value)
+    assert math.isnan(paired([halves[0]], [halves[2]]).value)
+    assert ratio(np.array([1e308, 1e308]), np.ones(2)).value == math.inf
     with pytest.raises(ValueError, match="level must lie between 0 and 1, not 95"):
         Estimate(1.0, 0.1, 5).interval(95)
 
