@@ -514,8 +514,9 @@ def best_table(found: Found, rate: float) -> Iterator[str]:
 
 def level_table(found: Found) -> Iterator[str]:
     """Lines of Markdown: precisions to recompute in, beside float32 at the same cost in bits."""
-    yield "| model | order of summation | cost | " + " | ".join(LEVELS) + " |"
-    yield "|---" * (len(LEVELS) + 3) + "|"
+    last = "the last, below PS(10) alone"
+    yield "| model | order of summation | cost | " + " | ".join([*LEVELS, last]) + " |"
+    yield "|---" * (len(LEVELS) + 4) + "|"
     for model, format, order, how, rate in sorted(found.runs, key=str):
         base = model, format, order, "float32", rate
         if how != "float32":
@@ -528,6 +529,8 @@ def level_table(found: Found) -> Iterator[str]:
             cells.append(
                 f"{found.kl(*key).value:.2e} ± {found.kl(*key).error:.0e}{gain}, {bits:.2%}"
             )
+        third = found.gain((*base[:3], "PS(10)", rate), (*base[:3], [*LEVELS][-1], rate))
+        cells.append(_shown(third))
         yield f"| {model} | {order} | {rate:.1%} | " + " | ".join(cells) + " |"
 
 

@@ -72,8 +72,7 @@ def parts(step: Any, machine: str) -> Iterator[tuple[str, str]]:
         yield from _attention(step)
         return
     if isinstance(step, tuple):
-        for level, each in enumerate(step, 1):
-            yield from ((f"{what}, {level}", how) for what, how in parts(each, machine))
+        yield from ((f"product {level}", str(each)) for level, each in enumerate(step, 1))
         return
     if isinstance(step, Product):
         yield "operands", "as they are" if step.operands is None else str(step.operands)

@@ -244,14 +244,13 @@ def test_products_that_recompute_are_steps_each():
     twice = replace(drawn, recomputed=(drawn.levels[1], drawn.levels[1])).derived(3)
     seeds = [step.rounding.seed for step in twice.levels]
     assert len({*seeds, drawn.derived(3).levels[1].rounding.seed, None}) == 3
-    found = {
-        each.what: each.values
-        for each in differences([machine, replace(machine, recomputed=("e8m9", "float64"))])
-    }
-    assert found == {
-        "sums, 1": ("sequential(e8m10, rne)", "sequential(e8m9, rne)"),
-        "result, 1": ("e8m10", "e8m9"),
-    }
+    other, one = (replace(machine, recomputed=levels) for levels in (("e8m9", "float64"), "e8m9"))
+    words = [f"sequential({name}, rne) -> {name} (rne)" for name in ("e8m10", "float64", "e8m9")]
+    found = {each.what: each.values for each in differences([machine, other])}
+    assert found == {"product 1": (words[0], words[2])}
+    found = {each.what: each.values for each in differences([machine, one])}
+    assert found == {"product 1": (words[0], words[2]), "product 2": (words[1], "-")}
+    assert {each.labels() for each in differences([machine, one])} == {("recomputed",)}
 
 
 def test_differences_name_the_inner_steps_of_attention():
