@@ -66,14 +66,17 @@ ORDERS: Final[dict[str, tuple[Callable[[str], fpemu.Accumulator], str | None]]] 
 }
 """The accumulator of each order of summation, and the order of the channels."""
 
-LEVELS: Final[dict[str, dict[str, float]]] = {
-    "float32": {"float32": 1.0},
-    "PS(10)": {"e8m10": 1.0},
-    "PS(7)": {"e8m7": 1.0},
-    "PS(10), float32": {"e8m10": 0.5, "float32": 0.5},
-    "PS(7), PS(10)": {"e8m7": 0.5, "e8m10": 0.5},
+LEVELS: Final[dict[str, tuple[tuple[str, ...], tuple[float, ...]]]] = {
+    "float32": (("float32",), (1.0,)),
+    "PS(10)": (("e8m10",), (1.0,)),
+    "PS(7)": (("e8m7",), (1.0,)),
+    "PS(10), float32": (("e8m10", "float32"), (0.5, 0.5)),
+    "PS(7), PS(10)": (("e8m7", "e8m10"), (0.5, 0.5)),
+    "PS(7), PS(10), best taus": (("e8m7", "e8m10"), ()),
+    "PS(7), PS(10), float32, best taus": (("e8m7", "e8m10", "float32"), ()),
 }
-"""The precisions to recompute in, the lowest first, and the share of the cost of each."""
+"""The precisions to recompute in, the lowest first, and the share of the cost of each; none where
+it follows from the taus that are best by the model of errors."""
 
 CALIBRATION: Final = 0.25  # the last part of a text, on which orders and thresholds are found
 MODELS: Final = {"embedded": 256, "smollm2": 128}  # and the tokens of their windows
@@ -343,9 +346,28 @@ def run(group: Group, given: Texts, rates: Sequence[float]) -> tuple[list[Row], 
     return rows, limits
 
 
-def rates_of(levels: dict[str, float], rate: float) -> list[float]:
-    """The shares of scores that cost as many bits as a rate of scores in float32."""
-    return [part * rate * 32 / fpemu.format(name).bits for name, part in levels.items()]
+def taus_of(name: str, scores: NDArray[np.float32], rate: float, low: str) -> list[float]:
+    """The taus of precisions with which they cost as many bits as a rate of scores in float32.
+
+    By the model, a precision with the unit roundoff u leaves u**2 of a KL score.  A precision costs
+    ``c`` bits more than the one before and leaves ``e`` less: it is worth it where a score times e
+    exceeds c times some constant, which is the tau of all.
+    """
+    formats, shares = LEVELS[name]
+    bits = np.array([0, *(fpemu.format(each).bits for each in formats)])
+    if shares:
+        rates = [part * rate * 32 / own for part, own in zip(shares, bits[1:], strict=True)]
+        return [threshold(scores, sum(rates[level:])) for level in range(len(rates))]
+    left = np.array([4.0 ** -fpemu.format(each).precision for each in (low, *formats)])
+    ratios = np.diff(bits) / -np.diff(left)
+    assert (np.diff(ratios) > 0).all(), "a precision that is never worth it"
+    ascending = np.sort(scores)  # NaN comes last, above all numbers
+    least, most = 1e-30, float(np.nanmax(scores))
+    for _ in range(100):
+        tau = math.sqrt(least * most)
+        above = 1 - np.searchsorted(ascending, tau * ratios / ratios[0], "right") / len(scores)
+        least, most = (least, tau) if above @ np.diff(bits) < 32 * rate else (tau, most)
+    return [float(tau) for tau in most * ratios / ratios[0]]
 
 
 def cost(found: Metrics, hardware: Hardware) -> float:
@@ -362,11 +384,10 @@ def run_levels(group: Group, given: Texts, rates: Sequence[float]) -> tuple[list
     scores = known_scores(hardware, given)["KL score"]
     rows = []
     for rate in rates:
-        for name, levels in LEVELS.items():
-            shares = rates_of(levels, rate)
-            taus = [threshold(scores, sum(shares[level:])) for level in range(len(shares))]
+        for name, (formats, _) in LEVELS.items():
+            taus = taus_of(name, scores, rate, FORMATS[group.format])
             chosen = LAMP("kl", tau=tuple(taus), weights="running_2")
-            again = replace(hardware, recomputed=[*levels])
+            again = replace(hardware, recomputed=formats)
             model = given.model.with_hardware(again, chosen)
             for index, (logits, window) in enumerate(
                 zip(given.reference, given.windows, strict=True)

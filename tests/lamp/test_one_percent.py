@@ -102,8 +102,7 @@ def test_runs_are_written_and_read(texts, tmp_path):
 
 def test_precisions_are_compared_at_the_same_cost(texts, tmp_path):
     # Half of 20% in float32, of 32 bits, and as many bits in PS(10), of 19.
-    rates = study.rates_of(study.LEVELS["PS(10), float32"], 0.2)
-    assert rates == pytest.approx([0.1 * 32 / 19, 0.1])
+    rates = 0.1 * 32 / 19, 0.1
     group = study.Group("tiny", "PS(4)", "sequential")
     (rows,) = study.run_levels(group, texts, [RATE])
     assert len(rows) == 3 * len(study.LEVELS)
@@ -116,6 +115,11 @@ def test_precisions_are_compared_at_the_same_cost(texts, tmp_path):
     hardware = replace(study.machine(group, texts), recomputed=("e8m10", "float32"))
     scores = study.known_scores(hardware, texts)["KL score"]
     taus = study.threshold(scores, sum(rates)), study.threshold(scores, rates[1])
+    assert study.taus_of("PS(10), float32", scores, 0.2, "e8m4") == [*taus]
+    # A score in PS(10) for 3 bits more than in PS(7), which leaves 64 times less of it.
+    low, high = study.taus_of("PS(7), PS(10), best taus", scores, 0.2, "e8m4")
+    assert high / low == pytest.approx(64 * 3 / 16)
+    assert np.mean(scores > low) * 16 + np.mean(scores > high) * 3 == pytest.approx(6.4, rel=0.01)
     model = texts.model.with_hardware(hardware, lamp.LAMP("kl", taus, weights="running_2"))
     own = [
         lamp.evaluate(logits, model, window)

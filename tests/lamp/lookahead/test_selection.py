@@ -634,6 +634,25 @@ def test_the_highest_scores_are_for_the_highest_precision(rule, amounts):
     }
 
 
+def test_taus_in_proportion_to_bits_over_errors_are_optimal():
+    """Against all choices of a precision for each of eight components, see mathematics.md."""
+    generator = np.random.default_rng(7)
+    bits, errors = np.array([0, 10, 16]), np.array([1.0, 2.0**-4, 2.0**-6])
+    ratios = np.diff(bits) / -np.diff(errors)
+    choices = np.array(list(itertools.product(range(3), repeat=8)))
+    costs, used = bits[choices].sum(axis=1), set()
+    for scale in (1e-4, 1e-3, 1e-2):
+        z, weights = softmax(generator.normal(size=8)), generator.exponential(size=8)
+        taus = tuple((scale * ratios).tolist())
+        levels = select(z, rule="kl", tau=taus, weights=weights)
+        scores = weights**2 * z * (1 - z)
+        left = (scores * errors[choices]).sum(axis=1)
+        affordable = costs <= bits[levels].sum()
+        assert (scores * errors[levels]).sum() == pytest.approx(left[affordable].min(), rel=1e-12)
+        used |= set(levels.tolist())
+    assert used == {0, 1, 2}
+
+
 @pytest.mark.parametrize("control", ["causal", "padded"])
 def test_a_control_moves_all_precisions_together(control):
     z = softmax(np.random.default_rng(6).normal(0, 2, (50, 16)))
