@@ -16,8 +16,8 @@ on a disk of the machine that sweeps.  Its tables:
     and without the reference; ``started_at`` and ``finished_at`` are UTC, as ISO 8601.
     ``environment`` says where it was measured.  A run that is done never changes.
 ``rates``
-    Recomputation rates by ``key``, ``step`` and ``layer``; the step ``all`` is all steps together
-    (``Metrics.layer_rates``).
+    Recomputation rates by ``key``, ``step`` and ``layer``, those of ``Metrics.step_rates``; the
+    step ``all`` is all steps together (``Metrics.layer_rates``).
 ``environments``
     ``id`` and ``record``: JSON with host, processor, cores, threads, versions.
 ``studies``
