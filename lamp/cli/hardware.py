@@ -61,7 +61,10 @@ def show_machine(
     table.add_column("how")
     table.add_row("weights", f"stored in {machine.weights}")
     for step in STEPS:
-        table.add_row(step, str(getattr(machine, step)))
+        if step != "recomputed" or len(machine.levels) == 1:
+            table.add_row(step, str(getattr(machine, step)))
+    for level, product in enumerate(machine.levels if len(machine.levels) > 1 else (), 1):
+        table.add_row(f"recomputed, {level}", str(product))
     if machine.attention is not None:
         table.add_row("attention", str(machine.attention))
     echo(f"{machine.name}: numbers between steps in {machine.carrier} arrays")

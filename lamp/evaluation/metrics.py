@@ -86,7 +86,11 @@ class Metrics:
     step_rates : mapping of str to tuple of float
         The same share per step and layer: scores, attention_output, mlp_up, mlp_down, and lm_head,
         which has one entry.  If attention goes by tiles, ``"tiles"`` has the share of tiles with a
-        recomputed part, and ``"parts"`` that of parts.
+        recomputed part, and ``"parts"`` that of parts.  If the machine recomputes in several
+        precisions, ``"scores_1"``, ``"scores_2"`` and so on have the share of each, and
+        ``"scores_bits"`` the cost: the bits of the accumulators of all recomputed multiply-adds
+        over those of the low ones, both accumulators as wide as their formats.  The same holds for
+        the other steps.
     high_precision_share : float
         Multiply-adds of recomputed components over those of all products.
     kl_error, flip_rate_error, reference_perplexity_error, perplexity_error : float
@@ -156,6 +160,10 @@ class Totals:
         For each window, recomputed components and all candidates of all steps.
     tiles : list of tuple of Tiles
         For each window, the tiles of attention of each layer, if it goes by tiles.
+    levels : dict of str to ndarray
+        Per step and layer, the components that each of several precisions recomputed.
+    widths : dict of str to tuple of int
+        The bits of the accumulators of a step and of these precisions.
     repeated, multiply_adds : int
         Multiply-adds of recomputed components, and of all products.
     """
@@ -165,6 +173,8 @@ class Totals:
     components: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     shares: list[tuple[int, int]] = field(default_factory=list)
     tiles: list[tuple[Tiles, ...]] = field(default_factory=list)
+    levels: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    widths: dict[str, tuple[int, ...]] = field(default_factory=dict)
     repeated: int = 0
     multiply_adds: int = 0
 
@@ -206,6 +216,10 @@ class Totals:
             for sums, name in ((self.selected, "selected"), (self.components, "components")):
                 counts = np.array([getattr(part, name) for part in layers], np.int64)
                 sums[step] = sums.get(step, 0) + counts
+            if layers[0].levels:
+                counts = np.array([part.levels for part in layers], np.int64)
+                self.levels[step] = self.levels.get(step, 0) + counts
+                self.widths[step] = layers[0].widths
         layers = forward.recomputed.get("scores", ())
         self.tiles.append(tuple(part.tiles for part in layers if part.tiles is not None))
         return len(self.positions[-1])
@@ -222,7 +236,7 @@ class Totals:
             for kind in (self.selected, self.components)
         )
         steps = {step: self.selected[step] / self.components[step] for step in self.selected}
-        steps |= self._shares_of_tiles()
+        steps |= self._shares_of_levels() | self._shares_of_tiles()
         return Metrics(
             tokens=len(flips),
             kl=_mean(kl),
@@ -268,6 +282,16 @@ class Totals:
             "tiles": np.array([each.recomputed / each.tiles for each in layers]),
             "parts": np.array([each.recomputed_parts / each.parts for each in layers]),
         }
+
+    def _shares_of_levels(self) -> dict[str, NDArray[np.float64]]:
+        """Return the shares of several precisions in each layer, and what they cost."""
+        found: dict[str, NDArray[np.float64]] = {}
+        for step, counts in self.levels.items():
+            shares = counts / self.components[step][:, np.newaxis]
+            found |= {f"{step}_{level}": share for level, share in enumerate(shares.T, 1)}
+            low, *widths = self.widths[step]
+            found[f"{step}_bits"] = (shares * widths).sum(axis=1) / low
+        return found
 
     def _layer_rates(self) -> tuple[float, ...]:
         """Return the recomputed share of each layer, over all its steps."""

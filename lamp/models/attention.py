@@ -13,7 +13,7 @@ old keys shifts the blocks of a matrix unit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -26,9 +26,10 @@ from lamp._kernels.rows import mapped
 from lamp._kernels.transformer import softmax_rows
 from lamp.lookahead import (
     LAMP,
+    LookAhead,
     Recomputation,
-    Tiles,
     error_weights,
+    put_levels,
     select_rows,
     value_distances,
 )
@@ -128,9 +129,9 @@ def attention(
         A mask and what else a model does to its scores.
     observe : callable, optional
         Is shown, by name, ``"low_scores"`` (before recomputation), ``"mask"`` (which are
-        recomputed), ``"scores"`` and ``"probabilities"``, all of shape (heads, rows, tokens) with
-        zeros for keys that a row does not see.  By tiles there are no probabilities: those of the
-        scores in float64 are shown.
+        recomputed, or by which product, see :func:`lamp.select`), ``"scores"`` and
+        ``"probabilities"``, all of shape (heads, rows, tokens) with zeros for keys that a row does
+        not see.  By tiles there are no probabilities: those of the scores in float64 are shown.
 
     Returns
     -------
@@ -141,9 +142,11 @@ def attention(
     ------
     ValueError
         If attention goes by tiles and the rule is another than the relaxed one with a tau, or a
-        mask is not causal, or there are sinks.
+        mask is not causal, or there are sinks; or if the rule has not an amount for each product
+        that recomputes.
     """
     tiles.check_rule(lamp, hardware.attention)
+    LookAhead(softmax=lamp).check(hardware)
     heads, count, dimension = query.shape
     tokens, shared = key.shape[1], heads // key.shape[0]
     call = _Call(
@@ -160,22 +163,17 @@ def attention(
     # The channels of both factors are put into the order in which all products sum them.
     order = None if hardware.scores.order is None else hardware.scores.order.of_layer(layer)
     output = np.empty((heads, count, value.shape[2]), query.dtype)
-    selected, counted = 0, Tiles()
+    counted = None
     of_group = _by_rows if hardware.attention is None else _by_tiles
     for group in _groups(heads, query.itemsize * count * tokens, call.needs_all_heads):
         key_heads = np.arange(group.start, group.stop) // shared
         q, k, v = query[group], key[key_heads], value[key_heads]
         if order is not None:
             q, k = (np.take_along_axis(x, order[group, np.newaxis], axis=2) for x in (q, k))
-        found = of_group(q, k, v, group, call)
-        output[group] = found.output
-        selected += found.recomputed
-        counted += found.tiles
-    components = heads * int(call.seen.lengths.sum())
-    by_tiles = hardware.attention is not None and call.rule is not None
-    return Attended(
-        output, Recomputation(selected, components, dimension, counted if by_tiles else None)
-    )
+        output[group], found = of_group(q, k, v, group, call)
+        counted = found if counted is None else counted + found
+    assert counted is not None  # there is a head
+    return Attended(output, counted)
 
 
 def _seen(variant: Variant | None, rows: int, tokens: int) -> Seen:
@@ -224,6 +222,17 @@ class _Call:
         """Whether all heads must be computed at a time."""
         return self.observe is not None or (self.rule is not None and self.rule.needs_all_rows)
 
+    def recomputed(self, mask: NDArray[Any] | None, query: NDArray[Any]) -> Recomputation:
+        """How many of the scores of some heads are recomputed, those of a mask."""
+        none = np.zeros(0, np.bool_)
+        return Recomputation.of(
+            none if mask is None else mask,
+            self.hardware.scores,
+            self.hardware,
+            components=len(query) * int(self.seen.lengths.sum()),
+            terms=query.shape[2],
+        )
+
 
 def _groups(heads: int, head_bytes: int, together: bool) -> Iterator[slice]:
     """Heads to compute at a time: as many as memory allows, or all `together`.
@@ -235,17 +244,9 @@ def _groups(heads: int, head_bytes: int, together: bool) -> Iterator[slice]:
         yield slice(start, min(start + step, heads))
 
 
-class _Group(NamedTuple):
-    """The output of a group of heads, how many scores were recomputed, and in which tiles."""
-
-    output: NDArray[Any]
-    recomputed: int
-    tiles: Tiles = Tiles()
-
-
 def _by_rows(
     query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], group: slice, call: _Call
-) -> _Group:
+) -> Attended:
     """The softmax of a group's scores, recomputed if there is a rule, times values."""
     rule, step = call.rule, call.hardware.scores
     scores = _Scores(query, key, step, _Form.of(call, group), check=rule is not None)
@@ -255,12 +256,12 @@ def _by_rows(
     probabilities = scores.softmax(call.hardware.softmax)
     _show(call, scores, mask, probabilities)
     output = _weighted(probabilities, value, call.hardware.values, call.seen)
-    return _Group(output, 0 if mask is None else int(np.count_nonzero(mask)))
+    return Attended(output, call.recomputed(mask, query))
 
 
 def _by_tiles(
     query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], group: slice, call: _Call
-) -> _Group:
+) -> Attended:
     """The same by tiles: parts of tiles are recomputed, and the softmax is an online one."""
     rule, hardware = call.rule, call.hardware
     scores = _Scores(query, key, hardware.scores, _Form.of(call, group), check=bool(rule))
@@ -268,7 +269,7 @@ def _by_tiles(
         call.observe("low_scores", scores.values.copy())
     mask, found = None, tiles.Recomputed.nothing()
     if rule is not None:
-        high, overflow = scores.by(hardware.recomputed).values, scores.overflowed
+        high, overflow = scores.by(hardware.levels[-1]).values, scores.overflowed
         np.copyto(scores.values, high, where=overflow)
         tiled, lengths = hardware.attention, call.seen.lengths
         found = tiles.recompute(scores.values, high, overflow, lengths, rule, tiled)
@@ -277,13 +278,16 @@ def _by_tiles(
     if call.observe is not None:
         _show(call, scores, mask, scores.softmax(Function("float64")))
     output = tiles.weighted(scores.values, call.seen.lengths, value, hardware)
-    return _Group(output, found.selected, found.tiles)
+    counted = call.recomputed(None, query)
+    if rule is not None:
+        counted = replace(counted, selected=found.selected, tiles=found.tiles)
+    return Attended(output, counted)
 
 
 def _show(
     call: _Call,
     scores: _Scores,
-    mask: NDArray[np.bool_] | None,
+    mask: NDArray[Any] | None,
     probabilities: NDArray[Any],
 ) -> None:
     """Show the observer what became of the scores."""
@@ -296,17 +300,17 @@ def _show(
 
 def _recompute(
     scores: _Scores, value: NDArray[Any], rule: LAMP, group: slice, call: _Call
-) -> NDArray[np.bool_]:
+) -> NDArray[Any]:
     """Take the scores that a rule selects from high precision; returns which these are.
 
     Those that overflowed are taken whatever the rule, and before it looks at the scores.
     """
     # All scores in high precision take less time than picking out the selected ones.
-    high = scores.by(call.hardware.recomputed).values
-    mask = scores.overflowed
-    np.copyto(scores.values, high, where=mask)
+    levels = [scores.by(step).values for step in call.hardware.levels]
+    high, overflow = levels[-1], scores.overflowed
+    np.copyto(scores.values, high, where=overflow)
     probabilities = scores.softmax(call.hardware.softmax)
-    width = mask.shape[-1]
+    width = overflow.shape[-1]
     weights = scores.error_weights(rule.weights, high)
     selected = select_rows(
         probabilities.reshape(-1, width),
@@ -318,8 +322,8 @@ def _recompute(
         stream=call.layer,
         first_row=group.start * len(call.seen.lengths),
     )
-    mask |= selected.reshape(mask.shape)
-    np.copyto(scores.values, high, where=mask)
+    mask = selected.reshape(overflow.shape)
+    put_levels(scores.values, levels, mask, overflow)
     return mask
 
 

@@ -298,10 +298,11 @@ def _product(
 ) -> _Sums:
     """A product of a run's numbers with exact weights, near to what the machine computes."""
     low = _of_step(a, exact, held, step, run.kind)
-    again = np.isinf(low.errors) | recomputed
+    again = np.isinf(low.errors) | np.asarray(recomputed, np.bool_)
     if not again.any():
         return low
-    high = _of_step(a, exact, held, run.model.hardware.recomputed, run.kind)
+    # Of several precisions the highest: how far the machine's numbers are from it is counted.
+    high = _of_step(a, exact, held, run.model.hardware.levels[-1], run.kind)
     return _Sums(*(np.where(again, y, x) for x, y in zip(low, high, strict=True)))
 
 

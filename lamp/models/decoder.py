@@ -81,6 +81,7 @@ class Decoder(ABC):
         _check_order(self.hardware, self.shape)
         self.lamp = lamp
         self.look_ahead = LookAhead.of(lamp)
+        self.look_ahead.check(self.hardware)
         check_rule(self.look_ahead.softmax, self.hardware.attention)
 
     @property

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lamp.machines import STEPS
 from lamp.reports import numbers
 
 if TYPE_CHECKING:
@@ -225,14 +226,14 @@ def rates_table(metrics: Metrics, width: int) -> Table:
     rich.table.Table
     """
     rows = {step: _percentages(rates) for step, rates in metrics.step_rates.items()}
-    head = rows.pop(_HEAD, None)
-    if len(rows.keys() - {"tiles", "parts"}) > 1:
+    head = {step: rows.pop(step) for step in [*rows] if step.startswith(_HEAD)}
+    if len(rows.keys() & STEPS.keys()) > 1:
         rows["all"] = _percentages(metrics.layer_rates)
     columns = [f"layer {n}" if n == 0 else str(n) for n in range(len(metrics.layer_rates))]
     if rows and all(len(set(cells)) == 1 for cells in rows.values()):
         columns = ["each layer"]
     heading = "recomputed, %"
-    label = 2 + max(map(len, (heading, _HEAD, *rows)))
+    label = 2 + max(map(len, (heading, _HEAD, *head, *rows)))
     across = max(1, min(len(columns), (width - label) // _RATE_WIDTH))
     table = _plain_table(show_header=False)
     table.padding = 0
@@ -244,9 +245,10 @@ def rates_table(metrics: Metrics, width: int) -> Table:
         table.add_row("" if start else heading, *columns[chosen], style="bold")
         for step, cells in rows.items():
             table.add_row(step, *cells[: len(columns)][chosen])
-    if head is not None:
+    if head:
         table.add_row("" if rows else heading, "head", style="bold")
-        table.add_row(_HEAD, *head)
+    for step, cells in head.items():
+        table.add_row(step, *cells)
     return table
 
 

@@ -16,8 +16,8 @@ on a disk of the machine that sweeps.  Its tables:
     and without the reference; ``started_at`` and ``finished_at`` are UTC, as ISO 8601.
     ``environment`` says where it was measured.  A run that is done never changes.
 ``rates``
-    Recomputation rates by ``key``, ``step`` and ``layer``; the step ``all`` is all steps together
-    (``Metrics.layer_rates``).
+    Recomputation rates by ``key``, ``step`` and ``layer``, those of ``Metrics.step_rates``; the
+    step ``all`` is all steps together (``Metrics.layer_rates``).
 ``clusters``
     What each cluster of tokens adds up to, by ``key`` and ``cluster``: ``positions``, ``kl`` and
     ``flips`` (``Metrics.sums``).  Runs on the same text are compared by them.  Schema 2 had no such

@@ -380,7 +380,7 @@ class _Fitted:
                 parts = np.broadcast_to(stream, shape).reshape(len(found), -1, shape[-1])
                 out = []
                 for candidates, part in zip(found, parts, strict=True):
-                    candidates.add(np.ascontiguousarray(part), machine.residual, machine.recomputed)
+                    candidates.add(np.ascontiguousarray(part), machine)
                     candidates.repair()
                     sensitivity = f.sensitivity(candidates.low, 2)
                     out.append(
@@ -419,7 +419,7 @@ class _Fitted:
             candidates.repair()
             slopes = rows.mapped(slope, candidates.low.astype(np.float64))
             sensitivity = np.abs(slopes) * norms
-            already = 0
+            already = None
             if factor is not None:
                 sensitivity *= np.abs(factor.values)
                 already = factor.recomputed

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lamp.lookahead import Recomputation, Tiles
+from lamp.lookahead import Recomputation
 from lamp.models import Forward, State
 
 __all__ = ["Run", "array", "by_text", "tensor"]
@@ -124,7 +124,7 @@ class Run(State):
         """Add what was recomputed in a step of the current layer."""
         layers = self.counts.setdefault(step, {})
         so_far = layers.get(self.layer)
-        layers[self.layer] = recomputation if so_far is None else _both(so_far, recomputation)
+        layers[self.layer] = recomputation if so_far is None else so_far + recomputation
 
     def result(self, logits: NDArray[Any]) -> Forward:
         """What a pass gave, with the logits of a text."""
@@ -133,9 +133,3 @@ class Run(State):
             for step, layers in self.counts.items()
         }
         return Forward(logits, recomputed, self.multiply_adds)
-
-
-def _both(a: Recomputation, b: Recomputation) -> Recomputation:
-    """What was recomputed in two texts."""
-    tiles = None if a.tiles is None else a.tiles + (b.tiles or Tiles())
-    return Recomputation(a.selected + b.selected, a.components + b.components, a.terms, tiles)

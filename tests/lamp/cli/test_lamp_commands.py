@@ -263,6 +263,10 @@ RATES = {
     "wide": ({"attention_output": 40, "mlp_down": 40}, 140),
     "narrow": ({"attention_output": 12}, 20),
     "head": ({"lm_head": 1}, 80),
+    "two precisions": (
+        {"scores": 6, "scores_1": 6, "scores_bits": 6, "lm_head": 1, "lm_head_1": 1},
+        80,
+    ),
 }
 
 
@@ -271,13 +275,33 @@ def test_rates_of_all_layers_are_in_the_table_and_none_is_wrapped(name):
     counts, width = RATES[name]
     draw = np.random.default_rng(1).random
     steps = {step: (1.0, *draw(count - 1).tolist()) for step, count in counts.items()}
-    layers = max((count for step, count in counts.items() if step != "lm_head"), default=0)
+    layers = max((count for step, count in counts.items() if "lm_head" not in step), default=0)
     metrics = Metrics(1, 0, 0, 0, 0, 0, tuple(draw(layers).tolist()), steps, 0)
     lines = printed_lines(report.rates_table(metrics, width), 200)
     assert max(map(len, lines)) <= max(width, 18 + 7)  # a layer, however narrow it is
     for step, rates in steps.items():
         cells = [line.split()[1:] for line in lines if line.split()[0] == step]
         assert list(itertools.chain(*cells)) == [f"{100 * rate:.2f}" for rate in rates]
+
+
+def test_shares_of_several_precisions_are_no_steps_to_sum_over():
+    steps = {"scores": (0.02, 0.01), "scores_1": (0.01, 0.0), "scores_bits": (0.04, 0.02)}
+    metrics = Metrics(1, 0, 0, 0, 0, 0, (0.02, 0.01), steps, 0)
+    lines = printed_lines(report.rates_table(metrics, 80), 80)
+    assert [line.split()[0] for line in lines[1:]] == [*steps]
+
+
+def test_a_machine_shows_each_product_that_recomputes(tmp_path):
+    file = tmp_path / "two.toml"
+    file.write_text('recomputed = ["e8m10", "float64"]')
+    lines = command("hardware", "show", file).splitlines()[-2:]
+    assert [line.split() for line in lines] == [
+        ["recomputed,", "1", "sequential(e8m10,", "rne)", "->", "float32", "(rne)"],
+        ["recomputed,", "2", "sequential(float64,", "rne)", "->", "float32", "(rne)"],
+    ]
+    again = tmp_path / "again.toml"
+    again.write_text(command("hardware", "show", file, "--toml"))
+    assert lamp.hardware(again) == lamp.hardware(file)
 
 
 def test_equal_rates_of_all_layers_stand_once():

@@ -215,6 +215,7 @@ scores = st.builds(lambda step, order: replace(step, order=order), products, ord
 STRATEGIES = {Product: products, Function: functions, Sum: sums, Tiled: tiles}
 OF_STEPS = {name: STRATEGIES[kind] for name, kind in STEPS.items()} | {
     "scores": scores,
+    "recomputed": products | st.lists(products, min_size=1, max_size=3).map(tuple),
     "values": causal,
     "activation": activations,
 }

@@ -92,6 +92,46 @@ def test_a_file_says_what_differs_from_its_preset():
     assert machine.recomputed.operands.name == "tf32"
 
 
+def test_a_file_has_one_product_or_several_that_recompute():
+    tables = """
+        preset = "fp64"
+        [[recomputed]]
+        accumulator = {kind = "blocked", format = "e8m7", block = 4}
+        [[recomputed]]
+        rounding = "rtz"
+        """
+    machine = machine_files.loads(tables)
+    first, second = machine.recomputed
+    assert machine.levels == machine.recomputed
+    assert (first.accumulator, first.output.name) == (Blocked("e8m7", 4), "float64")
+    assert (second.accumulator.format.name, second.rounding.mode) == ("float64", "rtz")
+    strings = machine_files.loads('recomputed = ["e8m10", "float32"]')
+    base = lamp.hardware("fp32").recomputed
+    assert strings.recomputed == (replace(base, accumulator=Sequential("e8m10")), base)
+    # A list of one is that one: the same machine, file and digest.
+    alone = machine_files.loads('name = "a"\nrecomputed = ["e8m10"]')
+    same = machine_files.loads('name = "a"\nrecomputed = "e8m10"')
+    assert alone == same
+    assert machine_files.dumps(alone) == machine_files.dumps(same)
+    assert digest(strings) != digest(alone)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("recomputed = []", "line 1: recomputed must be a product or a list of them"),
+        ('\nrecomputed = ["float32",\n 3]', r"line 2: \[recomputed\]: accumulator must be"),
+        (
+            '[[recomputed]]\n[[recomputed]]\nacumulator = "e8m4"',
+            r"line 3: unknown key 'acumulator' of \[recomputed\]",
+        ),
+    ],
+)
+def test_wrong_products_that_recompute_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        machine_files.loads(text)
+
+
 def test_a_file_says_how_attention_goes_through_the_keys(tmp_path):
     path = tmp_path / "tiles.toml"
     path.write_text(
