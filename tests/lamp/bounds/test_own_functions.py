@@ -12,6 +12,8 @@ import fpemu
 from lamp import bounds, evaluations, testing
 from lamp.bounds.compositions import Composition, Residual, Softmax, value_exact
 
+FLOAT32, TO_NEAREST = fpemu.format("float32"), fpemu.Rounding("rne")
+
 
 class Square(Composition):
     """A function with a rigorous bound and without a statement of its value's error."""
@@ -138,8 +140,8 @@ def test_an_evaluation_that_changes_another_one_states_its_own_error():
 class Stating(fpemu.Accumulator):
     """An accumulator of a user's that states what does not hold."""
 
-    format: fpemu.Format = fpemu.format("float32")
-    rounding: fpemu.Rounding = fpemu.Rounding("rne")
+    format: fpemu.Format = FLOAT32
+    rounding: fpemu.Rounding = TO_NEAREST
 
     def inner_product(self, a, b, c):
         return Fraction(7)
