@@ -780,6 +780,15 @@ class Exact(Accumulator):
         return f"exact({self.format}, {self.rounding.mode}{blocks})"
 
 
+def _to_infinity(rounding: Rounding) -> Rounding:
+    """The rounding of a unit, which overflows to infinity."""
+    if rounding.overflow not in ("ieee", "infinity"):
+        raise ValueError(
+            f"a tensor core overflows to infinity: overflow={rounding.overflow!r} would be ignored"
+        )
+    return replace(rounding, overflow="infinity")
+
+
 @dataclass(frozen=True, init=False)
 class TensorCore(Accumulator):
     """The fused multi-term addition of matrix units: one rounding for a block of products.
@@ -800,7 +809,7 @@ class TensorCore(Accumulator):
     format : Format or str
         The format of the results.
     rounding : Rounding or str
-        The rounding into it.  Overflow gives infinity, whatever the mode.
+        The rounding into it.  Overflow gives infinity, whatever the mode; others are refused.
     exponent_floor : int, optional
         The least that the largest exponent may be; left out, there is no floor.
     inputs : Format, str, or a pair of them
@@ -865,7 +874,7 @@ class TensorCore(Accumulator):
         _set(self, "block", _positive("block", block))
         _set(self, "fraction_bits", _positive("fraction_bits", fraction_bits))
         _set(self, "format", _formats.format(format))
-        _set(self, "rounding", replace(as_rounding(rounding), overflow="infinity"))
+        _set(self, "rounding", _to_infinity(as_rounding(rounding)))
         floor = exponent_floor
         _set(self, "exponent_floor", None if floor is None else integer("exponent_floor", floor))
         _set(self, "inputs", _pair(inputs))

@@ -30,7 +30,7 @@ __all__ = ["Array", "array"]
 class Count:
     """The number of operations so far of an array and of what was computed from it.
 
-    Threads may share it; a copy or pickle goes on from the same number by itself.
+    Threads may share it; a deep copy or pickle goes on from the same number by itself.
     """
 
     def __init__(self, number: int = 0) -> None:
@@ -129,7 +129,8 @@ class Array(NDArrayOperatorsMixin):
         of the element in its result; operations are counted, in the order in which the program
         runs, over an array made by :func:`array` and all that was computed from it.  So a program
         gives the same bits in every run, on any number of Numba's threads.  Two arrays that were
-        made with the same seed draw the same bits: give each a seed of its own.
+        made with the same seed draw the same bits, as do an array and a deep or pickled copy of
+        it: give each a seed of its own.
     accumulator : Accumulator
         Forms sums, means and matrix products: sums as inner products with ones, in index order.
     """

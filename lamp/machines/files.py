@@ -65,6 +65,7 @@ from fpemu.formats import operand_format
 from fpemu.rounding import as_rounding
 from fpemu.scaling import FORMATS, BlockFormat
 from lamp._files import Document, writing
+from lamp.machines.definitions import kind_name
 from lamp.machines.descriptions import unit_names
 from lamp.machines.machine import (
     STEPS,
@@ -74,7 +75,6 @@ from lamp.machines.machine import (
     Sum,
     Tiled,
     digest,
-    kind_name,
 )
 from lamp.machines.orders import Order
 from lamp.machines.presets import preset

@@ -22,6 +22,7 @@ from fpemu.accumulators import ScaledCore
 from fpemu.formats import operand_format
 from fpemu.rounding import as_rounding
 from fpemu.scaling import BlockFormat, block_format
+from lamp.machines.definitions import definitions, kind_name
 from lamp.machines.orders import checked_order
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "Sum",
     "Tiled",
     "digest",
-    "kind_name",
 ]
 
 DIVISIONS: Final = ("last", "tile")
@@ -696,7 +696,7 @@ def digest(machine: Hardware) -> str:
     -------
     str
         64 hexadecimal digits, equal for two machines if and only if they differ in nothing but
-        their names.
+        their names.  The code of accumulators of one's own counts.
 
     Examples
     --------
@@ -709,14 +709,11 @@ def digest(machine: Hardware) -> str:
     >>> digest(machine) == digest(replace(machine, norm="float16"))
     False
     """
-    text = json.dumps(_facts(replace(machine, name="")), sort_keys=True, separators=(",", ":"))
+    facts = _facts(replace(machine, name=""))
+    if own := definitions(machine):
+        facts["definitions"] = own
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def kind_name(kind: type) -> str:
-    """What digests and files call a class: its name, with its module if it is a user's."""
-    ours = kind.__module__.partition(".")[0] in ("fpemu", "lamp")
-    return kind.__name__ if ours else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _facts(value: Any) -> Any:

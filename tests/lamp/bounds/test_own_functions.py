@@ -12,7 +12,7 @@ import fpemu
 from lamp import bounds, evaluations, testing
 from lamp.bounds.compositions import Composition, Residual, Softmax, value_exact
 
-FLOAT32, NEAREST = fpemu.format("float32"), fpemu.Rounding("rne")
+FLOAT32, TO_NEAREST = fpemu.format("float32"), fpemu.Rounding("rne")
 
 
 class Square(Composition):
@@ -141,7 +141,7 @@ class Stating(fpemu.Accumulator):
     """An accumulator of a user's that states what does not hold."""
 
     format: fpemu.Format = FLOAT32
-    rounding: fpemu.Rounding = NEAREST
+    rounding: fpemu.Rounding = TO_NEAREST
 
     def inner_product(self, a, b, c):
         return Fraction(7)
