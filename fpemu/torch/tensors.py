@@ -30,7 +30,7 @@ def carrier(x: Any) -> Carrier:
             "emulated operations take dense CPU tensors of floating-point numbers, not one of "
             f"{x.dtype} on {x.device}, {x.layout}"
         )
-    held = x.detach().resolve_neg()
+    held = x.detach()
     array: Carrier = (held if x.dtype in _CARRIERS else held.to(torch.float32)).numpy()
     return array
 

@@ -39,8 +39,9 @@ def test_an_overload_comes_before_its_packet():
 def test_integers_and_views_run_as_they_are():
     with Dispatch({aten.add: plus_one}) as mode:
         torch.arange(4).reshape(2, 2).t() + 1
+        torch.ones(1, 3).squeeze_()
     assert not mode.counts.emulated
-    assert mode.counts["add"] == mode.counts["t"] == {"exact": 1}
+    assert mode.counts["add"] == mode.counts["t"] == mode.counts["squeeze_"] == {"exact": 1}
 
 
 @pytest.mark.parametrize("context", [torch.enable_grad, torch.no_grad, torch.inference_mode])

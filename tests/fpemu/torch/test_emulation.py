@@ -183,6 +183,7 @@ def test_results_keep_the_layout_of_their_operands():
         assert (x + 1).stride() == x.stride() == (x * x).stride() == x.exp().stride()
         assert (image * 2).is_contiguous(memory_format=torch.channels_last)
         assert x.cumsum(0).transpose(0, 2).view(-1).shape == (24,)
+        assert drawn(3, 4).cumsum(0).is_contiguous()
 
 
 def test_products_do_not_depend_on_the_layout_where_tensors_are_narrow():
@@ -517,10 +518,13 @@ def test_random_bits_go_by_seed_and_step():
 def test_flushing_of_subnormals_changes_no_bit():
     x = torch.tensor([2.0**-130, -(2.0**-140)])
     half = torch.tensor([2.0**-24, 2.0**-20]).half()
+    double = torch.tensor([2.0**-1030, -(2.0**-1074)], dtype=torch.float64)
 
     def program():
         with emulate(matmul="float32", elementwise="float32"):
-            return [x + x, x * 0.5, x.sum(), x @ torch.ones(2), half * 1, half.double().half()]
+            first = [x + x, x * 0.5, x.sum(), x @ torch.ones(2), half * 1, half.double().half()]
+        with emulate(elementwise="float64"):
+            return [*first, F.silu(double), double * 0.5]
 
     expected = program()
     assert torch.set_flush_denormal(True)
