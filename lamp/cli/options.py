@@ -112,8 +112,8 @@ Source = Annotated[
     str | None,
     typer.Option(
         help="The text: a UTF-8 file, JSON lines (.jsonl) or a table (.parquet) with a field "
-        "'text', or '-' for standard input.  By default, 'held-out': the sample that comes with "
-        "the embedded model.",
+        "'text', or '-' for standard input; or a text that comes with lamp: macbeth, "
+        "twelfth-night, ecclesiastes, jargon, or held-out, the default, which is both plays.",
         metavar="FILE|-",
     ),
 ]

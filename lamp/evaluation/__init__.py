@@ -8,6 +8,7 @@ from lamp.evaluation.sampling import Samples, samples, stochastic
 from lamp.evaluation.settings import Setting, setting_parts
 from lamp.evaluation.sources import (
     HELD_OUT,
+    SAMPLES,
     STANDARD_INPUT,
     Source,
     read_standard_input,
@@ -20,6 +21,7 @@ __all__ = [
     "ESTIMATED",
     "HELD_OUT",
     "NUMBERS",
+    "SAMPLES",
     "STANDARD_INPUT",
     "Comparison",
     "Estimate",
