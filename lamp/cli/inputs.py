@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lamp.models import Decoder
 
 _IN_WORDS: Final = {
-    evaluation.HELD_OUT: "the held-out sample",
+    **{name: sample.words for name, sample in evaluation.SAMPLES.items()},
     evaluation.STANDARD_INPUT: "standard input",
 }
 

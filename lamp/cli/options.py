@@ -123,7 +123,8 @@ Source = Annotated[
     typer.Option(
         help="The text: a UTF-8 file, JSON (.json, .jsonl) or a table (.csv, .tsv, .parquet) with "
         "a field for the text, one of them compressed (.gz, .bz2, .xz), or '-' for standard "
-        "input.  By default, 'held-out': the sample that comes with the embedded model.",
+        "input; or a text that comes with lamp: macbeth, twelfth-night, ecclesiastes, jargon, or "
+        "held-out, the default, which is both plays.",
         metavar="FILE|-",
     ),
 ]

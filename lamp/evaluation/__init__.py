@@ -16,6 +16,7 @@ from lamp.evaluation.sampling import Samples, samples, stochastic
 from lamp.evaluation.settings import Setting, setting_parts
 from lamp.evaluation.sources import (
     HELD_OUT,
+    SAMPLES,
     STANDARD_INPUT,
     Source,
     read_standard_input,
@@ -28,6 +29,7 @@ __all__ = [
     "ESTIMATED",
     "HELD_OUT",
     "NUMBERS",
+    "SAMPLES",
     "STANDARD_INPUT",
     "Comparison",
     "Estimate",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HELD_OUT",
     "KINDS",
+    "SAMPLES",
     "STANDARD_INPUT",
     "Source",
     "read_standard_input",
@@ -41,6 +42,35 @@ __all__ = [
 
 HELD_OUT: Final = "held-out"
 """The name of the held-out sample that comes with the embedded model."""
+
+
+class Sample(NamedTuple):
+    """A text that comes with lamp: a part of a file, and what it is in words."""
+
+    path: Path
+    words: str
+    begin: str = ""
+    end: str = ""
+
+    def text(self) -> str:
+        """The text: the file from where it says `begin`, to before where it says `end`."""
+        text = self.path.read_text(encoding="utf-8")
+        stop = text.index(self.end) if self.end else len(text)
+        return text[text.index(self.begin) : stop]
+
+
+_PLAYS: Final = checkpoints.EMBEDDED / "held_out.txt"
+_FOLDER: Final = Path(__file__).parent / "samples"
+_SECOND: Final = "TWELFTH NIGHT; OR, WHAT YOU WILL"
+
+SAMPLES: Final = {
+    HELD_OUT: Sample(_PLAYS, "the held-out sample"),
+    "macbeth": Sample(_PLAYS, "the opening of Macbeth", end=_SECOND),
+    "twelfth-night": Sample(_PLAYS, "the opening of Twelfth Night", begin=_SECOND),
+    "ecclesiastes": Sample(_FOLDER / "ecclesiastes.txt", "Ecclesiastes, King James Version"),
+    "jargon": Sample(_FOLDER / "jargon.txt", "the Jargon File 4.4.7, introduction"),
+}
+"""The texts that come with lamp, by name: none of them is in the embedded model's training."""
 
 STANDARD_INPUT: Final = "-"
 """The name of standard input."""
@@ -74,7 +104,9 @@ class Source:
     Parameters
     ----------
     source : str
-        A file, ``"held-out"``, ``"-"`` for standard input, or the name of a data set.
+        A file, ``"-"`` for standard input, the name of a data set, or a text that comes with lamp:
+        ``"held-out"``, which is ``"macbeth"`` and ``"twelfth-night"``; ``"ecclesiastes"``;
+        ``"jargon"``.
     kind : {"plain", "json", "jsonl", "csv", "parquet", "datasets"}, optional
         By default the file's ending decides.  ``"plain"``: UTF-8, or UTF-16 and UTF-32 with a
         byte-order mark, which is left out; lines end with a line feed whatever they end with in the
@@ -172,7 +204,7 @@ class Source:
     @property
     def is_given(self) -> bool:
         """Whether the text is neither a file nor a data set."""
-        return self.source in (HELD_OUT, STANDARD_INPUT)
+        return self.source in SAMPLES or self.source == STANDARD_INPUT
 
     @property
     def label(self) -> str:
@@ -282,7 +314,7 @@ class Source:
 
     def _left_out(self, share: float | None, read: int) -> str:
         """What is not read of the source, in words; `share` of it is read, None for all of it."""
-        if share is None or self.source == HELD_OUT:
+        if share is None or self.source in SAMPLES:
             return ""
         part = f", about {100 * share:.2g} % of it" if share else ", and it has more"
         return f"{self.label}: the first {read} tokens are read{part}"
@@ -383,9 +415,10 @@ def _opened(source: Source, given: Stream | None, *, keep: bool) -> Iterator[Str
             raise ValueError("standard input is empty: expected a text")
         yield stream
         return
-    held_out = checkpoints.EMBEDDED / "held_out.txt"
-    path = held_out if source.source == HELD_OUT else Path(source.source)
-    with contextlib.closing(Stream.open(path, keep=keep)) as stream:
+    if source.source in SAMPLES:
+        yield Stream.of(SAMPLES[source.source].text(), source.source)
+        return
+    with contextlib.closing(Stream.open(Path(source.source), keep=keep)) as stream:
         yield stream
 
 

@@ -126,6 +126,20 @@ def test_a_plain_text_is_one_document(tmp_path):
     assert list(Source("held-out").documents()) == [checkpoints.read_text()]
 
 
+def test_texts_that_come_with_lamp_go_by_name_and_are_different(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    texts = {name: "".join(Source(name).documents()) for name in sources.SAMPLES}
+    plays = texts["macbeth"] + texts["twelfth-night"]
+    assert plays == texts.pop("held-out") == checkpoints.read_text()
+    assert texts["twelfth-night"].startswith("TWELFTH NIGHT")
+    openings = {text[:200] for text in texts.values()}
+    assert len(openings) == len(texts) == 4
+    for name in texts:
+        found = Source(name, tokens=4096).read(model)
+        assert len(found.tokens) == 4096
+        assert found.notes() == []
+
+
 def test_a_kind_may_be_given_that_the_ending_does_not_tell(tmp_path):
     write_jsonl(tmp_path / "a.txt")
     assert list(Source(str(tmp_path / "a.txt"), kind="jsonl").documents()) == KEPT
