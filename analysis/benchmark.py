@@ -250,10 +250,10 @@ def quietly(call: Callable[[], Any]) -> Callable[[], Any]:
     return silenced
 
 
-def best_seconds(
+def seconds_in_turns(
     calls: Mapping[str, Callable[[], Any]], repetitions: int, budget: float = math.inf
-) -> dict[str, float]:
-    """The shortest time of each call, warmed up once, then taken in turns.
+) -> dict[str, list[float]]:
+    """The times of each call, warmed up once, then taken in turns.
 
     Parameters
     ----------
@@ -267,20 +267,28 @@ def best_seconds(
     Returns
     -------
     dict
-        Seconds by name.
+        Seconds of each turn, by name.
     """
     for call in calls.values():
         call()
-    best = dict.fromkeys(calls, math.inf)
+    found: dict[str, list[float]] = {name: [] for name in calls}
     begin = time.perf_counter()
     for _ in range(repetitions):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            best[name] = min(best[name], time.perf_counter() - start)
+            found[name].append(time.perf_counter() - start)
         if time.perf_counter() - begin > budget:
             break
-    return best
+    return found
+
+
+def best_seconds(
+    calls: Mapping[str, Callable[[], Any]], repetitions: int, budget: float = math.inf
+) -> dict[str, float]:
+    """The shortest time of each call of :func:`seconds_in_turns`, by name."""
+    found = seconds_in_turns(calls, repetitions, budget)
+    return {name: min(times, default=math.inf) for name, times in found.items()}
 
 
 def fastest(call: Callable[[], Any], repetitions: int) -> float:

@@ -296,7 +296,7 @@ def good_store(path: Path) -> None:
         store.claim(runs[7].key, "owner")
 
 
-TABLES = ("environments", "runs", "rates", "studies", "members", "claims", "files")
+TABLES = ("environments", "runs", "rates", "clusters", "studies", "members", "claims", "files")
 ODD = (
     None,
     0,

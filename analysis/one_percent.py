@@ -1,6 +1,7 @@
 """What can be had at 1%: order of summation, rule, rate and format, on two models.
 
     python analysis/one_percent.py [--models embedded smollm2] [--windows 6] [--jobs 2] [--output .]
+    python analysis/one_percent.py --levels ...
 
 The scores of all layers are summed in a small format, a share of them is recomputed in float32, and
 the Kullback-Leibler divergence of the next-token distributions is taken against the same model in
@@ -12,6 +13,9 @@ themselves: the limit of what weights can do.
 Writes one_percent.csv, a line for each window of each run, and one_percent_limits.csv, what a
 perfect ordering would leave; a second call does what is missing alone.  Prints tables in Markdown
 and draws one_percent.svg.
+
+With --levels, scores are recomputed in one or two precisions by the KL score, at the cost in bits
+of accumulators that a rate of recomputation in float32 has; writes one_percent_levels.csv.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import argparse
 import csv
 import functools
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields, replace
@@ -36,7 +41,7 @@ from rich.progress import Progress
 
 import fpemu
 import lamp
-from lamp import LAMP, Hardware, Product, checkpoints
+from lamp import LAMP, Hardware, Metrics, Product, checkpoints
 from lamp.evaluation import Estimate, evaluate, reference_logits
 from lamp.evaluation.uncertainty import ratio
 from lamp.lookahead import error_weights, value_distances
@@ -61,9 +66,23 @@ ORDERS: Final[dict[str, tuple[Callable[[str], fpemu.Accumulator], str | None]]] 
 }
 """The accumulator of each order of summation, and the order of the channels."""
 
+LEVELS: Final[dict[str, tuple[tuple[str, ...], tuple[float, ...]]]] = {
+    "float32": (("float32",), (1.0,)),
+    "PS(10)": (("e8m10",), (1.0,)),
+    "PS(7)": (("e8m7",), (1.0,)),
+    "PS(10), float32": (("e8m10", "float32"), (0.5, 0.5)),
+    "PS(7), PS(10)": (("e8m7", "e8m10"), (0.5, 0.5)),
+    "PS(7), PS(10), best taus": (("e8m7", "e8m10"), ()),
+    "PS(7), PS(10), float32, best taus": (("e8m7", "e8m10", "float32"), ()),
+}
+"""The precisions to recompute in, the lowest first, and the share of the cost of each; none where
+it follows from the taus that are best by the model of errors."""
+
 CALIBRATION: Final = 0.25  # the last part of a text, on which orders and thresholds are found
 MODELS: Final = {"embedded": 256, "smollm2": 128}  # and the tokens of their windows
 TARGET: Final = 100.0
+FILES: Final = ("one_percent.csv", "one_percent_limits.csv")
+LEVEL_FILES: Final = ("one_percent_levels.csv",)
 
 
 def _blocks(format: str) -> fpemu.Accumulator:
@@ -170,6 +189,21 @@ class Row:
     window: int
     recomputed: float
     kl: float  # nats per token
+    flips: float
+
+
+@dataclass(frozen=True)
+class Level:
+    """A window of a run with one or several precisions to recompute in."""
+
+    model: str
+    format: str
+    order: str
+    levels: str
+    rate: float  # of float32, whose cost was asked for
+    window: int
+    bits: float  # of the accumulators of recomputed scores, over those of the low ones
+    kl: float
     flips: float
 
 
@@ -312,9 +346,63 @@ def run(group: Group, given: Texts, rates: Sequence[float]) -> tuple[list[Row], 
     return rows, limits
 
 
-def task(group: Group, windows: int, length: int, rates: tuple[float, ...]) -> Any:
+def taus_of(name: str, scores: NDArray[np.float32], rate: float, low: str) -> list[float]:
+    """The taus of precisions with which they cost as many bits as a rate of scores in float32.
+
+    By the model, a precision with the unit roundoff u leaves u**2 of a KL score.  A precision costs
+    ``c`` bits more than the one before and leaves ``e`` less: it is worth it where a score times e
+    exceeds c times some constant, which is the tau of all.
+    """
+    formats, shares = LEVELS[name]
+    bits = np.array([0, *(fpemu.format(each).bits for each in formats)])
+    if shares:
+        rates = [part * rate * 32 / own for part, own in zip(shares, bits[1:], strict=True)]
+        return [threshold(scores, sum(rates[level:])) for level in range(len(rates))]
+    left = np.array([4.0 ** -fpemu.format(each).precision for each in (low, *formats)])
+    ratios = np.diff(bits) / -np.diff(left)
+    assert (np.diff(ratios) > 0).all(), "a precision that is never worth it"
+    ascending = np.sort(scores)  # NaN comes last, above all numbers
+    least, most = 1e-30, float(np.nanmax(scores))
+    for _ in range(100):
+        tau = math.sqrt(least * most)
+        above = 1 - np.searchsorted(ascending, tau * ratios / ratios[0], "right") / len(scores)
+        least, most = (least, tau) if above @ np.diff(bits) < 32 * rate else (tau, most)
+    return [float(tau) for tau in most * ratios / ratios[0]]
+
+
+def cost(found: Metrics, hardware: Hardware) -> float:
+    """The bits of the accumulators of recomputed scores over those of the low ones."""
+    if "scores_bits" in found.step_rates:
+        return float(np.mean(found.step_rates["scores_bits"]))  # of layers of one size
+    widths = (step.accumulator.format.bits for step in (hardware.recomputed, hardware.scores))
+    return float(found.recomputation_rate) * operator.truediv(*widths)
+
+
+def run_levels(group: Group, given: Texts, rates: Sequence[float]) -> tuple[list[Level]]:
+    """All runs of a group with one or several precisions to recompute in."""
+    hardware = machine(group, given)
+    scores = known_scores(hardware, given)["KL score"]
+    rows = []
+    for rate in rates:
+        for name, (formats, _) in LEVELS.items():
+            taus = taus_of(name, scores, rate, FORMATS[group.format])
+            chosen = LAMP("kl", tau=tuple(taus), weights="running_2")
+            again = replace(hardware, recomputed=formats)
+            model = given.model.with_hardware(again, chosen)
+            for index, (logits, window) in enumerate(
+                zip(given.reference, given.windows, strict=True)
+            ):
+                found = evaluate(logits, model, window)
+                bits = cost(found, again)
+                facts = group.model, group.format, group.order, name, rate, index
+                rows.append(Level(*facts, bits, found.kl, found.flip_rate))
+    return (rows,)
+
+
+def task(levels: bool, group: Group, windows: int, length: int, rates: tuple[float, ...]) -> Any:
     """A group in a process of its own."""
-    return run(group, texts(group.model, windows, length), rates)
+    study = run_levels if levels else run
+    return study(group, texts(group.model, windows, length), rates)
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -345,10 +433,11 @@ def read(path: Path, kind: Any) -> list[Any]:
 class Found:
     """Runs by their settings: divergences and shares of their windows."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self.runs: dict[tuple[str, str, str, str, float], list[Row]] = {}
+    def __init__(self, rows: Iterable[Row | Level]) -> None:
+        self.runs: dict[tuple[str, str, str, str, float], list[Any]] = {}
         for row in sorted(rows, key=lambda row: row.window):
-            key = row.model, row.format, row.order, row.rule, row.rate
+            how = row.rule if isinstance(row, Row) else row.levels
+            key = row.model, row.format, row.order, how, row.rate
             self.runs.setdefault(key, []).append(row)
 
     def __contains__(self, key: Any) -> bool:
@@ -444,6 +533,28 @@ def best_table(found: Found, rate: float) -> Iterator[str]:
             )
 
 
+def level_table(found: Found) -> Iterator[str]:
+    """Lines of Markdown: precisions to recompute in, beside float32 at the same cost in bits."""
+    last = "the last, below PS(10) alone"
+    yield "| model | order of summation | cost | " + " | ".join([*LEVELS, last]) + " |"
+    yield "|---" * (len(LEVELS) + 4) + "|"
+    for model, format, order, how, rate in sorted(found.runs, key=str):
+        base = model, format, order, "float32", rate
+        if how != "float32":
+            continue
+        cells = []
+        for name in LEVELS:
+            key = *base[:3], name, rate
+            bits = np.mean([row.bits for row in found.runs[key]])
+            gain = "" if key == base else f", {_shown(found.gain(base, key))}"
+            cells.append(
+                f"{found.kl(*key).value:.2e} ± {found.kl(*key).error:.0e}{gain}, {bits:.2%}"
+            )
+        third = found.gain((*base[:3], "PS(10)", rate), (*base[:3], [*LEVELS][-1], rate))
+        cells.append(_shown(third))
+        yield f"| {model} | {order} | {rate:.1%} | " + " | ".join(cells) + " |"
+
+
 # --- the figure -----------------------------------------------------------------------------------
 
 CURVES: Final = (
@@ -512,7 +623,10 @@ def draw(found: Found, path: Path, format: str = "PS(4)") -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
+    parser.add_argument("--levels", action="store_true", help="recompute in several precisions")
+    parser.add_argument(
+        "--formats", nargs="+", choices=FORMATS, help="by default all; with --levels PS(4) alone"
+    )
     parser.add_argument("--orders", nargs="+", default=list(ORDERS), choices=ORDERS)
     parser.add_argument("--rates", nargs="+", type=float, default=list(RATES))
     parser.add_argument("--windows", type=int, default=6, help="test windows")
@@ -522,44 +636,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.output.is_dir():
         parser.error(f"--output: there is no folder {options.output}")
-    runs, limits = (options.output / f"one_percent{end}.csv" for end in ("", "_limits"))
-    done = {
-        (row.model, row.format, row.order, row.rate)
-        for row in read(limits, Limit)
-    }  # fmt: skip
-    groups = [
-        Group(model, format, order)
+    options.formats = options.formats or (["PS(4)"] if options.levels else list(FORMATS))
+    if options.jobs:
+        measure(options)
+    console = Console(width=400, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    if options.levels:
+        found = Found(unique(read(options.output / LEVEL_FILES[-1], Level)))
+        console.print(*level_table(found), sep="\n")
+    else:
+        show(Found(unique(read(options.output / FILES[0], Row))), console, options.output)
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Do the runs that are asked for and missing in the files."""
+    files = [options.output / name for name in (LEVEL_FILES if options.levels else FILES)]
+    # The last file is written last: what it holds is done.
+    held = read(files[-1], Level if options.levels else Limit)
+    done = {(row.model, row.format, row.order, row.rate) for row in held}
+    wanted = {
+        group: tuple(rate for rate in options.rates if (*asdict(group).values(), rate) not in done)
         for format in options.formats
         for model in options.models
         for order in options.orders
-    ]
-    wanted = {
-        group: tuple(rate for rate in options.rates if (*asdict(group).values(), rate) not in done)
-        for group in groups
+        for group in (Group(model, format, order),)
     }
     missing = {group: rates for group, rates in wanted.items() if rates}
-    if options.jobs:
-        with (
-            ProcessPoolExecutor(
-                options.jobs, initializer=numba.set_num_threads, initargs=(1,)
-            ) as pool,
-            Progress() as progress,
-        ):
-            bar = progress.add_task("runs", total=len(missing))
-            waiting = [
-                pool.submit(
-                    task, group, options.windows, options.length or MODELS[group.model], rates
-                )
-                for group, rates in missing.items()
-            ]
-            for finished in as_completed(waiting):
-                rows, bounds = finished.result()
-                append(runs, rows)
-                append(limits, bounds)  # after the rows: what it holds is done
-                progress.advance(bar)
-    unique = {replace(row, recomputed=0.0, kl=0.0, flips=0.0): row for row in read(runs, Row)}
-    found = Found(unique.values())
-    console = Console(width=400, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    processes = ProcessPoolExecutor(options.jobs, initializer=numba.set_num_threads, initargs=(1,))
+    with processes as pool, Progress() as progress:
+        bar = progress.add_task("runs", total=len(missing))
+        waiting = []
+        for group, rates in missing.items():
+            length = options.length or MODELS[group.model]
+            waiting.append(pool.submit(task, options.levels, group, options.windows, length, rates))
+        for finished in as_completed(waiting):
+            for file, rows in zip(files, finished.result(), strict=True):
+                append(file, rows)
+            progress.advance(bar)
+
+
+def unique(rows: Sequence[Any]) -> Iterable[Any]:
+    """The last row of each window of each run."""
+    facts = {"model", "format", "order", "rule", "levels", "rate", "window"}
+    held = {tuple(x for name, x in asdict(row).items() if name in facts): row for row in rows}
+    return held.values()
+
+
+def show(found: Found, console: Console, folder: Path) -> None:
+    """Print the tables of all rules, and draw the figure."""
     for model in found.models():
         for format in FORMATS:
             for rate in sorted(RATES):
@@ -569,7 +692,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for rate in sorted(RATES):
         console.print(f"\nThe best at {rate:.1%}\n", *best_table(found, rate), sep="\n")
     if found.models():
-        draw(found, options.output / "one_percent.svg")
+        draw(found, folder / "one_percent.svg")
 
 
 if __name__ == "__main__":

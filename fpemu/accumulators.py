@@ -103,6 +103,29 @@ class Accumulator:
     convert: Rounding | None = None
     """How it rounds inputs that are not members of their format by itself; None if it does not."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        ours = [base for base in cls.__mro__[1:] if base.__module__ == __name__]
+        if cls.has_definition() and ours[0] is not Accumulator:
+            raise TypeError(
+                f"{cls.__name__} has an inner product of its own, and so cannot be a kind of "
+                f"{ours[0].__name__}, whose kernels and bounds are of another one: derive it from "
+                "fpemu.Accumulator"
+            )
+
+    @classmethod
+    def has_definition(cls) -> bool:
+        """Whether the class brings an inner product of its own.
+
+        Returns
+        -------
+        bool
+        """
+        return (
+            cls.inner_product is not Accumulator.inner_product
+            or cls.compiled is not Accumulator.compiled
+        )
+
     def inner_product(
         self, a: Sequence[Fraction], b: Sequence[Fraction], c: Fraction
     ) -> Fraction | float:
@@ -281,15 +304,25 @@ class Accumulator:
     def parts(self) -> Iterator[Accumulator]:
         """The accumulator and those that it is made of."""
         yield self
-        for value in vars(self).values():
+        for value in self._fields():
             if isinstance(value, Accumulator):
                 yield from value.parts()
+
+    def _fields(self) -> Iterator[Any]:
+        """The values of the fields, and those within tuples."""
+        for value in vars(self).values():
+            yield from value if isinstance(value, tuple) else (value,)
 
     @property
     def is_stochastic(self) -> bool:
         """Whether results depend on random bits."""
-        values = (value for part in self.parts() for value in vars(part).values())
+        values = (value for part in self.parts() for value in part._fields())
         return any(isinstance(value, Rounding) and value.is_stochastic for value in values)
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether its bounds are fpemu's, which are proved and tested, and not those of a user."""
+        return all(type(part).__module__ == __name__ for part in self.parts())
 
     def derived(self, *labels: Any) -> Accumulator:
         """The accumulator with seeds of its own, see :meth:`fpemu.Rounding.derived`."""
@@ -298,6 +331,10 @@ class Accumulator:
             if isinstance(value, (Rounding, Accumulator)):
                 _set(copied, name, value.derived(*labels))
         return copied
+
+    def __str__(self) -> str:
+        facts = (x.mode if isinstance(x, Rounding) else str(x) for x in vars(self).values())
+        return f"{type(self).__name__}({', '.join(facts)})"
 
 
 @dataclass(frozen=True, init=False)
@@ -743,6 +780,15 @@ class Exact(Accumulator):
         return f"exact({self.format}, {self.rounding.mode}{blocks})"
 
 
+def _to_infinity(rounding: Rounding) -> Rounding:
+    """The rounding of a unit, which overflows to infinity."""
+    if rounding.overflow not in ("ieee", "infinity"):
+        raise ValueError(
+            f"a tensor core overflows to infinity: overflow={rounding.overflow!r} would be ignored"
+        )
+    return replace(rounding, overflow="infinity")
+
+
 @dataclass(frozen=True, init=False)
 class TensorCore(Accumulator):
     """The fused multi-term addition of matrix units: one rounding for a block of products.
@@ -763,7 +809,7 @@ class TensorCore(Accumulator):
     format : Format or str
         The format of the results.
     rounding : Rounding or str
-        The rounding into it.  Overflow gives infinity, whatever the mode.
+        The rounding into it.  Overflow gives infinity, whatever the mode; others are refused.
     exponent_floor : int, optional
         The least that the largest exponent may be; left out, there is no floor.
     inputs : Format, str, or a pair of them
@@ -828,7 +874,7 @@ class TensorCore(Accumulator):
         _set(self, "block", _positive("block", block))
         _set(self, "fraction_bits", _positive("fraction_bits", fraction_bits))
         _set(self, "format", _formats.format(format))
-        _set(self, "rounding", replace(as_rounding(rounding), overflow="infinity"))
+        _set(self, "rounding", _to_infinity(as_rounding(rounding)))
         floor = exponent_floor
         _set(self, "exponent_floor", None if floor is None else integer("exponent_floor", floor))
         _set(self, "inputs", _pair(inputs))

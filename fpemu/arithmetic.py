@@ -7,7 +7,7 @@ IEEE Std 754-2019, sections 5.4.1 and 6.3.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,9 +17,19 @@ from fpemu._kernels import arithmetic as kernels
 from fpemu._kernels import launching
 from fpemu.carriers import Carrier, as_carrier, check_out, result_dtype
 from fpemu.formats import Format, FormatLike
-from fpemu.rounding import RoundingLike, as_rounding
+from fpemu.rounding import Rounding, RoundingLike, as_rounding
 
 __all__ = ["add", "divide", "fma", "multiply", "sqrt", "subtract"]
+
+_NEAREST: Final = Rounding()
+_OF_PROCESSOR: Final[dict[tuple[int, bool], np.ufunc]] = {
+    (kernels.ADD, False): np.add,
+    (kernels.ADD, True): np.subtract,
+    (kernels.MULTIPLY, False): np.multiply,
+    (kernels.DIVIDE, False): np.divide,
+    (kernels.SQRT, False): np.sqrt,
+}
+"""What processors round to nearest, by operation and whether the second operand is negated."""
 
 
 @launching.default_environment()
@@ -43,19 +53,37 @@ def _apply(
         shapes = ", ".join(f"{name} {a.shape}" for name, a in zip(operands, arrays, strict=True))
         raise ValueError(f"operands do not broadcast: {shapes}") from None
     place = None if out is None else check_out(out, shape, format)
-    if operation == kernels.FMA and all(array.dtype == np.float32 for array in arrays):
-        operation = kernels.FMA_FLOAT32
-    working = dtype if all(array.dtype == dtype for array in arrays) else np.dtype(np.float64)
-    flat = [_flattened(array, shape, working) for array in arrays]
-    flat += [flat[0]] * (3 - len(flat))
-    steps = np.array([0 if operand.size == 1 else 1 for operand in flat])
     result = np.empty(shape, dtype)
-    kernels.apply(operation, (*flat, steps, flip), result.reshape(-1), format, rounding)
-    _check_result(result, format)
+    ufunc = _OF_PROCESSOR.get((operation, flip))
+    if ufunc is not None and rounding == _NEAREST and format == _formats.format(dtype.name):
+        ufunc(*arrays, out=result, dtype=dtype)
+        not_numbers = np.isnan(result)
+        if not_numbers.any():  # kernels return this NaN, whatever the operands
+            result[not_numbers] = np.nan
+    else:
+        _run_kernel(operation, arrays, flip, result, format, rounding)
+        _check_result(result, format)
     if place is None:
         return result[()]
     place[...] = result
     return out
+
+
+def _run_kernel(
+    operation: int,
+    arrays: list[Carrier],
+    flip: bool,
+    result: Carrier,
+    format: Format,
+    rounding: Rounding,
+) -> None:
+    """Fill a result by the kernel of an operation."""
+    if operation == kernels.FMA and all(array.dtype == np.float32 for array in arrays):
+        operation = kernels.FMA_FLOAT32
+    flat = [_flattened(array, result.shape, result.dtype) for array in arrays]
+    flat += [flat[0]] * (3 - len(flat))
+    steps = np.array([0 if operand.size == 1 else 1 for operand in flat])
+    kernels.apply(operation, (*flat, steps, flip), result.reshape(-1), format, rounding)
 
 
 def _flattened(array: Carrier, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Carrier:

@@ -14,6 +14,7 @@ __all__ = [
     "Carrier",
     "as_carrier",
     "check_no_nan",
+    "check_not_masked",
     "check_out",
     "result_dtype",
     "working_dtype",
@@ -28,10 +29,11 @@ def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
     Raises
     ------
     TypeError
-        If the values are not real numbers of at most 64 bits.
+        If the values are not real numbers of at most 64 bits, or some of them may be masked.
     ValueError
         If an integer is not a float64 number.
     """
+    check_not_masked(x, name)
     array = np.asarray(x)
     _check_listed_integers(x, array, name)
     kind = array.dtype.kind
@@ -46,6 +48,12 @@ def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
     if kind in "fV" and array.dtype.names is None and np.can_cast(array.dtype, np.float32):
         return array.astype(np.float32)
     raise TypeError(f"{name} must hold real numbers of at most 64 bits, not {array.dtype}")
+
+
+def check_not_masked(x: object, name: str) -> None:
+    """Raise TypeError for a masked array, whose masked elements would be taken for numbers."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: give its data, or x.filled(...)")
 
 
 _MOST_INTEGER: Final = 2.0**53  # float64 holds all integers up to this one
@@ -109,8 +117,7 @@ def check_out(out: Any, shape: tuple[int, ...], format: Format) -> Carrier:
     """
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy array, not {type(out).__name__}")
-    if isinstance(out, np.ma.MaskedArray):
-        raise TypeError("out is a masked array: give its data")
+    check_not_masked(out, "out")
     if not out.dtype.isnative:
         raise TypeError(f"out has dtype {out.dtype}, which is not in the byte order of the machine")
     if out.dtype not in LAYOUTS or (out.dtype == np.float32 and format.carrier != np.float32):

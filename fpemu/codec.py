@@ -18,7 +18,7 @@ from fpemu import formats as _formats
 from fpemu._arguments import integer
 from fpemu._kernels import codes as kernels
 from fpemu._kernels import launching
-from fpemu.carriers import Carrier, as_carrier
+from fpemu.carriers import Carrier, as_carrier, check_not_masked
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import RoundingLike
 from fpemu.rounding import round as round_into
@@ -166,6 +166,7 @@ def decode(codes: ArrayLike, format: FormatLike) -> Any:
 
 
 def _as_codes(codes: ArrayLike, format: Format) -> NDArray[Any]:
+    check_not_masked(codes, "codes")
     array = np.asarray(codes)
     if array.size == 0:
         return array.astype(np.uint8)
@@ -320,6 +321,7 @@ def unpack(packed: ArrayLike, format: FormatLike, count: int | None = None) -> N
 def _as_bytes(packed: ArrayLike) -> NDArray[np.uint8]:
     if isinstance(packed, bytes | bytearray | memoryview):
         packed = np.frombuffer(packed, np.uint8)
+    check_not_masked(packed, "packed")
     array = np.atleast_1d(np.asarray(packed))
     if array.size == 0:
         return array.astype(np.uint8)

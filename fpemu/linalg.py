@@ -167,18 +167,9 @@ _PRODUCTS: Final[dict[type, Callable[[Operands, Any], Carrier]]] = {
 }
 
 
-def _is_own(accumulator: Any) -> bool:
-    """Whether an accumulator brings a definition of its own."""
-    kind = type(accumulator)
-    return isinstance(accumulator, Accumulator) and (
-        kind.inner_product is not Accumulator.inner_product
-        or kind.compiled is not Accumulator.compiled
-    )
-
-
 def _product_of(accumulator: Accumulator) -> Callable[[Operands, Any], Carrier] | None:
     """What computes products by an accumulator: its own definition, or that of its class."""
-    if _is_own(accumulator):
+    if isinstance(accumulator, Accumulator) and accumulator.has_definition():
         return _own_product
     return next((_PRODUCTS[kind] for kind in type(accumulator).__mro__ if kind in _PRODUCTS), None)
 
@@ -467,7 +458,7 @@ def _checked_product(accumulator: Any) -> Callable[[Operands, Any], Carrier]:
                 "accumulator must be an accumulator such as Sequential('e8m7'), or one of your own "
                 f"with an inner_product, not {type(part).__name__} {str(part)[:60]!r}"
             )
-        if not _is_own(part):
+        if not part.has_definition():
             continue
         if type(part).__hash__ is None:
             raise TypeError(f"{type(part).__name__} must be a frozen dataclass: it has no hash")

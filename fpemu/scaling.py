@@ -40,6 +40,8 @@ RULES: Final = ("floor", "ceil", "even", "fit")
 
 Array = NDArray[Any]
 
+_LONGEST_BLOCK: Final = 2**31
+
 
 @dataclass(frozen=True)
 class BlockFormat:
@@ -78,7 +80,22 @@ class BlockFormat:
             raise TypeError(f"tensor_scale must be True or False, not {self.tensor_scale!r}")
         for name in ("element", "scale"):
             object.__setattr__(self, name, _formats.operand_format(getattr(self, name)))
-        object.__setattr__(self, "block", integer("block", self.block, 1))
+        object.__setattr__(self, "block", integer("block", self.block, 1, _LONGEST_BLOCK))
+        self._check_products()
+
+    def _check_products(self) -> None:
+        """Raise ValueError unless elements times scales are float64 numbers."""
+        parts = [self.element, self.scale, *([_formats.float32] if self.tensor_scale else [])]
+        within = (
+            sum(part.precision for part in parts) <= _formats.float64.precision
+            and sum(part.quantum_exponent for part in parts) >= _formats.float64.quantum_exponent
+            and sum(part.emax + 1 for part in parts) <= _formats.float64.emax + 1
+        )
+        if not within:
+            raise ValueError(
+                f"block-scaled format {self.name!r}: elements in {self.element} times scales in "
+                f"{' and '.join(map(str, parts[1:]))} are not all float64 numbers"
+            )
 
     def __str__(self) -> str:
         return self.name
@@ -169,6 +186,9 @@ class Scaled:
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False  # or the checks would hold for a moment
             object.__setattr__(self, each.name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Scaled, tuple(getattr(self, each.name) for each in fields(self))
 
     @classmethod
     def _of(cls, *values: Any) -> Scaled:
@@ -375,7 +395,7 @@ def quantize(
     array = np.asarray(as_carrier(x), np.float64)
     if array.ndim == 0:
         raise ValueError("a scalar has no blocks: x needs at least one dimension")
-    axis = normalize_axis_index(axis, array.ndim)
+    axis = normalize_axis_index(integer("axis", axis), array.ndim)
     moved = np.moveaxis(array, axis, -1)
     largest = _block_maxima(np.abs(moved), format.block)
     own = 1.0
@@ -409,6 +429,8 @@ def dequantize(scaled: Scaled) -> Array:
     >>> scaling.dequantize(scaling.quantize([1e-3, 5e-3], "mxint8"))
     array([0.00097656, 0.00500488])
     """
+    if not isinstance(scaled, Scaled):
+        raise TypeError(f"scaled must be a Scaled, not {type(scaled).__name__}")
     return scaled.elements * scaled.spread_scales() * scaled.tensor_scale
 
 
@@ -491,7 +513,13 @@ def _unit_product(a: Scaled, b: Scaled, unit: ScaledCore, c: ArrayLike | None) -
             )
     initial: Any = None
     if c is not None:
-        initial = np.broadcast_to(as_carrier(c, "c"), (a.shape[0], b.shape[1]))[np.newaxis]
+        given, shape = as_carrier(c, "c"), (a.shape[0], b.shape[1])
+        try:
+            initial = np.broadcast_to(given, shape)[np.newaxis]
+        except ValueError as error:
+            raise ValueError(
+                f"shape {given.shape} of c does not broadcast to {shape}, that of the result"
+            ) from error
         if not np.array_equal(round_into(initial, unit.core.initial), initial, equal_nan=True):
             raise ValueError(f"c has elements that are not members of {unit.core.initial}")
     lengths = np.full(a.shape[0], b.shape[1], np.int64)

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from lamp import bounds, testing
     from lamp.bounds import compositions, evaluations
     from lamp.evaluation import Metrics, evaluate
+    from lamp.integrations import from_pretrained, simulate
     from lamp.lookahead import LAMP, select
     from lamp.machines import Function, Hardware, Product, Sum, Tiled, hardware
-    from lamp.models import GPT2, Llama, calibrated, certify, checkpoints, from_pretrained
+    from lamp.models import GPT2, Llama, calibrated, certify, checkpoints
     from lamp.studies import Study, sweep
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "from_pretrained",
     "hardware",
     "select",
+    "simulate",
     "sweep",
     "testing",
 ]
@@ -45,9 +47,10 @@ __all__ = [
 _NAMES: Final = {
     "bounds": "compositions evaluations",
     "evaluation": "Metrics evaluate",
+    "integrations": "from_pretrained simulate",
     "lookahead": "LAMP select",
     "machines": "Function Hardware Product Sum Tiled hardware",
-    "models": "GPT2 Llama calibrated certify checkpoints from_pretrained",
+    "models": "GPT2 Llama calibrated certify checkpoints",
     "studies": "Study sweep",
 }
 

@@ -46,6 +46,7 @@ FLOORS = {
         "lookahead",
         "models",
         "evaluation",
+        "integrations",
         "studies",
         "reports",
         "cli",

@@ -41,6 +41,8 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel):
     assert {name for name in top if not name.endswith(".dist-info")} == {"fpemu", "lamp"}
     for name in ("config.json", "model.safetensors", "tokenizer.json", "held_out.txt", "README.md"):
         assert f"lamp/models/embedded/{name}" in names
+    for name in ("ecclesiastes.txt", "jargon.txt", "README.md"):
+        assert f"lamp/evaluation/samples/{name}" in names
     for name in ("page.html", "parts.html", "page.css", "page.js"):
         assert f"lamp/reports/templates/{name}" in names
     assert "fpemu/py.typed" in names

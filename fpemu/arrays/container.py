@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from fpemu import formats as _formats
 from fpemu._environment import in_default_environment
 from fpemu.accumulators import Accumulator, Sequential
+from fpemu.carriers import as_carrier
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 from fpemu.rounding import round as round_into
@@ -29,7 +30,7 @@ __all__ = ["Array", "array"]
 class Count:
     """The number of operations so far of an array and of what was computed from it.
 
-    Threads may share it; a copy or pickle goes on from the same number by itself.
+    Threads may share it; a deep copy or pickle goes on from the same number by itself.
     """
 
     def __init__(self, number: int = 0) -> None:
@@ -128,7 +129,8 @@ class Array(NDArrayOperatorsMixin):
         of the element in its result; operations are counted, in the order in which the program
         runs, over an array made by :func:`array` and all that was computed from it.  So a program
         gives the same bits in every run, on any number of Numba's threads.  Two arrays that were
-        made with the same seed draw the same bits: give each a seed of its own.
+        made with the same seed draw the same bits, as do an array and a deep or pickled copy of
+        it: give each a seed of its own.
     accumulator : Accumulator
         Forms sums, means and matrix products: sums as inner products with ones, in index order.
     """
@@ -397,4 +399,4 @@ def array(
             f"accumulator must be an accumulator such as Sequential('e8m7'), not {accumulator!r}"
         )
     style = Style(_formats.format(format), as_rounding(rounding), accumulator)
-    return style.wrap(style.step("array").rounded(np.asarray(x)))
+    return style.wrap(style.step("array").rounded(as_carrier(x)))

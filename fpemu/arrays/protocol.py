@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -15,7 +16,7 @@ from fpemu._kernels import launching
 from fpemu._kernels.scans import scan
 from fpemu.accumulators import Accumulator
 from fpemu.arrays.container import Array, Style, common_style
-from fpemu.carriers import as_carrier
+from fpemu.carriers import as_carrier, check_not_masked
 from fpemu.formats import Format
 from fpemu.linalg import matmul
 from fpemu.rounding import round as round_into
@@ -108,6 +109,7 @@ def _exactly(operand: Any) -> NDArray[Any]:
 
     Python compares integers and floats exactly, and so numpy compares arrays of Python's objects.
     """
+    check_not_masked(operand, "an operand")
     given = np.asarray(operand.values if isinstance(operand, Array) else operand)
     if given.dtype.kind == "O" and all(isinstance(x, int) for x in given.ravel().tolist()):
         return given
@@ -118,8 +120,10 @@ def _exactly(operand: Any) -> NDArray[Any]:
 
 
 def _call(ufunc: Any, inputs: tuple[Any, ...]) -> Any:
-    style = common_style(inputs)
     name = ufunc.__name__
+    if not any(isinstance(each, Array) for each in inputs):
+        raise TypeError(f"numpy.{name} of plain numbers has no format: give it an fpemu.Array")
+    style = common_style(inputs)
     if ufunc in _PLAIN:
         return _plain(ufunc, inputs)
     step = style.step(name)
@@ -156,6 +160,8 @@ def apply_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], options: dict[
     out = options.pop("out", (None,))[0]
     if options.pop("where", True) is not True:
         raise TypeError(f"where= is not emulated in numpy.{ufunc.__name__}: use numpy.where")
+    if method in ("reduce", "accumulate") and not isinstance(inputs[0], Array):
+        raise TypeError(f"numpy.{ufunc.__name__} of plain numbers has no format: use fpemu.array")
     if method == "reduce" and ufunc in _REDUCTIONS:
         result = _REDUCTIONS[ufunc](*inputs, **_reduction_options(options))
     elif method == "accumulate" and ufunc in _SCANS:
@@ -354,10 +360,11 @@ def _clip(
     max: Any = None,
 ) -> Any:
     """Bounds are compared as they are, and rounded where they are taken."""
-    if (a_min, a_max) != (None, None) and (min, max) != (None, None):
+    given, named = ([x for x in pair if x is not None] for pair in ((a_min, a_max), (min, max)))
+    if given and named:
         raise ValueError("numpy.clip takes a_min and a_max, or min and max, not both")
-    low, high = (a_min, a_max) if min is None and max is None else (min, max)
-    given = [bound for bound in (low, high) if bound is not None]
+    low, high = (min, max) if named else (a_min, a_max)
+    given = given or named
     style = common_style((a, *given))
     plain = [None if bound is None else _exactly(bound) for bound in (low, high)]
     clipped = np.clip(_exactly(a), *cast(Any, plain)) if given else _exactly(a)
@@ -505,8 +512,14 @@ def _unwrapped(argument: Any) -> Any:
 @launching.default_environment()
 def apply_function(function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """A function of numpy, on arrays of which at least one is an Array."""
+    name = f"{function.__module__}.{function.__name__}"
     if function in _FUNCTIONS:
-        return _FUNCTIONS[function](*arguments, **options)
+        emulated = _FUNCTIONS[function]
+        try:
+            inspect.signature(emulated).bind(*arguments, **options)
+        except TypeError as error:
+            raise TypeError(f"{name} is emulated without this: {error}") from None
+        return emulated(*arguments, **options)
     plain = {name: _unwrapped(option) for name, option in options.items()}
     if function in _QUERIES:
         return function(*map(_unwrapped, arguments), **plain)
@@ -514,7 +527,6 @@ def apply_function(function: Any, arguments: tuple[Any, ...], options: dict[str,
         style = common_style(x for x in (*arguments, *options.values()) if isinstance(x, Array))
         moved = function(*map(_unwrapped, arguments), **plain)
         return [*map(style.wrap, moved)] if isinstance(moved, list) else style.wrap(moved)
-    name = f"{function.__module__}.{function.__name__}"
     raise TypeError(f"{name} is not emulated: convert to plain numbers with numpy.asarray first")
 
 

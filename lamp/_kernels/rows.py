@@ -37,10 +37,9 @@ def rows_of(x: ArrayLike, name: str) -> Float64:
     TypeError
         If the argument does not hold real numbers of at most 64 bits.
     """
-    array = np.asarray(x)
-    if array.dtype.kind == "b":
-        raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
-    array = as_carrier(array, name)
+    if np.asarray(x).dtype.kind == "b":
+        raise TypeError(f"{name} must hold real numbers, not bool")
+    array = as_carrier(x, name)
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(f"{name} needs a last axis that is not empty, not shape {array.shape}")
     return array.astype(np.float64)

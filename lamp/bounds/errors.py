@@ -17,11 +17,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fpemu import Accumulator
 from lamp._kernels.callables import telling
 from lamp._kernels.rows import Float64, outward
 from lamp.bounds.compositions import Composition
+from lamp.bounds.compositions.base import keeps_claims
 from lamp.bounds.evaluations import Evaluation, InFloat64
-from lamp.bounds.inner_products import ProductErrors
+from lamp.bounds.inner_products import ProductErrors, claims_of
 
 __all__ = ["ORDERS", "Bound", "bound"]
 
@@ -214,8 +216,10 @@ def _value(
 
 
 def _of_machine(machine: Evaluation) -> tuple[str, ...]:
-    if getattr(machine, "is_proved", False):
-        return ()
+    is_proved = getattr(machine, "is_proved", False)
+    if is_proved and keeps_claims(type(machine), "value", "error"):
+        held = (value for value in vars(machine).values() if isinstance(value, Accumulator))
+        return tuple(claim for each in held for claim in claims_of(each))
     return (f"error() bounds |value - f(y)|, as the evaluation {machine} states",)
 
 

@@ -20,12 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 
 import fpemu
 from fpemu import Accumulator, Format, Rounding
-from fpemu.carriers import as_carrier
+from fpemu.carriers import as_carrier, check_not_masked
 from lamp._kernels.callables import call, name_of
 from lamp._kernels.rows import Float64, outward, rows_of
 from lamp.bounds.evaluations import NEAREST
 
-__all__ = ["KINDS", "Kernel", "ProductErrors", "products"]
+__all__ = ["KINDS", "Kernel", "ProductErrors", "claims_of", "products"]
 
 KINDS: Final = ("deterministic", "probabilistic", "stochastic", "running")
 """The kinds of bounds of inner products."""
@@ -73,6 +73,7 @@ class ProductErrors:
 
     def __post_init__(self) -> None:
         for name in ("computed", "errors"):
+            check_not_masked(getattr(self, name), name)
             object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
         if self.errors.shape != self.computed.shape:
             raise ValueError(
@@ -229,11 +230,28 @@ def products(
         np.where(within, errors, np.inf),
         failure,
         description,
-        assumptions=(),
+        assumptions=claims_of(accumulator),
     )
 
 
 _MODELS: Final = {"probabilistic": ", if roundings err independently and with mean zero"}
+
+
+def claims_of(accumulator: Accumulator) -> tuple[str, ...]:
+    """What a bound takes on trust from an accumulator.
+
+    Parameters
+    ----------
+    accumulator : Accumulator
+
+    Returns
+    -------
+    tuple of str
+        Sentences; none if it and its parts are fpemu's.
+    """
+    if accumulator.is_proved:
+        return ()
+    return (f"error_bound() and underflow_bound() of {accumulator} hold, as its class states",)
 
 
 def _check_accumulator(accumulator: Any) -> None:

@@ -21,25 +21,26 @@ def compare(
     model: options.Model = "embedded",
     text: options.Source = None,
     token_ids: options.TokenIds = None,
-    tokens: options.Tokens = 4096,
+    tokens: options.Tokens = "4096",
     length: options.Length = None,
     stride: options.Stride = None,
+    field: options.Field = "text",
+    special_tokens: options.SpecialTokens = True,
     reference: options.Reference = "fp64",
     shuffle: options.Shuffle = False,
     seed: options.ShuffleSeed = None,
     json: options.Json = False,
 ) -> None:
     """Run a model over a text on several machines, and compare the machines and the results."""
-    from lamp import evaluation
+    from lamp import evaluation, integrations
     from lamp.cli import inputs, outputs
     from lamp.machines import differences
-    from lamp.models import loading as models
 
     source = options.source(text, token_ids)
     shuffled = options.shuffle_seed(shuffle, seed)
     settings = options.settings(machines)
     exact = options.machine(reference, "--reference")
-    network = models.from_pretrained(model, hardware=settings[0].hardware)
+    network = integrations.from_pretrained(model, hardware=settings[0].hardware)
     read = inputs.read_text(
         network,
         text=source,
@@ -48,8 +49,10 @@ def compare(
         length=length,
         stride=stride,
         shuffled=shuffled,
+        field=field,
+        special_tokens=special_tokens,
     )
-    total = len(read.tokens) * len(settings)
+    total = read.compared * len(settings)
     with outputs.progress_bar(f"{len(settings)} machines", total) as progress:
         found = evaluation.side_by_side(network, read, settings, reference=exact, progress=progress)
     look_ahead = any(each.lamp for each in settings)

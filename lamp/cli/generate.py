@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json as json_format
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,20 +17,27 @@ from fpemu.cli.options import usage
 from lamp.cli import options
 
 if TYPE_CHECKING:
-    from lamp.models import Decoder
+    from lamp.models import Continuation
 
-_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
-"""The decoding of the bytes of half a character."""
+_REASONS = {"end of text": ", ended by the model", "stop": ", ended by --stop"}
 
 
 def generate(
     prompt: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="The beginning of the text, taken as it is, or '-' for standard input.",
             metavar="TEXT|-",
         ),
-    ],
+    ] = None,
+    messages: Annotated[
+        Path | None,
+        typer.Option(
+            help="A conversation in place of a prompt, for the model's chat template: a JSON file "
+            "of messages, each with a role and a content.",
+            metavar="FILE.json",
+        ),
+    ] = None,
     model: options.Model = "embedded",
     hardware: options.Machine = "fp32",
     lamp: options.Rules = None,
@@ -49,6 +58,22 @@ def generate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="The seed of the draws.")] = 0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="End the text where this comes; it is not printed.  May be given several times.  "
+            "A text also ends with the tokens that the model ends it with.",
+            metavar="TEXT",
+        ),
+    ] = None,
+    special_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--special-tokens/--no-special-tokens",
+            help="Put the tokens around the prompt that the model's tokenizer puts around a text, "
+            "if any.  A chat template writes its own.",
+        ),
+    ] = True,
     chat: Annotated[
         bool,
         typer.Option(
@@ -59,9 +84,9 @@ def generate(
     json: options.Json = False,
 ) -> None:
     """Continue a text token by token."""
+    from lamp import integrations
     from lamp.cli import outputs
-    from lamp.models import Sampler
-    from lamp.models import loading as models
+    from lamp.models import Continuation, Sampler
 
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
     with usage():
@@ -70,8 +95,20 @@ def generate(
         if value is not None and temperature == 0.0:
             message = f"{value} has no effect at temperature 0: give a --temperature above it"
             raise typer.BadParameter(message, param_hint=name)
-    network = models.from_pretrained(model, hardware=setting.hardware, lamp=setting.lamp)
-    text = _Continued.of(network, prompt, chat=chat)
+    if stop and "" in stop:
+        raise typer.BadParameter("an empty text is everywhere", param_hint="--stop")
+    given, conversation = _prompt(prompt, messages)
+    network = integrations.from_pretrained(model, hardware=setting.hardware, lamp=setting.lamp)
+    in_chat = chat or messages is not None
+    whole = given
+    if in_chat:
+        option = "--chat" if messages is None else "--messages"
+        whole = _in_chat(network.tokenizer, conversation, option)
+    # A template writes the token that begins a text itself.
+    beginning = network.encode(whole, add_special_tokens=special_tokens and not in_chat)
+    if not len(beginning):
+        raise typer.BadParameter(f"{given!r} has no tokens to begin with", param_hint="--prompt")
+    text = Continuation(network, beginning.tolist(), network.end_tokens, stop or ())
     with usage("--tokens"):
         stream = network.stream(
             text.beginning,
@@ -85,7 +122,7 @@ def generate(
     start = time.perf_counter()
     pieces = text.pieces(stream)
     if not json:
-        _print(pieces, "" if chat else text.prompt)
+        _print(pieces, "" if in_chat else given)
         _remark(text, time.perf_counter() - start)
         return
     continuation = "".join(pieces)
@@ -95,12 +132,13 @@ def generate(
         {
             "model": outputs.model_record(model, network),
             **setting.record(),
-            "prompt": text.prompt,
-            "chat": chat,
+            "prompt": given if messages is None else conversation,
+            "chat": in_chat,
             "prompt_tokens": text.beginning,
             "text": continuation,
             "tokens": text.added,
             "ended": text.ended,
+            "stop": stop or [],
             "sampling": sampling,
             "seconds": seconds,
             "tokens_per_second": len(text.added) / seconds,
@@ -108,56 +146,44 @@ def generate(
     )
 
 
-@dataclass
-class _Continued:
-    """A text and its continuation by a model."""
+def _prompt(prompt: str | None, messages: Path | None) -> tuple[str, list[Any]]:
+    """The beginning of the text, or the messages of a conversation."""
+    from lamp.evaluation import STANDARD_INPUT, read_standard_input
 
-    model: Decoder
-    prompt: str
-    beginning: list[int]
-    stop: list[int]
-    added: list[int] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, model: Decoder, prompt: str, *, chat: bool) -> _Continued:
-        """A prompt, in the model's chat template if wanted."""
-        from lamp.evaluation import STANDARD_INPUT, read_standard_input
-
-        text = read_standard_input() if prompt == STANDARD_INPUT else prompt
-        # A template writes the token that begins a text itself.
-        whole = _in_chat(model.tokenizer, text) if chat else text
-        beginning = model.encode(whole, add_special_tokens=not chat)
-        if not len(beginning):
-            raise typer.BadParameter(f"{text!r} has no tokens to begin with", param_hint="--prompt")
-        return cls(model, text, beginning.tolist(), list(model.end_tokens))
-
-    @property
-    def ended(self) -> str:
-        """Why the text ends: the model has ended it, or the number of tokens is reached."""
-        return "end of text" if self.added and self.added[-1] in self.stop else "count"
-
-    def pieces(self, stream: Iterator[int]) -> Iterator[str]:
-        """The text of the tokens as they come, in whole characters."""
-        tokens = list(self.beginning)
-        shown = self.model.decode(tokens)
-        for token in stream:
-            self.added.append(token)
-            if token in self.stop:
-                continue  # it is the last one, and no text
-            tokens.append(token)
-            text = self.model.decode(tokens)
-            if not text.endswith(_UNFINISHED):
-                yield text[len(shown) :]
-                shown = text
-        yield self.model.decode(tokens)[len(shown) :]
+    if (prompt is None) == (messages is None):
+        hint = "--prompt, --messages"
+        raise typer.BadParameter("give one of them", param_hint=hint)
+    if messages is not None:
+        return "", _conversation(messages)
+    text = str(read_standard_input() if prompt == STANDARD_INPUT else prompt)
+    return text, [{"role": "user", "content": text}]
 
 
-def _in_chat(tokenizer: Any, prompt: str) -> str:
-    """A prompt as a user's message, and the beginning of the answer."""
+def _conversation(path: Path) -> list[Any]:
+    """The messages in a JSON file."""
+    from lamp._files import Stream
+
+    with contextlib.closing(Stream.open(path)) as stream:
+        text = stream.head()
+    try:
+        found = json_format.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    found = found.get("messages") if isinstance(found, dict) else found
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{path} is no list of messages, nor an object with one as 'messages'")
+    for number, message in enumerate(found):
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or "content" not in message:
+            raise ValueError(f"{path}: message {number} has no 'role' and 'content'")
+    return found
+
+
+def _in_chat(tokenizer: Any, messages: list[Any], option: str) -> str:
+    """Messages in the model's chat template, and the beginning of the answer."""
     if not getattr(tokenizer, "chat_template", None):
-        message = "the model's tokenizer has no chat template: leave --chat out"
-        raise typer.BadParameter(message, param_hint="--chat")
-    messages = [{"role": "user", "content": prompt}]
+        message = "the model's tokenizer has no chat template: give a --prompt without --chat"
+        raise typer.BadParameter(message, param_hint=option)
     try:
         text: str = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
@@ -181,9 +207,9 @@ def _print(pieces: Iterable[str], prompt: str) -> None:
             echo()
 
 
-def _remark(text: _Continued, seconds: float) -> None:
+def _remark(text: Continuation, seconds: float) -> None:
     """Print the speed and the reason of the end, on a terminal."""
     if sys.stderr.isatty():
         count = len(text.added)
-        reason = ", ended by the model" if text.ended == "end of text" else ""
+        reason = _REASONS.get(text.ended, "")
         typer.secho(f"{count} tokens, {count / seconds:.1f} a second{reason}", dim=True, err=True)

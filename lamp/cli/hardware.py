@@ -61,7 +61,10 @@ def show_machine(
     table.add_column("how")
     table.add_row("weights", f"stored in {machine.weights}")
     for step in STEPS:
-        table.add_row(step, str(getattr(machine, step)))
+        if step != "recomputed" or len(machine.levels) == 1:
+            table.add_row(step, str(getattr(machine, step)))
+    for level, product in enumerate(machine.levels if len(machine.levels) > 1 else (), 1):
+        table.add_row(f"recomputed, {level}", str(product))
     if machine.attention is not None:
         table.add_row("attention", str(machine.attention))
     echo(f"{machine.name}: numbers between steps in {machine.carrier} arrays")
@@ -82,15 +85,17 @@ def calibrate_machine(
     model: options.Model = "embedded",
     text: options.Source = None,
     token_ids: options.TokenIds = None,
-    tokens: options.Tokens = 1024,
+    tokens: options.Tokens = "1024",
     length: options.Length = None,
+    field: options.Field = "text",
+    special_tokens: options.SpecialTokens = True,
 ) -> None:
     """Find the order of the channels of a machine's scores on a text."""
     from dataclasses import replace
 
+    from lamp import integrations
     from lamp.cli import inputs, outputs
     from lamp.models import calibrated
-    from lamp.models import loading as models
 
     source = options.source(text, token_ids)
     machine = options.machine(name, "NAME")
@@ -98,7 +103,7 @@ def calibrate_machine(
         with usage("--order"):
             scores = replace(machine.scores, order=order)
         machine = replace(machine, name=f"{machine.name}-{order}", scores=scores)
-    network = models.from_pretrained(model)
+    network = integrations.from_pretrained(model)
     read = inputs.read_text(
         network,
         text=source,
@@ -107,6 +112,8 @@ def calibrate_machine(
         length=length,
         stride=None,
         shuffled=None,
+        field=field,
+        special_tokens=special_tokens,
     )
     found = calibrated(machine, network, [window.tokens for window in read.windows])
     found.save(output)

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from fpemu.cli.options import usage
 from lamp import evaluation
 from lamp._files import Stream
+from lamp.cli import options
 
 if TYPE_CHECKING:
     from lamp.models import Decoder
 
 _IN_WORDS: Final = {
-    evaluation.HELD_OUT: "the held-out sample",
+    **{name: sample.words for name, sample in evaluation.SAMPLES.items()},
     evaluation.STANDARD_INPUT: "standard input",
 }
 
@@ -27,12 +28,15 @@ def read_text(
     *,
     text: str,
     token_ids: str | None,
-    tokens: int,
+    tokens: str,
     length: int | None,
     stride: int | None,
     shuffled: int | None,
+    field: str,
+    special_tokens: bool,
 ) -> evaluation.Text:
     """Read the text that the options of a command describe."""
+    count = options.count(tokens)
     with usage("--length, --stride"):
         length, stride = evaluation.window_sizes(model, length, stride)
     if token_ids is not None:
@@ -40,7 +44,7 @@ def read_text(
             read_token_ids(Path(token_ids)),
             model,
             source=token_ids,
-            count=tokens,
+            count=count,
             length=length,
             stride=stride,
             shuffled=shuffled,
@@ -51,11 +55,13 @@ def read_text(
         raise FileNotFoundError(f"{error}: give token ids, by --token-ids FILE") from error
     source = evaluation.Source(
         text,
-        tokens=tokens,
+        field=field,
+        tokens=count,
         length=length,
         stride=stride,
         shuffled=shuffled is not None,
         seed=shuffled or 0,
+        special_tokens=special_tokens,
         name=_IN_WORDS.get(text, text),
     )
     return source.read(model)

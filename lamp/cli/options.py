@@ -72,6 +72,16 @@ def shuffle_seed(shuffle: bool, seed: int | None) -> int | None:
     return (seed or 0) if shuffle else None
 
 
+def count(tokens: str) -> int | None:
+    """The number of tokens to read; None for all."""
+    if tokens == "all":
+        return None
+    if not tokens.isdecimal() or not int(tokens):
+        message = f"{tokens!r} is no number of tokens: expected a positive integer, or all"
+        raise typer.BadParameter(message, param_hint="--tokens")
+    return int(tokens)
+
+
 # --- what they are --------------------------------------------------------------------------------
 
 Model = Annotated[
@@ -111,9 +121,10 @@ Settings = Annotated[
 Source = Annotated[
     str | None,
     typer.Option(
-        help="The text: a UTF-8 file, JSON lines (.jsonl) or a table (.parquet) with a field "
-        "'text', or '-' for standard input.  By default, 'held-out': the sample that comes with "
-        "the embedded model.",
+        help="The text: a UTF-8 file, JSON (.json, .jsonl) or a table (.csv, .tsv, .parquet) with "
+        "a field for the text, one of them compressed (.gz, .bz2, .xz), or '-' for standard "
+        "input; or a text that comes with lamp: macbeth, twelfth-night, ecclesiastes, jargon, or "
+        "held-out, the default, which is both plays.",
         metavar="FILE|-",
     ),
 ]
@@ -124,7 +135,21 @@ TokenIds = Annotated[
         metavar="FILE",
     ),
 ]
-Tokens = Annotated[int, typer.Option(min=1, help="Read at most this many tokens of the text.")]
+Field = Annotated[
+    str, typer.Option(help="The field or column of JSON and tables that holds the text.")
+]
+SpecialTokens = Annotated[
+    bool,
+    typer.Option(
+        "--special-tokens/--no-special-tokens",
+        help="Begin every window with the tokens that the model's tokenizer puts in front of a "
+        "text, if any, and end the text with those that it puts behind one.",
+    ),
+]
+Tokens = Annotated[
+    str,
+    typer.Option(help="Read at most this many tokens of the text, or 'all'.", metavar="COUNT|all"),
+]
 Length = Annotated[
     int | None,
     typer.Option(

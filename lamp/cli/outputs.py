@@ -37,13 +37,15 @@ def model_record(name: str, model: Decoder) -> dict[str, Any]:
 def describe(name: str, model: Decoder, text: evaluation.Text) -> str:
     """The model and its text in words."""
     count = len(text.windows)
-    tokens = f"{len(text.tokens):,} token{'s' if len(text.tokens) > 1 else ''}"
+    tokens = f"{text.read:,} token{'s' if text.read > 1 else ''}"
     parts = f"{count} windows of {text.length}" if count > 1 else "one window"
     strides = f", {text.stride} apart" if text.stride < text.length and count > 1 else ""
     shuffled = "" if text.shuffled is None else f", shuffled with seed {text.shuffled}"
+    words = model.tokenizer.convert_ids_to_tokens(text.begins) if text.begins else []
+    begins = f", beginning with {' '.join(map(str, words))}" if words else ""
     return (
-        f"{name}: {type(model).__name__}, {model.shape.layers} layers\n"
-        f"{text.source}: {tokens}, {parts}{strides}{shuffled}"
+        f"{name}: {model.kind}, {model.shape.layers} layers\n"
+        f"{text.source}: {tokens}, {parts}{strides}{begins}{shuffled}"
     )
 
 

@@ -18,24 +18,25 @@ def run(
     lamp: options.Rules = None,
     text: options.Source = None,
     token_ids: options.TokenIds = None,
-    tokens: options.Tokens = 4096,
+    tokens: options.Tokens = "4096",
     length: options.Length = None,
     stride: options.Stride = None,
+    field: options.Field = "text",
+    special_tokens: options.SpecialTokens = True,
     reference: options.Reference = "fp64",
     shuffle: options.Shuffle = False,
     seed: options.ShuffleSeed = None,
     json: options.Json = False,
 ) -> None:
     """Run a model over a text on a machine, and compare it with a reference."""
-    from lamp import evaluation
+    from lamp import evaluation, integrations
     from lamp.cli import inputs, outputs
-    from lamp.models import loading as models
 
     source = options.source(text, token_ids)
     shuffled = options.shuffle_seed(shuffle, seed)
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
     exact = options.machine(reference, "--reference")
-    network = models.from_pretrained(model, hardware=setting.hardware)
+    network = integrations.from_pretrained(model, hardware=setting.hardware)
     read = inputs.read_text(
         network,
         text=source,
@@ -44,8 +45,10 @@ def run(
         length=length,
         stride=stride,
         shuffled=shuffled,
+        field=field,
+        special_tokens=special_tokens,
     )
-    with outputs.progress_bar(setting.hardware.name, len(read.tokens)) as progress:
+    with outputs.progress_bar(setting.hardware.name, read.compared) as progress:
         found = evaluation.compare(network, read, setting, reference=exact, progress=progress)
     if json:
         outputs.print_json(

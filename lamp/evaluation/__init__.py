@@ -2,12 +2,21 @@
 
 from lamp.evaluation import numerics
 from lamp.evaluation.comparisons import Comparison, compare, side_by_side, without_nan
-from lamp.evaluation.metrics import ESTIMATED, NUMBERS, Metrics, Totals, evaluate, reference_logits
+from lamp.evaluation.metrics import (
+    ESTIMATED,
+    NUMBERS,
+    Metrics,
+    Sums,
+    Totals,
+    evaluate,
+    reference_logits,
+)
 from lamp.evaluation.numerics import versions
 from lamp.evaluation.sampling import Samples, samples, stochastic
 from lamp.evaluation.settings import Setting, setting_parts
 from lamp.evaluation.sources import (
     HELD_OUT,
+    SAMPLES,
     STANDARD_INPUT,
     Source,
     read_standard_input,
@@ -20,6 +29,7 @@ __all__ = [
     "ESTIMATED",
     "HELD_OUT",
     "NUMBERS",
+    "SAMPLES",
     "STANDARD_INPUT",
     "Comparison",
     "Estimate",
@@ -27,6 +37,7 @@ __all__ = [
     "Samples",
     "Setting",
     "Source",
+    "Sums",
     "Text",
     "Totals",
     "compare",

@@ -8,9 +8,9 @@ Budzinskiy et al., arXiv 2601.21623, section 5: KL divergence, flip rate, perple
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +24,7 @@ from lamp.lookahead import Tiles
 if TYPE_CHECKING:
     from lamp.models import Decoder, Forward
 
-__all__ = ["ESTIMATED", "NUMBERS", "Metrics", "Totals", "evaluate", "reference_logits"]
+__all__ = ["ESTIMATED", "NUMBERS", "Metrics", "Sums", "Totals", "evaluate", "reference_logits"]
 
 ESTIMATED: Final = ("kl", "flip_rate", "reference_perplexity", "perplexity", "recomputation_rate")
 """The metrics that have a standard error."""
@@ -39,6 +39,28 @@ NUMBERS: Final = (
     *(f"{name}_error" for name in ESTIMATED),
 )
 """The metrics that are one number each, for stores and tables."""
+
+
+class Sums(NamedTuple):
+    """What the positions of a cluster add up to.
+
+    Two runs on the same tokens are compared cluster by cluster: ``lamp.evaluation.ratio`` of the
+    sums of one and those of the other is the ratio of their divergences, with the error that it has
+    if both go up and down together.
+
+    Parameters
+    ----------
+    positions : int
+        How many positions the cluster has.
+    kl : float
+        The sum of their divergences.
+    flips : int
+        How many of them have another most probable next token.
+    """
+
+    positions: int
+    kl: float
+    flips: int
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,11 @@ class Metrics:
     step_rates : mapping of str to tuple of float
         The same share per step and layer: scores, attention_output, mlp_up, mlp_down, and lm_head,
         which has one entry.  If attention goes by tiles, ``"tiles"`` has the share of tiles with a
-        recomputed part, and ``"parts"`` that of parts.
+        recomputed part, and ``"parts"`` that of parts.  If the machine recomputes in several
+        precisions, ``"scores_1"``, ``"scores_2"`` and so on have the share of each, and
+        ``"scores_bits"`` the cost: the bits of the accumulators of all recomputed multiply-adds
+        over those of the low ones, both accumulators as wide as their formats.  The same holds for
+        the other steps.
     high_precision_share : float
         Multiply-adds of recomputed components over those of all products.
     kl_error, flip_rate_error, reference_perplexity_error, perplexity_error : float
@@ -75,6 +101,8 @@ class Metrics:
         How many clusters of tokens the errors are from.
     windows : int
         How many windows the text has.  With one, the clusters are blocks of its tokens.
+    sums : tuple of Sums
+        What each cluster adds up to.
     """
 
     tokens: int
@@ -93,6 +121,7 @@ class Metrics:
     recomputation_rate_error: float = math.nan
     clusters: int = 0
     windows: int = 0
+    sums: tuple[Sums, ...] = ()
 
     def estimate(self, name: str) -> Estimate:
         """One of the metrics with its standard error.
@@ -131,6 +160,10 @@ class Totals:
         For each window, recomputed components and all candidates of all steps.
     tiles : list of tuple of Tiles
         For each window, the tiles of attention of each layer, if it goes by tiles.
+    levels : dict of str to ndarray
+        Per step and layer, the components that each of several precisions recomputed.
+    widths : dict of str to tuple of int
+        The bits of the accumulators of a step and of these precisions.
     repeated, multiply_adds : int
         Multiply-adds of recomputed components, and of all products.
     """
@@ -140,6 +173,8 @@ class Totals:
     components: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     shares: list[tuple[int, int]] = field(default_factory=list)
     tiles: list[tuple[Tiles, ...]] = field(default_factory=list)
+    levels: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    widths: dict[str, tuple[int, ...]] = field(default_factory=dict)
     repeated: int = 0
     multiply_adds: int = 0
 
@@ -181,6 +216,10 @@ class Totals:
             for sums, name in ((self.selected, "selected"), (self.components, "components")):
                 counts = np.array([getattr(part, name) for part in layers], np.int64)
                 sums[step] = sums.get(step, 0) + counts
+            if layers[0].levels:
+                counts = np.array([part.levels for part in layers], np.int64)
+                self.levels[step] = self.levels.get(step, 0) + counts
+                self.widths[step] = layers[0].widths
         layers = forward.recomputed.get("scores", ())
         self.tiles.append(tuple(part.tiles for part in layers if part.tiles is not None))
         return len(self.positions[-1])
@@ -197,7 +236,7 @@ class Totals:
             for kind in (self.selected, self.components)
         )
         steps = {step: self.selected[step] / self.components[step] for step in self.selected}
-        steps |= self._shares_of_tiles()
+        steps |= self._shares_of_levels() | self._shares_of_tiles()
         return Metrics(
             tokens=len(flips),
             kl=_mean(kl),
@@ -210,6 +249,10 @@ class Totals:
             high_precision_share=self.repeated / self.multiply_adds,
             **self._errors(perplexity),
             windows=len(self.positions),
+            sums=tuple(
+                Sums(len(part), math.fsum(part[:, 0]), int(part[:, 1].sum()))
+                for part in clusters_of(self.positions)
+            ),
         )
 
     def _errors(self, perplexity: Mapping[str, float]) -> dict[str, Any]:
@@ -239,6 +282,16 @@ class Totals:
             "tiles": np.array([each.recomputed / each.tiles for each in layers]),
             "parts": np.array([each.recomputed_parts / each.parts for each in layers]),
         }
+
+    def _shares_of_levels(self) -> dict[str, NDArray[np.float64]]:
+        """Return the shares of several precisions in each layer, and what they cost."""
+        found: dict[str, NDArray[np.float64]] = {}
+        for step, counts in self.levels.items():
+            shares = counts / self.components[step][:, np.newaxis]
+            found |= {f"{step}_{level}": share for level, share in enumerate(shares.T, 1)}
+            low, *widths = self.widths[step]
+            found[f"{step}_bits"] = (shares * widths).sum(axis=1) / low
+        return found
 
     def _layer_rates(self) -> tuple[float, ...]:
         """Return the recomputed share of each layer, over all its steps."""
@@ -276,6 +329,7 @@ def evaluate(
     *,
     length: int | None = None,
     stride: int | None = None,
+    begins: Sequence[int] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Metrics:
     """Run a model and compare it with a reference, position by position.
@@ -296,6 +350,9 @@ def evaluate(
     stride : int, optional
         The number of tokens from one window to the next; those before it are context only.  By
         default the length: windows do not overlap.
+    begins : sequence of int
+        Tokens that every window begins with, in front of those of the text, such as the one that
+        begins texts of Llama 2.  In the windows that go on with a text they are context only.
     progress : callable, optional
         Called after every window with the number of positions compared.
 
@@ -319,7 +376,7 @@ def evaluate(
     True
     """
     totals = Totals()
-    parts = windows(np.asarray(tokens), length, stride)
+    parts = windows(np.asarray(tokens), length, stride, begins)
     model_of_reference: Any = reference if hasattr(reference, "forward") else None
     given: Any = None if model_of_reference is not None else _given(reference, parts)
     for index, window in enumerate(parts):

@@ -60,6 +60,9 @@ def _randomized(part: Any, seed: int, labels: tuple[str, ...]) -> Any:
     """A step or an accumulator with stochastic roundings, each with a seed of its own."""
     if isinstance(part, Rounding):
         return Rounding("sr", part.overflow, seed=seed).derived(*labels)
+    if isinstance(part, tuple):  # products that recompute
+        levels = enumerate(part, 1)
+        return tuple(_randomized(each, seed, (*labels, str(level))) for level, each in levels)
     found = copy.copy(part)
     for field in fields(part):
         value = getattr(part, field.name)

@@ -30,7 +30,8 @@ class Setting:
     Raises
     ------
     ValueError
-        If the machine is unknown, or two rules are for the same place.
+        If the machine is unknown, two rules are for the same place, or a rule has not as many
+        amounts as the machine has products that recompute.
 
     Examples
     --------
@@ -48,7 +49,7 @@ class Setting:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hardware", hardware(self.hardware))
         object.__setattr__(self, "lamp", tuple(self.lamp))
-        LookAhead.of(self.lamp)  # raises if two are for the same place
+        LookAhead.of(self.lamp).check(self.hardware)
 
     @classmethod
     def parse(cls, text: str) -> Setting:

@@ -8,6 +8,7 @@ is read and tokenized than its first tokens depend on.
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib
 import itertools
 import json
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamp._files import Stream
-from lamp.evaluation.texts import Text, window_sizes
+from lamp.evaluation.texts import Text, fitting, window_sizes
 from lamp.models import checkpoints
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HELD_OUT",
     "KINDS",
+    "SAMPLES",
     "STANDARD_INPUT",
     "Source",
     "read_standard_input",
@@ -41,12 +43,52 @@ __all__ = [
 HELD_OUT: Final = "held-out"
 """The name of the held-out sample that comes with the embedded model."""
 
+
+class Sample(NamedTuple):
+    """A text that comes with lamp: a part of a file, and what it is in words."""
+
+    path: Path
+    words: str
+    begin: str = ""
+    end: str = ""
+
+    def text(self) -> str:
+        """The text: the file from where it says `begin`, to before where it says `end`."""
+        text = self.path.read_text(encoding="utf-8")
+        stop = text.index(self.end) if self.end else len(text)
+        return text[text.index(self.begin) : stop]
+
+
+_PLAYS: Final = checkpoints.EMBEDDED / "held_out.txt"
+_FOLDER: Final = Path(__file__).parent / "samples"
+_SECOND: Final = "TWELFTH NIGHT; OR, WHAT YOU WILL"
+
+SAMPLES: Final = {
+    HELD_OUT: Sample(_PLAYS, "the held-out sample"),
+    "macbeth": Sample(_PLAYS, "the opening of Macbeth", end=_SECOND),
+    "twelfth-night": Sample(_PLAYS, "the opening of Twelfth Night", begin=_SECOND),
+    "ecclesiastes": Sample(_FOLDER / "ecclesiastes.txt", "Ecclesiastes, King James Version"),
+    "jargon": Sample(_FOLDER / "jargon.txt", "the Jargon File 4.4.7, introduction"),
+}
+"""The texts that come with lamp, by name: none of them is in the embedded model's training."""
+
 STANDARD_INPUT: Final = "-"
 """The name of standard input."""
 
-_SUFFIXES: Final = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-_NO_TEXTS: Final = (".json", ".csv", ".tsv", ".xlsx")
+_SUFFIXES: Final = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".tsv": "csv",
+}
+_PACKED: Final = (".gz", ".bz2", ".xz")
+"""Endings that compressed files have behind their own."""
+_NO_TEXTS: Final = (".doc", ".docx", ".epub", ".ods", ".pdf", ".xls", ".xlsx", ".zip", ".zst")
 """Endings of files whose texts would have to be taken out of them."""
+_DELIMITERS: Final = ",;\t"
+_LONGEST_CELL: Final = 2**24  # characters
 _SEPARATOR: Final = "\n\n"
 _EXTRAS: Final = {"pyarrow": "parquet", "datasets": "datasets"}
 _ROWS: Final = 1024  # of a table that are in memory at a time
@@ -62,13 +104,17 @@ class Source:
     Parameters
     ----------
     source : str
-        A file, ``"held-out"``, ``"-"`` for standard input, or the name of a data set.
-    kind : {"plain", "jsonl", "parquet", "datasets"}, optional
-        By default the file's ending decides; .json, .csv and the like are refused.  ``"plain"``:
-        UTF-8; lines end with a line feed whatever they end with in the file, and a byte-order mark
-        is left out.  ``"jsonl"``: a JSON object on each line.  ``"parquet"``: a table; needs the
-        extra ``parquet``.  ``"datasets"``: a name on the Hugging Face hub or a directory; needs the
-        extra ``datasets``.
+        A file, ``"-"`` for standard input, the name of a data set, or a text that comes with lamp:
+        ``"held-out"``, which is ``"macbeth"`` and ``"twelfth-night"``; ``"ecclesiastes"``;
+        ``"jargon"``.
+    kind : {"plain", "json", "jsonl", "csv", "parquet", "datasets"}, optional
+        By default the file's ending decides.  ``"plain"``: UTF-8, or UTF-16 and UTF-32 with a
+        byte-order mark, which is left out; lines end with a line feed whatever they end with in the
+        file.  ``"json"``: an array of texts or of objects, or one object.  ``"jsonl"``: a JSON
+        object on each line.  ``"csv"``: a table with a heading, its columns separated by commas,
+        semicolons or tabs.  ``"parquet"``: a table; needs the extra ``parquet``.  ``"datasets"``: a
+        name on the Hugging Face hub or a directory; needs the extra ``datasets``.  Files but those
+        of Parquet may be compressed by gzip, bzip2 or xz; what is compressed has no known length.
     field : str
         The field of the objects, the table or the data set that holds the text.
     subset : str, optional
@@ -76,7 +122,7 @@ class Source:
     split : str
         The split of a data set.
     tokens : int, optional
-        The number of tokens to take from the start; None for all.
+        The number of tokens to take from the start, with those that begin windows; None for all.
     length : int, optional
         The number of tokens in a window; by default as many as the model has positions, at most
         512.
@@ -86,8 +132,12 @@ class Source:
         Whether the tokens that were taken are shuffled: a control that is no language.
     seed : int
         The seed of the shuffling.
+    special_tokens : bool
+        Whether every window begins with the tokens that the model's tokenizer puts in front of a
+        text, and the text ends with those that it puts behind one.
     name : str
-        The label of the text; by default the source, and whether it is shuffled.
+        The label of the text; by default the source, whether it is shuffled, and whether its
+        special tokens are left out.
 
     Raises
     ------
@@ -113,28 +163,32 @@ class Source:
     stride: int | None = None
     shuffled: bool = False
     seed: int = 0
+    special_tokens: bool = True
     name: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source:
             raise ValueError(f"source must be a file, a name or '-', not {self.source!r}")
-        suffix = Path(self.source).suffix.lower()
+        suffix = _suffix(self.source)
         if not self.kind and suffix in _NO_TEXTS:
             raise ValueError(
-                f"{self.source!r} is not read as a text: expected plain text, .jsonl with a JSON "
-                "object on each line, or .parquet; kind = 'plain' takes it as it is"
+                f"{self.source!r} is not read as a text: expected plain text, "
+                f"{', '.join(_SUFFIXES)}, or one of them compressed ({', '.join(_PACKED)}); "
+                "kind = 'plain' takes it as it is"
             )
         kind = self.kind or _SUFFIXES.get(suffix, "plain")
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r}: expected {', '.join(KINDS)}")
         object.__setattr__(self, "kind", kind)
-        if self.is_given and kind not in ("plain", "jsonl"):
-            raise ValueError(f"{self.source!r} cannot be of kind {kind!r}: expected plain or jsonl")
+        if self.is_given and kind not in _OF_TEXT:
+            expected = ", ".join(_OF_TEXT)
+            raise ValueError(f"{self.source!r} cannot be of kind {kind!r}: expected {expected}")
         for field in ("tokens", "length", "stride"):
             if getattr(self, field) is not None:
                 self._make_integer(field, 1, "a positive integer")
-        if not isinstance(self.shuffled, bool):
-            raise ValueError(f"shuffled must be true or false, not {self.shuffled!r}")
+        for field in ("shuffled", "special_tokens"):
+            if not isinstance(getattr(self, field), bool):
+                raise ValueError(f"{field} must be true or false, not {getattr(self, field)!r}")
         self._make_integer("seed", 0, "an integer from 0")
         for field in ("field", "subset", "split", "name"):
             if not isinstance(getattr(self, field), str):
@@ -150,12 +204,13 @@ class Source:
     @property
     def is_given(self) -> bool:
         """Whether the text is neither a file nor a data set."""
-        return self.source in (HELD_OUT, STANDARD_INPUT)
+        return self.source in SAMPLES or self.source == STANDARD_INPUT
 
     @property
     def label(self) -> str:
         """The name of the text for people."""
-        return self.name or self.source + (", shuffled" if self.shuffled else "")
+        plain = "" if self.special_tokens else ", without special tokens"
+        return self.name or self.source + (", shuffled" if self.shuffled else "") + plain
 
     def inside(self, folder: Path) -> Source:
         """Return the source with its file relative to a folder.
@@ -208,8 +263,8 @@ class Source:
     def read(self, model: Decoder, given: str | Stream | None = None) -> Text:
         """Read the text as tokens of a model.
 
-        The tokens that the model's tokenizer puts in front of a text are in front of the first
-        document; those that it puts behind are behind the last, if that is read to its end.
+        The tokens that the model's tokenizer puts in front of a text are in front of every window;
+        those that it puts behind are behind the last document, if that is read to its end.
 
         Parameters
         ----------
@@ -229,22 +284,23 @@ class Source:
         ValueError
             As :meth:`documents`, or if a window does not fit the model.
         """
-        window_sizes(model, self.length, self.stride)
-        before, after = _around(model)
-        parts, count, share = [before], len(before), None
+        before, after = _around(model) if self.special_tokens else ((), ())
+        sizes = window_sizes(model, self.length, self.stride, len(before))
+        most = None if self.tokens is None else fitting(self.tokens, *sizes, len(before))
+        parts: list[NDArray[np.int64]] = []
+        count, share = 0, None
         with contextlib.closing(self._documents(given)) as documents:
             for document in documents:
-                wanted = None if self.tokens is None else max(self.tokens - count, 0)
-                separator = _SEPARATOR if len(parts) > 1 else ""
-                part = _first_tokens(model, separator, document, wanted)
+                wanted = None if most is None else max(most - count, 0)
+                part = _first_tokens(model, _SEPARATOR if parts else "", document, wanted)
                 parts.append(part.tokens)
                 count += len(part.tokens)
-                if part.is_cut or (count == self.tokens and _has_more(documents)):
+                if part.is_cut or (count == most and _has_more(documents)):
                     share = part.share
                     break
             else:
-                parts.append(after)
-        return Text.of(
+                parts.append(np.array(after, np.int64))
+        text = Text.of(
             np.concatenate(parts),
             model,
             source=self.label,
@@ -252,29 +308,29 @@ class Source:
             length=self.length,
             stride=self.stride,
             shuffled=self.seed if self.shuffled else None,
-            kept=len(before),
-            left_out=self._left_out(share),
+            begins=before,
         )
+        return replace(text, left_out=self._left_out(share, text.read) or text.left_out)
 
-    def _left_out(self, share: float | None) -> str:
+    def _left_out(self, share: float | None, read: int) -> str:
         """What is not read of the source, in words; `share` of it is read, None for all of it."""
-        if share is None or self.source == HELD_OUT:
+        if share is None or self.source in SAMPLES:
             return ""
         part = f", about {100 * share:.2g} % of it" if share else ", and it has more"
-        return f"{self.label}: the first {self.tokens} tokens are read{part}"
+        return f"{self.label}: the first {read} tokens are read{part}"
 
 
 # --- tokens ---------------------------------------------------------------------------------------
 
 
-def _around(model: Decoder) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _around(model: Decoder) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The tokens that a tokenizer puts in front of a text and behind it."""
-    whole, plain = model.encode(_SAMPLE), model.encode(_SAMPLE, add_special_tokens=False)
-    extra = len(whole) - len(plain)
-    for first in range(extra + 1):
-        if np.array_equal(whole[first : first + len(plain)], plain):
+    whole = tuple(model.encode(_SAMPLE).tolist())
+    plain = tuple(model.encode(_SAMPLE, add_special_tokens=False).tolist())
+    for first in range(len(whole) - len(plain) + 1):
+        if whole[first : first + len(plain)] == plain:
             return whole[:first], whole[first + len(plain) :]
-    return whole[:0], whole[:0]
+    return (), ()
 
 
 class _Part(NamedTuple):
@@ -359,9 +415,10 @@ def _opened(source: Source, given: Stream | None, *, keep: bool) -> Iterator[Str
             raise ValueError("standard input is empty: expected a text")
         yield stream
         return
-    held_out = checkpoints.EMBEDDED / "held_out.txt"
-    path = held_out if source.source == HELD_OUT else Path(source.source)
-    with contextlib.closing(Stream.open(path, keep=keep)) as stream:
+    if source.source in SAMPLES:
+        yield Stream.of(SAMPLES[source.source].text(), source.source)
+        return
+    with contextlib.closing(Stream.open(Path(source.source), keep=keep)) as stream:
         yield stream
 
 
@@ -375,32 +432,83 @@ def _jsonl(source: Source, given: Stream | None) -> Iterator[Stream]:
         for number, line in enumerate(stream.lines(), 1):
             if line.strip():
                 where = f"{source.source}, line {number}"
-                yield _field(_record(line, where), source, where)
+                yield _field(_object(_parsed(line, where), where), source, where)
 
 
-def _record(line: str, where: str) -> dict[str, Any]:
-    """The JSON object on a line."""
+def _json(source: Source, given: Stream | None) -> Iterator[Stream]:
+    with _opened(source, given, keep=True) as stream:
+        found = _parsed(stream.head(), source.source)
+    if not isinstance(found, list):
+        yield _field(_object(found, source.source), source, source.source)
+        return
+    for number, entry in enumerate(found):
+        where = f"{source.source}, entry {number}"
+        if isinstance(entry, str):
+            yield _text(entry, "it", where)
+        else:
+            yield _field(_object(entry, where), source, where)
+
+
+def _parsed(text: str, where: str) -> Any:
+    """What a text in JSON stands for."""
     try:
-        record = json.loads(line)
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError(f"{where} is not JSON: it is nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"{where} is not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} is not a JSON object, but {line.strip()[:40]!r}")
-    return record
+
+
+def _object(found: Any, where: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} is not a JSON object, but {json.dumps(found)[:40]}")
+    return found
+
+
+def _csv(source: Source, given: Stream | None) -> Iterator[Stream]:
+    with _opened(source, given, keep=source.is_given) as stream:
+        lines = (line + "\n" for line in stream.lines())
+        heading = next((line for line in lines if line.strip()), "")
+        delimiter = _delimiter(heading, source)
+        # The library's own limit is one of the process, and too low for documents.
+        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+        rows = csv.DictReader(
+            itertools.chain([heading], lines), delimiter=delimiter, strict=True, restval=""
+        )
+        try:
+            for number, row in enumerate(rows):
+                where = f"{source.source}, row {number}"
+                if None in row:
+                    raise ValueError(f"{where} has more cells than the heading has columns")
+                yield _field(row, source, where)
+        except csv.Error as error:
+            raise ValueError(f"{source.source} is not a table: {error}") from error
+
+
+def _delimiter(heading: str, source: Source) -> str:
+    """What separates columns, so that the field is one of them."""
+    for delimiter in _DELIMITERS:
+        names = next(csv.reader([heading], delimiter=delimiter), [])
+        if source.field in names:
+            return delimiter
+    raise ValueError(
+        f"{source.source} has no column {source.field!r} in its heading: {heading.strip()[:80]!r}"
+    )
 
 
 def _field(record: dict[str, Any], source: Source, where: str) -> Stream:
     if source.field not in record:
         raise ValueError(f"{where} has no field {source.field!r}: it has {', '.join(record)}")
-    value = record[source.field]
+    return _text(record[source.field], f"field {source.field!r}", where)
+
+
+def _text(value: Any, what: str, where: str) -> Stream:
     if not isinstance(value, str):
-        raise ValueError(f"{where}: field {source.field!r} is not a string, but {value!r:.40}")
+        raise ValueError(f"{where}: {what} is not a string, but {value!r:.40}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where}: field {source.field!r} is not Unicode: {error}") from error
+        raise ValueError(f"{where}: {what} is not Unicode: {error}") from error
     return Stream.of(value, where)
 
 
@@ -449,9 +557,20 @@ def _module(name: str, source: Source) -> ModuleType:
         ) from error
 
 
-KINDS: Final[dict[str, Callable[[Source, Stream | None], Iterator[Stream]]]] = {
+def _suffix(name: str) -> str:
+    """The ending that tells a file's kind, without that of its compression."""
+    path = Path(name.lower())
+    return (path.with_suffix("") if path.suffix in _PACKED else path).suffix
+
+
+_OF_TEXT: Final[dict[str, Callable[[Source, Stream | None], Iterator[Stream]]]] = {
     "plain": _plain,
+    "json": _json,
     "jsonl": _jsonl,
+    "csv": _csv,
+}
+KINDS: Final[dict[str, Callable[[Source, Stream | None], Iterator[Stream]]]] = {
+    **_OF_TEXT,
     "parquet": _parquet,
     "datasets": _dataset,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,7 +37,9 @@ class Window:
     context: int = 0
 
 
-def windows(tokens: NDArray[Any], length: int | None, stride: int | None) -> list[Window]:
+def windows(
+    tokens: NDArray[Any], length: int | None, stride: int | None, begins: Sequence[int] = ()
+) -> list[Window]:
     """Cut tokens into windows.
 
     Parameters
@@ -45,6 +48,9 @@ def windows(tokens: NDArray[Any], length: int | None, stride: int | None) -> lis
         One text, or windows that are texts of their own.
     length, stride : int or None
         As :func:`lamp.evaluate` takes them.
+    begins : sequence of int
+        The tokens that every window begins with, in front of those of the text.  They are compared
+        where a text begins, and are context in the windows that go on with it.
 
     Returns
     -------
@@ -60,25 +66,68 @@ def windows(tokens: NDArray[Any], length: int | None, stride: int | None) -> lis
     if length is None:
         if stride is not None:
             raise ValueError("a stride needs the length of the windows")
-        return [Window(text, _following(text)) for text in np.atleast_2d(tokens)]
+        return [_window(text, begins) for text in np.atleast_2d(tokens)]
     step = length if stride is None else stride
-    if tokens.ndim != 1 or not 1 <= step <= length:
+    if tokens.ndim != 1 or not 1 <= step <= length or length <= len(begins):
         raise ValueError(
-            f"windows of {length} tokens with a stride of {step} need one text and a stride from 1 "
-            f"to the length; the tokens have shape {tokens.shape}"
+            f"windows of {length} tokens with a stride of {step} need one text, a stride from 1 to "
+            f"the length, and more tokens than the {len(begins)} that begin them; the tokens have "
+            f"shape {tokens.shape}"
         )
-    following, found, covered = _following(tokens), [], 0
-    for start in range(0, len(tokens), step):
-        here = slice(start, start + length)
-        found.append(Window(tokens[here], following[here], covered - start))
-        covered = start + len(tokens[here])
+    room = length - len(begins)
+    found: list[Window] = []
+    covered = 0
+    for start in range(0, len(tokens), min(step, room)):
+        stop = min(start + room, len(tokens))
+        context = len(begins) + covered - start if found else 0
+        behind = int(tokens[stop]) if stop < len(tokens) else -1
+        found.append(_window(tokens[start:stop], begins, context, behind))
+        covered = stop
         if covered == len(tokens):
             break
     return found
 
 
-def _following(text: NDArray[Any]) -> NDArray[np.int64]:
-    return np.append(text[1:], -1).astype(np.int64)
+def _window(
+    text: NDArray[Any], begins: Sequence[int], context: int = 0, behind: int = -1
+) -> Window:
+    """A window of the tokens of a text and of those that begin it; `behind` it comes a token."""
+    tokens = np.concatenate([np.asarray(begins, text.dtype), text]) if begins else text
+    return Window(tokens, np.append(tokens[1:], behind).astype(np.int64), context)
+
+
+def _read(count: int, length: int, stride: int, begins: int) -> int:
+    """How many tokens are read of a text of `count`, with those that begin its windows."""
+    room = length - begins
+    beyond = max(count - room, 0)
+    return count + begins * (1 + -(-beyond // min(stride, room)))
+
+
+def fitting(total: int, length: int, stride: int, begins: int) -> int:
+    """How many tokens of a text there are among `total` that are read.
+
+    Parameters
+    ----------
+    total : int
+        The number of tokens that are read, with those that begin windows.
+    length, stride : int
+        The sizes of the windows.
+    begins : int
+        The number of tokens that begin each window.
+
+    Returns
+    -------
+    int
+        The largest number that leaves room for the beginnings, at least 1.
+    """
+    low, high = 1, max(total, 1)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _read(middle, length, stride, begins) <= total:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 @dataclass(frozen=True)
@@ -90,19 +139,22 @@ class Text:
     source : str
         Where the tokens are from, in words.
     tokens : ndarray of int64, shape (n,)
-        The tokens.
+        The tokens of the text, without those that begin windows.
     length : int
         The number of tokens in a window.
     stride : int
         The number of tokens from one window to the next; those before it are context only.
     available : int
-        The number of tokens that the source has, as far as it was read.
+        The number of tokens that the source has, as far as it was read, with those that begin
+        windows.
     asked : int or None
         The number of tokens that was asked for; None for all.
     shuffled : int or None
         The seed by which the tokens are shuffled; None if they are not.
     left_out : str
         What was not read of the source, in words; empty if nothing was left out.
+    begins : tuple of int
+        The tokens that every window begins with, such as the one that begins texts of Llama 2.
     """
 
     source: str
@@ -113,6 +165,7 @@ class Text:
     asked: int | None = None
     shuffled: int | None = None
     left_out: str = ""
+    begins: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -125,8 +178,7 @@ class Text:
         length: int | None = None,
         stride: int | None = None,
         shuffled: int | None = None,
-        kept: int = 0,
-        left_out: str = "",
+        begins: Sequence[int] = (),
     ) -> Text:
         """Take tokens from a source, in windows that fit a model.
 
@@ -139,8 +191,8 @@ class Text:
         source : str
             Where the tokens are from, in words.
         count : int, optional
-            The number of tokens to take from the start; by default all.  If the source has fewer,
-            :meth:`notes` says so.
+            The number of tokens to take from the start, with those that begin windows; by default
+            all.  If the source has fewer, :meth:`notes` says so.
         length : int, optional
             The number of tokens in a window; by default as many as the model has positions, at
             most 512.
@@ -148,11 +200,9 @@ class Text:
             The number of tokens from one window to the next; by default the length.
         shuffled : int, optional
             A seed by which the tokens that were taken are shuffled.
-        kept : int
-            The number of leading tokens that are not shuffled, as the one that begins a text.
-        left_out : str
-            What was not read of the source, in words.  By default it says so if `count` tokens are
-            not all of them.
+        begins : sequence of int
+            The tokens that every window begins with, in front of those of the text; they are not
+            shuffled.
 
         Returns
         -------
@@ -174,27 +224,41 @@ class Text:
         >>> text.length, text.notes()
         (512, ['the text has 3 tokens, fewer than the 4 asked for'])
         """
-        length, stride = window_sizes(model, length, stride)
+        length, stride = window_sizes(model, length, stride, len(begins))
+        first = tuple(_checked(begins, model, source).tolist()) if len(begins) else ()
         numbers = _checked(tokens, model, source)
         if count is not None and count < 1:
             raise ValueError(f"the count of tokens must be positive, not {count}")
-        taken = numbers[:count]
-        if not left_out and len(taken) < len(numbers):
-            left_out = f"{source}: the first {len(taken)} tokens of {len(numbers)} are read"
+        size = None if count is None else fitting(count, length, stride, len(first))
+        taken, left_out = numbers[:size], ""
+        read, available = (
+            _read(len(each), length, stride, len(first)) for each in (taken, numbers)
+        )
+        if len(taken) < len(numbers):
+            left_out = f"{source}: the first {read} tokens of {available} are read"
         if shuffled is not None:
-            rest = np.random.default_rng(shuffled).permutation(taken[kept:])
-            taken = np.concatenate([taken[:kept], rest])
+            taken = np.random.default_rng(shuffled).permutation(taken)
         asked, seed = (None if each is None else int(each) for each in (count, shuffled))
-        return cls(source, taken, length, stride, len(numbers), asked, seed, left_out)
+        return cls(source, taken, length, stride, available, asked, seed, left_out, first)
+
+    @property
+    def read(self) -> int:
+        """The number of tokens that are read once, with those that begin windows."""
+        return _read(len(self.tokens), self.length, self.stride, len(self.begins))
+
+    @property
+    def compared(self) -> int:
+        """The number of positions that are compared."""
+        return len(self.tokens) + len(self.begins)
 
     @property
     def windows(self) -> list[Window]:
         """The windows, in the order of the text."""
-        return windows(self.tokens, self.length, self.stride)
+        return windows(self.tokens, self.length, self.stride, self.begins)
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the tokens as little-endian 64-bit integers."""
+        """The SHA-256 of the text's tokens as little-endian 64-bit integers."""
         return hashlib.sha256(self.tokens.astype("<i8").tobytes()).hexdigest()
 
     def notes(self) -> list[str]:
@@ -209,7 +273,8 @@ class Text:
         """Return the text as plain data."""
         return {
             "source": self.source,
-            "tokens": len(self.tokens),
+            "tokens": self.read,
+            "begins": list(self.begins),
             "available": self.available,
             "asked": self.asked,
             "length": self.length,
@@ -220,7 +285,9 @@ class Text:
         }
 
 
-def window_sizes(model: Decoder, length: int | None, stride: int | None) -> tuple[int, int]:
+def window_sizes(
+    model: Decoder, length: int | None, stride: int | None, begins: int = 0
+) -> tuple[int, int]:
     """Return the length and the stride of windows for a model, checked.
 
     Parameters
@@ -228,6 +295,8 @@ def window_sizes(model: Decoder, length: int | None, stride: int | None) -> tupl
     model : Decoder
     length, stride : int or None
         As :meth:`Text.of` takes them.
+    begins : int
+        The number of tokens that begin each window.
 
     Returns
     -------
@@ -243,6 +312,8 @@ def window_sizes(model: Decoder, length: int | None, stride: int | None) -> tupl
         length = min(positions, _DEFAULT_LENGTH)
     if not 1 <= length <= positions:
         raise ValueError(f"length must lie in 1..{positions}, the model's positions, not {length}")
+    if length <= begins:
+        raise ValueError(f"length must be above {begins}, the tokens that begin a window")
     stride = length if stride is None else stride
     if not 1 <= stride <= length:
         raise ValueError(f"stride must lie in 1..{length}, the length of a window, not {stride}")

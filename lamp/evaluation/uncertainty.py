@@ -126,16 +126,25 @@ def ratio(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> Estimate:
     Estimate
         Sums of zero elements give NaN.
     """
-    total = math.fsum(sizes)
+    total = _total(sizes)
     if not total:
         return Estimate(math.nan, math.nan, 0)
-    value, count = math.fsum(sums) / total, len(sums)
+    value, count = _total(sums) / total, len(sums)
     if count < 2:
         return Estimate(value, math.nan, count)
     with np.errstate(all="ignore"):  # a mean may be infinite or NaN, and so is then its error
         squares = (sums - value * sizes) ** 2
-    variance = math.fsum(squares) * count / (count - 1)
+    variance = _total(squares) * count / (count - 1)
     return Estimate(value, math.sqrt(variance) / total, count)
+
+
+def _total(values: NDArray[np.float64]) -> float:
+    """The sum, correctly rounded; infinite or NaN where there is none."""
+    try:
+        return math.fsum(values)
+    except (ValueError, OverflowError):  # infinities of both signs; a sum beyond all numbers
+        with np.errstate(all="ignore"):
+            return float(np.sum(values))
 
 
 def paired(first: Sequence[NDArray[np.float64]], second: Sequence[NDArray[np.float64]]) -> Estimate:
@@ -159,6 +168,7 @@ def paired(first: Sequence[NDArray[np.float64]], second: Sequence[NDArray[np.flo
     """
     if [len(part) for part in first] != [len(part) for part in second]:
         raise ValueError("paired means need the same windows")
-    parts = clusters_of([b - a for a, b in zip(first, second, strict=True)])
-    sums = np.array([math.fsum(part) for part in parts])
+    with np.errstate(invalid="ignore"):  # both may be infinite
+        parts = clusters_of([b - a for a, b in zip(first, second, strict=True)])
+    sums = np.array([_total(part) for part in parts])
     return ratio(sums, np.array([float(len(part)) for part in parts]))

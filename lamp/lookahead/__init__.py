@@ -6,6 +6,7 @@ from lamp.lookahead.recomputation import (
     Recomputation,
     Tiles,
     error_weights,
+    put_levels,
     replace_selected,
 )
 from lamp.lookahead.rules import LAMP
@@ -17,6 +18,7 @@ __all__ = [
     "Recomputation",
     "Tiles",
     "error_weights",
+    "put_levels",
     "replace_selected",
     "rules",
     "select",

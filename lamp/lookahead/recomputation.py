@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,16 @@ import fpemu
 from lamp._kernels.rows import total
 from lamp.lookahead.rules import LAMP, PLACES
 from lamp.lookahead.selection import select_rows
-from lamp.machines import Operand, Product
+from lamp.machines import Hardware, Operand, Product
 
-__all__ = ["LookAhead", "Recomputation", "Tiles", "error_weights", "replace_selected"]
+__all__ = [
+    "LookAhead",
+    "Recomputation",
+    "Tiles",
+    "error_weights",
+    "put_levels",
+    "replace_selected",
+]
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,57 @@ class Recomputation:
         The number of multiply-adds of a component.
     tiles : Tiles, optional
         For scores of attention by tiles, how many tiles and parts these are.
+    levels : tuple of int
+        Where there are several precisions to recompute in, the number of components of each.
+    widths : tuple of int
+        Then the bits of the accumulators of the step and of each precision.
     """
 
     selected: int
     components: int
     terms: int
     tiles: Tiles | None = None
+    levels: tuple[int, ...] = ()
+    widths: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls, mask: NDArray[Any], step: Product, machine: Hardware, *, components: int, terms: int
+    ) -> Recomputation:
+        """How much was recomputed.
+
+        Parameters
+        ----------
+        mask : ndarray of bool or uint8
+            Which components, or by which of the machine's products, see :func:`lamp.select`.
+        step : Product
+            What computes the others.
+        machine : Hardware
+        components, terms : int
+
+        Returns
+        -------
+        Recomputation
+        """
+        selected = int(np.count_nonzero(mask))
+        if len(machine.levels) == 1:
+            return cls(selected, components, terms)
+        counts = np.bincount(np.ravel(mask), minlength=len(machine.levels) + 1)[1:]
+        widths = (each.accumulator.format.bits for each in (step, *machine.levels))
+        return cls(selected, components, terms, None, tuple(counts.tolist()), tuple(widths))
+
+    def __add__(self, other: Recomputation) -> Recomputation:
+        """Of the components of both, which have as many terms and the same precisions."""
+        tiles = self.tiles
+        if tiles is not None and other.tiles is not None:
+            tiles += other.tiles
+        return replace(
+            self,
+            selected=self.selected + other.selected,
+            components=self.components + other.components,
+            tiles=tiles,
+            levels=tuple(a + b for a, b in zip(self.levels, other.levels, strict=True)),
+        )
 
 
 @dataclass(frozen=True)
@@ -125,6 +177,29 @@ class LookAhead:
                 raise ValueError(f"there are two rules for {each.on}: {places[each.on]} and {each}")
             places[each.on] = each
         return cls(**places)
+
+    def check(self, machine: Hardware) -> None:
+        """Raise a ValueError unless each rule has an amount for each product that recomputes.
+
+        Parameters
+        ----------
+        machine : Hardware
+
+        Raises
+        ------
+        ValueError
+            If a rule has more or fewer amounts than the machine's `recomputed` has products.
+        """
+        products = len(machine.levels)
+        for place in PLACES:
+            rule = getattr(self, place)
+            if rule is None or len(rule.levels) == products:
+                continue
+            has = "one product" if products == 1 else f"{products} products"
+            raise ValueError(
+                f"{machine.name} recomputes by {has}, so that a rule takes as many amounts, not "
+                f"{len(rule.levels)}: {rule}"
+            )
 
     @property
     def is_causal(self) -> bool:
@@ -196,7 +271,7 @@ def _norms(x: NDArray[Any]) -> NDArray[np.float64]:
 
 def replace_selected(
     low: NDArray[Any],
-    high: NDArray[Any],
+    levels: Sequence[NDArray[Any]],
     overflowed: NDArray[np.bool_],
     settings: LAMP,
     *,
@@ -204,17 +279,18 @@ def replace_selected(
     sensitivity: NDArray[Any] | None,
     weights: NDArray[Any] | None,
     stream: int,
-) -> NDArray[np.bool_]:
+) -> NDArray[Any]:
     """Replace the components that a rule picks by those in high precision, in place.
 
     Parameters
     ----------
     low : ndarray, shape (rows, n)
-        The components to replace some of; those that overflowed are in high precision already.
-    high : ndarray, shape (rows, n)
-        The components in high precision.
+        The components to replace some of; those that overflowed are in the highest precision
+        already.
+    levels : sequence of ndarray, shape (rows, n)
+        The components in each precision that there is to recompute in.
     overflowed : ndarray of bool, shape (rows, n)
-        Components that count as picked whatever the rule.
+        Components that count as picked for the highest precision whatever the rule.
     settings : LAMP
         The rule.
     probabilities : ndarray, shape (rows, n), optional
@@ -227,11 +303,12 @@ def replace_selected(
     Returns
     -------
     ndarray of bool, shape (rows, n)
-        Which components are in high precision.
+        Which components are in high precision; of uint8 if there are several, see
+        :func:`lamp.select`.
     """
     lengths = np.full(len(low), low.shape[1], np.int64)
     z = low if probabilities is None else probabilities
-    mask = overflowed | select_rows(
+    mask = select_rows(
         z,
         lengths,
         settings,
@@ -240,5 +317,29 @@ def replace_selected(
         arguments=low,
         stream=stream,
     )
-    np.copyto(low, high, where=mask)
+    put_levels(low, levels, mask, overflowed)
     return mask
+
+
+def put_levels(
+    low: NDArray[Any],
+    levels: Sequence[NDArray[Any]],
+    mask: NDArray[Any],
+    overflowed: NDArray[np.bool_],
+) -> None:
+    """Replace the components of a mask by those in their precisions, in place.
+
+    Parameters
+    ----------
+    low : ndarray
+        The components to replace some of.
+    levels : sequence of ndarray
+        The components in each precision.
+    mask : ndarray of bool or uint8
+        Which to replace, or by which precision, see :func:`lamp.select`; those that overflowed are
+        put in, with the highest.
+    overflowed : ndarray of bool
+    """
+    np.copyto(mask, mask.dtype.type(len(levels)), where=overflowed)
+    for number, numbers in enumerate(levels, 1):
+        np.copyto(low, numbers, where=mask == number)

@@ -9,7 +9,8 @@ arXiv 2601.21623.  Version 1 has the rule ``normwise``; version 2, of May 2026, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal, InvalidOperation
 from numbers import Integral, Real
 from typing import Any, Final
@@ -60,6 +61,9 @@ class Rule:
         Whether tau bounds a condition number of each row; otherwise it is a threshold of scores.
     taus : str
         The interval that tau lies in.
+    nested : bool
+        Whether what a stricter limit picks is always part of what a looser one picks.  Only then
+        can several precisions share the components.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Rule:
     power: int = 1
     condition: bool = False
     taus: str = "[0, inf)"
+    nested: bool = True
 
     @property
     def of_arguments(self) -> bool:
@@ -125,6 +130,7 @@ _RULES: Final = (
         None,
         0,
         condition=True,
+        nested=False,
     ),
     Rule(
         "componentwise",
@@ -133,6 +139,7 @@ _RULES: Final = (
         None,
         1,
         condition=True,
+        nested=False,
     ),
     Rule(
         "total_variation",
@@ -198,6 +205,15 @@ def _option(text: str) -> tuple[str, Any]:
     return name, _OPTIONS[name](value)
 
 
+def _amounts(text: str) -> dict[str, Any]:
+    """Taus, or budgets in percent, one for each precision, by the name of their field."""
+    parts = text.split(",")
+    shares = [part.endswith("%") for part in parts]
+    if any(shares) != all(shares):
+        raise ValueError(f"{text!r} mixes taus with shares in percent")
+    return {"budget" if all(shares) else "tau": tuple(_amount(part) for part in parts)}
+
+
 def _amount(text: str) -> float:
     """A tau, or a budget in percent.  Decimals are exact, so that 7% is 0.07."""
     try:
@@ -207,12 +223,25 @@ def _amount(text: str) -> float:
     return float(number / 100 if text.endswith("%") else number)
 
 
+def _each(given: Any, of: Callable[[Any], Any]) -> Any:
+    """What is made of one amount, or of each of several; a tuple of one stands for it."""
+    if not isinstance(given, (tuple, list)):
+        return of(given)
+    found = tuple(of(each) for each in given)
+    return found[0] if len(found) == 1 else found
+
+
 def _plain(name: str, value: Any, kind: type, to: type) -> Any:
     """A field as a number of Python's, so that equal settings have equal text forms."""
     if not isinstance(value, kind) or isinstance(value, bool):
         number = "a number" if to is float else "an integer"
         raise TypeError(f"{name} must be {number}, not {value!r}")
     return to(value)
+
+
+def _sum(shares: tuple[float, ...]) -> float:
+    """The sum of the decimals that shares are written as, so that 10% and 1% are 11%."""
+    return float(sum(Decimal(repr(share)) for share in shares))
 
 
 def _percent(share: float) -> str:
@@ -231,12 +260,15 @@ class LAMP:
         row's smallest is below ``2 - tau``.  It may pick one component more than the fewest.
         ``"strict"`` and ``"relaxed"`` are those of version 2.  ``"random"`` is a control: as many
         components as the normwise rule would pick in a row, or a budget, drawn at random.
-    tau : float, optional
+    tau : float or tuple of float, optional
         For rules with scores, a threshold for all rows: scores above it are picked.  For the other
         rules, the largest allowed condition number, for normwise and random in (1, 2].  The smaller
-        tau, the more is recomputed.
-    budget : float, optional
+        tau, the more is recomputed.  Several, ascending, are for machines that recompute in several
+        precisions: a component is recomputed by the last product whose tau picks it.
+    budget : float or tuple of float, optional
         Instead of `tau`: the share of components to recompute; their number is rounded down.
+        Several are the shares of the products that recompute, in their order: the highest scores
+        belong to the last one.
     weights : str
         One of :data:`WEIGHTS`, for rules that take weights: what errors are proportional to.
     seed : int
@@ -259,14 +291,16 @@ class LAMP:
     Raises
     ------
     ValueError
-        If a field is out of range or does not belong to the rule.
+        If a field is out of range or does not belong to the rule; if there are several amounts for
+        a rule whose choices are not parts of each other (normwise_optimal and componentwise).
     TypeError
         If `tau` or `budget` is no number, or `seed` or `leading_columns` no integer.
 
     Examples
     --------
     Settings have the text form ``PLACE:RULE:AMOUNT``, where an amount in percent is a budget and
-    any other is tau.  Further fields follow by name.  ``tv`` is short for total_variation:
+    any other is tau; commas separate several.  Further fields follow by name.  ``tv`` is short for
+    total_variation:
 
     >>> import lamp
     >>> settings = lamp.LAMP.parse("softmax:tv:1%:weights=abs")
@@ -274,11 +308,13 @@ class LAMP:
     True
     >>> str(settings)
     'softmax:total_variation:1%:weights=abs'
+    >>> lamp.LAMP.parse("softmax:kl:10%,1%").budget
+    (0.1, 0.01)
     """
 
     rule: str = "normwise"
-    tau: float | None = None
-    budget: float | None = None
+    tau: Any = None
+    budget: Any = None
     weights: str = "one"
     seed: int = 0
     scope: str = "all"
@@ -301,17 +337,11 @@ class LAMP:
                 f"rule {self.rule!r} takes either tau or a budget, not {self.tau} and {self.budget}"
             )
         limit = "budget" if self.tau is None else "tau"
-        for name, abstract, to in (
-            (limit, Real, float),
-            ("seed", Integral, int),
-            ("leading_columns", Integral, int),
-            ("length", Integral, int),
-        ):
-            object.__setattr__(self, name, _plain(name, getattr(self, name), abstract, to))
-        if self.tau is not None:
-            RULES[self.rule].check_tau(self.tau)
-        if self.budget is not None and not 0 <= self.budget <= 1:
-            raise ValueError(f"budget must be a share in [0, 1], not {self.budget!r}")
+        amounts = _each(getattr(self, limit), lambda given: _plain(limit, given, Real, float))
+        object.__setattr__(self, limit, amounts)
+        for name in ("seed", "leading_columns", "length"):
+            object.__setattr__(self, name, _plain(name, getattr(self, name), Integral, int))
+        self._check_amounts()
         if self.weights != "one" and not RULES[self.rule].power:
             raise ValueError(f"rule {self.rule!r} takes no weights")
         for name in ("leading_columns", "length"):
@@ -330,9 +360,45 @@ class LAMP:
                 f"rule {self.rule!r} with {kind} is for {' or '.join(places)}, not {self.on!r}"
             )
 
+    def _check_amounts(self) -> None:
+        """Raise a ValueError if taus or budgets are out of range or out of order."""
+        for tau in self._amounts if self.tau is not None else ():
+            RULES[self.rule].check_tau(tau)
+        for share in self._amounts if self.budget is not None else ():
+            if not 0 <= share <= 1:
+                raise ValueError(f"budget must be a share in [0, 1], not {share!r}")
+        if not self._amounts:
+            raise ValueError("there must be an amount for each precision, not none")
+        if len(self._amounts) == 1:
+            return
+        if not RULES[self.rule].nested:
+            raise ValueError(
+                f"rule {self.rule!r} takes one amount: what it picks with a stricter one is not "
+                "part of what it picks with a looser one"
+            )
+        if self.tau is not None and list(self.tau) != sorted(set(self.tau)):
+            raise ValueError(f"several tau must ascend, unlike {self.tau!r}")
+        if self.budget is not None and _sum(self.budget) > 1:
+            raise ValueError(f"budgets must sum to 1 at most, unlike {self.budget!r}")
+
+    @property
+    def _amounts(self) -> tuple[float, ...]:
+        amounts = self.budget if self.tau is None else self.tau
+        return amounts if isinstance(amounts, tuple) else (amounts,)
+
+    @property
+    def levels(self) -> tuple[LAMP, ...]:
+        """The rule with one amount for each precision: what is recomputed in it or a later one."""
+        if len(self._amounts) == 1:
+            return (self,)
+        if self.tau is not None:
+            return tuple(replace(self, tau=tau) for tau in self.tau)
+        shares = (_sum(self.budget[level:]) for level in range(len(self.budget)))
+        return tuple(replace(self, budget=share) for share in shares)
+
     @classmethod
     def parse(cls, text: str) -> LAMP:
-        """Read settings from their text form ``PLACE:RULE:AMOUNT[:FIELD=VALUE...]``.
+        """Read settings from their text form ``PLACE:RULE:AMOUNT[,AMOUNT...][:FIELD=VALUE...]``.
 
         Parameters
         ----------
@@ -357,13 +423,13 @@ class LAMP:
         rule, amount, *options = parts
         try:
             values = dict(_option(option) for option in options)
-            values["budget" if amount.endswith("%") else "tau"] = _amount(amount)
-            return cls(_SHORT.get(rule, rule), on=place, **values)
+            return cls(_SHORT.get(rule, rule), on=place, **values, **_amounts(amount))
         except ValueError as error:
             raise ValueError(f"{text!r}: {error}") from error
 
     def __str__(self) -> str:
-        amount = f"{self.tau!r}" if self.budget is None else _percent(self.budget)
+        written = repr if self.budget is None else _percent
+        amount = ",".join(written(each) for each in self._amounts)
         shown = (field for field in fields(self) if field.name in _OPTIONS)
         options = (
             f"{field.name}={getattr(self, field.name)}"
@@ -374,6 +440,8 @@ class LAMP:
 
     def thresholds(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
         """The tau of each row, smaller for a longer row if the settings have a `length`.
+
+        The settings have one tau.
 
         Parameters
         ----------

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import fpemu
 from fpemu._kernels import elementary
+from fpemu.carriers import check_not_masked
 from lamp._kernels import picking
 from lamp._kernels.rows import mapped
 from lamp.lookahead.rules import LAMP, RULES, Rule
@@ -38,8 +39,8 @@ def select(
     y: ArrayLike | None = None,
     *,
     rule: str | LAMP = "normwise",
-    tau: float | None = None,
-    budget: float | None = None,
+    tau: float | tuple[float, ...] | None = None,
+    budget: float | tuple[float, ...] | None = None,
     weights: str | ArrayLike | None = None,
     seed: int | None = None,
     scope: str | None = None,
@@ -51,7 +52,7 @@ def select(
     values: ArrayLike | None = None,
     sensitivity: ArrayLike | None = None,
     consumer: ArrayLike | None = None,
-) -> NDArray[np.bool_]:
+) -> NDArray[Any]:
     """Which components to recompute.
 
     Parameters
@@ -87,6 +88,9 @@ def select(
     Returns
     -------
     ndarray of bool, shape (..., n)
+        With several amounts an ndarray of uint8: by which of the products that recompute, counted
+        from 1; 0 for none.
+
         Components whose score is NaN, such as those of an overflowed row, come before all others.
         Rules without scores select a row that holds a NaN as a whole, as far as a budget allows.
         Of equal scores the first is selected.  Scores are compared in float32; the rules strict
@@ -119,6 +123,11 @@ def select(
     array([False,  True,  True])
     >>> lamp.select([0.02, 0.49, 0.49], rule="normwise_optimal", tau=1.4)
     array([ True, False, False])
+
+    Two precisions, of which the second takes the components with the highest scores:
+
+    >>> lamp.select([0.6, 0.25, 0.1, 0.05], rule="largest", budget=(0.5, 0.25))
+    array([2, 1, 1, 0], dtype=uint8)
     """
     named = weights if isinstance(weights, str) else None
     settings = _settings(
@@ -144,7 +153,8 @@ def select(
     elif kind.sensitivity == "given" and sensitivity is None:
         raise ValueError(f"rule {kind.name!r} needs the sensitivity of f")
     if not probabilities.size:
-        return np.zeros(probabilities.shape, np.bool_)
+        several = len(settings.levels) > 1
+        return np.zeros(probabilities.shape, np.uint8 if several else np.bool_)
     if kind.of_arguments and arguments is None:
         raise ValueError(f"rule {kind.name!r} needs the arguments y")
     if consumer is not None and sensitivity is not None:
@@ -176,7 +186,7 @@ def _settings(rule: str | LAMP, **given: Any) -> LAMP:
 
 
 def _checked_z(z: ArrayLike, kind: Rule) -> NDArray[Any]:
-    array = _as_float(z)
+    array = _as_float(z, "z")
     if array.ndim == 0:
         raise ValueError("z needs at least one dimension")
     if kind.name not in ("activation", "norm"):
@@ -210,7 +220,7 @@ def _checked_lengths(row_lengths: ArrayLike | None, z: NDArray[Any]) -> NDArray[
 def _checked_weights(weights: ArrayLike, kind: Rule) -> NDArray[Any]:
     if not kind.power:
         raise ValueError(f"rule {kind.name!r} takes no weights")
-    numbers = _as_float(weights)
+    numbers = _as_float(weights, "weights")
     if (numbers < 0).any():
         raise ValueError(f"weights must not be negative, as {numbers[numbers < 0].ravel()[0]} is")
     return numbers
@@ -229,7 +239,8 @@ def _weights(given: str | NDArray[Any], y: NDArray[Any] | None) -> NDArray[Any] 
     return np.asarray(np.abs(y))
 
 
-def _as_float(x: ArrayLike) -> NDArray[Any]:
+def _as_float(x: ArrayLike, name: str = "an argument") -> NDArray[Any]:
+    check_not_masked(x, name)
     array = np.asarray(x)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
 
@@ -296,7 +307,7 @@ def select_rows(
     arguments: NDArray[Any] | None = None,
     stream: int = 0,
     first_row: int = 0,
-) -> NDArray[np.bool_]:
+) -> NDArray[Any]:
     """Which components of rows to recompute: :func:`select` without its checks.
 
     Parameters
@@ -318,8 +329,39 @@ def select_rows(
     Returns
     -------
     ndarray of bool, shape (rows, n)
+        Of uint8 if the settings have several amounts, see :func:`select`.
     """
-    draws = settings.seed, stream, first_row
+    picked = [
+        _picked(
+            z,
+            lengths,
+            each,
+            weights=weights,
+            sensitivity=sensitivity,
+            arguments=arguments,
+            draws=(each.seed, stream, first_row),
+        )
+        for each in settings.levels
+    ]
+    if len(picked) == 1:
+        return picked[0]
+    levels = np.zeros(z.shape, np.uint8)
+    for level, mask in enumerate(picked, 1):
+        levels[mask] = level
+    return levels
+
+
+def _picked(
+    z: NDArray[Any],
+    lengths: NDArray[np.int64],
+    settings: LAMP,
+    *,
+    weights: NDArray[Any] | None,
+    sensitivity: NDArray[Any] | None,
+    arguments: NDArray[Any] | None,
+    draws: tuple[int, int, int],
+) -> NDArray[np.bool_]:
+    """Which components a rule with one amount picks; `draws` key random choices."""
     kind = RULES[settings.rule]
     if kind.name == "random" and settings.budget is not None:
         scores = picking.uniform(lengths, z.shape[1], *draws)

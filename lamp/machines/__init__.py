@@ -1,6 +1,7 @@
 """Machines: the arithmetic of every step of a model as data, by name, in TOML files, compared."""
 
 from lamp.machines import files
+from lamp.machines.definitions import definitions
 from lamp.machines.descriptions import summary
 from lamp.machines.differences import Difference, differences
 from lamp.machines.files import HardwareLike, hardware
@@ -20,6 +21,7 @@ __all__ = [
     "Product",
     "Sum",
     "Tiled",
+    "definitions",
     "differences",
     "digest",
     "files",

@@ -55,8 +55,9 @@ def parts(step: Any, machine: str) -> Iterator[tuple[str, str]]:
 
     Parameters
     ----------
-    step : Product, Function, Sum, Tiled, Format or None
-        A step, how attention goes through the keys, or the format of stored weights.
+    step : Product, Function, Sum, Tiled, Format, tuple of Product or None
+        A step, how attention goes through the keys, the format of stored weights, or the products
+        that recompute, if they are several.
     machine : str
         The name of the machine, which chooses among units that compute alike.
 
@@ -69,6 +70,9 @@ def parts(step: Any, machine: str) -> Iterator[tuple[str, str]]:
         return
     if step is None or isinstance(step, Tiled):
         yield from _attention(step)
+        return
+    if isinstance(step, tuple):
+        yield from ((f"product {level}", str(each)) for level, each in enumerate(step, 1))
         return
     if isinstance(step, Product):
         yield "operands", "as they are" if step.operands is None else str(step.operands)

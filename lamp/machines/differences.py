@@ -50,7 +50,7 @@ class Difference:
         """The steps for a table: by the name of their group if they have one."""
         usual = [name for name in self.steps if name != "recomputed"]
         label = _name_of_group(usual) or ", ".join(usual)
-        together = len(label) <= _LONGEST_LABEL
+        together = usual and len(label) <= _LONGEST_LABEL
         return (*([label] if together else usual), *self.steps[len(usual) :])
 
 
@@ -99,6 +99,8 @@ def differences(machines: Sequence[Hardware], *, recomputed: bool = True) -> lis
 def _differing(machines: Sequence[Hardware], name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The parts of a step in which machines differ, and each machine's."""
     steps = [getattr(machine, name) for machine in machines]
+    if any(isinstance(step, tuple) for step in steps):
+        steps = [machine.levels for machine in machines]  # one product beside several
     if all(step == steps[0] for step in steps):
         return
     in_words = [dict(parts(step, each.name)) for step, each in zip(steps, machines, strict=True)]

@@ -28,6 +28,14 @@ of :class:`lamp.Tiled`::
     parts = 4
     exponential = {output = "bfloat16", steps = "bfloat16"}
 
+Several products that recompute, the lowest precision first, are a list of strings or tables::
+
+    [[recomputed]]
+    accumulator = "e8m10"
+
+    [[recomputed]]
+    accumulator = "float32"
+
 The order of the channels of scores is ``order = "ascending"``, which :func:`lamp.calibrated` finds,
 or a list of layers, each a list of heads, each a text of channel numbers, ``"2 0 1"``, or a list.
 
@@ -57,6 +65,7 @@ from fpemu.formats import operand_format
 from fpemu.rounding import as_rounding
 from fpemu.scaling import FORMATS, BlockFormat
 from lamp._files import Document, writing
+from lamp.machines.definitions import kind_name
 from lamp.machines.descriptions import unit_names
 from lamp.machines.machine import (
     STEPS,
@@ -66,7 +75,6 @@ from lamp.machines.machine import (
     Sum,
     Tiled,
     digest,
-    kind_name,
 )
 from lamp.machines.orders import Order
 from lamp.machines.presets import preset
@@ -246,11 +254,24 @@ class _Reader:
     def _changed(self, step: Any, name: str) -> Any:
         """A step as the tables of its kind and its own table change it."""
         kind = STEPS[name]
+        if name == "recomputed" and isinstance(self._document.values.get(name), list):
+            return self._levels(step, self._document.values[name])
         groups = [group for group, of in _GROUPS.items() if of is kind and name != "recomputed"]
         for table in (*groups, name):
             if table in self._document.values:
                 step = self._step(step, kind, self._document.values[table], table)
         return step
+
+    def _levels(self, step: Any, tables: list[Any]) -> Any:
+        """The products that recompute, each as its own table changes that of the preset."""
+        if not tables:
+            message = "recomputed must be a product or a list of them, not an empty list"
+            raise self._document.error(message, "", "recomputed")
+        # Tables within a list of one line have no lines of their own.
+        own = self._document.line("recomputed[0]") is not None
+        names = (f"recomputed[{number}]" if own else "recomputed" for number in range(len(tables)))
+        pairs = zip(tables, names, strict=True)
+        return tuple(self._step(step, Product, table, name) for table, name in pairs)
 
     def _step(self, step: Any, kind: Any, table: Any, name: str) -> Any:
         """A step as one table changes it."""
@@ -491,7 +512,9 @@ def dumps(machine: Hardware) -> str:
     return tomli_w.dumps(held)
 
 
-def _written_step(step: Any) -> dict[str, Any]:
+def _written_step(step: Any) -> Any:
+    if isinstance(step, tuple):
+        return [_written_step(each) for each in step]
     held = {field.name: getattr(step, field.name) for field in fields(step)}
     for name in ("scale", "block"):  # of interest to few steps
         if name in held and held[name] == getattr(Product, name):

@@ -22,6 +22,7 @@ from fpemu.accumulators import ScaledCore
 from fpemu.formats import operand_format
 from fpemu.rounding import as_rounding
 from fpemu.scaling import BlockFormat, block_format
+from lamp.machines.definitions import definitions, kind_name
 from lamp.machines.orders import checked_order
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
     "Sum",
     "Tiled",
     "digest",
-    "kind_name",
 ]
 
 DIVISIONS: Final = ("last", "tile")
@@ -490,6 +490,31 @@ def _check_terms(accumulator: Any, terms: Format) -> None:
 # --- machines -------------------------------------------------------------------------------------
 
 
+def _checked_step(given: Any, name: str, kind: Any) -> Any:
+    """A step of a machine, from it or from what stands for it."""
+    step = given if isinstance(given, (Product, Function, Sum)) else kind(given)
+    if not isinstance(step, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, not a {type(step).__name__}: {step}")
+    if name != "scores" and getattr(step, "order", None) is not None:
+        raise ValueError(f"{name}: only scores have an order of channels")
+    return step
+
+
+def _checked_levels(given: Any) -> Any:
+    """The products that recompute; one alone is not in a tuple."""
+    if not given:
+        raise ValueError("recomputed must be a product or several, not none")
+    levels = tuple(_checked_step(each, "recomputed", Product) for each in given)
+    return levels[0] if len(levels) == 1 else levels
+
+
+def _derived(step: Any, *labels: Any) -> Any:
+    """A step, or each of several, with seeds of its own."""
+    if not isinstance(step, tuple):
+        return step.derived(*labels)
+    return tuple(each.derived(*labels, level) for level, each in enumerate(step, 1))
+
+
 @dataclass(frozen=True)
 class Hardware:
     """A machine that runs a language model: the arithmetic of every step.
@@ -527,8 +552,10 @@ class Hardware:
         The residual stream plus the output of a layer.
     lm_head : Product
         Logits.
-    recomputed : Product
-        How components that look-ahead selects are recomputed.
+    recomputed : Product or sequence of them
+        How components that look-ahead selects are recomputed.  Several products are several
+        precisions, the lowest first: look-ahead then has an amount for each, and the components
+        that matter most are recomputed by the last.
     attention : Tiled, optional
         How attention goes through the keys: by tiles.  By default row by row, with the steps
         `scores`, `softmax` and `values` one after the other.
@@ -575,15 +602,8 @@ class Hardware:
         _set(self, "weights", fpemu.format(self.weights))
         for name, kind in STEPS.items():
             step = getattr(self, name)
-            if not isinstance(step, (Product, Function, Sum)):
-                step = kind(step)
-            if not isinstance(step, kind):
-                raise TypeError(
-                    f"{name} must be a {kind.__name__}, not a {type(step).__name__}: {step}"
-                )
-            if name != "scores" and getattr(step, "order", None) is not None:
-                raise ValueError(f"{name}: only scores have an order of channels")
-            _set(self, name, step)
+            several = name == "recomputed" and isinstance(step, (tuple, list))
+            _set(self, name, _checked_levels(step) if several else _checked_step(step, name, kind))
         if not (self.attention is None or isinstance(self.attention, Tiled)):
             raise TypeError(f"attention must be a Tiled or None, not {self.attention!r}")
         if self.activation.steps is not None:
@@ -595,15 +615,22 @@ class Hardware:
             )
 
     @property
+    def levels(self) -> tuple[Product, ...]:
+        """The products that recompute, the lowest precision first: one or several."""
+        recomputed = self.recomputed
+        return recomputed if isinstance(recomputed, tuple) else (recomputed,)
+
+    @property
     def carrier(self) -> np.dtype[Any]:
         """The type of arrays between steps: float32 if it holds all their numbers, else float64."""
-        formats = [self.weights, *(getattr(self, name).output for name in STEPS)]
+        steps = [getattr(self, name) for name in STEPS if name != "recomputed"]
+        formats = [self.weights, *(step.output for step in (*steps, *self.levels))]
         return np.dtype(np.result_type(*(format.carrier for format in formats)))
 
     @property
     def scores_are_low(self) -> bool:
-        """Whether `scores` differs from `recomputed`, which has the same order of channels."""
-        return bool(replace(self.scores, order=None) != self.recomputed)
+        """Whether `scores` differs from the last of `levels`, which has the same channel order."""
+        return bool(replace(self.scores, order=None) != self.levels[-1])
 
     @property
     def is_causal(self) -> bool:
@@ -612,8 +639,7 @@ class Hardware:
         They cannot if random bits are drawn by position in an array that grows, or if a sum is a
         tree whose shape depends on the number of terms; a tile always has all its terms.
         """
-        stochastic = any(step.is_stochastic for step in self._steps().values())
-        return not stochastic and (self.attention is not None or self.values.is_causal)
+        return not self._is_stochastic and (self.attention is not None or self.values.is_causal)
 
     def derived(self, layer: int) -> Hardware:
         """The machine with random bits of its own for a layer.
@@ -627,11 +653,18 @@ class Hardware:
         Hardware
             The same one if no step is stochastic.
         """
-        steps = self._steps()
-        if not any(step.is_stochastic for step in steps.values()):
+        if not self._is_stochastic:
             return self
         number = operator.index(layer)
-        return replace(self, **{name: step.derived(name, number) for name, step in steps.items()})
+        steps = self._steps().items()
+        return replace(self, **{name: _derived(step, name, number) for name, step in steps})
+
+    @property
+    def _is_stochastic(self) -> bool:
+        """Whether any step draws random bits."""
+        steps = self._steps().values()
+        parts = (part for step in steps for part in (step if isinstance(step, tuple) else (step,)))
+        return any(part.is_stochastic for part in parts)
 
     def _steps(self) -> dict[str, Any]:
         """All that rounds: the steps, and the inner steps of attention."""
@@ -663,7 +696,7 @@ def digest(machine: Hardware) -> str:
     -------
     str
         64 hexadecimal digits, equal for two machines if and only if they differ in nothing but
-        their names.
+        their names.  The code of accumulators of one's own counts.
 
     Examples
     --------
@@ -676,14 +709,11 @@ def digest(machine: Hardware) -> str:
     >>> digest(machine) == digest(replace(machine, norm="float16"))
     False
     """
-    text = json.dumps(_facts(replace(machine, name="")), sort_keys=True, separators=(",", ":"))
+    facts = _facts(replace(machine, name=""))
+    if own := definitions(machine):
+        facts["definitions"] = own
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def kind_name(kind: type) -> str:
-    """What digests and files call a class: its name, with its module if it is a user's."""
-    ours = kind.__module__.partition(".")[0] in ("fpemu", "lamp")
-    return kind.__name__ if ours else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _facts(value: Any) -> Any:

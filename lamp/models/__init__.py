@@ -1,31 +1,41 @@
 """Language models in numpy and Numba: GPT-2 and Llama, their checkpoints and tokenizers."""
 
-from lamp.models import checkpoints, loading
+from lamp.models import attention, checkpoints, layers, loading, transformer
 from lamp.models.calibration import calibrated
 from lamp.models.certificates import Certificate, certify
+from lamp.models.continuation import Continuation
 from lamp.models.decoder import Decoder
 from lamp.models.gpt2 import GPT2
 from lamp.models.llama import Llama
 from lamp.models.loading import from_pretrained, reader
 from lamp.models.propagation import FirstOrder, first_order
+from lamp.models.rotary import Rotary
 from lamp.models.sampling import Sampler
 from lamp.models.tokenizer import Tokenizer
-from lamp.models.transformer import Forward
+from lamp.models.transformer import Forward, State
+from lamp.models.weights import Shape
 
 __all__ = [
     "GPT2",
     "Certificate",
+    "Continuation",
     "Decoder",
     "FirstOrder",
     "Forward",
     "Llama",
+    "Rotary",
     "Sampler",
+    "Shape",
+    "State",
     "Tokenizer",
+    "attention",
     "calibrated",
     "certify",
     "checkpoints",
     "first_order",
     "from_pretrained",
+    "layers",
     "loading",
     "reader",
+    "transformer",
 ]

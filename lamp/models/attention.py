@@ -1,28 +1,35 @@
-"""Causal attention on a machine, with look-ahead recomputation of its scores.
+"""Attention on a machine, with look-ahead recomputation of its scores.
 
 The scores of a row are accumulated in low precision, divided by the square root of the head
 dimension and rounded again.  Their softmax tells which of them matter; these alone are taken from
 high precision, and the softmax is computed again.  A machine may go through the keys by tiles
 instead, see :mod:`lamp.models.tiles`.
+
+Attention is causal unless a mask says which keys each row sees.  Sums over keys begin with the
+first key that a row sees, so that neither padding in front of a text nor a cache that has dropped
+old keys shifts the blocks of a matrix unit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu._kernels import launching
+from fpemu import Rounding, Sequential
+from fpemu._kernels import elementary, launching
+from lamp._kernels.rows import mapped
 from lamp._kernels.transformer import softmax_rows
 from lamp.lookahead import (
     LAMP,
+    LookAhead,
     Recomputation,
-    Tiles,
     error_weights,
+    put_levels,
     select_rows,
     value_distances,
 )
@@ -36,12 +43,42 @@ from lamp.models.layers import (
     sums_are_output,
     written_type,
 )
+from lamp.models.seen import Seen
 
-__all__ = ["Attended", "attention", "softmax"]
+__all__ = ["Attended", "Variant", "attention", "softmax"]
 
 _ROW_GRAIN: Final = 16  # rows worth a thread
 _GROUP_BYTES: Final = 2**24  # of the scores of a group of heads
 _ROUNDED_ROWS: Final = 1024  # rows of probabilities in float64 at a time
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What attention of a model does otherwise than that of GPT-2 and Llama.
+
+    Scores are divided by the square root of d, or multiplied by `scale`; the exact result is
+    rounded once into the output of the step scores.  They are then soft-capped, and a bias is
+    added; after each of these they are rounded into that output again.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (rows, tokens), optional
+        Which keys each row sees; by default those up to its own.
+    scale : float, optional
+        What sums are multiplied by.
+    cap : float, optional
+        Scores y become ``cap * tanh(y / cap)``, computed in float64.
+    bias : ndarray, shape (heads, rows, tokens), optional
+        Added to the scores.
+    sinks : ndarray, shape (heads,), optional
+        A score for each head that every row has beside its own, and that no value belongs to.
+    """
+
+    mask: NDArray[np.bool_] | None = None
+    scale: float | None = None
+    cap: float | None = None
+    bias: NDArray[Any] | None = None
+    sinks: NDArray[Any] | None = None
 
 
 class Attended(NamedTuple):
@@ -49,10 +86,10 @@ class Attended(NamedTuple):
 
     Parameters
     ----------
-    output : ndarray, shape (heads, rows, d)
+    output : ndarray, shape (heads, rows, width of values)
         Members of the output of the step values.
     recomputation : Recomputation
-        How many of the causal scores were recomputed.
+        How many of the scores of keys that a row sees were recomputed.
     """
 
     output: NDArray[Any]
@@ -68,9 +105,10 @@ def attention(
     lamp: LAMP | None = None,
     layer: int = 0,
     scaled: bool = True,
+    variant: Variant | None = None,
     observe: Callable[[str, NDArray[Any]], None] | None = None,
 ) -> Attended:
-    """Causal attention of all heads of a layer.
+    """Attention of all heads of a layer, causal by default.
 
     Parameters
     ----------
@@ -78,6 +116,7 @@ def attention(
         Queries of the last tokens, in the hardware's carrier.
     key, value : ndarray, shape (key heads, tokens, d)
         Keys and values of all tokens so far; each key head serves ``heads // key heads`` heads.
+        Values may have another width than keys.
     hardware : Hardware
         The arithmetic of every step.
     lamp : LAMP, optional
@@ -86,52 +125,70 @@ def attention(
         The layer's number, which random selections depend on.
     scaled : bool
         Whether scores are divided by the square root of d, rounded into float64.
+    variant : Variant, optional
+        A mask and what else a model does to its scores.
     observe : callable, optional
         Is shown, by name, ``"low_scores"`` (before recomputation), ``"mask"`` (which are
-        recomputed), ``"scores"`` and ``"probabilities"``, all of shape (heads, rows, tokens) with
-        zeros for later tokens.  By tiles there are no probabilities: those of the scores in float64
-        are shown.
+        recomputed, or by which product, see :func:`lamp.select`), ``"scores"`` and
+        ``"probabilities"``, all of shape (heads, rows, tokens) with zeros for keys that a row does
+        not see.  By tiles there are no probabilities: those of the scores in float64 are shown.
 
     Returns
     -------
-    output : ndarray, shape (heads, rows, d)
+    output : ndarray, shape (heads, rows, width of values)
     recomputation : Recomputation
 
     Raises
     ------
     ValueError
-        If attention goes by tiles and the rule is another than the relaxed one with a tau.
+        If attention goes by tiles and the rule is another than the relaxed one with a tau, or a
+        mask is not causal, or there are sinks; or if the rule has not an amount for each product
+        that recomputes.
     """
     tiles.check_rule(lamp, hardware.attention)
+    LookAhead(softmax=lamp).check(hardware)
     heads, count, dimension = query.shape
     tokens, shared = key.shape[1], heads // key.shape[0]
     call = _Call(
         hardware,
         lamp if hardware.scores_are_low else None,
         divisor=float(np.sqrt(dimension)) if scaled else 1.0,
-        lengths=np.arange(tokens - count + 1, tokens + 1),
+        seen=_seen(variant, count, tokens),
+        variant=variant or Variant(),
         layer=layer,
         observe=observe,
     )
+    if hardware.attention is not None:
+        _check_tiled(call)
     # The channels of both factors are put into the order in which all products sum them.
     order = None if hardware.scores.order is None else hardware.scores.order.of_layer(layer)
-    output = np.empty_like(query)
-    selected, counted = 0, Tiles()
+    output = np.empty((heads, count, value.shape[2]), query.dtype)
+    counted = None
     of_group = _by_rows if hardware.attention is None else _by_tiles
     for group in _groups(heads, query.itemsize * count * tokens, call.needs_all_heads):
         key_heads = np.arange(group.start, group.stop) // shared
         q, k, v = query[group], key[key_heads], value[key_heads]
         if order is not None:
             q, k = (np.take_along_axis(x, order[group, np.newaxis], axis=2) for x in (q, k))
-        found = of_group(q, k, v, group.start * count, call)
-        output[group] = found.output
-        selected += found.recomputed
-        counted += found.tiles
-    components = heads * int(call.lengths.sum())
-    by_tiles = hardware.attention is not None and call.rule is not None
-    return Attended(
-        output, Recomputation(selected, components, dimension, counted if by_tiles else None)
-    )
+        output[group], found = of_group(q, k, v, group, call)
+        counted = found if counted is None else counted + found
+    assert counted is not None  # there is a head
+    return Attended(output, counted)
+
+
+def _seen(variant: Variant | None, rows: int, tokens: int) -> Seen:
+    """The keys that each row sees."""
+    if variant is None or variant.mask is None:
+        return Seen.causal(rows, tokens)
+    return Seen.of(variant.mask)
+
+
+def _check_tiled(call: _Call) -> None:
+    """Raise a ValueError if attention by tiles does not have what a model asks for."""
+    if not call.seen.is_causal:
+        raise ValueError("attention by tiles is causal: it takes no other mask")
+    if call.variant.sinks is not None:
+        raise ValueError("attention by tiles has no sinks")
 
 
 @dataclass(frozen=True)
@@ -144,9 +201,10 @@ class _Call:
     rule : LAMP, optional
         The rule that selects scores; None if nothing is recomputed.
     divisor : float
-        What scores are divided by.
-    lengths : ndarray of int64, shape (rows,)
-        The number of keys that each row sees.
+        What scores are divided by, if the variant has no scale.
+    seen : Seen
+        The keys that each row sees.
+    variant : Variant
     layer : int
     observe : callable, optional
     """
@@ -154,7 +212,8 @@ class _Call:
     hardware: Hardware
     rule: LAMP | None
     divisor: float
-    lengths: NDArray[np.int64]
+    seen: Seen
+    variant: Variant
     layer: int
     observe: Callable[[str, NDArray[Any]], None] | None
 
@@ -162,6 +221,17 @@ class _Call:
     def needs_all_heads(self) -> bool:
         """Whether all heads must be computed at a time."""
         return self.observe is not None or (self.rule is not None and self.rule.needs_all_rows)
+
+    def recomputed(self, mask: NDArray[Any] | None, query: NDArray[Any]) -> Recomputation:
+        """How many of the scores of some heads are recomputed, those of a mask."""
+        none = np.zeros(0, np.bool_)
+        return Recomputation.of(
+            none if mask is None else mask,
+            self.hardware.scores,
+            self.hardware,
+            components=len(query) * int(self.seen.lengths.sum()),
+            terms=query.shape[2],
+        )
 
 
 def _groups(heads: int, head_bytes: int, together: bool) -> Iterator[slice]:
@@ -174,106 +244,116 @@ def _groups(heads: int, head_bytes: int, together: bool) -> Iterator[slice]:
         yield slice(start, min(start + step, heads))
 
 
-class _Group(NamedTuple):
-    """The output of a group of heads, how many scores were recomputed, and in which tiles."""
-
-    output: NDArray[Any]
-    recomputed: int
-    tiles: Tiles = Tiles()
-
-
 def _by_rows(
-    query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], first_row: int, call: _Call
-) -> _Group:
+    query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], group: slice, call: _Call
+) -> Attended:
     """The softmax of a group's scores, recomputed if there is a rule, times values."""
     rule, step = call.rule, call.hardware.scores
-    scores = _Scores(query, key, step, call.divisor, call.lengths, check=rule is not None)
+    scores = _Scores(query, key, step, _Form.of(call, group), check=rule is not None)
     if call.observe is not None:
-        call.observe("low_scores", scores.values.copy())
-    mask = None if rule is None else _recompute(scores, value, rule, first_row, call)
+        call.observe("low_scores", call.seen.spread(scores.values).copy())
+    mask = None if rule is None else _recompute(scores, value, rule, group, call)
     probabilities = scores.softmax(call.hardware.softmax)
     _show(call, scores, mask, probabilities)
-    output = _weighted(probabilities, value, call.hardware.values)
-    return _Group(output, 0 if mask is None else int(np.count_nonzero(mask)))
+    output = _weighted(probabilities, value, call.hardware.values, call.seen)
+    return Attended(output, call.recomputed(mask, query))
 
 
 def _by_tiles(
-    query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], first_row: int, call: _Call
-) -> _Group:
+    query: NDArray[Any], key: NDArray[Any], value: NDArray[Any], group: slice, call: _Call
+) -> Attended:
     """The same by tiles: parts of tiles are recomputed, and the softmax is an online one."""
     rule, hardware = call.rule, call.hardware
-    scores = _Scores(query, key, hardware.scores, call.divisor, call.lengths, check=bool(rule))
+    scores = _Scores(query, key, hardware.scores, _Form.of(call, group), check=bool(rule))
     if call.observe is not None:
         call.observe("low_scores", scores.values.copy())
     mask, found = None, tiles.Recomputed.nothing()
     if rule is not None:
-        high, overflow = scores.by(hardware.recomputed).values, scores.overflowed
+        high, overflow = scores.by(hardware.levels[-1]).values, scores.overflowed
         np.copyto(scores.values, high, where=overflow)
-        tiled, lengths = hardware.attention, call.lengths
+        tiled, lengths = hardware.attention, call.seen.lengths
         found = tiles.recompute(scores.values, high, overflow, lengths, rule, tiled)
         if call.observe is not None:
             mask = tiles.mask_of(found.parts, lengths, tiled)
     if call.observe is not None:
         _show(call, scores, mask, scores.softmax(Function("float64")))
-    output = tiles.weighted(scores.values, call.lengths, value, hardware)
-    return _Group(output, found.selected, found.tiles)
+    output = tiles.weighted(scores.values, call.seen.lengths, value, hardware)
+    counted = call.recomputed(None, query)
+    if rule is not None:
+        counted = replace(counted, selected=found.selected, tiles=found.tiles)
+    return Attended(output, counted)
 
 
 def _show(
     call: _Call,
     scores: _Scores,
-    mask: NDArray[np.bool_] | None,
+    mask: NDArray[Any] | None,
     probabilities: NDArray[Any],
 ) -> None:
     """Show the observer what became of the scores."""
     if call.observe is not None:
-        call.observe("mask", np.zeros(scores.values.shape, np.bool_) if mask is None else mask)
-        call.observe("scores", scores.values)
-        call.observe("probabilities", probabilities)
+        mask = np.zeros(scores.values.shape, np.bool_) if mask is None else mask
+        shown = {"mask": mask, "scores": scores.values, "probabilities": probabilities}
+        for name, numbers in shown.items():
+            call.observe(name, call.seen.spread(numbers))
 
 
 def _recompute(
-    scores: _Scores, value: NDArray[Any], rule: LAMP, first_row: int, call: _Call
-) -> NDArray[np.bool_]:
+    scores: _Scores, value: NDArray[Any], rule: LAMP, group: slice, call: _Call
+) -> NDArray[Any]:
     """Take the scores that a rule selects from high precision; returns which these are.
 
     Those that overflowed are taken whatever the rule, and before it looks at the scores.
     """
     # All scores in high precision take less time than picking out the selected ones.
-    high = scores.by(call.hardware.recomputed).values
-    mask = scores.overflowed
-    np.copyto(scores.values, high, where=mask)
+    levels = [scores.by(step).values for step in call.hardware.levels]
+    high, overflow = levels[-1], scores.overflowed
+    np.copyto(scores.values, high, where=overflow)
     probabilities = scores.softmax(call.hardware.softmax)
-    tokens = mask.shape[-1]
+    width = overflow.shape[-1]
     weights = scores.error_weights(rule.weights, high)
     selected = select_rows(
-        probabilities.reshape(-1, tokens),
+        probabilities.reshape(-1, width),
         scores.row_lengths,
         rule,
-        weights=None if weights is None else weights.reshape(-1, tokens),
-        sensitivity=_sensitivity(rule, probabilities, value),
-        arguments=scores.values.reshape(-1, tokens),
+        weights=None if weights is None else weights.reshape(-1, width),
+        sensitivity=_sensitivity(rule, probabilities, value, call.seen),
+        arguments=scores.values.reshape(-1, width),
         stream=call.layer,
-        first_row=first_row,
+        first_row=group.start * len(call.seen.lengths),
     )
-    mask |= selected.reshape(mask.shape)
-    np.copyto(scores.values, high, where=mask)
+    mask = selected.reshape(overflow.shape)
+    put_levels(scores.values, levels, mask, overflow)
     return mask
 
 
 def _sensitivity(
-    rule: LAMP, probabilities: NDArray[Any], value: NDArray[Any]
+    rule: LAMP, probabilities: NDArray[Any], value: NDArray[Any], seen: Seen
 ) -> NDArray[Any] | None:
     """For a rule that looks behind the softmax: probabilities times distances of values."""
     if rule.rule != "value_aware":
         return None
-    distances = value_distances(probabilities, value)
+    distances = seen.packed(value_distances(seen.spread(probabilities), value))
     distances *= probabilities
     return distances.reshape(-1, distances.shape[-1])
 
 
-def _weighted(probabilities: NDArray[Any], value: NDArray[Any], step: Product) -> NDArray[Any]:
-    """Probabilities times values."""
+def _weighted(
+    probabilities: NDArray[Any], value: NDArray[Any], step: Product, seen: Seen
+) -> NDArray[Any]:
+    """Probabilities times values, from the first key that each row sees."""
+    probabilities = seen.spread(probabilities)
+    if seen.columns is None or _ignores_leading_zeros(step):
+        return _sums_of_values(probabilities, value, step)
+    out = np.empty((*probabilities.shape[:2], value.shape[2]), probabilities.dtype)
+    for rows, first in seen.groups():
+        out[:, rows] = _sums_of_values(probabilities[:, rows, first:], value[:, first:], step)
+    return out
+
+
+def _sums_of_values(
+    probabilities: NDArray[Any], value: NDArray[Any], step: Product
+) -> NDArray[Any]:
     a, b = left_operand(probabilities, step), right_operand(value, step, step.scale)
     sums = products(a, b, step)
     if sums_are_output(step):
@@ -281,19 +361,67 @@ def _weighted(probabilities: NDArray[Any], value: NDArray[Any], step: Product) -
     return np.asarray(fpemu.round(sums, step.output, step.rounding))
 
 
+def _ignores_leading_zeros(step: Product) -> bool:
+    """Whether zeros in front of the terms never change a sum."""
+    accumulator = step.accumulator
+    plain = isinstance(accumulator, Sequential) and accumulator.rounding == Rounding()
+    return plain and not step.is_stochastic
+
+
 # --- scores ---------------------------------------------------------------------------------------
 
 
+class _Form(NamedTuple):
+    """What becomes of the sums of a group of heads: see :class:`Variant`."""
+
+    divisor: float
+    seen: Seen
+    scale: float | None
+    cap: float | None
+    bias: NDArray[Any] | None
+    sinks: NDArray[Any] | None
+
+    @classmethod
+    def of(cls, call: _Call, group: slice) -> _Form:
+        """That of a group of a call's heads."""
+        given = call.variant
+        bias = None if given.bias is None else call.seen.packed(given.bias[group])
+        sinks = None if given.sinks is None else given.sinks[group]
+        return cls(call.divisor, call.seen, given.scale, given.cap, bias, sinks)
+
+    def scores(self, sums: NDArray[Any], step: Product) -> NDArray[Any]:
+        """Packed sums over the divisor, or times the scale, capped and with the bias added."""
+        if self.scale is None:
+            scores = _quotient(sums, self.divisor, step)
+        else:
+            scores = fpemu.multiply(sums, self.scale, step.output, step.rounding)
+        if self.cap is not None:
+            # tanh is correct to float64, as other functions of a machine are.
+            wide = mapped(elementary.tanh, np.asarray(scores, np.float64) / self.cap) * self.cap
+            scores = fpemu.round(wide, step.output, step.rounding.derived("cap"))
+        if self.bias is not None:
+            scores = fpemu.add(scores, self.bias, step.output, step.rounding.derived("bias"))
+        return np.asarray(scores)
+
+    def errors(self, of_sums: NDArray[Any], scores: NDArray[Any]) -> NDArray[Any]:
+        """Errors of scores, from unpacked ones of sums."""
+        errors = self.seen.packed(of_sums)
+        errors = errors / self.divisor if self.scale is None else errors * abs(self.scale)
+        if self.cap is None:
+            return np.asarray(errors)
+        capped = scores if self.bias is None else scores - self.bias
+        return np.asarray(errors * (1.0 - np.square(capped / self.cap)))
+
+
 class _Scores:
-    """Causal scores of a group of heads: sums over a divisor, the exact quotient rounded once.
+    """Scores of a group of heads, packed: sums over a divisor, the exact quotient rounded once.
 
     Parameters
     ----------
     query, key : ndarray, shapes (heads, rows, d) and (heads, tokens, d)
     step : Product
-    divisor : float
-    lengths : ndarray of int64, shape (rows,)
-        The number of keys that each row sees; later scores are zeros.
+    form : _Form
+        The divisor, the keys that each row sees, and what else becomes of the sums.
     check : bool
         Whether to look for sums that may have overflowed.
 
@@ -308,27 +436,25 @@ class _Scores:
         query: NDArray[Any],
         key: NDArray[Any],
         step: Product,
-        divisor: float,
-        lengths: NDArray[np.int64],
+        form: _Form,
         check: bool = False,
     ) -> None:
-        self._query, self._key, self._step = query, key, step
-        self._divisor, self._lengths = divisor, lengths
+        self._query, self._key, self._step, self._form = query, key, step, form
         keys = key.transpose(0, 2, 1)
         self._operands = left_operand(query, step), right_operand(keys, step, step.scale)
-        sums = products(*self._operands, step, lengths)
+        sums = form.seen.packed(products(*self._operands, step, form.seen.ends))
         # Before the sums are divided in place.
         self._sums_overflowed = overflowed(sums, step.accumulator.format) if check else None
-        self.values = _quotient(sums, divisor, step).astype(query.dtype, copy=False)
+        self.values = form.scores(sums, step).astype(query.dtype, copy=False)
 
     def by(self, step: Product) -> _Scores:
         """The scores of the same queries and keys by another step."""
-        return _Scores(self._query, self._key, step, self._divisor, self._lengths)
+        return _Scores(self._query, self._key, step, self._form)
 
     @property
     def row_lengths(self) -> NDArray[np.int64]:
         """The number of scores of each row of all heads, one head after the other."""
-        return np.tile(self._lengths, len(self.values))
+        return np.tile(self._form.seen.lengths, len(self.values))
 
     @property
     def overflowed(self) -> NDArray[np.bool_]:
@@ -337,9 +463,16 @@ class _Scores:
         return self._sums_overflowed | overflowed(self.values, self._step.output)
 
     def softmax(self, step: Function) -> NDArray[Any]:
-        """Probabilities of shape (heads, rows, tokens)."""
-        rows = self.values.reshape(-1, self.values.shape[-1])
-        return softmax(rows, self.row_lengths, step).reshape(self.values.shape)
+        """Probabilities, packed."""
+        rows, lengths = self.values.reshape(-1, self.values.shape[-1]), self.row_lengths
+        if self._form.sinks is None:
+            return softmax(rows, lengths, step).reshape(self.values.shape)
+        behind = np.arange(len(rows)), lengths
+        with_sinks = np.pad(rows, ((0, 0), (0, 1)))
+        with_sinks[behind] = np.repeat(self._form.sinks, self.values.shape[1])
+        found = softmax(with_sinks, lengths + 1, step)
+        found[behind] = 0
+        return np.ascontiguousarray(found[:, :-1]).reshape(self.values.shape)
 
     def error_weights(self, name: str, high: NDArray[Any]) -> NDArray[Any] | None:
         """What errors are taken to be proportional to, see :data:`lamp.lookahead.rules.WEIGHTS`."""
@@ -350,8 +483,8 @@ class _Scores:
         if name == "abs":
             return np.asarray(np.abs(self.values))
         factors = self._query, self._key.transpose(0, 2, 1)
-        found = error_weights(name, factors, self._operands, self._step, self._lengths)
-        return np.asarray(found / self._divisor)
+        found = error_weights(name, factors, self._operands, self._step, self._form.seen.ends)
+        return self._form.errors(found, self.values)
 
 
 def _quotient(sums: NDArray[Any], divisor: float, step: Product) -> NDArray[Any]:

@@ -74,7 +74,7 @@ def calibrated(machine: HardwareLike, model: Decoder, tokens: ArrayLike) -> Hard
         )
     if not isinstance(order, str):
         return asked
-    exact = model.with_hardware(replace(asked, scores=asked.recomputed))
+    exact = model.with_hardware(replace(asked, scores=asked.levels[-1]))
     totals: Any = 0.0
     for window in _windows(tokens):
         found = _Magnitudes()

@@ -107,7 +107,7 @@ def certify(
         the machine itself could do; units that have none, by the a-priori bound.
         ``"deterministic"``: a priori.  ``"measured"``: by comparison with the same product of the
         same operands in float64, whose own error is bounded a priori; also used under the other
-        kinds for operands with scales.
+        kinds for operands with scales, and for accumulators of a user's.
 
     Returns
     -------
@@ -267,10 +267,12 @@ def _of_step(a: Float64, b: Float64, held: NDArray[Any], step: Product, kind: st
     """The sums of a step, and how far they are from ``a @ b``.
 
     `held` is b as the machine holds it.  Where a step has no bound of the kind, the next kind is
-    taken: units have no partial sums, and scaled operands no inner products in one piece.
+    taken: units have no partial sums, and scaled operands no inner products in one piece.  What
+    accumulators of a user's state of themselves proves nothing.
     """
     left, right = left_operand(a, step), right_operand(held, step, step.scale)
     plain = step.scaling == "none" and not isinstance(left.values, tuple)
+    plain = plain and step.accumulator.is_proved
     for each in KINDS[KINDS.index(kind) : -1] if plain else ():
         try:
             found = bounds.products(left.values, right.values, step.accumulator, kind=each)
@@ -296,10 +298,11 @@ def _product(
 ) -> _Sums:
     """A product of a run's numbers with exact weights, near to what the machine computes."""
     low = _of_step(a, exact, held, step, run.kind)
-    again = np.isinf(low.errors) | recomputed
+    again = np.isinf(low.errors) | np.asarray(recomputed, np.bool_)
     if not again.any():
         return low
-    high = _of_step(a, exact, held, run.model.hardware.recomputed, run.kind)
+    # Of several precisions the highest: how far the machine's numbers are from it is counted.
+    high = _of_step(a, exact, held, run.model.hardware.levels[-1], run.kind)
     return _Sums(*(np.where(again, y, x) for x, y in zip(low, high, strict=True)))
 
 

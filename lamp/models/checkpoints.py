@@ -14,10 +14,11 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +62,9 @@ _HUB_NAME: Final = re.compile(
     r"(?!.*(--|\.\.))(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>[\w./-]+))?"
 )
 _HUB_FILES: Final = ("*.json", "*.safetensors", "*.jinja", "merges.txt", "tokenizer.model")
+_HUB_SETTINGS: Final = ("tokenizer_config.json", "generation_config.json")
+"""Files that change tokens and ends of texts, and that programs may have left out."""
+_NOWHERE: Final = os.devnull  # no directory
 _HUB_PICKLED: Final = ("pytorch_model*.bin",)
 _TOKENIZERS: Final = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _EXPECTED: Final = (
@@ -143,39 +147,98 @@ def _from_package(name: str) -> Path:
 def _from_hub(name: str, revision: str | None) -> Path:
     """The cached files of a model on the hub; those that are missing are downloaded first."""
     import huggingface_hub as hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def snapshot(*patterns: str, local: bool = False) -> Path:
-        # Beside the files of transformers, folders hold those of other programs.
-        found = hub.snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=list(patterns),
-            ignore_patterns=["*/*"],
-            local_files_only=local,
-        )
-        return Path(found)
+    def snapshot(*patterns: str) -> Path:
+        return Path(hub.snapshot_download(name, revision=revision, **_wanted(patterns)))
 
-    cached = None
-    try:
-        cached = snapshot(*_HUB_FILES, local=True)
-        if _has_weights(cached) and any((cached / file).is_file() for file in _TOKENIZERS):
-            return cached
-    except LocalEntryNotFoundError:
-        pass  # it is downloaded below
+    cached = _from_cache(name, revision)
+    if cached.is_whole:
+        return cached.path
+    called = name if revision is None else f"{name}@{revision}"
     try:
         found = snapshot(*_HUB_FILES)
-        return found if _has_weights(found) else snapshot(*_HUB_FILES, *_HUB_PICKLED)
+        found = found if _has_weights(found) else snapshot(*_HUB_FILES, *_HUB_PICKLED)
     except Exception as error:  # offline, unknown and gated models have errors of their own
-        if cached is not None and _has_weights(cached):
-            return cached
-        part = "nothing" if cached is None else "only a part"
-        reason = " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if cached.runs:
+            _warn_of_missing(called, cached, reason)
+            return cached.path
+        part = "only a part" if cached.path.is_dir() else "nothing"
         raise FileNotFoundError(
-            f"no model {name if revision is None else f'{name}@{revision}'!r}: {_EXPECTED}.  There "
-            f"is no such directory, the hub's cache ({hub.constants.HF_HUB_CACHE}) holds {part} of "
-            f"it, and it could not be fetched: {type(error).__name__}: {reason}"
+            f"no model {called!r}: {_EXPECTED}.  There is no such directory, the hub's cache "
+            f"({hub.constants.HF_HUB_CACHE}) holds {part} of it, and it could not be fetched: "
+            f"{reason}"
         ) from error
+    # Where the hub is not reached, the library gives what it has.
+    left = _from_cache(name, revision)
+    if left.missing and hasattr(hub, "get_cached_repo_tree"):
+        _warn_of_missing(called, left, "the hub is not reached")
+    return found
+
+
+def _warn_of_missing(name: str, cached: _Cached, reason: str) -> None:
+    warnings.warn(
+        f"the hub's cache of {name!r} lacks {', '.join(cached.missing)}, and could not be "
+        f"completed: texts may begin and end with other tokens.  {reason}",
+        stacklevel=2,
+    )
+
+
+def _wanted(patterns: Sequence[str]) -> dict[str, Any]:
+    """Options of the hub that take the files of transformers alone, and no weights twice."""
+    # Beside these files, folders hold those of other programs.
+    return {"allow_patterns": list(patterns), "ignore_patterns": ["*/*", "consolidated*"]}
+
+
+class _Cached(NamedTuple):
+    """What the hub's cache holds of a model."""
+
+    path: Path
+    missing: list[str]
+
+    @property
+    def runs(self) -> bool:
+        """Whether the model runs as it is."""
+        return _has_weights(self.path)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is to be asked of the hub."""
+        return self.runs and not self.missing
+
+
+def _from_cache(name: str, revision: str | None) -> _Cached:
+    """Look into the hub's cache, which another program may have filled in part."""
+    import huggingface_hub as hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    how: dict[str, Any] = {"revision": revision, "local_files_only": True}
+    try:
+        found = Path(hub.snapshot_download(name, **how, **_wanted(_HUB_FILES)))
+    except LocalEntryNotFoundError as error:
+        # Newer versions of the library remember which files there are, and say what is missing.
+        return _Cached(Path(getattr(error, "snapshot_path", _NOWHERE)), ["files"])
+    if _is_listed(name, revision):
+        return _Cached(found, [])
+    missing = [file for file in _HUB_SETTINGS if not (found / file).is_file()]
+    absent = found.parents[1] / ".no_exist" / found.name  # what the hub is known not to have
+    missing = [file for file in missing if not (absent / file).is_file()]
+    if not any((found / file).is_file() for file in _TOKENIZERS):
+        missing.append("a tokenizer")
+    return _Cached(found, missing)
+
+
+def _is_listed(name: str, revision: str | None) -> bool:
+    """Whether the hub's cache knows which files a model has, so that it has been compared."""
+    import huggingface_hub as hub
+
+    listing = getattr(hub, "get_cached_repo_tree", None)
+    if listing is None:
+        return False
+    try:
+        return bool(listing(name, revision=revision))
+    except Exception:  # it has an error of its own
+        return False
 
 
 def _has_weights(path: Path) -> bool:
@@ -220,6 +283,26 @@ def model_type(path: Path) -> str:
         If ``config.json`` is not a JSON object.
     """
     return "llama" if _is_gguf(path) else str(_read_config(path).get("model_type"))
+
+
+def architecture(path: Path) -> str:
+    """The type of model in a checkpoint, of a GGUF file the one that it names itself.
+
+    Parameters
+    ----------
+    path : Path
+        As :func:`directory` gives it.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If the file is broken.
+    """
+    return str(_gguf().architecture(path)) if _is_gguf(path) else model_type(path)
 
 
 def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:

@@ -55,6 +55,11 @@ class Decoder(ABC):
     family: ClassVar[str]
     """The model's type, by its name in transformers."""
 
+    @property
+    def kind(self) -> str:
+        """What the model is, in words."""
+        return type(self).__name__
+
     def __init__(
         self,
         config: Any,
@@ -76,6 +81,7 @@ class Decoder(ABC):
         _check_order(self.hardware, self.shape)
         self.lamp = lamp
         self.look_ahead = LookAhead.of(lamp)
+        self.look_ahead.check(self.hardware)
         check_rule(self.look_ahead.softmax, self.hardware.attention)
 
     @property
@@ -445,12 +451,14 @@ class Decoder(ABC):
             )
         return self._stream(text, total, sampler, check_stop(stop, self.shape.vocabulary))
 
+    def _new_cache(self, capacity: int) -> Any:
+        """An empty cache of keys and values, with a `length`."""
+        return Cache(self.shape, self.hardware.carrier, capacity)
+
     def _stream(
         self, text: NDArray[np.int64], total: int, sampler: Sampler, stop: frozenset[int]
     ) -> Iterator[int]:
-        cache = None
-        if self._is_causal:
-            cache = Cache(self.shape, self.hardware.carrier, total)
+        cache = self._new_cache(total) if self._is_causal else None
         while len(text) < total:
             unread = text if cache is None else text[cache.length :]
             with default_environment():  # left again before the caller has the token

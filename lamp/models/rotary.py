@@ -10,7 +10,7 @@ Llama 3 are those of its technical report's code, "The Llama 3 herd of models", 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,6 +37,7 @@ _FACTORS: Final = {
     ),
 }
 """The kinds of rotary positions, and the names of the numbers that each takes."""
+_GIVEN: Final = "given"  # the kind whose frequencies are its factors
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class Rotary:
         The dimension of a head, even.
     theta : float
         Pair i is rotated by ``theta**(-2 i / dimension)`` radians per position.
-    kind : {"default", "linear", "llama3"}
-        ``"linear"`` divides all frequencies by a factor, ``"llama3"`` the low ones.
+    kind : {"default", "linear", "llama3", "given"}
+        ``"linear"`` divides all frequencies by a factor, ``"llama3"`` the low ones.  ``"given"``:
+        `factors` are the frequencies of all pairs.
     factors : tuple of float
         Of ``"linear"`` the factor; of ``"llama3"`` the factor, the low and the high frequency
         factor and the original number of positions.
@@ -72,6 +74,8 @@ class Rotary:
         if not isinstance(size, (int, np.integer)) or size < 2 or size % 2:
             raise ValueError(f"rotary positions need an even head dimension, not {size!r}")
         object.__setattr__(self, "dimension", int(size))
+        if self.kind == _GIVEN and len(self.factors) == self.dimension // 2:
+            return
         if self.kind not in _FACTORS:
             raise ValueError(
                 f"rotary positions of type {self.kind!r} are not implemented: expected one of "
@@ -124,6 +128,21 @@ class Rotary:
         theta, *factors = map(float, given.values())
         return cls(dimension, theta, kind, tuple(factors))
 
+    @classmethod
+    def of_frequencies(cls, frequencies: Sequence[float]) -> Rotary:
+        """Angles of any frequencies.
+
+        Parameters
+        ----------
+        frequencies : sequence of float
+            The angle of each pair in radians per position.
+
+        Returns
+        -------
+        Rotary
+        """
+        return cls(2 * len(frequencies), kind=_GIVEN, factors=tuple(frequencies))
+
     def frequencies(self, mp: Any = mpmath.mp) -> list[Any]:
         """The angle of each pair in radians per position.
 
@@ -136,6 +155,8 @@ class Rotary:
         -------
         list of mpf
         """
+        if self.kind == _GIVEN:
+            return [mp.mpf(frequency) for frequency in self.factors]
         theta, count = mp.mpf(self.theta), self.dimension
         plain = [theta ** (-mp.mpf(2 * i) / count) for i in range(count // 2)]
         if self.kind == "linear":
@@ -150,6 +171,20 @@ class Rotary:
         turns = positions * frequency / (2 * mp.pi)
         share = min(max((turns - low) / (high - low), 0), 1)
         return frequency * (share + (1 - share) / factor)
+
+    def tables(self, first: int, count: int) -> tuple[Float64, Float64]:
+        """Cosines and sines of positions, within 3 units of 2**-53.
+
+        Parameters
+        ----------
+        first, count : int
+            The first position and how many follow.
+
+        Returns
+        -------
+        cosine, sine : ndarray of float64, shape (count, dimension / 2)
+        """
+        return _table(self, first, count)
 
     def rotated(self, heads: NDArray[Any], first: int) -> Float64:
         """Vectors rotated by their positions.

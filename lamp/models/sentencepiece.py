@@ -58,7 +58,9 @@ class Pieces:
     single_spaces : bool
         Whether several spaces count as one, and those at the ends as none.
     characters : bytes
-        A compiled map of characters, which SentencePiece applies first.
+        A compiled map of characters, which SentencePiece applies first.  The library tokenizers
+        applies it to what it takes for a character: marks that combine, such as accents on
+        ligatures or on half-width kana, may give other tokens than SentencePiece does.
     special : mapping of str to int
         The numbers of special tokens by their roles, such as ``"bos_token"``.
     """
@@ -129,6 +131,8 @@ def _preparation(pieces: Pieces, spaces_inside: bool) -> Iterator[Any]:
     if pieces.begins_with_space and spaces_inside:
         yield normalizers.Prepend(_SPACE)
     yield normalizers.Replace(" ", _SPACE)
+    if pieces.single_spaces:  # what stands for a space in the text itself counts as one, too
+        yield normalizers.Replace(Regex(rf"{_SPACE}+\z"), "")
 
 
 def _unigram(pieces: Pieces) -> models.Unigram:

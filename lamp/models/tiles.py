@@ -50,6 +50,8 @@ def check_rule(rule: LAMP | None, tiled: Tiled | None) -> None:
     """Raise a ValueError if attention by tiles cannot follow a rule as it goes."""
     if rule is None or tiled is None:
         return
+    if len(rule.levels) > 1:
+        raise ValueError(f"attention by tiles recomputes parts in one precision, unlike {rule}")
     if rule.rule != "relaxed" or rule.tau is None or rule.control != "none":
         raise ValueError(
             "attention by tiles takes the rule relaxed with a tau, whose running maximum is known "

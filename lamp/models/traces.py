@@ -33,7 +33,8 @@ class Trace:
         - ``"query"``, (heads, tokens, d); ``"key"`` and ``"value"``, (key heads, tokens, d);
         - ``"low_scores"``, (heads, tokens, tokens): scores before recomputation; zeros stand for
           later tokens here and in the next three;
-        - ``"mask"``: which scores were recomputed; ``"scores"``; ``"probabilities"``;
+        - ``"mask"``: which scores were recomputed, or by which of several products, see
+          :func:`lamp.select`; ``"scores"``; ``"probabilities"``;
         - ``"heads"``, (tokens, heads d): attention of all heads side by side;
         - ``"attention_output"``, (tokens, width): the residual stream after attention;
         - ``"norm_2"``, (tokens, width);
@@ -42,7 +43,7 @@ class Trace:
         - ``"mlp_down"``, (tokens, width): the residual stream behind the layer.
 
         Where look-ahead is on, ``"attention_output_mask"``, ``"mlp_up_mask"`` and
-        ``"mlp_down_mask"`` say which components were recomputed.
+        ``"mlp_down_mask"`` say the same of components.
     errors : mapping of str to ndarray of float64
         ``"scores"`` and ``"probabilities"`` minus those of the same queries and keys in float64.
     """

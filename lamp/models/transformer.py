@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -283,21 +284,21 @@ def feed_forward(h: NDArray[Any], block: Block, state: State) -> NDArray[Any]:
 
 
 class GatedFactor(NamedTuple):
-    """What an activated gate is multiplied by, and how many of its components were recomputed."""
+    """What an activated gate is multiplied by, and which of its components were recomputed."""
 
     values: NDArray[Any]
-    recomputed: int
+    recomputed: NDArray[np.bool_] | None
 
 
 def gated_factor(h: NDArray[Any], matrix: Matrix, state: State) -> GatedFactor:
     """``h @ mlp_up`` of a gated layer; look-ahead recomputes the components that overflowed."""
     step = state.machine.mlp_up
     if state.look_ahead.activation is None:
-        return GatedFactor(linear(h, matrix, step), 0)
+        return GatedFactor(linear(h, matrix, step), None)
     values, overflow = checked_linear(h, matrix, step)
     if overflow.any():
-        np.copyto(values, linear(h, matrix, state.machine.recomputed), where=overflow)
-    return GatedFactor(values, int(np.count_nonzero(overflow)))
+        np.copyto(values, linear(h, matrix, state.machine.levels[-1]), where=overflow)
+    return GatedFactor(values, overflow)
 
 
 def pre_activation(
@@ -313,7 +314,7 @@ def pre_activation(
         slope = activations.activation(state.shape.activation).slope
         slopes = rows.mapped(slope, candidates.low.astype(np.float64))
         sensitivity = np.abs(slopes) * block.mlp_down.row_norms
-        already = 0
+        already = None
         if factor is not None:
             sensitivity *= np.abs(factor.values)
             already = factor.recomputed
@@ -337,7 +338,7 @@ def add_product(
         x = add(x, linear(h, matrix, getattr(machine, name)), machine.residual)
     else:
         candidates = Candidates.of(name, h, matrix, machine)
-        candidates.add(x, machine.residual, machine.recomputed)
+        candidates.add(x, machine)
         candidates.repair()
         kind = LayerNorm if next_norm.centered else RMSNorm
         f = kind(next_norm.weight, epsilon=state.shape.epsilon)
@@ -354,7 +355,7 @@ def project(h: NDArray[Any], head: Matrix, state: State) -> NDArray[Any]:
     candidates = Candidates.of("lm_head", h, head, hardware)
     candidates.repair()
     lengths = np.full(len(h), candidates.low.shape[1], np.int64)
-    probabilities = softmax(candidates.low, lengths, Function(hardware.recomputed.output))
+    probabilities = softmax(candidates.low, lengths, Function(hardware.levels[-1].output))
     return recompute(candidates, rule, state, probabilities=probabilities)
 
 
@@ -363,7 +364,7 @@ def project(h: NDArray[Any], head: Matrix, state: State) -> NDArray[Any]:
 
 @dataclass
 class Candidates:
-    """Components of a product that look-ahead may recompute, in both precisions.
+    """Components of a product that look-ahead may recompute, in all precisions.
 
     Parameters
     ----------
@@ -377,9 +378,10 @@ class Candidates:
     low : ndarray, shape (rows, outputs)
         As the step computes them; recomputed components are put in here.
     overflow : ndarray of bool, shape (rows, outputs)
-        Which of them the step may have had no room for: they are recomputed whatever the rule.
-    high : ndarray, shape (rows, outputs)
-        In high precision.
+        Which of them the step may have had no room for: they are recomputed whatever the rule, in
+        the highest precision.
+    levels : list of ndarray, shape (rows, outputs)
+        As each product that recomputes has them, the highest precision last.
     """
 
     step: str
@@ -388,33 +390,35 @@ class Candidates:
     matrix: Matrix
     low: NDArray[Any]
     overflow: NDArray[np.bool_]
-    high: NDArray[Any]
+    levels: list[NDArray[Any]]
 
     @classmethod
     def of(cls, step: str, left: NDArray[Any], matrix: Matrix, machine: Hardware) -> Candidates:
-        """The components of a product by its step and in high precision."""
+        """The components of a product by its step and in the precisions that recompute."""
         product = getattr(machine, step)
         low, overflow = checked_linear(left, matrix, product)
         # All of them in high precision take less time than picking out the selected ones.
-        high = linear(left, matrix, machine.recomputed)
-        return cls(step, product, left, matrix, low, overflow, high)
+        levels = [linear(left, matrix, each) for each in machine.levels]
+        return cls(step, product, left, matrix, low, overflow, levels)
 
-    def add(self, x: NDArray[Any], residual: Sum, recomputed: Product) -> None:
+    def add(self, x: NDArray[Any], machine: Hardware) -> None:
         """Add an array, in each precision by its own rounding."""
-        self.low = add(x, self.low, residual)
-        self.overflow |= overflowed(self.low, residual.output)
-        self.high = add(x, self.high, Sum(recomputed.output, recomputed.rounding))
+        self.low = add(x, self.low, machine.residual)
+        self.overflow |= overflowed(self.low, machine.residual.output)
+        sums = (Sum(each.output, each.rounding) for each in machine.levels)
+        pairs = zip(self.levels, sums, strict=True)
+        self.levels = [add(x, numbers, each) for numbers, each in pairs]
 
     def repair(self) -> None:
-        """Take what overflowed from high precision."""
-        np.copyto(self.low, self.high, where=self.overflow)
+        """Take what overflowed from the highest precision."""
+        np.copyto(self.low, self.levels[-1], where=self.overflow)
 
     def error_weights(self, name: str) -> NDArray[Any] | None:
         """What errors are taken to be proportional to, see :data:`lamp.lookahead.rules.WEIGHTS`."""
         if name == "one":
             return None
         if name == "errors":
-            return np.asarray(np.abs(self.low - self.high))
+            return np.asarray(np.abs(self.low - self.levels[-1]))
         if name == "abs":
             return np.asarray(np.abs(self.low))
         left = left_operand(self.left, self.product)
@@ -429,16 +433,16 @@ def recompute(
     *,
     probabilities: NDArray[Any] | None = None,
     sensitivity: NDArray[Any] | None = None,
-    already: int = 0,
+    already: NDArray[np.bool_] | None = None,
 ) -> NDArray[Any]:
     """The components of a product, those that a rule selects in high precision.
 
-    `already` components of the same step have been recomputed before, and are counted.
+    `already` are those of another matrix of the same step that overflowed: they are counted.
     """
     name = candidates.step
     mask = replace_selected(
         candidates.low,
-        candidates.high,
+        candidates.levels,
         candidates.overflow,
         rule,
         probabilities=probabilities,
@@ -446,7 +450,12 @@ def recompute(
         weights=candidates.error_weights(rule.weights),
         stream=state.layer + _STREAMS[name] * _STREAM_STEP,
     )
-    selected = int(np.count_nonzero(mask)) + already
-    state.count(name, Recomputation(selected, mask.size, candidates.matrix.weight.shape[0]))
+    count = partial(Recomputation.of, step=candidates.product, machine=state.machine)
+    terms = candidates.matrix.weight.shape[0]
+    counted = count(mask, components=mask.size, terms=terms)
+    if already is not None:
+        highest = already.astype(np.uint8) * np.uint8(len(state.machine.levels))
+        counted += count(highest, components=0, terms=terms)
+    state.count(name, counted)
     state.observe(f"{name}_mask", mask)
     return candidates.low

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING, Final
 from lamp.machines import STEPS
 from lamp.reports import figures
 from lamp.reports.figures import Block, Entry, Line, Picture, Point
-from lamp.reports.labels import NONE
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, SPEED, Quantity, described
-from lamp.reports.results import Pair, Results, front, grouped, metrics
-from lamp.reports.scales import Scale, scale
+from lamp.reports.results import NONE, Pair, Results, Rung, front, grouped, metrics
+from lamp.reports.scales import Scale
 
 if TYPE_CHECKING:
     from lamp.studies import Run
 
-__all__ = ["TIME", "Chart", "charts", "divergences", "heat_maps", "ladders", "scatter", "speeds"]
-
-TIME: Final = "Time"
-"""The title of the last chart, which goes with a table."""
+__all__ = ["Chart", "charts", "divergences", "heat_maps", "ladders", "scatter", "speeds"]
 
 _WORK: Final = (
     ("KL against recomputation rate", RATE, KL),
@@ -31,7 +27,8 @@ _WORK: Final = (
     ("Flips against recomputation rate", RATE, FLIPS),
 )
 _MOST: Final = 12  # runs in a heat map
-_FAMILY_ROOM: Final = 0.09  # of a label on a ladder's horizontal axis
+
+Groups = Sequence[Sequence[tuple[str, Picture]]]
 
 
 @dataclass(frozen=True)
@@ -41,14 +38,14 @@ class Chart:
     Parameters
     ----------
     title, note : str
-    groups : tuple of tuple of (str, Picture)
+    groups : sequence of sequence of (str, Picture)
         Each picture with a name that tells it from others of the same model and text; those of a
         group are side by side.
     """
 
     title: str
     note: str
-    groups: tuple[tuple[tuple[str, Picture], ...], ...]
+    groups: Groups
 
     @property
     def named(self) -> list[tuple[str, Picture]]:
@@ -56,10 +53,10 @@ class Chart:
         return [each for group in self.groups for each in group]
 
     @property
-    def legend(self) -> tuple[Entry, ...]:
+    def legend(self) -> list[Entry]:
         """What colors and shapes mean in any of the pictures: machines, rules, lines."""
         entries = dict.fromkeys(entry for _, each in self.named for entry in each.legend)
-        return tuple(sorted(entries, key=_rank))
+        return sorted(entries, key=_rank)
 
 
 def _rank(entry: Entry) -> tuple[bool, bool, int]:
@@ -67,79 +64,18 @@ def _rank(entry: Entry) -> tuple[bool, bool, int]:
     return color is None, shape is None, (color if color is not None else shape) or 0
 
 
-def charts(study: Results) -> Sequence[Chart]:
+def charts(study: Results) -> list[Chart]:
     """The charts of a study, those for which it has runs."""
-    return [
-        *_work(study),
-        *_chart(
-            "Divergence by machine",
-            "Each mark is a run without look-ahead.",
-            divergences(study),
-        ),
-        *_chart(
-            "Precision ladders",
-            "KL along families of machines. Thin lines join runs with the same look-ahead.",
-            ladders(study),
-        ),
-        *_chart(
-            "Where it recomputes",
-            "Recomputed share by step and layer, for at most twelve runs on the Pareto front of "
-            "each model and text.",
-            heat_maps(study),
-        ),
-        *_chart(
-            TIME,
-            "Each mark is a run. Seconds are those of forward passes and comparisons; loading the "
-            "model and computing the reference are left out.",
-            speeds(study),
-        ),
-    ]
-
-
-def _work(study: Results) -> list[Chart]:
-    note = (
-        "Each mark is a run: its color is the machine, its shape the rule. Thin lines are Pareto "
-        "fronts: no other run on the same machine beats theirs. Dotted lines are runs without "
-        "look-ahead."
-    )
-    groups = [tuple((name, each) for each in scatter(study, x, y)) for name, x, y in _WORK]
-    if not groups[0]:
-        return []
-    if len(groups[0]) == 1:
-        groups = [tuple(each for group in groups for each in group)]
-    return [Chart("Divergence against work", note, tuple(groups))]
-
-
-def _chart(title: str, note: str, pictures: Iterable[Picture]) -> list[Chart]:
-    group = tuple(("", picture) for picture in pictures)
-    return [Chart(title, note, (group,))] if group else []
-
-
-def _across(quantity: Quantity, records: Iterable[Run], *, log: bool = True) -> Scale:
-    """A horizontal axis."""
-    values = map(quantity.value, records)
-    return scale(quantity.title, values, label=quantity.label, log=log, room=0.17, band=0.085)
-
-
-def _up(quantity: Quantity, records: Iterable[Run]) -> Scale:
-    """A vertical axis."""
-    values = map(quantity.value, records)
-    return scale(quantity.title, values, label=quantity.label, room=0.09, band=0.065)
-
-
-def _point(study: Results, record: Run, x: float, y: float, *tooltip: Quantity) -> Point:
-    """The mark of a run."""
-    return Point(x, y, study.color(record), study.shape(record), described(record, *tooltip))
-
-
-def _shapes(study: Results, records: Iterable[Run]) -> tuple[Entry, ...]:
-    """What the shapes of runs mean; nothing if all have the same."""
-    shapes = {study.shape(record) for record in records}
-    names = ("no look-ahead", *study.rules[1:])
-    return tuple(Entry(names[i], None, i, "rule") for i in sorted(shapes) if len(shapes) > 1)
+    found = ((title, note, groups(study)) for title, note, groups in _CHARTS)
+    return [Chart(*each) for each in found if any(each[2])]
 
 
 # --- what is lost against what is paid ------------------------------------------------------------
+
+
+def _work(study: Results) -> Groups:
+    groups = [[(name, each) for each in scatter(study, x, y)] for name, x, y in _WORK]
+    return groups if len(groups[0]) > 1 else [list(itertools.chain(*groups))]
 
 
 def scatter(study: Results, x: Quantity, y: Quantity) -> list[Picture]:
@@ -148,14 +84,22 @@ def scatter(study: Results, x: Quantity, y: Quantity) -> list[Picture]:
 
 
 def _scatter(study: Results, pair: Pair, x: Quantity, y: Quantity) -> Picture:
-    across, up = _across(x, pair.looked_ahead), _up(y, pair.records)
-    points = [
-        _point(study, record, across.place(x.value(record)), up.place(y.value(record)), y, x)
-        for record in pair.looked_ahead
+    points = [_point(study, run, y, x) for run in pair.looked_ahead]
+    lines = [
+        Line(
+            ((math.nan, y.value(run), y.error(run)),),
+            study.color(run),
+            "level",
+            f"{described(run, y)}, no look-ahead",
+        )
+        for run in pair.plain
     ]
-    lines = [*_levels(study, pair, y, up), *_fronts(study, pair, (x, across), (y, up))]
-    machines = dict.fromkeys(record.hardware for record in pair.records)
-    rules = {study.shape(record) for record in pair.looked_ahead}
+    for runs in pair.by_machine().values():
+        at = [(x.value(run), y.value(run)) for run in runs]
+        best = tuple((*at[i], math.nan) for i in front(at) if runs[i].lamp != NONE)
+        lines += [Line(best, study.color(runs[0]))] if len(best) > 1 else []
+    machines = dict.fromkeys(run.hardware for run in pair.records)
+    rules = {study.shape(run) for run in pair.looked_ahead}
     legend = (
         *(Entry(name, study.machines.index(name)) for name in machines),
         *(Entry(study.rules[i], None, i, "rule") for i in sorted(rules)),
@@ -163,35 +107,37 @@ def _scatter(study: Results, pair: Pair, x: Quantity, y: Quantity) -> Picture:
         Entry("Pareto front of a machine", role="front"),
     )
     summary = f"{y.title}, against {x.title}: {len(points)} runs of {pair.title}"
-    draw = partial(figures.plot, across, up, points, lines)
+    draw = partial(figures.plot, _across(x, pair.looked_ahead), _up(y, pair.records), points, lines)
     return Picture(f"{y.name}-{x.name}", pair.title, summary, legend, draw)
 
 
-def _levels(study: Results, pair: Pair, y: Quantity, up: Scale) -> Iterator[Line]:
-    """Runs without look-ahead as level lines: they recompute nothing.
-
-    Those in a band have a height of their own each.
-    """
-    values = [y.value(record) for record in pair.plain]
-    count = 1 + sum(map(up.in_band, values))
-    shares = (i / count for i in range(1, count))
-    for record, value in zip(pair.plain, values, strict=True):
-        height = up.place(value, next(shares)) if up.in_band(value) else value
-        tooltip = f"{described(record, y)}, no look-ahead"
-        yield Line(((math.nan, height),), study.color(record), "level", tooltip)
+def _across(quantity: Quantity, runs: Sequence[Run], *, log: bool = True) -> Scale:
+    drawn = map(quantity.value, runs), quantity.label
+    errors = map(quantity.error, runs)
+    return Scale(quantity.title, *drawn, log=log, room=0.17, band=0.085, errors=errors)
 
 
-def _fronts(
-    study: Results, pair: Pair, x: tuple[Quantity, Scale], y: tuple[Quantity, Scale]
-) -> Iterator[Line]:
-    """The Pareto front of each machine, from run to run."""
-    (paid, across), (lost, up) = x, y
-    for records in pair.by_machine().values():
-        points = [(paid.value(record), lost.value(record)) for record in records]
-        best = [points[i] for i in front(points) if records[i].lamp != NONE]
-        if len(best) > 1:
-            places = tuple((across.place(x), up.place(y)) for x, y in best)
-            yield Line(places, study.color(records[0]))
+def _up(quantity: Quantity, runs: Sequence[Run]) -> Scale:
+    errors = map(quantity.error, runs)
+    return Scale(quantity.title, map(quantity.value, runs), quantity.label, errors=errors)
+
+
+def _point(
+    study: Results, run: Run, y: Quantity, x: Quantity | float, *, color: int | None = None
+) -> Point:
+    """The mark of a run."""
+    measured = [each for each in (y, x) if isinstance(each, Quantity)]
+    place, error = (x, math.nan) if isinstance(x, float) else (x.value(run), x.error(run))
+    color = study.color(run) if color is None else color
+    tooltip = described(run, *measured)
+    return Point(place, y.value(run), color, study.shape(run), tooltip, error, y.error(run))
+
+
+def _shapes(study: Results, runs: Iterable[Run]) -> tuple[Entry, ...]:
+    """What the shapes of runs mean; nothing if all have the same."""
+    shapes = {study.shape(run) for run in runs}
+    names = ("no look-ahead", *study.rules[1:])
+    return tuple(Entry(names[i], None, i, "rule") for i in sorted(shapes) if len(shapes) > 1)
 
 
 # --- along families of machines -------------------------------------------------------------------
@@ -201,63 +147,41 @@ def ladders(study: Results) -> list[Picture]:
     """KL along each family of two machines or more, for each model and text."""
     found = []
     for pair in study.pairs:
-        variables: dict[str, dict[str, list[tuple[float, Run]]]] = {}
-        for record in pair.records:
-            if (rung := study.rung(record)) is not None:
-                families = variables.setdefault(rung.variable, {})
-                families.setdefault(rung.family, []).append((rung.value, record))
-        found += [
-            _ladder(study, pair, variable, families)
-            for variable, families in variables.items()
-            if any(len({value for value, _ in rungs}) > 1 for rungs in families.values())
-        ]
+        rungs = [(rung, run) for run in pair.records if (rung := study.rung(run)) is not None]
+        for variable in dict.fromkeys(rung.variable for rung, _ in rungs):
+            own = [(rung, run) for rung, run in rungs if rung.variable == variable]
+            if len({rung.value for rung, _ in own}) > 1:
+                found.append(_ladder(study, pair, variable, own))
     return found
 
 
 def _ladder(
-    study: Results,
-    pair: Pair,
-    variable: str,
-    families: Mapping[str, Sequence[tuple[float, Run]]],
+    study: Results, pair: Pair, variable: str, rungs: Sequence[tuple[Rung, Run]]
 ) -> Picture:
-    rungs = [rung for each in families.values() for rung in each]
-    values, records = sorted({value for value, _ in rungs}), [record for _, record in rungs]
+    families = [*dict.fromkeys(rung.family for rung, _ in rungs)]
     bits = any(f"ps{{{variable}}}" in family for family in families)
     title = f"{variable}, stored significand bits" if bits else variable
-    across = scale(title, values, log=False, label="{:g}".format, marked=values, room=_FAMILY_ROOM)
-    up = _up(KL, records)
-    points, lines = [], []
-    for color, own in enumerate(families.values()):
-        by_lamp: dict[str, list[tuple[float, Run]]] = {}
-        for value, record in sorted(own, key=lambda rung: rung[0]):
-            by_lamp.setdefault(record.lamp, []).append((value, record))
-        for lamp, chosen in by_lamp.items():
-            marks = [
-                _point(study, r, v, up.place(KL.value(r)), KL)._replace(color=color)
-                for v, r in chosen
-            ]
-            points += marks
-            finite = [math.isfinite(KL.value(record)) for _, record in chosen]
-            role = "path" if lamp == NONE else "front"
-            lines += [Line(places, color, role) for places in _stretches(marks, finite)]
-    legend = (
-        *(Entry(name, i, role="path") for i, name in enumerate(families)),
-        *_shapes(study, records),
-    )
+    values, runs = {rung.value for rung, _ in rungs}, [run for _, run in rungs]
+    x = Scale(title, values, "{:g}".format, log=False, marked=[*values])
+    joined: dict[tuple[int, str], list[Point]] = {}
+    for rung, run in sorted(rungs, key=lambda each: each[0].value):
+        color = families.index(rung.family)
+        point = _point(study, run, KL, rung.value, color=color)
+        joined.setdefault((color, run.lamp), []).append(point)
+    points = list(itertools.chain(*joined.values()))
+    lines = [
+        Line(tuple((p.x, p.y, p.y_error) for p in part), color, role)
+        for (color, lamp), own in joined.items()
+        for role in ["path" if lamp == NONE else "front"]
+        for finite, stretch in itertools.groupby(own, key=lambda point: math.isfinite(point.y))
+        for part in [list(stretch)]
+        if finite and len(part) > 1
+    ]
+    paths = (Entry(name, i, role="path") for i, name in enumerate(families))
     summary = f"{KL.title}, against {title}: {len(points)} runs of {pair.title}"
-    draw = partial(figures.plot, across, up, points, lines)
+    draw = partial(figures.plot, x, _up(KL, runs), points, lines)
+    legend = (*paths, *_shapes(study, runs))
     return Picture(f"ladder-{variable}", pair.title, summary, legend, draw)
-
-
-def _stretches(
-    marks: Sequence[Point], joined: Sequence[bool]
-) -> Iterator[tuple[tuple[float, float], ...]]:
-    """Where the marks to be joined are, from one that is not to the next."""
-    marked = zip(marks, joined, strict=True)
-    for together, stretch in itertools.groupby(marked, key=lambda mark: mark[1]):
-        places = tuple((mark.x, mark.y) for mark, _ in stretch)
-        if together and len(places) > 1:
-            yield places
 
 
 # --- by machine -----------------------------------------------------------------------------------
@@ -265,32 +189,28 @@ def _stretches(
 
 def speeds(study: Results) -> list[Picture]:
     """Tokens per second by machine, for each model."""
-    models = grouped(study.done, lambda record: record.model)
-    return [_strips(study, name, records, SPEED, log=False) for name, records in models.items()]
+    models = grouped(study.done, lambda run: run.model)
+    return [_strips(study, name, runs, SPEED, log=False) for name, runs in models.items()]
 
 
 def divergences(study: Results) -> list[Picture]:
     """KL by machine, for each model and text of which no run looks ahead."""
-    return [
-        _strips(study, pair.title, pair.records, KL, log=True)
-        for pair in study.pairs
-        if not pair.looked_ahead
-    ]
+    pairs = (pair for pair in study.pairs if not pair.looked_ahead)
+    return [_strips(study, pair.title, pair.records, KL, log=True) for pair in pairs]
 
 
 def _strips(
-    study: Results, title: str, records: Sequence[Run], quantity: Quantity, *, log: bool
+    study: Results, title: str, runs: Sequence[Run], quantity: Quantity, *, log: bool
 ) -> Picture:
-    across = _across(quantity, records, log=log)
-    machines = grouped(records, lambda record: record.hardware)
-    rows = {
-        name: [_point(study, r, quantity.value(r), 0.0, quantity) for r in machines[name]]
-        for name in study.machines
-        if name in machines
-    }
-    legend = (*_shapes(study, records), Entry("median", role="median"))
-    summary = f"{quantity.title}, by machine: {len(records)} runs of {title}"
-    draw = partial(figures.strips, across, rows)
+    rows: dict[str, list[Point]] = {name: [] for name in study.machines}
+    for run in runs:
+        point = Point(quantity.value(run), 0.0, study.color(run), study.shape(run), "")
+        tooltip = described(run, quantity)
+        rows[run.hardware].append(point._replace(tooltip=tooltip, x_error=quantity.error(run)))
+    legend = (*_shapes(study, runs), Entry("median", role="median"))
+    summary = f"{quantity.title}, by machine: {len(runs)} runs of {title}"
+    shown = {name: points for name, points in rows.items() if points}
+    draw = partial(figures.strips, _across(quantity, runs, log=log), shown)
     return Picture(quantity.name, title, summary, legend, draw)
 
 
@@ -305,33 +225,72 @@ def heat_maps(study: Results) -> list[Picture]:
     best = study.fronts(RATE.value, KL.value)
     found = []
     for pair in study.pairs:
-        records = [
-            record
-            for record in pair.looked_ahead
-            if any(itertools.chain.from_iterable(metrics(record).step_rates.values()))
-        ]
-        if len(records) > _MOST:
-            on_front = [record for record in records if record.position in best]
-            records = _spread(on_front or records)
-        if records:
-            blocks = [_block(record) for record in records]
-            summary = f"share recomputed by step and layer: {len(records)} runs of {pair.title}"
-            draw = partial(figures.heat_map, blocks)
+        runs = [run for run in pair.looked_ahead if any(map(any, metrics(run).step_rates.values()))]
+        if len(runs) > _MOST:
+            runs = [run for run in runs if run.position in best] or runs
+        if runs:
+            last = min(len(runs), _MOST) - 1  # evenly from the first to the last
+            chosen = [runs[round(i * (len(runs) - 1) / max(last, 1))] for i in range(last + 1)]
+            summary = f"share recomputed by step and layer: {len(chosen)} runs of {pair.title}"
+            draw = partial(figures.heat_map, [*map(_block, chosen)])
             found.append(Picture("layers", pair.title, summary, figures.heat_scale(), draw))
     return found
 
 
-def _spread(records: Sequence[Run]) -> list[Run]:
-    """At most twelve of them, evenly from first to last."""
-    if len(records) <= _MOST:
-        return list(records)
-    return [records[round(i * (len(records) - 1) / (_MOST - 1))] for i in range(_MOST)]
-
-
-def _block(record: Run) -> Block:
+def _block(run: Run) -> Block:
     """The rates of a run, in the order in which steps come in a model."""
-    given = metrics(record).step_rates
-    known = [step for step in STEPS if step in given]
-    rates = {step: given[step] for step in (*known, *sorted(set(given) - set(known)))}
-    name = f"{record.hardware} + {record.lamp}"
-    return Block(name, described(record, KL, RATE), rates)
+    given = metrics(run).step_rates
+    steps = [*(step for step in STEPS if step in given), *sorted(given.keys() - {*STEPS})]
+    rates = {step: given[step] for step in steps}
+    return Block(f"{run.hardware} + {run.lamp}", described(run, KL, RATE), rates)
+
+
+# --- what a report shows --------------------------------------------------------------------------
+
+
+def _alone(pictures: Callable[[Results], list[Picture]]) -> Callable[[Results], Groups]:
+    """Pictures that need no names, in a group of their own."""
+    return lambda study: [[("", picture) for picture in pictures(study)]]
+
+
+def _of_means(groups: Callable[[Results], Groups]) -> Callable[[Results], Groups]:
+    """Pictures with one mark for runs that differ in their seeds alone."""
+    return lambda study: groups(study.averaged)
+
+
+_BARS: Final = (
+    "Bars are one standard error, over the windows of a text. Runs that differ in their seeds "
+    "alone are one mark at their mean, with one standard error over the seeds."
+)
+_CHARTS: Final[Sequence[tuple[str, str, Callable[[Results], Groups]]]] = (
+    (
+        "Divergence against work",
+        "Each mark is a run: its color is the machine, its shape the rule. Thin lines are Pareto "
+        "fronts: no other run on the same machine beats theirs. Dotted lines are runs without "
+        f"look-ahead, in a band of one standard error. {_BARS}",
+        _of_means(_work),
+    ),
+    (
+        "Divergence by machine",
+        f"Each mark is a run without look-ahead. {_BARS}",
+        _of_means(_alone(divergences)),
+    ),
+    (
+        "Precision ladders",
+        "KL along families of machines. Thin lines join runs with the same look-ahead, bold ones "
+        f"those without, in a band of one standard error. {_BARS}",
+        _of_means(_alone(ladders)),
+    ),
+    (
+        "Where it recomputes",
+        "Recomputed share by step and layer, for at most twelve runs on the Pareto front of each "
+        "model and text.",
+        _of_means(_alone(heat_maps)),
+    ),
+    (
+        "Time",
+        "Each mark is a run. Seconds are those of forward passes and comparisons; loading the "
+        "model and computing the reference are left out.",
+        _alone(speeds),
+    ),
+)

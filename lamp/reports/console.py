@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lamp.machines import STEPS
 from lamp.reports import numbers
 
 if TYPE_CHECKING:
@@ -63,9 +64,40 @@ _RULES: Final = {
 }
 """The rules of the demo's plot, by what results call them."""
 
+# The columns of tables: a heading, and what stands under it.
+_Columns = Sequence[tuple[str, Callable[[Any], str]]]
+_METRICS: Final[_Columns] = (
+    ("KL", lambda run: numbers.scientific(run.metrics.kl)),
+    ("±", lambda run: numbers.error(run.metrics.kl_error)[1:]),
+    ("flips", lambda run: f"{run.metrics.flip_rate:.2%}"),
+    ("perp-\nlexity", lambda run: numbers.decimals(run.metrics.perplexity)),
+)
+_RESULTS: Final[_Columns] = (
+    ("mu", lambda run: str(run.stored_bits)),
+    ("tau", lambda run: "-" if run.tau is None else f"{run.tau:g}"),
+    ("rule", lambda run: run.rule),
+    *_METRICS[:3],
+    ("±", lambda run: numbers.error(run.metrics.flip_rate_error, "percent")[1:]),
+    _METRICS[3],
+    ("rate", lambda run: f"{run.metrics.recomputation_rate:.2%}"),
+    ("s", lambda run: f"{run.seconds:.1f}"),
+)
+_LOOK_AHEAD: Final[_Columns] = (
+    ("recom-\nputed", lambda run: _if_any(run, run.metrics.recomputation_rate)),
+    ("high\nprec.", lambda run: _if_any(run, run.metrics.high_precision_share)),
+)
+_TIMES: Final[_Columns] = (
+    ("time\ns", lambda run: numbers.seconds(run.seconds)),
+    ("KL\nfrom A", lambda run: "-" if run.first is None else numbers.scientific(run.first.kl)),
+)
+
+
+def _if_any(run: Comparison, rate: float) -> str:
+    return f"{rate:.2%}" if run.setting.lamp else "-"
+
 
 def results_table(results: Sequence[EqualRateRun], title: str) -> Table:
-    """A table of runs for the terminal.
+    """A table of the demo's runs for the terminal.
 
     Parameters
     ----------
@@ -78,28 +110,13 @@ def results_table(results: Sequence[EqualRateRun], title: str) -> Table:
     -------
     rich.table.Table
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("mu", "tau", "rule", "KL", "flips", "perplexity", "rate", "s"):
-        table.add_column(heading, justify="left" if heading == "rule" else "right", no_wrap=True)
-    previous = None
-    for result in results:
-        if previous is not None and previous != result.stored_bits:
+    table = _headed_table([heading for heading, _ in _RESULTS])
+    table.title, table.title_justify, table.padding = title, "left", (0, 0)
+    table.columns[2].justify = "left"
+    for index, run in enumerate(results):
+        if index and results[index - 1].stored_bits != run.stored_bits:
             table.add_section()
-        previous = result.stored_bits
-        metrics = result.metrics
-        table.add_row(
-            str(result.stored_bits),
-            "-" if result.tau is None else f"{result.tau:g}",
-            result.rule,
-            numbers.scientific(metrics.kl),
-            f"{metrics.flip_rate:.2%}",
-            numbers.decimals(metrics.perplexity),
-            f"{metrics.recomputation_rate:.2%}",
-            f"{result.seconds:.1f}",
-        )
+        table.add_row(*(show(run) for _, show in _RESULTS))
     return table
 
 
@@ -117,40 +134,47 @@ def metrics_table(run: Comparison, reference: str) -> Table:
     -------
     rich.table.Table
     """
-    table = _plain_table(show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", style="bold", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(style="dim")
-    metrics = run.metrics
-    table.add_row(
-        "KL divergence",
-        numbers.scientific(metrics.kl),
-        numbers.error(metrics.kl_error),
-        f"nats per token, from {reference}",
-    )
-    table.add_row(
-        "flips",
-        f"{metrics.flip_rate:.2%}",
-        numbers.error(metrics.flip_rate_error, "percent"),
-        "of the most probable next tokens",
-    )
-    table.add_row(
-        "perplexity",
-        numbers.decimals(metrics.perplexity),
-        numbers.error(metrics.perplexity_error, "plain"),
-        f"{reference}: {numbers.decimals(metrics.reference_perplexity)}",
-    )
-    if run.setting.lamp:
-        table.add_row(
+    metrics, error = run.metrics, numbers.error
+    rows = [
+        (
+            "KL divergence",
+            numbers.scientific(metrics.kl),
+            error(metrics.kl_error),
+            f"nats per token, from {reference}",
+        ),
+        (
+            "flips",
+            f"{metrics.flip_rate:.2%}",
+            error(metrics.flip_rate_error, "percent"),
+            "of the most probable next tokens",
+        ),
+        (
+            "perplexity",
+            numbers.decimals(metrics.perplexity),
+            error(metrics.perplexity_error, "plain"),
+            f"{reference}: {numbers.decimals(metrics.reference_perplexity)}",
+        ),
+        (
             "recomputed",
             f"{metrics.recomputation_rate:.2%}",
-            numbers.error(metrics.recomputation_rate_error, "percent"),
+            error(metrics.recomputation_rate_error, "percent"),
             "of candidate components",
-        )
-        share = f"{metrics.high_precision_share:.2%}"
-        table.add_row("high precision", share, "", "of all multiply-adds, added to them")
-    table.add_row("time", f"{numbers.seconds(run.seconds)} s", "", f"{run.speed:,.0f} tokens/s")
+        ),
+        (
+            "high precision",
+            f"{metrics.high_precision_share:.2%}",
+            "",
+            "of all multiply-adds, added to them",
+        ),
+        ("time", f"{numbers.seconds(run.seconds)} s", "", f"{run.speed:,.0f} tokens/s"),
+    ]
+    table = _plain_table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, justify="right", style="bold")
+    table.add_column(no_wrap=True)
+    table.add_column(style="dim")
+    for row in rows if run.setting.lamp else (*rows[:3], rows[-1]):
+        table.add_row(*row)
     return table
 
 
@@ -202,14 +226,14 @@ def rates_table(metrics: Metrics, width: int) -> Table:
     rich.table.Table
     """
     rows = {step: _percentages(rates) for step, rates in metrics.step_rates.items()}
-    head = rows.pop(_HEAD, None)
-    if len(rows.keys() - {"tiles", "parts"}) > 1:
+    head = {step: rows.pop(step) for step in [*rows] if step.startswith(_HEAD)}
+    if len(rows.keys() & STEPS.keys()) > 1:
         rows["all"] = _percentages(metrics.layer_rates)
     columns = [f"layer {n}" if n == 0 else str(n) for n in range(len(metrics.layer_rates))]
     if rows and all(len(set(cells)) == 1 for cells in rows.values()):
         columns = ["each layer"]
     heading = "recomputed, %"
-    label = 2 + max(map(len, (heading, _HEAD, *rows)))
+    label = 2 + max(map(len, (heading, _HEAD, *head, *rows)))
     across = max(1, min(len(columns), (width - label) // _RATE_WIDTH))
     table = _plain_table(show_header=False)
     table.padding = 0
@@ -221,9 +245,10 @@ def rates_table(metrics: Metrics, width: int) -> Table:
         table.add_row("" if start else heading, *columns[chosen], style="bold")
         for step, cells in rows.items():
             table.add_row(step, *cells[: len(columns)][chosen])
-    if head is not None:
+    if head:
         table.add_row("" if rows else heading, "head", style="bold")
-        table.add_row(_HEAD, *head)
+    for step, cells in head.items():
+        table.add_row(step, *cells)
     return table
 
 
@@ -260,25 +285,11 @@ def comparison_table(runs: Sequence[Comparison]) -> Table:
     -------
     rich.table.Table
     """
-    headings = ["", "KL", "±", "flips", "perp-\nlexity"]
     high = any(run.setting.lamp for run in runs)
-    headings += ["recom-\nputed", "high\nprec."] if high else []
-    headings += ["time\ns", "KL\nfrom A"]
-    table = _headed_table(headings)
+    columns = (*_METRICS, *(_LOOK_AHEAD if high else ()), *_TIMES)
+    table = _headed_table(["", *(heading for heading, _ in columns)])
     for letter, run in zip(LETTERS, runs, strict=False):
-        metrics, first = run.metrics, run.first
-        rates = metrics.recomputation_rate, metrics.high_precision_share
-        look_ahead = [f"{rate:.2%}" for rate in rates] if run.setting.lamp else ["-", "-"]
-        table.add_row(
-            letter,
-            numbers.scientific(metrics.kl),
-            numbers.error(metrics.kl_error)[1:],
-            f"{metrics.flip_rate:.2%}",
-            numbers.decimals(metrics.perplexity),
-            *(look_ahead if high else []),
-            numbers.seconds(run.seconds),
-            "-" if first is None else numbers.scientific(first.kl),
-        )
+        table.add_row(letter, *(show(run) for _, show in columns))
     return table
 
 
@@ -329,7 +340,7 @@ def _plain_table(**options: Any) -> Table:
     return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, **options)
 
 
-def _headed_table(headings: Sequence[str], justify: Any = "right") -> Table:
+def _headed_table(headings: Iterable[str], justify: Any = "right") -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -392,30 +403,30 @@ def _picture(results: Sequence[EqualRateRun]) -> Picture:
     from lamp.reports import figures, scales
 
     title = "query-key products recomputed in float32"
-    looked_ahead = [result for result in results if result.lamp is not None]
-    rates = [result.metrics.recomputation_rate for result in looked_ahead]
-    x = scales.scale(title, rates, label=numbers.short_percent)
-    divergences = [result.metrics.kl for result in results]
-    y = scales.scale("KL(float64 || model), nats per token", divergences, room=0.09, band=0.065)
+    rates = [run.metrics.recomputation_rate for run in results if run.lamp is not None]
+    x = scales.Scale(title, rates, numbers.short_percent, room=0.16, band=0.075)
+    each = [run.metrics for run in results]
+    divergences, errors = [run.kl for run in each], [run.kl_error for run in each]
+    y = scales.Scale("KL(float64 || model), nats per token", divergences, errors=errors)
     precisions = sorted({result.stored_bits for result in results})
     lines, points = [], []
     for color, mu in enumerate(precisions):
-        own = [result for result in results if result.stored_bits == mu]
         for shape, rule in enumerate(("none", *_RULES)):
-            places = [
-                (x.place(each.metrics.recomputation_rate), y.place(each.metrics.kl))
-                for each in own
-                if each.rule == rule
-            ]
+            own = [run.metrics for run in results if (run.stored_bits, run.rule) == (mu, rule)]
+            places = sorted((each.recomputation_rate, each.kl, each.kl_error) for each in own)
             if rule == "none":
                 lines += [figures.Line((place,), color, "level") for place in places]
-            elif places:
-                lines.append(figures.Line(tuple(sorted(places)), color))
-                points += [figures.Point(*place, color, shape, "") for place in places]
+                continue
+            lines += [figures.Line(tuple(places), color)] if places else []
+            points += [
+                figures.Point(rate, kl, color, shape, "", y_error=error)
+                for rate, kl, error in places
+            ]
     legend = (
         *(figures.Entry(f"{mu} stored bits", i) for i, mu in enumerate(precisions)),
         *(figures.Entry(text, None, i, "rule") for i, text in enumerate(_RULES.values(), 1)),
         figures.Entry("no recomputation", role="level"),
+        figures.Entry("bars and bands: one standard error", role="note"),
     )
     draw = partial(figures.plot, x, y, points, lines)
     return figures.Picture("demo", "Look-ahead in attention scores", title, legend, draw)

@@ -6,23 +6,76 @@ import csv
 import importlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from lamp._files import writing
 from lamp.evaluation import NUMBERS
-from lamp.reports.results import Results
+from lamp.reports.results import Compared, compared
 
 if TYPE_CHECKING:
+    from lamp.reports.results import Results
     from lamp.studies import Run
 
-__all__ = ["as_csv", "as_parquet", "columns", "lines", "written_csv"]
+__all__ = [
+    "as_csv",
+    "as_parquet",
+    "columns",
+    "lines",
+    "write_csv",
+    "write_parquet",
+    "written_csv",
+]
 
 _LABELS: Final = ("model", "text", "hardware", "lamp", "reference")
-_COUNTS: Final = ("position", "tokens", "clusters", "windows")
+_COUNTS: Final = ("tokens", "clusters", "windows")
+_ENDED: Final = ("seconds", "started_at", "finished_at", "error", "environment")
+_COMPARED: Final = ("kl_factor", "kl_more", "flip_rate_more")
+_ESTIMATES: Final = [f"{name}{end}" for name in _COMPARED for end in ("", "_error")]
+_BEFORE: Final = ("study", "position", *_LABELS)
+_AFTER: Final = (
+    *("state", *_COUNTS, *NUMBERS),
+    *("baseline", *_ESTIMATES),
+    *(*_ENDED, "key"),
+)
 _OF_FORMULAS: Final = ("=", "+", "-", "@")
 _BLANKS: Final = ("\t", "\r", "\n")
-_ENDED: Final = ("seconds", "started_at", "finished_at", "error", "environment")
-_BEFORE: Final = ("study", "position", *_LABELS)
-_AFTER: Final = ("state", *_COUNTS[1:], *NUMBERS, *_ENDED, "key")
+
+
+def write_csv(studies: Sequence[Results], path: Path) -> None:
+    """Write all runs as a CSV file, one per line.
+
+    ``baseline`` is the position of the run that a run is compared with, on the same tokens; the
+    divergence is ``kl_factor`` times and by ``kl_more`` larger than its, the share of flips by
+    ``flip_rate_more``, each with its standard error.
+
+    Parameters
+    ----------
+    studies : sequence of Results
+    path : Path
+        The file; its folder must exist.
+    """
+    writing.check(path)
+    writing.write(path, as_csv(studies))
+
+
+def write_parquet(studies: Sequence[Results], path: Path) -> None:
+    """Write all runs as a Parquet file, with the columns of :func:`write_csv`.
+
+    Parameters
+    ----------
+    studies : sequence of Results
+    path : Path
+        The file; its folder must exist.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If pyarrow is not installed.
+    """
+    writing.check(path)
+    writing.write(path, as_parquet(studies))
 
 
 def columns(studies: Iterable[Results]) -> list[str]:
@@ -47,20 +100,22 @@ def _variables(studies: Iterable[Results]) -> dict[str, str]:
 def lines(studies: Sequence[Results]) -> list[dict[str, Any]]:
     """All runs of studies, one after the other: column to value, None where there is none."""
     variables = _variables(studies)
-    return [_line(record, variables) for study in studies for record in study.records]
+    found = []
+    for study in studies:
+        known = {each.run.position: each for each in compared(study)}
+        found += [_line(run, variables, known.get(run.position)) for run in study.records]
+    return found
 
 
-def _line(record: Run, variables: Mapping[str, str]) -> dict[str, Any]:
-    member, metrics = record, record.metrics
+def _line(run: Run, variables: Mapping[str, str], found: Compared | None) -> dict[str, Any]:
+    estimates = (found.factor, found.kl, found.flips) if found else ()
+    numbers = [number for each in estimates for number in (each.value, each.error)]
     return {
-        "study": record.study,
-        "position": record.position,
-        **{label: getattr(member, label) for label in _LABELS},
-        **{column: member.variables.get(name) for name, column in variables.items()},
-        "state": record.state,
-        **{name: getattr(metrics, name, None) for name in (*_COUNTS[1:], *NUMBERS)},
-        **{name: getattr(record, name) for name in _ENDED},
-        "key": member.key,
+        **{name: getattr(run, name) for name in (*_BEFORE, "state", *_ENDED, "key")},
+        **{column: run.variables.get(name) for name, column in variables.items()},
+        **{name: getattr(run.metrics, name, None) for name in (*_COUNTS, *NUMBERS)},
+        "baseline": found and found.baseline.position,
+        **dict(zip(_ESTIMATES, numbers or repeat(None, len(_ESTIMATES)), strict=True)),
     }
 
 
@@ -117,19 +172,14 @@ def as_parquet(studies: Sequence[Results]) -> bytes:
 
 def _typed(arrow: Any, name: str, values: list[Any]) -> tuple[list[Any], Any]:
     """The values of a column and their type: that of the store, or what a variable's have."""
-    if name in _COUNTS:
+    if name in ("position", "baseline", *_COUNTS):
         return values, arrow.int64()
-    if name in (*NUMBERS, "seconds"):
+    if name in ("seconds", *NUMBERS, *_ESTIMATES):
         return values, arrow.float64()
-    given = [value for value in values if value is not None]
-    if name not in (*_BEFORE, *_AFTER) and given:
-        if all(isinstance(value, int) for value in given):
-            return values, arrow.int64()
-        if all(isinstance(value, (int, float)) for value in given):
-            return [None if value is None else float(value) for value in values], arrow.float64()
-    return [None if value is None else _encodable(str(value)) for value in values], arrow.string()
-
-
-def _encodable(text: str) -> str:
-    """A text without halves of characters, which JSON may have and UTF-8 has not."""
-    return text.encode("utf-8", "replace").decode()
+    kinds = {type(value) for value in values if value is not None}
+    if kinds and kinds <= {int, float} and name not in (*_BEFORE, *_AFTER):
+        number, kind = (float, arrow.float64()) if float in kinds else (int, arrow.int64())
+        return [None if value is None else number(value) for value in values], kind
+    # JSON may have halves of characters, which UTF-8 has not.
+    texts = (value if value is None else str(value).encode("utf-8", "replace") for value in values)
+    return [text if text is None else text.decode() for text in texts], arrow.string()

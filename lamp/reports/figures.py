@@ -9,6 +9,7 @@ machines and rules) takes a title in each mark and forty lines of script.
 
 from __future__ import annotations
 
+import math
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,14 +21,12 @@ import numpy as np
 
 from lamp.reports import numbers
 from lamp.reports.colors import HUES, LIGHT
-from lamp.reports.labels import short
 from lamp.reports.scales import Scale
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
 
 __all__ = [
     "SHAPES",
@@ -42,7 +41,7 @@ __all__ = [
     "heat_map",
     "heat_scale",
     "plot",
-    "sample",
+    "short",
     "strips",
     "style",
 ]
@@ -55,6 +54,7 @@ WIDTH: Final = 520
 
 _HEIGHT: Final = 384
 _LETTER: Final = 0.62  # the width of a letter, in heights of one
+_LONGEST: Final = 60  # letters of a label
 _STRIP: Final = 44  # the height of a row of marks
 _ROW: Final = 21  # the height of a row of a heat map
 _FAINTEST: Final = 1e-4  # the rate that is as good as none
@@ -62,8 +62,14 @@ _STRONG: Final = 0.2  # the rate from which a color is strong enough for light l
 _SCALE: Final = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # the rates that explain a heat map's colors
 _CELLS: Final = 8  # the most layers whose numbers fit into their cells
 _SIZES: Final = {"*": 11.5, "X": 9.0, "P": 9.0, "s": 6.9, "D": 6.5}  # of markers of equal area
-_DASHES: Final[dict[str, Any]] = {"level": (0, (1, 2)), "front": "-", "path": "-", "median": "-"}
-_WIDTHS: Final = {"level": 1.5, "front": 1.0, "path": 2.0, "median": 1.6}
+# The width of a line of a role, how it looks, and how it looks dashed.
+_LINES: Final[dict[str, tuple[float, Any, Any]]] = {
+    "level": (1.5, (0, (1, 2)), (0, (1, 5))),
+    "front": (1.0, "-", (0, (5, 3))),
+    "path": (2.0, "-", (0, (5, 3))),
+    "median": (1.6, "-", "-"),
+}
+_BAND: Final[dict[str, Any]] = {"linewidth": 0, "alpha": 0.13}
 _STYLE: Final[Any] = {
     "font.family": "sans-serif",
     "text.parse_math": False,  # no part of a label is a formula
@@ -82,32 +88,32 @@ _STYLE: Final[Any] = {
     "axes.grid": True,
     "grid.color": LIGHT["line"],
     "legend.frameon": False,
-    **{
-        f"{way}tick.{name}": value
-        for way in "xy"
-        for name, value in (("color", LIGHT["soft"]), ("labelsize", "medium"))
-    },
+    **{f"{way}tick.color": LIGHT["soft"] for way in "xy"},
+    **{f"{way}tick.labelsize": "medium" for way in "xy"},
     **{f"{way}tick.{part}.size": 0 for way in "xy" for part in ("major", "minor")},
 }
 
 
 class Point(NamedTuple):
-    """A mark: where it is, the number of its color and of its shape, and its tooltip."""
+    """A mark: its place, the numbers of its color and shape, its tooltip, and its errors."""
 
     x: float
     y: float
     color: int
     shape: int
     tooltip: str
+    x_error: float = math.nan
+    y_error: float = math.nan
 
 
 class Line(NamedTuple):
-    """A line through points; a line of one point is level, from end to end of the axis.
+    """A line through points (x, y, error of y); that of one point is level, from end to end.
 
-    Its role is "level" (no look-ahead), "front" (thin) or "path" (bold).
+    Its role is "level" (no look-ahead), "front" (thin) or "path" (bold).  Levels and paths have a
+    band of one error.
     """
 
-    points: tuple[tuple[float, float], ...]
+    points: tuple[tuple[float, float, float], ...]
     color: int
     role: str = "front"
     tooltip: str = ""
@@ -125,7 +131,7 @@ class Entry(NamedTuple):
     """What a color, a shape or a line means in a legend.
 
     Without a color it has that of the text.  Its role is "machine" or "rule" (marks), "level",
-    "front", "path" or "median" (lines), or "rate" (the color of a rate in a heat map).
+    "front", "path" or "median" (lines), "rate" (the color of a rate in a heat map), or "note".
     """
 
     text: str
@@ -133,6 +139,13 @@ class Entry(NamedTuple):
     shape: int | None = None
     role: str = "machine"
     rate: float = 0.0
+
+    @property
+    def pick(self) -> str:
+        """The class of the marks that the page picks out by it; empty if it stands for none."""
+        if self.color is not None:
+            return f"m{self.color}"
+        return "" if self.shape is None else f"r{self.shape}"
 
 
 @dataclass(frozen=True)
@@ -179,10 +192,6 @@ class Sheet:
         artist.set_gid(f"marked-{len(self.marked)}")
         self.marked[f"marked-{len(self.marked)}"] = classes, tooltips
 
-    def write(self, x: float, y: float, text: str, role: str, **how: Any) -> None:
-        """Write at a place of the axes."""
-        self.mark(self.axes.text(x, y, short(text), **how), role)
-
     def name(self, y: float, text: str, tooltip: str) -> None:
         """Write at the left edge of the figure, at a height of the axes."""
         from matplotlib.transforms import blended_transform_factory
@@ -202,9 +211,18 @@ def style(size: float) -> Iterator[None]:
         yield
 
 
-def _hollow(color: int) -> bool:
+def short(text: str) -> str:
+    """A text in one clean line, cut so that it fits into a figure."""
+    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+
+
+# --- how marks and lines look ---------------------------------------------------------------------
+
+
+def _hollow(color: int | None) -> bool:
     """Whether marks are hollow and lines dashed, so that a color can stand for a second machine."""
-    return color // HUES % 2 == 1
+    return color is not None and color // HUES % 2 == 1
 
 
 def _ink(color: int | None) -> str:
@@ -212,91 +230,106 @@ def _ink(color: int | None) -> str:
 
 
 def _marker(color: int | None, shape: int) -> dict[str, Any]:
-    """How a mark looks."""
-    ink, paper = _ink(color), LIGHT["paper"]
-    empty = color is not None and _hollow(color)
+    ink, paper, hollow = _ink(color), LIGHT["paper"], _hollow(color)
     marker = SHAPES[shape % len(SHAPES)]
     return {
         "linestyle": "none",
         "marker": marker,
-        "markersize": _SIZES.get(marker, 8.2) - 0.6 * empty,
-        "markerfacecolor": paper if empty else ink,
-        "markeredgecolor": ink if empty else paper,
-        "markeredgewidth": 1.4 if empty else 0.8,
+        "markersize": _SIZES.get(marker, 8.2) - 0.6 * hollow,
+        "markerfacecolor": paper if hollow else ink,
+        "markeredgecolor": ink if hollow else paper,
+        "markeredgewidth": 1.4 if hollow else 0.8,
         "clip_on": False,
     }
 
 
 def _stroke(color: int | None, role: str) -> dict[str, Any]:
-    """How a line looks."""
-    dashed = color is not None and _hollow(color)
-    pattern = {"level": (0, (1, 5))}.get(role, (0, (5, 3))) if dashed else _DASHES[role]
+    width, *patterns = _LINES[role]
     ink = LIGHT["ink"] if role == "median" else _ink(color)
-    return {"color": ink, "linewidth": _WIDTHS[role], "linestyle": pattern}
+    return {"color": ink, "linewidth": width, "linestyle": patterns[_hollow(color)]}
 
 
-def handle(entry: Entry) -> Line2D | Patch:
-    """A sample of what an entry of a legend is about, for matplotlib's legends."""
+def _heat() -> dict[str, Any]:
+    """How rates are colored: stronger with their logarithm; zero and NaN in gray."""
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgba
+
+    ends = [to_rgba(LIGHT["c0"], strength) for strength in (0.08, 1)]
+    colors = LinearSegmentedColormap.from_list("rates", ends).with_extremes(bad=LIGHT["pale"])
+    return {"cmap": colors, "norm": LogNorm(_FAINTEST, 1, clip=True)}
+
+
+def handle(entry: Entry) -> Line2D:
+    """A sample of what an entry of a legend is about, one unit wide and high."""
     from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
 
-    text = short(entry.text)
     if entry.role == "rate":
         heat = _heat()
         (ink,) = heat["cmap"](heat["norm"](np.ma.masked_equal([entry.rate], 0)))
-        return Patch(facecolor=ink, edgecolor=LIGHT["line"], label=text)
-    if text and (entry.role == "machine" or entry.shape is not None):
-        return Line2D([], [], label=text, **_marker(entry.color, entry.shape or 0))
-    look = _stroke(entry.color, entry.role) if text else {"linestyle": "none"}
-    return Line2D([], [], label=text, **look)
+        look = {**_marker(None, 1), "markersize": 13, "markerfacecolor": ink}
+        look["markeredgecolor"] = LIGHT["line"]
+    elif not entry.text or entry.role == "note":
+        look = {"linestyle": "none"}
+    elif entry.role == "machine" or entry.shape is not None:
+        look = _marker(entry.color, entry.shape or 0)
+    else:
+        look = _stroke(entry.color, entry.role)
+    xs = [0.5] if "marker" in look else [0.0, 1.0]
+    return Line2D(xs, [0.5] * len(xs), label=short(entry.text), **look)
 
 
-def sample(entry: Entry) -> Line2D | Patch:
-    """The same in a figure of its own."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Rectangle
-
-    found = handle(entry)
-    if isinstance(found, Line2D):
-        xs = [0.0, 1.0] if found.get_marker() == "None" else [0.5]
-        found.set_data(xs, [0.5] * len(xs))
-        return found
-    box = Rectangle((0, 0.1), 1, 0.8)
-    box.update_from(found)
-    return box
+# --- marks against axes ---------------------------------------------------------------------------
 
 
-def plot(x: Scale, y: Scale, points: Iterable[Point], lines: Iterable[Line]) -> Sheet:
+def plot(x: Scale, y: Scale, points: Iterable[Point], lines: Sequence[Line]) -> Sheet:
     """Marks and lines against two axes."""
     sheet = Sheet(_HEIGHT, [*map(y.label, y.ticks), *y.bands], 1.6, 2.6)
-    axes = sheet.axes
-    x.draw(axes, "x")
-    y.draw(axes, "y")
-    axes.set_xlabel(x.title, loc="right")
-    axes.set_title(y.title, loc="left", y=1)
+    x.draw(sheet.axes, "x")
+    y.draw(sheet.axes, "y")
+    sheet.axes.set_xlabel(x.title, loc="right")
+    sheet.axes.set_title(y.title, loc="left", y=1)
+    levels = [line for line in lines if len(line.points) == 1]
+    beside = [line for line in levels if y.in_band(line.points[0][1])]
     for line in lines:
-        _line(sheet, line)
-    _marks(sheet, points)
+        # Levels in a band have a height of their own each.
+        share = (1 + beside.index(line)) / (1 + len(beside)) if line in beside else 0.5
+        _line(sheet, x, y, line, share)
+    _marks(sheet, x, y, points)
     return sheet
 
 
-def _line(sheet: Sheet, line: Line) -> None:
-    look = _stroke(line.color, line.role)
-    if len(line.points) == 1:
-        drawn = sheet.axes.axhline(line.points[0][1], **look)
-    else:
-        (drawn,) = sheet.axes.plot(*zip(*line.points, strict=True), **look)
-    sheet.mark(drawn, f"{line.role} m{line.color}", [line.tooltip] if line.tooltip else ())
+def _line(sheet: Sheet, x: Scale, y: Scale, line: Line, share: float) -> None:
+    look, classes = _stroke(line.color, line.role), f"m{line.color}"
+    xs = [x.place(point[0]) for point in line.points] if len(line.points) > 1 else [*x.ends]
+    ys = [y.place(value, share) for _, value, _ in line.points]
+    reach = np.array([y.reach(value, error) for _, value, error in line.points]).T
+    if len(ys) < len(xs):
+        ys, reach = ys * 2, np.repeat(reach, 2, axis=1)
+    if line.role != "front" and reach.any():
+        band = sheet.axes.fill_between(xs, ys - reach[0], ys + reach[1], fc=look["color"], **_BAND)
+        sheet.mark(band, f"band {classes}")
+    (drawn,) = sheet.axes.plot(xs, ys, **look)
+    sheet.mark(drawn, f"{line.role} {classes}", [line.tooltip] if line.tooltip else ())
 
 
-def _marks(sheet: Sheet, points: Iterable[Point]) -> None:
-    """Marks of the same color and shape are one artist; its parts are in the order of points."""
+def _marks(sheet: Sheet, x: Scale, y: Scale | None, points: Iterable[Point]) -> None:
+    """Marks with bars of one error; those of the same color and shape are one artist each.
+
+    Parts of an artist are in the order of points.  Without a scale, y is a place of the axes.
+    """
     groups: dict[tuple[int, int], list[Point]] = {}
     for point in points:
         groups.setdefault((point.color, point.shape), []).append(point)
     for (color, shape), group in groups.items():
-        xs, ys = [point.x for point in group], [point.y for point in group]
-        (drawn,) = sheet.axes.plot(xs, ys, zorder=3, **_marker(color, shape))
+        xs, across = [x.place(p.x) for p in group], [x.reach(p.x, p.x_error) for p in group]
+        ys, up = [p.y for p in group], [(0.0, 0.0) for p in group]
+        if y:
+            ys, up = [y.place(p.y) for p in group], [y.reach(p.y, p.y_error) for p in group]
+        y_bars, x_bars = (np.array(each).T if np.any(each) else None for each in (up, across))
+        look = {**_marker(color, shape), "ecolor": _ink(color), "elinewidth": 1.1, "zorder": 3}
+        drawn, _, lines = sheet.axes.errorbar(xs, ys, y_bars, x_bars, **look)
+        for line in lines:
+            line.set_alpha(0.45)
+            sheet.mark(line, f"bar m{color} r{shape}")
         sheet.mark(drawn, f"mark m{color} r{shape}", [point.tooltip for point in group])
 
 
@@ -310,14 +343,17 @@ def strips(x: Scale, rows: Mapping[str, Sequence[Point]]) -> Sheet:
     axes.set_ylim(len(rows) - 0.2, -0.55)
     for y, (machine, points) in enumerate(rows.items()):
         sheet.name(y - 0.22, machine, machine)
-        _marks(sheet, [Point(x.place(p.x), y + 0.15, p.color, p.shape, p.tooltip) for p in points])
+        _marks(sheet, x, None, [point._replace(y=y + 0.15) for point in points])
         finite = [point.x for point in points if not x.in_band(point.x)]
         if len(finite) > 2:
-            middle = [statistics.median(finite)] * 2
             look = _stroke(None, "median")
-            (drawn,) = axes.plot(middle, [y - 0.08, y + 0.38], zorder=4, **look)
+            (drawn,) = axes.plot([statistics.median(finite)] * 2, [y - 0.08, y + 0.38], **look)
+            drawn.set_zorder(4)
             sheet.mark(drawn, "median")
     return sheet
+
+
+# --- heat maps ------------------------------------------------------------------------------------
 
 
 def heat_map(blocks: Sequence[Block]) -> Sheet:
@@ -357,25 +393,13 @@ def heat_scale() -> tuple[Entry, ...]:
 
 def _cells(sheet: Sheet, y: float, block: Block, numbered: bool) -> None:
     for i, (step, row) in enumerate(block.rates.items()):
-        edges = range(len(row) + 1)
         shown = np.ma.masked_equal([row], 0)
         look = {"edgecolors": LIGHT["paper"], "linewidth": 1, **_heat()}
-        drawn = sheet.axes.pcolormesh(edges, (y + i, y + i + 1), shown, **look)
-        tooltips = [
-            f"{block.name}\n{step}, layer {layer}: {numbers.percent(rate)}"
-            for layer, rate in enumerate(row)
-        ]
+        drawn = sheet.axes.pcolormesh(range(len(row) + 1), (y + i, y + i + 1), shown, **look)
+        name = f"{block.name}\n{step}, layer"
+        tooltips = [f"{name} {n}: {numbers.percent(rate)}" for n, rate in enumerate(row)]
         sheet.mark(drawn, "cells", tooltips)
         for layer, rate in enumerate(row if numbered else ()):
             ink = LIGHT["paper" if rate > _STRONG else "ink"]
-            text, how = numbers.short_percent(rate), {"ha": "center", "color": ink, "size": "small"}
-            sheet.write(layer + 0.5, y + i + 0.68, text, "cell", **how)
-
-
-def _heat() -> dict[str, Any]:
-    """How rates are colored: stronger with their logarithm; zero and NaN in gray."""
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgba
-
-    ends = [to_rgba(LIGHT["c0"], strength) for strength in (0.08, 1)]
-    colors = LinearSegmentedColormap.from_list("rates", ends).with_extremes(bad=LIGHT["pale"])
-    return {"cmap": colors, "norm": LogNorm(_FAINTEST, 1, clip=True)}
+            where = layer + 0.5, y + i + 0.68, numbers.short_percent(rate)
+            sheet.mark(sheet.axes.text(*where, ha="center", color=ink, size="small"), "cell")

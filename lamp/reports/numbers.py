@@ -9,6 +9,7 @@ __all__ = [
     "decimals",
     "duration",
     "error",
+    "factor",
     "percent",
     "power",
     "scientific",
@@ -56,6 +57,11 @@ def decimals(number: float, places: int = 3) -> str:
     if (special := _special(number)) is not None:
         return special
     return f"{number:,.{places}f}" if abs(number) < 1e5 else f"{number:.{places}e}"
+
+
+def factor(number: float) -> str:
+    """A factor with three significant digits."""
+    return _special(number) or f"{number:.3g}"
 
 
 def error(number: float, style: str = "scientific") -> str:

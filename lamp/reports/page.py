@@ -12,22 +12,23 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fpemu._printing import clean
+from lamp._files import writing
 from lamp.reports import numbers, svg, tables
-from lamp.reports.charts import TIME, Chart, charts
+from lamp.reports.charts import charts
 from lamp.reports.colors import DARK, LIGHT
-from lamp.reports.figures import Entry
-from lamp.reports.labels import clean
 from lamp.reports.results import Results, grouped, metrics
 
 if TYPE_CHECKING:
     from lamp.studies import Run
 
-__all__ = ["page"]
+__all__ = ["page", "write_page"]
 
 _MOST_LABELS: Final = 40  # of a kind, listed one by one
 _MOST_RUNS: Final = 200  # in a list
@@ -35,28 +36,37 @@ _LISTED: Final = {"models": "model", "texts": "text", "hardware": "hardware", "l
 _FIRST: Final = ("host", "processor", "system", "cores", "threads", "memory")
 
 
+def write_page(studies: Sequence[Results], path: Path) -> None:
+    """Write one HTML page with everything in it.
+
+    Parameters
+    ----------
+    studies : sequence of Results
+    path : Path
+        The file; its folder must exist.
+    """
+    writing.check(path)
+    writing.write(path, page(studies).encode())
+
+
 def page(studies: Sequence[Results]) -> str:
     """The page of studies of one store, as HTML."""
     script = resources.files("lamp.reports").joinpath("templates", "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        _templates()
-        .get_template("page.html")
-        .render(
-            studies=[_described(study) for study in studies],
-            store=studies[0].store,
-            light=LIGHT,
-            dark=DARK,
-            script=Markup(script),
-            digest=digest,
-        )
+    template = _templates().get_template("page.html")
+    return template.render(
+        studies=[_described(study) for study in studies],
+        store=studies[0].store,
+        themes={"light": LIGHT, "dark": DARK},
+        script=Markup(script),
+        digest=digest,
     )
 
 
 @cache
 def _templates() -> Environment:
     """The templates of the package; whatever they are given is text and is escaped."""
-    return Environment(
+    found = Environment(
         loader=PackageLoader("lamp.reports"),
         autoescape=True,
         finalize=lambda value: value if isinstance(value, Markup) else clean(str(value)),
@@ -64,37 +74,34 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.filters["picture"] = lambda picture: Markup(svg.picture(picture))
+    found.filters["swatch"] = lambda entry: Markup(svg.swatch(entry))
+    return found
 
 
 def _described(study: Results) -> dict[str, Any]:
     """What the template says of a study."""
-    counts = study.counts
     failed = grouped(study.having("failed"), lambda each: each.error or "for no known reason")
     return {
         "name": study.name,
-        "counts": counts,
-        "total": counts.total(),
+        "counts": study.counts,
+        "total": study.counts.total(),
         "overflows": sum(not math.isfinite(metrics(each).kl) for each in study.done),
         "facts": [(name, fact) for name, fact in _facts(study) if fact],
         "failed": {reason: _listed(records) for reason, records in failed.items()},
         "missing": _listed(study.having("missing")),
-        "tables": [
-            table
-            for table in (tables.texts(study), tables.seeds(study), tables.runs(study))
-            if table is not None
-        ]
-        if study.done
-        else [],
-        "charts": [_chart(chart, study) for chart in charts(study)],
+        "tables": [(*said, table(study)) for *said, table in _TABLES],
+        "charts": charts(study),
+        "times": {model: tables.times(study, model) for model in study.labels("model")},
     }
 
 
-def _listed(records: Sequence[Run]) -> tuple[str, list[str]]:
+def _listed(runs: Sequence[Run]) -> tuple[str, list[str]]:
     """How many runs, and what they are called."""
-    items = [str(record) for record in records[:_MOST_RUNS]]
-    if len(records) > _MOST_RUNS:
-        items.append(f"and {len(records) - _MOST_RUNS:,} more")
-    return f"{len(records):,} run{'' if len(records) == 1 else 's'}", items
+    items = [str(run) for run in runs[:_MOST_RUNS]]
+    if len(runs) > _MOST_RUNS:
+        items.append(f"and {len(runs) - _MOST_RUNS:,} more")
+    return f"{len(runs):,} run{'' if len(runs) == 1 else 's'}", items
 
 
 # --- what a study is ------------------------------------------------------------------------------
@@ -152,39 +159,30 @@ def _place(place: Mapping[str, Any]) -> str:
     return ", ".join(known)
 
 
-# --- what was found -------------------------------------------------------------------------------
+# --- what is shown in tables ----------------------------------------------------------------------
 
-
-def _chart(chart: Chart, study: Results) -> dict[str, Any]:
-    return {
-        "title": chart.title,
-        "note": chart.note,
-        "legend": list(_legend(chart.legend)),
-        "groups": [
-            [
-                {
-                    "name": name,
-                    "title": picture.title,
-                    "drawing": Markup(svg.picture(picture)),
-                    "table": tables.times(study, picture.title) if chart.title == TIME else None,
-                }
-                for name, picture in group
-            ]
-            for group in chart.groups
-        ],
-    }
-
-
-def _legend(entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
-    """Samples and texts; what picks an entry out; whether it begins another kind."""
-    previous = None
-    for entry in entries:
-        kind = "m" if entry.color is not None else "r"
-        number = entry.shape if entry.color is None else entry.color
-        yield {
-            "sample": Markup(svg.swatch(entry)),
-            "text": entry.text,
-            "pick": "" if number is None else f"{kind}{number}",
-            "apart": previous not in (None, kind),
-        }
-        previous = kind
+_TABLES: Final = (
+    ("Texts", "What the models read, and the reference's perplexity.", tables.texts),
+    (
+        "Rules compared",
+        "Each setting of look-ahead beside the run without any on the same model, text and "
+        "machine, or else the first. Divergences are compared on the same tokens, cluster by "
+        "cluster (the windows of a text, or blocks of its only window), and intervals are "
+        "Student's: one of a difference that has 0 in it decides nothing. Of runs that differ in "
+        "their seeds alone, the mean is compared.",
+        tables.comparisons,
+    ),
+    (
+        "Seeds",
+        "Means of runs that differ in their seeds alone. Intervals are those of other seeds on "
+        "the same text, not of other text.",
+        tables.seeds,
+    ),
+    (
+        "Runs",
+        "KL is the mean divergence of the next token's distribution from the reference's, in "
+        "nats. ◆ marks the Pareto front: no other run on the same machine is better in KL and in "
+        "rate.",
+        tables.runs,
+    ),
+)

@@ -6,15 +6,17 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from lamp.reports import figures
+from lamp._files import writing
+from lamp.reports import charts, figures
 from lamp.reports.colors import LIGHT
 from lamp.reports.figures import Entry, Picture
-from lamp.reports.labels import short
+from lamp.reports.results import Results
 
-__all__ = ["KINDS", "file_name", "painted"]
+__all__ = ["KINDS", "file_name", "painted", "write_pictures"]
 
 Kind = Literal["png", "svg", "pdf"]
 
@@ -51,9 +53,12 @@ def painted(picture: Picture, kind: str = "png", caption: str = "") -> bytes:
     with figures.style(_LETTERS):
         figure = picture.draw().figure
         look = {"size": "large", "weight": "bold", "ha": "left", "va": "bottom"}
-        figure.suptitle(short(title), x=0.0, y=1.02, **look)
+        figure.suptitle(figures.short(title), x=0.0, y=1.02, **look)
         if picture.legend:
-            handles = [figures.handle(entry) for entry in _spaced(picture.legend)]
+            handles = []
+            for before, entry in pairwise((picture.legend[0], *picture.legend)):
+                apart = (before.color is None) != (entry.color is None)
+                handles += [figures.handle(each) for each in [Entry("")] * apart + [entry]]
             figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
         figure.savefig(
             written,
@@ -67,11 +72,38 @@ def painted(picture: Picture, kind: str = "png", caption: str = "") -> bytes:
     return written.getvalue()
 
 
-def _spaced(legend: Sequence[Entry]) -> list[Entry]:
-    """The entries of a legend, with an empty one where they begin to be about something else."""
-    found: list[Entry] = []
-    for entry in legend:
-        if found and (found[-1].color is None) != (entry.color is None):
-            found.append(Entry(""))
-        found.append(entry)
-    return found
+def write_pictures(studies: Sequence[Results], folder: Path, kind: str = "png") -> list[Path]:
+    """Write each chart as a picture.
+
+    Parameters
+    ----------
+    studies : sequence of Results
+    folder : Path
+        It is made if there is none.
+    kind : {"png", "svg", "pdf"}
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Raises
+    ------
+    NotADirectoryError
+        If the folder is a file.
+    ValueError
+        If the kind is none of these.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r}: expected {', '.join(KINDS)}")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder for pictures")
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for study in studies:
+        for chart in charts.charts(study):
+            for name, picture in chart.named:
+                path = folder / file_name(study.name, picture, kind, written)
+                writing.write(path, painted(picture, kind, name or chart.title))
+                written.append(path)
+    return written

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from lamp.reports import numbers
-from lamp.reports.labels import NONE
-from lamp.reports.results import Measure, metrics, speed
+from lamp.reports.results import NONE, Mean, speed
 
 if TYPE_CHECKING:
     from lamp.studies import Run
@@ -20,60 +21,59 @@ __all__ = ["FLIPS", "KL", "RATE", "SHARE", "SPEED", "Quantity", "described"]
 class Quantity:
     """Something that is measured of a run.
 
-    Parameters
-    ----------
-    name : str
-        A word that can be part of a file's name.
-    title : str
-        The title of an axis.
-    value : callable
-        Its value for a run.
-    show, label : callable
-        Write a value in a sentence, and along an axis.
+    It has a name that can be part of a file's, the title of an axis, its value and standard error
+    for a run, and ways to write a value in a sentence and along an axis.
     """
 
     name: str
     title: str
-    value: Measure
+    value: Callable[[Run], float]
     show: Callable[[float], str]
-    label: Callable[[float], str]
+    label: Callable[[float], str] = numbers.short_percent
+    error: Callable[[Run], float] = lambda run: math.nan
+
+    def words(self, run: Run) -> str:
+        """A run's value and standard error in a sentence."""
+        style = "scientific" if self.label is numbers.power else "percent"
+        return f"{self.show(self.value(run))} {numbers.error(self.error(run), style)}".strip()
 
 
 KL: Final = Quantity(
     "kl",
     "KL divergence, nats per token",
-    lambda record: metrics(record).kl,
+    attrgetter("metrics.kl"),
     lambda value: f"KL {numbers.scientific(value)}",
     numbers.power,
+    attrgetter("metrics.kl_error"),
 )
 FLIPS: Final = Quantity(
     "flips",
     "flips of the most probable token",
-    lambda record: metrics(record).flip_rate,
+    attrgetter("metrics.flip_rate"),
     lambda value: f"{numbers.percent(value)} flips",
-    numbers.short_percent,
+    error=attrgetter("metrics.flip_rate_error"),
 )
 RATE: Final = Quantity(
     "rate",
     "candidate components recomputed",
-    lambda record: metrics(record).recomputation_rate,
+    attrgetter("metrics.recomputation_rate"),
     lambda value: f"{numbers.percent(value)} recomputed",
-    numbers.short_percent,
+    error=attrgetter("metrics.recomputation_rate_error"),
 )
 SHARE: Final = Quantity(
     "share",
     "multiply-adds in high precision",
-    lambda record: metrics(record).high_precision_share,
+    attrgetter("metrics.high_precision_share"),
     lambda value: f"{numbers.percent(value)} in high precision",
-    numbers.short_percent,
 )
 SPEED: Final = Quantity(
     "speed", "tokens per second", speed, lambda value: f"{value:,.0f} tokens/s", "{:,g}".format
 )
 
 
-def described(record: Run, *quantities: Quantity) -> str:
+def described(run: Run, *quantities: Quantity) -> str:
     """The tooltip of a run's mark: a line each for the machine, the rule and what is measured."""
-    member = record
-    values = ", ".join(each.show(each.value(record)) for each in quantities)
-    return "\n".join([member.hardware, *[member.lamp] * (member.lamp != NONE), values])
+    rules = [run.lamp] if run.lamp != NONE else []
+    seeds = [f"mean of {run.seeds} seeds"] if isinstance(run, Mean) else []
+    values = ", ".join(each.words(run) for each in quantities)
+    return "\n".join([run.hardware, *rules, *seeds, values])

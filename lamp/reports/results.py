@@ -1,40 +1,74 @@
-"""The studies of a store, and their runs in groups."""
+"""The studies of a store: their runs in groups, means over seeds, and rules against a baseline."""
 
 from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
-from lamp.reports.labels import NONE, rule
+import numpy as np
 
-if TYPE_CHECKING:
-    from lamp.evaluation import Metrics
-    from lamp.studies import Run, Store
+from lamp.evaluation import ESTIMATED, Estimate, Metrics, Sums, ratio
+from lamp.studies import Run, Store
 
-__all__ = ["Pair", "Measure", "Results", "Rung", "front", "grouped", "metrics", "read", "speed"]
+__all__ = [
+    "NONE",
+    "Compared",
+    "Mean",
+    "Pair",
+    "Results",
+    "Rung",
+    "compared",
+    "factor_interval",
+    "front",
+    "grouped",
+    "metrics",
+    "read",
+    "rule",
+    "speed",
+]
 
-Measure = Callable[["Run"], float]
+NONE: Final = "none"
+"""The label of runs without look-ahead."""
+
 _Key = TypeVar("_Key")
 
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
+_JOINED: Final = re.compile(r"\+(?=[A-Za-z])")  # not the sign in an amount such as 1e+1
+_SEED: Final = re.compile(r":?\bseed=\d+")
+_LABELS: Final = ("model", "text", "hardware", "lamp")
+_MEANS: Final = (*ESTIMATED, "high_precision_share")
 _MOST: Final = 10  # studies named in a message
 
 
-def metrics(record: Run) -> Metrics:
+def metrics(run: Run) -> Metrics:
     """The metrics of a run that is done."""
-    assert record.metrics is not None
-    return record.metrics
+    assert run.metrics is not None
+    return run.metrics
 
 
-def speed(record: Run) -> float:
+def speed(run: Run) -> float:
     """Tokens per second of a run that is done; NaN if its time could not be measured."""
-    return metrics(record).tokens / record.seconds if record.seconds else math.nan
+    return metrics(run).tokens / run.seconds if run.seconds else math.nan
+
+
+def rule(lamp: str) -> str:
+    """A label of look-ahead without amounts and seeds; a label of any other form is its own rule.
+
+    Examples
+    --------
+    >>> from lamp.reports.results import rule
+    >>> rule("softmax:total_variation:1%:weights=abs+norm:norm:5%")
+    'softmax:total_variation:weights=abs+norm:norm'
+    """
+    settings = (setting.split(":") for setting in _JOINED.split(_SEED.sub("", lamp)))
+    return "+".join(":".join(parts[:2] + parts[3:]) for parts in settings)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -56,6 +90,106 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return found
 
 
+def grouped(runs: Iterable[Run], key: Callable[[Run], _Key]) -> dict[_Key, list[Run]]:
+    """Runs that have a key in common, in the order in which the keys come first."""
+    found: dict[_Key, list[Run]] = {}
+    for run in runs:
+        found.setdefault(key(run), []).append(run)
+    return found
+
+
+@dataclass(frozen=True)
+class Mean(Run):
+    """The mean of runs that differ in their seeds alone; its errors are over the seeds."""
+
+    seeds: int = 1
+
+
+def _mean(runs: Sequence[Run]) -> Mean:
+    first, each = runs[0], [metrics(run) for run in runs]
+    ones = np.ones(len(runs))
+    means = {name: ratio(np.array([getattr(m, name) for m in each]), ones) for name in _MEANS}
+    given: dict[str, Any] = {name: mean.value for name, mean in means.items()}
+    given |= {f"{name}_error": means[name].error for name in ESTIMATED}
+    rates = {
+        step: tuple(np.mean([found.step_rates[step] for found in each], axis=0).tolist())
+        for step in metrics(first).step_rates
+    }
+    sums = [
+        Sums(parts[0].positions, *np.mean([part[1:] for part in parts], axis=0).tolist())
+        for parts in zip(*(found.sums for found in each), strict=False)
+    ]
+    given |= {"clusters": len(runs), "windows": len(runs), "step_rates": rates, "sums": tuple(sums)}
+    seconds = math.fsum(run.seconds or 0.0 for run in runs) / len(runs)
+    found = replace(metrics(first), **given)
+    known = {**vars(first), **_without_seeds(first), "metrics": found, "seconds": seconds}
+    return Mean(**known, seeds=len(runs))
+
+
+def _without_seeds(run: Run) -> dict[str, str]:
+    return {name: _SEED.sub("", getattr(run, name)) for name in _LABELS}
+
+
+def _but_for_seeds(run: Run) -> tuple[Any, ...]:
+    """What runs have in common that differ in their seeds alone; runs not done are alone."""
+    if run.state != "done":
+        return (run.position,)
+    others = sorted((name, str(x)) for name, x in run.variables.items() if name != "seed")
+    return (*_without_seeds(run).values(), run.reference, *others)
+
+
+class Compared(NamedTuple):
+    """A run and its baseline on the same tokens, compared cluster by cluster.
+
+    ``factor`` is the divergence over the baseline's, ``kl`` and ``flips`` are how much larger they
+    are than its.
+    """
+
+    run: Run
+    baseline: Run
+    factor: Estimate
+    kl: Estimate
+    flips: Estimate
+
+
+def compared(study: Results) -> Iterator[Compared]:
+    """Each run beside the baseline of its model, text and machine.
+
+    The baseline is the run without look-ahead, or else the first.  Runs of stores that have no sums
+    of clusters are left out.
+    """
+    for pair in study.pairs:
+        groups = grouped(pair.records, lambda run: (run.hardware, run.reference))
+        for runs in groups.values():
+            baseline = min(runs, key=lambda run: run.lamp != NONE)
+            for run in runs:
+                sizes = [
+                    [part.positions for part in metrics(each).sums] for each in (run, baseline)
+                ]
+                if run is not baseline and sizes[0] and sizes[0] == sizes[1]:
+                    yield _compared(run, baseline)
+
+
+def factor_interval(found: Compared) -> tuple[float, float]:
+    """The 95% interval of the factor between two divergences, symmetric in its logarithm."""
+    value, error, clusters = found.factor.value, found.factor.error, found.factor.clusters
+    if not 0 < value < math.inf:
+        return math.nan, math.nan
+    ends = Estimate(math.log(value), error / value, clusters).interval()
+    with np.errstate(over="ignore"):
+        low, high = np.exp(ends).tolist()
+    return low, high
+
+
+def _compared(run: Run, baseline: Run) -> Compared:
+    sums, others = (np.array(metrics(each).sums, np.float64).T for each in (run, baseline))
+    with np.errstate(invalid="ignore"):  # divergences may be infinite or NaN
+        kl, flips = sums[1:] - others[1:]
+    return Compared(
+        run, baseline, ratio(sums[1], others[1]), ratio(kl, sums[0]), ratio(flips, sums[0])
+    )
+
+
 @dataclass(frozen=True)
 class Pair:
     """A model and a text, with their runs that are done, in the study's order."""
@@ -72,24 +206,16 @@ class Pair:
     @property
     def plain(self) -> tuple[Run, ...]:
         """The runs without look-ahead."""
-        return tuple(record for record in self.records if record.lamp == NONE)
+        return tuple(run for run in self.records if run.lamp == NONE)
 
     @property
     def looked_ahead(self) -> tuple[Run, ...]:
         """The runs with look-ahead."""
-        return tuple(record for record in self.records if record.lamp != NONE)
+        return tuple(run for run in self.records if run.lamp != NONE)
 
     def by_machine(self) -> dict[str, list[Run]]:
         """Its runs by machine."""
-        return grouped(self.records, lambda record: record.hardware)
-
-
-def grouped(records: Iterable[Run], key: Callable[[Run], _Key]) -> dict[_Key, list[Run]]:
-    """Runs that have a key in common, in the order in which the keys come first."""
-    found: dict[_Key, list[Run]] = {}
-    for record in records:
-        found.setdefault(key(record), []).append(record)
-    return found
+        return grouped(self.records, lambda run: run.hardware)
 
 
 class Rung(NamedTuple):
@@ -125,40 +251,29 @@ class Results:
     environments: Mapping[str, Mapping[str, Any]]
 
     def having(self, state: str) -> tuple[Run, ...]:
-        """The runs in a state.
-
-        Parameters
-        ----------
-        state : {"done", "failed", "missing"}
-
-        Returns
-        -------
-        tuple of Run
-        """
-        return tuple(record for record in self.records if record.state == state)
-
-    @cached_property
-    def counts(self) -> Counter[str]:
-        """How many runs are in which state; a run that has two names counts once."""
-        return Counter({record.key: record.state for record in self.records}.values())
+        """The runs in a state: done, failed, or missing."""
+        return tuple(run for run in self.records if run.state == state)
 
     @cached_property
     def done(self) -> tuple[Run, ...]:
         """The runs that are done."""
         return self.having("done")
 
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """How many runs are in which state; a run that has two names counts once."""
+        return Counter({run.key: run.state for run in self.records}.values())
+
+    @cached_property
+    def averaged(self) -> Results:
+        """The study with the mean of runs that differ in their seeds alone in place of them."""
+        groups = grouped(self.records, _but_for_seeds).values()
+        means = (runs[0] if len(runs) == 1 else _mean(runs) for runs in groups)
+        return replace(self, records=tuple(means))
+
     def labels(self, kind: str) -> tuple[str, ...]:
-        """All labels of a kind, in the study's order.
-
-        Parameters
-        ----------
-        kind : {"model", "text", "hardware", "lamp", "reference"}
-
-        Returns
-        -------
-        tuple of str
-        """
-        return tuple(dict.fromkeys(getattr(record, kind) for record in self.records))
+        """All labels of a kind, such as "hardware" or "lamp", in the study's order."""
+        return tuple(dict.fromkeys(getattr(run, kind) for run in self.records))
 
     @cached_property
     def machines(self) -> tuple[str, ...]:
@@ -173,40 +288,19 @@ class Results:
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
         """Each model and text of which runs are done."""
-        found = grouped(self.done, lambda record: (record.model, record.text))
-        return tuple(Pair(*pair, tuple(records)) for pair, records in found.items())
+        found = grouped(self.done, lambda run: (run.model, run.text))
+        return tuple(Pair(*pair, tuple(runs)) for pair, runs in found.items())
 
     @cached_property
     def variables(self) -> dict[str, list[Any]]:
         """The values of each variable of the grid, in the study's order."""
         grid = self.definition.get("grid")
-        found: dict[str, dict[Any, None]] = {}
-        for name in grid if isinstance(grid, dict) else ():
-            found[name] = {}
-        for record in self.records:
-            for name, value in record.variables.items():
+        names = grid if isinstance(grid, dict) else ()
+        found: dict[str, dict[Any, None]] = {name: {} for name in names}
+        for run in self.records:
+            for name, value in run.variables.items():
                 found.setdefault(name, {}).setdefault(value)
         return {name: list(values) for name, values in found.items() if values}
-
-    def rung(self, record: Run) -> Rung | None:
-        """Where the machine of a run is in a family of machines.
-
-        Parameters
-        ----------
-        record : Run
-
-        Returns
-        -------
-        Rung or None
-            None if it is in no family with exactly one variable, or the variable is no number.
-        """
-        for entry, variable in self._families:
-            value = record.variables.get(variable)
-            if isinstance(value, (int, float)):
-                filled = entry.replace(f"{{{variable}}}", str(value))
-                if filled == record.hardware:
-                    return Rung(entry, variable, float(value))
-        return None
 
     @cached_property
     def _families(self) -> list[tuple[str, str]]:
@@ -217,81 +311,87 @@ class Results:
         found = ((entry, set(_VARIABLE.findall(entry))) for entry in named)
         return [(entry, names.pop()) for entry, names in found if len(names) == 1]
 
-    def color(self, record: Run) -> int:
-        """The number of a run's machine.
+    def rung(self, run: Run) -> Rung | None:
+        """Where its machine is in a family with one variable, a number; None if it is in none."""
+        for entry, variable in self._families:
+            value = run.variables.get(variable)
+            filled = entry.replace(f"{{{variable}}}", str(value))
+            if isinstance(value, (int, float)) and filled == run.hardware:
+                return Rung(entry, variable, float(value))
+        return None
 
-        Parameters
-        ----------
-        record : Run
+    def color(self, run: Run) -> int:
+        """The number of a run's machine."""
+        return self.machines.index(run.hardware)
 
-        Returns
-        -------
-        int
+    def shape(self, run: Run) -> int:
+        """The number of a run's rule; 0 is no look-ahead."""
+        return self.rules.index(rule(run.lamp))
+
+    def fronts(self, x: Callable[[Run], float], y: Callable[[Run], float]) -> frozenset[int]:
+        """The positions of runs on the Pareto front of their model, text and machine.
+
+        Both measures are to be small.
         """
-        return self.machines.index(record.hardware)
-
-    def shape(self, record: Run) -> int:
-        """The number of a run's rule; 0 is no look-ahead.
-
-        Parameters
-        ----------
-        record : Run
-
-        Returns
-        -------
-        int
-        """
-        return self.rules.index(rule(record.lamp))
-
-    def fronts(self, x: Measure, y: Measure) -> frozenset[int]:
-        """Which runs are on the Pareto front of their model, text and machine.
-
-        Parameters
-        ----------
-        x, y : callable
-            Measures of a run that are to be small.
-
-        Returns
-        -------
-        frozenset of int
-            Their positions in the study.
-        """
-        found: set[int] = set()
-        for pair in self.pairs:
-            for records in pair.by_machine().values():
-                best = front([(x(record), y(record)) for record in records])
-                found.update(records[i].position for i in best)
-        return frozenset(found)
+        groups = (runs for pair in self.pairs for runs in pair.by_machine().values())
+        return frozenset(
+            runs[i].position for runs in groups for i in front([(x(run), y(run)) for run in runs])
+        )
 
 
-def read(store: Store, study: str | None = None) -> list[Results]:
-    """The studies of an open store, or the one that is named; see :func:`lamp.reports.read`."""
-    definitions = store.studies()
-    if not definitions:
-        raise ValueError(f"the store {store.path} has no studies yet")
-    if study is not None and study not in definitions:
-        near = difflib.get_close_matches(study, definitions, 3, 0.6)
-        hint = f"did you mean {', '.join(near)}?" if near else f"it has {_listed(definitions)}"
-        raise LookupError(f"the store {store.path} has no study {study!r}: {hint}")
-    environments = store.environments()
-    return [
-        _results(store, name, definition, environments)
-        for name, definition in definitions.items()
-        if study in (None, name)
-    ]
+def read(store: str | os.PathLike[str], study: str | None = None) -> list[Results]:
+    """The studies of a store and their runs.
+
+    Parameters
+    ----------
+    store : str or path-like
+        The store's file.
+    study : str, optional
+        The name of one study; all of them if it is left out.
+
+    Returns
+    -------
+    list of Results
+        By name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    LookupError
+        If there is no such study; the message names near ones.
+    ValueError
+        If the file is no store, or has no studies.
+    """
+    with Store.open(store) as opened:
+        definitions, environments = opened.studies(), opened.environments()
+        if not definitions:
+            raise ValueError(f"the store {opened.path} has no studies yet")
+        if study is not None and study not in definitions:
+            near = difflib.get_close_matches(study, definitions, 3, 0.6)
+            hint = (
+                f"did you mean {', '.join(near)}?" if near else f"it has {_listed([*definitions])}"
+            )
+            raise LookupError(f"the store {opened.path} has no study {study!r}: {hint}")
+        return [
+            _results(opened, name, definition, environments)
+            for name, definition in definitions.items()
+            if study in (None, name)
+        ]
 
 
-def _listed(names: Iterable[str]) -> str:
-    several = list(names)
-    more = f" and {len(several) - _MOST} more" if len(several) > _MOST else ""
-    return ", ".join(several[:_MOST]) + more
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return ", ".join(names[:_MOST]) + more
 
 
 def _results(
-    store: Store, name: str, definition: Any, environments: Mapping[str, Mapping[str, Any]]
+    store: Store,
+    name: str,
+    definition: Mapping[str, Any],
+    environments: Mapping[str, Mapping[str, Any]],
 ) -> Results:
-    records = tuple(store.runs(name))
-    used = {record.environment for record in records}
+    runs = tuple(store.runs(name))
+    used = {run.environment for run in runs}
     places = {key: place for key, place in environments.items() if key in used}
-    says = definition if isinstance(definition, Mapping) else {}
-    return Results(store.path.name, name, says, records, places)
+    return Results(store.path.name, name, definition, runs, places)

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from fpemu._printing import clean
 from lamp.reports import figures
 from lamp.reports.colors import LIGHT
 from lamp.reports.figures import Entry, Picture
-from lamp.reports.labels import clean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,14 @@ _LETTERS: Final = 15.5  # figures are laid out for the largest letters of the pa
 _SWATCH: Final = 16 / 72  # inches
 _NAMES: Final = {value: f"var(--{name})" for name, value in LIGHT.items()}
 _DIGITS: Final = re.compile(r"(\d+\.\d)\d+")  # a tenth of a unit is enough
-_STYLES: Final = ("fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray")
+_STYLES: Final = (
+    "fill",
+    "fill-opacity",
+    "stroke",
+    "stroke-opacity",
+    "stroke-width",
+    "stroke-dasharray",
+)
 _TICKS: Final = re.compile("[xy]tick_")
 
 _Marked = Mapping[str, tuple[str, Sequence[str]]]
@@ -50,7 +57,7 @@ def swatch(entry: Entry) -> str:
 
     with figures.style(_LETTERS):
         figure = Figure(figsize=(_SWATCH, _SWATCH), dpi=72, facecolor="none")
-        figure.add_artist(figures.sample(entry))
+        figure.add_artist(figures.handle(entry))
         return _written(figure, {"class": "swatch", "aria-hidden": "true"}, {})
 
 

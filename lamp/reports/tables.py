@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import numpy as np
-
-from lamp.evaluation import ratio
+from lamp.evaluation import Estimate
 from lamp.reports import numbers
-from lamp.reports.labels import NONE
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE
-from lamp.reports.results import Results, grouped, metrics, speed
+from lamp.reports.results import (
+    NONE,
+    Mean,
+    Results,
+    compared,
+    factor_interval,
+    grouped,
+    metrics,
+    speed,
+)
 
 if TYPE_CHECKING:
     from lamp.studies import Run
 
-__all__ = ["Cell", "Heading", "Table", "runs", "seeds", "texts", "times"]
+__all__ = ["Cell", "Column", "Table", "comparisons", "runs", "seeds", "texts", "times"]
 
 _LONG: Final = 24  # letters that may stand in a line of a narrow column
-_SEED: Final = re.compile(r":?\bseed=\d+")
 
 
-class Heading(NamedTuple):
-    """The head of a column, what it means, and whether numbers stand under it."""
+class Column(NamedTuple):
+    """A column: its heading, a row's value in it, how a number is shown, what the heading means.
 
-    text: str
-    number: bool = False
+    Without a way to show them, values are labels, or intervals as they stand.
+    """
+
+    heading: str
+    value: Callable[[Any], Any]
+    show: Callable[[Any], str] | None = None
     meaning: str = ""
+    longest: int = _LONG
 
 
 class Cell(NamedTuple):
@@ -45,46 +55,59 @@ class Table(NamedTuple):
     """A table that scrolls in a box of its own."""
 
     name: str
-    headings: Sequence[Heading]
-    rows: Iterable[Sequence[Cell]]
+    columns: Sequence[Column]
+    items: Sequence[Any]
     style: str = ""
 
+    @property
+    def rows(self) -> Iterable[list[Cell]]:
+        """The cells, row by row."""
+        return ([_cell(column, item) for column in self.columns] for item in self.items)
 
-class _Column(NamedTuple):
-    """A column of labels, or of numbers if a way to show them is given."""
 
-    heading: str
-    value: Callable[[Run], float | str]
-    show: Callable[[float], str] | None = None
-    meaning: str = ""
-    longest: int = _LONG
+def _cell(column: Column, item: Any) -> Cell:
+    value = column.value(item)
+    if column.show is None:
+        long = "long" if len(str(value)) > column.longest else ""
+        return Cell(str(value), "none" if value == NONE else long)
+    shown = column.show(value)
+    if isinstance(value, tuple):
+        return Cell(shown, "n", _full(value[0]))
+    return Cell(shown, "n" if math.isfinite(value) or not shown else "n bad", _full(value))
+
+
+def _full(value: float) -> str:
+    """A number as scripts read it."""
+    return str(value).replace("inf", "Infinity").replace("nan", "NaN")
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def _labels(run: str = "") -> tuple[Column, ...]:
+    """The labels of rows, which are runs or have one under a name."""
+    names = ("model", "text", "hardware")
+    lamp = Column("look-ahead", attrgetter(f"{run}lamp"), None, "the rules", 40)
+    return (*(Column(name, attrgetter(f"{run}{name}")) for name in names), lamp)
 
 
 _RUNS: Final = (
-    _Column("#", lambda record: record.position, "{:g}".format, "place in the study"),
-    _Column("model", lambda record: record.model),
-    _Column("text", lambda record: record.text),
-    _Column("hardware", lambda record: record.hardware),
-    _Column("look-ahead", lambda record: record.lamp, None, "the rules", 40),
-    _Column("KL", KL.value, numbers.scientific, "divergence from the reference, nats per token"),
-    _Column(
-        "±",
-        lambda record: metrics(record).kl_error,
-        lambda error: numbers.error(error)[1:],
-        "standard error of KL",
-    ),
-    _Column("flips", FLIPS.value, numbers.percent, FLIPS.title),
-    _Column("perplexity", lambda record: metrics(record).perplexity, numbers.decimals),
-    _Column("rate", RATE.value, numbers.percent, "share of candidate components recomputed"),
-    _Column(
+    Column("#", attrgetter("position"), "{:g}".format, "place in the study"),
+    *_labels(),
+    Column("KL", KL.value, numbers.scientific, "divergence from the reference, nats per token"),
+    Column("±", KL.error, lambda error: numbers.error(error)[1:], "standard error of KL"),
+    Column("flips", FLIPS.value, numbers.percent, FLIPS.title),
+    Column("perplexity", attrgetter("metrics.perplexity"), numbers.decimals),
+    Column("rate", RATE.value, numbers.percent, "share of candidate components recomputed"),
+    Column(
         "high precision",
         SHARE.value,
         numbers.percent,
         "multiply-adds of recomputed components, as a share of all",
     ),
-    _Column(
+    Column(
         "seconds",
-        lambda record: math.nan if record.seconds is None else record.seconds,
+        lambda run: math.nan if run.seconds is None else run.seconds,
         lambda seconds: numbers.decimals(seconds, 2),
     ),
 )
@@ -93,107 +116,113 @@ _RUNS: Final = (
 def runs(study: Results) -> Table:
     """All runs of a study that are done, to be sorted by any column."""
     best = study.fronts(RATE.value, KL.value)
-    headings = [Heading(each.heading, each.show is not None, each.meaning) for each in _RUNS]
     meaning = "on the Pareto front of KL and rate of its model, text and machine"
-    headings.append(Heading("front", meaning=meaning))
-    rows = (
-        [*(_cell(column, record) for column in _RUNS), _front(record.position in best)]
-        for record in study.done
+    front = Column(
+        "front", lambda run: run.position not in best, lambda beaten: "◆" * (not beaten), meaning
     )
-    return Table(f"runs of {study.name}", headings, rows, "runs")
-
-
-def _cell(column: _Column, record: Run) -> Cell:
-    value = column.value(record)
-    if column.show is None or isinstance(value, str):
-        long = "long" if len(str(value)) > column.longest else ""
-        return Cell(str(value), "none" if value == NONE else long)
-    full = str(value).replace("inf", "Infinity").replace("nan", "NaN")  # as scripts read them
-    shown = column.show(value)
-    return Cell(shown, "n" if math.isfinite(value) or not shown else "n bad", full)
-
-
-def _front(on_front: bool) -> Cell:
-    return Cell("◆" if on_front else "", "f", str(int(not on_front)))
-
-
-def _plain(row: Sequence[str], headings: Sequence[Heading]) -> list[Cell]:
-    return [Cell(text, "n" * head.number) for text, head in zip(row, headings, strict=True)]
-
-
-def seeds(study: Results) -> Table | None:
-    """The runs of a study that differ in their seeds alone, as means; None if there are none.
-
-    The interval is that of other seeds on the same text; it says nothing of other text.
-    """
-    groups = grouped(study.done, _but_for_seeds)
-    rows = [_mean_over_seeds(key[:4], runs) for key, runs in groups.items() if len(runs) > 1]
-    headings = [
-        *map(Heading, ("model", "text", "hardware", "look-ahead")),
-        Heading("seeds", True),
-        Heading("KL", True, "mean over seeds"),
-        Heading("95% interval", True, "of the mean KL, over seeds"),
-        Heading("flips", True, "mean over seeds"),
-        Heading("95% interval", True, "of the mean share of flips, over seeds"),
-    ]
-    if not rows:
-        return None
-    return Table(f"seeds of {study.name}", headings, [_plain(row, headings) for row in rows])
-
-
-def _but_for_seeds(record: Run) -> tuple[str, ...]:
-    """What runs have in common that differ in their seeds alone."""
-    labels = record.model, record.text, record.hardware, record.lamp
-    others = sorted((k, str(v)) for k, v in record.variables.items() if k != "seed")
-    plain = [_SEED.sub("", label) for label in labels]
-    return (*plain, record.reference, *(part for pair in others for part in pair))
-
-
-def _mean_over_seeds(labels: Sequence[str], records: Sequence[Run]) -> list[str]:
-    cells = [*labels, str(len(records))]
-    for value, show in ((KL.value, numbers.scientific), (FLIPS.value, numbers.percent)):
-        found = np.array([value(record) for record in records])
-        mean = ratio(found, np.ones(len(found)))
-        cells += [show(mean.value), " to ".join(map(show, mean.interval()))]
-    return cells
+    return Table(f"runs of {study.name}", (*_RUNS, front), study.done, "runs")
 
 
 def texts(study: Results) -> Table:
     """What models have read, and how well the reference predicts it."""
-    headings = [
-        *map(Heading, ("model", "text")),
-        Heading("tokens", True),
-        Heading("reference"),
-        Heading("perplexity", True),
-    ]
-    found = dict.fromkeys(map(_text, study.done))
-    return Table(f"texts of {study.name}", headings, [_plain(row, headings) for row in found])
+    columns = (
+        Column("model", itemgetter(0)),
+        Column("text", itemgetter(1)),
+        Column("tokens", itemgetter(2), "{:,}".format),
+        Column("reference", itemgetter(3)),
+        Column("perplexity", itemgetter(4), numbers.decimals),
+    )
+    value = attrgetter(
+        "model", "text", "metrics.tokens", "reference", "metrics.reference_perplexity"
+    )
+    shown = {tuple(map(str, value(run))): value(run) for run in study.done}
+    return Table(f"texts of {study.name}", columns, list(shown.values()))
 
 
-def _text(record: Run) -> tuple[str, ...]:
-    member, found = record, metrics(record)
-    perplexity = numbers.decimals(found.reference_perplexity)
-    return member.model, member.text, f"{found.tokens:,}", member.reference, perplexity
+# --- intervals ------------------------------------------------------------------------------------
+
+
+def _interval(show: Callable[[float], str]) -> Callable[[tuple[float, float]], str]:
+    return lambda ends: "" if math.isnan(sum(ends)) else " to ".join(map(show, ends))
+
+
+def _estimate(
+    heading: str, name: str, value: Callable[[Any], Estimate], show: Callable[[float], str]
+) -> tuple[Column, Column]:
+    """Columns of an estimate and its interval."""
+    return (
+        Column(heading, lambda item: value(item).value, show, name),
+        Column("95% interval", lambda item: value(item).interval(), _interval(show), f"of {name}"),
+    )
+
+
+def seeds(study: Results) -> Table:
+    """The runs of a study that differ in their seeds alone, as means.
+
+    The interval is that of other seeds on the same text; it says nothing of other text.
+    """
+    columns = (
+        *_labels(),
+        Column("seeds", attrgetter("seeds"), "{:g}".format),
+        *_estimate(
+            "KL",
+            "the mean KL, over seeds",
+            lambda run: metrics(run).estimate("kl"),
+            numbers.scientific,
+        ),
+        *_estimate(
+            "flips",
+            "the mean share of flips, over seeds",
+            lambda run: metrics(run).estimate("flip_rate"),
+            numbers.percent,
+        ),
+    )
+    means = [run for run in study.averaged.records if isinstance(run, Mean)]
+    return Table(f"seeds of {study.name}", columns, means)
+
+
+def comparisons(study: Results) -> Table:
+    """Each setting of look-ahead beside the baseline of its model, text and machine."""
+    columns = (
+        *_labels("run."),
+        Column("against", attrgetter("baseline.lamp"), None, "the baseline", 40),
+        Column("KL factor", attrgetter("factor.value"), numbers.factor, "KL over the baseline's"),
+        Column("95% interval", factor_interval, _interval(numbers.factor), "of that factor"),
+        *_estimate("KL, more", "KL less the baseline's", attrgetter("kl"), numbers.scientific),
+        *_estimate(
+            "flips, more", "flips less the baseline's", attrgetter("flips"), numbers.percent
+        ),
+    )
+    return Table(
+        f"comparisons of {study.name}", columns, list(compared(study.averaged)), "compared"
+    )
+
+
+# --- times ----------------------------------------------------------------------------------------
 
 
 def times(study: Results, model: str) -> Table:
     """How long the runs of a model took, by machine."""
-    headings = [
-        Heading("hardware"),
-        *(Heading(text, True) for text in ("runs", "seconds", "least", "most", "tokens/s")),
-    ]
-    own = (record for record in study.done if record.model == model)
-    groups = grouped(own, lambda record: record.hardware)
-    rows = [_plain([machine, *_times(records)], headings) for machine, records in groups.items()]
-    return Table(f"times of {model}", headings, rows)
+    columns = (
+        Column("hardware", itemgetter(0)),
+        Column("runs", lambda item: len(item[1]), "{:,}".format),
+        Column("seconds", _of_seconds(statistics.median), _hundredths, "the median"),
+        Column("least", _of_seconds(min), _hundredths),
+        Column("most", _of_seconds(max), _hundredths),
+        Column("tokens/s", _median_speed, lambda x: numbers.decimals(x, 0), "the median"),
+    )
+    own = grouped((run for run in study.done if run.model == model), lambda run: run.hardware)
+    return Table(f"times of {model}", columns, list(own.items()))
 
 
-def _times(records: Sequence[Run]) -> list[str]:
-    """How many runs; the median, least and most seconds; the median speed."""
-    seconds = [record.seconds or 0.0 for record in records]
-    speeds = [value for value in map(speed, records) if math.isfinite(value)]
-    return [
-        f"{len(records):,}",
-        *(numbers.decimals(each(seconds), 2) for each in (statistics.median, min, max)),
-        f"{statistics.median(speeds):,.0f}" if speeds else "NaN",
-    ]
+def _hundredths(seconds: float) -> str:
+    return numbers.decimals(seconds, 2)
+
+
+def _of_seconds(which: Callable[[list[float]], float]) -> Callable[[tuple[str, list[Run]]], float]:
+    return lambda item: which([run.seconds or 0.0 for run in item[1]])
+
+
+def _median_speed(item: tuple[str, list[Run]]) -> float:
+    known = [value for value in map(speed, item[1]) if math.isfinite(value)]
+    return statistics.median(known) if known else math.nan

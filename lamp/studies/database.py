@@ -17,7 +17,9 @@ from typing import Any, Final
 __all__ = ["check", "connect", "create", "explained", "first", "insert", "transaction"]
 
 _APPLICATION: Final = 0x4C414D50  # "LAMP"
-_SCHEMA: Final = 2
+_SCHEMA: Final = 3
+_SINCE: Final = {"clusters": 3}  # tables that older schemas lack, which writers add
+_OLDEST: Final = 2
 _PATIENCE: Final = 60.0  # seconds to wait for another process that writes
 _PATIENCE_TO_READ: Final = 3.0  # seconds: readers never wait for the writers of stores
 _LARGEST: Final = 2**26  # bytes of a value
@@ -60,6 +62,15 @@ CREATE TABLE rates (
     layer INTEGER NOT NULL,
     rate REAL,
     PRIMARY KEY (key, step, layer)
+) WITHOUT ROWID;
+
+CREATE TABLE clusters (
+    key TEXT NOT NULL REFERENCES runs (key),
+    cluster INTEGER NOT NULL,
+    positions INTEGER NOT NULL,
+    kl REAL,
+    flips INTEGER NOT NULL,
+    PRIMARY KEY (key, cluster)
 ) WITHOUT ROWID;
 
 CREATE TABLE studies (
@@ -161,19 +172,20 @@ def check(connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
             raise ValueError(f"{path} is an SQLite file of another program, not a store")
         if not write:
             raise ValueError(f"{path} is empty, not a store")
-    elif schema != _SCHEMA:
+    elif not (_OLDEST if write else _SCHEMA) <= schema <= _SCHEMA:
+        way = "; lamp sweep brings it up to date" if _OLDEST <= schema < _SCHEMA else ""
         raise ValueError(
             f"{path} has schema {schema}, from another version of this package, which knows "
-            f"schema {_SCHEMA}"
+            f"schema {_SCHEMA}{way}"
         )
     else:
-        _check_schema(connection, path)
+        _check_schema(connection, path, schema)
     found = first(connection, "PRAGMA quick_check(1)")
     if found != "ok":
         raise sqlite3.DatabaseError(str(found))
 
 
-def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
+def _check_schema(connection: sqlite3.Connection, path: Path, schema: int) -> None:
     """Raise a ValueError unless the tables are a store's; a user may have added tables and views.
 
     A trigger is refused, which would change what is written.
@@ -183,6 +195,8 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     found = {name: statement.split() for _, name, statement in rows}
     for statement in _STATEMENTS:
         _, kind, name, *_ = statement.split()
+        if schema < _SINCE.get(name, 0):
+            continue
         if found.get(name) != statement.split():
             raise ValueError(
                 f"the store {path} is damaged: its {kind.lower()} {name!r} is not that of a store"
@@ -192,13 +206,14 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def create(connection: sqlite3.Connection, path: Path) -> None:
-    """Make a file a store in WAL mode, unless it is one."""
+    """Make a file a store in WAL mode, unless it is one; add the tables that an older one lacks."""
     _use_wal(connection)
     with transaction(connection, path):
-        if first(connection, "PRAGMA application_id") == _APPLICATION:
-            return
+        new = first(connection, "PRAGMA application_id") != _APPLICATION
+        schema = first(connection, "PRAGMA user_version")
         for statement in _STATEMENTS:
-            connection.execute(statement)
+            if new or schema < _SINCE.get(statement.split()[2], 0):
+                connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {_APPLICATION}")
         connection.execute(f"PRAGMA user_version = {_SCHEMA}")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lamp import integrations
 from lamp.evaluation import STANDARD_INPUT, Source, Text, numerics, standard_input
-from lamp.models import loading as models
 from lamp.studies.runs import Run
 from lamp.studies.study import Point, Study
 from lamp.studies.tasks import Checkpoint, Task, windows_digest
@@ -86,7 +86,7 @@ def walk(
         if point.model not in checkpoints:
             with study.blamed(*point.places["model"]):
                 checkpoints[point.model] = Checkpoint.of(point.model, digests)
-                readers[point.model] = models.reader(point.model)
+                readers[point.model] = integrations.reader(point.model)
         pair = point.model, point.source
         if pair not in texts:
             if given is None and point.source.source == STANDARD_INPUT:

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from lamp.evaluation import NUMBERS, Metrics
+from lamp.evaluation import NUMBERS, Metrics, Sums
 from lamp.studies.runs import Run
 
 __all__ = ["ALL", "ENDED", "LABELS", "METRICS", "checked", "run"]
@@ -123,7 +123,7 @@ _KINDS: Final = {
     **dict.fromkeys(("error", "traceback"), _optional(_text(10**6))),
     **dict.fromkeys(("started_at", "finished_at", "planned_at"), _TIME),
     **dict.fromkeys((*NUMBERS, "rate"), _NUMBER),
-    **dict.fromkeys(("position", "layer", *_COUNTS), _COUNT),
+    **dict.fromkeys(("position", "layer", "cluster", "positions", "flips", *_COUNTS), _COUNT),
     "variables": _Kind("an object of JSON with numbers and texts", _variables),
     "seconds": _Kind("a number from 0", _seconds),
     "state": _Kind(f"one of {', '.join(_STATES)}", _state),
@@ -169,7 +169,12 @@ def checked(store: Path, names: Sequence[str], row: Sequence[Any]) -> dict[str, 
 # --- records --------------------------------------------------------------------------------------
 
 
-def run(store: Path, row: Mapping[str, Any], rates: Mapping[str, Sequence[float]]) -> Run:
+def run(
+    store: Path,
+    row: Mapping[str, Any],
+    rates: Mapping[str, Sequence[float]],
+    sums: Sequence[Sums],
+) -> Run:
     """Return the run of a row of the view ``results``.
 
     Parameters
@@ -180,6 +185,8 @@ def run(store: Path, row: Mapping[str, Any], rates: Mapping[str, Sequence[float]
         The row.
     rates : mapping of str to sequence of float
         The recomputation rates of its layers by step.
+    sums : sequence of Sums
+        What its clusters add up to.
 
     Returns
     -------
@@ -201,5 +208,6 @@ def run(store: Path, row: Mapping[str, Any], rates: Mapping[str, Sequence[float]
     if member["state"] == "done":
         steps = {step: tuple(layers) for step, layers in rates.items()}
         layers = steps.pop(ALL, ())
-        metrics = Metrics(layer_rates=layers, step_rates=steps, **values(METRICS))
+        given = values(METRICS)
+        metrics = Metrics(layer_rates=layers, step_rates=steps, sums=tuple(sums), **given)
     return Run(**member, **values(ENDED), metrics=metrics)

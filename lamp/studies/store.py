@@ -16,8 +16,13 @@ on a disk of the machine that sweeps.  Its tables:
     and without the reference; ``started_at`` and ``finished_at`` are UTC, as ISO 8601.
     ``environment`` says where it was measured.  A run that is done never changes.
 ``rates``
-    Recomputation rates by ``key``, ``step`` and ``layer``; the step ``all`` is all steps together
-    (``Metrics.layer_rates``).
+    Recomputation rates by ``key``, ``step`` and ``layer``, those of ``Metrics.step_rates``; the
+    step ``all`` is all steps together (``Metrics.layer_rates``).
+``clusters``
+    What each cluster of tokens adds up to, by ``key`` and ``cluster``: ``positions``, ``kl`` and
+    ``flips`` (``Metrics.sums``).  Runs on the same text are compared by them.  Schema 2 had no such
+    table: a store of that schema gets it when it is next written to, and the runs that it has done
+    stay without.
 ``environments``
     ``id`` and ``record``: JSON with host, processor, cores, threads, versions.
 ``studies``
@@ -58,7 +63,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from lamp._files import writing
-from lamp.evaluation import Metrics
+from lamp.evaluation import Metrics, Sums
 from lamp.studies import database, records
 from lamp.studies.records import ALL, LABELS, METRICS
 from lamp.studies.runs import Counts, Result, Run, now
@@ -265,17 +270,24 @@ class Store:
         ...     best = min(store.runs(), key=lambda run: run.metrics.kl)
         """
         condition, values = ("WHERE study = ?", (study,)) if study is not None else ("", ())
-        # In order by key and step, the rates of the layers.
+        # In order by key and step, the rates of the layers; and by key, the sums of the clusters.
         rates: dict[str, dict[str, list[float]]] = {}
-        wanted = f"rates WHERE key IN (SELECT key FROM members {condition})"
+        sums: dict[str, list[Sums]] = {}
+        wanted = f"WHERE key IN (SELECT key FROM members {condition}) ORDER BY key"
         names = ("key", "step", "layer", "rate")
-        for row in self._records(names, f"{wanted} ORDER BY key, step, layer", *values):
+        for row in self._records(names, f"rates {wanted}, step, layer", *values):
             rates.setdefault(row["key"], {}).setdefault(row["step"], []).append(row["rate"])
+        names = ("key", *Sums._fields)
+        for row in self._records(names, f"clusters {wanted}, cluster", *values):
+            sums.setdefault(row.pop("key"), []).append(Sums(**row))
         with database.explained(self.path):
             cursor = self._connection.cursor()
             cursor.row_factory = sqlite3.Row
             rows = cursor.execute(f"SELECT * FROM results {condition}", database.plain(values))
-            return [records.run(self.path, row, rates.get(row["key"], {})) for row in rows]
+            return [
+                records.run(self.path, row, rates.get(row["key"], {}), sums.get(row["key"], ()))
+                for row in rows
+            ]
 
     def configuration(self, key: str) -> dict[str, Any]:
         """Return everything that the numbers of a run depend on.
@@ -491,6 +503,8 @@ class Store:
             new = self._execute(statement, values).rowcount == 1
             if new and metrics is not None:
                 self._execute_many(database.insert("rates", 4), _rates(key, metrics))
+                sums = ((key, number, *each) for number, each in enumerate(metrics.sums))
+                self._execute_many(database.insert("clusters", 5), sums)
             self._execute("DELETE FROM claims WHERE key = ?", (key,))
         return new
 

@@ -46,8 +46,8 @@ from typing import Any, Final
 import numpy as np
 
 from lamp._files import Document
-from lamp.evaluation import Setting, Source
-from lamp.lookahead import LAMP
+from lamp.evaluation import Setting, Source, setting_parts
+from lamp.lookahead import LAMP, LookAhead
 from lamp.machines import Hardware, hardware
 
 __all__ = ["Point", "Study"]
@@ -466,7 +466,8 @@ class _Reader:
         if at not in self._settings:
             if len(self._settings) >= _MOST_KEPT:
                 self._settings.clear()
-            self._settings[at] = Setting(machine, rules)
+            with self._study.blamed("", "lamp"):
+                self._settings[at] = Setting(machine, rules)
         return self._settings[at]
 
     def _value(self, entry: _Entry, own: tuple[Any, ...]) -> tuple[int, str, Any]:
@@ -518,8 +519,11 @@ def _rules(given: Any) -> tuple[LAMP, ...]:
     if given is None or given == _NONE:
         return ()
     if isinstance(given, str):
-        return tuple(Setting.parse(f"fp32+{given}").lamp)
+        _, texts = setting_parts(f"any+{given}")
+        given = [LAMP.parse(text) for text in texts]
     several = [given] if isinstance(given, LAMP) else given
     if not isinstance(several, Iterable):
         raise TypeError(f"lamp must be a LAMP, several, a string or None, not {given!r}")
-    return tuple(Setting("fp32", several).lamp)
+    rules = tuple(several)
+    LookAhead.of(rules)  # raises if two are for the same place
+    return rules

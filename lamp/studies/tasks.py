@@ -15,7 +15,7 @@ import numpy as np
 
 from lamp.evaluation import Setting, Text
 from lamp.lookahead import LAMP
-from lamp.machines import Hardware
+from lamp.machines import Hardware, definitions
 from lamp.machines import files as machine_files
 from lamp.models import checkpoints
 from lamp.studies.store import last_change
@@ -143,6 +143,9 @@ class Task:
             "reference": _described_json(self.reference),
             "text": json.dumps(self.text_digest),
         }
+        own = [*filter(None, map(_definitions_json, (self.setting.hardware, self.reference)))]
+        if own:
+            parts["definitions"] = f"[{','.join(own)}]"
         return "{" + ",".join(f'"{name}":{part}' for name, part in parts.items()) + "}"
 
     @functools.cached_property
@@ -154,7 +157,8 @@ class Task:
     def reference_key(self) -> str:
         """The SHA-256 of everything that the reference's logits depend on."""
         parts = str(self.numerics), self.checkpoint.digest, self.text_digest
-        return _joined([*parts, described(self.reference)])
+        own = _definitions_json(self.reference)
+        return _joined([*parts, described(self.reference), *([own] if own else [])])
 
 
 def _remembering(function: Callable[[_Object], str]) -> Callable[[_Object], str]:
@@ -194,6 +198,13 @@ def described(machine: Hardware) -> str:
 @_remembering
 def _described_json(machine: Hardware) -> str:
     return json.dumps(described(machine))
+
+
+@_remembering
+def _definitions_json(machine: Hardware) -> str:
+    """The code of a user's accumulators, or nothing."""
+    own = definitions(machine)
+    return json.dumps(own, separators=(",", ":")) if own else ""
 
 
 @_remembering

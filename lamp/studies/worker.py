@@ -28,10 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._kernels import launching
+from lamp import integrations
 from lamp._files import writing
 from lamp.evaluation import Metrics, Text, Totals, numerics, versions
 from lamp.models import Decoder
-from lamp.models import loading as models
 from lamp.studies.environment import environment, physical_memory
 from lamp.studies.runs import Result, now
 from lamp.studies.tasks import Checkpoint, Task, described
@@ -129,7 +129,7 @@ class Worker:
             self._loaded = None  # two need not fit into memory
             task.checkpoint.check()
             _check_memory(task.checkpoint)
-            loaded = models.from_pretrained(task.checkpoint.name, hardware=setting.hardware)
+            loaded = integrations.from_pretrained(task.checkpoint.name, hardware=setting.hardware)
         else:
             loaded = self._loaded[1]
         model = loaded.with_hardware(setting.hardware, setting.lamp)

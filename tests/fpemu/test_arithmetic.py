@@ -344,7 +344,10 @@ def test_mpfr_agrees(name, operation):
         assert_same_bits(actual, expected, operands[0], (operation, mode))
 
 
-def test_float32_and_float64_operations_are_the_processors():
+@pytest.mark.parametrize("overflow", ["ieee", "infinity"])
+def test_float32_and_float64_operations_are_the_processors(overflow):
+    # Both overflow alike to nearest, but one goes to the processor and the other to the kernel.
+    rne = fpemu.Rounding(overflow=overflow)
     for dtype in (np.float32, np.float64):
         format = fpemu.format(np.dtype(dtype).name)
         if dtype == np.float32:
@@ -354,11 +357,30 @@ def test_float32_and_float64_operations_are_the_processors():
             a, b = words.view(np.float64)
         a, b = a.astype(dtype), b.astype(dtype)
         with np.errstate(all="ignore"):
-            assert_same_bits(fpemu.add(a, b, format), a + b)
-            assert_same_bits(fpemu.subtract(a, b, format), a - b)
-            assert_same_bits(fpemu.multiply(a, b, format), a * b)
-            assert_same_bits(fpemu.divide(a, b, format), a / b)
-            assert_same_bits(fpemu.sqrt(a, format), np.sqrt(a))
+            assert_same_bits(fpemu.add(a, b, format, rne), a + b)
+            assert_same_bits(fpemu.subtract(a, b, format, rne), a - b)
+            assert_same_bits(fpemu.multiply(a, b, format, rne), a * b)
+            assert_same_bits(fpemu.divide(a, b, format, rne), a / b)
+            assert_same_bits(fpemu.sqrt(a, format, rne), np.sqrt(a))
+
+
+@pytest.mark.parametrize("overflow", ["ieee", "infinity"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_nan_has_the_same_bits_whatever_it_comes_from(dtype, overflow):
+    name, unsigned = np.dtype(dtype).name, np.dtype(dtype).str.replace("f", "u")
+    payload = np.array([-np.nan], dtype)
+    payload.view(unsigned)[...] |= 5
+    zero, infinity = np.zeros(1, dtype), np.full(1, np.inf, dtype)
+    rne = fpemu.Rounding(overflow=overflow)
+    for found in (
+        fpemu.add(payload, zero, name, rne),
+        fpemu.subtract(infinity, infinity, name, rne),
+        fpemu.multiply(zero, payload, name, rne),
+        fpemu.divide(zero, zero, name, rne),
+        fpemu.sqrt(-infinity, name, rne),
+    ):
+        assert found.dtype == dtype
+        assert found.view(unsigned) == np.array([np.nan], dtype).view(unsigned)
 
 
 # Against exact rationals: wide formats, any operands

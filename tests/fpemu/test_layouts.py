@@ -151,6 +151,26 @@ def test_an_out_that_cannot_be_written_or_read_is_refused_before_anything_is_wri
         assert np.isnan(np.asarray(out, np.float64)).all() or isinstance(out, list)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(lambda x, entry=entry: entry(x, B) for entry in (ENTRIES | PRODUCTS).values()),
+        lambda x: fpemu.encode(x, "float32"),
+        lambda x: fpemu.decode(x.astype(np.uint8), "float8_e4m3fn"),
+        lambda x: fpemu.pack(x.astype(np.uint8), "float8_e4m3fn"),
+        lambda x: fpemu.unpack(x.astype(np.uint8), "float8_e4m3fn"),
+        lambda x: fpemu.array(x, "float32"),
+        lambda x: fpemu.array(A, "float32") + x,
+        lambda x: fpemu.array(A, "float32") < x,
+        lambda x: fpemu.scaling.quantize(x, "mxfp4"),
+        lambda x: fpemu.functions.softmax(x, "float32"),
+    ],
+)
+def test_masked_elements_are_not_taken_for_numbers(call):
+    with pytest.raises(TypeError, match="masked"):
+        call(np.ma.masked_array(np.ones_like(A), mask=np.eye(len(A), A.shape[1])))
+
+
 @pytest.mark.parametrize("name", [*ENTRIES, *PRODUCTS])
 def test_operands_of_any_layout_are_read_alike(name):
     entry = (ENTRIES | PRODUCTS)[name]

@@ -232,3 +232,42 @@ def test_zeros_that_follow_the_terms(accumulator, ignores):
     long = fpemu.matmul(padded[0][:, None], padded[1][:, :, None], accumulator)
     if ignores:
         assert_same_bits(long, short)
+
+
+def test_a_definition_takes_no_kernel_and_no_bound_from_an_accumulator_of_fpemu():
+    class Seven:
+        def inner_product(self, a, b, c):
+            return Fraction(7)
+
+    for kind, name in ((fpemu.Sequential, "Sequential"), (fpemu.Exact, "Exact")):
+        with pytest.raises(TypeError, match=f"cannot be a kind of {name}"):
+            type("Mine", (Seven, kind), {})
+        with pytest.raises(TypeError, match=f"cannot be a kind of {name}"):
+            type("Mine", (kind,), {"compiled": Compiled.compiled})
+    renamed = type("Renamed", (fpemu.Sequential,), {})("bfloat16")
+    assert fpemu.dot([1.0, 2.0**-9], [1.0, 1.0], renamed) == 1.0
+
+
+def test_bounds_of_a_user_are_not_taken_for_fpemus():
+    assert fpemu.Promoted(fpemu.TensorCore(4, 23), "float32", 8).is_proved
+    assert not Bounded().is_proved
+    assert not fpemu.Promoted(Bounded(), "float32", 8).is_proved
+    assert not type("Tight", (fpemu.Sequential,), {})("bfloat16").is_proved
+
+
+@dataclass(frozen=True)
+class Staged(Defined):
+    stages: tuple[fpemu.Rounding | fpemu.Accumulator, ...] = ()
+
+
+def test_fields_may_be_tuples():
+    inner = fpemu.Sequential("bfloat16", fpemu.Rounding("sr", seed=1))
+    for stage in (inner, inner.rounding):
+        assert Staged(stages=(TO_NEAREST, stage)).is_stochastic
+        with pytest.raises(TypeError, match="Staged has a stochastic rounding"):
+            fpemu.dot([1.0], [1.0], Staged(stages=(stage,)))
+    assert inner in Staged(stages=(inner,)).parts()
+
+
+def test_they_are_shown_by_their_fields():
+    assert str(Defined()) == "Defined(bfloat16, rne)"

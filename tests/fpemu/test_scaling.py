@@ -1,6 +1,8 @@
 """Block-scaled formats against a plain reading of their specifications, number by number."""
 
+import copy
 import math
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -199,6 +201,12 @@ def test_wrong_arguments_are_errors():
         scaling.matmul(scaling.quantize(np.ones((2, 64)), "mxfp8_e4m3"), right, unit)
     with pytest.raises(ValueError, match="not members of float32"):
         scaling.matmul(a, right, unit, c=0.1)
+    with pytest.raises(ValueError, match=r"shape \(3,\) of c does not broadcast to \(2, 2\)"):
+        scaling.matmul(a, right, unit, c=np.ones(3))
+    with pytest.raises(TypeError, match="axis must be an int, not float"):
+        scaling.quantize([1.0], "mxfp4", axis=0.0)
+    with pytest.raises(TypeError, match="scaled must be a Scaled, not ndarray"):
+        scaling.dequantize(np.ones(3))
 
 
 # Codes of MXINT8
@@ -279,7 +287,15 @@ def test_block_formats_are_checked_and_made_plain():
     assert by_name == scaling.BlockFormat("x", E2M1, E8M0, 32)
     assert type(by_name.block) is int
     for fields, error, message in (
-        ({"block": 0}, ValueError, "block must be at least 1, not 0"),
+        ({"block": 0}, ValueError, r"block must lie in 1..2147483648, not 0"),
+        ({"block": 10**20}, ValueError, r"block must lie in 1..2147483648, not 1000"),
+        ({"scale": "float64"}, ValueError, "in float64 are not all float64 numbers"),
+        ({"scale": "e11m5", "element": "e11m5"}, ValueError, "not all float64 numbers"),
+        (
+            {"element": "e5m20", "scale": "e5m10", "tensor_scale": True},
+            ValueError,
+            "times scales in e5m10 and float32 are not all float64 numbers",
+        ),
         ({"block": 2.0}, TypeError, "block must be an int"),
         ({"element": "fp5"}, ValueError, "unknown format 'fp5'"),
         ({"name": None}, TypeError, "name must be a string"),
@@ -373,6 +389,10 @@ def test_arrays_made_by_hand_are_of_the_base_class():
     given[0, 0] = 0.3
     with pytest.raises(ValueError, match="read-only"):
         scaled.elements[0, 0] = 0.3
+    for copied in (copy.copy(scaled), copy.deepcopy(scaled), pickle.loads(pickle.dumps(scaled))):
+        assert copied == scaled
+        with pytest.raises(ValueError, match="read-only"):
+            copied.elements[0, 0] = 0.3
     assert type(scaled.elements) is type(scaled.scales) is np.ndarray
     assert scaled.scales.dtype == np.float64
     b = scaling.quantize(np.ones((64, 2)), "mxfp4", axis=0)

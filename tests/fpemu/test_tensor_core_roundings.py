@@ -46,3 +46,9 @@ def test_tensor_cores_round_in_every_mode(mode, subnormals):
         assert_same_bits(fpemu.matmul(a, b.T, core), np.array(expected), about=(mode, exponent))
         seen |= {math.isfinite(x) for row in expected for x in row}
     assert seen == {True, False}
+
+
+def test_an_overflow_that_a_unit_does_not_have_is_refused():
+    for overflow in ("saturate", "propagate"):
+        with pytest.raises(ValueError, match=f"overflow='{overflow}' would be ignored"):
+            fpemu.TensorCore(4, 23, "float16", Rounding("rtz", overflow))

@@ -303,7 +303,7 @@ def on(model: Any, text: str) -> Any:
 
 def flattened(metrics: lamp.Metrics) -> list[np.ndarray]:
     """All numbers of metrics, in the order of their names."""
-    fields = sorted(set(metrics.__dataclass_fields__) - {"step_rates"})
+    fields = sorted(set(metrics.__dataclass_fields__) - {"step_rates", "sums"})
     rates = [metrics.step_rates[step] for step in sorted(metrics.step_rates)]
     return [np.array(each, np.float64) for each in [*(getattr(metrics, f) for f in fields), *rates]]
 

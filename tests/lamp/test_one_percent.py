@@ -100,6 +100,39 @@ def test_runs_are_written_and_read(texts, tmp_path):
     assert 0 < min(shares.values()) < max(shares.values()) < 1.0
 
 
+def test_precisions_are_compared_at_the_same_cost(texts, tmp_path):
+    # Half of 20% in float32, of 32 bits, and as many bits in PS(10), of 19.
+    rates = 0.1 * 32 / 19, 0.1
+    group = study.Group("tiny", "PS(4)", "sequential")
+    (rows,) = study.run_levels(group, texts, [RATE])
+    assert len(rows) == 3 * len(study.LEVELS)
+    for name in study.LEVELS:
+        bits = np.mean([row.bits for row in rows if row.levels == name])
+        assert bits == pytest.approx(RATE * 32 / 13, rel=0.1)  # on another text
+    study.append(tmp_path / "a", rows)
+    found = study.Found(study.unique(2 * study.read(tmp_path / "a", study.Level)))
+    key = "tiny", "PS(4)", "sequential", "PS(10), float32", RATE
+    hardware = replace(study.machine(group, texts), recomputed=("e8m10", "float32"))
+    scores = study.known_scores(hardware, texts)["KL score"]
+    taus = study.threshold(scores, sum(rates)), study.threshold(scores, rates[1])
+    assert study.taus_of("PS(10), float32", scores, 0.2, "e8m4") == [*taus]
+    # A score in PS(10) for 3 bits more than in PS(7), which leaves 64 times less of it.
+    low, high = study.taus_of("PS(7), PS(10), best taus", scores, 0.2, "e8m4")
+    assert high / low == pytest.approx(64 * 3 / 16)
+    assert np.mean(scores > low) * 16 + np.mean(scores > high) * 3 == pytest.approx(6.4, rel=0.01)
+    model = texts.model.with_hardware(hardware, lamp.LAMP("kl", taus, weights="running_2"))
+    own = [
+        lamp.evaluate(logits, model, window)
+        for logits, window in zip(texts.reference, texts.windows, strict=True)
+    ]
+    assert [row.kl for row in found.runs[key]] == [metrics.kl for metrics in own]
+    shares = np.mean([[m.step_rates[f"scores_{level}"] for level in (1, 2)] for m in own], axis=0)
+    assert shares.ravel() == pytest.approx(rates, rel=0.25)
+    heading, _, line = study.level_table(found)
+    assert heading.count("|") == line.count("|")
+    assert line.startswith("| tiny | sequential | 20.0% |")
+
+
 def test_tables_and_the_figure_show_all_runs(texts, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "MODELS", {"tiny": 30})
     rows = []

@@ -276,14 +276,15 @@ def scores_of(query, key, step, divisor):
 def attention(query, key, value, machine, mask=None):
     """A head: its steps by the names they have in a trace.
 
-    Where there is a mask, and where they overflowed, scores are those of the recomputed step.
+    Where there is a mask, and where they overflowed, scores are those of the recomputed step, or of
+    the one whose number, from 1, the mask holds.
     """
     divisor = math.sqrt(query.shape[1])
     low, overflow = scores_of(query, key, machine.scores, divisor)
     steps = {"low_scores": low, "scores": low}
     if mask is not None:
-        high, _ = scores_of(query, key, machine.recomputed, divisor)
-        steps = mixture("scores", low, high, overflow, mask) | {"low_scores": low}
+        levels = [scores_of(query, key, step, divisor)[0] for step in again(machine)]
+        steps = mixture("scores", low, levels, overflow, mask) | {"low_scores": low}
     steps["probabilities"] = np.zeros(low.shape)
     for i, row in enumerate(steps["scores"]):
         steps["probabilities"][i, : i + 1] = softmax(row[: i + 1].tolist(), machine.softmax)
@@ -297,11 +298,20 @@ def attention(query, key, value, machine, mask=None):
     return {**steps, "heads": np.array(result)}
 
 
-def mixture(name, low, high, overflow, mask):
+def again(machine):
+    """The products that recompute, the lowest precision first."""
+    return machine.recomputed if isinstance(machine.recomputed, tuple) else [machine.recomputed]
+
+
+def mixture(name, low, levels, overflow, mask):
     """A step of which parts are recomputed, what its rule sees, and what overflowed."""
+    mixed = np.array(low)
+    for place, own in np.ndenumerate(np.where(overflow, len(levels), mask)):
+        if own:
+            mixed[place] = levels[int(own) - 1][place]
     return {
-        name: np.where(mask | overflow, high, low),
-        f"{name}_before": np.where(overflow, high, low),  # what a rule sees
+        name: mixed,
+        f"{name}_before": np.where(overflow, levels[-1], low),  # what a rule sees
         f"{name}_overflow": overflow,
     }
 
@@ -371,16 +381,17 @@ def attended(qkv, counts, machine, rotary=None, mask=None):
 
 def into_stream(x, h, matrix, machine, name, masks):
     """The stream plus a product; where there is a mask, parts of the sum are recomputed."""
-    step, high_step = getattr(machine, name), machine.recomputed
-    product_, overflow = checked(h, *matrix, step)
+    product_, overflow = checked(h, *matrix, getattr(machine, name))
     low = add(x, product_, machine.residual)
     mask = masks.get(f"{name}_mask")
     if mask is None:
         return {name: low}
     for index, number in np.ndenumerate(low):
         overflow[index] |= may_overflow(number, machine.residual.output)
-    high = add(x, linear(h, *matrix, high_step), Sum(high_step.output, high_step.rounding))
-    return mixture(name, low, high, overflow, mask)
+    levels = [
+        add(x, linear(h, *matrix, step), Sum(step.output, step.rounding)) for step in again(machine)
+    ]
+    return mixture(name, low, levels, overflow, mask)
 
 
 def alone(h, matrix, machine, name, masks):
@@ -389,7 +400,8 @@ def alone(h, matrix, machine, name, masks):
     mask = masks.get(f"{name}_mask")
     if mask is None:
         return {name: low}
-    return mixture(name, low, linear(h, *matrix, machine.recomputed), overflow, mask)
+    levels = [linear(h, *matrix, step) for step in again(machine)]
+    return mixture(name, low, levels, overflow, mask)
 
 
 def held_by(tensors, machine):
@@ -468,7 +480,7 @@ def llama(tensors, config, machine, tokens, masks=None):
         h = steps["norm_2"] = normed(x, at + "post_attention_layernorm")
         gated, overflow = checked(h, *take(at + "mlp.up_proj"), machine.mlp_up)
         if "mlp_up_mask" in imposed:
-            high = linear(h, *take(at + "mlp.up_proj"), machine.recomputed)
+            high = linear(h, *take(at + "mlp.up_proj"), again(machine)[-1])
             gated = np.where(overflow, high, gated)
             steps |= {"gated": gated, "gated_overflow": overflow}
         steps |= alone(h, take(at + "mlp.gate_proj"), machine, "mlp_up", imposed)

@@ -19,6 +19,7 @@ __all__ = [
     "as_vector",
     "check_norm",
     "few_ulps",
+    "keeps_claims",
     "ratio",
     "value_exact",
     "with_errors",
@@ -30,6 +31,28 @@ _DIGITS: Final = 60
 _DOUBLINGS: Final = 4
 _AGREEMENT: Final = 40  # digits that two precisions must share
 _CLAIMS: Final = ("value", "value_error", "value_mpmath", "amplified", "enclosure")
+
+
+def _place(kind: type, name: str) -> int:
+    """How far up among the bases of a class a name is defined."""
+    return next(i for i, base in enumerate(kind.__mro__) if name in vars(base))
+
+
+def keeps_claims(kind: type, *claims: str) -> bool:
+    """Whether none of a class's claims is overridden below the place of its `is_proved`.
+
+    Parameters
+    ----------
+    kind : type
+        A class with `is_proved`.
+    *claims : str
+        Names of methods.
+
+    Returns
+    -------
+    bool
+    """
+    return all(_place(kind, claim) >= _place(kind, "is_proved") for claim in claims)
 
 
 class Composition(ABC):
@@ -55,10 +78,9 @@ class Composition(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        own = vars(cls)
-        if "is_proved" not in own and any(claim in own for claim in _CLAIMS):
+        if not keeps_claims(cls, *_CLAIMS):
             cls.is_proved = False
-        if "value" in own and "value_error" not in own:
+        if _place(cls, "value") < _place(cls, "value_error"):
             # What a base class states of its own value says nothing of another one.
             cls.value_error = Composition.value_error  # type: ignore[method-assign]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lamp.models.gguf.reader import File, open_file
 from lamp.models.rotary import Rotary
 
-__all__ = ["load_config", "load_tensors"]
+__all__ = ["architecture", "load_config", "load_tensors"]
 
 _FAMILY: Final = gguf.MODEL_ARCH_NAMES[MODEL_ARCH.LLAMA]
 _EMBEDDING: Final = f"{TENSOR_NAMES[MODEL_TENSOR.TOKEN_EMBD]}.weight"
@@ -109,6 +109,11 @@ def load_config(path: Path) -> dict[str, Any]:
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
     }
+
+
+def architecture(path: Path) -> str:
+    """The type of model that a file names."""
+    return str(open_file(path).architecture)
 
 
 def _open_llama(path: Path) -> File:

@@ -30,7 +30,7 @@ function sort(table, column, way) {
   table.tBodies[0].append(...rows.sort(order).map(([, row]) => row));
 }
 
-for (const table of all("table.runs")) {
+for (const table of all("table.runs, table.compared")) {
   const heads = all("th", table);
   heads.forEach((head, column) => {
     wrapped(head).addEventListener("click", () => {
@@ -70,7 +70,7 @@ for (const charts of all(".charts")) {
     charts.classList.toggle("picked", picked.length > 0);
     for (const shape of all(".chart [class*=' m']", charts)) {
       const has = (name) => shape.classList.contains(name);
-      const out = groups.some((names, i) => names.length && !names.some(has) && (i === 0 || shape.matches(".mark")));
+      const out = groups.some((names, i) => names.length && !names.some(has) && (i === 0 || shape.matches(".mark, .bar")));
       shape.classList.toggle("dim", out);
     }
   }

@@ -452,6 +452,9 @@ def test_bounds_beyond_a_format_cut_nothing_off():
     assert np.clip(narrow, -np.inf, np.inf).tolist() == [6.0, -1.0]
     with pytest.raises(ValueError, match="not both"):
         np.clip(narrow, 0, 1, max=2)
+    assert np.clip(narrow, np.array([-5.0, -0.5]), np.array([4, 4])).tolist() == [4.0, -0.5]
+    assert np.clip(narrow, min=narrow[1], max=np.array([2.0, 3.0])).tolist() == [2.0, -1.0]
+    assert np.clip(5.0, a_min=narrow, a_max=None).tolist() == [6.0, 4.0]
     out = np.zeros_like(narrow)
     assert np.clip(narrow, 0, None, out=out) is out
     assert out.tolist() == [6.0, 0.0]
@@ -594,3 +597,16 @@ def test_functions_of_formats_beyond_24_bits_are_an_error():
     with pytest.raises(ValueError, match="24 significand"):
         np.exp(fpemu.array([1.0], "float64"))
     assert functions.exp(1.0, "float32") == np.float32(math.e)
+
+
+def test_what_is_not_emulated_of_a_function_is_named():
+    x = fpemu.array([1.0, 2.0], "bfloat16")
+    with pytest.raises(TypeError, match=r"numpy.sum is emulated without this: .*'initial'"):
+        np.sum(x, initial=5.0)
+    for call in (
+        lambda: np.add(1.0, 2.0, out=x[0]),
+        lambda: np.add.reduce(np.ones(2), out=x[0]),
+        lambda: np.multiply.accumulate(np.ones(2), out=x),
+    ):
+        with pytest.raises(TypeError, match="of plain numbers has no format"):
+            call()

@@ -1,5 +1,6 @@
 """Bounds of functions, inner products and evaluations of one's own: all that is assumed is said."""
 
+from dataclasses import dataclass
 from fractions import Fraction
 
 import mpmath
@@ -10,6 +11,8 @@ import pytest
 import fpemu
 from lamp import bounds, evaluations, testing
 from lamp.bounds.compositions import Composition, Residual, Softmax, value_exact
+
+FLOAT32, TO_NEAREST = fpemu.format("float32"), fpemu.Rounding("rne")
 
 
 class Square(Composition):
@@ -92,6 +95,73 @@ def test_statements_of_a_base_class_are_not_inherited_by_another_value():
     steps.value(Renamed(), y)
     with pytest.raises(TypeError, match="steps of a softmax"):
         steps.value(Doubled(), y)
+
+
+class Shifted:
+    """A value, which other classes take in."""
+
+    def value(self, *arguments):
+        return Softmax().value(arguments[-1]) + 1e-3
+
+
+def test_statements_are_not_inherited_by_a_value_that_was_mixed_in():
+    class Mixed(Shifted, Softmax):
+        pass
+
+    y = np.array([[0.1, 0.9]])
+    assert Mixed.is_proved is False
+    assert (Mixed().value_error(y) > 9e-4).all()
+
+
+def test_an_evaluation_that_changes_another_one_states_its_own_error():
+    class Mixed(Shifted, evaluations.InFloat64):
+        pass
+
+    class Overridden(evaluations.RoundedOnce):
+        def error(self, composition, y):
+            return np.zeros_like(y)
+
+    class Renamed(evaluations.RoundedOnce):
+        def __str__(self):
+            return "renamed"
+
+    scores = bounds.products([1.0, 2.0], np.ones((2, 3)), fpemu.Sequential("bfloat16"))
+    for machine, assumed in (
+        (Mixed(), 1),
+        (Overridden("bfloat16"), 1),
+        (Renamed("bfloat16"), 0),
+    ):
+        found = bounds.bound(Softmax(), scores, evaluation=machine)
+        assert len(found.assumptions) == assumed
+        assert all("error() bounds |value - f(y)|" in each for each in found.assumptions)
+
+
+@dataclass(frozen=True)
+class Stating(fpemu.Accumulator):
+    """An accumulator of a user's that states what does not hold."""
+
+    format: fpemu.Format = FLOAT32
+    rounding: fpemu.Rounding = TO_NEAREST
+
+    def inner_product(self, a, b, c):
+        return Fraction(7)
+
+    def error_bound(self, terms, *, initial=False):
+        return 0.0
+
+    def underflow_bound(self, terms, *, initial=False, largest=None):
+        return 0.0
+
+
+def test_what_an_accumulator_of_a_user_states_is_said_to_be_taken_on_trust():
+    claim = "error_bound() and underflow_bound() of Stating(float32, rne) hold"
+    scores = bounds.products([1.0, 2.0], np.ones((2, 3)), Stating())
+    assert claim in bounds.bound(Softmax(), scores).explain()
+    assert "nothing is left out" not in bounds.bound(Softmax(), scores).explain()
+    known = bounds.products([1.0, 2.0], np.ones((2, 3)), fpemu.Exact("float32"))
+    steps = evaluations.SoftmaxSteps("bfloat16", accumulator=Stating())
+    (assumed,) = bounds.bound(Softmax(), known, evaluation=steps).assumptions
+    assert assumed.startswith(claim)
 
 
 def test_a_statement_of_ones_own_is_said_to_be_one():
@@ -206,6 +276,18 @@ class Reciprocal(Square):
 
     def enclosure(self, y, errors):
         return np.where(y > errors, errors / (y * (y - errors)) * (1 + 2.0**-40), np.inf)
+
+
+def test_numbers_are_taken_as_they_are_or_refused():
+    with pytest.raises(ValueError, match=f"a holds the integer {2**53 + 1}"):
+        bounds.products([2**53 + 1, 0.5], [1.0, 1.0], fpemu.Exact("float64"))
+    masked = np.ma.masked_array([1.0, 2.0], mask=[False, True])
+    for call in (
+        lambda: bounds.products(masked, [1.0, 1.0], fpemu.Exact("float64")),
+        lambda: bounds.ProductErrors([1.0, 2.0], masked, 0.0, "by hand"),
+    ):
+        with pytest.raises(TypeError, match="masked"):
+            call()
 
 
 def test_f_is_not_evaluated_where_sums_have_overflowed():

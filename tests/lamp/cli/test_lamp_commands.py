@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 import fpemu
 import lamp
 from lamp import LAMP, checkpoints, evaluation
-from lamp.cli import generate as generation
 from lamp.cli import inputs
 from lamp.cli.application import app, main
 from lamp.evaluation.metrics import Metrics
@@ -205,6 +204,7 @@ def test_overflow_is_said_in_words(tmp_path):
     found = record(*options)
     assert found["metrics"]["kl"] is None
     nulls = {"metrics.kl", "metrics.kl_error", "metrics.perplexity", "metrics.perplexity_error"}
+    nulls |= {f"metrics.sums.{cluster}.1" for cluster in range(16)}
     assert found["nulls"] == dict.fromkeys(nulls, "nan")
     assert 0 < found["not_finite"] <= 40
     assert found["reference_not_finite"] == 0
@@ -263,6 +263,10 @@ RATES = {
     "wide": ({"attention_output": 40, "mlp_down": 40}, 140),
     "narrow": ({"attention_output": 12}, 20),
     "head": ({"lm_head": 1}, 80),
+    "two precisions": (
+        {"scores": 6, "scores_1": 6, "scores_bits": 6, "lm_head": 1, "lm_head_1": 1},
+        80,
+    ),
 }
 
 
@@ -271,13 +275,33 @@ def test_rates_of_all_layers_are_in_the_table_and_none_is_wrapped(name):
     counts, width = RATES[name]
     draw = np.random.default_rng(1).random
     steps = {step: (1.0, *draw(count - 1).tolist()) for step, count in counts.items()}
-    layers = max((count for step, count in counts.items() if step != "lm_head"), default=0)
+    layers = max((count for step, count in counts.items() if "lm_head" not in step), default=0)
     metrics = Metrics(1, 0, 0, 0, 0, 0, tuple(draw(layers).tolist()), steps, 0)
     lines = printed_lines(report.rates_table(metrics, width), 200)
     assert max(map(len, lines)) <= max(width, 18 + 7)  # a layer, however narrow it is
     for step, rates in steps.items():
         cells = [line.split()[1:] for line in lines if line.split()[0] == step]
         assert list(itertools.chain(*cells)) == [f"{100 * rate:.2f}" for rate in rates]
+
+
+def test_shares_of_several_precisions_are_no_steps_to_sum_over():
+    steps = {"scores": (0.02, 0.01), "scores_1": (0.01, 0.0), "scores_bits": (0.04, 0.02)}
+    metrics = Metrics(1, 0, 0, 0, 0, 0, (0.02, 0.01), steps, 0)
+    lines = printed_lines(report.rates_table(metrics, 80), 80)
+    assert [line.split()[0] for line in lines[1:]] == [*steps]
+
+
+def test_a_machine_shows_each_product_that_recomputes(tmp_path):
+    file = tmp_path / "two.toml"
+    file.write_text('recomputed = ["e8m10", "float64"]')
+    lines = command("hardware", "show", file).splitlines()[-2:]
+    assert [line.split() for line in lines] == [
+        ["recomputed,", "1", "sequential(e8m10,", "rne)", "->", "float32", "(rne)"],
+        ["recomputed,", "2", "sequential(float64,", "rne)", "->", "float32", "(rne)"],
+    ]
+    again = tmp_path / "again.toml"
+    again.write_text(command("hardware", "show", file, "--toml"))
+    assert lamp.hardware(again) == lamp.hardware(file)
 
 
 def test_equal_rates_of_all_layers_stand_once():
@@ -507,25 +531,6 @@ def test_the_prompt_comes_from_standard_input_as_it_is():
     assert given.stdout.startswith("ROMEO.\n\n")
 
 
-class Characters:
-    """A model whose tokens are bytes."""
-
-    @staticmethod
-    def decode(tokens):
-        return bytes(tokens).decode("utf-8", errors="replace")
-
-
-def test_characters_come_whole_and_all_of_them():
-    text = "naïve ✓ 🙂!".encode()
-    continued = generation._Continued(Characters(), "na", list(text[:2]), [])
-    pieces = list(continued.pieces(iter(text[2:])))
-    assert [piece for piece in pieces if piece] == ["ï", *"ve ✓ 🙂!"]
-    assert continued.added == list(text[2:])
-    # Half a character at the end is shown as what it is decoded as.
-    continued = generation._Continued(Characters(), "na", list(text[:2]), [])
-    assert "".join(continued.pieces(iter(text[2:9]))) == Characters.decode(text[2:9])
-
-
 class Ending:
     """A tokenizer with another token for the end of a text, and a chat template."""
 
@@ -543,8 +548,8 @@ class Ending:
     def apply_chat_template(self, messages, *, tokenize, add_generation_prompt):
         assert not tokenize
         assert add_generation_prompt
-        (message,) = messages
-        return f"{message['role']}: {message['content']}\nROMEO.\n"
+        said = [f"{message['role']}: {message['content']}\n" for message in messages]
+        return "".join(said) + "ROMEO.\n"
 
 
 @pytest.fixture
@@ -586,6 +591,7 @@ def test_prompts_begin_as_their_tokenizer_says_and_chats_as_their_template(monke
     monkeypatch.setattr(models, "from_pretrained", lambda *_, **__: model)
     options = ["generate", "--prompt", BEGINNING, "--tokens", 1]
     assert record(*options)["prompt_tokens"] == [5, *plain]
+    assert record(*options, "--no-special-tokens")["prompt_tokens"] == plain
     assert record(*options, "--chat")["prompt_tokens"] == chat
 
 
@@ -615,6 +621,54 @@ def test_a_chat_prints_the_answer_alone(model, ending):
     assert found["prompt"] == "Who art thou?"
     assert found["tokens"] == model.generate(beginning, 6)[len(beginning) :].tolist()
     assert command(*options) == found["text"].removesuffix("\n") + "\n"
+
+
+def test_a_conversation_comes_from_a_file(model, ending, tmp_path):
+    ending(0)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+    beginning = model.encode("system: Be brief.\nuser: Who?\nROMEO.\n").tolist()
+    options = ["generate", "--tokens", 2, "--messages", tmp_path / "a.json"]
+    for content in (messages, {"messages": messages}):
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        found = record(*options)
+        assert found["prompt_tokens"] == beginning
+        assert (found["prompt"], found["chat"]) == (messages, True)
+    assert command(*options) == found["text"].removesuffix("\n") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "a.json is not JSON: "),
+        ("[" * 10**5, "a.json is not JSON: "),
+        ("7", "a.json is no list of messages, nor an object with one as 'messages'"),
+        ('{"messages": []}', "a.json is no list of messages"),
+        ('[{"role": "user"}]', "a.json: message 0 has no 'role' and 'content'"),
+        ('[{"role": "user", "content": "x"}, "y"]', "message 1 has no 'role' and 'content'"),
+    ],
+)
+def test_what_is_no_conversation_is_said(capsys, tmp_path, content, message):
+    (tmp_path / "a.json").write_text(content)
+    code, out, err = called(capsys, "generate", "--messages", tmp_path / "a.json")
+    assert (code, out) == (1, "")
+    assert message in err
+
+
+def test_generation_ends_where_a_text_comes(model):
+    options = ["generate", "--prompt", BEGINNING, "--tokens", 12]
+    whole = record(*options)
+    word = whole["text"][5:9]
+    place = whole["text"].index(word)
+    found = record(*options, "--stop", "nowhere", "--stop", word)
+    assert (found["text"], found["ended"]) == (whole["text"][:place], "stop")
+    assert found["stop"] == ["nowhere", word]
+    count = len(found["tokens"])
+    assert found["tokens"] == whole["tokens"][:count]
+    assert word in model.decode(found["tokens"])
+    assert word not in model.decode(found["tokens"][:-1])
+    shown = command(*options, "--stop", word)
+    assert shown == (BEGINNING + found["text"]).removesuffix("\n") + "\n"
+    assert "an empty text" in CliRunner().invoke(app, [*map(str, options), "--stop", ""]).output
 
 
 def test_a_chat_template_that_fails_is_named(ending, monkeypatch, capsys):
@@ -664,8 +718,8 @@ WRONG = [
     # bad usage
     (["fly"], 2, "No such command 'fly'"),
     (["run", "--fly"], 2, "--fly"),
-    (["run", "--tokens", "0"], 2, "'--tokens'"),
-    (["run", "--tokens", "x"], 2, "'--tokens'"),
+    (["run", "--tokens", "0"], 2, "--tokens: '0' is no number of tokens"),
+    (["run", "--tokens", "x"], 2, "--tokens: 'x' is no number of tokens"),
     (["run", "--hardware", "hoper"], 2, "unknown hardware 'hoper': did you mean hopper"),
     (["run", "--reference", "fp65"], 2, "--reference: unknown hardware 'fp65'"),
     (["run", "--lamp", "softmax:tw:0.01"], 2, "'softmax:tw:0.01': unknown rule 'tw': expected"),
@@ -686,7 +740,7 @@ WRONG = [
     (["hardware", "calibrate", "ps4", "x.toml", "--order", "up"], 2, "--order: unknown order 'up'"),
     (["hardware", "calibrate", "ps4", "x.toml"], 1, "ask for no order of channels"),
     (["run", "--hardware", "ORDER.toml"], 1, "is yet to be found, 'ascending' on a text"),
-    (["generate"], 2, "Missing option '--prompt'"),
+    (["generate"], 2, "Invalid value for --prompt, --messages: give one of them"),
     (["generate", "--prompt", ""], 2, "'' has no tokens to begin with"),
     ([*GENERATE, "--temperature", "-1"], 2, "temperature must not be negative, as -1.0 is"),
     ([*GENERATE, "--temperature", "1", "--top-p", "1.5"], 2, "top_p must lie in (0, 1], not 1.5"),

@@ -124,6 +124,25 @@ def test_reference_logits_of_another_shape_are_refused():
         evaluate(np.zeros((3, 4)), Canned(logits[np.newaxis]), [0, 1, 2])
 
 
+def test_shares_and_bits_of_several_precisions_are_over_all_windows():
+    totals = Totals()
+    logits = np.zeros((3, 2))
+    widths = 10, 20, 40
+    for first, second in ((3, 1), (5, 0)):
+        layers = (
+            Recomputation(first + second, 20, 8, None, (first, second), widths),
+            Recomputation(0, 20, 8, None, (0, 0), widths),
+        )
+        forward = Forward(logits, {"scores": layers}, 100)
+        totals.add(logits, forward, windows(np.zeros(3, int), None, None)[0])
+    assert totals.metrics().step_rates == {
+        "scores": (9 / 40, 0.0),
+        "scores_1": (8 / 40, 0.0),
+        "scores_2": (1 / 40, 0.0),
+        "scores_bits": (8 / 40 * 2 + 1 / 40 * 4, 0.0),
+    }
+
+
 def test_shares_of_tiles_and_parts_are_over_all_windows():
     totals = Totals()
     logits = np.zeros((3, 2))

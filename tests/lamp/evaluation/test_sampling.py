@@ -1,5 +1,7 @@
 """Runs on stochastic machines beside the truth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,10 @@ from tests.lamp.tiny_models import FAMILIES, TOKENS
 
 
 def roundings(part):
+    if isinstance(part, tuple):
+        for each in part:
+            yield from roundings(each)
+        return
     for value in vars(part).values():
         if isinstance(value, Rounding):
             yield value
@@ -18,7 +24,14 @@ def roundings(part):
             yield from roundings(value)
 
 
-@pytest.mark.parametrize("name", ["fp32", "ps7", "bf16", "published-ps4", "hopper-fp8-promoted"])
+TWO = replace(hardware("ps7"), name="two", recomputed=("e8m10", "float32"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fp32", "ps7", "bf16", "published-ps4", "hopper-fp8-promoted", TWO],
+    ids=lambda spec: getattr(spec, "name", spec),
+)
 def test_every_rounding_of_a_stochastic_machine_is_stochastic_with_a_seed_of_its_own(name):
     given, machine = hardware(name), stochastic(name, 3)
     seeds = []

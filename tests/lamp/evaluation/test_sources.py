@@ -1,8 +1,12 @@
 """Texts from all kinds of sources: the documents, in order, as tokens in windows."""
 
+import bz2
+import csv
+import gzip
 import io
 import itertools
 import json
+import lzma
 import sys
 import types
 from pathlib import Path
@@ -34,6 +38,16 @@ def write_jsonl(path, field="text"):
     path.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
 
 
+def write_json(path, field="text"):
+    path.write_text(json.dumps([{"id": i, field: text} for i, text in enumerate(DOCUMENTS)]))
+
+
+def write_csv(path, field="text", delimiter=","):
+    rows = [("id", field), *enumerate(DOCUMENTS)]
+    with path.open("w", encoding="utf-8", newline="") as opened:
+        csv.writer(opened, delimiter=delimiter).writerows(rows)
+
+
 def write_parquet(path, field="text"):
     table = pyarrow.table({"id": range(len(DOCUMENTS)), field: DOCUMENTS})
     pyarrow.parquet.write_table(table, path, row_group_size=3)
@@ -44,7 +58,15 @@ def write_parquet(path, field="text"):
 
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("a.jsonl", write_jsonl), ("a.ndjson", write_jsonl), ("a.parquet", write_parquet)],
+    [
+        ("a.jsonl", write_jsonl),
+        ("a.ndjson", write_jsonl),
+        ("a.json", write_json),
+        ("a.csv", write_csv),
+        ("a.tsv", lambda path, field: write_csv(path, field, "\t")),
+        ("a.csv", lambda path, field: write_csv(path, field, ";")),
+        ("a.parquet", write_parquet),
+    ],
 )
 @pytest.mark.parametrize("field", ["text", "body"])
 def test_documents_come_in_order_and_blank_ones_not(tmp_path, name, write, field):
@@ -53,10 +75,69 @@ def test_documents_come_in_order_and_blank_ones_not(tmp_path, name, write, field
     assert list(source.documents()) == KEPT
 
 
+def test_a_json_file_may_hold_texts_alone_or_one_object(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(DOCUMENTS))
+    assert list(Source(str(tmp_path / "a.json")).documents()) == KEPT
+    (tmp_path / "a.json").write_text('{"id": 1, "text": "alone"}')
+    assert list(Source(str(tmp_path / "a.json")).documents()) == ["alone"]
+
+
+def test_cells_of_a_table_may_have_several_lines_and_quotes(tmp_path):
+    text = 'one, "two"\n\nthree'
+    with (tmp_path / "a.csv").open("w", newline="") as opened:
+        csv.writer(opened).writerows([("text",), (text,), ("x" * 200_000,)])
+    assert list(Source(str(tmp_path / "a.csv")).documents()) == [text, "x" * 200_000]
+
+
+@pytest.mark.parametrize(("ending", "pack"), [("gz", gzip), ("bz2", bz2), ("xz", lzma)])
+def test_compressed_files_are_those_that_were_compressed(tmp_path, model, ending, pack):
+    text = "Now is the winter of our discontent\r\n" * 5000
+    for name, content in (("a.TXT", text), ("a.jsonl", '{"text": "one"}\n{"text": "two"}\n')):
+        (tmp_path / f"{name}.{ending}").write_bytes(pack.compress(content.encode()))
+    plain = str(tmp_path / f"a.TXT.{ending}")
+    assert list(Source(plain).documents()) == [text.replace("\r\n", "\n")]
+    assert list(Source(str(tmp_path / f"a.jsonl.{ending}")).documents()) == ["one", "two"]
+    found = Source(plain, tokens=64).read(model)
+    assert found.notes() == [f"{plain}: the first 64 tokens are read, and it has more"]
+    (tmp_path / f"b.{ending}").write_bytes(pack.compress(text.encode() * 9)[:-20])
+    with pytest.raises(ValueError, match=rf"b\.{ending} is a compressed file, but broken: "):
+        list(Source(str(tmp_path / f"b.{ending}")).documents())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_mark_tells_the_encoding(tmp_path, model, encoding):
+    text = "Grüße\r\n" * 20_000
+    for order in ("le", "be"):
+        content = ("\ufeff" + text).encode(f"{encoding}-{order}")
+        (tmp_path / "a.txt").write_bytes(content)
+        source = Source(str(tmp_path / "a.txt"), tokens=64)
+        assert list(source.documents()) == [text.replace("\r\n", "\n")]
+        (note,) = source.read(model).notes()
+        plain = tmp_path / "b.txt"
+        plain.write_bytes(text.encode())
+        (expected,) = Source(str(plain), tokens=64).read(model).notes()
+        share, other = (float(each.split()[-4]) for each in (note, expected))
+        assert share == pytest.approx(other, rel=0.5)
+
+
 def test_a_plain_text_is_one_document(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo", encoding="utf-8")
     assert list(Source(str(tmp_path / "a.txt")).documents()) == ["one\n\ntwo"]
     assert list(Source("held-out").documents()) == [checkpoints.read_text()]
+
+
+def test_texts_that_come_with_lamp_go_by_name_and_are_different(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    texts = {name: "".join(Source(name).documents()) for name in sources.SAMPLES}
+    plays = texts["macbeth"] + texts["twelfth-night"]
+    assert plays == texts.pop("held-out") == checkpoints.read_text()
+    assert texts["twelfth-night"].startswith("TWELFTH NIGHT")
+    openings = {text[:200] for text in texts.values()}
+    assert len(openings) == len(texts) == 4
+    for name in texts:
+        found = Source(name, tokens=4096).read(model)
+        assert len(found.tokens) == 4096
+        assert found.notes() == []
 
 
 def test_a_kind_may_be_given_that_the_ending_does_not_tell(tmp_path):
@@ -127,7 +208,16 @@ def test_a_package_that_is_missing_is_named_with_its_extra(monkeypatch, kind, pa
         ("a.jsonl", b"[" * 10**5, ValueError, "a.jsonl, line 1 is not JSON: it is nested too"),
         ("a.jsonl", b'{"text": "\\ud800"}', ValueError, "line 1: field 'text' is not Unicode"),
         ("a.txt", "text".encode("utf-16-le"), ValueError, "a.txt is not UTF-8 text: it holds null"),
-        ("a.txt", "text".encode("utf-16"), ValueError, "a.txt is not UTF-8 text"),
+        ("a.txt", "text".encode("utf-16")[:-1], ValueError, "a.txt is not UTF-16 text"),
+        ("a.json", b'[{"text": "x"}, 7]', ValueError, "entry 1 is not a JSON object, but 7"),
+        ("a.json", b'[{"text": "x"}, {"a": 7}]', ValueError, "entry 1 has no field 'text'"),
+        ("a.json", b'["x", "\\ud800"]', ValueError, "entry 1: it is not Unicode"),
+        ("a.json", b'{"text": "x"}\n{"text": "y"}', ValueError, "a.json is not JSON: Extra data"),
+        ("a.json", b"7", ValueError, "a.json is not a JSON object, but 7"),
+        ("a.csv", b"a,b\n1,2\n", ValueError, "no column 'text' in its heading: 'a,b'"),
+        ("a.csv", b"", ValueError, "no column 'text' in its heading: ''"),
+        ("a.csv", b"text,n\none, two,1\n", ValueError, "row 0 has more cells than the heading"),
+        ("a.csv", b'text,n\n"one"two,1\n', ValueError, "a.csv is not a table: "),
         ("a.parquet", b"PAR1 not", ValueError, "a.parquet is not a Parquet file"),
         ("a.txt", b"\xff", ValueError, "a.txt is not UTF-8 text"),
         ("a.txt", b" \n", ValueError, "a.txt holds no text"),
@@ -194,8 +284,9 @@ STRETCHES = st.sampled_from(
 def test_the_first_tokens_are_those_of_the_whole_text(model, spaced, parts, count):
     text = "x" + "".join(parts)
     for reader in (model, spaced):
-        whole = reader.encode(text)
-        found = Source("-", tokens=count, length=64).read(reader, text)
+        whole = reader.encode(text, add_special_tokens=False)
+        source = Source("-", tokens=count, length=64, special_tokens=False)
+        found = source.read(reader, text)
         np.testing.assert_array_equal(found.tokens, whole[:count])
         assert bool(found.left_out) == (len(whole) > count)
 
@@ -260,14 +351,81 @@ def test_texts_begin_with_the_token_of_their_tokenizer(tmp_path, spaced):
     path = str(tmp_path / "a.jsonl")
     parts = [KEPT[0], *("\n\n" + text for text in KEPT[1:])]
     plain = [n for part in parts for n in spaced.encode(part, add_special_tokens=False)]
-    assert Source(path, length=64).read(spaced).tokens.tolist() == [1, *plain]
-    assert Source(path, length=64, tokens=5).read(spaced).tokens.tolist() == [1, *plain[:4]]
-    assert Source(path, length=64, tokens=1).read(spaced).tokens.tolist() == [1]
+
+    def read(**fields):
+        found = Source(path, **{"length": 64, **fields}).read(spaced)
+        return found.begins, found.tokens.tolist()
+
+    assert read() == ((1,), plain)
+    assert read(tokens=5) == ((1,), plain[:4])
+    assert read(tokens=1) == ((1,), plain[:1])
+    assert read(special_tokens=False, tokens=5) == ((), plain[:5])
     for seed in range(3):
-        shuffled = Source(path, length=64, shuffled=True, seed=seed).read(spaced).tokens.tolist()
-        assert shuffled[0] == 1
-        assert sorted(shuffled) == sorted([1, *plain])
-        assert shuffled != [1, *plain]
+        begins, shuffled = read(shuffled=True, seed=seed)
+        assert begins == (1,)
+        assert sorted(shuffled) == sorted(plain)
+        assert shuffled != plain
+
+
+def test_texts_without_special_tokens_are_named_so():
+    assert Source("a.txt", special_tokens=False).label == "a.txt, without special tokens"
+    assert Source("a.txt", special_tokens=False, name="mine").label == "mine"
+    with pytest.raises(ValueError, match="special_tokens must be true or false, not 0"):
+        Source(special_tokens=0)
+
+
+@given(
+    count=st.integers(1, 60),
+    length=st.integers(3, 20),
+    stride=st.integers(1, 20),
+    begins=st.lists(st.integers(0, 9), max_size=2),
+)
+def test_every_window_begins_with_the_tokens_of_a_text(model, count, length, stride, begins):
+    """Each token is compared once, from as far back as its window reaches."""
+    tokens = np.arange(100, 100 + count)
+    text = Text.of(tokens, model, length=length, stride=min(stride, length), begins=begins)
+    whole = [*begins, *tokens.tolist()]
+    compared = []
+    for window in text.windows:
+        numbers = window.tokens.tolist()
+        assert numbers[: len(begins)] == begins
+        assert len(numbers) <= length
+        at = whole.index(numbers[len(begins)])
+        assert numbers[len(begins) :] == whole[at : at + len(numbers) - len(begins)]
+        behind = [*whole, -1][at + 1 : at + 1 + len(numbers) - len(begins)]
+        assert window.following[len(begins) :].tolist() == behind
+        compared += zip(numbers, window.following.tolist(), strict=True)
+        del compared[len(compared) - len(numbers) : len(compared) - len(numbers) + window.context]
+    assert compared == list(itertools.pairwise([*whole, -1]))
+    assert text.compared == len(whole)
+    starts = {window.tokens[len(begins)] for window in text.windows}
+    assert text.read == count + len(begins) * len(starts)
+    assert text.notes() == []
+
+
+@given(st.integers(1, 99), st.integers(3, 20), st.integers(1, 20), st.integers(0, 2))
+def test_as_many_tokens_are_read_as_fit_with_those_that_begin_windows(
+    model, asked, length, stride, begins
+):
+    def read(count, number=None):
+        return Text.of(
+            np.zeros(count, int), model, count=number, length=length, stride=min(stride, length),
+            begins=[1] * begins,
+        )  # fmt: skip
+
+    found = read(200, asked)
+    assert found.read <= max(asked, begins + 1)
+    assert read(len(found.tokens) + 1).read > asked
+    assert found.notes() == [
+        f"the text: the first {found.read} tokens of {read(200).read} are read"
+    ]
+
+
+def test_a_window_has_room_for_more_than_its_beginning(model):
+    with pytest.raises(ValueError, match="length must be above 2, the tokens that begin a window"):
+        Text.of([5, 6], model, length=2, begins=[1, 2])
+    with pytest.raises(ValueError, match="token 9999 at position 0 of the text is not in"):
+        Text.of([5, 6], model, begins=[9999])
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
@@ -298,7 +456,7 @@ def test_standard_input_is_shared_by_sources_and_not_closed(monkeypatch, model):
     assert not buffer.closed
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.csv", "a.TSV", "a.xlsx"])
+@pytest.mark.parametrize("name", ["a.pdf", "a.txt.zst", "a.XLSX"])
 def test_files_that_hold_texts_in_another_form_are_refused(tmp_path, name):
     (tmp_path / name).write_text('["one", "two"]')
     with pytest.raises(ValueError, match=rf"{name}' is not read as a text: expected plain text, "):
@@ -374,7 +532,10 @@ def test_a_window_that_does_not_fit_the_model_is_refused(model):
     [
         ({"source": ""}, "source must be a file"),
         ({"source": 7}, "source must be a file"),
-        ({"kind": "csv"}, "unknown kind 'csv': expected plain, jsonl, parquet, datasets"),
+        (
+            {"kind": "html"},
+            "unknown kind 'html': expected plain, json, jsonl, csv, parquet, datasets",
+        ),
         ({"source": "-", "kind": "parquet"}, "'-' cannot be of kind 'parquet'"),
         ({"tokens": 0}, "tokens must be a positive integer, not 0"),
         ({"tokens": "many"}, "tokens must be a positive integer, not 'many'"),
@@ -412,4 +573,4 @@ def test_files_are_looked_for_in_a_folder_and_keep_their_names(tmp_path):
 
 
 def test_every_kind_is_known():
-    assert list(sources.KINDS) == ["plain", "jsonl", "parquet", "datasets"]
+    assert list(sources.KINDS) == ["plain", "json", "jsonl", "csv", "parquet", "datasets"]

@@ -74,6 +74,10 @@ def test_what_has_no_error():
     infinite = ratio(np.array([math.inf, 1.0]), np.array([1.0, 1.0]))
     assert infinite.value == math.inf
     assert math.isnan(infinite.error)
+    halves = [np.array([math.inf, 1.0]), np.array([1.0, math.inf]), np.full(2, math.inf)]
+    assert math.isnan(paired([halves[0]], [halves[1]]).value)
+    assert math.isnan(paired([halves[0]], [halves[2]]).value)
+    assert ratio(np.array([1e308, 1e308]), np.ones(2)).value == math.inf
     with pytest.raises(ValueError, match="level must lie between 0 and 1, not 95"):
         Estimate(1.0, 0.1, 5).interval(95)
 
@@ -126,6 +130,9 @@ def test_metrics_have_the_errors_of_their_windows(count, length, context):
     assert found.windows == count
     assert found.estimate("kl").clusters == found.clusters == len(sums)
     np.testing.assert_allclose(found.kl_error, ratio(sums, sizes * 1.0).error, rtol=1e-9)
+    assert [each.positions for each in found.sums] == sizes.tolist()
+    np.testing.assert_allclose([each.kl for each in found.sums], sums, rtol=1e-9)
+    assert sum(each.flips for each in found.sums) == round(found.flip_rate * found.tokens)
     parts = clusters_of(losses)
     if parts:
         sums, sizes = (np.array([f(part) for part in parts]) for f in (np.sum, len))
@@ -133,6 +140,10 @@ def test_metrics_have_the_errors_of_their_windows(count, length, context):
         np.testing.assert_allclose(found.perplexity_error, expected_error, rtol=1e-9)
     with pytest.raises(ValueError, match="no metric 'tokens' with an error"):
         found.estimate("tokens")
+
+
+def sums_of(comparison):
+    return comparison.metrics.sums
 
 
 def test_machines_are_compared_over_the_same_positions():
@@ -146,6 +157,11 @@ def test_machines_are_compared_over_the_same_positions():
     assert low < second.metrics.kl - first.metrics.kl < high < 0
     assert second.more_than_first.clusters == second.metrics.windows == 6
     assert (same.more_than_first.value, same.more_than_first.error) == (0.0, 0.0)
+    sums = np.array(
+        [[b.kl - a.kl, a.positions] for a, b in zip(*map(sums_of, (first, second)), strict=True)]
+    )
+    again, more = ratio(*sums.T), second.more_than_first
+    assert (again.value, again.error) == pytest.approx((more.value, more.error), rel=1e-12)
     assert second.metrics.recomputation_rate_error > 0
     record = second.record()
     assert record["metrics"]["kl_error"] == second.metrics.kl_error

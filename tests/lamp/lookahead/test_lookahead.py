@@ -181,6 +181,46 @@ def test_what_overflows_is_recomputed_whatever_the_rule(step):
     assert 0 < result.recomputation_rate < 1
 
 
+def several(*amounts):
+    """Rules of all places with the same budgets."""
+    places = ("softmax:tv", "norm:norm", "activation:activation", "logits:tv")
+    return [LAMP.parse(f"{place}:{','.join(amounts)}") for place in places]
+
+
+def test_equal_products_that_recompute_are_one():
+    low = dict.fromkeys(("scores", "attention_output", "mlp_down", "lm_head"), LOW)
+    low["mlp_up"] = fpemu.Sequential("e8m5")
+    one = lamp.Hardware("one", **low)
+    three = replace(one, recomputed=[HIGH, HIGH, HIGH])
+    alone = MODEL.with_hardware(one, several("16%")).forward(TOKENS)
+    shared = MODEL.with_hardware(three, several("10%", "0%", "6%")).forward(TOKENS)
+    np.testing.assert_array_equal(alone.logits, shared.logits)
+    assert alone.recomputed.keys() == shared.recomputed.keys()
+    for step, layers in shared.recomputed.items():
+        for own, part in zip(layers, alone.recomputed[step], strict=True):
+            assert (own.selected, own.components) == (part.selected, part.components)
+            assert (part.levels, part.widths) == ((), ())
+            assert own.widths == (14 if step == "mlp_up" else 13, 32, 32, 32)
+            first, second, third = own.levels
+            assert (second, first + third) == (0, own.selected)
+            assert third == int(0.06 * own.components)
+    # The middle one matters, if it is another.
+    other = replace(one, recomputed=["e8m6", HIGH, HIGH])
+    changed = MODEL.with_hardware(other, several("10%", "0%", "6%")).forward(TOKENS)
+    assert (changed.logits != shared.logits).mean() > 0.5
+
+
+def test_rules_have_an_amount_for_each_product_that_recomputes():
+    three = lamp.Hardware("three", scores=LOW, recomputed=["e8m10", "float32"])
+    message = "three recomputes by 2 products, so that a rule takes as many amounts, not 1"
+    with pytest.raises(ValueError, match=message):
+        MODEL.with_hardware(three, LAMP("kl", budget=0.1))
+    with pytest.raises(ValueError, match=message):
+        lamp.evaluation.Setting(three, several("1%"))
+    with pytest.raises(ValueError, match=r"low scores recomputes by one product, .* not 3: norm"):
+        on("scores", several("1%", "1%", "1%")[1:])
+
+
 def test_two_rules_for_a_place_and_strangers_are_refused():
     with pytest.raises(ValueError, match="two rules for logits"):
         LookAhead.of([LAMP("kl", tau=0.1, on="logits"), LAMP("largest", tau=0.1, on="logits")])

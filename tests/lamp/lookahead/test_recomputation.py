@@ -68,11 +68,19 @@ RULES = {
         "activation": {"rule": "activation", "budget": 0.15},
         "logits": {"rule": "total_variation", "budget": 0.3, "scope": "row"},
     },
+    "two precisions": {
+        "softmax": {"rule": "total_variation", "budget": (0.2, 0.1)},
+        "norm": {"rule": "norm", "budget": (0.2, 0.1), "scope": "row"},
+        "activation": {"rule": "activation"},
+        "logits": {"rule": "kl", "weights": "abs"},
+    },
 }
 
 
-def machine_of(name):
+def machine_of(name, kind="thresholds"):
     high = Product("float32", "bfloat16", "tf32", rounding="rto")
+    if kind == "two precisions":
+        high = Product("e8m9", "e8m4", "e8m6"), high
     if NARROW[name] is None:
         return Hardware(name, residual=Sum("float8_e3m4"), recomputed=high)
     low = dict.fromkeys(STEPS, Product(NARROW[name], output="float32"))
@@ -125,7 +133,7 @@ def shares_of(step, steps, model, layer, machine):
     before, weights = steps[f"{step}_before"], model._weights
     if step in ("scores", "lm_head"):
         z = plain.softmax(plain.causal(before) if step == "scores" else before)
-        format = machine.softmax.output if step == "scores" else machine.recomputed.output
+        format = machine.softmax.output if step == "scores" else machine.levels[-1].output
         z = np.vectorize(lambda x: reference.round_exact(x, format))(z)
         return z * (1 - z)
     block, epsilon = weights.blocks[layer], model.shape.epsilon
@@ -145,16 +153,24 @@ def weighted(shares, settings, before):
 
 
 def chosen(shares, settings, exists):
-    """Which shares a rule takes, and which are so near its threshold that rounding decides."""
-    if settings.tau is not None:
-        thresholds = settings.tau
-    elif settings.scope == "row":
-        counts = (settings.budget * exists.sum(axis=-1)).astype(int)
-        ordered = -np.sort(-np.where(exists, shares, -1.0), axis=-1)
-        thresholds = np.take_along_axis(ordered, counts[..., np.newaxis], -1)
-    else:
-        thresholds = -np.sort(-shares[exists])[int(settings.budget * exists.sum())]
-    return (shares > thresholds) & exists, np.abs(shares - thresholds) <= 1e-5 * thresholds
+    """By which product a rule has each share recomputed, and which shares are so near a threshold
+    that rounding decides."""
+    levels, near = np.zeros(shares.shape, int), np.zeros(shares.shape, bool)
+    given = settings.budget if settings.tau is None else settings.tau
+    amounts = list(given) if isinstance(given, tuple) else [given]
+    for number in range(len(amounts)):
+        if settings.tau is not None:
+            thresholds = amounts[number]
+        elif settings.scope == "row":
+            counts = (sum(amounts[number:]) * exists.sum(axis=-1) + 1e-9).astype(int)
+            ordered = -np.sort(-np.where(exists, shares, -1.0), axis=-1)
+            thresholds = np.take_along_axis(ordered, counts[..., np.newaxis], -1)
+        else:
+            count = int(sum(amounts[number:]) * exists.sum() + 1e-9)
+            thresholds = -np.sort(-shares[exists])[count]
+        levels += (shares > thresholds) & exists
+        near |= np.abs(shares - thresholds) <= 1e-5 * thresholds
+    return levels, near
 
 
 def settings_of(kind, model, machine):
@@ -170,20 +186,22 @@ def settings_of(kind, model, machine):
             shares = weighted(shares, LAMP(**given, tau=0.0), layers[layer][step])
             # Probabilities of scores of many hundreds are zeros and ones.
             usual = shares[shares > 1e-6]
-            given["tau"] = float(np.quantile(usual, 0.67)) if usual.size else 0.01
+            quantiles = (0.5, 0.75) if kind == "two precisions" else (0.67,)
+            taus = np.quantile(usual, quantiles).tolist() if usual.size else [0.01, 0.1]
+            given["tau"] = tuple(taus[: len(quantiles)])
         found[place] = LAMP(**given)
     return found
 
 
 CASES = [(name, "thresholds") for name in NARROW]
-CASES += [("e3m4, infinite beyond 15.5", name) for name in ("weights", "budgets")]
+CASES += [("e3m4, infinite beyond 15.5", name) for name in ("weights", "budgets", "two precisions")]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_some_components_are_of_the_high_precision_and_the_others_of_the_low(name, kind, family):
     """Those that overflowed and those that the rules take: bit for bit, with the same masks."""
-    tiny, machine = FAMILIES[family], machine_of(name)
+    tiny, machine = FAMILIES[family], machine_of(name, kind)
     tensors = overflowing_tensors(family, range_of(name))
     settings = settings_of(kind, tiny.model("fp64", tensors=tensors), machine)
     model = tiny.model(machine, settings.values(), tensors)
@@ -205,14 +223,24 @@ def test_some_components_are_of_the_high_precision_and_the_others_of_the_low(nam
             shares = weighted(shares, settings[place], steps[f"{step}_before"])
             taken, near = chosen(shares, settings[place], exists)
             beyond = steps[f"{step}_overflow"]
-            np.testing.assert_array_equal((mask == (taken | beyond)) | near, True, err_msg=step)
+            expected = np.where(beyond, len(machine.levels), taken)
+            np.testing.assert_array_equal((mask == expected) | near, True, err_msg=step)
             assert near.mean() < 0.2  # the first that is left is near itself
             counted, gated = recomputed[step][layer % LAYERS], 0
             if step == "mlp_up" and "gated" in steps:
                 gated = steps["gated_overflow"].sum()
                 assert (gated > 0) == (NARROW[name] is not None)
-            assert (counted.selected, counted.components) == (mask.sum() + gated, exists.sum())
-            counts[step] += beyond.sum(), (taken & ~beyond).sum(), (exists & ~mask).sum()
+            selected = np.count_nonzero(mask) + gated
+            assert (counted.selected, counted.components) == (selected, exists.sum())
+            if kind == "two precisions":
+                of_each = (mask == 1).sum(), (mask == 2).sum() + gated
+                assert counted.levels == of_each
+                assert counted.widths == (8, 18, 32)
+            counts[step] += (
+                beyond.sum(),
+                np.count_nonzero(taken * ~beyond),
+                (exists & (mask == 0)).sum(),
+            )
     # There is some of everything: what overflowed, what the rule took besides, what is left.
     for step, (beyond, taken, left) in counts.items():
         assert (beyond > 0) == (NARROW[name] is not None or STEPS[step] == "norm"), step

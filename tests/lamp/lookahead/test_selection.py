@@ -190,6 +190,8 @@ def test_settings_that_make_no_sense_are_refused(settings_, message):
 
 def test_bad_arrays_are_refused():
     z = np.array([0.5, 0.5])
+    with pytest.raises(TypeError, match="z is a masked array"):
+        select(np.ma.masked_array([0.1, 0.9], mask=[False, True]), tau=1.2)
     with pytest.raises(ValueError, match=r"1.5 is outside \[0, 1\]"):
         select([0.5, 1.5], tau=1.5)
     with pytest.raises(ValueError, match=r"-0.5 is outside \[0, 1\]"):
@@ -521,6 +523,9 @@ TEXTS = {
     "norm:norm:1%": LAMP("norm", budget=0.01),
     "activation:random:12.5%:seed=7": LAMP("random", budget=0.125, seed=7, on="activation"),
     "softmax:value_aware:1e-3:leading_columns=1": LAMP("value_aware", tau=1e-3, leading_columns=1),
+    "softmax:kl:10%,0%,1%:weights=abs": LAMP("kl", budget=(0.1, 0.0, 0.01), weights="abs"),
+    "softmax:normwise:1.1,1.5": LAMP(tau=(1.1, 1.5)),
+    "softmax:kl:0.5": LAMP("kl", tau=(0.5,)),
 }
 
 
@@ -548,6 +553,15 @@ def test_settings_survive_being_written_down(amount, is_budget, rule):
         ("softmax:norm:1%", "rule 'norm' with a budget is for norm, not 'softmax'"),
         ("softmax:tv:1%:weight=abs", "'weight=abs' is not one of weights=..., seed=..."),
         ("softmax:random:1%:seed=x", "invalid literal"),
+        ("softmax:tv:10%,0.1", "'10%,0.1' mixes taus with shares in percent"),
+        ("softmax:tv:10%,", "mixes"),
+        ("softmax:tv:0.2,0.1", r"several tau must ascend, unlike \(0.2, 0.1\)"),
+        ("softmax:tv:0.2,0.2", "several tau must ascend"),
+        ("softmax:normwise:1.2,2.1", r"tau of normwise must lie in \(1, 2\], not 2.1"),
+        ("softmax:tv:60%,50%", r"budgets must sum to 1 at most, unlike \(0.6, 0.5\)"),
+        ("softmax:tv:10%,101%", r"budget must be a share in \[0, 1\], not 1.01"),
+        ("softmax:componentwise:0.2,0.3", "rule 'componentwise' takes one amount"),
+        ("softmax:normwise_optimal:10%,5%", "rule 'normwise_optimal' takes one amount"),
     ],
 )
 def test_settings_in_wrong_words_are_refused(text, message):
@@ -575,12 +589,88 @@ def test_numbers_of_numpy_are_numbers():
         ({"tau": "1.2"}, "tau must be a number, not '1.2'"),
         ({"rule": "kl", "budget": 1j}, "budget must be a number, not 1j"),
         ({"rule": "random", "budget": 0.1, "seed": 1.5}, "seed must be an integer, not 1.5"),
+        ({"rule": "kl", "tau": (0.1, "0.2")}, "tau must be a number, not '0.2'"),
         ({"tau": 1.5, "leading_columns": None}, "leading_columns must be an integer, not None"),
     ],
 )
 def test_settings_that_are_no_numbers_are_refused(fields, message):
     with pytest.raises(TypeError, match=message):
         LAMP(**fields)
+
+
+def plain_levels(z, y, rule, **amounts):
+    """By which of two products each component is recomputed, from the definition of a rule."""
+    if rule == "normwise":
+        low, high = (np.array([authors_rule(row, tau) for row in z]) for tau in amounts["tau"])
+        return np.where(high, 2, np.where(low, 1, 0))
+    scores = np.abs(y) ** 2 * z * (1 - z) if rule == "kl" else z
+    if "tau" in amounts:
+        low, high = amounts["tau"]
+        return np.where(scores > high, 2, np.where(scores > low, 1, 0))
+    low, high = (int(share * scores.size + 1e-9) for share in amounts["budget"])
+    order, levels = np.argsort(-scores, axis=None, kind="stable"), np.zeros(scores.size, int)
+    levels[order[: low + high]] = 1
+    levels[order[:high]] = 2
+    return levels.reshape(scores.shape)
+
+
+@pytest.mark.parametrize(
+    ("rule", "amounts"),
+    [
+        ("kl", {"budget": (0.2, 0.1)}),
+        ("kl", {"tau": (0.01, 0.2)}),
+        ("largest", {"budget": (0.25, 0.0)}),
+        ("largest", {"budget": (0.0, 0.25)}),
+        ("normwise", {"tau": (1.1, 1.6)}),
+    ],
+)
+def test_the_highest_scores_are_for_the_highest_precision(rule, amounts):
+    y = np.random.default_rng(5).normal(0, 2, (20, 30))
+    z = softmax(y)
+    levels = select(z, y, rule=rule, weights="abs" if rule == "kl" else None, **amounts)
+    expected = plain_levels(z, y, rule, **amounts)
+    np.testing.assert_array_equal(levels, expected)
+    assert levels.dtype == np.uint8
+    assert set(np.unique(levels)) == {0, 1, 2} - {
+        number for number, share in enumerate(amounts.get("budget", ()), 1) if not share
+    }
+
+
+def test_taus_in_proportion_to_bits_over_errors_are_optimal():
+    """Against all choices of a precision for each of eight components, see mathematics.md."""
+    generator = np.random.default_rng(7)
+    bits, errors = np.array([0, 10, 16]), np.array([1.0, 2.0**-4, 2.0**-6])
+    ratios = np.diff(bits) / -np.diff(errors)
+    choices = np.array(list(itertools.product(range(3), repeat=8)))
+    costs, used = bits[choices].sum(axis=1), set()
+    for scale in (1e-4, 1e-3, 1e-2):
+        z, weights = softmax(generator.normal(size=8)), generator.exponential(size=8)
+        taus = tuple((scale * ratios).tolist())
+        levels = select(z, rule="kl", tau=taus, weights=weights)
+        scores = weights**2 * z * (1 - z)
+        left = (scores * errors[choices]).sum(axis=1)
+        affordable = costs <= bits[levels].sum()
+        assert (scores * errors[levels]).sum() == pytest.approx(left[affordable].min(), rel=1e-12)
+        used |= set(levels.tolist())
+    assert used == {0, 1, 2}
+
+
+@pytest.mark.parametrize("control", ["causal", "padded"])
+def test_a_control_moves_all_precisions_together(control):
+    z = softmax(np.random.default_rng(6).normal(0, 2, (50, 16)))
+    lengths = np.arange(1, 51).clip(max=16)
+    options = {"rule": "largest", "budget": (0.2, 0.1), "row_lengths": lengths}
+    levels, moved = (select(z, control=each, **options) for each in ("none", control))
+    assert (moved != levels).any()
+    counts = [[(each == level).sum(axis=1) for level in (1, 2)] for each in (levels, moved)]
+    assert (np.array(counts[1]) <= counts[0]).all()  # what falls on masked columns is lost
+    assert np.array_equal(*counts) == (control == "causal")
+    assert not moved[np.arange(16) >= lengths[:, np.newaxis]].any()
+
+
+def test_several_amounts_of_nothing_are_levels_too():
+    assert select(np.zeros((0, 4)), rule="largest", budget=(0.1, 0.1)).dtype == np.uint8
+    assert select(np.zeros((0, 4)), rule="largest", budget=0.1).dtype == np.bool_
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,10 @@ from fpemu import Blocked, Chained, Exact, Format, Pairwise, Promoted, Rounding,
 from fpemu.reference import round_exact
 from fpemu.scaling import BlockFormat
 from lamp import Function, Hardware, Product, Sum, Tiled
-from lamp.machines import digest
+from lamp.evaluation import Setting
+from lamp.machines import definitions, digest
 from lamp.machines import files as machine_files
+from lamp.studies.tasks import Checkpoint, Task
 from tests.lamp.machines.strategies import changed_in_one_place, machines
 from tests.lamp.machines.test_machines import MIXED, presets
 
@@ -90,6 +92,46 @@ def test_a_file_says_what_differs_from_its_preset():
     assert machine.softmax == base.softmax
     assert machine.recomputed.output == base.recomputed.output
     assert machine.recomputed.operands.name == "tf32"
+
+
+def test_a_file_has_one_product_or_several_that_recompute():
+    tables = """
+        preset = "fp64"
+        [[recomputed]]
+        accumulator = {kind = "blocked", format = "e8m7", block = 4}
+        [[recomputed]]
+        rounding = "rtz"
+        """
+    machine = machine_files.loads(tables)
+    first, second = machine.recomputed
+    assert machine.levels == machine.recomputed
+    assert (first.accumulator, first.output.name) == (Blocked("e8m7", 4), "float64")
+    assert (second.accumulator.format.name, second.rounding.mode) == ("float64", "rtz")
+    strings = machine_files.loads('recomputed = ["e8m10", "float32"]')
+    base = lamp.hardware("fp32").recomputed
+    assert strings.recomputed == (replace(base, accumulator=Sequential("e8m10")), base)
+    # A list of one is that one: the same machine, file and digest.
+    alone = machine_files.loads('name = "a"\nrecomputed = ["e8m10"]')
+    same = machine_files.loads('name = "a"\nrecomputed = "e8m10"')
+    assert alone == same
+    assert machine_files.dumps(alone) == machine_files.dumps(same)
+    assert digest(strings) != digest(alone)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("recomputed = []", "line 1: recomputed must be a product or a list of them"),
+        ('\nrecomputed = ["float32",\n 3]', r"line 2: \[recomputed\]: accumulator must be"),
+        (
+            '[[recomputed]]\n[[recomputed]]\nacumulator = "e8m4"',
+            r"line 3: unknown key 'acumulator' of \[recomputed\]",
+        ),
+    ],
+)
+def test_wrong_products_that_recompute_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        machine_files.loads(text)
 
 
 def test_a_file_says_how_attention_goes_through_the_keys(tmp_path):
@@ -290,6 +332,63 @@ def test_an_accumulator_of_ones_own_goes_by_its_module_and_name():
     changed = replace(machine, scores=replace(OWN, share=0.5))
     assert digest(changed) != digest(machine)
     assert machine_files.loads(text) != changed
+
+
+DEFINED = """
+from dataclasses import dataclass
+from fractions import Fraction
+import fpemu
+LIMIT = 2
+def cut(x):
+    return x if abs(x) < LIMIT else Fraction(0)
+@dataclass(frozen=True)
+class Cutting(fpemu.Accumulator):
+    format: fpemu.Format
+    rounding: fpemu.Rounding = fpemu.Rounding("rne")
+    def inner_product(self, a, b, c):
+        return sum((cut(x * y) for x, y in zip(a, b)), c)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("x * y", "x + y"),
+        ("Fraction(0)", "Fraction(1)"),
+        ("LIMIT = 2", "LIMIT = 3"),
+        ("abs(x) < LIMIT", "abs(x) <= LIMIT"),
+    ],
+)
+def test_the_code_of_an_accumulator_of_ones_own_counts(old, new):
+    def machine(text):
+        held = {"__name__": "cutting"}
+        exec(text, held)
+        return Hardware("m", scores=held["Cutting"](fpemu.format("float32")))
+
+    known = machine(DEFINED)
+    same = machine(DEFINED.replace("LIMIT = 2", "\n# a comment\nLIMIT = 2"))
+    assert digest(same) == digest(known)
+    other = machine(DEFINED.replace(old, new))
+    assert digest(other) != digest(known)
+    assert machine_files.dumps(other) == machine_files.dumps(known)
+    assert definitions(other).keys() == definitions(known).keys() == {"cutting:Cutting"}
+    assert definitions(Hardware("m")) == {}
+
+
+def test_the_key_of_a_run_holds_the_code_of_an_accumulator_of_ones_own():
+    def keys(text, where):
+        held = {"__name__": "cutting"}
+        exec(text, held)
+        machine = Hardware("m", scores=held["Cutting"](fpemu.format("float32")))
+        machines = {"machine": Hardware("m"), "reference": Hardware("r")} | {where: machine}
+        checkpoint = Checkpoint("model", "digest", ())
+        setting = Setting(machines["machine"])
+        task = Task(checkpoint, None, "text", setting, machines["reference"], 1)
+        return task.key, task.reference_key
+
+    for where, changed in (("machine", (True, False)), ("reference", (True, True))):
+        old, new = (keys(text, where) for text in (DEFINED, DEFINED.replace("* y", "+ y")))
+        assert tuple(a != b for a, b in zip(old, new, strict=True)) == changed
 
 
 def test_a_class_of_the_same_name_is_another_machine():

@@ -61,6 +61,10 @@ IN_STEPS = Hardware(
 )
 
 
+def named(spec):
+    return spec if isinstance(spec, str) else getattr(spec, "name", None)
+
+
 def assert_same(found, expected):
     """The same numbers, and zeros of the same sign."""
     np.testing.assert_array_equal(found, expected)
@@ -68,7 +72,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("spec", [*presets(), MIXED, ALIKE, TWICE, IN_STEPS], ids=str)
+@pytest.mark.parametrize("spec", [*presets(), MIXED, ALIKE, TWICE, IN_STEPS], ids=named)
 def test_every_machine_computes_what_the_oracle_does(spec, family):
     """Step by step."""
     machine, tiny = lamp.hardware(spec), FAMILIES[family]
@@ -180,6 +184,13 @@ def test_softmax_in_rounded_rows_is_that_of_all_rows(monkeypatch):
         (lambda: Product(devices.get(MX), "mxfp4"), ValueError, "float8_e4m3fn, not mxfp4"),
         (lambda: Hardware("h", norm=Product()), TypeError, "norm must be a Function, not a Prod"),
         (lambda: Hardware("h", qkv="float33"), ValueError, "unknown format 'float33'"),
+        (lambda: Hardware("h", recomputed=()), ValueError, "recomputed must be a product or sever"),
+        (lambda: Hardware("h", recomputed=["e8m4", Sum()]), TypeError, "be a Product, not a Sum"),
+        (
+            lambda: Hardware("h", recomputed=("e8m4", Product(order="ascending"))),
+            ValueError,
+            "recomputed: only scores have an order",
+        ),
         (lambda: Hardware("h", weights="f"), ValueError, "unknown format 'f'"),
         (lambda: Hardware("h", attention="tiled"), TypeError, "attention must be a Tiled or None"),
         (lambda: Tiled(rows=2.5), ValueError, "rows must be a positive integer, not 2.5"),
@@ -220,6 +231,30 @@ def test_softmax_in_rounded_rows_is_that_of_all_rows(monkeypatch):
 def test_what_is_impossible_is_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_products_that_recompute_are_steps_each():
+    machine = Hardware("h", scores="float32", recomputed=["e8m10", "float64"])
+    assert [step.accumulator.format.name for step in machine.levels] == ["e8m10", "float64"]
+    assert machine.carrier == np.float64
+    assert machine.scores_are_low
+    assert not replace(machine, scores="float64").scores_are_low
+    assert machine.derived(3) is machine
+    drawn = replace(
+        machine,
+        recomputed=(machine.levels[0], Product("e8m10", rounding=fpemu.Rounding("sr", seed=1))),
+    )
+    assert not drawn.is_causal
+    twice = replace(drawn, recomputed=(drawn.levels[1], drawn.levels[1])).derived(3)
+    seeds = [step.rounding.seed for step in twice.levels]
+    assert len({*seeds, drawn.derived(3).levels[1].rounding.seed, None}) == 3
+    other, one = (replace(machine, recomputed=levels) for levels in (("e8m9", "float64"), "e8m9"))
+    words = [f"sequential({name}, rne) -> {name} (rne)" for name in ("e8m10", "float64", "e8m9")]
+    found = {each.what: each.values for each in differences([machine, other])}
+    assert found == {"product 1": (words[0], words[2])}
+    found = {each.what: each.values for each in differences([machine, one])}
+    assert found == {"product 1": (words[0], words[2]), "product 2": (words[1], "-")}
+    assert {each.labels() for each in differences([machine, one])} == {("recomputed",)}
 
 
 def test_differences_name_the_inner_steps_of_attention():

@@ -105,6 +105,16 @@ def test_bounds_hold_with_look_ahead(family, kind):
     assert (found.stream[1] < without.stream[1]).all()
 
 
+def test_bounds_hold_with_several_precisions():
+    model = small("gpt2", seed=2)
+    machine = replace(hardware("ps7"), recomputed=("e8m9", "float32"))
+    rules = [replace(rule, tau=None, budget=(0.2, 0.2)) for rule in LOOK_AHEAD]
+    without = certify(model, TOKENS, machine)
+    found = certify(model, TOKENS, machine, rules)
+    check(found, model, machine, rules)
+    assert (found.stream[1] < without.stream[1]).all()
+
+
 def one_massive_channel(name, x):
     x = x.copy()
     if "wte" in name or "embed" in name:

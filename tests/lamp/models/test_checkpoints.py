@@ -139,7 +139,12 @@ def test_models_of_the_hub_are_taken_from_its_cache(tmp_path, hub):
     (cached / "refs").mkdir(parents=True)
     (cached / "refs" / "main").write_text(commit)
     path = random_checkpoint(cached / "snapshots" / commit)
-    assert checkpoints.directory("someone/small") == path
+    lacks = "lacks tokenizer_config.json, a tokenizer, and could not be completed"
+    with pytest.warns(UserWarning, match=rf"{lacks}.*the hub is not reached"):
+        assert checkpoints.directory("someone/small") == path
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        (path / name).write_text("{}")
+    assert checkpoints.directory("someone/small@main") == path
     expected = GPT2.from_pretrained(path).logits([1, 2])
     np.testing.assert_array_equal(GPT2.from_pretrained("someone/small").logits([1, 2]), expected)
 
@@ -172,7 +177,10 @@ class Hub:
 @pytest.fixture
 def model_hub(tmp_path, monkeypatch):
     source = random_checkpoint(tmp_path / "source")
-    for name in ("tokenizer.json", "chat_template.jinja", "merges.txt", "README.md"):
+    for name in (
+        "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt", "README.md",
+        "consolidated.safetensors",
+    ):  # fmt: skip
         (source / name).write_text("{}")
     (source / "onnx").mkdir()
     (source / "onnx" / "config.json").write_text("{}")
@@ -186,6 +194,7 @@ def test_models_are_fetched_with_everything_that_is_read(model_hub):
     assert model_hub.asked == [("someone/small", "v1.0")]
     assert {file.name for file in path.iterdir()} >= {"chat_template.jinja", "merges.txt"}
     assert not (path / "README.md").exists()
+    assert not (path / "consolidated.safetensors").exists()  # the same weights in another form
     assert not (path / "onnx").exists()
     assert checkpoints.directory("someone/small") == path
     assert len(model_hub.asked) == 1  # all of it is there
@@ -202,7 +211,10 @@ def test_files_of_pytorch_are_fetched_where_there_are_no_others(model_hub):
     np.testing.assert_array_equal(GPT2.from_pretrained("someone/small").logits([1, 2]), expected)
 
 
-@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+SETTINGS = ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", *SETTINGS])
 def test_a_cache_that_holds_a_part_is_completed(model_hub, missing):
     path = checkpoints.directory("someone/small")
     (path / missing).unlink()
@@ -210,11 +222,50 @@ def test_a_cache_that_holds_a_part_is_completed(model_hub, missing):
     assert (path / missing).is_file()
     (path / missing).unlink()
     model_hub.offline = True
-    if missing == "tokenizer.json":  # it runs without
-        assert checkpoints.directory("someone/small") == path
+    if missing in SETTINGS:  # it runs without
+        what = "a tokenizer" if missing == "tokenizer.json" else missing
+        with pytest.warns(UserWarning, match=rf"cache of 'someone/small' lacks {what}, and could"):
+            assert checkpoints.directory("someone/small") == path
     else:
         with pytest.raises(FileNotFoundError, match=r"holds only a part of it, and it could not"):
             checkpoints.directory("someone/small")
+
+
+def test_what_the_hub_does_not_have_is_not_asked_for(model_hub, monkeypatch):
+    model_hub.folder = model_hub.folder.parent / "snapshots" / "0123"
+    model_hub.folder.mkdir(parents=True)
+    path = checkpoints.directory("someone/small")
+    (path / "tokenizer_config.json").unlink()
+    absent = path.parents[1] / ".no_exist" / "0123"
+    absent.mkdir(parents=True)
+    (absent / "tokenizer_config.json").touch()
+    model_hub.asked.clear()
+    assert checkpoints.directory("someone/small") == path
+    (path / "generation_config.json").unlink()
+    # The library's list of the files, with which it has compared them.
+    monkeypatch.setattr(
+        "huggingface_hub.get_cached_repo_tree", lambda *_, **__: ["config.json"], raising=False
+    )
+    assert checkpoints.directory("someone/small") == path
+    assert not model_hub.asked
+
+
+def test_a_cache_that_is_known_to_lack_a_file_is_used_offline(model_hub, monkeypatch):
+    path = checkpoints.directory("someone/small")
+    model_hub.offline = True
+
+    class IncompleteError(LocalEntryNotFoundError):
+        snapshot_path = str(path)
+
+    def download(*_, **how):
+        raise IncompleteError("a file is missing") if how.get("local_files_only") else OSError("x")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.warns(UserWarning, match="lacks files, and could not be completed.*OSError: x"):
+        assert checkpoints.directory("someone/small") == path
+    (path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="holds only a part of it"):
+        checkpoints.directory("someone/small")
 
 
 def test_a_shard_that_is_missing_in_the_cache_is_fetched(model_hub):

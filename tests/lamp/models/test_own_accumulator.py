@@ -26,3 +26,24 @@ def test_products_are_bounded_by_what_it_states():
     expected = bounds.products(a, b, fpemu.Sequential("bfloat16"))
     assert_same_bits(found.computed, expected.computed)
     assert_same_bits(found.errors, expected.errors)
+
+
+class Lying(Compiled):
+    """One that states to be exact."""
+
+    def error_bound(self, terms, *, initial=False):
+        return 0.0
+
+    def underflow_bound(self, terms, *, initial=False, largest=None):
+        return 0.0
+
+
+def test_what_it_states_proves_no_token():
+    model = lamp.from_pretrained("embedded")
+    tokens = model.encode("Where precision")
+
+    def bound(accumulator):
+        machine = lamp.Hardware("own", lm_head=accumulator)
+        return lamp.certify(model, tokens, machine, kind="deterministic").bound
+
+    assert_same_bits(bound(Lying()), bound(Bounded()))

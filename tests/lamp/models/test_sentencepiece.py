@@ -54,7 +54,7 @@ def test_tokens_are_those_of_sentencepiece(tmp_path, name):
 def test_texts_without_unknown_characters_come_back(tmp_path):
     found = checkpoints.load_tokenizer(save(tmp_path))
     for text, tokens in EXPECTED["bpe"]["tokens"].items():
-        assert found.decode(tokens) == text
+        assert found.decode(tokens) == text.replace("\u2581", " ")  # which stands for a space
 
 
 def test_texts_begin_and_end_as_settings_say(tmp_path):
@@ -83,7 +83,7 @@ def test_pieces_in_a_gguf_file_have_the_same_tokens(tmp_path):
     for text, tokens in EXPECTED["bpe"]["tokens"].items():
         assert found.encode(text, add_special_tokens=False) == tokens, text
         assert found.encode(text) == [1, *tokens]
-        assert found.decode(tokens) == text
+        assert found.decode(tokens) == text.replace("\u2581", " ")  # which stands for a space
     assert (found.bos_token, found.eos_token) == ("<s>", "</s>")
 
 

@@ -493,3 +493,7 @@ def test_other_rules_are_refused(rule):
         FAMILIES["gpt2"].model("fp32").with_hardware(machine, rule)
     with pytest.raises(ValueError, match="takes the rule relaxed"):
         attention(query, key, value, hardware=machine, lamp=relaxed(0.1, control="causal"))
+    several = replace(machine, recomputed=("e8m10", "float32"))
+    with pytest.raises(ValueError, match=r"recomputes parts in one precision, unlike .*:0\.1,0\.2"):
+        attention(query, key, value, hardware=several, lamp=relaxed((0.1, 0.2)))
+    assert attention(query, key, value, hardware=several).recomputation.levels == (0, 0)

@@ -212,7 +212,7 @@ def test_words_are_sorted_and_every_column_can_be(browser):
 
 
 def test_rows_are_filtered_by_words(browser):
-    field = browser.open().all("input.filter")[0]
+    field = browser.open().all("input.filter")[1]
     field.send_keys("scores-ps3 normwise:1.5")
     shown = browser.run(
         "return [...document.querySelector('table.runs').tBodies[0].rows]"

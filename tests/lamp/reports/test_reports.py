@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.markers import MarkerStyle
 
+from fpemu._printing import clean
 from lamp import reports
 from lamp.cli.application import main
 from lamp.evaluation import Metrics
@@ -32,17 +33,15 @@ from lamp.reports import (
     console,
     exports,
     figures,
-    labels,
     numbers,
     pictures,
     svg,
     tables,
 )
-from lamp.reports.labels import NONE, clean
 from lamp.reports.page import page
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, described
-from lamp.reports.results import front
-from lamp.reports.scales import scale
+from lamp.reports.results import NONE, compared, factor_interval, front, rule
+from lamp.reports.scales import Scale
 from lamp.studies import Result, Run, Store
 from lamp.studies.runs import now
 from tests.lamp import canned_stores
@@ -177,6 +176,14 @@ def test_runs_that_differ_in_their_seeds_are_grouped():
     records = [run(0, 0, 1.0), run(1, 1, 2.0), run(2, 2, 6.0), run(3, 0, 5.0, tau=1.5)]
     records += [run(4, 0, 8.0, text="b"), run(5, 1, 8.0, text="b")]
     study = reports.Results("store", "s", {}, tuple(records), {})
+    (picture,) = (
+        p for _, p in charts.charts(study)[0].named if p.title == "m · a" and p.kind == "kl-rate"
+    )
+    sheet = drawn(picture)
+    assert sorted(mark[1] for mark in marks(sheet).values()) == [3.0, 5.0]
+    ((low, high),) = (bar for bar in bars(sheet)["m0"] if bar[0][0] == bar[1][0])
+    error = np.std([1, 2, 6], ddof=1) / np.sqrt(3)
+    assert (low[1], high[1]) == pytest.approx((3 - error, 3 + error))
     table = tables.seeds(study)
     first, second = ([cell.text for cell in row] for row in table.rows)
     assert first[:6] == ["m", "a", "ps4", "softmax:random:1.2", "3", "3.00e+00"]
@@ -191,7 +198,64 @@ def test_runs_that_differ_in_their_seeds_are_grouped():
         "8.00e+00",
         "8.00e+00 to 8.00e+00",
     ]
-    assert tables.seeds(reports.Results("store", "s", {}, tuple(records[3:5]), {})) is None
+    assert not tables.seeds(reports.Results("store", "s", {}, tuple(records[3:5]), {})).items
+
+
+def test_runs_are_compared_with_their_baseline_cluster_by_cluster(study):
+    found = list(compared(study))
+    groups = {}
+    for run in study.done:
+        groups.setdefault((run.model, run.text, run.hardware), []).append(run)
+    expected = {}
+    for group in groups.values():
+        first = next((run for run in group if run.lamp == NONE), group[0])
+        expected |= {run.position: first for run in group if run is not first}
+    assert {each.run.position: each.baseline for each in found} == expected
+    assert {each.baseline.lamp == NONE for each in found} == {True, False}
+    finite = 0
+    for each in found:
+        a, b = (
+            np.array([s.kl for s in run.metrics.sums]) / 64 for run in (each.baseline, each.run)
+        )
+        value = np.mean(b - a)
+        assert same(each.kl.value, pytest.approx(value, nan_ok=True)) or math.isnan(value)
+        if np.isfinite(a).all() and np.isfinite(b).all() and a.all() and b.all():
+            finite += 1
+            factor = np.mean(b) / np.mean(a)
+            assert each.kl.error == pytest.approx(np.std(b - a, ddof=1) / 4)
+            error = np.std(b - factor * a, ddof=1) / 4 / np.mean(a)
+            assert (each.factor.value, each.factor.error) == pytest.approx((factor, error))
+            low, high = factor_interval(each)
+            reach = 2.131450 * error / factor
+            assert (low, high) == pytest.approx((factor * np.exp(-reach), factor * np.exp(reach)))
+        sums = zip(each.baseline.metrics.sums, each.run.metrics.sums, strict=True)
+        flips = [b.flips - a.flips for a, b in sums]
+        assert each.flips.value == pytest.approx(np.mean(flips) / 64)
+    assert finite > 30
+
+
+def test_runs_without_sums_or_on_other_windows_are_not_compared(study):
+    done = study.done[:3]
+    other = [
+        replace(done[1].metrics, sums=()),
+        replace(done[2].metrics, sums=done[2].metrics.sums[1:]),
+    ]
+    changed = (done[0], *(replace(r, metrics=m) for r, m in zip(done[1:], other, strict=True)))
+    assert len({run.hardware for run in done}) == 1
+    assert len(list(compared(replace(study, records=done)))) == 2
+    assert not list(compared(replace(study, records=changed)))
+
+
+def test_comparisons_stand_on_the_page(study, tree):
+    table = next(every(tree, "table", "compared"))
+    rows = [list(every(row, "td")) for row in every(next(every(table, "tbody")), "tr")]
+    for each, cells in zip(compared(study), rows, strict=True):
+        labels = [clean(getattr(each.run, name)) for name in ("model", "text", "hardware", "lamp")]
+        assert [text(cell) for cell in cells[:5]] == [*labels, clean(each.baseline.lamp)]
+        for cell, value in ((cells[5], each.factor.value), (cells[7], each.kl.value)):
+            assert same(float(cell[1]["data-v"]), value)
+        shown = text(cells[6])
+        assert shown == "" or all(float(end.replace("∞", "inf")) > 0 for end in shown.split(" to "))
 
 
 def test_front_of_the_table_is_that_of_brute_force(tree, path):
@@ -396,7 +460,7 @@ def test_marks_are_where_their_numbers_are(study, x, y):
         for record in pair.looked_ahead:
             mark = placed[described(record, y, x)]
             assert mark[2] == f"m{study.machines.index(record.hardware)}"
-            assert mark[3] == f"r{study.rules.index(labels.rule(record.lamp))}"
+            assert mark[3] == f"r{study.rules.index(rule(record.lamp))}"
             for way, axis, quantity in ((0, sheet.axes.xaxis, x), (1, sheet.axes.yaxis, y)):
                 value = quantity.value(record)
                 low, high = axis.get_view_interval()
@@ -421,6 +485,63 @@ def test_values_that_a_logarithmic_axis_has_no_place_for_are_beside_it(study):
         ends = middles.get("0", 0), middles.get("∞", math.inf)
         assert all(ends[0] < place < ends[1] for place in axis.get_ticklocs())
     assert names == {"NaN", "∞", "0"}
+
+
+def bars(sheet, role="bar"):
+    """The ends of bars or the corners of bands, by class of color, as {((x, y), ...)}."""
+    found = {}
+    for artist in sheet.axes.collections:
+        kind, color, *_ = sheet.marked.get(artist.get_gid(), ("", ()))[0].split() or ["", ""]
+        if kind == role:
+            parts = {tuple(map(tuple, path.vertices.tolist())) for path in artist.get_paths()}
+            seen = {part for part in parts if len(set(part)) > 1}
+            found.setdefault(color, set()).update(seen)
+    return found
+
+
+@pytest.mark.parametrize("y", [KL, FLIPS])
+def test_bars_are_one_standard_error(study, y):
+    for picture, pair in zip(charts.scatter(study, RATE, y), study.pairs, strict=True):
+        sheet = drawn(picture)
+        placed, expected = marks(sheet), {}
+        bottom = min(sheet.axes.get_ylim())
+        for run in pair.looked_ahead:
+            x, _, color, _ = placed[described(run, y, RATE)]
+            value, error = y.value(run), y.error(run)
+            if 0 < value < math.inf and error > 0:
+                ends = ((x, value - error), (x, value + error))
+                expected.setdefault(color, set()).add(ends)
+                assert bottom < value - error
+        assert sum(map(len, expected.values())) > 10 or y is FLIPS
+        found = bars(sheet)
+        assert found.keys() == expected.keys()
+        for color, ends in expected.items():
+            np.testing.assert_allclose(sorted(found[color]), sorted(ends), rtol=1e-12)
+
+
+def test_bars_end_with_the_axis_and_there_are_none_of_what_is_in_a_band():
+    axis = Scale("x", [1.0, 2.0, 0.0], errors=[1.5, 0.1, 0.0])
+    assert axis.low < 0.5
+    low, high = axis.reach(1.0, 1.5)
+    assert 1.0 - low == pytest.approx(axis.low)
+    assert 1.0 + high == pytest.approx(2.5)
+    assert axis.high > 2.5
+    for value, error in ((0.0, 1.0), (math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan)):
+        assert axis.reach(value, error) == (0.0, 0.0)
+
+
+def test_lines_of_runs_without_look_ahead_have_bands_of_one_standard_error(study):
+    for picture, pair in zip(charts.scatter(study, RATE, KL), study.pairs, strict=True):
+        found = bars(drawn(picture), "band")
+        expected = {}
+        for run in pair.plain:
+            if 0 < KL.value(run) < math.inf:
+                ends = KL.value(run) - KL.error(run), KL.value(run) + KL.error(run)
+                expected.setdefault(f"m{study.color(run)}", []).append(ends)
+        assert found.keys() == expected.keys()
+        for color, bands_ in expected.items():
+            heights = sorted((min(y for _, y in c), max(y for _, y in c)) for c in found[color])
+            np.testing.assert_allclose(heights, sorted(bands_), rtol=1e-12)
 
 
 def test_runs_without_look_ahead_are_level_lines(study):
@@ -551,7 +672,7 @@ def test_nothing_recomputed_is_not_a_faint_color():
     rates = {"scores": (0.0, 1e-6, 1e-4, 1.0, math.nan), "lm_head": (0.0,)}
     with figures.style(10):
         sheet = figures.heat_map([figures.Block("run", "its rates", rates)])
-        scale_ = [figures.handle(entry).get_facecolor() for entry in figures.heat_scale()]
+        scale_ = [tuple(figures.handle(e).get_markerfacecolor()) for e in figures.heat_scale()]
     first, second = sheet.axes.collections
     for mesh in (first, second):
         mesh.update_scalarmappable()
@@ -596,7 +717,7 @@ def test_colors_of_figures_are_those_of_the_theme_of_the_page(studies):
 def test_labels_that_no_font_has_letters_for_are_drawn():
     point = figures.Point(1.0, 1.0, 0, 0, "重み \ud800")
     rows = {"機械 \x00 $x^2$": [point]}
-    across = scale("x", [1.0], log=False)
+    across = Scale("x", [1.0], log=False)
     draw = functools.partial(figures.strips, across, rows)
     picture = figures.Picture("k", "重み", "s", (figures.Entry("語 \udcff", 0),), draw)
     assert "機械 \ufffd $x^2$" in svg.picture(picture)
@@ -611,7 +732,7 @@ NUMBERS = st.one_of(
 
 @given(st.lists(NUMBERS, min_size=1, max_size=20), st.booleans(), st.sampled_from([0.09, 0.17]))
 def test_every_value_has_a_place_on_an_axis(values, log, room):
-    line = scale("title", values, log=log, room=room)
+    line = Scale("title", values, log=log, room=room)
     low, high = line.ends
     places = [line.place(value) for value in values]
     assert all(low <= place <= high and math.isfinite(place) for place in places)
@@ -642,7 +763,7 @@ def test_every_value_has_a_place_on_an_axis(values, log, room):
     ],
 )
 def test_ticks_are_round_numbers(values, shown):
-    line = scale("title", values, room=0.09)
+    line = Scale("title", values, room=0.09)
     assert [line.label(value) for value in line.ticks] == shown
 
 
@@ -727,7 +848,7 @@ def test_numbers_are_short(show, number, expected):
     ],
 )
 def test_rules_are_settings_without_amounts(lamp, expected):
-    assert labels.rule(lamp) == expected
+    assert rule(lamp) == expected
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -737,6 +858,8 @@ def test_csv_round_trips(studies, path):
     lines = list(csv.DictReader(io.StringIO(exports.as_csv(studies).decode(), newline="")))
     with Store.open(path) as store:
         records = [record for name in store.studies() for record in store.runs(name)]
+    comparisons = {(s.name, e.run.position): e for s in studies for e in compared(s)}
+    assert len(comparisons) > 100
     for line, record in zip(lines, records, strict=True):
         member, metrics = record, record.metrics
         assert line["study"] == record.study
@@ -751,6 +874,12 @@ def test_csv_round_trips(studies, path):
         assert line["seconds"] == ("" if record.seconds is None else repr(record.seconds))
         assert line["error"] == (record.error or "")
         assert line["mu"] == str(member.variables.get("mu", ""))
+        known = comparisons.get((record.study, record.position))
+        assert line["baseline"] == ("" if known is None else str(known.baseline.position))
+        for name, estimate in (("kl_factor", "factor"), ("kl_more", "kl")):
+            value = None if known is None else getattr(known, estimate)
+            numbers_ = [line[name], line[f"{name}_error"]]
+            assert numbers_ == ["", ""] if value is None else same(float(numbers_[0]), value.value)
         assert line["grid_tokens"] == str(member.variables.get("tokens", ""))
     assert {line["state"] for line in lines} == {"done", "failed", "missing"}
 

@@ -123,6 +123,9 @@ def test_a_table_a_csv_file_and_a_plot_hold_the_grid(grid, tmp_path):
     console.print(report.results_table(grid, "title"))
     text = console.export_text()
     assert "total_variation, |y|" in text
+    assert grid[0].metrics.kl_error > 0
+    assert f" {grid[0].metrics.kl_error:.1e} " in text
+    assert len(text.splitlines()) == 1 + 3 + len(grid) + 2
     assert "…" not in text
     report.write_csv(grid, tmp_path / "results.csv")
     with (tmp_path / "results.csv").open() as file:

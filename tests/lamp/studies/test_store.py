@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from lamp.evaluation.metrics import Metrics
+from lamp.evaluation.metrics import Metrics, Sums
 from lamp.studies import Result, Run, Store
 from lamp.studies import store as stores
 from lamp.studies.runs import Counts, now
@@ -37,6 +37,7 @@ METRICS = Metrics(
     recomputation_rate_error=0.0,
     clusters=16,
     windows=1,
+    sums=(Sums(4, 0.1, 0), Sums(3, math.inf, 3)),
 )
 PLACE = {"host": "here", "cores": 2}
 
@@ -334,8 +335,20 @@ def test_a_database_of_another_program_is_refused(path):
 
 def test_a_store_of_a_newer_version_is_refused(filled):
     with contextlib.closing(sqlite3.connect(filled)) as connection:
-        connection.execute("PRAGMA user_version = 3")
-    refused(filled, "schema 3, from another version")
+        connection.execute("PRAGMA user_version = 4")
+    refused(filled, "schema 4, from another version")
+
+
+def test_a_store_of_the_last_schema_is_brought_up_to_date_by_who_writes(filled):
+    tampered(filled, "DROP TABLE clusters; PRAGMA user_version = 2;")
+    with pytest.raises(ValueError, match=r"schema 2.*lamp sweep brings it up to date"):
+        Store.open(filled)
+    with Store.open(filled, write=True) as store:
+        old, _ = store.runs()
+        store.finish("b", "{}", result())
+    assert old.metrics == dataclasses.replace(METRICS, sums=())
+    with Store.open(filled) as store:
+        assert [run.metrics for run in store.runs()] == [old.metrics, METRICS]
 
 
 def test_an_empty_file_becomes_a_store_when_it_is_written_to(path):
@@ -530,6 +543,8 @@ def tampered(path, script):
             "UPDATE rates SET step = printf('%.5000c', 's') WHERE layer = 0 AND step = 'all'",
             "step is 's.*not the name of a step",
         ),
+        ("UPDATE clusters SET kl = 'y'", "kl is 'y', not a number"),
+        ("UPDATE clusters SET positions = -1", "positions is -1, not an integer from 0"),
         ("UPDATE environments SET record = '1'", "record is '1'"),
         (
             "PRAGMA ignore_check_constraints = 1; UPDATE runs SET state = 'gone'",

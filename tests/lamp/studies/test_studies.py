@@ -154,6 +154,19 @@ def test_places_do_not_depend_on_where_a_worker_is(folder, monkeypatch):
     assert (point.model, point.source.source) == (str(folder / "mine"), str(folder / "text.txt"))
 
 
+def test_a_rule_may_have_an_amount_for_each_of_several_precisions(folder):
+    (folder / "three.toml").write_text('name = "three"\nrecomputed = ["e8m10", "float32"]')
+    text = """
+        name = "a"
+        hardware = ["three.toml"]
+        lamp = ["softmax:tv:{mid}%,1%+logits:tv:0.1,0.2"]
+        grid = {mid = [2, 5]}
+        """
+    points = load(folder, text).points()
+    assert [point.setting.lamp[0].budget for point in points] == [(0.02, 0.01), (0.05, 0.01)]
+    assert {point.setting.lamp[1].tau for point in points} == {(0.1, 0.2)}
+
+
 def test_a_grid_may_have_numbers_of_numpy():
     grid = {"mu": np.arange(2, 5, 2), "tau": [np.float64(1.5)]}
     hardware, rules = ["scores-ps{mu}"], ["softmax:normwise:{tau}"]
@@ -238,6 +251,10 @@ GOOD = 'name = "a"\nhardware = ["ps{mu}"]\n[grid]\nmu = [2, 4]\n'
         (
             'name = "a"\nlamp = ["softmax:tv:1%+softmax:tv:2%"]',
             "line 2: there are two rules for softmax",
+        ),
+        (
+            'name = "a"\nlamp = ["none", "softmax:tv:2%,1%"]',
+            "line 2: fp32 recomputes by one product, so that a rule takes as many amounts, not 2",
         ),
         (GOOD.replace("ps{mu}", "ps{nu}"), "line 2: unknown variable 'nu': the grid has mu"),
         (GOOD.replace("ps{mu}", "ps4"), "line 4: no entry uses the variable 'mu'"),

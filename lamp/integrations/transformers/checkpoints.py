@@ -1,0 +1,124 @@
+"""Checkpoints that transformers loads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from lamp.integrations.transformers.simulated import Simulated, sizes
+from lamp.lookahead import LAMP
+from lamp.machines import HardwareLike
+
+__all__ = ["load", "read"]
+
+
+def load(source: Path, hardware: HardwareLike, lamp: LAMP | Iterable[LAMP] | None) -> Simulated:
+    """The model of a checkpoint, on a machine.
+
+    Parameters
+    ----------
+    source : Path
+        A directory or a GGUF file.
+    hardware : Hardware or str
+    lamp : LAMP or iterable of LAMP, optional
+
+    Returns
+    -------
+    Simulated
+
+    Raises
+    ------
+    ValueError
+        If transformers cannot load it, or as for :func:`lamp.simulate`.
+    """
+    place = _place(source)
+    config = _config(place)
+    quantized = getattr(config, "quantization_config", None)
+    if quantized is not None and not source.is_file():
+        raise ValueError(f"its weights are quantized, which is not implemented: {quantized}")
+    with _quiet(), _in_words("transformers cannot load it"):
+        model, report = _kind(config).from_pretrained(
+            **place,
+            dtype="auto",
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    for what in ("missing_keys", "mismatched_keys"):
+        if report.get(what):
+            listed = ", ".join(sorted(map(str, report[what]))[:3])
+            raise ValueError(f"the checkpoint has {what.replace('_', ' ')}: {listed}")
+    return Simulated(model, hardware=hardware, lamp=lamp, source=source)
+
+
+def read(source: Path) -> Simulated:
+    """The model of a checkpoint without its weights: it knows sizes and tokens.
+
+    Parameters
+    ----------
+    source : Path
+
+    Returns
+    -------
+    Simulated
+    """
+    model = object.__new__(Simulated)
+    model.config = _config(_place(source))
+    model.family = model.config.model_type  # type: ignore[misc]
+    model.shape = sizes(model.config)
+    model._source = source
+    return model
+
+
+def _place(source: Path) -> dict[str, Any]:
+    """Where a checkpoint is, as transformers asks for it."""
+    if source.is_file():
+        return {
+            "pretrained_model_name_or_path": str(source.parent),
+            "gguf_file": source.name,
+        }
+    return {"pretrained_model_name_or_path": str(source)}
+
+
+def _config(place: dict[str, Any]) -> Any:
+    """The configuration, by transformers; no code of the checkpoint runs."""
+    with _in_words("transformers cannot read its configuration"):
+        return transformers.AutoConfig.from_pretrained(
+            **place, local_files_only=True, trust_remote_code=False
+        )
+
+
+def _kind(config: Any) -> Any:
+    """The class of a model: the one that its configuration names, or that for causal models."""
+    for name in getattr(config, "architectures", None) or ():
+        found = getattr(transformers, str(name), None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+    return transformers.AutoModelForCausalLM
+
+
+@contextmanager
+def _in_words(what: str) -> Iterator[None]:
+    """Errors of transformers as one of ours, by their first line."""
+    try:
+        yield
+    except Exception as error:  # of transformers or one of its many libraries
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{what}: {first}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars of transformers: we have our own."""
+    logging: Any = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

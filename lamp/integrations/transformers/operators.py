@@ -1,0 +1,228 @@
+"""Arithmetic between modules: sums, products and functions that a model writes with operators.
+
+Each is exact and then rounded once, into the format of the step that it belongs to: the residual
+stream, the gate of a feed-forward layer, the logits.  Queries and keys in front of attention are
+computed in float64 and rounded where rotated parts are added, and by attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import fpemu
+from fpemu.torch import EXACT_OPERATIONS, Dispatch
+from lamp.integrations.transformers.running import Run, array, tensor
+from lamp.machines import Function, Sum
+from lamp.models import attention, layers
+
+__all__ = ["Inline"]
+
+_ATEN: Final = torch.ops.aten
+_BINARY: Final[Mapping[str, Callable[..., Any]]] = {
+    "add": fpemu.add,
+    "sub": fpemu.subtract,
+    "mul": fpemu.multiply,
+    "div": fpemu.divide,
+}
+_ACTIVATIONS: Final = ("silu", "relu", "sigmoid", "tanh")
+_POSITIONAL: Final = "_lamp_positional"
+"""Marks numbers that come from positions, not from the model: they are torch's affair."""
+
+
+class Inline(Dispatch):
+    """The mode in which a model runs.
+
+    Parameters
+    ----------
+    run : Run
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        table: dict[Any, Any] = dict(EXACT_OPERATIONS)
+        table |= {getattr(_ATEN, name): self._binary(name) for name in _BINARY}
+        table |= {getattr(_ATEN, name): self._function(name) for name in _ACTIVATIONS}
+        table |= {
+            _ATEN.mm: self._mm,
+            _ATEN.addmm: self._addmm,
+            _ATEN.rsub: self._rsub,
+            _ATEN.gelu: self._gelu,
+            _ATEN._softmax: self._softmax,
+            _ATEN.softmax: self._softmax,
+            _ATEN._to_copy: self._cast,
+            _ATEN.sum: self._sum,
+        }
+        super().__init__(table)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _is_positional(args, kwargs):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.is_floating_point():
+                setattr(result, _POSITIONAL, True)
+            return result
+        try:
+            result = super().__torch_dispatch__(func, types, args, kwargs)
+            if func._schema.is_mutable and hasattr(result, _POSITIONAL):
+                delattr(result, _POSITIONAL)  # numbers of the model have been written to it
+            return result
+        except NotImplementedError as error:
+            raise NotImplementedError(
+                f"{func} is not known in layer {self.run.layer}, at {self.run.place}: it would be "
+                "computed in torch's own arithmetic"
+            ) from error
+
+    # --- handlers ---------------------------------------------------------------------------------
+
+    def _binary(self, name: str) -> Callable[..., Any]:
+        def handler(a: Any, b: Any, *, alpha: Any = 1, rounding_mode: Any = None) -> Any:
+            if alpha != 1 or rounding_mode is not None:
+                return NotImplemented
+            return self._combine(name, a, b)
+
+        return handler
+
+    def _rsub(self, a: Any, b: Any, alpha: Any = 1) -> Any:
+        return NotImplemented if alpha != 1 else self._combine("sub", b, a)
+
+    def _combine(self, name: str, a: Any, b: Any) -> Any:
+        if not any(isinstance(x, torch.Tensor) and x.is_floating_point() for x in (a, b)):
+            return NotImplemented
+        run = self.run
+        x, y = (array(each) if isinstance(each, torch.Tensor) else each for each in (a, b))
+        if run.place == "qkv":
+            return self._in_front_of_attention(name, x, y)
+        if name == "add" and run.candidates:
+            candidates = run.candidates.pop(id(b), None) or run.candidates.pop(id(a), None)
+            if candidates is not None:
+                return tensor(candidates(x if b is candidates.tensor else y))
+        both = np.ndim(x) > 0 and np.ndim(y) > 0
+        return tensor(self._rounded(_BINARY[name], self._step(name, both), x, y))
+
+    def _in_front_of_attention(self, name: str, x: Any, y: Any) -> Any:
+        """Rotations of queries and keys, in float64; their sums are rounded as queries are."""
+        wide = [np.asarray(each, np.float64) for each in (x, y)]
+        with np.errstate(all="ignore"):
+            out = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}[name](
+                *wide
+            )
+        if name in ("mul", "div"):
+            return torch.from_numpy(np.asarray(out))
+        run = self.run
+        step, which = run.machine.qkv, ("query", "key")[min(run.rotated, 1)]
+        run.rotated += 1
+        rounding = step.rounding.derived("rotary", which)
+        carrier = run.hardware.carrier
+
+        def rounded(text: NDArray[Any]) -> NDArray[Any]:
+            return np.asarray(fpemu.round(text, step.output, rounding)).astype(carrier, copy=False)
+
+        if rounding.is_stochastic and out.ndim == 4:
+            return tensor(np.stack([rounded(np.ascontiguousarray(text)) for text in out]))
+        return tensor(rounded(out))
+
+    # --- products by bare weights -----------------------------------------------------------------
+
+    def _mm(self, x: torch.Tensor, weight: torch.Tensor) -> Any:
+        return self._product(None, x, weight)
+
+    def _addmm(
+        self, bias: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, **scales: Any
+    ) -> Any:
+        return NotImplemented if scales else self._product(bias, x, weight)
+
+    def _product(self, bias: torch.Tensor | None, x: torch.Tensor, weight: torch.Tensor) -> Any:
+        """A router's logits: a product by weights that no module of their own holds."""
+        run = self.run
+        if run.place != "block" or not run.is_weight(weight):
+            return NotImplemented
+        numbers = None if bias is None else array(bias)
+        matrix = layers.Matrix(array(weight), numbers, run.hardware.weights)
+        run.multiply_adds += len(x) * matrix.weight.size
+        return tensor(layers.linear(np.ascontiguousarray(array(x)), matrix, run.machine.mlp_up))
+
+    def _step(self, name: str, both: bool) -> Any:
+        """The format and rounding of an inline operation."""
+        machine, place = self.run.machine, self.run.place
+        if place == "embedding":
+            return machine.embedding
+        if place == "head":
+            return Sum(machine.lm_head.output, machine.lm_head.rounding)
+        if place == "attention_output":
+            return Sum(machine.attention_output.output, machine.attention_output.rounding)
+        if not both or name in ("add", "sub"):
+            return machine.residual
+        return machine.activation if name == "mul" else machine.softmax  # of a router
+
+    def _rounded(
+        self, operation: Callable[..., Any], step: Sum | Function, *given: Any
+    ) -> NDArray[Any]:
+        """An operation, exact and rounded once; text by text where it draws random bits."""
+        carrier = self.run.hardware.carrier
+
+        def once(*parts: Any) -> NDArray[Any]:
+            found = operation(*parts, step.output, step.rounding)
+            return np.asarray(found).astype(carrier, copy=False)
+
+        if not step.is_stochastic:
+            return once(*given)
+        spread = np.broadcast_arrays(*given)
+        if spread[0].ndim < 3 or len(spread[0]) == 1:
+            return once(*given)
+        return np.stack(
+            [once(*map(np.ascontiguousarray, text)) for text in zip(*spread, strict=True)]
+        )
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        def handler(x: torch.Tensor) -> torch.Tensor:
+            return self._activated(x, name)
+
+        return handler
+
+    def _gelu(self, x: torch.Tensor, *, approximate: str = "none") -> torch.Tensor:
+        return self._activated(x, "gelu" if approximate == "none" else "gelu_new")
+
+    def _activated(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        step = self.run.machine.activation
+        if self.run.place == "head":
+            step = Function(self.run.machine.lm_head.output, self.run.machine.lm_head.rounding)
+        return tensor(layers.activation(np.ascontiguousarray(array(x)), name, step))
+
+    def _softmax(self, x: torch.Tensor, dim: int, *_: Any, **__: Any) -> Any:
+        if dim not in (-1, x.ndim - 1) or self.run.place == "qkv":
+            return NotImplemented
+        rows = np.ascontiguousarray(array(x)).reshape(-1, x.shape[-1])
+        lengths = np.full(len(rows), rows.shape[1], np.int64)
+        found = attention.softmax(rows, lengths, self.run.machine.softmax)
+        return tensor(found.reshape(tuple(x.shape)))
+
+    def _sum(self, x: torch.Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
+        """A sum of few numbers, as that of a router's probabilities: in float64, rounded once."""
+        if not x.is_floating_point() or dim is None:
+            return NotImplemented
+        wide = x.double().sum(dim, keepdim)
+        step = self.run.machine.softmax
+        found = fpemu.round(array(wide), step.output, step.rounding)
+        return tensor(np.asarray(found).astype(self.run.hardware.carrier, copy=False))
+
+    def _cast(self, x: torch.Tensor, **options: Any) -> Any:
+        """A cast: numbers of the model stay in the machine's carrier."""
+        to = options.get("dtype")
+        if x.is_floating_point() and to is not None and to.is_floating_point:
+            return x.clone()
+        found = _ATEN._to_copy(x, **options)
+        if found.is_floating_point() and not x.is_floating_point():
+            setattr(found, _POSITIONAL, True)
+        return found
+
+
+def _is_positional(args: Any, kwargs: Any) -> bool:
+    """Whether no floating-point tensor that is read comes from the model's numbers."""
+    given = [*args, *(kwargs or {}).values()]
+    flat = [y for x in given for y in (x if isinstance(x, (list, tuple)) else (x,))]
+    found = [x for x in flat if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    return all(hasattr(x, _POSITIONAL) for x in found)

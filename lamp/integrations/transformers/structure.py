@@ -1,0 +1,399 @@
+"""The steps of a model, found by watching a few tokens go through it.
+
+Modules are told by what they are (:mod:`lamp.integrations.transformers.kinds`); a linear layer's
+step follows from when it is called: before attention it makes queries, keys and values, the first
+behind attention is its output, and those after it are the feed-forward layer.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from fpemu.torch import EXACT_OPERATIONS, Dispatch
+from lamp.integrations.transformers import kinds
+from lamp.integrations.transformers.kinds import NormKind, RotaryKind
+
+__all__ = ["ATTENTION", "Product", "Structure", "watch"]
+
+ATTENTION: Final = "lamp"
+"""The name of our attention in transformers' ``AttentionInterface``."""
+
+_TOKENS: Final = 3  # that are sent through a model
+_INLINE: Final = ("add", "sub", "rsub", "mul", "div")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A linear layer's place in a model.
+
+    Parameters
+    ----------
+    step : str
+        The step of a machine: ``"qkv"``, ``"attention_output"``, ``"mlp_up"``, ``"mlp_down"`` or
+        ``"lm_head"``.
+    layer : int or None
+        The number of the layer, None outside of all.
+    joined : tuple of str
+        The linear layers of the step that read the same numbers, in order; itself among them.
+    """
+
+    step: str
+    layer: int | None
+    joined: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What the modules of a model are, by their names.
+
+    Parameters
+    ----------
+    layers : tuple of str
+        The layers, in the order in which they run.
+    attentions : mapping of str to int
+        The modules that call attention, and the layer of each.
+    products : mapping of str to Product
+    norms : mapping of str to NormKind
+    activations : mapping of str to str
+    rotaries : mapping of str to RotaryKind
+    embeddings : mapping of str to bool
+        The embeddings outside of layers; whether their vectors are rounded: not where they are
+        added to others at once.
+    experts : tuple of str
+        The modules that hold the feed-forward layers of experts.
+    next_norms : mapping of str to str
+        For a product that is added to the residual stream, the norm that reads the sum.
+    gates : mapping of str to tuple
+        For a product that an activation reads: the activation, the product that the activated gate
+        is multiplied by, or None, and the product that reads the result.
+    """
+
+    layers: tuple[str, ...]
+    attentions: Mapping[str, int]
+    products: Mapping[str, Product]
+    norms: Mapping[str, NormKind]
+    activations: Mapping[str, str]
+    rotaries: Mapping[str, RotaryKind]
+    embeddings: Mapping[str, bool]
+    experts: tuple[str, ...]
+    next_norms: Mapping[str, str]
+    gates: Mapping[str, tuple[str, str | None, str]]
+
+
+# --- watching -------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Call:
+    """A module, the attention function or an inline operation that ran, and what it read."""
+
+    kind: str
+    name: str
+    read: tuple[int, ...]
+    gave: tuple[int, ...]
+    module: str = ""
+
+
+@dataclass
+class _Watched:
+    """Everything that ran, in order; tensors are told by their memory, which is kept."""
+
+    calls: list[_Call] = field(default_factory=list)
+    inside: list[str] = field(default_factory=list)
+    kept: list[torch.Tensor] = field(default_factory=list)
+    attention_calls: list[str] = field(default_factory=list)
+
+    def memory(self, *given: Any) -> tuple[int, ...]:
+        """Where the floating-point tensors among some objects are."""
+        found = [x for x in given if isinstance(x, torch.Tensor) and x.is_floating_point()]
+        self.kept += found
+        return tuple(x.untyped_storage().data_ptr() for x in found)
+
+
+def watch(model: nn.Module) -> Structure:
+    """The structure of a model.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Its attention implementation is ours; it may be changed back afterwards.
+
+    Returns
+    -------
+    Structure
+
+    Raises
+    ------
+    ValueError
+        If attention is not called by transformers' interface, or a module with weights is of a
+        kind that is not known.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    norms = _named(names, kinds.norm_of)
+    activations = _named(names, kinds.activation_of)
+    rotaries = _named(names, kinds.rotary_of)
+    whole = {*norms, *activations, *rotaries}
+    linears = {name for module, name in names.items() if kinds.is_linear(module)}
+    watched = _run(model, names, whole | linears)
+    if not watched.attention_calls:
+        raise ValueError(
+            f"{type(model).__name__} does not call transformers' AttentionInterface: its attention "
+            "cannot be put on a machine"
+        )
+    layers = _layers(watched, model)
+    return Structure(
+        layers=layers,
+        attentions={
+            name: layers.index(_layer_of(name, model) or "") for name in watched.attention_calls
+        },
+        products=_products(watched, model, layers, linears),
+        norms=norms,
+        activations=activations,
+        rotaries=rotaries,
+        embeddings=_embeddings(watched, names, layers),
+        experts=tuple(name for module, name in names.items() if kinds.is_experts(module)),
+        next_norms=_next_norms(watched, linears, norms),
+        gates=_gates(watched, linears, activations),
+    )
+
+
+def _named(names: Mapping[nn.Module, str], kind_of: Callable[[nn.Module], Any]) -> dict[str, Any]:
+    """The modules of a kind, by name."""
+    found = {name: kind_of(module) for module, name in names.items()}
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def _run(model: nn.Module, names: Mapping[nn.Module, str], whole: set[str]) -> _Watched:
+    """Send a few tokens through a model and note what runs, `whole` modules as one."""
+    watched = _Watched()
+
+    def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+        watched.inside.append(names[module])
+
+    def leave(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+        name = watched.inside.pop()
+        given = result if isinstance(result, tuple) else (result,)
+        read, gave = watched.memory(*args, *kwargs.values()), watched.memory(*given)
+        if name in whole or isinstance(module, nn.Embedding):
+            watched.calls.append(_Call("module", name, read, gave))
+
+    def attend(module: nn.Module, query: Any, key: Any, value: Any, mask: Any, **_: Any) -> Any:
+        name = names[module]
+        batch, heads, rows, _width = query.shape
+        out = torch.zeros(batch, rows, heads, value.shape[3], dtype=query.dtype)
+        read = watched.memory(query, key, value)
+        watched.calls.append(_Call("attention", name, read, watched.memory(out)))
+        if name not in watched.attention_calls:
+            watched.attention_calls.append(name)
+        return out, None
+
+    hooks = []
+    for module in names:
+        hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        hooks.append(module.register_forward_hook(leave, with_kwargs=True))
+        module._lamp_attend = attend
+    try:
+        with torch.no_grad(), _Watching(watched, whole):
+            model(**_tokens(model))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module in names:
+            del module._lamp_attend
+    return watched
+
+
+class _Watching(Dispatch):
+    """Notes the arithmetic between modules."""
+
+    def __init__(self, watched: _Watched, whole: set[str]) -> None:
+        super().__init__({**EXACT_OPERATIONS}, unknown="pass")
+        self._watched, self._whole = watched, whole
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        inside = self._watched.inside
+        packet = func.overloadpacket.__name__.rstrip("_")
+        if packet in _INLINE and not (inside and inside[-1] in self._whole):
+            read, gave = self._watched.memory(*args), self._watched.memory(result)
+            if gave:
+                place = inside[-1] if inside else ""
+                self._watched.calls.append(_Call("inline", packet, read, gave, place))
+        return result
+
+
+def _tokens(model: nn.Module) -> dict[str, Any]:
+    """A few tokens as a model takes them."""
+    numbers = torch.arange(_TOKENS)[None] % max(1, int(model.config.get_text_config().vocab_size))
+    given = {
+        "input_ids": numbers,
+        "attention_mask": torch.ones_like(numbers),
+        "decoder_input_ids": numbers,
+        "use_cache": False,
+    }
+    taken = inspect.signature(model.forward).parameters
+    if "input_ids" not in taken:
+        raise ValueError(
+            f"{type(model).__name__} does not read tokens: models are expected to take input_ids, "
+            f"not {', '.join(taken)}"
+        )
+    return {name: value for name, value in given.items() if name in taken}
+
+
+# --- what follows from what was seen --------------------------------------------------------------
+
+
+def _layer_of(name: str, model: nn.Module) -> str | None:
+    """The layer that a module is in: its outermost parent in a ModuleList, or None."""
+    parts = name.split(".")
+    for length in range(1, len(parts)):
+        if isinstance(model.get_submodule(".".join(parts[:length])), nn.ModuleList):
+            return ".".join(parts[: length + 1])
+    return None
+
+
+def _layers(watched: _Watched, model: nn.Module) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for name in watched.attention_calls:
+        layer = _layer_of(name, model)
+        if layer is None:
+            raise ValueError(f"attention {name} is in no list of layers: its layer has no number")
+        found[layer] = None
+    return tuple(found)
+
+
+def _products(
+    watched: _Watched, model: nn.Module, layers: tuple[str, ...], linears: set[str]
+) -> dict[str, Product]:
+    """The step of each linear layer, from the order in which those of a layer are called."""
+    steps: dict[str, tuple[str, int | None, int]] = {}
+    for number, layer in enumerate(layers):
+        calls = [c for c in watched.calls if c.name.startswith(f"{layer}.")]
+        for call, step in _steps_of_layer(calls, model, linears):
+            steps[call.name] = step, number, call.read[0]
+    last = max(index for index, call in enumerate(watched.calls) if call.kind == "attention")
+    for index, call in enumerate(watched.calls):
+        if call.name in linears and call.name not in steps:
+            if index < last:
+                raise ValueError(
+                    f"{call.name} is a linear layer in front of the layers or between them, which "
+                    "no step of a machine is"
+                )
+            steps[call.name] = "lm_head", None, call.read[0]
+    return {
+        name: Product(step, layer, _joined(name, steps)) for name, (step, layer, _) in steps.items()
+    }
+
+
+def _steps_of_layer(
+    calls: list[_Call], model: nn.Module, linears: set[str]
+) -> Iterator[tuple[_Call, str]]:
+    """The steps of a layer's products, in the order of its calls."""
+    attended = [index for index, call in enumerate(calls) if call.kind == "attention"]
+    output_of = None
+    products = [(index, call) for index, call in enumerate(calls) if call.name in linears]
+    for position, (index, call) in enumerate(products):
+        ahead = any(where > index for where in attended)
+        before = [where for where in attended if where < index]
+        if before and output_of != before[-1]:
+            output_of = before[-1]
+            yield call, "attention_output"
+        elif ahead:
+            yield call, "qkv"
+        else:
+            inputs, outputs = _sizes(model, call.name)
+            width = int(model.config.get_text_config().hidden_size)
+            is_last = position == len(products) - 1
+            down = outputs == width and (inputs != width or is_last)
+            yield call, "mlp_down" if down else "mlp_up"
+
+
+def _sizes(model: nn.Module, name: str) -> tuple[int, int]:
+    """Inputs and outputs of a linear layer."""
+    module = model.get_submodule(name)
+    rows, columns = module.weight.shape
+    return (columns, rows) if isinstance(module, nn.Linear) else (rows, columns)
+
+
+def _joined(name: str, steps: Mapping[str, tuple[str, int | None, int]]) -> tuple[str, ...]:
+    """The products of queries, keys and values that read the same numbers."""
+    if steps[name][0] != "qkv":
+        return (name,)
+    return tuple(other for other, found in steps.items() if found == steps[name])
+
+
+def _embeddings(
+    watched: _Watched, names: Mapping[nn.Module, str], layers: tuple[str, ...]
+) -> dict[str, bool]:
+    """The embeddings outside of layers, and whether their vectors are rounded by themselves."""
+    found = {}
+    modules = {name: module for module, name in names.items()}
+    for call in watched.calls:
+        module = modules.get(call.name)
+        if not isinstance(module, nn.Embedding) or call.kind != "module":
+            continue
+        if any(call.name.startswith(f"{layer}.") for layer in layers):
+            continue
+        scaled = type(module).forward is not nn.Embedding.forward
+        reads = _readers(watched, call)
+        added = bool(reads) and reads[0].kind == "inline"
+        found[call.name] = not scaled and not added
+    return found
+
+
+def _readers(watched: _Watched, call: _Call) -> list[_Call]:
+    """What reads the result of a call, in order."""
+    behind = watched.calls[watched.calls.index(call) + 1 :]
+    return [other for other in behind if set(other.read) & set(call.gave)]
+
+
+def _next_norms(
+    watched: _Watched, linears: set[str], norms: Mapping[str, NormKind]
+) -> dict[str, str]:
+    """For a product that is added to the residual stream, the norm that reads the sum."""
+    found = {}
+    for call in watched.calls:
+        if call.name not in linears:
+            continue
+        reads = _readers(watched, call)
+        if not reads or (reads[0].kind, reads[0].name) != ("inline", "add"):
+            continue
+        readers = _readers(watched, reads[0])
+        norm = next((each for each in readers if each.name in norms), None)
+        others = [each for each in readers[:1] if each is not norm]
+        if norm is not None and not others:
+            found[call.name] = norm.name
+    return found
+
+
+def _gates(
+    watched: _Watched, linears: set[str], activations: Mapping[str, str]
+) -> dict[str, tuple[str, str | None, str]]:
+    """For a product that an activation reads, what becomes of the activation's values."""
+    found: dict[str, tuple[str, str | None, str]] = {}
+    by_memory = {
+        where: call for call in watched.calls if call.name in linears for where in call.gave
+    }
+    for call in watched.calls:
+        if call.name not in activations or not call.read or call.read[0] not in by_memory:
+            continue
+        gate = by_memory[call.read[0]].name
+        reads = _readers(watched, call)
+        if not reads:
+            continue
+        if reads[0].name in linears:
+            found[gate] = call.name, None, reads[0].name
+        elif (reads[0].kind, reads[0].name) == ("inline", "mul"):
+            others = [by_memory.get(each) for each in reads[0].read if each not in call.gave]
+            factor = others[0] if others else None
+            down = _readers(watched, reads[0])
+            is_other = factor is not None and factor.name != gate
+            if factor is not None and is_other and down and down[0].name in linears:
+                found[gate] = call.name, factor.name, down[0].name
+    return found

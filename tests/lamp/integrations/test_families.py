@@ -1,0 +1,160 @@
+"""Families of transformers on machines: random models against transformers' own float64."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import lamp
+from lamp import LAMP
+from tests.lamp.integrations.random_families import FAMILIES, TOKENS, float64_logits, random_model
+
+TEXTS = torch.tensor(np.random.default_rng(1).integers(3, 61, (2, TOKENS)))
+CAUSAL = [name for name, family in FAMILIES.items() if family.causal]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def any_family(request):
+    model = random_model(request.param)
+    return FAMILIES[request.param], model, lamp.simulate(model, "fp64")
+
+
+@pytest.fixture(scope="module", params=CAUSAL)
+def causal(request):
+    return lamp.simulate(random_model(request.param), "hopper", LAMP("strict", tau=0.3))
+
+
+def given(family, texts=TEXTS):
+    """The texts, read by the decoder, too, if there are two."""
+    two = family.auto == "AutoModelForSeq2SeqLM"
+    return {"input_ids": texts, **({"decoder_input_ids": texts[:, 4:13]} if two else {})}
+
+
+def test_the_fp64_machine_is_transformers_in_float64(any_family):
+    family, model, simulated = any_family
+    expected = float64_logits(model, **given(family))
+    found = simulated.model(**given(family)).logits.numpy()
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=family.close * scale)
+    # The same numbers with float32's errors are far away from that.
+    if family.close < 1e-9:
+        rounded = simulated.with_hardware("fp32").model(**given(family)).logits.numpy()
+        assert np.abs(rounded - expected).max() > 1e3 * family.close * scale
+
+
+def test_padding_of_a_batch_changes_nothing(any_family):
+    family, _, simulated = any_family
+    machine = simulated.with_hardware("hopper", LAMP("strict", tau=0.3))
+    alone = [machine.model(**given(family, TEXTS[:1, :15])).logits[0].numpy()]
+    seen = torch.ones_like(TEXTS)
+    padded, positions = TEXTS.clone(), {}
+    if family.causal:  # in front of the text
+        seen[0, :5] = 0
+        padded[0, 5:] = TEXTS[0, :15]
+        rows = slice(5, TOKENS)
+        if "position_ids" in inspect.signature(type(machine.model).forward).parameters:
+            positions = {"position_ids": (seen.cumsum(1) - 1).clamp(min=0)}
+    else:
+        seen[0, 15:] = 0
+        rows = slice(0, 15)
+    found = machine.model(
+        **{**given(family, TEXTS), "input_ids": padded}, attention_mask=seen, **positions
+    ).logits[0]
+    if family.auto == "AutoModelForSeq2SeqLM":
+        rows = slice(0, len(alone[0]))
+    np.testing.assert_array_equal(found.numpy()[rows], alone[0])
+
+
+def test_generation_with_a_cache_is_generation_without(causal):
+    text = TEXTS[:1, :5]
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    kept = causal.model.generate(text, use_cache=True, **options)
+    anew = causal.model.generate(text, use_cache=False, **options)
+    assert torch.equal(kept, anew)
+    assert kept.shape == (1, 13)
+    logits = causal.model(kept).logits[0, 4:-1]
+    assert torch.equal(logits.argmax(-1), kept[0, 5:])
+
+
+def test_rates_have_an_entry_per_layer(causal):
+    result = causal.forward(TEXTS[0].numpy())
+    assert len(result.recomputed["scores"]) == causal.shape.layers
+    assert 0 < result.recomputation_rate < 1
+
+
+@pytest.mark.parametrize("name", ["FalconConfig", "BloomConfig"])
+def test_models_that_compute_attention_themselves_are_refused(name):
+    config = getattr(transformers, name)(
+        vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ValueError, match="does not call transformers' AttentionInterface"):
+        lamp.simulate(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "message"),
+    [
+        ("gemma2", LAMP("norm", budget=0.1), "not added to the residual stream right in front"),
+        ("gpt_neox", LAMP("norm", budget=0.1), "not added to the residual stream right in front"),
+        ("phi3", LAMP("activation", budget=0.1), "not read by one that is known"),
+        ("mixtral", LAMP("activation", budget=0.1), "are experts"),
+        ("mixtral", LAMP("norm", budget=0.1), "are experts"),
+    ],
+)
+def test_rules_that_a_structure_has_no_place_for_are_refused(name, rule, message):
+    with pytest.raises(ValueError, match=message):
+        lamp.simulate(random_model(name), "ps4", rule)
+
+
+def test_tiles_refuse_windows_and_sinks():
+    machine = lamp.Hardware("tiles", attention=lamp.Tiled())
+    with pytest.raises(ValueError, match="attention by tiles is causal"):
+        lamp.simulate(random_model("mistral"), machine).model(TEXTS)
+    with pytest.raises(ValueError, match="attention by tiles has no sinks"):
+        lamp.simulate(random_model("gpt_oss"), machine).model(TEXTS[:, :5])
+
+
+def test_arithmetic_that_is_not_known_is_refused():
+    class Odd(transformers.GPT2LMHeadModel):
+        def forward(self, input_ids, attention_mask=None, **kwargs):
+            found = super().forward(input_ids, attention_mask=attention_mask, **kwargs)
+            found.logits = torch.erfinv(found.logits)
+            return found
+
+    config = transformers.GPT2Config(vocab_size=61, n_embd=32, n_layer=1, n_head=2)
+    with pytest.raises(NotImplementedError, match="torch's own arithmetic"):
+        lamp.simulate(Odd(config)).model(TEXTS)
+
+
+def test_attention_refuses_what_it_does_not_know():
+    class Odd(transformers.models.qwen2.modeling_qwen2.Qwen2Attention):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, weird_bias=1.0, **kwargs)
+
+    model = random_model("qwen2")
+    for layer in model.model.layers:
+        layer.self_attn.__class__ = Odd
+    with pytest.raises(ValueError, match="asked for weird_bias, which is not known"):
+        lamp.simulate(model).model(TEXTS)
+
+
+def test_attention_that_goes_past_the_interface_is_noticed():
+    simulated = lamp.simulate(random_model("qwen2"))
+    attention = simulated.model.model.layers[1].self_attn
+    attention.forward = lambda hidden_states, **_: (hidden_states, None)
+    with pytest.raises(RuntimeError, match="called attention 0 times, expected 1"):
+        simulated.model(TEXTS)
+
+
+def test_quantized_weights_and_other_objects_are_refused():
+    with pytest.raises(TypeError, match="model must be a model of transformers, not str"):
+        lamp.simulate("gpt2")
+    model = random_model("qwen2")
+    model.lm_head.weight = torch.nn.Parameter(
+        model.lm_head.weight.to(torch.float8_e4m3fn), requires_grad=False
+    )
+    with pytest.raises(ValueError, match=r"lm_head.weight holds numbers of type .*float8_e4m3fn"):
+        lamp.simulate(model)

@@ -1,0 +1,210 @@
+"""Models of transformers on machines: the bits of the native models, for GPT-2 and Llama."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import lamp
+from fpemu import Rounding
+from lamp import LAMP
+from lamp.machines import presets
+from tests.lamp.random_llamas import random_checkpoint, random_llama_checkpoint
+
+MACHINES = [name.format(mu=5) for name in presets.names()]
+TOKENS = np.random.default_rng(0).integers(0, 61, 20)
+SR = Rounding("sr", seed=3)
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 12,
+    "rope_theta": 1000.0,
+}
+MODELS = {
+    "gpt2": (random_checkpoint, {}),
+    "llama": (random_llama_checkpoint, {"head_dim": 16}),
+    "llama with biases": (
+        random_llama_checkpoint,
+        {
+            "head_dim": 24,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": True,
+            "rope_parameters": LLAMA3,
+        },
+    ),
+}
+RULES = [
+    LAMP(tau=1.2),
+    LAMP("strict", tau=0.1),
+    LAMP("relaxed", tau=0.1, length=1024),
+    LAMP("total_variation", budget=0.05, weights="products"),
+    LAMP("total_variation", budget=0.05, scope="row", weights="errors"),
+    LAMP("kl", budget=0.1, weights="norms", leading_columns=2),
+    LAMP("componentwise", tau=1.0, weights="abs"),
+    LAMP("random", budget=0.1),
+    LAMP("value_aware", tau=0.1),
+    LAMP("total_variation", tau=0.05, control="padded"),
+    LAMP("norm", budget=0.05),
+    LAMP("activation", budget=0.05),
+    LAMP("total_variation", budget=0.05, on="logits"),
+    [
+        LAMP("norm", tau=0.01),
+        LAMP("activation", tau=0.3),
+        LAMP("kl", tau=0.01),
+        LAMP("largest", budget=0.1, on="logits"),
+    ],
+]
+PARTS_OF_MATRICES = {
+    "tensor scaling": lamp.Hardware(
+        "tensor", qkv=lamp.Product("float32", "float8_e4m3fn", "float32", "rne", "tensor", 0.5)
+    ),
+    "stochastic": lamp.Hardware(
+        "sr",
+        embedding=lamp.Sum("bfloat16", SR),
+        norm=lamp.Function("bfloat16", SR),
+        qkv=lamp.Product("float32", "bfloat16", "bfloat16", SR),
+        scores=lamp.Product("e8m7", rounding=SR),
+        softmax=lamp.Function("bfloat16", SR),
+        attention_output=lamp.Product("float32", "bfloat16", "bfloat16", SR),
+        activation=lamp.Function("bfloat16", SR),
+        residual=lamp.Sum("bfloat16", SR),
+    ),
+    "tiles": lamp.Hardware(
+        "tiles", scores="e8m4", attention=lamp.Tiled(rows=4, columns=8, parts=2)
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def pair(request, tmp_path_factory):
+    """A checkpoint read natively, and by transformers."""
+    make, options = MODELS[request.param]
+    path = make(tmp_path_factory.mktemp("model"), **options)
+    return lamp.from_pretrained(path), lamp.simulate(load(path))
+
+
+def load(path):
+    return transformers.AutoModelForCausalLM.from_pretrained(path)
+
+
+def assert_same(native, simulated, tokens=TOKENS):
+    expected, found = native.forward(tokens), simulated.forward(tokens)
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    assert found.logits.dtype == expected.logits.dtype
+    assert found.recomputed == expected.recomputed
+    assert found.multiply_adds == expected.multiply_adds
+
+
+def both(pair, machine, rules=None):
+    return [model.with_hardware(machine, rules) for model in pair]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_bits_are_those_of_the_native_model(pair, machine):
+    assert_same(*both(pair, machine))
+
+
+@pytest.mark.parametrize("rules", RULES, ids=str)
+def test_what_rules_recompute_is_the_same(pair, rules):
+    native, simulated = both(pair, "ps4", rules)
+    assert_same(native, simulated)
+    assert simulated.forward(TOKENS).recomputation_rate > 0
+
+
+@pytest.mark.parametrize("name", PARTS_OF_MATRICES)
+def test_scales_random_bits_and_tiles_are_the_same(pair, name):
+    rules = LAMP("relaxed", tau=0.2) if name == "tiles" else None
+    assert_same(*both(pair, PARTS_OF_MATRICES[name], rules))
+
+
+def test_texts_of_a_batch_do_not_know_of_each_other(pair):
+    texts = np.stack([TOKENS, TOKENS[::-1]])
+    for machine, rules in (
+        ("hopper-fp8", LAMP("total_variation", budget=0.1, on="logits")),
+        (PARTS_OF_MATRICES["stochastic"], [LAMP("random", budget=0.1), LAMP("norm", budget=0.1)]),
+    ):
+        native, simulated = both(pair, machine, rules)
+        together = simulated.model(torch.tensor(texts)).logits
+        np.testing.assert_array_equal(together.numpy(), native.logits(texts))
+
+
+def test_padding_in_front_of_a_text_changes_nothing(pair):
+    # Matrix units sum in blocks, which padding would shift.
+    padded = torch.tensor(np.stack([np.r_[np.zeros(3, int), TOKENS[:12]], TOKENS[:15]]))
+    seen = torch.ones_like(padded)
+    seen[0, :3] = 0
+    positions = (seen.cumsum(1) - 1).clamp(min=0)
+    rules = LAMP("strict", tau=0.1)
+    for machine in ("hopper", "cdna3", "ps5"):
+        native, simulated = both(pair, machine, rules)
+        found = simulated.model(padded, attention_mask=seen, position_ids=positions).logits
+        np.testing.assert_array_equal(found[0, 3:].numpy(), native.logits(TOKENS[:12]))
+        np.testing.assert_array_equal(found[1].numpy(), native.logits(TOKENS[:15]))
+
+
+@pytest.mark.parametrize(
+    ("machine", "rules"), [("hopper-fp8", LAMP("strict", tau=0.1)), ("ps4", LAMP(tau=1.2))], ids=str
+)
+def test_texts_are_continued_alike(pair, machine, rules):
+    native, simulated = both(pair, machine, rules)
+    expected = native.generate(TOKENS[:7], 9)
+    np.testing.assert_array_equal(simulated.generate(TOKENS[:7], 9), expected)
+    own = simulated.model.generate(
+        torch.tensor(TOKENS[None, :7]), max_new_tokens=9, do_sample=False, eos_token_id=None
+    )
+    np.testing.assert_array_equal(own[0].numpy(), expected)
+
+
+def test_a_cache_is_refused_where_earlier_tokens_depend_on_later_ones(pair):
+    _, simulated = both(pair, "ps4", LAMP(tau=1.2))
+    first = simulated.model(torch.tensor(TOKENS[None, :7]), use_cache=True)
+    kept = getattr(first, "cache", None) or first.past_key_values
+    name = "cache" if hasattr(first, "cache") else "past_key_values"
+    with pytest.raises(ValueError, match="pass use_cache=False"):
+        simulated.model(torch.tensor(TOKENS[None, 7:8]), use_cache=True, **{name: kept})
+
+
+def test_the_depth_of_errors_is_that_of_the_native_model(pair):
+    native, simulated = both(pair, "bf16")
+    np.testing.assert_array_equal(
+        simulated.depth_map(TOKENS).errors, native.depth_map(TOKENS).errors
+    )
+
+
+def test_metrics_are_those_of_the_native_model(pair):
+    found = [
+        lamp.evaluate(model.with_hardware("fp64"), model, TOKENS)
+        for model in both(pair, "ps4", LAMP("strict", tau=0.1))
+    ]
+    assert found[0] == found[1]
+    assert found[0].kl > 0
+
+
+def test_the_loaded_model_stays_as_it_is(tmp_path):
+    model = load(random_llama_checkpoint(tmp_path))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    text = torch.tensor(TOKENS[None])
+    expected = model(text).logits
+    simulated = lamp.simulate(model, "bf16")
+    simulated.forward(TOKENS)
+    assert model.config._attn_implementation != simulated.config._attn_implementation
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert torch.equal(model(text).logits, expected)
+
+
+def test_weights_that_a_machine_holds_as_they_are_are_shared(tmp_path):
+    model = load(random_checkpoint(tmp_path))
+    simulated = lamp.simulate(model, "scores-ps4")
+    places = [p.data_ptr() for p in simulated.model.parameters()]
+    assert places == [p.data_ptr() for p in model.parameters()]
+
+
+def test_the_embedded_model_gives_the_same_bits():
+    native = lamp.from_pretrained("embedded")
+    simulated = lamp.simulate(load(native._source))
+    tokens = native.encode("Now is the winter of our discontent made glorious summer")
+    for machine, rules in (("hopper-fp8", None), ("scores-ps4", LAMP(tau=1.2))):
+        assert_same(*both((native, simulated), machine, rules), tokens)
