@@ -24,6 +24,7 @@ from lamp import (
     compositions,
     evaluation,
     evaluations,
+    integrations,
     lookahead,
     machines,
     models,
@@ -39,7 +40,8 @@ README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 PUBLIC = (
     *(fpemu, functions, jit, reference, devices, scaling),
-    *(lamp, bounds, checkpoints, compositions, evaluation, evaluations, lookahead, machines),
+    *(lamp, bounds, checkpoints, compositions, evaluation, evaluations, integrations),
+    *(lookahead, machines),
     *(models, reports, studies, testing),
 )
 COMMANDS = {"fpemu": fpemu_command, "lamp": lamp_command}
