@@ -25,6 +25,7 @@ from lamp import (
     compositions,
     evaluation,
     evaluations,
+    integrations,
     lookahead,
     machines,
     models,
@@ -40,7 +41,8 @@ README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 PUBLIC = (
     *(fpemu, functions, jit, reference, devices, scaling, fpemu.torch),
-    *(lamp, bounds, checkpoints, compositions, evaluation, evaluations, lookahead, machines),
+    *(lamp, bounds, checkpoints, compositions, evaluation, evaluations, integrations),
+    *(lookahead, machines),
     *(models, reports, studies, testing),
 )
 COMMANDS = {"fpemu": fpemu_command, "lamp": lamp_command}
