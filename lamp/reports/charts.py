@@ -19,13 +19,14 @@ from lamp.reports.scales import Scale
 if TYPE_CHECKING:
     from lamp.studies import Run
 
-__all__ = ["Chart", "charts", "divergences", "heat_maps", "ladders", "scatter", "speeds"]
+__all__ = ["ERRORS", "Chart", "charts", "divergences", "heat_maps", "ladders", "scatter", "speeds"]
 
 _WORK: Final = (
     ("KL against recomputation rate", RATE, KL),
     ("KL against work in high precision", SHARE, KL),
     ("Flips against recomputation rate", RATE, FLIPS),
 )
+ERRORS: Final = Entry("bars and bands: one standard error", role="note")
 _MOST: Final = 12  # runs in a heat map
 
 Groups = Sequence[Sequence[tuple[str, Picture]]]
@@ -33,14 +34,9 @@ Groups = Sequence[Sequence[tuple[str, Picture]]]
 
 @dataclass(frozen=True)
 class Chart:
-    """Pictures that belong together.
+    """Pictures that belong together, each with a name unless its title tells it from the others.
 
-    Parameters
-    ----------
-    title, note : str
-    groups : sequence of sequence of (str, Picture)
-        Each picture with a name that tells it from others of the same model and text; those of a
-        group are side by side.
+    Those of a group are side by side.
     """
 
     title: str
@@ -105,6 +101,7 @@ def _scatter(study: Results, pair: Pair, x: Quantity, y: Quantity) -> Picture:
         *(Entry(study.rules[i], None, i, "rule") for i in sorted(rules)),
         *[Entry("no look-ahead", role="level")] * bool(pair.plain),
         Entry("Pareto front of a machine", role="front"),
+        ERRORS,
     )
     summary = f"{y.title}, against {x.title}: {len(points)} runs of {pair.title}"
     draw = partial(figures.plot, _across(x, pair.looked_ahead), _up(y, pair.records), points, lines)
@@ -180,7 +177,7 @@ def _ladder(
     paths = (Entry(name, i, role="path") for i, name in enumerate(families))
     summary = f"{KL.title}, against {title}: {len(points)} runs of {pair.title}"
     draw = partial(figures.plot, x, _up(KL, runs), points, lines)
-    legend = (*paths, *_shapes(study, runs))
+    legend = (*paths, *_shapes(study, runs), ERRORS)
     return Picture(f"ladder-{variable}", pair.title, summary, legend, draw)
 
 
@@ -207,7 +204,8 @@ def _strips(
         point = Point(quantity.value(run), 0.0, study.color(run), study.shape(run), "")
         tooltip = described(run, quantity)
         rows[run.hardware].append(point._replace(tooltip=tooltip, x_error=quantity.error(run)))
-    legend = (*_shapes(study, runs), Entry("median", role="median"))
+    errors = [ERRORS] if any(quantity.error(run) > 0 for run in runs) else []
+    legend = (*_shapes(study, runs), Entry("median", role="median"), *errors)
     summary = f"{quantity.title}, by machine: {len(runs)} runs of {title}"
     shown = {name: points for name, points in rows.items() if points}
     draw = partial(figures.strips, _across(quantity, runs, log=log), shown)
