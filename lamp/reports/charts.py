@@ -119,15 +119,12 @@ def _up(quantity: Quantity, runs: Sequence[Run]) -> Scale:
     return Scale(quantity.title, map(quantity.value, runs), quantity.label, errors=errors)
 
 
-def _point(
-    study: Results, run: Run, y: Quantity, x: Quantity | float, *, color: int | None = None
-) -> Point:
+def _point(study: Results, run: Run, y: Quantity, x: Quantity | None = None) -> Point:
     """The mark of a run."""
-    measured = [each for each in (y, x) if isinstance(each, Quantity)]
-    place, error = (x, math.nan) if isinstance(x, float) else (x.value(run), x.error(run))
-    color = study.color(run) if color is None else color
-    tooltip = described(run, *measured)
-    return Point(place, y.value(run), color, study.shape(run), tooltip, error, y.error(run))
+    place, error = (x.value(run), x.error(run)) if x else (math.nan, math.nan)
+    tooltip = described(run, y, *[x] if x else [])
+    look = study.color(run), study.shape(run), tooltip
+    return Point(place, y.value(run), *look, error, y.error(run))
 
 
 def _shapes(study: Results, runs: Iterable[Run]) -> tuple[Entry, ...]:
@@ -163,7 +160,7 @@ def _ladder(
     joined: dict[tuple[int, str], list[Point]] = {}
     for rung, run in sorted(rungs, key=lambda each: each[0].value):
         color = families.index(rung.family)
-        point = _point(study, run, KL, rung.value, color=color)
+        point = _point(study, run, KL)._replace(x=rung.value, color=color)
         joined.setdefault((color, run.lamp), []).append(point)
     points = list(itertools.chain(*joined.values()))
     lines = [
@@ -201,9 +198,8 @@ def _strips(
 ) -> Picture:
     rows: dict[str, list[Point]] = {name: [] for name in study.machines}
     for run in runs:
-        point = Point(quantity.value(run), 0.0, study.color(run), study.shape(run), "")
-        tooltip = described(run, quantity)
-        rows[run.hardware].append(point._replace(tooltip=tooltip, x_error=quantity.error(run)))
+        point = _point(study, run, quantity)
+        rows[run.hardware].append(point._replace(x=point.y, x_error=point.y_error))
     errors = [ERRORS] if any(quantity.error(run) > 0 for run in runs) else []
     legend = (*_shapes(study, runs), Entry("median", role="median"), *errors)
     summary = f"{quantity.title}, by machine: {len(runs)} runs of {title}"
@@ -257,15 +253,15 @@ def _of_means(groups: Callable[[Results], Groups]) -> Callable[[Results], Groups
 
 
 _BARS: Final = (
-    "Bars are one standard error, over the windows of a text. Runs that differ in their seeds "
-    "alone are one mark at their mean, with one standard error over the seeds."
+    "Bars and bands are one standard error: over the windows of a text, or blocks of its only "
+    "window, or over seeds where a mark is the mean of runs that differ in nothing else."
 )
 _CHARTS: Final[Sequence[tuple[str, str, Callable[[Results], Groups]]]] = (
     (
         "Divergence against work",
         "Each mark is a run: its color is the machine, its shape the rule. Thin lines are Pareto "
         "fronts: no other run on the same machine beats theirs. Dotted lines are runs without "
-        f"look-ahead, in a band of one standard error. {_BARS}",
+        f"look-ahead. {_BARS}",
         _of_means(_work),
     ),
     (
@@ -276,7 +272,7 @@ _CHARTS: Final[Sequence[tuple[str, str, Callable[[Results], Groups]]]] = (
     (
         "Precision ladders",
         "KL along families of machines. Thin lines join runs with the same look-ahead, bold ones "
-        f"those without, in a band of one standard error. {_BARS}",
+        f"those without. {_BARS}",
         _of_means(_alone(ladders)),
     ),
     (

@@ -68,7 +68,7 @@ class Scale:
 
     def reach(self, value: float, error: float) -> tuple[float, float]:
         """How far a bar of an error goes to either side of a value, within the axis proper."""
-        if self.in_band(value) or not error < math.inf:
+        if self.in_band(value) or not 0 < error < math.inf:
             return 0.0, 0.0
         return value - max(value - error, self.low), min(value + error, self.high) - value
 

@@ -527,7 +527,10 @@ def test_bars_end_with_the_axis_and_there_are_none_of_what_is_in_a_band():
     assert 1.0 - low == pytest.approx(axis.low)
     assert 1.0 + high == pytest.approx(2.5)
     assert axis.high > 2.5
-    for value, error in ((0.0, 1.0), (math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan)):
+    for value, error in [(x, 1.0) for x in (0.0, math.nan, math.inf)] + [
+        (1.0, math.nan),
+        (1.0, -1.0),
+    ]:
         assert axis.reach(value, error) == (0.0, 0.0)
 
 
