@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from lamp.cli.application import main as command
-from lamp.evaluation import Metrics
+from lamp.evaluation import Metrics, Sums
 from lamp.studies import Result, Run, Store
 from lamp.studies.runs import now
 
@@ -272,14 +272,18 @@ def toml_case(folder: Path, draw: np.random.Generator) -> str | None:
 
 def good_store(path: Path) -> None:
     """A store with runs in all states."""
-    metrics = Metrics(7, 1e-3, 0.25, 11.0, 12.0, 0.1, (0.25, 0.5), {"scores": (0.5, 1.0)}, 0.01)
+    metrics = Metrics(
+        *(7, 1e-3, 0.25, 11.0, 12.0, 0.1, (0.25, 0.5), {"scores": (0.5, 1.0)}, 0.01),
+        **{"kl_error": 1e-4, "clusters": 2, "windows": 2},
+        sums=(Sums(4, 1e-3, 1), Sums(3, 6e-3, 0)),
+    )
     labels = {"model": "m", "text": "t", "reference": "fp64"}
     runs = [
         Run(
             f"{i:02x}" * 32,
-            hardware=f"ps{i % 3}",
-            lamp=f"softmax:tv:{i}%" if i % 2 else "none",
-            variables={"mu": i % 3, "tau": 1.0 + i / 16},
+            hardware=f"ps{i // 4}",
+            lamp="none" if i % 4 == 2 else f"softmax:random:1%:seed={i}",
+            variables={"mu": i // 4, "seed": i},
             **labels,
         )
         for i in range(8)

@@ -19,13 +19,14 @@ from lamp.reports.scales import Scale
 if TYPE_CHECKING:
     from lamp.studies import Run
 
-__all__ = ["Chart", "charts", "divergences", "heat_maps", "ladders", "scatter", "speeds"]
+__all__ = ["ERRORS", "Chart", "charts", "divergences", "heat_maps", "ladders", "scatter", "speeds"]
 
 _WORK: Final = (
     ("KL against recomputation rate", RATE, KL),
     ("KL against work in high precision", SHARE, KL),
     ("Flips against recomputation rate", RATE, FLIPS),
 )
+ERRORS: Final = Entry("bars and bands: one standard error", role="note")
 _MOST: Final = 12  # runs in a heat map
 
 Groups = Sequence[Sequence[tuple[str, Picture]]]
@@ -33,14 +34,9 @@ Groups = Sequence[Sequence[tuple[str, Picture]]]
 
 @dataclass(frozen=True)
 class Chart:
-    """Pictures that belong together.
+    """Pictures that belong together, each with a name unless its title tells it from the others.
 
-    Parameters
-    ----------
-    title, note : str
-    groups : sequence of sequence of (str, Picture)
-        Each picture with a name that tells it from others of the same model and text; those of a
-        group are side by side.
+    Those of a group are side by side.
     """
 
     title: str
@@ -105,6 +101,7 @@ def _scatter(study: Results, pair: Pair, x: Quantity, y: Quantity) -> Picture:
         *(Entry(study.rules[i], None, i, "rule") for i in sorted(rules)),
         *[Entry("no look-ahead", role="level")] * bool(pair.plain),
         Entry("Pareto front of a machine", role="front"),
+        ERRORS,
     )
     summary = f"{y.title}, against {x.title}: {len(points)} runs of {pair.title}"
     draw = partial(figures.plot, _across(x, pair.looked_ahead), _up(y, pair.records), points, lines)
@@ -122,15 +119,12 @@ def _up(quantity: Quantity, runs: Sequence[Run]) -> Scale:
     return Scale(quantity.title, map(quantity.value, runs), quantity.label, errors=errors)
 
 
-def _point(
-    study: Results, run: Run, y: Quantity, x: Quantity | float, *, color: int | None = None
-) -> Point:
+def _point(study: Results, run: Run, y: Quantity, x: Quantity | None = None) -> Point:
     """The mark of a run."""
-    measured = [each for each in (y, x) if isinstance(each, Quantity)]
-    place, error = (x, math.nan) if isinstance(x, float) else (x.value(run), x.error(run))
-    color = study.color(run) if color is None else color
-    tooltip = described(run, *measured)
-    return Point(place, y.value(run), color, study.shape(run), tooltip, error, y.error(run))
+    place, error = (x.value(run), x.error(run)) if x else (math.nan, math.nan)
+    tooltip = described(run, y, *[x] if x else [])
+    look = study.color(run), study.shape(run), tooltip
+    return Point(place, y.value(run), *look, error, y.error(run))
 
 
 def _shapes(study: Results, runs: Iterable[Run]) -> tuple[Entry, ...]:
@@ -166,7 +160,7 @@ def _ladder(
     joined: dict[tuple[int, str], list[Point]] = {}
     for rung, run in sorted(rungs, key=lambda each: each[0].value):
         color = families.index(rung.family)
-        point = _point(study, run, KL, rung.value, color=color)
+        point = _point(study, run, KL)._replace(x=rung.value, color=color)
         joined.setdefault((color, run.lamp), []).append(point)
     points = list(itertools.chain(*joined.values()))
     lines = [
@@ -180,7 +174,7 @@ def _ladder(
     paths = (Entry(name, i, role="path") for i, name in enumerate(families))
     summary = f"{KL.title}, against {title}: {len(points)} runs of {pair.title}"
     draw = partial(figures.plot, x, _up(KL, runs), points, lines)
-    legend = (*paths, *_shapes(study, runs))
+    legend = (*paths, *_shapes(study, runs), ERRORS)
     return Picture(f"ladder-{variable}", pair.title, summary, legend, draw)
 
 
@@ -204,10 +198,10 @@ def _strips(
 ) -> Picture:
     rows: dict[str, list[Point]] = {name: [] for name in study.machines}
     for run in runs:
-        point = Point(quantity.value(run), 0.0, study.color(run), study.shape(run), "")
-        tooltip = described(run, quantity)
-        rows[run.hardware].append(point._replace(tooltip=tooltip, x_error=quantity.error(run)))
-    legend = (*_shapes(study, runs), Entry("median", role="median"))
+        point = _point(study, run, quantity)
+        rows[run.hardware].append(point._replace(x=point.y, x_error=point.y_error))
+    errors = [ERRORS] if any(quantity.error(run) > 0 for run in runs) else []
+    legend = (*_shapes(study, runs), Entry("median", role="median"), *errors)
     summary = f"{quantity.title}, by machine: {len(runs)} runs of {title}"
     shown = {name: points for name, points in rows.items() if points}
     draw = partial(figures.strips, _across(quantity, runs, log=log), shown)
@@ -259,15 +253,15 @@ def _of_means(groups: Callable[[Results], Groups]) -> Callable[[Results], Groups
 
 
 _BARS: Final = (
-    "Bars are one standard error, over the windows of a text. Runs that differ in their seeds "
-    "alone are one mark at their mean, with one standard error over the seeds."
+    "Bars and bands are one standard error: over the windows of a text, or blocks of its only "
+    "window, or over seeds where a mark is the mean of runs that differ in nothing else."
 )
 _CHARTS: Final[Sequence[tuple[str, str, Callable[[Results], Groups]]]] = (
     (
         "Divergence against work",
         "Each mark is a run: its color is the machine, its shape the rule. Thin lines are Pareto "
         "fronts: no other run on the same machine beats theirs. Dotted lines are runs without "
-        f"look-ahead, in a band of one standard error. {_BARS}",
+        f"look-ahead. {_BARS}",
         _of_means(_work),
     ),
     (
@@ -278,7 +272,7 @@ _CHARTS: Final[Sequence[tuple[str, str, Callable[[Results], Groups]]]] = (
     (
         "Precision ladders",
         "KL along families of machines. Thin lines join runs with the same look-ahead, bold ones "
-        f"those without, in a band of one standard error. {_BARS}",
+        f"those without. {_BARS}",
         _of_means(_alone(ladders)),
     ),
     (

@@ -44,19 +44,6 @@ _HEAD: Final = "lm_head"  # the step that is in no layer
 _GAP: Final = 2  # between the columns of a table with a heading
 _RATE_WIDTH: Final = 7  # of a column of percentages, the space before it included
 
-_CSV_METRICS: Final = (
-    "kl",
-    "flip_rate",
-    "perplexity",
-    "reference_perplexity",
-    "recomputation_rate",
-    "tokens",
-    "kl_error",
-    "flip_rate_error",
-    "perplexity_error",
-    "clusters",
-    "windows",
-)
 _RULES: Final = {
     "random": "random control",
     "normwise": "normwise, version 1's rule",
@@ -97,19 +84,7 @@ def _if_any(run: Comparison, rate: float) -> str:
 
 
 def results_table(results: Sequence[EqualRateRun], title: str) -> Table:
-    """A table of the demo's runs for the terminal.
-
-    Parameters
-    ----------
-    results : sequence of EqualRateRun
-        The runs, in the order of the rows.
-    title : str
-        Stands above the table.
-
-    Returns
-    -------
-    rich.table.Table
-    """
+    """A table of the demo's runs, one per row, below a title."""
     table = _headed_table([heading for heading, _ in _RESULTS])
     table.title, table.title_justify, table.padding = title, "left", (0, 0)
     table.columns[2].justify = "left"
@@ -121,60 +96,41 @@ def results_table(results: Sequence[EqualRateRun], title: str) -> Table:
 
 
 def metrics_table(run: Comparison, reference: str) -> Table:
-    """A table of the metrics of a run for the terminal.
-
-    Parameters
-    ----------
-    run : Comparison
-        The run.
-    reference : str
-        The name of the machine that it is compared with.
-
-    Returns
-    -------
-    rich.table.Table
-    """
-    metrics, error = run.metrics, numbers.error
-    rows = [
-        (
-            "KL divergence",
-            numbers.scientific(metrics.kl),
-            error(metrics.kl_error),
-            f"nats per token, from {reference}",
-        ),
-        (
-            "flips",
-            f"{metrics.flip_rate:.2%}",
-            error(metrics.flip_rate_error, "percent"),
-            "of the most probable next tokens",
-        ),
-        (
-            "perplexity",
-            numbers.decimals(metrics.perplexity),
-            error(metrics.perplexity_error, "plain"),
-            f"{reference}: {numbers.decimals(metrics.reference_perplexity)}",
-        ),
-        (
-            "recomputed",
-            f"{metrics.recomputation_rate:.2%}",
-            error(metrics.recomputation_rate_error, "percent"),
-            "of candidate components",
-        ),
-        (
-            "high precision",
-            f"{metrics.high_precision_share:.2%}",
-            "",
-            "of all multiply-adds, added to them",
-        ),
-        ("time", f"{numbers.seconds(run.seconds)} s", "", f"{run.speed:,.0f} tokens/s"),
-    ]
-    table = _plain_table(show_header=False)
+    """A table of the metrics of a run, compared with the machine named `reference`."""
+    metrics = run.metrics
+    table = _plain_table()
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right", style="bold")
     table.add_column(no_wrap=True)
     table.add_column(style="dim")
-    for row in rows if run.setting.lamp else (*rows[:3], rows[-1]):
-        table.add_row(*row)
+    table.add_row(
+        "KL divergence",
+        numbers.scientific(metrics.kl),
+        numbers.error(metrics.kl_error),
+        f"nats per token, from {reference}",
+    )
+    table.add_row(
+        "flips",
+        f"{metrics.flip_rate:.2%}",
+        numbers.error(metrics.flip_rate_error, "percent"),
+        "of the most probable next tokens",
+    )
+    table.add_row(
+        "perplexity",
+        numbers.decimals(metrics.perplexity),
+        numbers.error(metrics.perplexity_error, "plain"),
+        f"{reference}: {numbers.decimals(metrics.reference_perplexity)}",
+    )
+    if run.setting.lamp:
+        table.add_row(
+            "recomputed",
+            f"{metrics.recomputation_rate:.2%}",
+            numbers.error(metrics.recomputation_rate_error, "percent"),
+            "of candidate components",
+        )
+        share = f"{metrics.high_precision_share:.2%}"
+        table.add_row("high precision", share, "", "of all multiply-adds, added to them")
+    table.add_row("time", f"{numbers.seconds(run.seconds)} s", "", f"{run.speed:,.0f} tokens/s")
     return table
 
 
@@ -188,17 +144,7 @@ def where_errors_are_from(metrics: Metrics) -> str:
 
 
 def more_than_first(runs: Sequence[Comparison]) -> Iterator[str]:
-    """How much the divergence of each run differs from the first's, a line for each.
-
-    Parameters
-    ----------
-    runs : sequence of Comparison
-        The runs of a comparison.
-
-    Yields
-    ------
-    str
-    """
+    """How much the divergence of each run differs from the first's, a line for each."""
     for letter, run in zip(LETTERS, runs, strict=False):
         difference = run.more_than_first
         if difference is None or math.isnan(difference.error):
@@ -212,18 +158,9 @@ def more_than_first(runs: Sequence[Comparison]) -> Iterator[str]:
 
 
 def rates_table(metrics: Metrics, width: int) -> Table:
-    """A table of recomputation rates for the terminal: a row per step, a column per layer.
+    """A table of recomputation rates: a row per step, a column per layer.
 
-    Parameters
-    ----------
-    metrics : Metrics
-        The metrics of a run with look-ahead.
-    width : int
-        Columns of the terminal; layers that do not fit go below the first.
-
-    Returns
-    -------
-    rich.table.Table
+    Layers that do not fit into `width` columns of the terminal go below the first.
     """
     rows = {step: _percentages(rates) for step, rates in metrics.step_rates.items()}
     head = {step: rows.pop(step) for step in [*rows] if step.startswith(_HEAD)}
@@ -235,7 +172,7 @@ def rates_table(metrics: Metrics, width: int) -> Table:
     heading = "recomputed, %"
     label = 2 + max(map(len, (heading, _HEAD, *head, *rows)))
     across = max(1, min(len(columns), (width - label) // _RATE_WIDTH))
-    table = _plain_table(show_header=False)
+    table = _plain_table()
     table.padding = 0
     table.add_column(no_wrap=True, min_width=label)
     for _ in range(across):
@@ -257,34 +194,13 @@ def _percentages(rates: Sequence[float]) -> list[str]:
 
 
 def comparison_heading(runs: Sequence[Comparison], reference: str) -> str:
-    """What stands above the table of a comparison.
-
-    Parameters
-    ----------
-    runs : sequence of Comparison
-    reference : str
-        The name of the machine that all are compared with.
-
-    Returns
-    -------
-    str
-    """
+    """What stands above the table of a comparison with the machine named `reference`."""
     perplexity = numbers.decimals(runs[0].metrics.reference_perplexity)
     return f"How far they are from {reference}, whose perplexity is {perplexity}"
 
 
 def comparison_table(runs: Sequence[Comparison]) -> Table:
-    """A table of one model and text on several machines, a letter for each.
-
-    Parameters
-    ----------
-    runs : sequence of Comparison
-        The runs; each is also compared with the first.
-
-    Returns
-    -------
-    rich.table.Table
-    """
+    """A table of one model and text on several machines, a letter for each."""
     high = any(run.setting.lamp for run in runs)
     columns = (*_METRICS, *(_LOOK_AHEAD if high else ()), *_TIMES)
     table = _headed_table(["", *(heading for heading, _ in columns)])
@@ -294,18 +210,9 @@ def comparison_table(runs: Sequence[Comparison]) -> Table:
 
 
 def differences_table(found: Sequence[Difference], width: int) -> Table:
-    """A table of what differs between machines, a letter for each.
+    """A table of what ``lamp.machines.differences`` found between machines, a letter for each.
 
-    Parameters
-    ----------
-    found : sequence of Difference
-        As ``lamp.machines.differences`` gives it; at least one.
-    width : int
-        Columns of the terminal; machines that do not fit side by side go one below the other.
-
-    Returns
-    -------
-    rich.table.Table
+    Machines that do not fit side by side into `width` columns go one below the other.
     """
     rows = [(label, each.what, each.values) for each in found for label in each.labels()]
     cells = [("step", "", LETTERS[: len(rows[0][2])]), *rows]
@@ -334,10 +241,10 @@ def _once(rows: Sequence[tuple[str, Any, Any]]) -> Iterator[str]:
         previous = label
 
 
-def _plain_table(**options: Any) -> Table:
+def _plain_table() -> Table:
     from rich.table import Table
 
-    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, **options)
+    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
 
 
 def _headed_table(headings: Iterable[str], justify: Any = "right") -> Table:
@@ -351,41 +258,24 @@ def _headed_table(headings: Iterable[str], justify: Any = "right") -> Table:
 
 
 def write_csv(results: Sequence[EqualRateRun], path: Path) -> None:
-    """Write runs to a CSV file, one per line, whole or not at all.
-
-    Parameters
-    ----------
-    results : sequence of EqualRateRun
-        The runs.
-    path : Path
-        The file; its folder must exist.
-    """
+    """Write the demo's runs to a CSV file, one per line, whole or not at all."""
     from lamp._files import writing
+    from lamp.evaluation import NUMBERS
     from lamp.reports import exports
 
-    columns = ("stored_bits", "rule", "tau", *_CSV_METRICS, "seconds")
+    own = ("stored_bits", "rule", "tau", "seconds")
+    measured = ("tokens", *NUMBERS, "clusters", "windows")
     lines = (
-        {
-            "stored_bits": result.stored_bits,
-            "rule": result.rule,
-            "tau": result.tau,
-            **{name: getattr(result.metrics, name) for name in _CSV_METRICS},
-            "seconds": round(result.seconds, 3),
-        }
-        for result in results
+        {name: getattr(run if name in own else run.metrics, name) for name in (*own, *measured)}
+        for run in results
     )
-    writing.write(path, exports.written_csv(columns, lines))
+    writing.write(path, exports.written_csv((*own, *measured), lines))
 
 
 def plot_results(results: Sequence[EqualRateRun], path: Path) -> None:
-    """Plot KL divergence against recomputation rate, and save it whole or not at all.
+    """Plot the demo's KL divergences against recomputation rates, whole or not at all.
 
-    Parameters
-    ----------
-    results : sequence of EqualRateRun
-        The runs; those without recomputation become level lines.
-    path : Path
-        The picture; its ending (.png, .svg, .pdf) says its kind.
+    The ending of the path (.png, .svg, .pdf) says the kind of picture.  Another is a ValueError.
     """
     from lamp._files import writing
     from lamp.reports import pictures
@@ -400,7 +290,7 @@ def plot_results(results: Sequence[EqualRateRun], path: Path) -> None:
 
 def _picture(results: Sequence[EqualRateRun]) -> Picture:
     """A color for each precision, a shape for each rule, and lines that join runs of both."""
-    from lamp.reports import figures, scales
+    from lamp.reports import charts, figures, scales
 
     title = "query-key products recomputed in float32"
     rates = [run.metrics.recomputation_rate for run in results if run.lamp is not None]
@@ -426,7 +316,7 @@ def _picture(results: Sequence[EqualRateRun]) -> Picture:
         *(figures.Entry(f"{mu} stored bits", i) for i, mu in enumerate(precisions)),
         *(figures.Entry(text, None, i, "rule") for i, text in enumerate(_RULES.values(), 1)),
         figures.Entry("no recomputation", role="level"),
-        figures.Entry("bars and bands: one standard error", role="note"),
+        charts.ERRORS,
     )
     draw = partial(figures.plot, x, y, points, lines)
     return figures.Picture("demo", "Look-ahead in attention scores", title, legend, draw)

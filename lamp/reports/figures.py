@@ -70,6 +70,7 @@ _LINES: Final[dict[str, tuple[float, Any, Any]]] = {
     "median": (1.6, "-", "-"),
 }
 _BAND: Final[dict[str, Any]] = {"linewidth": 0, "alpha": 0.13}
+_BAR: Final[dict[str, Any]] = {"elinewidth": 1.2, "zorder": 3}
 _STYLE: Final[Any] = {
     "font.family": "sans-serif",
     "text.parse_math": False,  # no part of a label is a formula
@@ -150,17 +151,10 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that can be drawn.
+    """A figure that can be drawn in the :func:`style` that is in force.
 
-    Parameters
-    ----------
-    kind : str
-        What is drawn, in a word or two that can be part of a file's name.
-    title, summary : str
-        The model and text; what is to be seen, in words.
-    legend : tuple of Entry
-    draw : callable
-        Draws it in the :func:`style` that is in force.
+    Its kind is a word or two that can be part of a file's name, its title the model and text, its
+    summary what is to be seen, in words.
     """
 
     kind: str
@@ -325,10 +319,10 @@ def _marks(sheet: Sheet, x: Scale, y: Scale | None, points: Iterable[Point]) -> 
         if y:
             ys, up = [y.place(p.y) for p in group], [y.reach(p.y, p.y_error) for p in group]
         y_bars, x_bars = (np.array(each).T if np.any(each) else None for each in (up, across))
-        look = {**_marker(color, shape), "ecolor": _ink(color), "elinewidth": 1.1, "zorder": 3}
+        look = {**_marker(color, shape), "ecolor": _ink(color), **_BAR}
         drawn, _, lines = sheet.axes.errorbar(xs, ys, y_bars, x_bars, **look)
         for line in lines:
-            line.set_alpha(0.45)
+            line.set_alpha(0.6)
             sheet.mark(line, f"bar m{color} r{shape}")
         sheet.mark(drawn, f"mark m{color} r{shape}", [point.tooltip for point in group])
 

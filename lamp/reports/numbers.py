@@ -45,11 +45,7 @@ def short_percent(share: float) -> str:
     """A share in percent with at most three significant digits, for axes and cells."""
     if (special := _special(share)) is not None:
         return special
-    if abs(share) < 1e-6:
-        return f"{power(100 * share)}%"
-    digits = max(0, 2 - math.floor(math.log10(abs(100 * share))))
-    shown = f"{100 * share:.{digits}f}"
-    return f"{shown.rstrip('0').rstrip('.') if '.' in shown else shown}%"
+    return f"{power(100 * share) if abs(share) < 1e-6 else f'{100 * share:.3g}'}%"
 
 
 def decimals(number: float, places: int = 3) -> str:
@@ -110,9 +106,8 @@ def power(number: float) -> str:
     """
     if (special := _special(number)) is not None:
         return special
-    plain = f"{number:.6g}"
-    if 1e-2 <= abs(number) < 1e5 or "e" not in f"{number:.5e}":
-        return plain
+    if 1e-2 <= abs(number) < 1e5:
+        return f"{number:.6g}"
     mantissa, _, exponent = f"{number:.5e}".partition("e")
     mantissa = mantissa.rstrip("0").rstrip(".")
     shown = f"10{str(int(exponent)).translate(_SUPERSCRIPTS)}"

@@ -90,7 +90,10 @@ def _described(study: Results) -> dict[str, Any]:
         "facts": [(name, fact) for name, fact in _facts(study) if fact],
         "failed": {reason: _listed(records) for reason, records in failed.items()},
         "missing": _listed(study.having("missing")),
-        "tables": [(*said, table(study)) for *said, table in _TABLES],
+        "texts": tables.texts(study),
+        "comparisons": tables.comparisons(study),
+        "seeds": tables.seeds(study),
+        "runs": tables.runs(study),
         "charts": charts(study),
         "times": {model: tables.times(study, model) for model in study.labels("model")},
     }
@@ -111,13 +114,8 @@ def _facts(study: Results) -> Iterator[tuple[str, Any]]:
     """Names and facts: a list of (what is code, what is not), or plain lines."""
     for name, kind in _LISTED.items():
         yield name, _codes(_said(study, kind))
-    yield (
-        "grid",
-        [
-            (variable, f" = {', '.join(map(str, values))}")
-            for variable, values in study.variables.items()
-        ],
-    )
+    grid = study.variables.items()
+    yield "grid", [(name, f" = {', '.join(map(str, values))}") for name, values in grid]
     yield "reference", _codes(study.labels("reference"))
     yield "when", _when(study.records)
     yield "where", [_place(place) for place in study.environments.values()]
@@ -157,32 +155,3 @@ def _place(place: Mapping[str, Any]) -> str:
     rest = {k: v for k, v in place.items() if k not in _FIRST and v is not None}
     known += [f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in rest.items()]
     return ", ".join(known)
-
-
-# --- what is shown in tables ----------------------------------------------------------------------
-
-_TABLES: Final = (
-    ("Texts", "What the models read, and the reference's perplexity.", tables.texts),
-    (
-        "Rules compared",
-        "Each setting of look-ahead beside the run without any on the same model, text and "
-        "machine, or else the first. Divergences are compared on the same tokens, cluster by "
-        "cluster (the windows of a text, or blocks of its only window), and intervals are "
-        "Student's: one of a difference that has 0 in it decides nothing. Of runs that differ in "
-        "their seeds alone, the mean is compared.",
-        tables.comparisons,
-    ),
-    (
-        "Seeds",
-        "Means of runs that differ in their seeds alone. Intervals are those of other seeds on "
-        "the same text, not of other text.",
-        tables.seeds,
-    ),
-    (
-        "Runs",
-        "KL is the mean divergence of the next token's distribution from the reference's, in "
-        "nats. ◆ marks the Pareto front: no other run on the same machine is better in KL and in "
-        "rate.",
-        tables.runs,
-    ),
-)

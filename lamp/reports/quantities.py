@@ -19,10 +19,9 @@ __all__ = ["FLIPS", "KL", "RATE", "SHARE", "SPEED", "Quantity", "described"]
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something that is measured of a run.
+    """Something that is measured of a run, with its standard error.
 
-    It has a name that can be part of a file's, the title of an axis, its value and standard error
-    for a run, and ways to write a value in a sentence and along an axis.
+    `show` writes a value in a sentence, `label` along an axis.  The name can be part of a file's.
     """
 
     name: str

@@ -112,8 +112,10 @@ def _mean(runs: Sequence[Run]) -> Mean:
     given: dict[str, Any] = {name: mean.value for name, mean in means.items()}
     given |= {f"{name}_error": means[name].error for name in ESTIMATED}
     rates = {
-        step: tuple(np.mean([found.step_rates[step] for found in each], axis=0).tolist())
+        step: tuple(np.mean(rows, axis=0).tolist())
         for step in metrics(first).step_rates
+        for rows in [[found.step_rates.get(step, ()) for found in each]]
+        if len(set(map(len, rows))) == 1  # always so, unless the store was tampered with
     }
     sums = [
         Sums(parts[0].positions, *np.mean([part[1:] for part in parts], axis=0).tolist())

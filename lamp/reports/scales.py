@@ -27,22 +27,11 @@ _DIGITS: Final = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0))  # of ticks within a deca
 
 
 class Scale:
-    """An axis of a figure.
+    """An axis of a figure, with room for values and for bars of their errors.
 
-    Parameters
-    ----------
-    title : str
-    values : iterable of float
-        What is drawn along it; a linear axis begins at 0, unless some values are marked.
-    label : callable
-        Writes a value.
-    log : bool
-    room, band : float
-        What a label and a band take along the axis, as shares of the axis proper.
-    errors : iterable of float
-        Those of the values: there is room for their bars, down to half of a value.
-    marked : sequence of float
-        The values that may be written along it; round ones if there are none.
+    `label` writes a value.  `room` and `band` are what a label and a band take along the axis, as
+    shares of the axis proper.  If values are `marked`, only they are written along it, else round
+    ones, and a linear axis begins at 0.
     """
 
     def __init__(
@@ -79,7 +68,7 @@ class Scale:
 
     def reach(self, value: float, error: float) -> tuple[float, float]:
         """How far a bar of an error goes to either side of a value, within the axis proper."""
-        if self.in_band(value) or not error < math.inf:
+        if self.in_band(value) or not 0 < error < math.inf:
             return 0.0, 0.0
         return value - max(value - error, self.low), min(value + error, self.high) - value
 
@@ -92,13 +81,13 @@ class Scale:
     @property
     def ticks(self) -> list[float]:
         """The values that are written along the axis proper: as many as there is room for."""
-        fitting = [each for each in self._candidates() if len(each) <= _TICKS and self._fit(each)]
-        middles = np.array([*self.bands.values()])
-        return [
-            value
-            for value in max(fitting, key=len, default=[])
-            if (np.abs(self._share(value) - middles) >= 0.75 * self.room).all()
-        ]
+        chosen: list[float] = []
+        for values in self._candidates():
+            gaps = np.diff([*map(self._share, values)])
+            if len(chosen) < len(values) <= _TICKS and (gaps >= self.room).all():
+                chosen = values
+        far, names = 0.75 * self.room, np.array([*self.bands.values()])
+        return [x for x in chosen if (np.abs(self._share(x) - names) >= far).all()]
 
     def draw(self, axes: Axes, way: Literal["x", "y"]) -> None:
         """Set up an axis of a figure: scale, ends, bands, and what is written along it."""
@@ -147,7 +136,9 @@ class Scale:
         """Values to write along the axis, all round."""
         from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
-        yield from (self._marked[::step] for step in (16, 8, 4, 2, 1) if self._marked)
+        if self._marked:
+            yield from (self._marked[::step] for step in (16, 8, 4, 2, 1))
+            return
         most = range(2, 1 + round(1 / self.room))
         locators: list[Locator] = []
         if self.log:
@@ -155,11 +146,7 @@ class Scale:
             locators += [LogLocator(subs=digits, numticks=_TICKS) for digits in _DIGITS]
         if not self.log or self.high / self.low < 10:
             locators += [MaxNLocator(count, steps=[1, 2, 5, 10]) for count in most]
-        for locator in locators if not self._marked else ():
+        for locator in locators:
             with np.errstate(over="ignore"):  # locators also look beyond the axis
                 values = locator.tick_values(self.low, self.high)
             yield [float(value) for value in values if self.low <= value <= self.high]
-
-    def _fit(self, values: Sequence[float]) -> bool:
-        """Whether there is room for all of their labels."""
-        return all(gap >= self.room for gap in np.diff([*map(self._share, values)]))

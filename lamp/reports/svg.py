@@ -28,14 +28,8 @@ _LETTERS: Final = 15.5  # figures are laid out for the largest letters of the pa
 _SWATCH: Final = 16 / 72  # inches
 _NAMES: Final = {value: f"var(--{name})" for name, value in LIGHT.items()}
 _DIGITS: Final = re.compile(r"(\d+\.\d)\d+")  # a tenth of a unit is enough
-_STYLES: Final = (
-    "fill",
-    "fill-opacity",
-    "stroke",
-    "stroke-opacity",
-    "stroke-width",
-    "stroke-dasharray",
-)
+_ENDS: Final = ("", "-opacity", "-width", "-dasharray")
+_STYLES: Final = ("fill", "fill-opacity", *(f"stroke{end}" for end in _ENDS))
 _TICKS: Final = re.compile("[xy]tick_")
 
 _Marked = Mapping[str, tuple[str, Sequence[str]]]
@@ -106,32 +100,23 @@ def _group(classes: str, inside: Sequence[ET.Element], tooltips: Sequence[str]) 
 def _part(node: ET.Element, tag: str, shapes: Mapping[str, str]) -> ET.Element | None:
     """A shape or a text; None if it cannot be seen."""
     given = [pair.partition(":")[::2] for pair in node.get("style", "").split(";")]
-    style = {name.strip(): value.strip() for name, value in given}
+    style = {name.strip(): _NAMES.get(value.strip(), value.strip()) for name, value in given}
+    attributes = {name: node.get(name) for name in ("d", "x", "y", "transform")}
     if tag == "text":
-        return _text(node, style)
-    seen = {name: _NAMES.get(style[name], style[name]) for name in _STYLES if name in style}
-    if seen.get("fill") == "none" and "stroke" not in seen:
+        named = style.get("fill", "").startswith("var(")  # else it has the ink of its class
+        attributes |= {"text-anchor": style.get("text-anchor"), "transform": None}
+        attributes["style"] = f"fill:{style['fill']}" if named else None
+    elif style.get("fill") == "none" and "stroke" not in style:
         return None
-    made = ET.Element("path", {"style": ";".join(f"{name}:{v}" for name, v in seen.items())})
+    else:
+        attributes["style"] = ";".join(f"{name}:{style[name]}" for name in _STYLES if name in style)
     if tag == "use":
         (name,) = (value[1:] for key, value in node.attrib.items() if key.endswith("href"))
-        place = f"translate({node.get('x', 0)} {node.get('y', 0)})"
-        made.attrib |= {"d": shapes[name], "transform": place}
-    else:
-        made.set("d", node.get("d", ""))
-    for key in ("d", "transform"):
-        if key in made.attrib:
-            made.set(key, " ".join(_DIGITS.sub(r"\1", made.attrib[key]).split()))
-    return made
-
-
-def _text(node: ET.Element, style: Mapping[str, str]) -> ET.Element:
-    made = ET.Element("text")
-    made.text = node.text
-    for name in ("x", "y"):
-        made.set(name, _DIGITS.sub(r"\1", node.get(name, "0")))
-    if "text-anchor" in style:
-        made.set("text-anchor", style["text-anchor"])
-    if (ink := style.get("fill", "")) in _NAMES:
-        made.set("style", f"fill:{_NAMES[ink]}")
+        x, y = attributes.pop("x") or 0, attributes.pop("y") or 0
+        attributes |= {"d": shapes[name], "transform": f"translate({x} {y})"}
+    made = ET.Element("text" if tag == "text" else "path")
+    made.text = node.text if tag == "text" else None
+    for key, value in attributes.items():
+        if value is not None:
+            made.set(key, " ".join(_DIGITS.sub(r"\1", value).split()))
     return made

@@ -188,9 +188,9 @@ def comparisons(study: Results) -> Table:
         Column("against", attrgetter("baseline.lamp"), None, "the baseline", 40),
         Column("KL factor", attrgetter("factor.value"), numbers.factor, "KL over the baseline's"),
         Column("95% interval", factor_interval, _interval(numbers.factor), "of that factor"),
-        *_estimate("KL, more", "KL less the baseline's", attrgetter("kl"), numbers.scientific),
+        *_estimate("KL difference", "KL less the baseline's", attrgetter("kl"), numbers.scientific),
         *_estimate(
-            "flips, more", "flips less the baseline's", attrgetter("flips"), numbers.percent
+            "flips difference", "flips less the baseline's", attrgetter("flips"), numbers.percent
         ),
     )
     return Table(

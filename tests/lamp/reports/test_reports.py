@@ -27,6 +27,7 @@ from fpemu._printing import clean
 from lamp import reports
 from lamp.cli.application import main
 from lamp.evaluation import Metrics
+from lamp.lookahead import LAMP
 from lamp.reports import (
     charts,
     colors,
@@ -42,7 +43,7 @@ from lamp.reports.page import page
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, described
 from lamp.reports.results import NONE, compared, factor_interval, front, rule
 from lamp.reports.scales import Scale
-from lamp.studies import Result, Run, Store
+from lamp.studies import EqualRateRun, Result, Run, Store
 from lamp.studies.runs import now
 from tests.lamp import canned_stores
 
@@ -526,7 +527,10 @@ def test_bars_end_with_the_axis_and_there_are_none_of_what_is_in_a_band():
     assert 1.0 - low == pytest.approx(axis.low)
     assert 1.0 + high == pytest.approx(2.5)
     assert axis.high > 2.5
-    for value, error in ((0.0, 1.0), (math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan)):
+    for value, error in [(x, 1.0) for x in (0.0, math.nan, math.inf)] + [
+        (1.0, math.nan),
+        (1.0, -1.0),
+    ]:
         assert axis.reach(value, error) == (0.0, 0.0)
 
 
@@ -1109,3 +1113,47 @@ def test_pictures_of_long_names_have_files(study, tmp_path):
 def test_a_plot_of_no_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"'.*a\.xyz' ends in no kind of picture: expected .png"):
         console.plot_results([], tmp_path / "a.xyz")
+
+
+# --- the demo -------------------------------------------------------------------------------------
+
+
+def demo_grid():
+    def run(mu, rate, lamp):
+        kl = 4.0**-mu / (1 + 9 * rate)
+        errors = {"kl_error": kl / 4, "flip_rate_error": 0.0123}
+        metrics = Metrics(64, kl, 0.25, 30.0, 31.0, rate, (), {}, rate, **errors, clusters=4)
+        return EqualRateRun(mu, lamp, None if lamp is None else 1.25, metrics, 12.5)
+
+    rules = None, LAMP("normwise", tau=1.25), LAMP("total_variation", budget=0.1, weights="abs")
+    return [run(mu, 0.1 * i, lamp) for mu in (2, 7) for i, lamp in enumerate(rules)]
+
+
+def test_the_demo_draws_its_errors():
+    grid = demo_grid()
+    picture = console._picture(grid)
+    sheet = drawn(picture)
+
+    def ends(run):
+        return run.metrics.kl - run.metrics.kl_error, run.metrics.kl + run.metrics.kl_error
+
+    for color, mu in (("m0", 2), ("m1", 7)):
+        own = [run for run in grid if run.stored_bits == mu]
+        found = sorted((low[1], high[1]) for low, high in bars(sheet)[color])
+        np.testing.assert_allclose(found, sorted(map(ends, own[1:])), rtol=1e-12)
+        ((*corners,),) = bars(sheet, "band")[color]
+        heights = [y for _, y in corners]
+        assert (min(heights), max(heights)) == pytest.approx(ends(own[0]))
+    assert charts.ERRORS in picture.legend
+
+
+def test_the_table_of_the_demo_has_its_errors_and_fits_80_columns():
+    from rich.console import Console
+
+    grid = demo_grid()
+    terminal = Console(record=True, width=80, file=io.StringIO())
+    terminal.print(console.results_table(grid, "title"))
+    rows = [line.split() for line in terminal.export_text().splitlines() if " 12.5" in line]
+    assert " ".join(rows[0]) == "2 - none 6.25e-02 1.6e-02 25.00% 1.2% 31.000 0.00% 12.5"
+    assert rows[2][2:5] == ["total_variation,", "|y|", f"{grid[2].metrics.kl:.2e}"]
+    assert len(rows) == len(grid)
