@@ -144,6 +144,7 @@ def test_operands_follow_a_unit_that_takes_others():
         ("name = 'a'\n[scores\n", "m.toml is not TOML: .*line 2"),
         ("\nfoo = 1", "line 2: unknown key 'foo' - expected name, preset, weights"),
         ("[mlpup]\nrounding = 'rne'", r"line 1: unknown key 'mlpup' - did you mean 'mlp_up'\?"),
+        ("preset = 'FP8'", r"did you mean ada-fp8, hopper-fp8, .*fp8-e4m3"),
         ("preset = 'hoper'", "line 1: unknown hardware 'hoper': did you mean hopper"),
         ("weights = 'e1m99'", "line 1: unknown format 'e1m99'"),
         ("[scores]\n\nacumulator='e8m4'", r"line 3: unknown key 'acumulator' of \[scores\]"),
