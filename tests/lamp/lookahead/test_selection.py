@@ -192,7 +192,7 @@ def test_settings_that_make_no_sense_are_refused(settings_, message):
 def test_a_text_form_says_everything_once():
     with pytest.raises(ValueError, match=r"softmax:tv:3%:seed=1:seed=2': seed is given twice"):
         LAMP.parse("softmax:tv:3%:seed=1:seed=2")
-    with pytest.raises(TypeError, match="must be a text such as .*, not None"):
+    with pytest.raises(TypeError, match=r"must be a text such as .*, not None"):
         LAMP.parse(None)
 
 
