@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from fpemu import Accumulator
 from lamp._kernels.callables import telling
 from lamp._kernels.rows import Float64, outward
+from lamp.bounds.claims import keeps_claims
 from lamp.bounds.compositions import Composition
-from lamp.bounds.compositions.base import keeps_claims
 from lamp.bounds.evaluations import Evaluation, InFloat64
 from lamp.bounds.inner_products import ProductErrors, claims_of
 

@@ -236,7 +236,10 @@ def _plain(name: str, value: Any, kind: type, to: type) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool):
         number = "a number" if to is float else "an integer"
         raise TypeError(f"{name} must be {number}, not {value!r}")
-    return to(value)
+    try:
+        return to(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large") from None
 
 
 def _sum(shares: tuple[float, ...]) -> float:
@@ -411,8 +414,10 @@ class LAMP:
         Raises
         ------
         ValueError
-            If the text does not have that form, or a field is out of range.
+            If the text does not have that form, or a field is out of range or given twice.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"settings must be a text such as 'softmax:tv:1%', not {text!r}")
         place, *parts = text.split(":")
         if place not in PLACES:
             raise ValueError(f"{text!r} begins with {place!r}: expected one of {', '.join(PLACES)}")
@@ -422,7 +427,11 @@ class LAMP:
             )
         rule, amount, *options = parts
         try:
-            values = dict(_option(option) for option in options)
+            values: dict[str, Any] = {}
+            for name, value in map(_option, options):
+                if name in values:
+                    raise ValueError(f"{name} is given twice")
+                values[name] = value
             return cls(_SHORT.get(rule, rule), on=place, **values, **_amounts(amount))
         except ValueError as error:
             raise ValueError(f"{text!r}: {error}") from error

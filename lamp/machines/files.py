@@ -99,6 +99,14 @@ _PLAIN: Final = ("name", "preset", "weights")
 _ATTENTIONS: Final = ("plain", "tiled")
 _MODULES: Final = "LAMP_MODULES"
 _TYPES: Final[dict[str, Any]] = {"str": str, "int": int, "bool": bool}  # of a format's fields
+_HINTS: Final[dict[Any, tuple[type, ...]]] = {  # what a file may give for a user's field
+    int: (int,),
+    float: (int, float),
+    bool: (bool,),
+    str: (str,),
+    Format: (str, Mapping),
+    Rounding: (str, Mapping),
+}
 _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 
 
@@ -408,8 +416,12 @@ def _own_kind(name: Any) -> type[Accumulator]:
         raise ValueError(
             f"unknown kind {name!r}: expected {', '.join(_KINDS)}, or package.module:Class"
         )
-    if module in os.environ.get(_MODULES, "").split(","):
-        importlib.import_module(module)
+    if module in map(str.strip, os.environ.get(_MODULES, "").split(",")):
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever a user's module does
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{module} of {_MODULES} cannot be imported: {reason}") from error
     for kind in _subclasses(Accumulator):
         if kind_name(kind) == name:
             return kind
@@ -428,6 +440,11 @@ def _subclasses(kind: type[Accumulator]) -> Iterator[type[Accumulator]]:
 def _parameter(key: str, value: Any, hint: Any = None) -> Any:
     """The value of an accumulator's parameter, as a file gives it; `hint` is a user's field's."""
     hinted = (hint, *get_args(hint))
+    for kind, taken in _HINTS.items():
+        if hint is kind and (
+            not isinstance(value, taken) or isinstance(value, bool) != (kind is bool)
+        ):
+            raise ValueError(f"{key} must be of type {kind.__name__}, not {value!r}")
     if Format in hinted and isinstance(value, (str, Mapping)):
         return _as_format(value)
     if Rounding in hinted and isinstance(value, (str, Mapping)):

@@ -22,6 +22,7 @@ __all__ = ["names", "preset"]
 _PS: Final = re.compile(r"((?:scores-|published-)?)ps(\d+)", re.ASCII)
 _MOST_STORED_BITS: Final = 23
 _LONGEST: Final = 100  # letters of a wrong name in a message
+_MOST_HINTS: Final = 8
 _ATTENTION: Final = ("scores", "values")
 _SATURATING: Final = Rounding("rne", "saturate")
 
@@ -127,7 +128,8 @@ def preset(name: str) -> Hardware:
     if name in _UNITS:
         return _on_units(name)
     known = [each.format(mu=mu) for each in names() for mu in ((4, 7) if "{" in each else (0,))]
-    near = difflib.get_close_matches(name[:_LONGEST], known, 4, 0.5)
+    inside = [each for each in known if name and name.lower() in each]
+    near = inside[:_MOST_HINTS] or difflib.get_close_matches(name[:_LONGEST], known, 4, 0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"expected {', '.join(names())}"
     raise ValueError(f"unknown hardware {name[:_LONGEST]!r}: {hint}")
 

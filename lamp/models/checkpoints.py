@@ -99,12 +99,14 @@ def directory(path_or_name: str | os.PathLike[str]) -> Path:
     if path_or_name in PACKAGED:
         return _from_package(str(path_or_name))
     path = Path(path_or_name)
+    if not str(path_or_name):
+        raise FileNotFoundError(f"no model '': {_EXPECTED}")
     if _is_gguf(path):
         return path
     if not path.is_dir():
         named = isinstance(path_or_name, str) and _HUB_NAME.fullmatch(path_or_name)
         if not named or path.suffix.lower() == _GGUF or path.exists():
-            what = "is a file, but none of GGUF" if path.is_file() else "does not exist"
+            what = "is a file, but none of GGUF" if path.exists() else "does not exist"
             raise FileNotFoundError(f"no model {str(path_or_name)!r}: it {what}; {_EXPECTED}")
         path = _from_hub(named["name"], named["revision"])
     if not (path / "config.json").is_file():

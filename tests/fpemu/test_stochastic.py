@@ -439,3 +439,14 @@ def test_tiny_numbers_meet_the_random_bits_of_p3109s_variants(mode, random_bits)
                 out = np.empty((1, 1), np.bool_)
                 _tiny_ups(np.array([number]).view(np.uint32), target, words, unused, out)
                 assert out[0, 0] == (drawn >= least), (s, d, drawn)
+
+
+@pytest.mark.parametrize("format", ["float8_e4m3fn", "e5m7"])
+def test_what_is_far_below_the_smallest_number_hardly_ever_goes_up(format):
+    quantum = fpemu.format(format).smallest_subnormal
+    for dtype, farthest in ((np.float32, 90), (np.float64, 200)):
+        x = np.ldexp(
+            np.full((farthest - 40, 2000), 1.5 * quantum), -np.arange(40, farthest)[:, None]
+        )
+        rounded = fpemu.round(x.astype(dtype), format, fpemu.Rounding("sr", seed=7))
+        assert not rounded.any()

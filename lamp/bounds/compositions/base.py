@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lamp._kernels.rows import Float64, outward, rows_of, total
+from lamp.bounds.claims import keeps_claims, place_of
 
 __all__ = [
     "Composition",
@@ -19,7 +20,6 @@ __all__ = [
     "as_vector",
     "check_norm",
     "few_ulps",
-    "keeps_claims",
     "ratio",
     "value_exact",
     "with_errors",
@@ -31,28 +31,6 @@ _DIGITS: Final = 60
 _DOUBLINGS: Final = 4
 _AGREEMENT: Final = 40  # digits that two precisions must share
 _CLAIMS: Final = ("value", "value_error", "value_mpmath", "amplified", "enclosure")
-
-
-def _place(kind: type, name: str) -> int:
-    """How far up among the bases of a class a name is defined."""
-    return next(i for i, base in enumerate(kind.__mro__) if name in vars(base))
-
-
-def keeps_claims(kind: type, *claims: str) -> bool:
-    """Whether none of a class's claims is overridden below the place of its `is_proved`.
-
-    Parameters
-    ----------
-    kind : type
-        A class with `is_proved`.
-    *claims : str
-        Names of methods.
-
-    Returns
-    -------
-    bool
-    """
-    return all(_place(kind, claim) >= _place(kind, "is_proved") for claim in claims)
 
 
 class Composition(ABC):
@@ -80,7 +58,7 @@ class Composition(ABC):
         super().__init_subclass__(**options)
         if not keeps_claims(cls, *_CLAIMS):
             cls.is_proved = False
-        if _place(cls, "value") < _place(cls, "value_error"):
+        if place_of(cls, "value") < place_of(cls, "value_error"):
             # What a base class states of its own value says nothing of another one.
             cls.value_error = Composition.value_error  # type: ignore[method-assign]
 

@@ -234,8 +234,11 @@ def test_a_term_that_is_no_bound_is_named(method, wrong):
     composition = Square()
     setattr(composition, method, lambda y, errors: np.where(np.asarray(y) > 2, wrong, 1.0))
     order = "rigorous" if method == "enclosure" else "first_order"
-    found = bounds.ProductErrors([[1.0, 3.0]], [[0.1, 0.1]], 0.0, "given")
-    message = rf"'inner products' of the bound of square is {wrong} at component \(0, 1\), where y"
+    found = bounds.ProductErrors([[1.0, 1.5], [1.0, 3.0]], np.full((2, 2), 0.1), 0.0, "given")
+    message = (
+        rf"'inner products' of the bound of square is {wrong} at component \(1, 1\), where y is "
+        r"\[1.0, 3.0\] and its errors \[0.1, 0.1\]"
+    )
     with pytest.raises(ValueError, match=message):
         bounds.bound(composition, found, order=order)
 

@@ -179,6 +179,7 @@ def test_tau_out_of_range_is_refused(tau):
         ({"rule": "kl", "budget": 0.1, "scope": "head"}, "unknown scope 'head'"),
         ({"rule": "kl", "tau": float("nan")}, r"tau of kl must lie in \[0, inf\), not nan"),
         ({"rule": "largest", "tau": 0.1, "weights": "abs"}, "takes no weights"),
+        ({"rule": "kl", "tau": 10**400}, "tau is too large"),
         ({"tau": 1.5, "leading_columns": -1}, "leading_columns must be at least 0, not -1"),
         ({"rule": "normwise", "tau": 1.5, "weights": "abs"}, "takes no weights"),
     ],
@@ -186,6 +187,13 @@ def test_tau_out_of_range_is_refused(tau):
 def test_settings_that_make_no_sense_are_refused(settings_, message):
     with pytest.raises(ValueError, match=message):
         LAMP(**settings_)
+
+
+def test_a_text_form_says_everything_once():
+    with pytest.raises(ValueError, match=r"softmax:tv:3%:seed=1:seed=2': seed is given twice"):
+        LAMP.parse("softmax:tv:3%:seed=1:seed=2")
+    with pytest.raises(TypeError, match=r"must be a text such as .*, not None"):
+        LAMP.parse(None)
 
 
 def test_bad_arrays_are_refused():

@@ -184,6 +184,7 @@ def test_operands_follow_a_unit_that_takes_others():
         ("name = 'a'\n[scores\n", "m.toml is not TOML: .*line 2"),
         ("\nfoo = 1", "line 2: unknown key 'foo' - expected name, preset, weights"),
         ("[mlpup]\nrounding = 'rne'", r"line 1: unknown key 'mlpup' - did you mean 'mlp_up'\?"),
+        ("preset = 'FP8'", r"did you mean ada-fp8, hopper-fp8, .*fp8-e4m3"),
         ("preset = 'hoper'", "line 1: unknown hardware 'hoper': did you mean hopper"),
         ("weights = 'e1m99'", "line 1: unknown format 'e1m99'"),
         ("[scores]\n\nacumulator='e8m4'", r"line 3: unknown key 'acumulator' of \[scores\]"),
@@ -397,6 +398,33 @@ def test_a_class_of_the_same_name_is_another_machine():
 
     mine = Hardware("m", scores=Sequential("float32"))
     assert digest(mine) != digest(Hardware("m", scores=fpemu.Sequential("float32")))
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("format = 3", "format must be of type Format, not 3"),
+        ("rounding = true", "rounding must be of type Rounding, not True"),
+        ("share = 'much'", "share must be of type float, not 'much'"),
+        ("share = true", "share must be of type float, not True"),
+    ],
+)
+def test_fields_of_an_accumulator_of_ones_own_have_their_types(field, message):
+    text = f"[scores.accumulator]\nkind = '{__name__}:Backward'\n{field}\n"
+    with pytest.raises(ValueError, match=rf"accumulator of \[scores\]: {message}"):
+        machine_files.loads(text)
+    whole = text.replace(field, "format = 'bfloat16'\nshare = 1")
+    assert machine_files.loads(whole).scores.accumulator.share == 1
+
+
+def test_a_module_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    (tmp_path / "broken_units.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LAMP_MODULES", "numbers , broken_units ")
+    text = "[scores]\naccumulator = {kind = 'broken_units:Unit'}"
+    message = "broken_units of LAMP_MODULES cannot be imported: ZeroDivisionError: division by zero"
+    with pytest.raises(ValueError, match=f"line 2: .*{message}"):
+        machine_files.loads(text)
 
 
 def test_a_file_never_has_a_module_imported_but_a_variable_may(tmp_path, monkeypatch):

@@ -560,6 +560,13 @@ def test_a_missing_directory_says_what_was_expected(path):
         GPT2.from_pretrained(path)
 
 
+def test_the_empty_name_is_not_the_directory_at_hand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="no model '': expected 'embedded'"):
+        GPT2.from_pretrained("")
+
+
 def test_a_file_that_is_no_model_is_said_to_be_one(tmp_path):
     (tmp_path / "model.txt").write_text("not a model")
     with pytest.raises(

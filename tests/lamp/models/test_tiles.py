@@ -334,6 +334,15 @@ def test_infinite_scores_have_the_softmax_of_their_row(row, expected, fields):
     np.testing.assert_array_equal(output[0, -1, 0], np.float32(expected))
 
 
+def test_a_maximum_that_has_not_grown_is_not_rounded():
+    maximum = Function("float8_e4m3fn")  # of which -inf would become NaN
+    query, key, value, machine = scores_as_given(
+        [-np.inf, -np.inf, 0.0, 0.0], running_maximum=maximum
+    )
+    output, _ = attention(query, key, value, hardware=machine)
+    assert output[0, -1, 0] == 3.5
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [

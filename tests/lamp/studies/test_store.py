@@ -622,6 +622,13 @@ def test_a_claim_that_nobody_can_have_made_is_none(filled, pid, expires):
             assert store.claim("b", "me") == "claimed"
 
 
+def test_the_first_process_of_a_container_may_have_made_a_claim(filled):
+    host, soon = socket.gethostname(), time.time() + 50
+    tampered(filled, f"INSERT INTO claims VALUES ('b', 'other', '{host}', 1, {soon})")
+    with Store.open(filled, write=True) as store:
+        assert store.claim("b", "me") == "taken"
+
+
 def test_a_store_that_another_program_holds_is_not_read_through_the_lock(filled, monkeypatch):
     monkeypatch.setattr(stores.database, "_PATIENCE_TO_READ", 0.05)
     with contextlib.closing(sqlite3.connect(filled, isolation_level=None)) as other:
