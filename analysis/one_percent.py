@@ -320,20 +320,22 @@ def settings(rule: Rule, scores: NDArray[np.float32], rate: float) -> LAMP | Non
     return None if tau >= float(np.nanmax(scores)) else LAMP(**rule.options, tau=tau)
 
 
-def run(group: Group, given: Texts, rates: Sequence[float]) -> tuple[list[Row], list[Limit]]:
-    """All runs of a group at some rates, and without recomputation."""
+def run(
+    group: Group, given: Texts, rates: Sequence[float], rules: Sequence[str] = tuple(RULES)
+) -> tuple[list[Row], list[Limit]]:
+    """The runs of a group by some rules at some rates, and without recomputation."""
     hardware = machine(group, given)
     scores = known_scores(hardware, given)
     truth = scores["true errors, KL score"]
     limits = [
         Limit(**asdict(group), rule=name, rate=rate, left=left(scores[name], truth, rate))
-        for name in RULES
+        for name in rules
         for rate in rates
     ]
     plans: list[tuple[str, float, LAMP | None]] = [("none", 0.0, None)]
     for rate in rates:
-        for name, rule in RULES.items():
-            chosen = settings(rule, scores[name], rate)
+        for name in rules:
+            chosen = settings(RULES[name], scores[name], rate)
             if chosen is not None:
                 plans.append((name, rate, chosen))
     rows = []
@@ -399,10 +401,13 @@ def run_levels(group: Group, given: Texts, rates: Sequence[float]) -> tuple[list
     return (rows,)
 
 
-def task(levels: bool, group: Group, windows: int, length: int, rates: tuple[float, ...]) -> Any:
+def task(group: Group, rates: tuple[float, ...], options: argparse.Namespace) -> Any:
     """A group in a process of its own."""
-    study = run_levels if levels else run
-    return study(group, texts(group.model, windows, length), rates)
+    length = options.length or MODELS[group.model]
+    given = texts(group.model, options.windows, length)
+    if options.levels:
+        return run_levels(group, given, rates)
+    return run(group, given, rates, options.rules)
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -628,6 +633,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--formats", nargs="+", choices=FORMATS, help="by default all; with --levels PS(4) alone"
     )
     parser.add_argument("--orders", nargs="+", default=list(ORDERS), choices=ORDERS)
+    parser.add_argument(
+        "--rules",
+        nargs="+",
+        default=list(RULES),
+        choices=RULES,
+        metavar="RULE",
+        help="by default all",
+    )
     parser.add_argument("--rates", nargs="+", type=float, default=list(RATES))
     parser.add_argument("--windows", type=int, default=6, help="test windows")
     parser.add_argument("--length", type=int, help="tokens of a window")
@@ -647,27 +660,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(Found(unique(read(options.output / FILES[0], Row))), console, options.output)
 
 
-def measure(options: argparse.Namespace) -> None:
-    """Do the runs that are asked for and missing in the files."""
-    files = [options.output / name for name in (LEVEL_FILES if options.levels else FILES)]
-    # The last file is written last: what it holds is done.
-    held = read(files[-1], Level if options.levels else Limit)
-    done = {(row.model, row.format, row.order, row.rate) for row in held}
+def missing(options: argparse.Namespace, held: Iterable[Any]) -> dict[Group, tuple[float, ...]]:
+    """The groups, and the rates of each, at which not all rules that are asked for are done."""
+    done: dict[tuple[Group, float], set[str]] = {}
+    for row in held:
+        at = Group(row.model, row.format, row.order), row.rate
+        done.setdefault(at, set()).add(row.levels if options.levels else row.rule)
+    asked = {*(LEVELS if options.levels else options.rules)}
     wanted = {
-        group: tuple(rate for rate in options.rates if (*asdict(group).values(), rate) not in done)
+        group: tuple(rate for rate in options.rates if asked - done.get((group, rate), set()))
         for format in options.formats
         for model in options.models
         for order in options.orders
         for group in (Group(model, format, order),)
     }
-    missing = {group: rates for group, rates in wanted.items() if rates}
+    return {group: rates for group, rates in wanted.items() if rates}
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Do the runs that are asked for and missing in the files."""
+    files = [options.output / name for name in (LEVEL_FILES if options.levels else FILES)]
+    # The last file is written last: what it holds is done.
+    wanted = missing(options, read(files[-1], Level if options.levels else Limit))
     processes = ProcessPoolExecutor(options.jobs, initializer=numba.set_num_threads, initargs=(1,))
     with processes as pool, Progress() as progress:
-        bar = progress.add_task("runs", total=len(missing))
-        waiting = []
-        for group, rates in missing.items():
-            length = options.length or MODELS[group.model]
-            waiting.append(pool.submit(task, options.levels, group, options.windows, length, rates))
+        bar = progress.add_task("runs", total=len(wanted))
+        waiting = [pool.submit(task, group, rates, options) for group, rates in wanted.items()]
         for finished in as_completed(waiting):
             for file, rows in zip(files, finished.result(), strict=True):
                 append(file, rows)

@@ -52,6 +52,7 @@ OVERFLOWS: Final = {
 }
 """How a rounding treats overflow, in words that follow its mode."""
 
+_MOST_LEVELS: Final = 255  # the largest number that a mask of them holds
 _MOST_PRECISION: Final = 24  # of correctly rounded functions
 
 
@@ -502,8 +503,8 @@ def _checked_step(given: Any, name: str, kind: Any) -> Any:
 
 def _checked_levels(given: Any) -> Any:
     """The products that recompute; one alone is not in a tuple."""
-    if not given:
-        raise ValueError("recomputed must be a product or several, not none")
+    if not 0 < len(given) <= _MOST_LEVELS:
+        raise ValueError(f"recomputed must be 1 to {_MOST_LEVELS} products, not {len(given)}")
     levels = tuple(_checked_step(each, "recomputed", Product) for each in given)
     return levels[0] if len(levels) == 1 else levels
 

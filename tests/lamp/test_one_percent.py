@@ -2,6 +2,7 @@
 
 import math
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +99,28 @@ def test_runs_are_written_and_read(texts, tmp_path):
     shares = {each.rule: each.left for each in limits}
     assert min(shares.values()) == shares["true errors, KL score"]
     assert 0 < min(shares.values()) < max(shares.values()) < 1.0
+
+
+def test_a_second_call_does_what_is_missing_alone():
+    options = Namespace(
+        levels=False, rules=["strict", "relaxed"], rates=[0.1, 0.2], formats=["PS(4)"],
+        models=["embedded"], orders=["sequential", "pairwise"],
+    )  # fmt: skip
+    group, other = (study.Group("embedded", "PS(4)", order) for order in options.orders)
+    held = [
+        study.Limit("embedded", "PS(4)", "sequential", rule, rate, 0.5)
+        for rule, rate in (("strict", 0.1), ("relaxed", 0.1), ("strict", 0.2), ("KL score", 0.2))
+    ]
+    assert study.missing(options, held) == {group: (0.2,), other: (0.1, 0.2)}
+    options.rules = ["strict"]
+    assert study.missing(options, held) == {other: (0.1, 0.2)}
+    options.levels = True
+    done = [
+        study.Level("embedded", "PS(4)", "pairwise", name, 0.1, 0, 0.1, 0.1, 0.1)
+        for name in study.LEVELS
+    ]
+    assert study.missing(options, done) == {group: (0.1, 0.2), other: (0.2,)}
+    assert study.missing(options, done[1:]) == {group: (0.1, 0.2), other: (0.1, 0.2)}
 
 
 def test_precisions_are_compared_at_the_same_cost(texts, tmp_path):

@@ -184,7 +184,8 @@ def test_softmax_in_rounded_rows_is_that_of_all_rows(monkeypatch):
         (lambda: Product(devices.get(MX), "mxfp4"), ValueError, "float8_e4m3fn, not mxfp4"),
         (lambda: Hardware("h", norm=Product()), TypeError, "norm must be a Function, not a Prod"),
         (lambda: Hardware("h", qkv="float33"), ValueError, "unknown format 'float33'"),
-        (lambda: Hardware("h", recomputed=()), ValueError, "recomputed must be a product or sever"),
+        (lambda: Hardware("h", recomputed=()), ValueError, "must be 1 to 255 products, not 0"),
+        (lambda: Hardware("h", recomputed=["e8m4"] * 256), ValueError, "255 products, not 256"),
         (lambda: Hardware("h", recomputed=["e8m4", Sum()]), TypeError, "be a Product, not a Sum"),
         (
             lambda: Hardware("h", recomputed=("e8m4", Product(order="ascending"))),
