@@ -45,6 +45,7 @@ FLOORS = {
         "lookahead",
         "models",
         "evaluation",
+        "harness",
         "studies",
         "reports",
         "cli",
