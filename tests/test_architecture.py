@@ -47,6 +47,7 @@ FLOORS = {
         "models",
         "evaluation",
         "integrations",
+        "harness",
         "studies",
         "reports",
         "cli",

@@ -15,6 +15,7 @@ from lamp.cli.report import report
 from lamp.cli.run import run
 from lamp.cli.status import status
 from lamp.cli.sweep import sweep
+from lamp.cli.tasks import evaluate
 
 __all__ = ["app", "main"]
 
@@ -34,6 +35,7 @@ def _main(debug: options.Debug = False, version: options.Version = False) -> Non
 
 for command in (run, generate, compare, sweep, status, report, demo):
     app.command()(command)
+app.command("eval")(evaluate)
 app.add_typer(hardware.app, name="hardware")
 
 

@@ -20,6 +20,7 @@ from lamp.evaluation.sources import (
     STANDARD_INPUT,
     Source,
     read_standard_input,
+    special_tokens,
     standard_input,
 )
 from lamp.evaluation.texts import Text, window_sizes
@@ -50,6 +51,7 @@ __all__ = [
     "reference_logits",
     "samples",
     "setting_parts",
+    "special_tokens",
     "side_by_side",
     "stochastic",
     "versions",

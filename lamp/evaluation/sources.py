@@ -37,6 +37,7 @@ __all__ = [
     "STANDARD_INPUT",
     "Source",
     "read_standard_input",
+    "special_tokens",
     "standard_input",
 ]
 
@@ -284,7 +285,7 @@ class Source:
         ValueError
             As :meth:`documents`, or if a window does not fit the model.
         """
-        before, after = _around(model) if self.special_tokens else ((), ())
+        before, after = special_tokens(model) if self.special_tokens else ((), ())
         sizes = window_sizes(model, self.length, self.stride, len(before))
         most = None if self.tokens is None else fitting(self.tokens, *sizes, len(before))
         parts: list[NDArray[np.int64]] = []
@@ -323,8 +324,24 @@ class Source:
 # --- tokens ---------------------------------------------------------------------------------------
 
 
-def _around(model: Decoder) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens that a tokenizer puts in front of a text and behind it."""
+def special_tokens(model: Decoder) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens that a model's tokenizer puts in front of a text and behind it.
+
+    Parameters
+    ----------
+    model : Decoder
+
+    Returns
+    -------
+    before, after : tuple of int
+
+    Examples
+    --------
+    >>> import lamp
+    >>> from lamp.evaluation import special_tokens
+    >>> special_tokens(lamp.from_pretrained("embedded"))
+    ((), ())
+    """
     whole = tuple(model.encode(_SAMPLE).tolist())
     plain = tuple(model.encode(_SAMPLE, add_special_tokens=False).tolist())
     for first in range(len(whole) - len(plain) + 1):

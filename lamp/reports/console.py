@@ -5,6 +5,7 @@ Tables fit into 80 columns, whatever the machines and models are called.
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lamp.evaluation import Comparison, Metrics
+    from lamp.harness import Scores
     from lamp.machines import Difference
     from lamp.reports.figures import Picture
     from lamp.studies import EqualRateRun
@@ -32,6 +34,7 @@ __all__ = [
     "more_than_first",
     "plot_results",
     "rates_table",
+    "scores_tables",
     "results_table",
     "where_errors_are_from",
     "write_csv",
@@ -207,6 +210,38 @@ def comparison_table(runs: Sequence[Comparison]) -> Table:
     for letter, run in zip(LETTERS, runs, strict=False):
         table.add_row(letter, *(show(run) for _, show in columns))
     return table
+
+
+def scores_tables(found: Scores) -> Iterator[tuple[str, Table]]:
+    """A table of the scores of each task, on a machine and on the reference.
+
+    Parameters
+    ----------
+    found : lamp.harness.Scores
+
+    Yields
+    ------
+    heading : str
+    table : rich.table.Table
+    """
+    for task, scores in itertools.groupby(found.scores, lambda score: score.task):
+        table = _headed_table(["metric", "score", "±", found.reference, "more", "±", "changed"])
+        table.columns[0].justify = "left"
+        count = 0
+        for score in scores:
+            difference, changed, count = score.difference, score.changed, score.count
+            metric = score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
+            table.add_row(
+                metric,
+                numbers.decimals(score.value),
+                numbers.error(score.value_error, "decimals")[1:],
+                numbers.decimals(score.reference),
+                "-" if difference is None else numbers.decimals(difference.value),
+                "-" if difference is None else numbers.error(difference.error, "decimals")[1:],
+                "-" if changed is None else str(changed),
+            )
+        documents = f", {count} document{'s' if count > 1 else ''}" if count else ""
+        yield f"{task}{documents}", table
 
 
 def differences_table(found: Sequence[Difference], width: int) -> Table:

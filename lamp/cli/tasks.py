@@ -1,0 +1,92 @@
+"""The subcommand `lamp eval`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fpemu import _printing as printing
+from fpemu._printing import echo
+from lamp.cli import options
+
+if TYPE_CHECKING:
+    from lamp.harness import Scores
+
+
+def evaluate(
+    tasks: Annotated[
+        list[str],
+        typer.Option(
+            help="Tasks of lm-evaluation-harness, by their names, separated by commas.",
+            metavar="TASK[,TASK]",
+        ),
+    ],
+    model: options.Model = "embedded",
+    hardware: options.Machine = "fp32",
+    lamp: options.Rules = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="A folder with tasks of your own: YAML files as the harness has them."),
+    ] = None,
+    reference: options.Reference = "fp64",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Do the first documents of each task only.")
+    ] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Examples in front of each question.  By default, the task's own number."
+        ),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put questions into the model's chat template.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Let a model do tasks of lm-evaluation-harness on a machine and on a reference."""
+    names = [name.strip() for each in tasks for name in each.split(",") if name.strip()]
+    if not names:
+        raise typer.BadParameter("give at least one task", param_hint="--tasks")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when the harness is imported
+    from lamp.cli import outputs
+    from lamp.harness import evaluate_tasks
+    from lamp.models import loading as models
+
+    setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
+    exact = options.machine(reference, "--reference")
+    network = models.from_pretrained(model)
+    found = evaluate_tasks(
+        network,
+        setting,
+        names,
+        reference=exact,
+        folder=folder,
+        limit=limit,
+        shots=shots,
+        chat=chat,
+    )
+    if json:
+        outputs.print_json({"model": outputs.model_record(model, network), **found.record()})
+        return
+    echo(f"{model}: {type(network).__name__}, {network.shape.layers} layers")
+    _print(found)
+
+
+def _print(found: Scores) -> None:
+    from lamp.cli import outputs
+    from lamp.reports import console as report
+
+    console = printing.console()
+    console.print(str(found.setting))
+    for heading, table in report.scores_tables(found):
+        console.print(f"\n{heading}", style="bold")
+        console.print(table)
+    if any(score.difference for score in found.scores):
+        words = "more: than the reference, with the error of the differences document by document."
+        console.print(f"\n{words}", style="dim")
+    outputs.print_notes(console, {"Note": found.notes()})
