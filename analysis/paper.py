@@ -333,7 +333,7 @@ def rate_for(base: float, curve: Sequence[Any], factor: float) -> float:
 
 def table(shares: Sequence[Share], model: str) -> Table:
     """How much has to be recomputed."""
-    title = f"{model}: scores recomputed for a divergence that many times smaller, 95% intervals of so many texts"
+    title = f"{model}: scores recomputed for smaller divergences, 95% intervals of so many texts"
     found = Table(title=title, title_justify="left")
     for heading in ("text", "mu", "rule", "KL"):
         found.add_column(heading)
