@@ -4,22 +4,30 @@
     python analysis/paper.py --as-published --length 1024 --reference fp32 --model gpt2-xl
     python analysis/paper.py --downstream
 
-Scores are accumulated in PS(mu), mu stored bits; a rule recomputes some in float32, and a control
-as many at random; the text is natural, or its tokens are shuffled.  Version 1 has the rule normwise
-with tau from 2.0 (none) down to 1.02 and a control within each row; version 2 the rules strict and
-relaxed, and a control over whole padded rows.  With --scaled the thresholds of version 2 shrink as
-rows grow.  The reference is the same model in float64, or in float32 as in the paper (--reference
-fp32).  All runs are kept in a store, so that a second call does what is missing alone.
+Scores are accumulated in PS(mu), mu stored bits, term after term; a rule recomputes some in
+float32, and a control as many at random; the texts are natural, or their tokens are shuffled.
+Version 1 has the rule normwise with tau from 2.0 (none) down to 1.02 and a control within each row;
+version 2 the rules strict and relaxed, and a control over whole padded rows.  With --scaled the
+thresholds of version 2 shrink as rows grow.  The reference is the same model in float64, or in
+float32 as in the paper (--reference fp32).  All runs are kept in a store, so that a second call
+does what is missing alone.
 
-Writes paper_NAME_vN.png (the Kullback-Leibler divergence and the flip rate against the share of
-products recomputed) and prints how much has to be recomputed for a divergence 10, 100 and 1000
-times smaller.  --downstream prints the perplexity of float32, of mu = 4 alone and of mu = 4 with
-the relaxed rule instead.
+Numbers are means over the texts, four that come with lamp unless others are named, and intervals
+are from the texts: Student's, of the logarithms of factors and shares.  Writes
+
+paper_NAME_vN.csv         each rule at each tau: divergence, flips, perplexity, share recomputed
+paper_NAME_vN_shares.csv  the share to recompute for a divergence 10, 100 and 1000 times smaller
+paper_NAME_vN.png         the divergence and the flips against the share recomputed
+
+and prints the second; with one kind of text alone (--kinds) it is part of the names.  --downstream
+measures the perplexities of float32, of mu = 4 alone and of mu = 4 with the relaxed rule instead,
+and writes paper_NAME_downstream.csv, a line for each text.
+findings.py makes the tables of the documentation from these files.
 
 --as-published takes the arithmetic of the authors' code: sums in float32 that are rounded to mu
 bits afterwards, a double rounding, and GELU by the error function whatever the model says.  The
 model is any that lamp.from_pretrained takes; one without a tokenizer, as mgm, reads token numbers
-from a file (--text).
+from a file (--texts).
 
 Reference: Budzinskiy et al., "LAMP: Look-Ahead Mixed-Precision Inference of Large Language Models",
 arXiv 2601.21623v1, section 5, and 2601.21623v2.
@@ -42,6 +50,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
+from over_texts import TEXTS, geometric, mean, write
 from rich.console import Console
 from rich.table import Table
 
@@ -49,7 +58,7 @@ import lamp
 from lamp.studies import Run, Store
 
 FACTORS = (10, 100, 1000)
-KINDS = {False: "natural", True: "shuffled"}
+KINDS = ("natural", "shuffled")
 LENGTH = 1024  # that thresholds are scaled by
 
 
@@ -69,7 +78,7 @@ VERSIONS = {
         {"normwise": (2.0, 1.8, 1.6, 1.4, 1.2, 1.1, 1.05, 1.02)},
         {
             "normwise": "softmax:normwise:{normwise}",
-            "random": "softmax:random:{normwise}:seed={seed}",
+            "random": "softmax:random:{normwise_control}:seed={seed}",
         },
         {
             "normwise": ("-", "o", "version 1's rule"),
@@ -85,8 +94,8 @@ VERSIONS = {
         {
             "strict": "softmax:strict:{strict}",
             "relaxed": "softmax:relaxed:{relaxed}",
-            "strict, padded": "softmax:strict:{strict}:control=padded:seed={seed}",
-            "relaxed, padded": "softmax:relaxed:{relaxed}:control=padded:seed={seed}",
+            "strict, padded": "softmax:strict:{strict_control}:control=padded:seed={seed}",
+            "relaxed, padded": "softmax:relaxed:{relaxed_control}:control=padded:seed={seed}",
         },
         {
             "strict": ("-", "o", "strict rule"),
@@ -103,7 +112,10 @@ def study(version: int, options: argparse.Namespace) -> lamp.Study:
     """All runs for a model."""
     published = VERSIONS[version]
     scaled = f":length={LENGTH}" if options.scaled else ""
-    taus = {rule: tuple(options.taus or values) for rule, values in published.taus.items()}
+    taus: dict[str, tuple[float, ...]] = {}
+    for rule, values in published.taus.items():
+        taus[rule] = tuple(options.taus or values)[:: options.tau_every]
+        taus[f"{rule}_control"] = taus[rule][:: options.control_every]
     return lamp.Study(
         f"paper version {version}, {_described(options)}",
         models=[options.model],
@@ -120,7 +132,7 @@ def downstream(options: argparse.Namespace) -> lamp.Study:
     return lamp.Study(
         f"paper downstream, {_described(options)}",
         models=[options.model],
-        texts=_texts(options)[:1],
+        texts=[text for text in _texts(options) if not text["shuffled"]],
         hardware=["published-ps4" if options.as_published else "scores-ps4"],
         lamp=DOWNSTREAM,
         reference="fp32",
@@ -130,12 +142,17 @@ def downstream(options: argparse.Namespace) -> lamp.Study:
 def _described(options: argparse.Namespace) -> str:
     facts = [Path(options.model).name, options.reference]
     facts += ["as published"] * options.as_published + ["scaled"] * options.scaled
+    facts += [] if set(options.kinds) == set(KINDS) else [f"{kind} text" for kind in options.kinds]
     return ", ".join(facts)
 
 
 def _texts(options: argparse.Namespace) -> list[dict[str, Any]]:
-    part = {"source": options.text, "tokens": options.tokens, "length": options.length}
-    return [{**part, "name": name, "shuffled": kind} for kind, name in KINDS.items()]
+    part = {"tokens": options.tokens, "length": options.length}
+    return [
+        {**part, "source": text, "name": f"{text}, {kind}", "shuffled": kind == "shuffled"}
+        for kind in options.kinds
+        for text in options.texts
+    ]
 
 
 def with_published_gelu(model: str, folder: Path) -> str:
@@ -161,17 +178,140 @@ def rule_of(record: Run) -> str:
     return f"{settings.rule}, {settings.control}" if settings.control != "none" else settings.rule
 
 
-def chosen(records: Sequence[Run], text: str, mu: int, rule: str) -> list[Any]:
-    """The metrics of the runs of a curve, by recomputation rate."""
-    found = [
-        record.metrics
-        for record in records
-        if record.text == text
-        and record.variables["mu"] == mu
-        and rule_of(record) == rule
-        and record.metrics is not None
-    ]
-    return sorted(found, key=lambda metrics: metrics.recomputation_rate)
+@dataclass(frozen=True)
+class Point:
+    """A rule at a tau, over all texts."""
+
+    kind: str
+    stored_bits: int
+    rule: str
+    tau: float  # NaN without look-ahead
+    texts: int
+    tokens: int  # of all texts
+    recomputed: float
+    kl: float
+    kl_error: float
+    flips: float
+    flips_error: float
+    perplexity: float  # how many times that of the reference
+    perplexity_low: float
+    perplexity_high: float
+    times: float  # smaller than without look-ahead the divergence is
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """What has to be recomputed for a divergence so many times smaller, over all texts."""
+
+    kind: str
+    stored_bits: int
+    rule: str
+    kl: float  # without look-ahead
+    kl_error: float
+    factor: int
+    reached: int  # by so many texts
+    share: float
+    low: float
+    high: float
+    at_random: float  # the largest factor of the control
+    at_random_low: float
+    at_random_high: float
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """The perplexity of a run on a text, and that of float32."""
+
+    text: str
+    tokens: int
+    rule: str
+    recomputed: float
+    perplexity: float
+    perplexity_error: float
+    reference: float
+
+
+class Runs:
+    """The metrics of all runs, by kind of text, precision, rule and tau; and by text."""
+
+    def __init__(self, records: Sequence[Run]) -> None:
+        self.found: dict[tuple[str, int, str, float], dict[str, Any]] = {}
+        for record in records:
+            if record.metrics is not None:
+                text, _, kind = record.text.rpartition(", ")
+                rule = rule_of(record)
+                tau = math.nan if rule == "none" else lamp.LAMP.parse(record.lamp).tau
+                key = kind, record.variables["mu"], rule, _key(tau)
+                self.found.setdefault(key, {})[text] = record.metrics
+
+    def bases(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """The runs without look-ahead, by kind and precision."""
+        return {key[:2]: texts for key, texts in self.found.items() if key[2] == "none"}
+
+    def curve(self, kind: str, mu: int, rule: str, text: str) -> list[Any]:
+        """The metrics of a rule on a text, by recomputation rate."""
+        found = [
+            texts[text]
+            for key, texts in self.found.items()
+            if key[:3] == (kind, mu, rule) and text in texts
+        ]
+        return sorted(found, key=lambda metrics: metrics.recomputation_rate)
+
+    def point(self, key: tuple[str, int, str, float]) -> Point:
+        """A rule at a tau."""
+        texts, bases = self.found[key], self.bases()[key[:2]]
+        logs = [math.log(bases[text].kl / each.kl) for text, each in texts.items()]
+        worse = [math.log(each.perplexity / each.reference_perplexity) for each in texts.values()]
+        (kl, kl_error), (flips, flips_error), (recomputed, _) = (
+            mean([getattr(each, name) for each in texts.values()])
+            for name in ("kl", "flip_rate", "recomputation_rate")
+        )
+        return Point(
+            *key[:3], key[3] or math.nan, len(texts), sum(each.tokens for each in texts.values()),
+            recomputed, kl, kl_error, flips, flips_error, *geometric(worse), *geometric(logs),
+        )  # fmt: skip
+
+    def points(self) -> list[Point]:
+        """All rules at all taus, by the share recomputed."""
+        found = [self.point(key) for key in self.found]
+        return sorted(
+            found, key=lambda each: (each.kind, each.stored_bits, each.rule, each.recomputed)
+        )
+
+    def shares(self, version: Version) -> list[Share]:
+        """What has to be recomputed, of each kind, precision, rule and factor."""
+        found = []
+        for (kind, mu), bases in sorted(self.bases().items()):
+            for rule in version.taus:
+                (control,) = (
+                    name for name in version.rules if name in ("random", f"{rule}, padded")
+                )
+                best = {
+                    text: math.log(base.kl / min(m.kl for m in self.curve(kind, mu, control, text)))
+                    for text, base in bases.items()
+                }
+                kl = mean([base.kl for base in bases.values()])
+                for factor in FACTORS:
+                    shares = [
+                        rate_for(base.kl, self.curve(kind, mu, rule, text), factor)
+                        for text, base in bases.items()
+                    ]
+                    logs = [math.log(share) for share in shares if not math.isnan(share)]
+                    interval = geometric(logs) if logs else (math.nan,) * 3
+                    found.append(
+                        Share(
+                            kind, mu, rule, *kl, factor, len(logs), *interval,
+                            *geometric(list(best.values())),
+                        )
+                    )  # fmt: skip
+        return found
+
+
+def _key(tau: float | None) -> float:
+    """A tau as part of a key: NaN, which is not equal to itself, as zero."""
+    return 0.0 if tau is None or math.isnan(tau) else tau
 
 
 def rate_for(base: float, curve: Sequence[Any], factor: float) -> float:
@@ -191,82 +331,76 @@ def rate_for(base: float, curve: Sequence[Any], factor: float) -> float:
     return math.nan
 
 
-def precisions(records: Sequence[Run]) -> list[int]:
-    """The numbers of stored bits."""
-    return sorted({record.variables["mu"] for record in records})
-
-
-def table(records: Sequence[Run], model: str, version: Version) -> Table:
+def table(shares: Sequence[Share], model: str) -> Table:
     """How much has to be recomputed."""
-    title = f"{model}: scores recomputed for a divergence that many times smaller"
+    title = f"{model}: scores recomputed for smaller divergences, 95% intervals of so many texts"
     found = Table(title=title, title_justify="left")
-    for heading in ("text", "mu", "rule", "KL", "flips"):
+    for heading in ("text", "mu", "rule", "KL"):
         found.add_column(heading)
     for factor in FACTORS:
         found.add_column(f"{factor}x")
     found.add_column("random, at the most")
-    for text in KINDS.values():
-        for mu in precisions(records):
-            (base,) = chosen(records, text, mu, "none")
-            for rule in version.taus:
-                curve = chosen(records, text, mu, rule)
-                controls = [name for name in version.rules if name in ("random", f"{rule}, padded")]
-                control = chosen(records, text, mu, controls[0])
-                rates = [rate_for(base.kl, curve, factor) for factor in FACTORS]
-                best = base.kl / min(metrics.kl for metrics in control)
-                cells = ["-" if math.isnan(rate) else f"{rate:.1%}" for rate in rates]
-                facts = [text, str(mu), rule, f"{base.kl:.2e}", f"{base.flip_rate:.2%}"]
-                found.add_row(*facts, *cells, f"{best:.1f}x")
-        found.add_section()
+    for rows in (shares[i : i + len(FACTORS)] for i in range(0, len(shares), len(FACTORS))):
+        first = rows[0]
+        facts = [first.kind, str(first.stored_bits), first.rule, f"{first.kl:.2e}"]
+        cells = [
+            f"{row.share:.1%} [{row.low:.1%}, {row.high:.1%}] of {row.reached}"
+            if row.reached
+            else "-"
+            for row in rows
+        ]
+        found.add_row(*facts, *cells, f"{first.at_random:.1f}x")
     return found
 
 
-def perplexities(records: Sequence[Run], model: str) -> Table:
-    """The perplexity of each run beside that of float32."""
-    found = Table(title=f"{model}: perplexity", title_justify="left")
-    for heading in ("scores", "rule", "perplexity", "recomputed"):
-        found.add_column(heading)
-    (first, *_) = [record.metrics for record in records if record.metrics is not None]
-    found.add_row("float32", "", f"{first.reference_perplexity:.3f}", "")
-    for record in records:
-        if record.metrics is not None:
-            share = f"{record.metrics.recomputation_rate:.1%}"
-            found.add_row("PS(4)", record.lamp, f"{record.metrics.perplexity:.3f}", share)
-    return found
+def perplexities(records: Sequence[Run]) -> list[Perplexity]:
+    """The perplexity of each run on each text beside that of float32."""
+    return [
+        Perplexity(
+            record.text.rpartition(", ")[0], record.metrics.tokens, record.lamp,
+            record.metrics.recomputation_rate, record.metrics.perplexity,
+            record.metrics.perplexity_error, record.metrics.reference_perplexity,
+        )
+        for record in records
+        if record.metrics is not None
+    ]  # fmt: skip
 
 
-def plot(records: Sequence[Run], model: str, version: Version, path: Path) -> None:
+def plot(points: Sequence[Point], model: str, version: Version, path: Path) -> None:
     """Divergence and flips against the share that is recomputed, one colour a precision."""
-    figure = Figure(figsize=(11.0, 8.0), layout="constrained")
+    kinds = [kind for kind in KINDS if any(point.kind == kind for point in points)]
+    figure = Figure(figsize=(2.0 + 4.5 * len(kinds), 8.0), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 2, sharex=True, sharey="row")
-    bits = precisions(records)
+    panels = figure.subplots(2, len(kinds), sharex=True, sharey="row", squeeze=False)
+    bits = sorted({point.stored_bits for point in points})
     colours = _colours(bits)
-    for column, text in enumerate(KINDS.values()):
-        for row, name in enumerate(("kl", "flip_rate")):
+    for column, kind in enumerate(kinds):
+        for row, name in enumerate(("kl", "flips")):
             axes = panels[row][column]
             for mu in bits:
+                here = [point for point in points if (point.kind, point.stored_bits) == (kind, mu)]
                 for rule, (style, marker, _) in version.curves.items():
-                    curve = chosen(records, text, mu, rule)
-                    points = [(m.recomputation_rate, getattr(m, name)) for m in curve]
-                    points = [(x, y) for x, y in points if x and y]
-                    if points:
-                        x, y = zip(*points, strict=True)
-                        axes.plot(
-                            x, y, style, color=colours[mu], marker=marker, markersize=3.5, lw=1.1
-                        )
-                for base in chosen(records, text, mu, "none"):
-                    if getattr(base, name):
+                    shown = [
+                        point
+                        for point in here
+                        if point.rule == rule and point.recomputed and getattr(point, name)
+                    ]
+                    axes.errorbar(
+                        [point.recomputed for point in shown], *_with_errors(shown, name),
+                        color=colours[mu], ls=style, marker=marker, ms=3.5, lw=1.1, elinewidth=0.7,
+                    )  # fmt: skip
+                for base in here:
+                    if base.rule == "none" and getattr(base, name):
                         axes.axhline(getattr(base, name), color=colours[mu], lw=0.6, alpha=0.6)
             axes.set_xscale("log")
             axes.set_yscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_locator(LogLocator())
             axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.grid(alpha=0.25)
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
-        panels[0][column].set_title(f"{text} text", loc="left", weight="bold")
+        panels[0][column].set_title(f"{kind} text", loc="left", weight="bold")
         panels[1][column].set_xlabel("query-key products recomputed in float32")
     panels[0][0].set_ylabel("KL(reference || model), nats per token")
     panels[1][0].set_ylabel("tokens whose argmax flips")
@@ -277,8 +411,22 @@ def plot(records: Sequence[Run], model: str, version: Version, path: Path) -> No
     ]
     handles.append(Line2D([], [], color="0.25", lw=0.6, label="no recomputation"))
     figure.legend(handles=handles, loc="outside right center", frameon=False)
-    figure.suptitle(f"{model}: look-ahead recomputation of attention scores", x=0.01, ha="left")
+    texts = max(point.texts for point in points)
+    figure.suptitle(
+        f"{model}: look-ahead recomputation of attention scores; means over {texts} texts with "
+        "standard errors",
+        x=0.01,
+        ha="left",
+    )
     figure.savefig(path, dpi=160)
+
+
+def _with_errors(points: Sequence[Point], name: str) -> tuple[list[float], list[list[float]]]:
+    """Numbers and the lengths of their bars; one down to zero would not end on this axis."""
+    values = [getattr(point, name) for point in points]
+    errors = [getattr(point, f"{name}_error") for point in points]
+    down = [min(error, 0.9 * value) for value, error in zip(values, errors, strict=True)]
+    return values, [down, errors]
 
 
 def _colours(bits: Sequence[int]) -> dict[int, Any]:
@@ -290,11 +438,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--version", type=int, choices=VERSIONS, default=2)
     parser.add_argument("--model", default="embedded", help="a name or a directory")
-    parser.add_argument("--text", default="held-out", help="a text file")
-    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--texts", nargs="+", default=TEXTS, help="text files, or names")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    parser.add_argument("--tokens", type=int, default=512, help="of each text")
     parser.add_argument("--length", type=int, default=256, help="of a window")
     parser.add_argument("--stored-bits", type=int, nargs="+")
     parser.add_argument("--taus", type=float, nargs="+", help="of every rule")
+    parser.add_argument("--tau-every", type=int, default=1, metavar="N", help="every Nth tau")
+    parser.add_argument("--control-every", type=int, default=1, metavar="N", help="of those")
     parser.add_argument("--reference", default="fp64", help="the paper's is fp32")
     parser.add_argument("--scaled", action="store_true", help="thresholds by the length of a row")
     parser.add_argument("--as-published", action="store_true", help="in the authors' arithmetic")
@@ -312,15 +463,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lamp.sweep(planned, store=options.store, jobs=options.jobs)
     with Store.open(options.store) as store:
         records = list(store.runs(planned.name))
-    console = Console(width=110, emoji=False, markup=False)
     if options.downstream:
-        console.print(perplexities(records, name))
+        write(options.output / f"paper_{name}_downstream.csv", perplexities(records))
         return
-    version = VERSIONS[options.version]
-    console.print(table(records, name, version))
-    path = options.output / f"paper_{name}_v{options.version}.png"
-    plot(records, name, version, path)
-    print(f"Wrote {path}")
+    version, runs = VERSIONS[options.version], Runs(records)
+    points, shares = runs.points(), runs.shares(version)
+    called = [
+        f"paper_{name}_v{options.version}",
+        *(options.kinds if len(options.kinds) == 1 else ()),
+    ]
+    path = options.output / "_".join(called)
+    write(path.with_suffix(".csv"), points)
+    write(path.with_name(f"{path.name}_shares.csv"), shares)
+    plot(points, name, version, path.with_suffix(".png"))
+    console = Console(width=130, emoji=False, markup=False)
+    console.print(table(shares, name))
+    print(f"Wrote {path}.csv, {path}_shares.csv and {path}.png")
 
 
 if __name__ == "__main__":
