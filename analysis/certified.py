@@ -92,13 +92,19 @@ def _random(shapes: dict[str, tuple[int, ...]], spread: float) -> dict[str, Any]
     return found
 
 
-def shares(name: str, model: Any, tokens: Any, machines: Any = MACHINES) -> None:
+def shares(
+    name: str,
+    model: Any,
+    tokens: Any,
+    machines: Any = MACHINES,
+    kinds: Any = ("running", "measured"),
+) -> None:
     """The shares of tokens proved on each machine, without and with look-ahead."""
     truth = model.with_hardware("fp64").logits(tokens).argmax(-1)
     for machine in machines:
         for rules in (None, RULES) if machine not in ("fp64", "fp32") else (None,):
             columns = []
-            for kind in ("running", "measured"):
+            for kind in kinds:
                 start = time.perf_counter()
                 found = lamp.certify(model, tokens, machine, rules, kind=kind)
                 columns.append(f"{found.share:6.1%} {np.median(found.bound):8.1e}")
@@ -165,6 +171,7 @@ def main() -> None:
     tokens = model.encode(PASSAGE)[: options.tokens]
     if options.only in (None, "embedded"):
         shares("embedded", model, tokens, ("fp64", "fp32", "ps7"))
+        shares("embedded", model, tokens, MACHINES[1:], ("reference",))
         growth("embedded", model, tokens)
     if options.only in (None, "estimates"):
         estimates("embedded", model, tokens)

