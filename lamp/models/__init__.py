@@ -11,6 +11,8 @@ from lamp.models.propagation import FirstOrder, first_order
 from lamp.models.rotary import Rotary
 from lamp.models.sampling import Sampler
 from lamp.models.tokenizer import Tokenizer
+from lamp.models.tokens import check_tokens
+from lamp.models.traces import Trace, TracedSteps
 from lamp.models.transformer import Forward, State
 from lamp.models.weights import Shape
 
@@ -26,9 +28,12 @@ __all__ = [
     "Shape",
     "State",
     "Tokenizer",
+    "Trace",
+    "TracedSteps",
     "attention",
     "calibrated",
     "certify",
+    "check_tokens",
     "checkpoints",
     "first_order",
     "from_pretrained",
