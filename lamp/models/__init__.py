@@ -12,6 +12,8 @@ from lamp.models.propagation import FirstOrder, first_order
 from lamp.models.rotary import Rotary
 from lamp.models.sampling import Sampler
 from lamp.models.tokenizer import Tokenizer
+from lamp.models.tokens import check_tokens
+from lamp.models.traces import Trace, TracedSteps
 from lamp.models.transformer import Forward, State
 from lamp.models.weights import Shape
 
@@ -28,9 +30,12 @@ __all__ = [
     "Shape",
     "State",
     "Tokenizer",
+    "Trace",
+    "TracedSteps",
     "attention",
     "calibrated",
     "certify",
+    "check_tokens",
     "checkpoints",
     "first_order",
     "from_pretrained",

@@ -103,7 +103,7 @@ class State:
     cache : Cache, optional
         Keys and values of the tokens before; those of this pass are appended.
     observer : callable, optional
-        Is shown every result, see :data:`Observer`.
+        Is called with the name of every result, its layer and its values.
 
     Attributes
     ----------

@@ -47,6 +47,9 @@ _IGNORED: Final = frozenset(
 def put_on_machine(model: nn.Module, structure: Structure, run: Run) -> None:
     """Replace what the modules of a model compute; its weights are those of the machine."""
     fitted = _Fitted(model, structure, run)
+    rule = run.look_ahead.logits
+    if rule is not None and not fitted.has_head:
+        raise ValueError(f"{rule} recomputes logits, but the model has no head that gives them")
     for name in structure.products:
         fitted.replace(name, fitted.product(name))
     for name, norm in structure.norms.items():
@@ -76,6 +79,16 @@ class _Fitted:
     structure: Structure
     run: Run
 
+    @property
+    def has_head(self) -> bool:
+        """Whether one of the products gives logits of tokens."""
+        head = self.model.get_output_embeddings()
+        return head is not None and any(
+            self.model.get_submodule(name) is head
+            for name, product in self.structure.products.items()
+            if product.step == "lm_head"
+        )
+
     def replace(self, name: str, function: Callable[..., Any]) -> None:
         """Give a module another forward function."""
         self.model.get_submodule(name).forward = function
@@ -99,6 +112,11 @@ class _Fitted:
                 run.show(args[0])
             with run.at("block"):
                 result = forward(*args, **kwargs)
+            if run.candidates:
+                raise RuntimeError(
+                    f"a product of layer {name} was not added to the residual stream, where "
+                    "look-ahead recomputes it"
+                )
             if run.calls[number] != expected:
                 raise RuntimeError(
                     f"layer {name} called attention {run.calls[number]} times, expected "
@@ -259,8 +277,9 @@ class _Fitted:
         run, matrix = self.run, self._matrices[name]
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            if name in run.held:
-                return run.held.pop(name)
+            held = run.held.pop(name, None)
+            if held is not None and held[0] is x:
+                return held[1]
             self._work(x, matrix)
             return self._linear(x, matrix, getattr(run.machine, step))
 
@@ -437,7 +456,7 @@ class _Fitted:
             if factor_name is not None and factor_matrix is not None:
                 self._work(x, factor_matrix)
                 factors = np.stack([factor for _, factor in found if factor is not None])
-                run.held[factor_name] = tensor(factors.reshape(shape))
+                run.held[factor_name] = x, tensor(factors.reshape(shape))
             return tensor(np.stack([y for y, _ in found]).reshape(shape))
 
         return forward
@@ -463,7 +482,7 @@ class _Fitted:
         def forward(
             hidden: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor
         ) -> torch.Tensor:
-            out = np.zeros(tuple(hidden.shape), run.hardware.carrier)
+            out = np.zeros(tuple(hidden.shape), run.carrier)
             h, index, share = (array(x) for x in (hidden, chosen, shares))
             machine = run.machine
             for number, (up_matrix, down_matrix) in enumerate(zip(ups, downs, strict=True)):
@@ -510,13 +529,13 @@ class _Fitted:
         """A LayerNorm or RMSNorm."""
         run, parameters = self.run, self._norm(name)
 
-        def forward(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        def forward(x: torch.Tensor) -> torch.Tensor:
             step = run.machine.norm
 
             def norm(part: NDArray[Any]) -> NDArray[Any]:
                 return layers.norm(part, parameters, kind.epsilon, step)
 
-            numbers = array(x).astype(run.hardware.carrier, copy=False)
+            numbers = array(x).astype(run.carrier, copy=False)
             return tensor(by_text(norm, not step.is_stochastic, numbers))
 
         return forward
@@ -591,7 +610,7 @@ def _matrix(module: nn.Module, run: Run) -> Matrix:
 
 def _queries(x: torch.Tensor, run: Run) -> NDArray[Any]:
     """Queries, keys or values in the carrier; wide ones are rounded as the step qkv is."""
-    numbers, carrier = array(x), run.hardware.carrier
+    numbers, carrier = array(x), run.carrier
     step = run.machine.qkv
     if numbers.dtype == carrier and (
         carrier == np.float32 or step.output == fpemu.format("float64")

@@ -31,7 +31,7 @@ _BINARY: Final[Mapping[str, Callable[..., Any]]] = {
 }
 _ACTIVATIONS: Final = ("silu", "relu", "sigmoid", "tanh")
 _POSITIONAL: Final = "_lamp_positional"
-"""Marks numbers that come from positions, not from the model: they are torch's affair."""
+"""Marks memory whose numbers come from positions, not from the model: they are torch's affair."""
 
 
 class Inline(Dispatch):
@@ -60,15 +60,16 @@ class Inline(Dispatch):
         super().__init__(table)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.is_view:
+            return func(*args, **(kwargs or {}))
         if _is_positional(args, kwargs):
             result = func(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor) and result.is_floating_point():
-                setattr(result, _POSITIONAL, True)
+            _mark(result, True)
             return result
         try:
             result = super().__torch_dispatch__(func, types, args, kwargs)
-            if func._schema.is_mutable and hasattr(result, _POSITIONAL):
-                delattr(result, _POSITIONAL)  # numbers of the model have been written to it
+            if func._schema.is_mutable:
+                _mark(result, False)  # numbers of the model have been written to it
             return result
         except NotImplementedError as error:
             raise NotImplementedError(
@@ -116,7 +117,7 @@ class Inline(Dispatch):
         step, which = run.machine.qkv, ("query", "key")[min(run.rotated, 1)]
         run.rotated += 1
         rounding = step.rounding.derived("rotary", which)
-        carrier = run.hardware.carrier
+        carrier = run.carrier
 
         def rounded(text: NDArray[Any]) -> NDArray[Any]:
             return np.asarray(fpemu.round(text, step.output, rounding)).astype(carrier, copy=False)
@@ -162,7 +163,7 @@ class Inline(Dispatch):
         self, operation: Callable[..., Any], step: Sum | Function, *given: Any
     ) -> NDArray[Any]:
         """An operation, exact and rounded once; text by text where it draws random bits."""
-        carrier = self.run.hardware.carrier
+        carrier = self.run.carrier
 
         def once(*parts: Any) -> NDArray[Any]:
             found = operation(*parts, step.output, step.rounding)
@@ -202,12 +203,12 @@ class Inline(Dispatch):
 
     def _sum(self, x: torch.Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
         """A sum of few numbers, as that of a router's probabilities: in float64, rounded once."""
-        if not x.is_floating_point() or dim is None:
+        if not x.is_floating_point() or dim is None or self.run.place != "block":
             return NotImplemented
         wide = x.double().sum(dim, keepdim)
         step = self.run.machine.softmax
         found = fpemu.round(array(wide), step.output, step.rounding)
-        return tensor(np.asarray(found).astype(self.run.hardware.carrier, copy=False))
+        return tensor(np.asarray(found).astype(self.run.carrier, copy=False))
 
     def _cast(self, x: torch.Tensor, **options: Any) -> Any:
         """A cast: numbers of the model stay in the machine's carrier."""
@@ -215,8 +216,6 @@ class Inline(Dispatch):
         if x.is_floating_point() and to is not None and to.is_floating_point:
             return x.clone()
         found = _ATEN._to_copy(x, **options)
-        if found.is_floating_point() and not x.is_floating_point():
-            setattr(found, _POSITIONAL, True)
         return found
 
 
@@ -225,4 +224,14 @@ def _is_positional(args: Any, kwargs: Any) -> bool:
     given = [*args, *(kwargs or {}).values()]
     flat = [y for x in given for y in (x if isinstance(x, (list, tuple)) else (x,))]
     found = [x for x in flat if isinstance(x, torch.Tensor) and x.is_floating_point()]
-    return all(hasattr(x, _POSITIONAL) for x in found)
+    return all(hasattr(x.untyped_storage(), _POSITIONAL) for x in found)
+
+
+def _mark(result: Any, positional: bool) -> None:
+    """Note whether floating-point numbers come from positions, for all views of their memory."""
+    if isinstance(result, torch.Tensor) and result.is_floating_point():
+        memory = result.untyped_storage()
+        if positional:
+            setattr(memory, _POSITIONAL, True)
+        elif hasattr(memory, _POSITIONAL):
+            delattr(memory, _POSITIONAL)

@@ -81,6 +81,8 @@ class Run(State):
         How often each layer has called attention.
     counts : dict
         What was recomputed, by step and layer.
+    carrier : numpy.dtype
+        That of the machine.
     weights : frozenset
         Where the weights of the model are in memory.
     """
@@ -94,6 +96,11 @@ class Run(State):
     calls: dict[int, int] = field(default_factory=dict, init=False)
     counts: dict[str, dict[int, Recomputation]] = field(default_factory=dict, init=False)
     weights: frozenset[int] = field(default=frozenset(), init=False)
+    carrier: np.dtype[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.carrier = self.hardware.carrier
 
     def begin(self) -> None:
         """Begin a forward pass."""

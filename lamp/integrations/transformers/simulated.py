@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import sdpa_mask
@@ -24,7 +24,7 @@ from lamp.integrations.transformers.running import Run, array
 from lamp.integrations.transformers.structure import ATTENTION, Structure, watch
 from lamp.lookahead import LAMP
 from lamp.machines import Hardware, HardwareLike
-from lamp.models import Decoder, Forward, Shape
+from lamp.models import Decoder, Forward, Shape, Trace, TracedSteps, check_tokens
 
 __all__ = ["Simulated", "simulate", "sizes"]
 
@@ -141,6 +141,24 @@ class Simulated(Decoder):
         other._put()
         return other
 
+    @property
+    def _weights(self) -> Any:  # type: ignore[override]
+        """What native models have."""
+        raise ValueError(f"{self!r} runs through transformers: this needs a native GPT-2 or Llama")
+
+    @default_environment()
+    def trace(self, tokens: ArrayLike, layer: int) -> Trace:
+        """Steps of attention of a layer; see :meth:`lamp.models.Decoder.trace`.
+
+        There are ``"stream"``, ``"query"``, ``"key"``, ``"value"`` and what attention shows, but
+        no errors, which depend on what the model does to its scores.
+        """
+        if not isinstance(layer, (int, np.integer)) or not 0 <= layer < self.shape.layers:
+            raise ValueError(f"layer {layer!r} is not in 0..{self.shape.layers - 1}")
+        traced = TracedSteps(int(layer))
+        self._forward(check_tokens(tokens, self.shape), None, traced)
+        return Trace(traced.layer, traced.steps, {})
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model as transformers does."""
         return self.model(*args, **kwargs)
@@ -215,6 +233,16 @@ def _copied(model: nn.Module, weights: Callable[[str, torch.Tensor], torch.Tenso
 
 def _skeleton(model: nn.Module) -> nn.Module:
     """A copy of a model that shares its weights and calls our attention."""
+    if any(hasattr(module, "_lamp_attend") for module in model.modules()):
+        raise ValueError(
+            "the model is on a machine already: use with_hardware of what simulate gave"
+        )
+    for name, module in model.named_modules():
+        if "forward" in vars(module):
+            raise ValueError(
+                f"{name or 'the model'} has a forward function put in place of that of its class: "
+                "what it computes is not known"
+            )
     for name, parameter in model.named_parameters():
         if parameter.dtype not in _PLAIN:
             raise ValueError(

@@ -305,6 +305,12 @@ def _steps_of_layer(
             output_of = before[-1]
             yield call, "attention_output"
         elif ahead:
+            follows = next(calls[where] for where in attended if where > index)
+            if not call.name.startswith(f"{follows.name}."):
+                raise ValueError(
+                    f"{call.name} runs in front of attention but is no part of {follows.name}: its "
+                    "step is not known"
+                )
             yield call, "qkv"
         else:
             inputs, outputs = _sizes(model, call.name)

@@ -78,6 +78,18 @@ def test_generation_with_a_cache_is_generation_without(causal):
     assert torch.equal(logits.argmax(-1), kept[0, 5:])
 
 
+def test_an_encoder_and_decoder_generate():
+    simulated = lamp.simulate(random_model("t5"), "hopper", LAMP("strict", tau=0.3))
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    kept = simulated.model.generate(TEXTS, use_cache=True, **options)
+    anew = simulated.model.generate(TEXTS, use_cache=False, **options)
+    assert torch.equal(kept, anew)
+    logits = simulated.model(input_ids=TEXTS, decoder_input_ids=kept).logits[:, :-1]
+    assert torch.equal(logits.argmax(-1), kept[:, 1:])
+    with pytest.raises(ValueError, match="reads two texts"):
+        simulated.forward([5, 6])
+
+
 def test_rates_have_an_entry_per_layer(causal):
     result = causal.forward(TEXTS[0].numpy())
     assert len(result.recomputed["scores"]) == causal.shape.layers
@@ -102,11 +114,13 @@ def test_models_that_compute_attention_themselves_are_refused(name):
         ("phi3", LAMP("activation", budget=0.1), "not read by one that is known"),
         ("mixtral", LAMP("activation", budget=0.1), "are experts"),
         ("mixtral", LAMP("norm", budget=0.1), "are experts"),
+        ("no head", LAMP("kl", budget=0.1, on="logits"), "has no head"),
     ],
 )
 def test_rules_that_a_structure_has_no_place_for_are_refused(name, rule, message):
+    model = random_model("qwen2").model if name == "no head" else random_model(name)
     with pytest.raises(ValueError, match=message):
-        lamp.simulate(random_model(name), "ps4", rule)
+        lamp.simulate(model, "ps4", rule)
 
 
 def test_tiles_refuse_windows_and_sinks():
@@ -147,6 +161,53 @@ def test_attention_that_goes_past_the_interface_is_noticed():
     attention.forward = lambda hidden_states, **_: (hidden_states, None)
     with pytest.raises(RuntimeError, match="called attention 0 times, expected 1"):
         simulated.model(TEXTS)
+
+
+def test_parts_do_not_run_by_themselves():
+    simulated = lamp.simulate(random_model("qwen2"))
+    with pytest.raises(RuntimeError, match="runs by itself"):
+        simulated.model.model.layers[0](torch.zeros(1, 2, 32))
+
+
+def test_models_that_were_changed_by_hand_are_refused():
+    model = random_model("qwen2")
+    with pytest.raises(ValueError, match="is on a machine already"):
+        lamp.simulate(lamp.simulate(model).model)
+    model.model.norm.forward = lambda x: x
+    with pytest.raises(ValueError, match=r"model\.norm has a forward function put in place"):
+        lamp.simulate(model)
+
+
+def test_products_in_front_of_attention_belong_to_it():
+    class Odd(transformers.models.qwen2.modeling_qwen2.Qwen2DecoderLayer):
+        def forward(self, hidden_states, **kwargs):
+            return super().forward(hidden_states + self.mlp(hidden_states), **kwargs)
+
+    model = random_model("qwen2")
+    for layer in model.model.layers:
+        layer.__class__ = Odd
+    with pytest.raises(ValueError, match="in front of attention but is no part of"):
+        lamp.simulate(model)
+
+
+def test_numbers_written_into_new_memory_stay_numbers_of_the_model():
+    class Odd(transformers.GPT2LMHeadModel):
+        def forward(self, input_ids, attention_mask=None, **kwargs):
+            found = super().forward(input_ids, attention_mask=attention_mask, **kwargs)
+            copied = torch.zeros(found.logits.shape)
+            copied[:, 1:] = found.logits[:, 1:]
+            found.logits = torch.erfinv(copied)
+            return found
+
+    config = transformers.GPT2Config(vocab_size=61, n_embd=32, n_layer=1, n_head=2)
+    with pytest.raises(NotImplementedError, match="torch's own arithmetic"):
+        lamp.simulate(Odd(config)).model(TEXTS)
+
+
+def test_what_needs_native_weights_says_so():
+    simulated = lamp.simulate(random_model("qwen2"), "ps7")
+    with pytest.raises(ValueError, match="runs through transformers"):
+        lamp.certify(simulated, TEXTS[0].numpy())
 
 
 def test_quantized_weights_and_other_objects_are_refused():
