@@ -981,7 +981,8 @@ def test_help_has_a_sentence_for_every_option(name):
 
 def test_help_lists_the_commands():
     printed = command("--help")
-    for name in ("run", "generate", "compare", "sweep", "status", "report", "demo", "hardware"):
+    named = ("run", "generate", "compare", "eval", "sweep", "status", "report", "demo", "hardware")
+    for name in named:
         assert re.search(rf"^│ {name} ", printed, re.MULTILINE)
 
 
