@@ -47,7 +47,6 @@ FLOORS = {
         "models",
         "evaluation",
         "integrations",
-        "harness",
         "studies",
         "reports",
         "cli",

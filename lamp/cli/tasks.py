@@ -14,7 +14,7 @@ from fpemu._printing import echo
 from lamp.cli import options
 
 if TYPE_CHECKING:
-    from lamp.harness import Scores
+    from lamp.integrations import Scores
 
 
 def evaluate(
@@ -54,7 +54,7 @@ def evaluate(
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when the harness is imported
     from lamp.cli import outputs
-    from lamp.harness import evaluate_tasks
+    from lamp.integrations import evaluate_tasks
     from lamp.models import loading as models
 
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))

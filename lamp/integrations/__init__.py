@@ -1,6 +1,6 @@
-"""Models of other libraries on simulated machines.
+"""Models of other libraries on simulated machines, and tasks of lm-evaluation-harness.
 
-Nothing of torch or transformers is imported before a name is used.
+Nothing of torch, transformers or the harness is imported before a name is used.
 """
 
 from __future__ import annotations
@@ -10,12 +10,22 @@ from typing import TYPE_CHECKING, Final
 from fpemu._lazy import lazy
 
 if TYPE_CHECKING:
+    from lamp.integrations.harness import Score, Scores, evaluate_tasks
     from lamp.integrations.loading import from_pretrained, reader
     from lamp.integrations.transformers import Simulated, simulate
 
-__all__ = ["Simulated", "from_pretrained", "reader", "simulate"]
+__all__ = [
+    "Score",
+    "Scores",
+    "Simulated",
+    "evaluate_tasks",
+    "from_pretrained",
+    "reader",
+    "simulate",
+]
 
 _NAMES: Final = {
+    "harness": "Score Scores evaluate_tasks",
     "loading": "from_pretrained reader",
     "transformers": "Simulated simulate",
 }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lamp.evaluation import Comparison, Metrics
-    from lamp.harness import Scores
+    from lamp.integrations import Scores
     from lamp.machines import Difference
     from lamp.reports.figures import Picture
     from lamp.studies import EqualRateRun
@@ -217,7 +217,7 @@ def scores_tables(found: Scores) -> Iterator[tuple[str, Table]]:
 
     Parameters
     ----------
-    found : lamp.harness.Scores
+    found : lamp.integrations.Scores
 
     Yields
     ------

@@ -13,18 +13,18 @@ from typer.testing import CliRunner
 import lamp
 from lamp.cli.application import app
 from lamp.evaluation import Estimate, Setting
-from lamp.harness import evaluate_tasks, scores
+from lamp.integrations.harness import evaluate_tasks, scores
 from tests.lamp.random_llamas import random_llama_checkpoint
 
 TASKS = Path(__file__).parent / "tasks"
-PIECES = Path(__file__).parents[1] / "models" / "sentencepiece_models" / "bpe.model"
+PIECES = Path(__file__).parents[2] / "models" / "sentencepiece_models" / "bpe.model"
 MACHINE = "scores-ps2"
 
 
 def test_the_harness_is_asked_for_by_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
-    monkeypatch.delitem(sys.modules, "lamp.harness.language_model", raising=False)
+    monkeypatch.delitem(sys.modules, "lamp.integrations.harness.language_model", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'fpemu-lamp\[eval\]'"):
         evaluate_tasks(None, Setting("fp32"), ["x"])
 
@@ -50,7 +50,7 @@ def model():
 @pytest.fixture(scope="module")
 def language_model():
     pytest.importorskip("lm_eval", reason="needs the extra eval")
-    from lamp.harness.language_model import LanguageModel
+    from lamp.integrations.harness.language_model import LanguageModel
 
     return LanguageModel
 
@@ -129,7 +129,7 @@ def test_scores_are_a_table(record, model, monkeypatch):
         difference = None if given is None else Estimate(**given)
         found.append(scores.Score(**{**each, "difference": difference}))
     shown = scores.Scores(Setting(MACHINE), "fp64", found, 3, 0, {}, {})
-    monkeypatch.setattr("lamp.harness.evaluate_tasks", lambda *_, **__: shown)
+    monkeypatch.setattr("lamp.integrations.evaluate_tasks", lambda *_, **__: shown)
     result = CliRunner().invoke(app, ["eval", "--tasks", "x"])
     assert result.exit_code == 0, result.output
     (score,) = [score for score in found if score.task == "shakespeare_choice"]

@@ -1,5 +1,5 @@
 """Tasks of lm-evaluation-harness on simulated machines; needs the extra ``eval``."""
 
-from lamp.harness.scores import Score, Scores, evaluate_tasks
+from lamp.integrations.harness.scores import Score, Scores, evaluate_tasks
 
 __all__ = ["Score", "Scores", "evaluate_tasks"]

@@ -179,7 +179,7 @@ def evaluate_tasks(
     ValueError
         If a task is unknown.
     """
-    kind = harness("lamp.harness.language_model").LanguageModel
+    kind = harness("lamp.integrations.harness.language_model").LanguageModel
     manager = _manager(tasks, folder)
     exact = machine(reference)
     asked = [kind(model, each.hardware, each.lamp) for each in (setting, Setting(exact))]
