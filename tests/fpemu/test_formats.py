@@ -348,3 +348,8 @@ def test_formats_survive_pickling_and_copying(format):
 def test_formats_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         formats.float32.precision = 8
+
+
+def test_a_format_may_have_two_bits():
+    two = fpemu.Format("two", 2, 1, 0, infinities=False, high_nans=0, negative_zero=False)
+    assert fpemu.values(two).tolist() == [-2.0, 0.0, 2.0]
