@@ -72,6 +72,22 @@ PARTS_OF_MATRICES = {
         activation=lamp.Function("bfloat16", SR),
         residual=lamp.Sum("bfloat16", SR),
     ),
+    "a format for each step": lamp.Hardware(
+        "all",
+        weights="e8m12",
+        embedding="e8m11",
+        norm="e8m10",
+        qkv=lamp.Product("float32", output="e8m9"),
+        scores="e8m8",
+        softmax="e8m13",
+        values=lamp.Product("float32", output="e8m14"),
+        attention_output=lamp.Product("float32", output="e8m15"),
+        mlp_up=lamp.Product("float32", output="e8m16"),
+        activation="e8m6",
+        mlp_down=lamp.Product("float32", output="e8m17"),
+        residual="e8m18",
+        lm_head=lamp.Product("float32", output="e8m5"),
+    ),
     "tiles": lamp.Hardware(
         "tiles", scores="e8m4", attention=lamp.Tiled(rows=4, columns=8, parts=2)
     ),
