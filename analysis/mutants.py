@@ -233,8 +233,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if file not in TESTS:
             parser.error(f"unknown file {file!r}: expected {', '.join(TESTS)}")
     files = options.files or list(TESTS)
-    each = -(-options.count // len(files))
-    wanted = [m for file in files for m in mutants_of(file, each, options.seed)][: options.count]
+    # As even as it goes: the files in front have one more where the count is no multiple.
+    counts = [len(range(i, options.count, len(files))) for i in range(len(files))]
+    shares = zip(files, counts, strict=True)
+    wanted = [m for file, count in shares for m in mutants_of(file, count, options.seed)]
     known = {(r["file"], r["start"], r["text"]): r["survives"] for r in _known(options.results)}
 
     def result(mutant: Mutant) -> bool:

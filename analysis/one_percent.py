@@ -440,7 +440,8 @@ class Found:
 
     def __init__(self, rows: Iterable[Row | Level]) -> None:
         self.runs: dict[tuple[str, str, str, str, float], list[Any]] = {}
-        for row in sorted(rows, key=lambda row: row.window):
+        # Two calls at once may both have measured what a third one needs.
+        for row in sorted(set(rows), key=lambda row: row.window):
             how = row.rule if isinstance(row, Row) else row.levels
             key = row.model, row.format, row.order, how, row.rate
             self.runs.setdefault(key, []).append(row)

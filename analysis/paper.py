@@ -456,6 +456,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.scaled and options.version == 1:
         parser.error("--scaled belongs to version 2")
+    if not options.output.is_dir():
+        parser.error(f"--output: there is no folder {options.output}")
     name = Path(options.model).name
     if options.as_published:
         options.model = with_published_gelu(options.model, options.output.absolute())

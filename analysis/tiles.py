@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import matplotlib
 import numpy as np
-from figures import ROOT, STYLE, WIDTH, save
+from findings import ROOT, STYLE, WIDTH, save
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 

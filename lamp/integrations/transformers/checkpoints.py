@@ -65,9 +65,15 @@ def read(source: Path) -> Simulated:
     Returns
     -------
     Simulated
+
+    Raises
+    ------
+    ValueError
+        If transformers cannot read its configuration, or it contradicts itself.
     """
     model = object.__new__(Simulated)
     model.config = _config(_place(source))
+    _kind(model.config)
     model.family = model.config.model_type  # type: ignore[misc]
     model.shape = sizes(model.config)
     model._source = source
@@ -93,10 +99,18 @@ def _config(place: dict[str, Any]) -> Any:
 
 
 def _kind(config: Any) -> Any:
-    """The class of a model: the one that its configuration names, or that for causal models."""
+    """The class of a model: the one that its configuration names, or that for causal models.
+
+    transformers itself follows the name and takes the configuration for one of that class.
+    """
     for name in getattr(config, "architectures", None) or ():
         found = getattr(transformers, str(name), None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            if not isinstance(config, found.config_class or object):
+                raise ValueError(
+                    f"its configuration is that of model type {config.model_type!r}, its "
+                    f"architecture {name}, which is none of that type"
+                )
             return found
     return transformers.AutoModelForCausalLM
 

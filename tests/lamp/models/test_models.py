@@ -7,6 +7,7 @@ import pytest
 
 import fpemu
 import lamp
+import lamp.integrations
 from lamp.lookahead import error_weights
 from lamp.models import loading as models
 from lamp.models import transformer
@@ -61,11 +62,27 @@ def test_a_reader_knows_all_but_the_weights(tmp_path, family):
         lamp.from_pretrained(path)
 
 
-@pytest.mark.parametrize("load", [lamp.from_pretrained, models.reader])
 @pytest.mark.parametrize("kind", ["mistral", "bert", None, 7])
-def test_a_model_of_an_unknown_kind_is_refused(tmp_path, kind, load):
+def test_a_model_of_an_unknown_kind_has_no_native_reader(tmp_path, kind):
     path = changed(random_checkpoint(tmp_path), model_type=kind)
     with pytest.raises(ValueError, match=f"type '{kind}', expected gpt2 or llama") as caught:
+        models.reader(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("load", [lamp.from_pretrained, lamp.integrations.reader])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("mistral", "model type 'mistral', its architecture GPT2LMHeadModel"),
+        ("bert", "model type 'bert', its architecture GPT2LMHeadModel"),
+        (None, "transformers cannot read its configuration"),
+        (7, "transformers cannot read its configuration"),
+    ],
+)
+def test_a_configuration_that_contradicts_itself_is_refused(tmp_path, kind, words, load):
+    path = changed(random_checkpoint(tmp_path), model_type=kind)
+    with pytest.raises(ValueError, match=words) as caught:
         load(path)
     assert str(path) in str(caught.value)
 
