@@ -439,12 +439,15 @@ class Found:
     """Runs by their settings: divergences and shares of their windows."""
 
     def __init__(self, rows: Iterable[Row | Level]) -> None:
-        self.runs: dict[tuple[str, str, str, str, float], list[Any]] = {}
-        # Two calls at once may both have measured what a third one needs.
-        for row in sorted(set(rows), key=lambda row: row.window):
+        # What several calls have measured counts once.
+        found: dict[tuple[str, str, str, str, float], dict[int, Row | Level]] = {}
+        for row in rows:
             how = row.rule if isinstance(row, Row) else row.levels
             key = row.model, row.format, row.order, how, row.rate
-            self.runs.setdefault(key, []).append(row)
+            found.setdefault(key, {})[row.window] = row
+        self.runs: dict[tuple[str, str, str, str, float], list[Any]] = {
+            key: [windows[number] for number in sorted(windows)] for key, windows in found.items()
+        }
 
     def __contains__(self, key: Any) -> bool:
         return key in self.runs
