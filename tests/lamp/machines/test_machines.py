@@ -71,8 +71,15 @@ def assert_same(found, expected):
     np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("spec", [*presets(), MIXED, ALIKE, TWICE, IN_STEPS], ids=named)
+# Presets differ in their arithmetic, which both families hand to the same steps: each runs on one
+# of them, in turn.  Machines that differ from step to step run on both.
+CASES = [
+    *((spec, sorted(FAMILIES)[number % 2]) for number, spec in enumerate(presets())),
+    *((spec, family) for spec in (MIXED, ALIKE, TWICE, IN_STEPS) for family in FAMILIES),
+]
+
+
+@pytest.mark.parametrize(("spec", "family"), CASES, ids=named)
 def test_every_machine_computes_what_the_oracle_does(spec, family):
     """Step by step."""
     machine, tiny = lamp.hardware(spec), FAMILIES[family]
