@@ -23,7 +23,7 @@ def model():
 @pytest.fixture(scope="module")
 def windows(model):
     tokens = model.encode(checkpoints.read_text(None))
-    return studies.spread_windows(tokens, 512, 2)
+    return studies.spread_windows(tokens, 320, 2)
 
 
 @pytest.fixture(scope="module")
