@@ -21,13 +21,12 @@ of accumulators that a rate of recomputation in float32 has; writes one_percent_
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -36,6 +35,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from over_texts import append, geometric, read
 from rich.console import Console
 from rich.progress import Progress
 
@@ -413,41 +413,15 @@ def task(group: Group, rates: tuple[float, ...], options: argparse.Namespace) ->
 # --- results --------------------------------------------------------------------------------------
 
 
-def append(path: Path, rows: Sequence[Any]) -> None:
-    """Add dataclass instances to a CSV."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(rows[0])])
-        if new:
-            writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-
-
-def read(path: Path, kind: Any) -> list[Any]:
-    """The dataclass instances in a CSV; none if there is no such file."""
-    if not path.exists():
-        return []
-    types = {"str": str, "float": float, "int": int}
-    with path.open(newline="") as file:
-        return [
-            kind(**{each.name: types[each.type](line[each.name]) for each in fields(kind)})
-            for line in csv.DictReader(file)
-        ]
-
-
 class Found:
     """Runs by their settings: divergences and shares of their windows."""
 
     def __init__(self, rows: Iterable[Row | Level]) -> None:
-        # What several calls have measured counts once.
-        found: dict[tuple[str, str, str, str, float], dict[int, Row | Level]] = {}
-        for row in rows:
+        self.runs: dict[tuple[str, str, str, str, float], list[Any]] = {}
+        for row in sorted(rows, key=lambda row: row.window):
             how = row.rule if isinstance(row, Row) else row.levels
             key = row.model, row.format, row.order, how, row.rate
-            found.setdefault(key, {})[row.window] = row
-        self.runs: dict[tuple[str, str, str, str, float], list[Any]] = {
-            key: [windows[number] for number in sorted(windows)] for key, windows in found.items()
-        }
+            self.runs.setdefault(key, []).append(row)
 
     def __contains__(self, key: Any) -> bool:
         return key in self.runs
@@ -473,10 +447,7 @@ class Found:
         logarithms, window by window.
         """
         pairs = zip(self.runs[base], self.runs[key], strict=True)
-        logs = np.array([math.log(a.kl / b.kl) for a, b in pairs])
-        found = ratio(logs, np.ones(len(logs)))
-        low, high = found.interval()
-        return math.exp(found.value), math.exp(low), math.exp(high)
+        return geometric([math.log(a.kl / b.kl) for a, b in pairs])
 
     def best(self, model: str, format: str, order: str, rate: float) -> str | None:
         """The rule with the smallest mean divergence of those that hardware could have."""

@@ -1,4 +1,4 @@
-"""What scripts share that measure on several texts: their names, intervals over them, files."""
+"""What scripts share that measure on several texts: their names, intervals, files of results."""
 
 from __future__ import annotations
 
@@ -53,3 +53,13 @@ def read(path: Path, kind: type[Row]) -> list[Row]:
             kind(**{each.name: types[each.type](line[each.name]) for each in fields(kind)})  # type: ignore[arg-type]
             for line in csv.DictReader(file)
         ]
+
+
+def append(path: Path, rows: Sequence[Any]) -> None:
+    """Add instances of one dataclass to a CSV, in full precision."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(rows[0])])
+        if new:
+            writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)

@@ -11,9 +11,8 @@ repeated.  The figure has standard errors over windows, and the same CSV gives t
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ import numpy as np
 from findings import ROOT, STYLE, WIDTH, save
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from over_texts import append, read
 
 import fpemu
 import lamp
@@ -92,25 +92,6 @@ def measure(machine: str, part: str, tau: float, given: Sequence[Any]) -> Row:
     rate, kl = found.estimate("recomputation_rate"), found.estimate("kl")
     errors = rate.error if rule else 0.0, kl.error
     return Row(machine, part, tau, len(windows), rate.value, errors[0], kl.value, errors[1])
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a CSV; none if there is no such file."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
-    return [Row(row[0], row[1], float(row[2]), int(row[3]), *map(float, row[4:])) for row in rows]
-
-
-def append(path: Path, row: Row) -> None:
-    """Add a row to a CSV."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        if new:
-            writer.writeheader()
-        writer.writerow(asdict(row))
 
 
 def draw(rows: Sequence[Row]) -> Figure:
@@ -184,7 +165,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.output.is_dir():
         parser.error(f"--output: there is no folder {options.output}")
-    done = {row.key for row in read(options.csv)}
+    done = {row.key for row in read(options.csv, Row)}
     wanted = [plan for plan in plans() if (*plan, options.windows) not in done]
     if wanted:
         model = lamp.from_pretrained("embedded")
@@ -192,9 +173,9 @@ def main() -> None:
         windows = spread_windows(tokens, LENGTH, options.windows)
         given = model, windows, reference_logits(model.with_hardware("fp64"), windows)
         for plan in wanted:
-            append(options.csv, measure(*plan, given))
+            append(options.csv, [measure(*plan, given)])
     drawn = {(*plan, options.windows) for plan in plans()}
-    rows = [row for row in read(options.csv) if row.key in drawn]
+    rows = [row for row in read(options.csv, Row) if row.key in drawn]
     with matplotlib.rc_context(STYLE):
         save(draw(rows), options.output / "tiles.svg")
     print("\n".join(table(rows)))

@@ -28,7 +28,7 @@ from fpemu._environment import default_environment
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["default_environment", "require_shapes", "run", "thread_count"]
+__all__ = ["default_environment", "require_shapes", "run", "thread_count", "without_interrupts"]
 
 
 def thread_count() -> int:
@@ -57,8 +57,8 @@ def _run(work: Callable[[], None], future: Future[None]) -> None:
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back, which arrives afterwards; threads that are started inherit that."""
+def without_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C back, which arrives afterwards; threads and processes begun here inherit that."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -76,7 +76,7 @@ def _start_threads(executor: ThreadPoolExecutor, workers: int) -> None:
     never told to end, and the process waits for it for ever.
     """
     gate = threading.Event()
-    with _without_interrupts(), contextlib.suppress(RuntimeError):
+    with without_interrupts(), contextlib.suppress(RuntimeError):
         try:
             for _ in range(workers):
                 executor.submit(gate.wait)

@@ -14,12 +14,11 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -215,19 +214,6 @@ def _worker(memory: int, spill: Path | None) -> Worker:
 _only_worker = lru_cache(maxsize=1)(Worker)
 
 
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Spare processes and threads that begin in here Ctrl-C, which is for the sweep alone."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 # --- processes ------------------------------------------------------------------------------------
 
 
@@ -271,7 +257,7 @@ class Processes(Engine):
         self._limits = memory, spill
         self._attempts: Counter[str] = Counter()
         self._pools = {worker: self._pool(worker) for worker in self._threads}
-        with _without_interrupts():
+        with launching.without_interrupts():
             begun = [pool.submit(os.getpid) for pool in self._pools.values()]
         try:
             for future in begun:
@@ -291,7 +277,7 @@ class Processes(Engine):
         return dict.fromkeys(self._pools, 1)
 
     def _begin(self, worker: str, task: Task) -> Future[Result]:
-        with _without_interrupts():
+        with launching.without_interrupts():
             try:
                 return self._pools[worker].submit(_run, task, *self._limits)
             except BrokenExecutor:  # its process has died
@@ -363,7 +349,7 @@ class Cluster(Engine):
         if not isinstance(cluster, str):
             self._client = cluster
         else:
-            with _without_interrupts():
+            with launching.without_interrupts():
                 self._client = self._connected(distributed, cluster, jobs)
         self._address = self._client.scheduler.address
         self._executors: dict[str, Executor] = {}

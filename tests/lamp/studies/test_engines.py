@@ -12,6 +12,7 @@ import numba
 import pytest
 
 import lamp
+from fpemu._kernels import launching
 from lamp.models.decoder import Decoder
 from lamp.studies import engines, file_digest, planned
 from lamp.studies.engines import Cluster, InProcess, Processes
@@ -51,7 +52,7 @@ def expected(study, folder):
 @pytest.fixture(scope="module")
 def cluster():
     """Two workers with a thread each."""
-    with engines._without_interrupts():
+    with launching.without_interrupts():
         local = distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0"
         )
@@ -311,7 +312,7 @@ def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(study, tmp_path, exp
 
 
 def test_a_cluster_that_goes_away_ends_the_sweep_and_keeps_what_there_is(study, tmp_path, expected):
-    with engines._without_interrupts():
+    with launching.without_interrupts():
         local = distributed.LocalCluster(
             n_workers=1, threads_per_worker=1, memory_limit=0, dashboard_address=":0"
         )
