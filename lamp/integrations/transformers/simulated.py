@@ -26,7 +26,7 @@ from lamp.lookahead import LAMP
 from lamp.machines import Hardware, HardwareLike
 from lamp.models import Decoder, Forward, Shape, Trace, TracedSteps, check_tokens
 
-__all__ = ["Simulated", "simulate", "sizes"]
+__all__ = ["Simulated", "continues", "simulate", "sizes"]
 
 _PLAIN: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _MANY: Final = 2**31 - 1  # positions of a model that has no limit
@@ -110,6 +110,7 @@ class Simulated(Decoder):
         self._original = _skeleton(model)
         self.config = self._original.config
         self.family = self.config.model_type  # type: ignore[misc]
+        self.continues_texts = continues(self.config, type(self._original))
         self.structure = watch(self._original)
         self.shape = sizes(self.config, self.structure)
         self._source = source
@@ -212,6 +213,18 @@ class _Kept:
 
     def __init__(self, past: Any) -> None:
         self.past, self.length = past, 0
+
+    def cut(self, length: int) -> bool:
+        """Keep the first tokens alone; False if a window has let go of what they need."""
+        if length < self.length:
+            try:
+                self.past.crop(length - self.length)  # a negative number: how many to remove
+            except (RuntimeError, ValueError):
+                return False
+            if self.past.get_seq_length() != length:
+                return False
+        self.length = length
+        return True
 
 
 def _rules(lamp: Any) -> list[LAMP]:
@@ -347,7 +360,25 @@ AttentionInterface.register(ATTENTION, _attend)
 AttentionMaskInterface.register(ATTENTION, _mask)
 
 
-# --- sizes ----------------------------------------------------------------------------------------
+# --- what configurations say ----------------------------------------------------------------------
+
+
+def continues(configuration: Any, kind: Any) -> bool:
+    """Whether models of a class read one text, and say at each token what the next one is.
+
+    Parameters
+    ----------
+    configuration : transformers.PretrainedConfig
+    kind : type
+        The class of the model, or transformers' one for causal models of any family.
+
+    Returns
+    -------
+    bool
+    """
+    generates = getattr(kind, "can_generate", None)
+    reads_two = getattr(configuration, "is_encoder_decoder", False)
+    return not reads_two and (generates is None or generates())
 
 
 def sizes(configuration: Any, structure: Structure | None = None) -> Shape:
