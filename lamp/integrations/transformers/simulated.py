@@ -20,7 +20,7 @@ from lamp.integrations.transformers.copies import configurations, copied, skelet
 from lamp.integrations.transformers.modules import put_on_machine
 from lamp.integrations.transformers.operators import Inline
 from lamp.integrations.transformers.running import Run, array
-from lamp.integrations.transformers.sizes import sizes
+from lamp.integrations.transformers.sizes import continues, sizes
 from lamp.integrations.transformers.structure import ATTENTION, watch
 from lamp.lookahead import LAMP
 from lamp.machines import Hardware, HardwareLike
@@ -107,6 +107,7 @@ class Simulated(Decoder):
         self._original = skeleton(model)
         self.config = self._original.config
         self.family = self.config.model_type  # type: ignore[misc]
+        self.continues_texts = continues(self.config, type(self._original))
         self.structure = watch(self._original)
         self.shape = sizes(self.config, self.structure)
         self._source = source
@@ -209,6 +210,18 @@ class _Kept:
 
     def __init__(self, past: Any) -> None:
         self.past, self.length = past, 0
+
+    def cut(self, length: int) -> bool:
+        """Keep the first tokens alone; False if a window has let go of what they need."""
+        if length < self.length:
+            try:
+                self.past.crop(length - self.length)  # a negative number: how many to remove
+            except (RuntimeError, ValueError):
+                return False
+            if self.past.get_seq_length() != length:
+                return False
+        self.length = length
+        return True
 
 
 def _rules(lamp: Any) -> list[LAMP]:

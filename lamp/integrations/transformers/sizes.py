@@ -1,4 +1,4 @@
-"""The sizes of a model of transformers."""
+"""What configurations say of models of transformers: their sizes, and whether they continue texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 from lamp.integrations.transformers.structure import Structure
 from lamp.models import Shape
 
-__all__ = ["sizes"]
+__all__ = ["continues", "sizes"]
 
 _MANY: Final = 2**31 - 1  # positions of a model that has no limit
 
@@ -48,3 +48,21 @@ def sizes(configuration: Any, structure: Structure | None = None) -> Shape:
         activation=activations[-1] if activations else "",
         epsilon=norms[-1].epsilon if norms else 0.0,
     )
+
+
+def continues(configuration: Any, kind: Any) -> bool:
+    """Whether models of a class read one text, and say at each token what the next one is.
+
+    Parameters
+    ----------
+    configuration : transformers.PretrainedConfig
+    kind : type
+        The class of the model, or transformers' one for causal models of any family.
+
+    Returns
+    -------
+    bool
+    """
+    generates = getattr(kind, "can_generate", None)
+    reads_two = getattr(configuration, "is_encoder_decoder", False)
+    return not reads_two and (generates is None or generates())
