@@ -1,4 +1,4 @@
-"""What configurations say of models of transformers: their sizes, and whether they continue texts."""
+"""What configurations say of models: their sizes, and whether they continue texts."""
 
 from __future__ import annotations
 
