@@ -13,8 +13,8 @@ import fpemu
 from lamp.integrations.transformers.fitting import Fitting
 from lamp.integrations.transformers.linear import count_work, linear
 from lamp.integrations.transformers.running import array, tensor
+from lamp.integrations.transformers.weights import Shared
 from lamp.models import layers
-from lamp.models.layers import Matrix
 
 __all__ = ["experts"]
 
@@ -58,11 +58,11 @@ def experts(fitting: Fitting, name: str) -> Callable[..., Any]:
     return forward
 
 
-def _experts(fitting: Fitting, module: nn.Module, name: str) -> list[Matrix]:
+def _experts(fitting: Fitting, module: nn.Module, name: str) -> list[Shared]:
     """The matrices of the experts."""
-    weights = array(getattr(module, name))
+    weights = getattr(module, name).detach()
     biases = array(getattr(module, f"{name}_bias")) if module.has_bias else [None] * len(weights)
     return [
-        Matrix(weight if module.is_transposed else weight.T, bias, fitting.run.hardware.weights)
+        Shared([weight.T if module.is_transposed else weight], bias, fitting.run.hardware)
         for weight, bias in zip(weights, biases, strict=True)
     ]
