@@ -94,6 +94,7 @@ def _described(study: Results) -> dict[str, Any]:
         "comparisons": tables.comparisons(study),
         "seeds": tables.seeds(study),
         "runs": tables.runs(study),
+        "scores": tables.scores(study),
         "charts": charts(study),
         "times": {model: tables.times(study, model) for model in study.labels("model")},
     }
@@ -116,8 +117,9 @@ def _facts(study: Results) -> Iterator[tuple[str, Any]]:
         yield name, _codes(_said(study, kind))
     grid = study.variables.items()
     yield "grid", [(name, f" = {', '.join(map(str, values))}") for name, values in grid]
-    yield "reference", _codes(study.labels("reference"))
-    yield "when", _when(study.records)
+    yield "reference", _codes(tuple(dict.fromkeys(run.reference for run in study.all)))
+    yield "tasks", _codes(tuple(dict.fromkeys(run.text for run in study.tasks)))
+    yield "when", _when(study.all)
     yield "where", [_place(place) for place in study.environments.values()]
 
 
