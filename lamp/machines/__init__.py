@@ -5,10 +5,11 @@ from lamp.machines.definitions import definitions
 from lamp.machines.descriptions import summary
 from lamp.machines.differences import Difference, differences
 from lamp.machines.files import HardwareLike, hardware
-from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum, Tiled, digest
+from lamp.machines.machine import STEPS, Hardware, digest
 from lamp.machines.orders import Order, sorted_channels
 from lamp.machines.presets import names
 from lamp.machines.products import Operand
+from lamp.machines.steps import Function, Product, Sum, Tiled
 
 __all__ = [
     "STEPS",

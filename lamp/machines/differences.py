@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
 from lamp.machines.descriptions import parts
-from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum
+from lamp.machines.machine import STEPS, Hardware
+from lamp.machines.steps import Function, Product, Sum
 
 __all__ = ["Difference", "differences"]
 

@@ -67,17 +67,10 @@ from fpemu.scaling import FORMATS, BlockFormat
 from lamp._files import Document, writing
 from lamp.machines.definitions import kind_name
 from lamp.machines.descriptions import unit_names
-from lamp.machines.machine import (
-    STEPS,
-    Function,
-    Hardware,
-    Product,
-    Sum,
-    Tiled,
-    digest,
-)
+from lamp.machines.machine import STEPS, Hardware, digest
 from lamp.machines.orders import Order
 from lamp.machines.presets import preset
+from lamp.machines.steps import Function, Product, Sum, Tiled
 
 __all__ = ["HardwareLike", "dumps", "hardware", "load", "loads", "save"]
 

@@ -15,7 +15,8 @@ import re
 from typing import Any, Final
 
 from fpemu import Rounding, Sequential, devices
-from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum
+from lamp.machines.machine import STEPS, Hardware
+from lamp.machines.steps import Function, Product, Sum
 
 __all__ = ["names", "preset"]
 

@@ -15,7 +15,7 @@ from fpemu.accumulators import Promoted, ScaledCore, Sequential
 from fpemu.formats import Format
 from fpemu.reference import round_exact
 from fpemu.scaling import BlockFormat
-from lamp.machines.machine import Sum
+from lamp.machines.steps import Sum
 from tests.oracle import accumulators, operations, units
 
 _NAMES = {

@@ -9,7 +9,8 @@ from typing import Any
 
 import transformers
 
-from lamp.integrations.transformers.simulated import Simulated, continues, sizes
+from lamp.integrations.transformers.simulated import Simulated
+from lamp.integrations.transformers.sizes import continues, sizes
 from lamp.lookahead import LAMP
 from lamp.machines import HardwareLike
 

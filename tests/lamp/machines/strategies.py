@@ -23,7 +23,7 @@ from fpemu.accumulators import ScaledCore
 from fpemu.rounding import MODES, OVERFLOWS
 from fpemu.scaling import FORMATS, BlockFormat
 from lamp.machines import STEPS, Function, Hardware, Product, Sum, Tiled
-from lamp.machines.machine import DIVISIONS
+from lamp.machines.steps import DIVISIONS
 
 P3109 = ("Binary8p4se", "Binary8p4sf", "binary8p4sf", "Binary6p1ue", "Binary10p3uf")
 COMMON = ("float32", "float64", "bfloat16", "float16", "float8_e4m3fn", "e8m7", *P3109)
