@@ -261,6 +261,18 @@ class _Fitted:
 
     def product(self, name: str) -> Callable[..., Any]:
         """A linear layer."""
+        run, forward = self.run, self._product(name)
+        if self.structure.products[name].step != "attention_output":
+            return forward
+
+        def output(x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = forward(x)
+            run.place = "block"  # some modules add the residual stream themselves
+            return found
+
+        return output
+
+    def _product(self, name: str) -> Callable[..., Any]:
         product = self.structure.products[name]
         if product.step == "qkv":
             return self._qkv(name, product)

@@ -21,6 +21,7 @@ from fpemu._kernels.launching import default_environment
 from lamp.integrations.transformers.modules import put_on_machine
 from lamp.integrations.transformers.operators import Inline
 from lamp.integrations.transformers.running import Run, array
+from lamp.integrations.transformers.stand_ins import stand_in
 from lamp.integrations.transformers.structure import ATTENTION, Structure, watch
 from lamp.lookahead import LAMP
 from lamp.machines import Hardware, HardwareLike
@@ -251,6 +252,8 @@ def _skeleton(model: nn.Module) -> nn.Module:
             )
     found = _copied(model, lambda name, numbers: numbers)
     found.eval()
+    for module in found.modules():
+        stand_in(module)
     for config in _configs(found):
         config._attn_implementation = ATTENTION
         config._experts_implementation = "eager"  # each expert by itself, in order
