@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lamp.integrations.transformers.running import tensor
+from lamp.integrations.transformers.stand_ins import stand_in
 from lamp.integrations.transformers.structure import ATTENTION
 from lamp.integrations.transformers.weights import check_finite, held
 from lamp.machines import Hardware
@@ -65,6 +66,8 @@ def skeleton(model: nn.Module) -> nn.Module:
     check_finite(model)
     found = copied(model, torch.Tensor.detach)
     found.eval()
+    for module in found.modules():
+        stand_in(module)
     for config in configurations(found):
         config._attn_implementation = ATTENTION
         config._experts_implementation = "eager"  # each expert by itself, in order

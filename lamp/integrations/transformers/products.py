@@ -21,6 +21,19 @@ __all__ = ["product"]
 
 def product(fitting: Fitting, name: str) -> Callable[..., Any]:
     """A linear layer."""
+    run, forward = fitting.run, _product(fitting, name)
+    if fitting.structure.products[name].step != "attention_output":
+        return forward
+
+    def output(x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = forward(x)
+        run.place = "block"  # some modules add the residual stream themselves
+        return found
+
+    return output
+
+
+def _product(fitting: Fitting, name: str) -> Callable[..., Any]:
     product = fitting.structure.products[name]
     if product.step == "qkv":
         return _qkv(fitting, name, product)
