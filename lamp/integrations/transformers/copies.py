@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from fpemu import Format
 from lamp.integrations.transformers.running import tensor
 from lamp.integrations.transformers.stand_ins import stand_in
-from lamp.integrations.transformers.structure import ATTENTION
+from lamp.integrations.transformers.structure import ATTENTION, Structure
 from lamp.integrations.transformers.weights import check_finite, held
 from lamp.machines import Hardware
 
@@ -21,28 +22,48 @@ __all__ = ["configurations", "on_machine", "skeleton"]
 _PLAIN: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def copied(model: nn.Module, given: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+def copied(model: nn.Module, given: Callable[[str, torch.Tensor], torch.Tensor]) -> nn.Module:
     """A copy of a model with other parameters and buffers, each of which is asked for once."""
     memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(given(parameter), requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = given(buffer)
+    for name, parameter in model.named_parameters():
+        memo[id(parameter)] = nn.Parameter(given(name, parameter), requires_grad=False)
+    for name, buffer in model.named_buffers():
+        memo[id(buffer)] = given(name, buffer)
     return copy.deepcopy(model, memo)
 
 
-def on_machine(model: nn.Module, large: Collection[int], hardware: Hardware) -> nn.Module:
+def on_machine(
+    model: nn.Module, large: Collection[int], structure: Structure, hardware: Hardware
+) -> nn.Module:
     """A copy of a model that holds what a machine does, but for the `large` parameters."""
+    _check_shared(model, large, structure, hardware)
     carrier = torch.float32 if hardware.carrier == np.float32 else torch.float64
 
-    def given(numbers: torch.Tensor) -> torch.Tensor:
+    def given(name: str, numbers: torch.Tensor) -> torch.Tensor:
         if id(numbers) in large or not numbers.is_floating_point():
             return numbers.detach()
         if isinstance(numbers, nn.Parameter):
-            return tensor(held(numbers, hardware).astype(hardware.carrier, copy=False))
+            format = structure.format_of(name, hardware)
+            found = held(numbers, format, hardware.carrier)
+            return tensor(found.astype(hardware.carrier, copy=False))
         return numbers.to(torch.promote_types(numbers.dtype, carrier))
 
     return copied(model, given)
+
+
+def _check_shared(
+    model: nn.Module, large: Collection[int], structure: Structure, hardware: Hardware
+) -> None:
+    """Raise a ValueError if layers hold a tensor that they share in different formats."""
+    seen: dict[int, tuple[str, Format]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        own = structure.format_of(name, hardware)
+        first, format = seen.setdefault(id(parameter), (name, own))
+        if own != format and id(parameter) not in large:
+            raise ValueError(
+                f"{first} and {name} are one tensor, but {hardware.name} holds it in two formats, "
+                f"{format} and {own}"
+            )
 
 
 def skeleton(model: nn.Module) -> nn.Module:
@@ -64,7 +85,7 @@ def skeleton(model: nn.Module) -> nn.Module:
                 "implemented"
             )
     check_finite(model)
-    found = copied(model, torch.Tensor.detach)
+    found = copied(model, lambda name, numbers: numbers.detach())
     found.eval()
     for module in found.modules():
         stand_in(module)

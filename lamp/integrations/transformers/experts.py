@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 import fpemu
 from lamp.integrations.transformers.fitting import Fitting
@@ -33,7 +32,7 @@ def experts(fitting: Fitting, name: str) -> Callable[..., Any]:
                 f"but {name} are experts, where that is not implemented"
             )
     up = "gate_up_proj" if module.has_gate else "up_proj"
-    ups, downs = (_experts(fitting, module, each) for each in (up, "down_proj"))
+    ups, downs = (_experts(fitting, name, each) for each in (up, "down_proj"))
 
     def forward(hidden: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         out = np.zeros(tuple(hidden.shape), run.carrier)
@@ -58,11 +57,12 @@ def experts(fitting: Fitting, name: str) -> Callable[..., Any]:
     return forward
 
 
-def _experts(fitting: Fitting, module: nn.Module, name: str) -> list[Shared]:
-    """The matrices of the experts."""
-    weights = getattr(module, name).detach()
-    biases = array(getattr(module, f"{name}_bias")) if module.has_bias else [None] * len(weights)
+def _experts(fitting: Fitting, name: str, of: str) -> list[Shared]:
+    """The matrices of the experts that a parameter of their module holds."""
+    module = fitting.module(name)
+    weights = getattr(module, of).detach()
+    biases = array(getattr(module, f"{of}_bias")) if module.has_bias else [None] * len(weights)
     return [
-        Shared([weight.T if module.is_transposed else weight], bias, fitting.run.hardware)
+        fitting.shared(name, [weight.T if module.is_transposed else weight], bias)
         for weight, bias in zip(weights, biases, strict=True)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,8 +62,13 @@ class Fitting:
             modules = [self.module(name) for name in names]
             parts = [_rows(module) for module in modules]
             biases = [None if module.bias is None else array(module.bias) for module in modules]
-            self._matrices[names] = Shared(parts, _joined(biases, parts), self.run.hardware)
+            self._matrices[names] = self.shared(names[0], parts, _joined(biases, parts))
         return self._matrices[names]
+
+    def shared(self, name: str, parts: Sequence[torch.Tensor], bias: NDArray[Any] | None) -> Shared:
+        """Weights of a module, as the machine's layer holds them."""
+        format = self.structure.format_of(name, self.run.hardware)
+        return Shared(parts, bias, format, self.run.carrier)
 
     def norm(self, name: str) -> Norm:
         """The weights of a norm."""

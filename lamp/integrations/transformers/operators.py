@@ -155,7 +155,7 @@ class Inline(Dispatch):
         if run.place != "block" or not run.is_weight(weight):
             return NotImplemented
         numbers = None if bias is None else array(bias)
-        matrix = layers.Matrix(array(weight), numbers, run.hardware.weights)
+        matrix = layers.Matrix(array(weight), numbers, run.machine.weights)
         run.multiply_adds += len(x) * matrix.size
         return tensor(layers.linear(np.ascontiguousarray(array(x)), matrix, run.machine.mlp_up))
 
@@ -225,7 +225,7 @@ class Inline(Dispatch):
 
     def _embedding(self, weight: torch.Tensor, numbers: torch.Tensor, *_: Any) -> torch.Tensor:
         """Rows of a table, as the machine holds them."""
-        found = held(_ATEN.embedding(weight, numbers), self.run.hardware)
+        found = held(_ATEN.embedding(weight, numbers), self.run.machine.weights, self.run.carrier)
         return tensor(found.astype(self.run.carrier, copy=False))
 
     def _cast(self, x: torch.Tensor, **options: Any) -> Any:

@@ -118,7 +118,7 @@ class Simulated(Decoder):
 
     def _put(self) -> None:
         """Make the copy of the model that runs on the machine."""
-        self.model = on_machine(self._original, self._large, self.hardware)
+        self.model = on_machine(self._original, self._large, self.structure, self.hardware)
         self._run = Run(self.shape, self.hardware, self.look_ahead)
         put_on_machine(self.model, self.structure, self._run)
         self._run.weights = memory(self.model.parameters())

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 import fpemu
+from fpemu import Format
 from lamp.integrations.transformers.kinds import is_experts
 from lamp.integrations.transformers.running import wide
 from lamp.integrations.transformers.structure import Structure
-from lamp.machines import Hardware, Operand, Product
+from lamp.machines import Operand, Product
 from lamp.models.layers import MANY_ROWS, Matrix
 
 __all__ = ["Shared", "check_finite", "held", "large", "memory"]
@@ -52,13 +53,13 @@ def check_finite(model: nn.Module) -> None:
             raise ValueError(f"{name} holds {what}, expected numbers")
 
 
-def held(numbers: torch.Tensor, hardware: Hardware) -> NDArray[Any]:
+def held(numbers: torch.Tensor, format: Format, carrier: np.dtype[Any]) -> NDArray[Any]:
     """Weights as a machine holds them, in float32 if the model or the machine's carrier is."""
     plain = wide(numbers)
-    if hardware.weights.precision >= 24 and plain.dtype == np.float32:
+    if format.precision >= 24 and plain.dtype == np.float32:
         return plain
-    rounded = np.asarray(fpemu.round(plain, hardware.weights))
-    return rounded.astype(min(plain.dtype, hardware.carrier), copy=False)
+    rounded = np.asarray(fpemu.round(plain, format))
+    return rounded.astype(min(plain.dtype, carrier), copy=False)
 
 
 def _same(x: NDArray[Any], y: NDArray[Any]) -> bool:
@@ -76,14 +77,21 @@ class Shared(Matrix):
         As the model has them.
     bias : ndarray, shape (outputs,), optional
         As the machine has it.
-    hardware : Hardware
+    format : Format
+        Of the weights on the machine.
+    carrier : numpy.dtype
+        Of the machine.
     """
 
     def __init__(
-        self, parts: Sequence[torch.Tensor], bias: NDArray[Any] | None, hardware: Hardware
+        self,
+        parts: Sequence[torch.Tensor],
+        bias: NDArray[Any] | None,
+        format: Format,
+        carrier: np.dtype[Any],
     ) -> None:
-        super().__init__(None, bias, hardware.weights)
-        self._parts, self._hardware = parts, hardware
+        super().__init__(None, bias, format)
+        self._parts, self._carrier = parts, carrier
         self._rounds: bool | None = None  # whether the machine holds other numbers, once known
 
     @property
@@ -103,7 +111,7 @@ class Shared(Matrix):
         """The parts as the machine holds them."""
         if self._rounds is False:
             return [wide(part) for part in self._parts]
-        found = [held(part, self._hardware) for part in self._parts]
+        found = [held(part, self.format, self._carrier) for part in self._parts]
         if self._rounds is None:
             pairs = zip(found, self._parts, strict=True)
             self._rounds = not all(_same(numbers, wide(part)) for numbers, part in pairs)
