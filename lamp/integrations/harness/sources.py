@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -182,7 +182,8 @@ class TaskSource:
     ) -> TaskResult:
         module = harness("lamp.integrations.harness.language_model")
         asked = getattr(module, kind)(model, progress=progress)
-        with contextlib.redirect_stdout(sys.stderr):  # what the harness prints is no result
+        # What the harness prints is no result.
+        with contextlib.redirect_stdout(sys.stderr), _without_inventory():
             found = harness("lm_eval").simple_evaluate(
                 asked,
                 tasks=[self.task],
@@ -229,6 +230,21 @@ class TaskSource:
 def _own_tasks() -> Any:
     """The harness's own tasks, in thousands of files."""
     return harness("lm_eval.tasks").TaskManager()
+
+
+@contextlib.contextmanager
+def _without_inventory() -> Iterator[None]:
+    """Keep the harness from listing the computer's packages, which takes seconds for each task."""
+    evaluator = harness("lm_eval.evaluator")
+    names = ("add_env_info", "get_git_commit_hash")
+    before = {name: getattr(evaluator, name) for name in names}
+    for name in names:
+        setattr(evaluator, name, lambda *_: None)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(evaluator, name, function)
 
 
 def _fits(value: Any, least: int) -> bool:
