@@ -53,14 +53,13 @@ def evaluate(
         raise typer.BadParameter("give at least one task", param_hint="--tasks")
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when the harness is imported
+    from lamp import integrations
     from lamp.cli import outputs
-    from lamp.integrations import evaluate_tasks
-    from lamp.models import loading as models
 
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
     exact = options.machine(reference, "--reference")
-    network = models.from_pretrained(model)
-    found = evaluate_tasks(
+    network = integrations.from_pretrained(model)
+    found = integrations.evaluate_tasks(
         network,
         setting,
         names,
@@ -73,7 +72,7 @@ def evaluate(
     if json:
         outputs.print_json({"model": outputs.model_record(model, network), **found.record()})
         return
-    echo(f"{model}: {type(network).__name__}, {network.shape.layers} layers")
+    echo(f"{model}: {network.kind}, {network.shape.layers} layers")
     _print(found)
 
 

@@ -277,6 +277,18 @@ class Results:
         """All labels of a kind, such as "hardware" or "lamp", in the study's order."""
         return tuple(dict.fromkeys(getattr(run, kind) for run in self.records))
 
+    def stated(self, kind: str) -> Sequence[str]:
+        """What the study's file says of a kind, with its variables; else the labels of its runs."""
+        said = self.definition.get(kind)
+        if isinstance(said, list) and said and all(isinstance(each, str) for each in said):
+            return said
+        return self.labels(kind)
+
+    @property
+    def failures(self) -> dict[str, list[Run]]:
+        """The runs that failed, by reason."""
+        return grouped(self.having("failed"), lambda run: run.error or "for no known reason")
+
     @cached_property
     def machines(self) -> tuple[str, ...]:
         """All machines; the place of one in this order is its color."""

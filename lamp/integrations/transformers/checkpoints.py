@@ -9,7 +9,8 @@ from typing import Any
 
 import transformers
 
-from lamp.integrations.transformers.simulated import Simulated, sizes
+from lamp.integrations.transformers.simulated import Simulated
+from lamp.integrations.transformers.sizes import continues, sizes
 from lamp.lookahead import LAMP
 from lamp.machines import HardwareLike
 
@@ -73,7 +74,7 @@ def read(source: Path) -> Simulated:
     """
     model = object.__new__(Simulated)
     model.config = _config(_place(source))
-    _kind(model.config)
+    model.continues_texts = continues(model.config, _kind(model.config))
     model.family = model.config.model_type  # type: ignore[misc]
     model.shape = sizes(model.config)
     model._source = source

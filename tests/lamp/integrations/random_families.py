@@ -1,5 +1,6 @@
 """Random models of many families, and what transformers itself makes of them in float64."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -111,8 +112,9 @@ def _model(config, auto):
     return model
 
 
-def float64_logits(model, **given):
-    """transformers' own logits, every step in float64."""
+@contextmanager
+def in_float64(model):
+    """The same model of transformers with every step in float64, as long as the context lasts."""
     torch.set_default_dtype(torch.float64)
     try:
         with Float64(), torch.no_grad():
@@ -123,6 +125,12 @@ def float64_logits(model, **given):
                 wide.get_buffer(name).copy_(scalar)
             wide.set_attn_implementation("eager")
             wide.config._experts_implementation = "eager"
-            return wide(**given).logits.numpy()
+            yield wide
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def float64_logits(model, **given):
+    """transformers' own logits, every step in float64."""
+    with in_float64(model) as wide:
+        return wide(**given).logits.numpy()

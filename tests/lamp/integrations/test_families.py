@@ -219,3 +219,18 @@ def test_quantized_weights_and_other_objects_are_refused():
     )
     with pytest.raises(ValueError, match=r"lm_head.weight holds numbers of type .*float8_e4m3fn"):
         lamp.simulate(model)
+
+
+@pytest.mark.parametrize(("family", "computed"), [("qwen3", [5, 5, 1]), ("gemma3", [5, 5, 8])])
+def test_what_texts_share_is_read_once_until_a_window_lets_go_of_it(family, computed):
+    """The window of Gemma 3 has six tokens."""
+    model = lamp.simulate(random_model(family), "hopper")
+    reading = lamp.models.Reading(model, 8)
+    for text, count in zip(
+        ([1, 2, 3, 4, 5], [1, 2, 3, 6, 7, 8, 9, 10], [1, 2, 3, 6, 7, 8, 9, 11]),
+        computed,
+        strict=True,
+    ):
+        before = reading.computed
+        np.testing.assert_array_equal(reading.logits(text, 1), model.logits(text)[-1:])
+        assert reading.computed - before == count

@@ -186,7 +186,7 @@ def test_runs_that_differ_in_their_seeds_are_grouped():
     error = np.std([1, 2, 6], ddof=1) / np.sqrt(3)
     assert (low[1], high[1]) == pytest.approx((3 - error, 3 + error))
     table = tables.seeds(study)
-    first, second = ([cell.text for cell in row] for row in table.rows)
+    first, second = ([column.cell(item).text for column in table.columns] for item in table.items)
     assert first[:6] == ["m", "a", "ps4", "softmax:random:1.2", "3", "3.00e+00"]
     low, high = (float(end) for end in first[6].split(" to "))
     reach = 4.302653 * np.std([1, 2, 6], ddof=1) / np.sqrt(3)

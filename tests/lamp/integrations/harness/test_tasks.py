@@ -200,6 +200,26 @@ def test_whole_texts_are_read_in_windows_that_share_a_token(beginning):
     assert beginning.loglikelihood_rolling([ask(text)]) == [pytest.approx(expected)]
 
 
+def test_what_questions_share_is_computed_once(language_model, model, monkeypatch):
+    computed = []
+
+    def logits(reading, tokens, last, own=lamp.models.Reading.logits):
+        before = reading.computed
+        found = own(reading, tokens, last)
+        computed.append(reading.computed - before)
+        return found
+
+    monkeypatch.setattr(lamp.models.Reading, "logits", logits)
+    context = "But signs of nobleness, like stars, shall"
+    choices = [" be here", " not be", " shine"]
+    asked = language_model(model, MACHINE)
+    asked.loglikelihood([ask(context, choice) for choice in choices])
+    sizes = [len(model.encode(context + choice)) - 1 for choice in choices]
+    assert max(computed) <= max(sizes)
+    shared = len(model.encode(context)) - 1
+    assert sum(computed) <= sum(sizes) - 2 * shared
+
+
 def test_texts_are_continued_until_one_comes(language_model, model):
     asked = language_model(model, MACHINE, "softmax:tv:0.3")
     machine = model.with_hardware(MACHINE, lamp.LAMP("total_variation", tau=0.3))
@@ -224,7 +244,7 @@ def test_numbers_that_overflow_are_impossible_and_counted(beginning, monkeypatch
     logits = np.zeros((3, 700))
     logits[1, 5] = np.nan
     logits[2, 6] = -np.inf
-    monkeypatch.setattr(beginning.decoder, "logits", lambda tokens: logits)
+    monkeypatch.setattr(lamp.models.Reading, "logits", lambda self, tokens, last: logits[-last:])
     monkeypatch.setattr(beginning, "not_finite", 0)
     assert beginning._loglikelihood_tokens([(None, [1, 2], [3, 4])]) == [(-np.inf, False)]
     assert beginning.not_finite == 1
@@ -245,6 +265,44 @@ def test_the_harness_knows_the_model_by_name(language_model):
     assert str(made.decoder.hardware.name) == "scores-ps4"
     with pytest.raises(ValueError, match=r"max_length must lie in 1\.\.512, not 513"):
         language_model(max_length=513)
+
+
+def test_another_family_scores_as_by_the_harness_itself(language_model, tmp_path):
+    """The oracle is the harness's own model of transformers, in float64."""
+    pytest.importorskip("torch")
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoTokenizer
+
+    from tests.lamp.integrations.random_families import in_float64, random_model
+
+    model = random_model("gemma3", vocab_size=2048, max_position_embeddings=512)
+    model.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(lamp.checkpoints.EMBEDDED / name, tmp_path / name)
+    requests = [
+        ask(each["context"], f" {word}") for each in documents("choice") for word in each["choices"]
+    ]
+    asked = language_model(pretrained=str(tmp_path), hardware="fp64")
+    assert type(asked.decoder).__name__ == "Simulated"
+    found = asked.loglikelihood(requests)
+    with in_float64(model) as exact:
+        oracle = HFLM(
+            pretrained=exact, tokenizer=AutoTokenizer.from_pretrained(tmp_path), device="cpu"
+        )
+        expected = oracle.loglikelihood(requests)
+    assert [likeliest for _, likeliest in found] == [likeliest for _, likeliest in expected]
+    np.testing.assert_allclose(
+        [value for value, _ in found], [value for value, _ in expected], rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize("family", ["t5", "bert"])
+def test_models_with_an_encoder_are_refused(language_model, family):
+    pytest.importorskip("torch")
+    from tests.lamp.integrations.random_families import random_model
+
+    with pytest.raises(ValueError, match=f"tasks need a decoder.*; {family} is an encoder"):
+        language_model(lamp.simulate(random_model(family)))
 
 
 def test_tasks_that_are_not_there_are_named(language_model, tmp_path):

@@ -1,0 +1,108 @@
+"""The linear layers of a model on a machine, each by its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lamp.integrations.transformers.fitting import Fitting
+from lamp.integrations.transformers.linear import count_work, linear, plain
+from lamp.integrations.transformers.recomputing import into_activation, into_norm
+from lamp.integrations.transformers.running import array, by_text, tensor
+from lamp.integrations.transformers.structure import Product
+from lamp.models import transformer
+from lamp.models.layers import Matrix
+
+__all__ = ["product"]
+
+
+def product(fitting: Fitting, name: str) -> Callable[..., Any]:
+    """A linear layer."""
+    product = fitting.structure.products[name]
+    if product.step == "qkv":
+        return _qkv(fitting, name, product)
+    if product.step == "lm_head":
+        return _head(fitting, name)
+    ahead = fitting.run.look_ahead
+    if product.step in ("attention_output", "mlp_down") and ahead.norm is not None:
+        return into_norm(fitting, name, product, ahead.norm)
+    if product.step == "mlp_up" and ahead.activation is not None:
+        return into_activation(fitting, name, ahead.activation)
+    return plain(fitting, name, product.step)
+
+
+def _qkv(fitting: Fitting, name: str, product: Product) -> Callable[..., Any]:
+    """Queries, keys or values: those of the same numbers are one product."""
+    run, names = fitting.run, product.joined
+    if len(names) == 1:
+        return plain(fitting, name, "qkv")
+    matrix = _joined(fitting, names)
+    ends = np.cumsum([fitting.matrices[each].weight.shape[1] for each in names])
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        held = run.held.pop(name, None)
+        if held is not None and held[0] is x:
+            return held[1]
+        count_work(run, x, matrix)
+        parts = torch.tensor_split(
+            linear(x, matrix, run.machine.qkv), [int(end) for end in ends[:-1]], -1
+        )
+        for other, part in zip(names, parts, strict=True):
+            run.held[other] = x, part
+        return run.held.pop(name)[1]
+
+    return forward
+
+
+def _joined(fitting: Fitting, names: tuple[str, ...]) -> Matrix:
+    """The matrices of several linear layers side by side; theirs become parts of it."""
+    if names in fitting.joined:
+        return fitting.joined[names]
+    parts = [fitting.matrices[name] for name in names]
+    # Rows of torch's layout, so that the parts stay views of one array.
+    weights = np.concatenate([part.weight.T for part in parts], axis=0)
+    biases = [part.bias for part in parts if part.bias is not None]
+    if biases and len(biases) < len(parts):
+        biases = [
+            np.zeros(part.weight.shape[1], weights.dtype) if part.bias is None else part.bias
+            for part in parts
+        ]
+    bias = np.concatenate(biases) if biases else None
+    matrix = Matrix(weights.T, bias, parts[0].format)
+    start = 0
+    for name, part in zip(names, parts, strict=True):
+        rows = weights[start : start + part.weight.shape[1]]
+        start += len(rows)
+        module = fitting.module(name)
+        if isinstance(module, nn.Linear):
+            module.weight = nn.Parameter(torch.from_numpy(rows), requires_grad=False)
+        fitting.matrices[name] = Matrix(rows.T, part.bias, part.format)
+    fitting.joined[names] = matrix
+    return matrix
+
+
+def _head(fitting: Fitting, name: str) -> Callable[..., Any]:
+    """A linear layer behind the last layer."""
+    run, matrix = fitting.run, fitting.matrices[name]
+    rule = run.look_ahead.logits if fitting.is_head(name) else None
+    if rule is None:
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            count_work(run, x, matrix)
+            return linear(x, matrix, run.hardware.lm_head)
+
+        return forward
+
+    def project(h: NDArray[Any]) -> NDArray[Any]:
+        return transformer.project(h, matrix, run)
+
+    def forward_recomputed(x: torch.Tensor) -> torch.Tensor:
+        count_work(run, x, matrix)
+        return tensor(by_text(project, False, array(x)))
+
+    return forward_recomputed
