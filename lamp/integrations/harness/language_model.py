@@ -45,8 +45,9 @@ class LanguageModel(TemplateLM):
     ----------
     model : Decoder or str
         The model, or what :func:`lamp.from_pretrained` takes.
-    hardware : Hardware or str
-        The machine; a string may have rules behind it, joined by ``+``.
+    hardware : Hardware or str, optional
+        The machine; a string may have rules behind it, joined by ``+``.  By default a model that is
+        loaded runs on ``"fp32"``, and a given one stays on its machine with its rules.
     lamp : str or iterable of LAMP
         More rules of look-ahead, joined by ``+`` in a string; ``"none"`` for none.
     pretrained : str, optional
@@ -67,7 +68,7 @@ class LanguageModel(TemplateLM):
     def __init__(
         self,
         model: Decoder | str = "embedded",
-        hardware: Any = "fp32",
+        hardware: Any = None,
         lamp: str | Iterable[LAMP] = "none",
         *,
         pretrained: str | None = None,
@@ -78,12 +79,19 @@ class LanguageModel(TemplateLM):
         device: Any = None,
     ) -> None:
         super().__init__()
-        self.setting = _setting(hardware, lamp)
         found: Any = model if pretrained is None else pretrained
         if isinstance(found, str):
-            found = from_pretrained(found)
-        _check(found)
-        self.decoder: Decoder = self._placed(found)
+            setting = _setting(hardware or "fp32", lamp)
+            found = from_pretrained(found, hardware=setting.hardware, lamp=setting.lamp)
+        elif hardware is not None or lamp != "none":
+            setting = _setting(hardware or found.hardware, lamp)
+            found = found.with_hardware(setting.hardware, setting.lamp)
+        if not found.continues_texts:
+            raise ValueError(
+                f"tasks need a decoder, which continues a text; {found.family} is an encoder or "
+                "has one"
+            )
+        self.decoder: Decoder = found
         positions = self.decoder.shape.positions
         if max_length is not None and not 1 <= max_length <= positions:
             raise ValueError(f"max_length must lie in 1..{positions}, not {max_length}")
@@ -91,14 +99,6 @@ class LanguageModel(TemplateLM):
         self.begins, _ = special_tokens(self.decoder)
         self.tokenizer = self.decoder.tokenizer
         self._quiet = None if progress else True  # None: bars are for terminals
-        self.begin()
-
-    def _placed(self, model: Decoder) -> Decoder:
-        """The model on the machine."""
-        return model.with_hardware(self.setting.hardware, self.setting.lamp)
-
-    def begin(self) -> None:
-        """Forget what was asked before."""
         self.not_finite = 0
         """The number of tokens whose logits hold NaN or infinity; their probability is 0."""
         self._asked = hashlib.sha256()
@@ -256,19 +256,7 @@ class LanguageModel(TemplateLM):
 
 
 class Listener(LanguageModel):
-    """A model that hears what the harness asks, and answers nothing; it needs no weights.
-
-    Parameters
-    ----------
-    model : Decoder
-        The model, or one that :func:`lamp.integrations.reader` gives.
-    """
-
-    def __init__(self, model: Decoder) -> None:
-        super().__init__(model, progress=False)
-
-    def _placed(self, model: Decoder) -> Decoder:
-        return model
+    """A model that hears what the harness asks, and answers nothing; it needs no weights."""
 
     def _answers(
         self, pairs: Sequence[tuple[list[int], list[int]]]
@@ -277,14 +265,6 @@ class Listener(LanguageModel):
 
     def _text(self, *request: Any) -> str:
         return ""
-
-
-def _check(model: Decoder) -> None:
-    """Raise a ValueError unless a model continues texts."""
-    if not model.continues_texts:
-        raise ValueError(
-            f"tasks need a decoder, which continues a text; {model.family} is an encoder or has one"
-        )
 
 
 def _setting(hardware: Any, rules: str | Iterable[LAMP]) -> Setting:

@@ -12,8 +12,8 @@ import fpemu
 from lamp.integrations.transformers.fitting import Fitting
 from lamp.integrations.transformers.linear import count_work, linear
 from lamp.integrations.transformers.running import array, tensor
+from lamp.integrations.transformers.weights import Shared
 from lamp.models import layers
-from lamp.models.layers import Matrix
 
 __all__ = ["experts"]
 
@@ -57,12 +57,12 @@ def experts(fitting: Fitting, name: str) -> Callable[..., Any]:
     return forward
 
 
-def _experts(fitting: Fitting, name: str, of: str) -> list[Matrix]:
+def _experts(fitting: Fitting, name: str, of: str) -> list[Shared]:
     """The matrices of the experts of a module, by the name of its parameter."""
     module = fitting.module(name)
-    weights = array(getattr(module, of))
+    weights = getattr(module, of).detach()
     biases = array(getattr(module, f"{of}_bias")) if module.has_bias else [None] * len(weights)
     return [
-        Matrix(weight if module.is_transposed else weight.T, bias, fitting.format_of(name))
+        fitting.shared(name, [weight.T if module.is_transposed else weight], bias)
         for weight, bias in zip(weights, biases, strict=True)
     ]
