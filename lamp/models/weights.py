@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 import warnings
@@ -132,7 +133,8 @@ class Tensors:
     prefix : str
         What names begin with in a model with a head, and may begin with.
     hardware : Hardware
-        Tensors are rounded to nearest into its format of weights.
+        Tensors are rounded to nearest into its format of weights; those of a layer, see
+        :meth:`of_layer`.
 
     Raises
     ------
@@ -150,6 +152,7 @@ class Tensors:
         has_prefix = any(name.startswith(prefix) for name in self._names.values())
         self._prefix = prefix if has_prefix or not self._names else ""
         self._used: set[str] = set()
+        self._hardware = hardware
         self._format: Format = hardware.weights
         self._carrier = hardware.carrier
 
@@ -165,6 +168,23 @@ class Tensors:
                 )
             names[plain] = name
         return names
+
+    def of_layer(self, layer: int, layers: int) -> Tensors:
+        """The same tensors as the machine holds those of a layer; what is taken is noted in both.
+
+        Parameters
+        ----------
+        layer : int
+        layers : int
+            How many layers the model has.
+
+        Returns
+        -------
+        Tensors
+        """
+        found = copy.copy(self)
+        found._format = self._hardware.of_layer(layer, layers).weights
+        return found
 
     def __contains__(self, name: str) -> bool:
         return name in self._names

@@ -82,14 +82,20 @@ class Interrupted(KeyboardInterrupt):
         self.sweep = sweep
 
 
+def _stored(task: Task) -> tuple[Any, ...]:
+    """The formats of the weights of all layers."""
+    machines = task.setting.hardware.machines.items()
+    return tuple((number, machine.weights) for number, machine in machines)
+
+
 class _Queue:
     """Tasks that wait, grouped by the reference that they share."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._groups: dict[str, deque[Task]] = {}
         # Within a group, tasks follow each other whose weights are stored alike.
-        formats = {task.setting.hardware.weights: place for place, task in enumerate(tasks)}
-        for task in sorted(tasks, key=lambda task: formats[task.setting.hardware.weights]):
+        formats = {_stored(task): place for place, task in enumerate(tasks)}
+        for task in sorted(tasks, key=lambda task: formats[_stored(task)]):
             self._groups.setdefault(task.reference_key, deque()).append(task)
         self._at: dict[str, str] = {}
 

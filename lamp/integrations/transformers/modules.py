@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import fpemu
+from fpemu import Format
 from lamp._kernels import activations, rows
 from lamp.bounds.compositions import LayerNorm, RMSNorm
 from lamp.integrations.transformers.kinds import NormKind, RotaryKind
@@ -200,13 +201,7 @@ class _Fitted:
     @functools.cached_property
     def model_is_causal(self) -> bool:
         """Whether nothing that is computed for a token depends on later tokens."""
-        hardware, ahead = self.run.hardware, self.run.look_ahead
-        together = (
-            hardware.attention is not None
-            and hardware.attention.rows > 1
-            and ahead.softmax is not None
-        )
-        return hardware.is_causal and ahead.is_causal and not together
+        return self.run.look_ahead.is_causal_on(self.run.hardware)
 
     def _attend_text(
         self,
@@ -255,9 +250,13 @@ class _Fitted:
     @functools.cached_property
     def _matrices(self) -> dict[str, Matrix]:
         return {
-            name: _matrix(self.model.get_submodule(name), self.run)
+            name: _matrix(self.model.get_submodule(name), self._format(name))
             for name in self.structure.products
         }
+
+    def _format(self, name: str) -> Format:
+        """The format of a module's weights."""
+        return self.structure.format_of(name, self.run.hardware)
 
     def product(self, name: str) -> Callable[..., Any]:
         """A linear layer."""
@@ -477,7 +476,8 @@ class _Fitted:
                     f"but {name} are experts, where that is not implemented"
                 )
         up = "gate_up_proj" if module.has_gate else "up_proj"
-        ups, downs = (self._experts(module, each) for each in (up, "down_proj"))
+        format = self._format(name)
+        ups, downs = (_experts(module, each, format) for each in (up, "down_proj"))
 
         def forward(
             hidden: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor
@@ -502,17 +502,6 @@ class _Fitted:
             return tensor(out)
 
         return forward
-
-    def _experts(self, module: nn.Module, name: str) -> list[Matrix]:
-        """The matrices of the experts."""
-        weights = array(getattr(module, name))
-        biases = (
-            array(getattr(module, f"{name}_bias")) if module.has_bias else [None] * len(weights)
-        )
-        return [
-            Matrix(weight if module.is_transposed else weight.T, bias, self.run.hardware.weights)
-            for weight, bias in zip(weights, biases, strict=True)
-        ]
 
     # --- functions --------------------------------------------------------------------------------
 
@@ -600,12 +589,22 @@ class _Pending(NamedTuple):
         return self.added(stream)
 
 
-def _matrix(module: nn.Module, run: Run) -> Matrix:
+def _experts(module: nn.Module, name: str, format: Format) -> list[Matrix]:
+    """The matrices of experts."""
+    weights = array(getattr(module, name))
+    biases = array(getattr(module, f"{name}_bias")) if module.has_bias else [None] * len(weights)
+    return [
+        Matrix(weight if module.is_transposed else weight.T, bias, format)
+        for weight, bias in zip(weights, biases, strict=True)
+    ]
+
+
+def _matrix(module: nn.Module, format: Format) -> Matrix:
     """A linear layer's weights."""
     weight = array(module.weight)
     bias = None if module.bias is None else array(module.bias)
     shaped = weight.T if isinstance(module, nn.Linear) else weight
-    return Matrix(shaped, bias, run.hardware.weights)
+    return Matrix(shaped, bias, format)
 
 
 def _queries(x: torch.Tensor, run: Run) -> NDArray[Any]:

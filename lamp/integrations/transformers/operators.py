@@ -142,7 +142,7 @@ class Inline(Dispatch):
         if run.place != "block" or not run.is_weight(weight):
             return NotImplemented
         numbers = None if bias is None else array(bias)
-        matrix = layers.Matrix(array(weight), numbers, run.hardware.weights)
+        matrix = layers.Matrix(array(weight), numbers, run.machine.weights)
         run.multiply_adds += len(x) * matrix.weight.size
         return tensor(layers.linear(np.ascontiguousarray(array(x)), matrix, run.machine.mlp_up))
 

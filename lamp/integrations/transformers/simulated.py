@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import sdpa_mask
 
 import fpemu
+from fpemu import Format
 from fpemu._kernels.launching import default_environment
 from lamp.integrations.transformers.modules import put_on_machine
 from lamp.integrations.transformers.operators import Inline
@@ -118,7 +119,9 @@ class Simulated(Decoder):
 
     def _put(self) -> None:
         """Make the copy of the model that runs on the machine."""
-        self.model = _copied(self._original, functools.partial(_weights, hardware=self.hardware))
+        if self.hardware.layers:
+            self._check_shared()
+        self.model = _copied(self._original, self._held)
         self._run = Run(self.shape, self.hardware, self.look_ahead)
         put_on_machine(self.model, self.structure, self._run)
         places = (each.untyped_storage().data_ptr() for each in self.model.parameters())
@@ -130,6 +133,26 @@ class Simulated(Decoder):
                 self.model.generation_config.use_cache = False
         for module in _entries(self.model):
             module.forward = _entry(module.forward, self._run)
+
+    def _check_shared(self) -> None:
+        """Raise a ValueError if layers hold a tensor that they share in different formats."""
+        seen: dict[int, tuple[str, Format]] = {}
+        for name, parameter in self._original.named_parameters(remove_duplicate=False):
+            own = self.structure.format_of(name, self.hardware)
+            first, format = seen.setdefault(id(parameter), (name, own))
+            if own != format:
+                raise ValueError(
+                    f"{first} and {name} are one tensor, but {self.hardware.name} holds it in two "
+                    f"formats, {format} and {own}"
+                )
+
+    def _held(self, name: str, numbers: torch.Tensor) -> torch.Tensor:
+        """A parameter as the machine holds it; a buffer has no name."""
+        carrier = self.hardware.carrier
+        if not name:
+            own = torch.float32 if carrier == np.float32 else torch.float64
+            return numbers.to(torch.promote_types(numbers.dtype, own))
+        return _weights(name, numbers, self.structure.format_of(name, self.hardware), carrier)
 
     def with_hardware(
         self, hardware: HardwareLike, lamp: LAMP | Iterable[LAMP] | None = None
@@ -263,22 +286,20 @@ def _configs(model: nn.Module) -> list[Any]:
     return list({id(each): each for each in found if each is not None}.values())
 
 
-def _weights(name: str, numbers: torch.Tensor, *, hardware: Hardware) -> torch.Tensor:
-    """A parameter as a machine holds it; a buffer, which has no name, in its carrier."""
-    carrier = torch.float32 if hardware.carrier == np.float32 else torch.float64
-    if not name:
-        return numbers.to(torch.promote_types(numbers.dtype, carrier))
+def _weights(
+    name: str, numbers: torch.Tensor, format: Format, carrier: np.dtype[Any]
+) -> torch.Tensor:
+    """A parameter in the format of a machine's weights, in its carrier."""
     plain = numbers if numbers.dtype == torch.float64 else numbers.float()
     held = array(plain.contiguous())
     if not np.isfinite(held).all():
         what = "NaN" if np.isnan(held).any() else "an infinity"
         raise ValueError(f"{name} holds {what}, expected numbers")
-    format = hardware.weights
     if format.precision < 24 or held.dtype == np.float64:
         rounded = fpemu.round(held, format)
         if rounded.dtype != held.dtype or not np.array_equal(rounded, held):
             held = rounded
-    return torch.from_numpy(np.ascontiguousarray(held, hardware.carrier))
+    return torch.from_numpy(np.ascontiguousarray(held, carrier))
 
 
 # --- calls ----------------------------------------------------------------------------------------
