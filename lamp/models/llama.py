@@ -220,6 +220,7 @@ class Llama(Decoder):
             activation=config.hidden_act,
             epsilon=config.rms_norm_eps,
             rotary=config.rotary,
+            gated=True,
         )
 
     @staticmethod

@@ -59,6 +59,8 @@ class Shape:
         Whether scores are divided by the square root of the head dimension.
     rotary : Rotary, optional
         How queries and keys are rotated.
+    gated : bool
+        Whether the feed-forward layers have a gate: two products of the step mlp_up.
     """
 
     vocabulary: int
@@ -73,6 +75,7 @@ class Shape:
     epsilon: float
     scaled: bool = True
     rotary: Rotary | None = None
+    gated: bool = False
 
 
 @dataclass(frozen=True)

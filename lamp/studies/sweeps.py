@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, Final
 
 from lamp.studies.engines import Engine, engine
-from lamp.studies.plans import Plan, planned
+from lamp.studies.plans import Plan, Points, planned
 from lamp.studies.runs import Run
 from lamp.studies.status import Status
 from lamp.studies.store import Store
@@ -118,7 +118,7 @@ class _Queue:
 
 
 def sweep(
-    study: Study | str | os.PathLike[str],
+    study: Points | str | os.PathLike[str],
     *,
     store: str | os.PathLike[str],
     jobs: int | None = None,
@@ -134,7 +134,7 @@ def sweep(
     Parameters
     ----------
     study : Study, str or path-like
-        A study, or its TOML file.
+        A study, its TOML file, or whatever has points as a study has.
     store : str or path-like
         The SQLite file of the results; it is made if there is none.
     jobs : int, optional
@@ -181,7 +181,7 @@ def sweep(
     >>> first.ran, [run.state for run in first.runs], second.ran
     (2, ['done', 'done'], 0)
     """
-    if not isinstance(study, Study):
+    if isinstance(study, (str, os.PathLike)):
         study = Study.load(study)
     file = Path(store)
     with contextlib.ExitStack() as stack:
