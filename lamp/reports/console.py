@@ -28,6 +28,7 @@ __all__ = [
     "comparison_heading",
     "comparison_table",
     "differences_table",
+    "headed_table",
     "metrics_table",
     "more_than_first",
     "plot_results",
@@ -98,7 +99,7 @@ def _if_any(run: Comparison, rate: float) -> str:
 
 def results_table(results: Sequence[EqualRateRun], title: str) -> Table:
     """A table of the demo's runs, one per row, below a title."""
-    table = _headed_table([heading for heading, _ in _RESULTS], _cells(_RESULTS, results))
+    table = headed_table([heading for heading, _ in _RESULTS], _cells(_RESULTS, results))
     table.title, table.title_justify, table.padding = title, "left", (0, 0)
     table.columns[2].justify = "left"
     for row, (run, following) in zip(table.rows, itertools.pairwise(results), strict=False):
@@ -197,7 +198,7 @@ def comparison_table(runs: Sequence[Comparison]) -> Table:
     high = any(run.setting.lamp for run in runs)
     columns = (*_METRICS, *(_LOOK_AHEAD if high else ()), *_TIMES)
     rows = ((letter, *row) for letter, row in zip(LETTERS, _cells(columns, runs), strict=False))
-    return _headed_table(["", *(heading for heading, _ in columns)], rows)
+    return headed_table(["", *(heading for heading, _ in columns)], rows)
 
 
 def scores_tables(found: Scores) -> Iterator[tuple[str, Table]]:
@@ -205,7 +206,7 @@ def scores_tables(found: Scores) -> Iterator[tuple[str, Table]]:
     for task, group in itertools.groupby(found.scores, lambda score: score.task):
         scores = list(group)
         headings = [heading.format(reference=found.reference) for heading, _ in _SCORES]
-        table = _headed_table(headings, _cells(_SCORES, scores))
+        table = headed_table(headings, _cells(_SCORES, scores))
         table.columns[0].justify = "left"
         count = scores[-1].count
         documents = f", {count} document{'s' if count > 1 else ''}" if count else ""
@@ -225,8 +226,8 @@ def differences_table(found: Sequence[Difference], width: int) -> Table:
         (label * (label != last), *row) for last, (label, *row) in zip(above, rows, strict=False)
     ]
     if needed - _GAP <= width:
-        return _headed_table(headings, rows, "left")
-    return _headed_table(("step", "", "", ""), itertools.chain(*map(_by_value, rows)), "left")
+        return headed_table(headings, rows, "left")
+    return headed_table(("step", "", "", ""), itertools.chain(*map(_by_value, rows)), "left")
 
 
 def _by_value(row: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -244,9 +245,10 @@ def _plain_table() -> Table:
     return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
 
 
-def _headed_table(
+def headed_table(
     headings: Iterable[str], rows: Iterable[Iterable[str]] = (), justify: Any = "right"
 ) -> Table:
+    """A table with headings and a line below them."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
