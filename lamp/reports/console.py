@@ -155,35 +155,29 @@ def rates_table(metrics: Metrics, width: int) -> Table:
 
     Layers that do not fit into `width` columns of the terminal go below the first.
     """
-    rows = {step: _percentages(rates) for step, rates in metrics.step_rates.items()}
-    head = {step: rows.pop(step) for step in [*rows] if step.startswith(_HEAD)}
-    if len(rows.keys() & STEPS.keys()) > 1:
-        rows["all"] = _percentages(metrics.layer_rates)
+    rates = dict(metrics.step_rates)
+    head = {step: rates.pop(step) for step in [*rates] if step.startswith(_HEAD)}
+    if len(rates.keys() & STEPS.keys()) > 1:
+        rates["all"] = metrics.layer_rates
     columns = [f"layer {n}" if n == 0 else str(n) for n in range(len(metrics.layer_rates))]
-    if rows and all(len(set(cells)) == 1 for cells in rows.values()):
+    if rates and all(len({f"{100 * x:.2f}" for x in row}) == 1 for row in rates.values()):
         columns = ["each layer"]
     heading = "recomputed, %"
-    label = 2 + max(map(len, (heading, _HEAD, *head, *rows)))
+    label = 2 + max(map(len, (heading, _HEAD, *head, *rates)))
     across = max(1, min(len(columns), (width - label) // _RATE_WIDTH))
+    parts = [slice(start, start + across) for start in range(0, len(columns), across)]
+    blocks = [(columns[part], {step: row[part] for step, row in rates.items()}) for part in parts]
+    blocks += [(["head"], head)] if head else []
     table = _plain_table()
     table.padding = 0
     table.add_column(no_wrap=True, min_width=label)
     for _ in range(across):
         table.add_column(justify="right", no_wrap=True, min_width=_RATE_WIDTH)
-    for start in range(0, len(columns), across):
-        chosen = slice(start, start + across)
-        table.add_row("" if start else heading, *columns[chosen], style="bold")
-        for step, cells in rows.items():
-            table.add_row(step, *cells[: len(columns)][chosen])
-    if head:
-        table.add_row("" if rows else heading, "head", style="bold")
-    for step, cells in head.items():
-        table.add_row(step, *cells)
+    for above, (names, block) in zip([heading, *[""] * len(blocks)], blocks, strict=False):
+        table.add_row(above, *names, style="bold")
+        for step, row in block.items():
+            table.add_row(step, *(f"{100 * rate:.2f}" for rate in row[: len(names)]))
     return table
-
-
-def _percentages(rates: Sequence[float]) -> list[str]:
-    return [f"{100 * rate:.2f}" for rate in rates]
 
 
 def comparison_heading(runs: Sequence[Comparison], reference: str) -> str:
