@@ -15,17 +15,19 @@ from lamp.reports.results import (
     NONE,
     Mean,
     Results,
+    Scored,
     compared,
     factor_interval,
     grouped,
     metrics,
+    scored,
     speed,
 )
 
 if TYPE_CHECKING:
     from lamp.studies import Run
 
-__all__ = ["Cell", "Column", "Table", "comparisons", "runs", "seeds", "texts", "times"]
+__all__ = ["Cell", "Column", "Table", "comparisons", "runs", "scores", "seeds", "texts", "times"]
 
 _LONG: Final = 24  # letters that may stand in a line of a narrow column
 
@@ -132,6 +134,54 @@ def texts(study: Results) -> Table:
     """What models have read, and how well the reference predicts it."""
     shown = {tuple(map(str, _TEXT(run))): _TEXT(run) for run in study.done}
     return Table(f"texts of {study.name}", _TEXTS, list(shown.values()))
+
+
+def scores(study: Results) -> Table:
+    """What models achieve in tasks on machines, beside the reference."""
+    model, _, *machine = _labels("run.")
+    columns = (
+        model,
+        Column("task", attrgetter("score.task")),
+        Column("metric", _metric),
+        *machine,
+        Column("documents", attrgetter("score.count"), "{:,}".format),
+        Column("score", attrgetter("score.value"), numbers.decimals),
+        Column("±", attrgetter("score.value_error"), _error, "standard error of the score"),
+        Column("reference", attrgetter("score.reference"), numbers.decimals, "its score"),
+        Column("±", attrgetter("score.reference_error"), _error, "standard error of its score"),
+        Column("more", _more(0), _decimals, "the score less the reference's"),
+        Column("±", _more(1), _error, "of the difference, document by document"),
+        Column(
+            "changed",
+            lambda item: math.nan if item.score.changed is None else item.score.changed,
+            lambda count: "" if math.isnan(count) else f"{count:,}",
+            "documents whose own score is another than on the reference",
+        ),
+    )
+    return Table(f"scores of {study.name}", columns, list(scored(study)), "compared")
+
+
+def _metric(item: Scored) -> str:
+    score = item.score
+    return score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
+
+
+def _more(part: int) -> Callable[[Scored], float]:
+    """The difference from the reference, or its error; NaN if the score is not a mean."""
+
+    def value(item: Scored) -> float:
+        found = item.score.difference
+        return math.nan if found is None else (found.value, found.error)[part]
+
+    return value
+
+
+def _decimals(value: float) -> str:
+    return "" if math.isnan(value) else numbers.decimals(value)
+
+
+def _error(value: float) -> str:
+    return numbers.error(value, "plain")[1:]
 
 
 # --- intervals ------------------------------------------------------------------------------------
