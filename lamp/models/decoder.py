@@ -55,6 +55,9 @@ class Decoder(ABC):
     family: ClassVar[str]
     """The model's type, by its name in transformers."""
 
+    continues_texts: bool = True
+    """Whether the model reads one text, and says at each token what the next one is."""
+
     @property
     def kind(self) -> str:
         """What the model is, in words."""

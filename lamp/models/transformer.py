@@ -452,7 +452,7 @@ def recompute(
         stream=state.layer + _STREAMS[name] * _STREAM_STEP,
     )
     count = partial(Recomputation.of, step=candidates.product, machine=state.machine)
-    terms = candidates.matrix.weight.shape[0]
+    terms = candidates.matrix.shape[0]
     counted = count(mask, components=mask.size, terms=terms)
     if already is not None:
         highest = already.astype(np.uint8) * np.uint8(len(state.machine.levels))

@@ -94,7 +94,7 @@ class Block:
     def size(self) -> int:
         """The number of weights in the matrices, which is that of multiply-adds per token."""
         matrices = (self.qkv, self.attention_output, self.mlp_up, self.mlp_down, self.gate)
-        return sum(matrix.weight.size for matrix in matrices if matrix is not None)
+        return sum(matrix.size for matrix in matrices if matrix is not None)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Weights:
         """Multiply-adds of all products for tokens that begin at a position."""
         pairs = tokens * position + tokens * (tokens + 1) // 2
         attention = 2 * pairs * shape.heads * shape.dimension  # scores and values
-        matrices = sum(block.size for block in self.blocks) + self.head.weight.size
+        matrices = sum(block.size for block in self.blocks) + self.head.size
         return int(tokens * matrices + attention * len(self.blocks))
 
 

@@ -184,8 +184,8 @@ def front_picture(found: Tuned) -> Picture:
         for each, color, shape in marked
     ]
     lines = [
-        figures.Line(((math.nan, allowed, math.nan),), 0, "level", "allowed"),
-        figures.Line(tuple((*each, math.nan) for each in line), 0),
+        figures.Line([figures.Point(math.nan, allowed, 0, _FRONT, "")], "level", "allowed"),
+        figures.Line([figures.Point(*each, 0, _FRONT, "") for each in line]),
     ]
     legend = (
         figures.Entry("tuned", 0, _TUNED, "rule"),

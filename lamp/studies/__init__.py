@@ -2,7 +2,7 @@
 
 from lamp.studies.equal_rates import EqualRateRun, equal_rate_grid, spread_windows
 from lamp.studies.plans import planned, walk
-from lamp.studies.runs import Result, Run
+from lamp.studies.runs import Result, Run, TaskRun
 from lamp.studies.status import Status
 from lamp.studies.store import Store
 from lamp.studies.study import Point, Study
@@ -19,6 +19,7 @@ __all__ = [
     "Store",
     "Study",
     "Sweep",
+    "TaskRun",
     "equal_rate_grid",
     "file_digest",
     "planned",

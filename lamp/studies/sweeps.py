@@ -125,6 +125,7 @@ def sweep(
     cluster: Any = None,
     memory: int | None = None,
     progress: Progress | bool = False,
+    grow: bool = False,
 ) -> Sweep:
     """Measure the runs of a study that a store does not hold yet.
 
@@ -147,6 +148,8 @@ def sweep(
     progress : bool or callable
         True for a table on standard error, or a function to call with the :class:`Status` whenever
         it has changed.
+    grow : bool
+        Whether a study of the same name that the store has keeps its other runs.
 
     Returns
     -------
@@ -187,7 +190,7 @@ def sweep(
         plan = planned(study, file_digest if opened is None else opened.digest)
         if opened is None:  # made once the study is known to be possible
             opened = stack.enter_context(Store.open(file, write=True))
-        kept = opened.plan(study.name, study.record(), plan.runs)
+        kept = opened.plan(study.name, study.record(), plan.runs, grow=grow)
         if kept is not None:
             plan.notes.append(
                 f"{file} had another study {study.name!r}, whose results stay there as {kept!r}"
@@ -202,7 +205,9 @@ def sweep(
             measuring = engine(jobs, cluster, memory=memory, spill=spill)
             _Runner(opened, measuring, plan, status, show).run(missing)
         opened.check_place()
-        runs = tuple(opened.runs(study.name))
+        found = [*opened.runs(study.name), *opened.task_runs(study.name)]
+        own = (run for run in found if run.key in plan.tasks)
+        runs = tuple(sorted(own, key=lambda run: run.position))
     result = Sweep(study.name, file, runs, len(status.ended), tuple(plan.notes))
     if status.stopping:
         raise Interrupted(result)

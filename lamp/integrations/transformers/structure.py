@@ -100,6 +100,8 @@ class Structure:
         -------
         Format
         """
+        if not machine.layers:
+            return machine.weights  # type: ignore[no-any-return]
         count = len(self.layers)
         inside = (i for i, layer in enumerate(self.layers) if f"{name}.".startswith(f"{layer}."))
         return machine.of_layer(next(inside, count), count).weights  # type: ignore[no-any-return]

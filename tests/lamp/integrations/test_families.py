@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+import fpemu
 import lamp
 from lamp import LAMP
 from tests.lamp.integrations.random_families import FAMILIES, TOKENS, float64_logits, random_model
@@ -34,7 +35,7 @@ def given(family, texts=TEXTS):
 
 def test_the_fp64_machine_is_transformers_in_float64(any_family):
     family, model, simulated = any_family
-    expected = float64_logits(model, **given(family))
+    expected = float64_logits(model, family.own, **given(family))
     found = simulated.model(**given(family)).logits.numpy()
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=family.close * scale)
@@ -90,17 +91,23 @@ def test_an_encoder_and_decoder_generate():
         simulated.forward([5, 6])
 
 
+def test_bloom_adds_to_the_residual_stream_within_its_attention():
+    simulated = lamp.simulate(random_model("bloom"), lamp.Hardware("sums", residual="e8m4"))
+    seen = []
+    norm = simulated.model.transformer.h[0].post_attention_layernorm
+    norm.register_forward_pre_hook(lambda module, args: seen.append(args[0].numpy()))
+    simulated.model(TEXTS)
+    np.testing.assert_array_equal(seen[0], fpemu.round(seen[0], "e8m4"))
+
+
 def test_rates_have_an_entry_per_layer(causal):
     result = causal.forward(TEXTS[0].numpy())
     assert len(result.recomputed["scores"]) == causal.shape.layers
     assert 0 < result.recomputation_rate < 1
 
 
-@pytest.mark.parametrize("name", ["FalconConfig", "BloomConfig"])
-def test_models_that_compute_attention_themselves_are_refused(name):
-    config = getattr(transformers, name)(
-        vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4
-    )
+def test_models_that_compute_attention_themselves_are_refused():
+    config = transformers.MptConfig(vocab_size=61, d_model=32, n_layers=2, n_heads=4)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with pytest.raises(ValueError, match="does not call transformers' AttentionInterface"):
         lamp.simulate(model)
@@ -219,3 +226,18 @@ def test_quantized_weights_and_other_objects_are_refused():
     )
     with pytest.raises(ValueError, match=r"lm_head.weight holds numbers of type .*float8_e4m3fn"):
         lamp.simulate(model)
+
+
+@pytest.mark.parametrize(("family", "computed"), [("qwen3", [5, 5, 1]), ("gemma3", [5, 5, 8])])
+def test_what_texts_share_is_read_once_until_a_window_lets_go_of_it(family, computed):
+    """The window of Gemma 3 has six tokens."""
+    model = lamp.simulate(random_model(family), "hopper")
+    reading = lamp.models.Reading(model, 8)
+    for text, count in zip(
+        ([1, 2, 3, 4, 5], [1, 2, 3, 6, 7, 8, 9, 10], [1, 2, 3, 6, 7, 8, 9, 11]),
+        computed,
+        strict=True,
+    ):
+        before = reading.computed
+        np.testing.assert_array_equal(reading.logits(text, 1), model.logits(text)[-1:])
+        assert reading.computed - before == count

@@ -158,14 +158,25 @@ def test_layers_that_differ_are_the_same(pair, name):
     assert_same(*both(pair, *LAYERED[name]))
 
 
-def test_a_tensor_that_layers_share_has_one_format(tmp_path):
-    model = load(random_checkpoint(tmp_path))
+def test_a_matrix_that_layers_share_is_held_as_each_layer_does(tmp_path):
+    model, apart = load(random_checkpoint(tmp_path)), load(tmp_path)
     first, second = model.transformer.h[:2]
     second.mlp.c_fc.weight = first.mlp.c_fc.weight
+    with torch.no_grad():
+        apart.transformer.h[1].mlp.c_fc.weight.copy_(first.mlp.c_fc.weight)
+    machine = lamp.hardware("fp32").with_layers({1: {"weights": "e8m4"}}, "m")
+    expected, found = (lamp.simulate(each, machine).logits(TOKENS) for each in (apart, model))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_vector_that_layers_share_has_one_format(tmp_path):
+    model = load(random_checkpoint(tmp_path))
+    first, second = model.transformer.h[:2]
+    second.ln_1.weight = first.ln_1.weight
     machine = lamp.hardware("fp32").with_layers({1: {"scores": "e8m4"}}, "m")
     assert lamp.simulate(model, machine).forward(TOKENS).logits.any()
     machine = lamp.hardware("fp32").with_layers({1: {"weights": "e8m4"}}, "m")
-    message = r"h.0.mlp.c_fc.weight and .*h.1.mlp.c_fc.weight are one tensor, but m holds it in two"
+    message = r"h.0.ln_1.weight and .*h.1.ln_1.weight are one tensor, but m holds it in two"
     with pytest.raises(ValueError, match=message):
         lamp.simulate(model, machine)
 
