@@ -12,6 +12,7 @@ import operator
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -244,7 +245,7 @@ class Product:
         }
         return words[self.scaling]
 
-    @property
+    @cached_property
     def is_stochastic(self) -> bool:
         """Whether results depend on random bits."""
         accumulator = self.accumulator
@@ -660,7 +661,7 @@ class Hardware:
         steps = self._steps().items()
         return replace(self, **{name: _derived(step, name, number) for name, step in steps})
 
-    @property
+    @cached_property
     def _is_stochastic(self) -> bool:
         """Whether any step draws random bits."""
         steps = self._steps().values()

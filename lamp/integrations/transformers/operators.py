@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu.torch import EXACT_OPERATIONS, Dispatch
+from fpemu.torch import EXACT, EXACT_OPERATIONS, Dispatch
 from lamp.integrations.transformers.running import Run, array, tensor
 from lamp.integrations.transformers.weights import held
 from lamp.machines import Function, Sum
@@ -60,17 +60,21 @@ class Inline(Dispatch):
             _ATEN.embedding: self._embedding,
         }
         super().__init__(table)
+        self._exact: dict[Any, bool] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func.is_view:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         read = _read(args, kwargs)
         if all(hasattr(memory, _POSITIONAL) for memory in read):
-            result = func(*args, **(kwargs or {}))
+            result = func(*args, **kwargs)
             _mark(result, True)
             return result
         if func.overloadpacket is not _ATEN.embedding:
             self._check_held(func, read)
+        if self._is_exact(func):
+            return func(*args, **kwargs)
         try:
             result = super().__torch_dispatch__(func, types, args, kwargs)
             if func._schema.is_mutable:
@@ -81,6 +85,14 @@ class Inline(Dispatch):
                 f"{func} is not known in layer {self.run.layer}, at {self.run.place}: it would be "
                 "computed in torch's own arithmetic"
             ) from error
+
+    def _is_exact(self, func: Any) -> bool:
+        """Whether an operation rounds nothing, and gives new tensors."""
+        found = self._exact.get(func)
+        if found is None:
+            entry = self.table.get(func, self.table.get(func.overloadpacket))
+            found = self._exact[func] = entry == EXACT and not func._schema.is_mutable
+        return found
 
     def _check_held(self, func: Any, read: list[Any]) -> None:
         """Raise an error if an operation reads weights that are yet to be rounded."""
@@ -239,10 +251,14 @@ class Inline(Dispatch):
 
 def _read(args: Any, kwargs: Any) -> list[Any]:
     """The memory of the floating-point tensors among arguments."""
-    given = [*args, *(kwargs or {}).values()]
-    flat = [y for x in given for y in (x if isinstance(x, (list, tuple)) else (x,))]
-    found = [x for x in flat if isinstance(x, torch.Tensor) and x.is_floating_point()]
-    return [x.untyped_storage() for x in found]
+    found = []
+    for given in (*args, *kwargs.values()):
+        if isinstance(given, torch.Tensor):
+            if given.is_floating_point():
+                found.append(given.untyped_storage())
+        elif isinstance(given, list | tuple):
+            found += _read(given, {})
+    return found
 
 
 def _mark(result: Any, positional: bool) -> None:
