@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import fpemu
 from fpemu.torch import EXACT, EXACT_OPERATIONS, Dispatch
-from lamp.integrations.transformers.running import Run, array, tensor
+from lamp.integrations.transformers.running import Run, array, tensor, view
 from lamp.integrations.transformers.weights import held
 from lamp.machines import Function, Sum
 from lamp.models import attention, layers
@@ -29,6 +29,12 @@ _BINARY: Final[Mapping[str, Callable[..., Any]]] = {
     "sub": fpemu.subtract,
     "mul": fpemu.multiply,
     "div": fpemu.divide,
+}
+_IN_FLOAT64: Final[Mapping[str, Callable[..., Any]]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
 }
 _ACTIVATIONS: Final = ("silu", "relu", "sigmoid", "tanh")
 _POSITIONAL: Final = "_lamp_positional"
@@ -116,10 +122,9 @@ class Inline(Dispatch):
         return NotImplemented if alpha != 1 else self._combine("sub", b, a)
 
     def _combine(self, name: str, a: Any, b: Any) -> Any:
-        if not any(isinstance(x, torch.Tensor) and x.is_floating_point() for x in (a, b)):
+        run, x, y = self.run, _number(a), _number(b)
+        if not (_is_floating(x) or _is_floating(y)):
             return NotImplemented
-        run = self.run
-        x, y = (array(each) if isinstance(each, torch.Tensor) else each for each in (a, b))
         if run.place == "qkv":
             return self._in_front_of_attention(name, x, y)
         if name == "add" and run.candidates:
@@ -131,13 +136,9 @@ class Inline(Dispatch):
 
     def _in_front_of_attention(self, name: str, x: Any, y: Any) -> Any:
         """Rotations of queries and keys, in float64; their sums are rounded as queries are."""
-        wide = [np.asarray(each, np.float64) for each in (x, y)]
-        with np.errstate(all="ignore"):
-            out = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}[name](
-                *wide
-            )
+        out = _IN_FLOAT64[name](np.asarray(x, np.float64), np.asarray(y, np.float64))
         if name in ("mul", "div"):
-            return torch.from_numpy(np.asarray(out))
+            return view(np.asarray(out))
         run = self.run
         step, which = run.machine.qkv, ("query", "key")[min(run.rotated, 1)]
         run.rotated += 1
@@ -247,6 +248,15 @@ class Inline(Dispatch):
             return x.clone()
         found = _ATEN._to_copy(x, **options)
         return found
+
+
+def _number(x: Any) -> Any:
+    """A tensor's numbers, or a Python number."""
+    return array(x) if isinstance(x, torch.Tensor) else x
+
+
+def _is_floating(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
 
 
 def _read(args: Any, kwargs: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lamp.lookahead import Recomputation
 from lamp.models import Forward, State
 
-__all__ = ["Run", "array", "by_text", "tensor", "wide"]
+__all__ = ["Run", "array", "by_text", "tensor", "view", "wide"]
 
 
 # Going from one library to the other is no operation of the model: a mode need not see it.
@@ -68,6 +68,12 @@ def by_text(
         parts = zip(*(np.split(x, shape[0]) for x in flat), strict=True)
         out = np.concatenate([function(*part) for part in parts])
     return out.reshape(*shape[:-1], out.shape[-1])
+
+
+def view(x: NDArray[Any]) -> torch.Tensor:
+    """An array as a tensor in the same memory, whatever its strides."""
+    with _UNSEEN():
+        return torch.from_numpy(x)
 
 
 @dataclass
