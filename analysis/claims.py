@@ -1,6 +1,7 @@
 """What the documentation says of models on machines, measured on four texts with intervals.
 
-    python analysis/claims.py [--groups rates rules orders places overflow depth weights]
+    python analysis/claims.py [--groups rates rules orders places overflow depth weights machines
+                               gemma]
 
 A claim compares a run with another: how many times smaller its Kullback-Leibler divergence from
 float64 is.  On a text that is the geometric mean over windows, with Student's interval of the
@@ -15,6 +16,8 @@ places    all products in low precision: the softmax alone, the logits alone, al
 overflow  SmolLM2 with operands in e4m3 without scales: what is lost, and what look-ahead saves
 weights   rank correlations of the weights with the true errors of scores, mean over layers
 depth     how much of the error of the residual stream is there behind the first layer
+machines  SmolLM2 on machines of narrow formats, without and with look-ahead
+gemma     the same of Gemma 3 270M, which LAMP_GEMMA3 names (docs/your-model.md)
 
 Scores are summed term after term in the order of the channels, unless a run says otherwise.  The
 thresholds of `rules` and `orders` are searched for on the text itself until the share recomputed is
@@ -31,6 +34,7 @@ import argparse
 import functools
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +57,9 @@ from lamp.studies import spread_windows
 ALL: Final = "all"
 USED: Final = 0.75  # the part of a text that windows are from; the rest is for calibration
 NONE: Final = "nothing"
+GEMMA: Final = "gemma3-270m"
+PLACES_OF: Final = {GEMMA: "LAMP_GEMMA3"}
+"""Models that come in no package, and the environment variables with their folders."""
 RATES: Final = (0.1, 0.03, 0.01)
 NEAR: Final = 0.03  # how far a share recomputed may be from the one asked for, relatively
 
@@ -118,7 +125,8 @@ class Row:
 @functools.lru_cache(maxsize=1)
 def loaded(name: str) -> Any:
     """A model, kept until the next."""
-    return lamp.from_pretrained(name)
+    variable = PLACES_OF.get(name)
+    return lamp.from_pretrained(os.environ[variable] if variable else name)
 
 
 class Study:
@@ -131,9 +139,11 @@ class Study:
 
     @functools.cached_property
     def windows(self) -> NDArray[np.int64]:
-        """Spread over the first three quarters of the text."""
-        tokens = Source(self.text, tokens=None).read(loaded(self.name)).tokens
-        return spread_windows(tokens[: int(USED * len(tokens))], self.length, self.count)
+        """Spread over the first three quarters of the text, behind what begins texts."""
+        text = Source(self.text, tokens=None).read(loaded(self.name))
+        found = spread_windows(text.tokens[: int(USED * len(text.tokens))], self.length, self.count)
+        begins = np.array([text.begins] * len(found), np.int64).reshape(len(found), -1)
+        return np.hstack([begins, found])
 
     @functools.cached_property
     def reference(self) -> NDArray[np.float64]:
@@ -359,6 +369,36 @@ def weights(study: Study) -> Iterator[Row]:
         yield Row("PS(4)", name, Measured((np.array([[correlation]]),), 0.0, 0.0))
 
 
+LOOK_AHEAD: Final[Mapping[str, list[LAMP]]] = {
+    "scores, strict, 1%": [LAMP("strict", budget=0.01)],
+    "scores, relaxed, 1%": [LAMP("relaxed", budget=0.01)],
+    "scores, strict, 10%": [LAMP("strict", budget=0.1)],
+    "scores, activations and logits, 1%": [
+        LAMP("strict", budget=0.01),
+        LAMP("activation", budget=0.01),
+        LAMP("total_variation", budget=0.01, on="logits"),
+    ],
+}
+ONE, _RELAXED, _TEN, ALL_PLACES = LOOK_AHEAD
+NARROW: Final = {
+    "hopper-fp8": (ONE, ALL_PLACES),
+    "mxfp8": (ONE, ALL_PLACES),
+    "nvfp4": (ONE, ALL_PLACES),
+    "ps4": (ONE, _RELAXED, ALL_PLACES),
+    "scores-ps4": (ONE, _RELAXED, _TEN),
+}
+"""Machines, and what is recomputed on each: other scores than in bfloat16 on the last two."""
+
+
+def machines(study: Study) -> Iterator[Row]:
+    """Machines of narrow formats, without and with look-ahead."""
+    for machine, chosen in NARROW.items():
+        base = study.run(machine)
+        yield Row(machine, NONE, base)
+        for name in chosen:
+            yield Row(machine, name, study.run(machine, LOOK_AHEAD[name]), NONE, base)
+
+
 @dataclass(frozen=True)
 class Group:
     """Which rows, of which model, in windows of which length."""
@@ -377,6 +417,8 @@ GROUPS: Final = {
     "overflow": Group(overflow, "smollm2", 64, 2),
     "depth": Group(depth, length=64),
     "weights": Group(weights, windows=1),
+    "machines": Group(machines, "smollm2", 128, 1),
+    "gemma": Group(machines, GEMMA, 128, 1),
 }
 
 

@@ -33,6 +33,7 @@ from lamp import (
     reports,
     studies,
     testing,
+    tuning,
 )
 from lamp.cli.application import main as lamp_command
 from tests.test_architecture import FLOORS
@@ -44,7 +45,7 @@ PUBLIC = (
     *(fpemu, functions, jit, reference, devices, scaling, fpemu.torch),
     *(lamp, bounds, checkpoints, compositions, evaluation, evaluations, integrations),
     *(lookahead, machines),
-    *(models, reports, studies, testing),
+    *(models, reports, studies, testing, tuning),
 )
 COMMANDS = {"fpemu": fpemu_command, "lamp": lamp_command}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

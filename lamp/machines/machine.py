@@ -1,7 +1,8 @@
 """A simulated machine as data: the arithmetic of every step of a model.
 
 A step is a matrix product, a function or a sum.  Its result is rounded into the step's output
-format; the next step reads it from an array in the machine's carrier.
+format; the next step reads it from an array in the machine's carrier.  A machine may compute some
+layers of a model otherwise than the rest.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -19,9 +21,10 @@ import numpy as np
 import fpemu
 from fpemu.scaling import BlockFormat
 from lamp.machines.definitions import definitions, kind_name
+from lamp.machines.layers import layer_numbers, place, spelled
 from lamp.machines.steps import Function, Product, Sum, Tiled
 
-__all__ = ["STEPS", "Hardware", "digest"]
+__all__ = ["LAYER_FIELDS", "STEPS", "Hardware", "digest"]
 
 _MOST_LEVELS: Final = 255  # the largest number that a mask of them holds
 _PRODUCT: Final = Product()
@@ -53,6 +56,71 @@ def _checked_levels(given: Any) -> Any:
         raise ValueError(f"recomputed must be 1 to {_MOST_LEVELS} products, not {len(given)}")
     levels = tuple(_checked_step(each, "recomputed", Product) for each in given)
     return levels[0] if len(levels) == 1 else levels
+
+
+def _checked_field(given: Any, name: str) -> Any:
+    """The format of weights, a step, or how attention goes through the keys."""
+    if name == "weights":
+        return fpemu.format(given)
+    if name == "attention":
+        if given is None or isinstance(given, Tiled):
+            return given
+        raise TypeError(f"attention must be a Tiled or None, not {given!r}")
+    if name == "recomputed" and isinstance(given, (tuple, list)):
+        return _checked_levels(given)
+    step = _checked_step(given, name, STEPS[name])
+    if name == "activation" and step.steps is not None:
+        raise ValueError("activation: an activation has no inner steps to round")
+    if name == "values" and (
+        isinstance(step.operands, BlockFormat) or step.scaling in ("row", "block")
+    ):
+        raise ValueError(
+            "values can have no scales by row or block: they lie along the tokens, and an "
+            "early token would depend on later ones"
+        )
+    return step
+
+
+def _collected(given: Any) -> dict[int, dict[str, Any]]:
+    """What layers do otherwise, by number and field; a machine holds pairs in place of mappings."""
+    if not isinstance(given, (Mapping, tuple)):
+        raise TypeError(f"layers must be a mapping of layers to machines or steps, not {given!r}")
+    found: dict[int, dict[str, Any]] = {}
+    for where, changed in given.items() if isinstance(given, Mapping) else given:
+        numbers = layer_numbers(where)
+        steps = _checked_changes(changed, spelled(numbers))
+        for number in numbers:
+            held = found.setdefault(number, {})
+            for name, step in steps.items():
+                if held.setdefault(name, step) != step:
+                    raise ValueError(
+                        f"layer {number} is given {name} twice: {held[name]}, and {step}"
+                    )
+    return found
+
+
+def _checked_changes(changed: Any, where: str) -> dict[str, Any]:
+    """The fields in which layers differ, from a machine or a mapping."""
+    if isinstance(changed, Hardware):
+        if changed.layers:
+            raise ValueError(
+                f"layer {where}: {changed.name!r} differs by layer itself: give a machine that "
+                "does not"
+            )
+        return {name: getattr(changed, name) for name in LAYER_FIELDS}
+    if not isinstance(changed, (Mapping, tuple)):
+        raise TypeError(f"layer {where} must be a machine or a mapping of steps, not {changed!r}")
+    steps = dict(changed)
+    for name, step in steps.items():
+        if name not in LAYER_FIELDS:
+            raise ValueError(
+                f"layer {where}: {name!r} is no step of a layer: expected {', '.join(LAYER_FIELDS)}"
+            )
+        try:
+            steps[name] = _checked_field(step, name)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"layer {where}: {error}") from error
+    return steps
 
 
 def _derived(step: Any, *labels: Any) -> Any:
@@ -109,6 +177,10 @@ class Hardware:
     attention : Tiled, optional
         How attention goes through the keys: by tiles.  By default row by row, with the steps
         `scores`, `softmax` and `values` one after the other.
+    layers : mapping
+        The layers that compute otherwise than the rest, as :meth:`with_layers` takes them, but for
+        names of machines.  A machine holds them as a sorted tuple of pairs of a number and of pairs
+        of a field and its value, which is not that of the rest.
 
     Raises
     ------
@@ -141,28 +213,184 @@ class Hardware:
     lm_head: Any = _PRODUCT
     recomputed: Any = _PRODUCT
     attention: Any = None
+    layers: Any = ()
 
     # Set by lamp.machines.files, which builds on this module.
     load: ClassVar[Callable[[str | os.PathLike[str]], Hardware]]
     save: ClassVar[Callable[[Hardware, str | os.PathLike[str]], None]]
+    named: ClassVar[Callable[[Any], Hardware]]
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a string, not {self.name!r}")
-        _set(self, "weights", fpemu.format(self.weights))
-        for name, kind in STEPS.items():
-            step = getattr(self, name)
-            several = name == "recomputed" and isinstance(step, (tuple, list))
-            _set(self, name, _checked_levels(step) if several else _checked_step(step, name, kind))
-        if not (self.attention is None or isinstance(self.attention, Tiled)):
-            raise TypeError(f"attention must be a Tiled or None, not {self.attention!r}")
-        if self.activation.steps is not None:
-            raise ValueError("activation: an activation has no inner steps to round")
-        if isinstance(self.values.operands, BlockFormat) or self.values.scaling in ("row", "block"):
-            raise ValueError(
-                "values can have no scales by row or block: they lie along the tokens, and an "
-                "early token would depend on later ones"
+        for name in ("weights", *STEPS, "attention"):
+            _set(self, name, _checked_field(getattr(self, name), name))
+        # Fields that are as in the rest of the machine say nothing: equal machines are one.
+        differing = (
+            (
+                number,
+                tuple((name, steps[name]) for name in LAYER_FIELDS if self._differs(steps, name)),
             )
+            for number, steps in sorted(_collected(self.layers).items(), key=lambda x: place(x[0]))
+        )
+        _set(self, "layers", tuple((number, steps) for number, steps in differing if steps))
+
+    def _differs(self, steps: Mapping[str, Any], name: str) -> bool:
+        return name in steps and steps[name] != getattr(self, name)
+
+    # --- layers -----------------------------------------------------------------------------------
+
+    def with_layers(self, layers: Mapping[Any, Any], name: str | None = None) -> Hardware:
+        """The machine with some layers that compute otherwise than the rest.
+
+        Parameters
+        ----------
+        layers : mapping
+            By the number of a layer, a tuple of numbers, or a text such as ``"0-2,-1"``: a machine,
+            its name, or a mapping of steps, which may be given as in :class:`Hardware`.  Negative
+            numbers count from the end.  A machine stands for all that it does in a layer, which is
+            all but `embedding` and `lm_head`; `weights`, the format of the layer's own, and
+            `attention` are among it.  What is not given stays as it is.
+        name : str, optional
+            By default the machine's name and the beginning of the :func:`lamp.machines.digest` of
+            what comes of it.
+
+        Returns
+        -------
+        Hardware
+
+        Raises
+        ------
+        ValueError
+            If a layer is given the same step twice, a step is none of a layer, or a machine differs
+            by layer itself.
+        TypeError
+            If a layer is given something else.
+
+        Examples
+        --------
+        The first and the last layer in bfloat16, the rest in 8 bits:
+
+        >>> import lamp
+        >>> machine = lamp.hardware("hopper-fp8").with_layers({(0, -1): "bf16"})
+        >>> [machine.of_layer(layer, 6).qkv.output.name for layer in (0, 1, 5)]
+        ['bfloat16', 'bfloat16', 'bfloat16']
+        >>> [str(machine.of_layer(layer, 6).qkv.operands) for layer in (0, 1, 5)]
+        ['None', 'float8_e4m3fn', 'None']
+        """
+        if not isinstance(layers, Mapping):
+            raise TypeError(
+                f"layers must be a mapping of layers to machines or steps, not {layers!r}"
+            )
+        named = {
+            where: type(self).named(changed) if isinstance(changed, str) else changed
+            for where, changed in layers.items()
+        }
+        held = _collected(self.layers)
+        for number, steps in _collected(named).items():
+            held.setdefault(number, {}).update(steps)
+        found = replace(self, layers=held)
+        if name is None:
+            name = self.name if found == self else f"{self.name}-{digest(found)[:8]}"
+        return replace(found, name=name)
+
+    def of_layer(self, layer: int, layers: int) -> Hardware:
+        """The machine of one layer of a model, with random bits of its own.
+
+        Parameters
+        ----------
+        layer : int
+            From 0; the number of layers stands for what is behind the last one.
+        layers : int
+            How many layers the model has.
+
+        Returns
+        -------
+        Hardware
+            One without layers.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`check_layers`.
+        """
+        if not self.layers:
+            return self.derived(layer)
+        return self._plain[self._resolved(layers).get(layer)].derived(layer)
+
+    def check_layers(self, layers: int, model: str = "the model") -> None:
+        """Raise a ValueError unless a model has every layer of the machine, once.
+
+        Parameters
+        ----------
+        layers : int
+            How many layers the model has.
+        model : str
+            What a message calls it.
+
+        Raises
+        ------
+        ValueError
+            If the machine has a layer that the model has not, or two numbers of it, such as 5 and
+            -1, are the same layer of the model.
+        """
+        self._resolved(layers, model)
+
+    def _resolved(self, layers: int, model: str = "the model") -> dict[int | None, int]:
+        """The machine's number of each layer of a model that differs from the rest."""
+        found: dict[int | None, int] = {}
+        for number, _ in self.layers:
+            if not -layers <= number < layers:
+                raise ValueError(
+                    f"{self.name!r} says what layer {number} computes, but {model} has {layers} "
+                    f"layers, 0 to {layers - 1}"
+                )
+            layer = number % layers
+            if layer in found:
+                raise ValueError(
+                    f"{self.name!r} has layers {found[layer]} and {number}, which are the same one "
+                    f"of {model}, of {layers} layers"
+                )
+            found[layer] = number
+        return found
+
+    def layers_alike(self) -> list[tuple[tuple[int, ...], tuple[tuple[str, Any], ...]]]:
+        """The layers that differ, those that do so alike together: their numbers and fields."""
+        found: dict[Any, list[int]] = {}
+        for number, steps in self.layers:
+            found.setdefault(steps, []).append(number)
+        return [(tuple(numbers), steps) for steps, numbers in found.items()]
+
+    @property
+    def machines(self) -> Mapping[int | None, Hardware]:
+        """A machine without layers for each layer that differs; that of the rest is at None."""
+        return self._plain
+
+    @cached_property
+    def _plain(self) -> dict[int | None, Hardware]:
+        rest = replace(self, layers=()) if self.layers else self
+        return {None: rest} | {
+            number: replace(rest, name=f"{self.name}, layer {number}", **dict(steps))
+            for number, steps in self.layers
+        }
+
+    def mapped(self, change: Callable[[Hardware], Hardware]) -> Hardware:
+        """The machine with a change made to all of it, whatever the layer.
+
+        Parameters
+        ----------
+        change : callable
+            Makes a machine of a machine without layers.
+
+        Returns
+        -------
+        Hardware
+            It has the name that the change gives to the rest.
+        """
+        changed = {number: change(machine) for number, machine in self._plain.items()}
+        return replace(changed.pop(None), layers=changed)
+
+    # --- what holds for all layers ----------------------------------------------------------------
 
     @property
     def levels(self) -> tuple[Product, ...]:
@@ -172,10 +400,13 @@ class Hardware:
 
     @property
     def carrier(self) -> np.dtype[Any]:
-        """The type of arrays between steps: float32 if it holds all their numbers, else float64."""
-        steps = [getattr(self, name) for name in STEPS if name != "recomputed"]
-        formats = [self.weights, *(step.output for step in (*steps, *self.levels))]
-        return np.dtype(np.result_type(*(format.carrier for format in formats)))
+        """The type of arrays between steps: float32 if it holds all their numbers, else float64.
+
+        It is the same in all layers.  No step's result depends on it; only some of what rules take
+        errors to be proportional to is computed in it.
+        """
+        held = [_formats(machine) for machine in self._plain.values()]
+        return np.dtype(np.result_type(*(format.carrier for formats in held for format in formats)))
 
     @property
     def scores_are_low(self) -> bool:
@@ -189,10 +420,13 @@ class Hardware:
         They cannot if random bits are drawn by position in an array that grows, or if a sum is a
         tree whose shape depends on the number of terms; a tile always has all its terms.
         """
-        return not self._is_stochastic and (self.attention is not None or self.values.is_causal)
+        return all(
+            not each._is_stochastic and (each.attention is not None or each.values.is_causal)
+            for each in self._plain.values()
+        )
 
     def derived(self, layer: int) -> Hardware:
-        """The machine with random bits of its own for a layer.
+        """A machine without layers with random bits of its own for a layer.
 
         Parameters
         ----------
@@ -222,6 +456,12 @@ class Hardware:
         return steps if self.attention is None else {**steps, "attention": self.attention}
 
 
+def _formats(machine: Hardware) -> list[Any]:
+    """The formats of all numbers between the steps of a machine without layers."""
+    steps = [getattr(machine, name) for name in STEPS if name != "recomputed"]
+    return [machine.weights, *(step.output for step in (*steps, *machine.levels))]
+
+
 def _kinds_of_steps() -> Iterator[tuple[str, Any]]:
     for field in fields(Hardware):
         if isinstance(field.default, (Product, Function, Sum)):
@@ -230,6 +470,14 @@ def _kinds_of_steps() -> Iterator[tuple[str, Any]]:
 
 STEPS: Final[dict[str, Any]] = dict(_kinds_of_steps())
 """The kind of every step of a machine, by name."""
+
+_OUTSIDE: Final = ("embedding", "lm_head")
+LAYER_FIELDS: Final = (
+    "weights",
+    *(name for name in STEPS if name not in _OUTSIDE),
+    "attention",
+)
+"""What may differ by layer: the format of weights, the steps within a layer, attention."""
 
 
 # --- what tells machines apart --------------------------------------------------------------------
@@ -260,6 +508,8 @@ def digest(machine: Hardware) -> str:
     False
     """
     facts = _facts(replace(machine, name=""))
+    if not machine.layers:  # as it was before machines had layers
+        del facts["layers"]
     if own := definitions(machine):
         facts["definitions"] = own
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))

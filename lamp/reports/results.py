@@ -41,6 +41,7 @@ NONE: Final = "none"
 """The label of runs without look-ahead."""
 
 _Key = TypeVar("_Key")
+_Item = TypeVar("_Item")
 
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
 _JOINED: Final = re.compile(r"\+(?=[A-Za-z])")  # not the sign in an amount such as 1e+1
@@ -93,11 +94,11 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return found
 
 
-def grouped(runs: Iterable[Run], key: Callable[[Run], _Key]) -> dict[_Key, list[Run]]:
-    """Runs that have a key in common, in the order in which the keys come first."""
-    found: dict[_Key, list[Run]] = {}
-    for run in runs:
-        found.setdefault(key(run), []).append(run)
+def grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, list[_Item]]:
+    """Items that have a key in common, in the order in which the keys come first."""
+    found: dict[_Key, list[_Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
     return found
 
 

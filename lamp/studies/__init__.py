@@ -5,13 +5,14 @@ from lamp.studies.plans import planned, walk
 from lamp.studies.runs import Result, Run, TaskRun
 from lamp.studies.status import Status
 from lamp.studies.store import Store
-from lamp.studies.study import Study
+from lamp.studies.study import Point, Study
 from lamp.studies.sweeps import Interrupted, Sweep, sweep
 from lamp.studies.tasks import file_digest
 
 __all__ = [
     "EqualRateRun",
     "Interrupted",
+    "Point",
     "Result",
     "Run",
     "Status",

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lamp import integrations
 from lamp.evaluation import STANDARD_INPUT, Setting, Source, Text, numerics, standard_input
 from lamp.integrations import TaskSource
 from lamp.studies.runs import Run, TaskRun
-from lamp.studies.study import Point, Study
+from lamp.studies.study import Point
 from lamp.studies.tasks import Checkpoint, Task, windows_digest
 
-__all__ = ["Plan", "planned", "walk"]
+__all__ = ["Plan", "Points", "planned", "walk"]
+
+
+class Points(Protocol):
+    """What a sweep needs of a study."""
+
+    @property
+    def name(self) -> str:
+        """The name, unique within a store."""
+
+    def record(self) -> dict[str, Any]:
+        """Return what the study says as plain data."""
+
+    def walk(self) -> Iterator[Point]:
+        """Iterate over the points."""
+
+    def blamed(self, *place: str) -> AbstractContextManager[None]:
+        """Raise errors from here on with the file and line of a place."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +54,12 @@ class Plan:
     notes: list[str]
 
 
-def planned(study: Study, digests: Callable[[Path], str]) -> Plan:
+def planned(study: Points, digests: Callable[[Path], str]) -> Plan:
     """Plan the runs of a study; read and check all that can be before anything runs.
 
     Parameters
     ----------
-    study : Study
+    study : Study or whatever has points as a study has
         The study.
     digests : callable
         Gives the SHA-256 of a file.
@@ -68,7 +86,7 @@ def planned(study: Study, digests: Callable[[Path], str]) -> Plan:
 
 
 def walk(
-    study: Study, digests: Callable[[Path], str], notes: list[str]
+    study: Points, digests: Callable[[Path], str], notes: list[str]
 ) -> Iterator[tuple[Point, Task]]:
     """Iterate over the points of a study and their tasks, as :func:`planned` has them.
 

@@ -38,7 +38,8 @@ _IGNORED: Final = frozenset(
 
 def attention(fitting: Fitting, name: str, layer: int) -> Callable[..., Any]:
     """What transformers' interface calls."""
-    run, causal = fitting.run, _is_causal(fitting.run)
+    run = fitting.run
+    causal = run.look_ahead.is_causal_on(run.hardware)
 
     def attend(
         module: nn.Module,
@@ -90,15 +91,6 @@ def attention(fitting: Fitting, name: str, layer: int) -> Callable[..., Any]:
         return tensor(out), None
 
     return attend
-
-
-def _is_causal(run: Run) -> bool:
-    """Whether nothing that is computed for a token depends on later tokens."""
-    hardware, ahead = run.hardware, run.look_ahead
-    together = (
-        hardware.attention is not None and hardware.attention.rows > 1 and ahead.softmax is not None
-    )
-    return hardware.is_causal and ahead.is_causal and not together
 
 
 def _attend_text(

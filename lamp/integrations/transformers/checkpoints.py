@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from lamp.integrations.transformers.simulated import Simulated
@@ -44,7 +45,7 @@ def load(source: Path, hardware: HardwareLike, lamp: LAMP | Iterable[LAMP] | Non
     with _quiet(), _in_words("transformers cannot load it"):
         model, report = _kind(config).from_pretrained(
             **place,
-            dtype="auto",
+            dtype=_dtype(config),
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -97,6 +98,13 @@ def _config(place: dict[str, Any]) -> Any:
         return transformers.AutoConfig.from_pretrained(
             **place, local_files_only=True, trust_remote_code=False
         )
+
+
+def _dtype(config: Any) -> Any:
+    """The type to load weights in: one that holds them, and that products take as they are."""
+    stored = getattr(config, "dtype", None)
+    narrow = stored is not None and str(stored).removeprefix("torch.") != "float64"
+    return torch.float32 if narrow else "auto"
 
 
 def _kind(config: Any) -> Any:

@@ -3,31 +3,67 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import nn
 
-import fpemu
-from lamp.integrations.transformers.running import array
-from lamp.integrations.transformers.structure import ATTENTION
+from fpemu import Format
+from lamp.integrations.transformers.running import tensor
+from lamp.integrations.transformers.stand_ins import stand_in
+from lamp.integrations.transformers.structure import ATTENTION, Structure
+from lamp.integrations.transformers.weights import check_finite, held
 from lamp.machines import Hardware
 
-__all__ = ["configurations", "copied", "skeleton", "weights"]
+__all__ = ["configurations", "on_machine", "skeleton"]
 
 _PLAIN: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def copied(model: nn.Module, given: Callable[[str, torch.Tensor], torch.Tensor]) -> nn.Module:
-    """A copy of a model with other weights, each of which is asked for once."""
+    """A copy of a model with other parameters and buffers, each of which is asked for once."""
     memo: dict[int, Any] = {}
     for name, parameter in model.named_parameters():
-        memo[id(parameter)] = nn.Parameter(given(name, parameter.detach()), requires_grad=False)
-    for _, buffer in model.named_buffers():
-        memo[id(buffer)] = given("", buffer) if buffer.is_floating_point() else buffer
+        memo[id(parameter)] = nn.Parameter(given(name, parameter), requires_grad=False)
+    for name, buffer in model.named_buffers():
+        memo[id(buffer)] = given(name, buffer)
     return copy.deepcopy(model, memo)
+
+
+def on_machine(
+    model: nn.Module, large: Collection[int], structure: Structure, hardware: Hardware
+) -> nn.Module:
+    """A copy of a model that holds what a machine does, but for the `large` parameters."""
+    _check_shared(model, large, structure, hardware)
+    carrier = torch.float32 if hardware.carrier == np.float32 else torch.float64
+
+    def given(name: str, numbers: torch.Tensor) -> torch.Tensor:
+        if id(numbers) in large or not numbers.is_floating_point():
+            return numbers.detach()
+        if isinstance(numbers, nn.Parameter):
+            format = structure.format_of(name, hardware)
+            found = held(numbers, format, hardware.carrier)
+            return tensor(found.astype(hardware.carrier, copy=False))
+        return numbers.to(torch.promote_types(numbers.dtype, carrier))
+
+    return copied(model, given)
+
+
+def _check_shared(
+    model: nn.Module, large: Collection[int], structure: Structure, hardware: Hardware
+) -> None:
+    """Raise a ValueError if layers hold a tensor that they share in different formats."""
+    seen: dict[int, tuple[str, Format]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        own = structure.format_of(name, hardware)
+        first, format = seen.setdefault(id(parameter), (name, own))
+        if own != format and id(parameter) not in large:
+            raise ValueError(
+                f"{first} and {name} are one tensor, but {hardware.name} holds it in two formats, "
+                f"{format} and {own}"
+            )
 
 
 def skeleton(model: nn.Module) -> nn.Module:
@@ -48,8 +84,11 @@ def skeleton(model: nn.Module) -> nn.Module:
                 f"{name} holds numbers of type {parameter.dtype}: quantized weights are not "
                 "implemented"
             )
-    found = copied(model, lambda name, numbers: numbers)
+    check_finite(model)
+    found = copied(model, lambda name, numbers: numbers.detach())
     found.eval()
+    for module in found.modules():
+        stand_in(module)
     for config in configurations(found):
         config._attn_implementation = ATTENTION
         config._experts_implementation = "eager"  # each expert by itself, in order
@@ -60,21 +99,3 @@ def configurations(model: nn.Module) -> list[Any]:
     """All configurations in a model."""
     found = [getattr(module, "config", None) for module in model.modules()]
     return list({id(each): each for each in found if each is not None}.values())
-
-
-def weights(name: str, numbers: torch.Tensor, *, hardware: Hardware) -> torch.Tensor:
-    """A parameter as a machine holds it; a buffer, which has no name, in its carrier."""
-    carrier = torch.float32 if hardware.carrier == np.float32 else torch.float64
-    if not name:
-        return numbers.to(torch.promote_types(numbers.dtype, carrier))
-    plain = numbers if numbers.dtype == torch.float64 else numbers.float()
-    held = array(plain.contiguous())
-    if not np.isfinite(held).all():
-        what = "NaN" if np.isnan(held).any() else "an infinity"
-        raise ValueError(f"{name} holds {what}, expected numbers")
-    format = hardware.weights
-    if format.precision < 24 or held.dtype == np.float64:
-        rounded = fpemu.round(held, format)
-        if rounded.dtype != held.dtype or not np.array_equal(rounded, held):
-            held = rounded
-    return torch.from_numpy(np.ascontiguousarray(held, hardware.carrier))

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 import fpemu
 from lamp.integrations.transformers.fitting import Fitting
 from lamp.integrations.transformers.linear import count_work, linear
 from lamp.integrations.transformers.running import array, tensor
+from lamp.integrations.transformers.weights import Shared
 from lamp.models import layers
-from lamp.models.layers import Matrix
 
 __all__ = ["experts"]
 
@@ -33,7 +32,7 @@ def experts(fitting: Fitting, name: str) -> Callable[..., Any]:
                 f"but {name} are experts, where that is not implemented"
             )
     up = "gate_up_proj" if module.has_gate else "up_proj"
-    ups, downs = (_experts(fitting, module, each) for each in (up, "down_proj"))
+    ups, downs = (_experts(fitting, name, each) for each in (up, "down_proj"))
 
     def forward(hidden: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         out = np.zeros(tuple(hidden.shape), run.carrier)
@@ -58,11 +57,12 @@ def experts(fitting: Fitting, name: str) -> Callable[..., Any]:
     return forward
 
 
-def _experts(fitting: Fitting, module: nn.Module, name: str) -> list[Matrix]:
-    """The matrices of the experts."""
-    weights = array(getattr(module, name))
-    biases = array(getattr(module, f"{name}_bias")) if module.has_bias else [None] * len(weights)
+def _experts(fitting: Fitting, name: str, of: str) -> list[Shared]:
+    """The matrices of the experts that a parameter of their module holds."""
+    module = fitting.module(name)
+    weights = getattr(module, of).detach()
+    biases = array(getattr(module, f"{of}_bias")) if module.has_bias else [None] * len(weights)
     return [
-        Matrix(weight if module.is_transposed else weight.T, bias, fitting.run.hardware.weights)
+        fitting.shared(name, [weight.T if module.is_transposed else weight], bias)
         for weight, bias in zip(weights, biases, strict=True)
     ]

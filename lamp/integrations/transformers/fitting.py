@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from lamp.integrations.transformers.running import Run, array
 from lamp.integrations.transformers.structure import Structure
-from lamp.models.layers import Matrix, Norm
+from lamp.integrations.transformers.weights import Shared
+from lamp.models.layers import Norm
 
 __all__ = ["Fitting"]
 
@@ -33,6 +35,7 @@ class Fitting:
     model: nn.Module
     structure: Structure
     run: Run
+    _matrices: dict[tuple[str, ...], Shared] = field(default_factory=dict)
 
     def module(self, name: str) -> Any:
         """A module by its name."""
@@ -53,21 +56,19 @@ class Fitting:
         is_behind = self.structure.products[name].step == "lm_head"
         return head is not None and is_behind and self.module(name) is head
 
-    @functools.cached_property
-    def matrices(self) -> dict[str, Matrix]:
-        """The weights of the linear layers."""
-        return {name: self._matrix(self.module(name)) for name in self.structure.products}
+    def matrix(self, *names: str) -> Shared:
+        """The weights of linear layers, side by side; the same object for the same layers."""
+        if names not in self._matrices:
+            modules = [self.module(name) for name in names]
+            parts = [_rows(module) for module in modules]
+            biases = [None if module.bias is None else array(module.bias) for module in modules]
+            self._matrices[names] = self.shared(names[0], parts, _joined(biases, parts))
+        return self._matrices[names]
 
-    @functools.cached_property
-    def joined(self) -> dict[tuple[str, ...], Matrix]:
-        """The weights of linear layers that are one product."""
-        return {}
-
-    def _matrix(self, module: Any) -> Matrix:
-        weight = array(module.weight)
-        bias = None if module.bias is None else array(module.bias)
-        shaped = weight.T if isinstance(module, nn.Linear) else weight
-        return Matrix(shaped, bias, self.run.hardware.weights)
+    def shared(self, name: str, parts: Sequence[torch.Tensor], bias: NDArray[Any] | None) -> Shared:
+        """Weights of a module, as the machine's layer holds them."""
+        format = self.structure.format_of(name, self.run.hardware)
+        return Shared(parts, bias, format, self.run.carrier)
 
     def norm(self, name: str) -> Norm:
         """The weights of a norm."""
@@ -77,3 +78,19 @@ class Fitting:
             weight = 1.0 + weight.astype(np.float64)
         bias = getattr(module, "bias", None)
         return Norm(weight, None if bias is None else array(bias), kind.centered)
+
+
+def _rows(module: Any) -> torch.Tensor:
+    """The weights of a linear layer, of shape (outputs, inputs)."""
+    weight: torch.Tensor = module.weight.detach()
+    return weight if isinstance(module, nn.Linear) else weight.T
+
+
+def _joined(biases: list[NDArray[Any] | None], parts: list[torch.Tensor]) -> NDArray[Any] | None:
+    """The biases of linear layers, side by side: zeros for those that have none, if any has one."""
+    given = [bias for bias in biases if bias is not None]
+    if not given:
+        return None
+    zeros = (np.zeros(len(part), given[0].dtype) for part in parts)
+    pairs = zip(biases, zeros, strict=True)
+    return np.concatenate([zero if bias is None else bias for bias, zero in pairs])

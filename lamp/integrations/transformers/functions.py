@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from lamp.integrations.transformers.fitting import Fitting
 from lamp.integrations.transformers.kinds import NormKind, RotaryKind
@@ -61,14 +62,14 @@ def rotary(fitting: Fitting, kind: RotaryKind) -> Callable[..., Any]:
 
 def embedding(fitting: Fitting, name: str) -> Callable[..., Any]:
     """Vectors of tokens, rounded as the residual stream begins."""
-    run, table = fitting.run, array(fitting.module(name).weight)
+    run, table = fitting.run, fitting.module(name).weight
 
     def forward(numbers: torch.Tensor) -> torch.Tensor:
-        step = run.hardware.embedding
+        step, vectors = run.hardware.embedding, nn.functional.embedding(numbers, table)
 
         def rounded(x: NDArray[Any]) -> NDArray[Any]:
             return layers.round_into(x, step)
 
-        return tensor(by_text(rounded, not step.is_stochastic, table[numbers.numpy()]))
+        return tensor(by_text(rounded, not step.is_stochastic, array(vectors)))
 
     return forward

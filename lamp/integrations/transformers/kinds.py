@@ -34,6 +34,7 @@ __all__ = [
 _EPSILONS: Final = ("eps", "variance_epsilon", "epsilon")
 _CLOSE: Final = 1e-4  # norms of transformers compute in float32
 _ACTIVATION_CLOSE: Final = 1e-9
+_LINEAR_CLOSE: Final = 1e-12
 _POINTS: Final = 6  # positions that a rotary embedding is tried at
 
 
@@ -50,7 +51,18 @@ def is_experts(module: nn.Module) -> bool:
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is a linear layer of plain weights."""
     forward = type(module).forward
-    return forward is nn.Linear.forward or forward is Conv1D.forward
+    if forward is nn.Linear.forward or forward is Conv1D.forward:
+        return True
+    return isinstance(module, nn.Linear) and _is_plain(module)
+
+
+def _is_plain(module: nn.Linear) -> bool:
+    """Whether a linear layer with a function of its own gives the product and the bias."""
+    x = torch.from_numpy(_numbers((2, module.in_features)))
+    found = _outcome(module, x)
+    bias = None if module.bias is None else module.bias.detach().double()
+    expected = nn.functional.linear(x, module.weight.detach().double(), bias).numpy()
+    return found is not None and np.allclose(found, expected, _LINEAR_CLOSE, _LINEAR_CLOSE)
 
 
 # --- norms ----------------------------------------------------------------------------------------

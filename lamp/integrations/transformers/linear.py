@@ -18,7 +18,7 @@ __all__ = ["count_work", "linear", "plain"]
 
 def plain(fitting: Fitting, name: str, step: str) -> Callable[..., Any]:
     """A linear layer that look-ahead does not look at."""
-    run, matrix = fitting.run, fitting.matrices[name]
+    run, matrix = fitting.run, fitting.matrix(name)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         held = run.held.pop(name, None)
@@ -42,4 +42,4 @@ def linear(x: torch.Tensor, matrix: Matrix, step: Any) -> torch.Tensor:
 
 def count_work(run: Run, x: torch.Tensor, matrix: Matrix) -> None:
     """Count the multiply-adds of a product."""
-    run.multiply_adds += x.numel() // x.shape[-1] * matrix.weight.size
+    run.multiply_adds += x.numel() // x.shape[-1] * matrix.size

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import fpemu
 from fpemu.torch import EXACT_OPERATIONS, Dispatch
 from lamp.integrations.transformers.running import Run, array, tensor
+from lamp.integrations.transformers.weights import held
 from lamp.machines import Function, Sum
 from lamp.models import attention, layers
 
@@ -56,16 +57,20 @@ class Inline(Dispatch):
             _ATEN.softmax: self._softmax,
             _ATEN._to_copy: self._cast,
             _ATEN.sum: self._sum,
+            _ATEN.embedding: self._embedding,
         }
         super().__init__(table)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.is_view:
             return func(*args, **(kwargs or {}))
-        if _is_positional(args, kwargs):
+        read = _read(args, kwargs)
+        if all(hasattr(memory, _POSITIONAL) for memory in read):
             result = func(*args, **(kwargs or {}))
             _mark(result, True)
             return result
+        if func.overloadpacket is not _ATEN.embedding:
+            self._check_held(func, read)
         try:
             result = super().__torch_dispatch__(func, types, args, kwargs)
             if func._schema.is_mutable:
@@ -76,6 +81,14 @@ class Inline(Dispatch):
                 f"{func} is not known in layer {self.run.layer}, at {self.run.place}: it would be "
                 "computed in torch's own arithmetic"
             ) from error
+
+    def _check_held(self, func: Any, read: list[Any]) -> None:
+        """Raise an error if an operation reads weights that are yet to be rounded."""
+        if any(memory.data_ptr() in self.run.large for memory in read):
+            raise NotImplementedError(
+                f"{func} reads weights of a linear layer, of experts or of an embedding in layer "
+                f"{self.run.layer}, at {self.run.place}: only these modules themselves read them"
+            )
 
     # --- handlers ---------------------------------------------------------------------------------
 
@@ -142,8 +155,8 @@ class Inline(Dispatch):
         if run.place != "block" or not run.is_weight(weight):
             return NotImplemented
         numbers = None if bias is None else array(bias)
-        matrix = layers.Matrix(array(weight), numbers, run.hardware.weights)
-        run.multiply_adds += len(x) * matrix.weight.size
+        matrix = layers.Matrix(array(weight), numbers, run.machine.weights)
+        run.multiply_adds += len(x) * matrix.size
         return tensor(layers.linear(np.ascontiguousarray(array(x)), matrix, run.machine.mlp_up))
 
     def _step(self, name: str, both: bool) -> Any:
@@ -210,6 +223,11 @@ class Inline(Dispatch):
         found = fpemu.round(array(wide), step.output, step.rounding)
         return tensor(np.asarray(found).astype(self.run.carrier, copy=False))
 
+    def _embedding(self, weight: torch.Tensor, numbers: torch.Tensor, *_: Any) -> torch.Tensor:
+        """Rows of a table, as the machine holds them."""
+        found = held(_ATEN.embedding(weight, numbers), self.run.machine.weights, self.run.carrier)
+        return tensor(found.astype(self.run.carrier, copy=False))
+
     def _cast(self, x: torch.Tensor, **options: Any) -> Any:
         """A cast: numbers of the model stay in the machine's carrier."""
         to = options.get("dtype")
@@ -219,12 +237,12 @@ class Inline(Dispatch):
         return found
 
 
-def _is_positional(args: Any, kwargs: Any) -> bool:
-    """Whether no floating-point tensor that is read comes from the model's numbers."""
+def _read(args: Any, kwargs: Any) -> list[Any]:
+    """The memory of the floating-point tensors among arguments."""
     given = [*args, *(kwargs or {}).values()]
     flat = [y for x in given for y in (x if isinstance(x, (list, tuple)) else (x,))]
     found = [x for x in flat if isinstance(x, torch.Tensor) and x.is_floating_point()]
-    return all(hasattr(x.untyped_storage(), _POSITIONAL) for x in found)
+    return [x.untyped_storage() for x in found]
 
 
 def _mark(result: Any, positional: bool) -> None:

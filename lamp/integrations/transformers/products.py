@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from lamp.integrations.transformers.fitting import Fitting
 from lamp.integrations.transformers.linear import count_work, linear, plain
@@ -16,13 +15,25 @@ from lamp.integrations.transformers.recomputing import into_activation, into_nor
 from lamp.integrations.transformers.running import array, by_text, tensor
 from lamp.integrations.transformers.structure import Product
 from lamp.models import transformer
-from lamp.models.layers import Matrix
 
 __all__ = ["product"]
 
 
 def product(fitting: Fitting, name: str) -> Callable[..., Any]:
     """A linear layer."""
+    run, forward = fitting.run, _product(fitting, name)
+    if fitting.structure.products[name].step != "attention_output":
+        return forward
+
+    def output(x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = forward(x)
+        run.place = "block"  # some modules add the residual stream themselves
+        return found
+
+    return output
+
+
+def _product(fitting: Fitting, name: str) -> Callable[..., Any]:
     product = fitting.structure.products[name]
     if product.step == "qkv":
         return _qkv(fitting, name, product)
@@ -41,8 +52,8 @@ def _qkv(fitting: Fitting, name: str, product: Product) -> Callable[..., Any]:
     run, names = fitting.run, product.joined
     if len(names) == 1:
         return plain(fitting, name, "qkv")
-    matrix = _joined(fitting, names)
-    ends = np.cumsum([fitting.matrices[each].weight.shape[1] for each in names])
+    matrix = fitting.matrix(*names)
+    ends = np.cumsum([fitting.matrix(each).shape[1] for each in names])
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         held = run.held.pop(name, None)
@@ -59,36 +70,9 @@ def _qkv(fitting: Fitting, name: str, product: Product) -> Callable[..., Any]:
     return forward
 
 
-def _joined(fitting: Fitting, names: tuple[str, ...]) -> Matrix:
-    """The matrices of several linear layers side by side; theirs become parts of it."""
-    if names in fitting.joined:
-        return fitting.joined[names]
-    parts = [fitting.matrices[name] for name in names]
-    # Rows of torch's layout, so that the parts stay views of one array.
-    weights = np.concatenate([part.weight.T for part in parts], axis=0)
-    biases = [part.bias for part in parts if part.bias is not None]
-    if biases and len(biases) < len(parts):
-        biases = [
-            np.zeros(part.weight.shape[1], weights.dtype) if part.bias is None else part.bias
-            for part in parts
-        ]
-    bias = np.concatenate(biases) if biases else None
-    matrix = Matrix(weights.T, bias, parts[0].format)
-    start = 0
-    for name, part in zip(names, parts, strict=True):
-        rows = weights[start : start + part.weight.shape[1]]
-        start += len(rows)
-        module = fitting.module(name)
-        if isinstance(module, nn.Linear):
-            module.weight = nn.Parameter(torch.from_numpy(rows), requires_grad=False)
-        fitting.matrices[name] = Matrix(rows.T, part.bias, part.format)
-    fitting.joined[names] = matrix
-    return matrix
-
-
 def _head(fitting: Fitting, name: str) -> Callable[..., Any]:
     """A linear layer behind the last layer."""
-    run, matrix = fitting.run, fitting.matrices[name]
+    run, matrix = fitting.run, fitting.matrix(name)
     rule = run.look_ahead.logits if fitting.is_head(name) else None
     if rule is None:
 

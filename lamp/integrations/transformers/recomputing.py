@@ -33,7 +33,7 @@ class _Pending(NamedTuple):
 
 def into_norm(fitting: Fitting, name: str, product: Product, rule: LAMP) -> Callable[..., Any]:
     """A product that is added to the residual stream in front of a norm."""
-    run, matrix = fitting.run, fitting.matrices[name]
+    run, matrix = fitting.run, fitting.matrix(name)
     norm_name = fitting.structure.next_norms.get(name)
     if norm_name is None:
         raise ValueError(
@@ -48,7 +48,7 @@ def into_norm(fitting: Fitting, name: str, product: Product, rule: LAMP) -> Call
     def forward(x: torch.Tensor) -> torch.Tensor:
         count_work(run, x, matrix)
         h = array(x)
-        shape = (*h.shape[:-1], matrix.weight.shape[1])
+        shape = (*h.shape[:-1], matrix.shape[1])
         texts = [h.reshape(-1, h.shape[-1])] if h.ndim < 3 else list(h)
         texts = [np.ascontiguousarray(text) for text in texts]
         machine = run.machine
@@ -82,10 +82,10 @@ def into_activation(fitting: Fitting, name: str, rule: LAMP) -> Callable[..., An
             "one that is known"
         )
     activation_name, factor_name, down = gates[name]
-    run, matrix = fitting.run, fitting.matrices[name]
-    factor_matrix = None if factor_name is None else fitting.matrices[factor_name]
+    run, matrix = fitting.run, fitting.matrix(name)
+    factor_matrix = None if factor_name is None else fitting.matrix(factor_name)
     norms, slope = (
-        fitting.matrices[down].row_norms,
+        fitting.matrix(down).row_norms,
         activations.activation(fitting.structure.activations[activation_name]).slope,
     )
 
@@ -109,7 +109,7 @@ def into_activation(fitting: Fitting, name: str, rule: LAMP) -> Callable[..., An
         texts = [h.reshape(-1, h.shape[-1])] if h.ndim < 3 else list(h)
         found = [recomputed(np.ascontiguousarray(text)) for text in texts]
         count_work(run, x, matrix)
-        shape = (*h.shape[:-1], matrix.weight.shape[1])
+        shape = (*h.shape[:-1], matrix.shape[1])
         if factor_name is not None and factor_matrix is not None:
             count_work(run, x, factor_matrix)
             factors = np.stack([factor for _, factor in found if factor is not None])

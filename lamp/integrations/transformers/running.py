@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -18,17 +18,29 @@ from numpy.typing import NDArray
 from lamp.lookahead import Recomputation
 from lamp.models import Forward, State
 
-__all__ = ["Run", "array", "by_text", "tensor"]
+__all__ = ["Run", "array", "by_text", "tensor", "wide"]
+
+
+# Going from one library to the other is no operation of the model: a mode need not see it.
+_UNSEEN: Final[Any] = torch._C._DisableTorchDispatch
 
 
 def array(x: torch.Tensor) -> NDArray[Any]:
     """The numbers of a tensor, without a copy."""
-    return np.asarray(x.detach().numpy())
+    with _UNSEEN():
+        return np.asarray(x.detach().numpy())
+
+
+def wide(x: torch.Tensor) -> NDArray[Any]:
+    """The numbers of a tensor of floating-point numbers, in float32 at least."""
+    with _UNSEEN():
+        return np.asarray((x if x.dtype == torch.float64 else x.float()).detach().numpy())
 
 
 def tensor(x: NDArray[Any]) -> torch.Tensor:
     """An array as a tensor, without a copy."""
-    return torch.from_numpy(np.ascontiguousarray(x))
+    with _UNSEEN():
+        return torch.from_numpy(np.ascontiguousarray(x))
 
 
 def by_text(
@@ -85,6 +97,8 @@ class Run(State):
         That of the machine.
     weights : frozenset
         Where the weights of the model are in memory.
+    large : frozenset
+        Where those of them are that stay as they are, see :mod:`.weights`.
     """
 
     is_on: bool = field(default=False, init=False)
@@ -96,6 +110,7 @@ class Run(State):
     calls: dict[int, int] = field(default_factory=dict, init=False)
     counts: dict[str, dict[int, Recomputation]] = field(default_factory=dict, init=False)
     weights: frozenset[int] = field(default=frozenset(), init=False)
+    large: frozenset[int] = field(default=frozenset(), init=False)
     carrier: np.dtype[Any] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -16,12 +16,13 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import sdpa_mask
 
 from fpemu._kernels.launching import default_environment
-from lamp.integrations.transformers.copies import configurations, copied, skeleton, weights
+from lamp.integrations.transformers.copies import configurations, on_machine, skeleton
 from lamp.integrations.transformers.modules import put_on_machine
 from lamp.integrations.transformers.operators import Inline
 from lamp.integrations.transformers.running import Run, array
 from lamp.integrations.transformers.sizes import continues, sizes
 from lamp.integrations.transformers.structure import ATTENTION, watch
+from lamp.integrations.transformers.weights import large, memory
 from lamp.lookahead import LAMP
 from lamp.machines import Hardware, HardwareLike
 from lamp.models import Decoder, Forward, Shape, Trace, TracedSteps, check_tokens
@@ -109,6 +110,7 @@ class Simulated(Decoder):
         self.family = self.config.model_type  # type: ignore[misc]
         self.continues_texts = continues(self.config, type(self._original))
         self.structure = watch(self._original)
+        self._large = large(self._original, self.structure)
         self.shape = sizes(self.config, self.structure)
         self._source = source
         self._set_machine(hardware, lamp)
@@ -116,11 +118,11 @@ class Simulated(Decoder):
 
     def _put(self) -> None:
         """Make the copy of the model that runs on the machine."""
-        self.model = copied(self._original, functools.partial(weights, hardware=self.hardware))
+        self.model = on_machine(self._original, self._large, self.structure, self.hardware)
         self._run = Run(self.shape, self.hardware, self.look_ahead)
         put_on_machine(self.model, self.structure, self._run)
-        places = (each.untyped_storage().data_ptr() for each in self.model.parameters())
-        self._run.weights = frozenset(places)
+        self._run.weights = memory(self.model.parameters())
+        self._run.large = memory(p for p in self._original.parameters() if id(p) in self._large)
         if not self._is_causal:
             for config in configurations(self.model):
                 config.use_cache = False

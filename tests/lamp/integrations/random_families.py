@@ -28,7 +28,9 @@ class Family:
     """A configuration of transformers, and how its model is read.
 
     `close` is how far from float64 our fp64 machine may be: frequencies of a kind that we do not
-    compute ourselves are float32 numbers.
+    compute ourselves are float32 numbers, and Bloom's GELU has eight digits of the square root of
+    2 / pi.  `own` is transformers' attention that we compare with: Falcon's eager one adds the
+    bias of positions twice.
     """
 
     config: str
@@ -36,6 +38,7 @@ class Family:
     auto: str = "AutoModelForCausalLM"
     causal: bool = True
     close: float = 1e-12
+    own: str = "eager"
 
 
 FAMILIES = {
@@ -76,6 +79,17 @@ FAMILIES = {
     "gpt_oss": Family(
         "GptOssConfig", {**_EXPERTS, "num_local_experts": 4, "sliding_window": 6}, close=1e-6
     ),
+    "bloom": Family("BloomConfig", _SHAPE, close=1e-9),
+    "falcon": Family("FalconConfig", _SHAPE),
+    "falcon, sequential, alibi": Family(
+        "FalconConfig",
+        {**_SHAPE, "alibi": True, "parallel_attn": False, "multi_query": False, "bias": True},
+        own="sdpa",
+    ),
+    "falcon, new": Family(
+        "FalconConfig",
+        {**_SHAPE, "new_decoder_architecture": True, "num_kv_heads": 2},
+    ),
     "bert": Family("BertConfig", _INNER, "AutoModelForMaskedLM", causal=False),
     "t5": Family(
         "T5Config",
@@ -113,7 +127,7 @@ def _model(config, auto):
 
 
 @contextmanager
-def in_float64(model):
+def in_float64(model, own="eager"):
     """The same model of transformers with every step in float64, as long as the context lasts."""
     torch.set_default_dtype(torch.float64)
     try:
@@ -123,14 +137,14 @@ def in_float64(model):
             scalars = {name: each for name, each in model.named_buffers() if each.ndim == 0}
             for name, scalar in scalars.items():  # of embeddings, in float32 as they are stored
                 wide.get_buffer(name).copy_(scalar)
-            wide.set_attn_implementation("eager")
+            wide.set_attn_implementation(own)
             wide.config._experts_implementation = "eager"
             yield wide
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def float64_logits(model, **given):
+def float64_logits(model, own="eager", **given):
     """transformers' own logits, every step in float64."""
-    with in_float64(model) as wide:
+    with in_float64(model, own) as wide:
         return wide(**given).logits.numpy()

@@ -136,6 +136,51 @@ def test_scales_random_bits_and_tiles_are_the_same(pair, name):
     assert_same(*both(pair, PARTS_OF_MATRICES[name], rules))
 
 
+LAYERED = {
+    "a format for each step of the last layer": (
+        lamp.hardware("hopper-fp8").with_layers(
+            {-1: PARTS_OF_MATRICES["a format for each step"], 0: {"weights": "e8m3"}}
+        ),
+        [LAMP("norm", budget=0.05), LAMP("activation", budget=0.05)],
+    ),
+    "random bits and tiles": (
+        lamp.hardware("scores-ps4").with_layers(
+            {0: PARTS_OF_MATRICES["stochastic"], 1: PARTS_OF_MATRICES["tiles"]}
+        ),
+        LAMP("relaxed", tau=0.2),
+    ),
+    "float64": (lamp.hardware("bf16@1=fp64"), LAMP("kl", budget=0.1, on="logits")),
+}
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_layers_that_differ_are_the_same(pair, name):
+    assert_same(*both(pair, *LAYERED[name]))
+
+
+def test_a_matrix_that_layers_share_is_held_as_each_layer_does(tmp_path):
+    model, apart = load(random_checkpoint(tmp_path)), load(tmp_path)
+    first, second = model.transformer.h[:2]
+    second.mlp.c_fc.weight = first.mlp.c_fc.weight
+    with torch.no_grad():
+        apart.transformer.h[1].mlp.c_fc.weight.copy_(first.mlp.c_fc.weight)
+    machine = lamp.hardware("fp32").with_layers({1: {"weights": "e8m4"}}, "m")
+    expected, found = (lamp.simulate(each, machine).logits(TOKENS) for each in (apart, model))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_vector_that_layers_share_has_one_format(tmp_path):
+    model = load(random_checkpoint(tmp_path))
+    first, second = model.transformer.h[:2]
+    second.ln_1.weight = first.ln_1.weight
+    machine = lamp.hardware("fp32").with_layers({1: {"scores": "e8m4"}}, "m")
+    assert lamp.simulate(model, machine).forward(TOKENS).logits.any()
+    machine = lamp.hardware("fp32").with_layers({1: {"weights": "e8m4"}}, "m")
+    message = r"h.0.ln_1.weight and .*h.1.ln_1.weight are one tensor, but m holds it in two"
+    with pytest.raises(ValueError, match=message):
+        lamp.simulate(model, machine)
+
+
 def test_texts_of_a_batch_do_not_know_of_each_other(pair):
     texts = np.stack([TOKENS, TOKENS[::-1]])
     for machine, rules in (
