@@ -352,12 +352,13 @@ def test_the_harness_knows_the_model_by_name(language_model):
         language_model(max_length=513)
 
 
-def test_another_family_scores_as_by_the_harness_itself(language_model, tmp_path):
+def test_another_family_scores_as_by_the_harness_itself(cached, tmp_path, monkeypatch):
     """The oracle is the harness's own model of transformers, in float64."""
     pytest.importorskip("torch")
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
+    from lamp.integrations.harness.language_model import LanguageModel
     from tests.lamp.integrations.random_families import in_float64, random_model
 
     model = random_model("gemma3", vocab_size=2048, max_position_embeddings=512)
@@ -367,18 +368,26 @@ def test_another_family_scores_as_by_the_harness_itself(language_model, tmp_path
     requests = [
         ask(each["context"], f" {word}") for each in documents("choice") for word in each["choices"]
     ]
-    asked = language_model(pretrained=str(tmp_path), hardware="fp64")
-    assert type(asked.decoder).__name__ == "Simulated"
+    simulated = lamp.from_pretrained(tmp_path, hardware="fp64")
+    asked = LanguageModel(simulated)
     found = asked.loglikelihood(requests)
+    monkeypatch.chdir(TASKS)
+    source = TaskSource("shakespeare_choice", TASKS)
+    answered = source.answered(simulated)
+    assert answered.digest == source.digest(integrations.reader(tmp_path))
     with in_float64(model) as exact:
         oracle = HFLM(
             pretrained=exact, tokenizer=AutoTokenizer.from_pretrained(tmp_path), device="cpu"
         )
         expected = oracle.loglikelihood(requests)
     assert [likeliest for _, likeliest in found] == [likeliest for _, likeliest in expected]
-    np.testing.assert_allclose(
-        [value for value, _ in found], [value for value, _ in expected], rtol=1e-10
-    )
+    values = [value for value, _ in expected]
+    np.testing.assert_allclose([value for value, _ in found], values, rtol=1e-10)
+    chosen = np.reshape(values, (-1, 3)).argmax(axis=1)
+    right = [
+        choice == each["answer"] for choice, each in zip(chosen, documents("choice"), strict=True)
+    ]
+    assert [score.value for score in answered.scores] == [np.mean(right)]
 
 
 @pytest.mark.parametrize("family", ["t5", "bert"])
