@@ -305,7 +305,7 @@ def test_what_questions_share_is_computed_once(language_model, model, monkeypatc
     assert sum(computed) <= sum(sizes) - 2 * shared
 
 
-def test_texts_are_continued_until_one_comes(language_model, model):
+def test_texts_are_continued_until_one_comes(language_model, model, monkeypatch):
     asked = language_model(model, MACHINE, "softmax:tv:0.3")
     machine = model.with_hardware(MACHINE, lamp.LAMP("total_variation", tau=0.3))
     tokens = model.encode("ROMEO.\nO, she doth")
@@ -321,6 +321,12 @@ def test_texts_are_continued_until_one_comes(language_model, model):
     assert asked.generate_until([ask("ROMEO.\nO, she doth", drawn)]) == [
         expected[len("ROMEO.\nO, she doth") :]
     ]
+    streams = []
+    stream = type(model).stream
+    monkeypatch.setattr(type(model), "stream", lambda *a, **k: streams.append(a) or stream(*a, **k))
+    again = ask("ROMEO.\nO, she doth", {"until": [], "max_gen_toks": 6})
+    assert asked.generate_until([again, again]) == [whole, whole]
+    assert len(streams) == 1  # tasks that repeat a question get the same answer
     with pytest.raises(ValueError, match=r"not implemented: \['num_beams'\]"):
         asked.generate_until([ask("x", {"num_beams": 4})])
 
