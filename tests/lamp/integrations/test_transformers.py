@@ -206,6 +206,23 @@ def test_padding_in_front_of_a_text_changes_nothing(pair):
         np.testing.assert_array_equal(found[1].numpy(), native.logits(TOKENS[:15]))
 
 
+@pytest.mark.parametrize("front", [0, 3])
+def test_padding_of_a_batch_changes_nothing_by_tiles(pair, front):
+    rules = LAMP("relaxed", tau=0.2)
+    native, simulated = both(pair, PARTS_OF_MATRICES["tiles"], rules)
+    padded = torch.tensor(np.stack([np.roll(np.pad(TOKENS[:12], (0, 8)), front), TOKENS]))
+    seen = torch.ones_like(padded)
+    seen[0, :front] = seen[0, 12 + front :] = 0
+    positions = (seen.cumsum(1) - 1).clamp(min=0)
+    found = simulated.model(padded, attention_mask=seen, position_ids=positions).logits.numpy()
+    np.testing.assert_array_equal(found[0, front : 12 + front], native.logits(TOKENS[:12]))
+    np.testing.assert_array_equal(found[1], native.logits(TOKENS))
+    # As many scores are counted as in the texts.
+    counted = simulated._run.counts["scores"][0].components
+    parts = (native.forward(text).recomputed["scores"][0] for text in (TOKENS[:12], TOKENS))
+    assert counted == sum(part.components for part in parts)
+
+
 @pytest.mark.parametrize(
     ("machine", "rules"), [("hopper-fp8", LAMP("strict", tau=0.1)), ("ps4", LAMP(tau=1.2))], ids=str
 )
