@@ -14,11 +14,11 @@ from lamp.reports import numbers
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE
 from lamp.reports.results import (
     NONE,
+    Beside,
     Mean,
     Results,
     Scored,
     compared,
-    factor_interval,
     grouped,
     metrics,
     scored,
@@ -233,14 +233,22 @@ _SEEDS: Final = (
     *_mean("KL", "the mean KL, over seeds", "kl", numbers.scientific),
     *_mean("flips", "the mean share of flips, over seeds", "flip_rate", numbers.percent),
 )
+
+
+def _factors(item: Beside) -> tuple[float, float]:
+    return item.found.factor.factor_interval()
+
+
 _FLIPS: Final = "flips less the baseline's"
 _COMPARED: Final = (
     *_labels("run."),
     Column("against", attrgetter("baseline.lamp"), None, "the baseline", 40),
-    Column("KL factor", attrgetter("factor.value"), numbers.factor, "KL over the baseline's"),
-    Column("95% interval", factor_interval, _interval(numbers.factor), "of that factor"),
-    *_estimate("KL difference", "KL less the baseline's", attrgetter("kl"), numbers.scientific),
-    *_estimate("flips difference", _FLIPS, attrgetter("flips"), numbers.percent),
+    Column("KL factor", attrgetter("found.factor.value"), numbers.factor, "KL over the baseline's"),
+    Column("95% interval", _factors, _interval(numbers.factor), "of that factor"),
+    *_estimate(
+        "KL difference", "KL less the baseline's", attrgetter("found.kl"), numbers.scientific
+    ),
+    *_estimate("flips difference", _FLIPS, attrgetter("found.flips"), numbers.percent),
 )
 
 
