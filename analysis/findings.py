@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import matplotlib
-from claims import ALL, NONE, RATES, Claimed
+from claims import ALL, NARROW, NONE, RATES, Claimed
 from matplotlib import colormaps
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
-from over_texts import DATA, TEXTS, geometric, read
+from over_texts import DATA, TEXTS, geometric, mean, read
 from paper import FACTORS, VERSIONS, Perplexity, Point, Share
 
 ROOT: Final = Path(__file__).parents[1]
@@ -124,6 +124,11 @@ def shares_of(row: Share) -> str:
 def with_error(value: float, error: float) -> str:
     """A divergence and its standard error."""
     return f"{value:.1e} ± {error:.0e}"
+
+
+def share_with_error(value: float, error: float) -> str:
+    """A share and its standard error, in percent."""
+    return f"{100 * value:.1f}% ± {100 * error:.1f}"
 
 
 def verdict(row: Claimed) -> str:
@@ -349,6 +354,29 @@ def depth(data: Data) -> list[str]:
     return markdown(headings, rows)
 
 
+def machines(data: Data) -> list[str]:
+    """Divergences and flips of real models on machines of narrow formats."""
+    rows = []
+    for group, model in (("machines", "SmolLM2"), ("gemma", "Gemma 3 270M")):
+        for machine, chosen in NARROW.items():
+            for rule in (NONE, *chosen):
+                found = data.claim(group, machine, rule, NONE if rule != NONE else "")
+                texts = [
+                    data.claim(group, machine, rule, found.beside, text).flips for text in TEXTS
+                ]
+                rows.append(
+                    [
+                        model, machine, rule, percent(found.work) if found.work else "",
+                        with_error(found.value, found.error), share_with_error(*mean(texts)),
+                        times(found) if found.beside else "",
+                    ]
+                )  # fmt: skip
+    headings = [
+        "model", "machine", "recomputed", "work", "KL, nats", "other tokens", "times smaller",
+    ]  # fmt: skip
+    return markdown(headings, rows, left=3)
+
+
 TABLES: Final[Mapping[str, Callable[[Data], list[str]]]] = {
     "rates-ps4": lambda data: equal_rates(data, ["PS(4)"]),
     "rates": lambda data: equal_rates(data, ["PS(2)", "PS(4)", "PS(7)"]),
@@ -362,6 +390,7 @@ TABLES: Final[Mapping[str, Callable[[Data], list[str]]]] = {
     "overflow": overflow,
     "depth": depth,
     "weights": weights,
+    "machines": machines,
 }
 _MARKED: Final = re.compile(r"(<!-- findings: ([\w-]+) -->\n).*?(^<!-- end -->$)", re.M | re.S)
 
