@@ -42,9 +42,7 @@ def rank_table(found: Rank, most: int | None = None) -> Table:
     headings = ["", "step", "layer", "alone", "±", "share"]
     if any(part.won is not None for part in parts):
         headings += ["won", "±"]
-    table = console.headed_table(headings, _rows(found, parts))
-    table.columns[1].justify = "left"
-    return table
+    return console.headed_table(headings, _rows(found, parts), left=2)
 
 
 def _rows(found: Rank, parts: Iterable[Part]) -> Iterator[list[str]]:
@@ -67,9 +65,8 @@ def sums_table(found: Rank, kind: str) -> Table:
         [name, numbers.scientific(total), f"{total / whole:.2%}" if whole else "-"]
         for name, total in found.by(kind).items()
     )
-    table = console.headed_table(["layer" if kind == "place" else kind, "alone", "share"], rows)
-    table.columns[0].justify = "right" if kind == "place" else "left"
-    return table
+    headings = ["layer" if kind == "place" else kind, "alone", "share"]
+    return console.headed_table(headings, rows, left=kind == "step")
 
 
 # --- files ----------------------------------------------------------------------------------------

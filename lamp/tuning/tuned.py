@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from lamp import integrations
-from lamp.evaluation import STANDARD_INPUT, Estimate, Setting, Text, ratio
+from lamp.evaluation import STANDARD_INPUT, Estimate, Setting, Text
 from lamp.machines import STEPS, Hardware
 from lamp.studies import Run, Status
 from lamp.tuning import tuner
@@ -64,7 +64,7 @@ class Measured:
         The result; a corner of the convex front; one machine of the menu for all that is decided;
         or the machine whose divergence is allowed.
     cost : float
-        For a token; NaN for a machine that no menu prices.
+        For a token; NaN for a machine that has no price in a table of costs.
     predicted : float
         The divergence on the calibration text by the sum; NaN if it was not predicted.
     readings : mapping of str to Reading
@@ -350,7 +350,8 @@ class _Tuning:
     def _nothing(self, found: Found, allowed: Mapping[str, float]) -> str:
         """Why no machine of the menu is the result."""
         metric = self._menu.metric
-        what = ", ".join(f"{metric} {allowed[text]:.3g} on the {text} text" for text in TEXTS)
+        words = {text: text.replace("_", "-") for text in TEXTS}
+        what = ", ".join(f"{metric} {allowed[t]:.3g} on the {words[t]} text" for t in TEXTS)
         message = f"no machine of the menu was found that causes at most {what}"
         if found.rounds:
             nearest = min(found.rounds, key=lambda each: each.taken)
@@ -394,7 +395,8 @@ class _Tuning:
             )
         ]
         others += [
-            Measured(str(each), "allowed", math.nan, math.nan, readings[-1]) for each in whole
+            Measured(str(each), "allowed", bench.price(each.hardware), math.nan, readings[-1])
+            for each in whole
         ]
         return Tuned(
             menu=self._menu,
@@ -488,7 +490,5 @@ def _spread(count: int, most: int) -> list[int]:
 def _difference(mine: Mapping[str, Run], other: Mapping[str, Run]) -> Estimate | None:
     """How much larger the divergence of one is on the held-out text, by clusters of tokens."""
     ours, theirs = (each[TEXTS[1]].metrics for each in (mine, other))
-    if ours is None or theirs is None or not ours.sums or not theirs.sums:
-        return None
-    more = [a.kl - b.kl for a, b in zip(ours.sums, theirs.sums, strict=True)]
-    return ratio(np.array(more), np.array([float(each.positions) for each in ours.sums]))
+    found = ours.against(theirs) if ours is not None and theirs is not None else None
+    return found and found.kl
