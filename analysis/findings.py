@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import matplotlib
-from claims import ALL, NONE, RATES, Claimed
+from claims import ALL, NARROW, NONE, RATES, Claimed
 from matplotlib import colormaps
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ from one_percent import FILES as ONE_PERCENT_FILES
 from one_percent import FORMATS, IN_PRACTICE, ORDERS, Found, Row, unique
 from one_percent import RATES as ONE_PERCENT_RATES
 from one_percent import RULES as AT_RATES
-from over_texts import DATA, TEXTS, geometric, read
+from over_texts import DATA, TEXTS, geometric, mean, read
 from paper import FACTORS, VERSIONS, Perplexity, Point, Share
 
 ROOT: Final = Path(__file__).parents[1]
@@ -129,6 +129,11 @@ def shares_of(row: Share) -> str:
 def with_error(value: float, error: float) -> str:
     """A divergence and its standard error."""
     return f"{value:.1e} ± {error:.0e}"
+
+
+def share_with_error(value: float, error: float) -> str:
+    """A share and its standard error, in percent."""
+    return f"{100 * value:.1f}% ± {100 * error:.1f}"
 
 
 def verdict(row: Claimed) -> str:
@@ -406,6 +411,29 @@ def at_all_rates(data: Data, model: str) -> list[str]:
     return markdown(headings, rows, left=2)
 
 
+def machines(data: Data) -> list[str]:
+    """Divergences and flips of real models on machines of narrow formats."""
+    rows = []
+    for group, model in (("machines", "SmolLM2"), ("gemma", "Gemma 3 270M")):
+        for machine, chosen in NARROW.items():
+            for rule in (NONE, *chosen):
+                found = data.claim(group, machine, rule, NONE if rule != NONE else "")
+                texts = [
+                    data.claim(group, machine, rule, found.beside, text).flips for text in TEXTS
+                ]
+                rows.append(
+                    [
+                        model, machine, rule, percent(found.work) if found.work else "",
+                        with_error(found.value, found.error), share_with_error(*mean(texts)),
+                        times(found) if found.beside else "",
+                    ]
+                )  # fmt: skip
+    headings = [
+        "model", "machine", "recomputed", "work", "KL, nats", "other tokens", "times smaller",
+    ]  # fmt: skip
+    return markdown(headings, rows, left=3)
+
+
 TABLES: Final[Mapping[str, Callable[[Data], list[str]]]] = {
     "one-percent-embedded": lambda data: one_percent(data, "embedded"),
     "one-percent-smollm2": lambda data: one_percent(data, "smollm2"),
@@ -423,6 +451,7 @@ TABLES: Final[Mapping[str, Callable[[Data], list[str]]]] = {
     "overflow": overflow,
     "depth": depth,
     "weights": weights,
+    "machines": machines,
 }
 _MARKED: Final = re.compile(r"(<!-- findings: ([\w-]+) -->\n).*?(^<!-- end -->$)", re.M | re.S)
 

@@ -6,8 +6,9 @@
 Two questions, each a menu for lamp.tune:
 
 - accumulators: how many bits do accumulators need for the divergence of PS(7), whose products are
-  all summed in e8m7?  On the menu: sequential sums and sums in blocks of 16, with 8 or 5 exponent
-  bits and 2 to 9 bits stored.  The cost is the bits of the accumulator of each multiply-add.
+  all summed in e8m7?  On the menu: sequential sums; sums in blocks of 16, with 8 or 5 exponent
+  bits; and blocks of 16 in few bits that are added up in e5m8.  The cost is the bits of the
+  accumulator of each multiply-add, and for blocks those of the second one, once per block.
 - units: how many bits of arithmetic does the divergence of hopper-fp8 take?  On the menu: bfloat16
   operands; e4m3 operands with a scale for each row; NVFP4 operands; each summed on the unit or in
   float32, or in blocks of 16 with fewer bits.  Attention has bfloat16 operands, as there.
@@ -63,16 +64,14 @@ class Row:
     held_out_high: float
 
 
-def in_blocks(format: str) -> Blocked:
-    """Sums of blocks, and of the blocks' sums, in one format."""
-    return Blocked(format, BLOCK, format)
+def in_blocks(inner: str, outer: str = "") -> Blocked:
+    """Sums of blocks in one format, and the blocks' sums in the same or in another."""
+    return Blocked(outer or inner, BLOCK, inner)
 
 
-def accumulating(format: str, mode: str) -> Hardware:
-    """Every product summed in a format, one after the other or in blocks."""
-    accumulator = {"in turn": format, "in blocks": in_blocks(format)}[mode]
-    product = Product(accumulator)
-    return Hardware(f"{format} {mode}", **dict.fromkeys(PRODUCTS, product))
+def accumulating(name: str, accumulator: Any) -> Hardware:
+    """Every product summed in the same way."""
+    return Hardware(name, **dict.fromkeys(PRODUCTS, Product(accumulator)))
 
 
 def multiplying(name: str, operands: str, accumulator: Any, scaling: str = "none") -> Hardware:
@@ -85,10 +84,15 @@ def multiplying(name: str, operands: str, accumulator: Any, scaling: str = "none
 
 def accumulators() -> list[Any]:
     """The menu of the first question."""
-    wide = [accumulating(f"e8m{mu}", "in turn") for mu in (9, 7, 5)]
-    blocks = [accumulating(f"e8m{mu}", "in blocks") for mu in (6, 4, 3)]
-    short = [accumulating(f"e5m{mu}", "in blocks") for mu in (7, 6, 5, 4, 3, 2)]
-    return [*wide, *blocks, *short]
+    plain = ("e8m6", "e5m7", "e5m6", "e5m5", "e5m4")
+    return [
+        *(accumulating(f"{f} in turn", f) for f in ("e8m9", "e8m7")),
+        *(accumulating(f"{f} in blocks", in_blocks(f)) for f in plain),
+        *(
+            accumulating(f"e5m{mu} in blocks in e5m8", in_blocks(f"e5m{mu}", "e5m8"))
+            for mu in (4, 3, 2, 1)
+        ),
+    ]
 
 
 def units() -> list[Any]:

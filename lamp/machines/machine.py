@@ -443,7 +443,7 @@ class Hardware:
         steps = self._steps().items()
         return replace(self, **{name: _derived(step, name, number) for name, step in steps})
 
-    @property
+    @cached_property
     def _is_stochastic(self) -> bool:
         """Whether any step draws random bits."""
         steps = self._steps().values()

@@ -52,7 +52,11 @@ def sentence(found: Tuned) -> str:
     reading = found.result.readings["held_out"]
     metric = {"kl": "KL", "flips": "flips"}[found.menu.metric]
     allowed = found.menu.allowed[found.menu.metric]
-    limit = f"{allowed:.3g}" if isinstance(allowed, float) else f"that of {allowed}"
+    limit = f"{allowed:.3g}"
+    if not isinstance(allowed, float):
+        (machine,) = (each for each in found.others if each.kind == "allowed")
+        times = numbers.factor(machine.cost / found.result.cost)
+        limit = f"that of {machine.name}, which costs {times} times as much"
     uniform = found.cheapest_uniform
     beside = "no uniform machine of the menu holds"
     if uniform is not None:

@@ -123,6 +123,7 @@ class Worker:
         with self._lock:
             model = self._model(task)
             self._prepare(task, model, np.arange(2))
+            source.manager()  # imports the harness
             start = time.perf_counter()
             found = source.answered(model, progress=False)
             seconds = time.perf_counter() - start

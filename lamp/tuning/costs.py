@@ -30,10 +30,10 @@ from fpemu.scaling import BlockFormat
 from lamp.machines import Function, Product, Sum
 from lamp.models import Shape
 
-__all__ = ["COSTS", "Cost", "accumulator_bits", "width", "work"]
+__all__ = ["COSTS", "accumulator_bits", "width", "work"]
 
-Cost = Callable[[Any, Format], float]
-"""The cost of a unit of work of a step, given the format of operands that it does not round."""
+# The cost of a unit of work of a step, given the format of operands that it does not round.
+_Cost = Callable[[Any, Format], float]
 
 _FLOAT32: Final = named_format("float32")
 
@@ -116,7 +116,7 @@ def accumulator_bits(step: Product | Function | Sum, plain: Format) -> float:
     return width(step.accumulator) if isinstance(step, Product) else 0.0
 
 
-COSTS: Final[Mapping[str, Cost]] = {"bits": _bits, "accumulators": accumulator_bits}
+COSTS: Final[Mapping[str, _Cost]] = {"bits": _bits, "accumulators": accumulator_bits}
 """The measures of cost by name: functions of a step and of the format of plain operands."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -220,6 +221,23 @@ class Measurements:
             if step not in decided
         )
 
+    def price(self, machine: Hardware) -> float:
+        """The cost of a token on a machine without look-ahead.
+
+        Parameters
+        ----------
+        machine : Hardware
+
+        Returns
+        -------
+        float
+            NaN if costs go by the labels of options.
+        """
+        if isinstance(self.menu.costs, Mapping):
+            return math.nan
+        unit, plain = COSTS[self.menu.costs], named_format(machine.carrier.name)
+        return math.fsum(amount * unit(step, plain) for amount, step in self._steps(machine))
+
     def accumulator_bits(self, machine: Hardware) -> float:
         """The bits of the accumulator of a multiply-add on a machine, on average over a token.
 
@@ -231,15 +249,20 @@ class Measurements:
         -------
         float
         """
-        bits = done = 0.0
+        products = [
+            (amount, width(step.accumulator))
+            for amount, step in self._steps(machine)
+            if isinstance(step, Product)
+        ]
+        done = math.fsum(amount for amount, _ in products)
+        return math.fsum(amount * bits for amount, bits in products) / done
+
+    def _steps(self, machine: Hardware) -> Iterator[tuple[float, Any]]:
+        """The work of each step in each layer, and how a machine does it."""
         layers = [machine.of_layer(layer, self.shape.layers) for layer in range(self.shape.layers)]
-        for step, amount in self._work.items():
-            for each in [machine] if step in OUTSIDE else layers:
-                product = getattr(each, step)
-                if isinstance(product, Product):
-                    bits += amount * width(product.accumulator)
-                    done += amount
-        return bits / done
+        for name, amount in self._work.items():
+            for each in [machine] if name in OUTSIDE else layers:
+                yield amount, getattr(each, name)
 
     @property
     def _work(self) -> dict[str, float]:

@@ -64,7 +64,7 @@ class Measured:
         The result; a corner of the convex front; one machine of the menu for all that is decided;
         or the machine whose divergence is allowed.
     cost : float
-        For a token; NaN for a machine that no menu prices.
+        For a token; NaN for a machine that has no price in a table of costs.
     predicted : float
         The divergence on the calibration text by the sum; NaN if it was not predicted.
     readings : mapping of str to Reading
@@ -350,7 +350,8 @@ class _Tuning:
     def _nothing(self, found: Found, allowed: Mapping[str, float]) -> str:
         """Why no machine of the menu is the result."""
         metric = self._menu.metric
-        what = ", ".join(f"{metric} {allowed[text]:.3g} on the {text} text" for text in TEXTS)
+        words = {text: text.replace("_", "-") for text in TEXTS}
+        what = ", ".join(f"{metric} {allowed[t]:.3g} on the {words[t]} text" for t in TEXTS)
         message = f"no machine of the menu was found that causes at most {what}"
         if found.rounds:
             nearest = min(found.rounds, key=lambda each: each.taken)
@@ -394,7 +395,8 @@ class _Tuning:
             )
         ]
         others += [
-            Measured(str(each), "allowed", math.nan, math.nan, readings[-1]) for each in whole
+            Measured(str(each), "allowed", bench.price(each.hardware), math.nan, readings[-1])
+            for each in whole
         ]
         return Tuned(
             menu=self._menu,

@@ -224,11 +224,14 @@ class LanguageModel(TemplateLM):
         return found
 
     def generate_until(self, requests: list[Any], **how: Any) -> list[str]:
-        """The continuations of texts, up to a text that ends them."""
-        found = []
+        """The continuations of texts, up to a text that ends them; equal requests are done once."""
+        found, known = [], dict[str, str]()
         for request in tqdm(requests, disable=self._quiet):
             context, options = request.args
-            found.append(self._continued(context, dict(options)))
+            asked = repr(request.args)
+            if asked not in known:
+                known[asked] = self._continued(context, dict(options))
+            found.append(known[asked])
             self.cache_hook.add_partial("generate_until", request.args, found[-1])
         return found
 

@@ -183,7 +183,7 @@ class TaskSource:
         module = harness("lamp.integrations.harness.language_model")
         asked = getattr(module, kind)(model, progress=progress)
         # What the harness prints is no result.
-        with contextlib.redirect_stdout(sys.stderr), _without_inventory():
+        with contextlib.redirect_stdout(sys.stderr), _quiet(progress):
             found = harness("lm_eval").simple_evaluate(
                 asked,
                 tasks=[self.task],
@@ -233,18 +233,27 @@ def _own_tasks() -> Any:
 
 
 @contextlib.contextmanager
-def _without_inventory() -> Iterator[None]:
-    """Keep the harness from listing the computer's packages, which takes seconds for each task."""
-    evaluator = harness("lm_eval.evaluator")
-    names = ("add_env_info", "get_git_commit_hash")
-    before = {name: getattr(evaluator, name) for name in names}
-    for name in names:
-        setattr(evaluator, name, lambda *_: None)
+def _quiet(progress: bool) -> Iterator[None]:
+    """Let the harness show bars on terminals alone, or none, and not list what is installed.
+
+    The list takes seconds for each task.
+    """
+    bars: Any = importlib.import_module("tqdm")
+    bar = functools.partial(bars.tqdm, disable=None if progress else True)
+    replaced = {
+        (bars, "tqdm"): bar,
+        (harness("lm_eval.api.task"), "tqdm"): bar,
+        (harness("lm_eval.evaluator"), "add_env_info"): lambda *_: None,
+        (harness("lm_eval.evaluator"), "get_git_commit_hash"): lambda *_: None,
+    }
+    before = {place: getattr(*place) for place in replaced}
     try:
+        for (module, name), other in replaced.items():
+            setattr(module, name, other)
         yield
     finally:
-        for name, function in before.items():
-            setattr(evaluator, name, function)
+        for (module, name), other in before.items():
+            setattr(module, name, other)
 
 
 def _fits(value: Any, least: int) -> bool:

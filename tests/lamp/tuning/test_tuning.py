@@ -122,6 +122,10 @@ def test_a_machine_may_say_what_is_allowed(folder):
     for text in ("calibration", "held_out"):
         assert result.allowed[text] == divergence(menu, _setting("scores-ps4"), text)
         assert result.result.readings[text].value <= result.allowed[text]
+    # Of all that is in its products, 2 * 8 * 10.5 multiply-adds are in 13 bits, the rest in 32.
+    (machine,) = [each for each in result.others if each.kind == "allowed"]
+    (plain,) = [each for each in result.others if each.name == "fp32"]
+    assert machine.cost == pytest.approx(plain.cost - 2 * 8 * 10.5 * (32 - 13))
     assert result.difference.value == pytest.approx(
         result.result.readings["held_out"].value - result.allowed["held_out"]
     )
