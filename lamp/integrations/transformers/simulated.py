@@ -41,7 +41,7 @@ def simulate(
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        It is left as it is; weights that the machine holds in the same numbers are shared.
+        It is left as it is.  Weights of linear layers, experts and embeddings are shared with it.
     hardware : Hardware or str
         The machine.
     lamp : LAMP or iterable of LAMP, optional
@@ -88,6 +88,7 @@ class Simulated(Decoder):
     ----------
     model : transformers.PreTrainedModel
         The model on the machine: it is called and generates as any model of transformers does.
+        Its large weights are those of the loaded model; the machine rounds what it reads of them.
     structure : Structure
         What its modules are.
     """
@@ -135,7 +136,10 @@ class Simulated(Decoder):
     def with_hardware(
         self, hardware: HardwareLike, lamp: LAMP | Iterable[LAMP] | None = None
     ) -> Self:
-        """The same model on another machine; see :meth:`lamp.models.Decoder.with_hardware`."""
+        """The same model on another machine; see :meth:`lamp.models.Decoder.with_hardware`.
+
+        Weights of linear layers, experts and embeddings are shared, whatever the machine.
+        """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._set_machine(hardware, lamp)
