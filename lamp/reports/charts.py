@@ -16,6 +16,7 @@ from lamp.machines import STEPS
 from lamp.reports import figures
 from lamp.reports.figures import Block, Entry, Line, Picture, Point
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, SPEED, Quantity, described
+from lamp.reports.rank_maps import is_part, maps
 from lamp.reports.results import NONE, Pair, Results, Rung, front, grouped, metrics
 from lamp.reports.scales import Scale
 
@@ -213,14 +214,18 @@ def _ladder(
 
 def speeds(study: Results) -> list[Picture]:
     """Tokens per second by machine, for each model."""
-    models = grouped(study.done, lambda run: run.model)
+    models = grouped((run for run in study.done if not is_part(run)), lambda run: run.model)
     return [_strips(study, name, runs, SPEED, log=False) for name, runs in models.items()]
 
 
 def divergences(study: Results) -> list[Picture]:
     """KL by machine, for each model and text of which no run looks ahead."""
-    pairs = (pair for pair in study.pairs if not pair.looked_ahead)
-    return [_strips(study, pair.title, pair.records, KL, log=True) for pair in pairs]
+    pairs = [
+        (pair, [run for run in pair.records if not is_part(run)])
+        for pair in study.pairs
+        if not pair.looked_ahead
+    ]
+    return [_strips(study, pair.title, runs, KL, log=True) for pair, runs in pairs if runs]
 
 
 def _strips(
@@ -329,6 +334,13 @@ _CHARTS: Final[Sequence[tuple[str, str, bool, Callable[[Results], list[Picture]]
         "model and text.",
         False,
         heat_maps,
+    ),
+    (
+        "What each step costs",
+        "The divergence that each step of each layer of a machine causes alone, all else exact, as "
+        "a share of the machine's, and what the machine wins with that step alone exact.",
+        False,
+        maps,
     ),
     (
         "Time",
