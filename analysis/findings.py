@@ -32,6 +32,7 @@ from one_percent import RATES as ONE_PERCENT_RATES
 from one_percent import RULES as AT_RATES
 from over_texts import DATA, TEXTS, geometric, mean, read
 from paper import FACTORS, VERSIONS, Perplexity, Point, Share
+from tuning import Row as Tuning
 
 ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -434,6 +435,40 @@ def machines(data: Data) -> list[str]:
     return markdown(headings, rows, left=3)
 
 
+def tuned(data: Data) -> list[str]:
+    """Tuned machines beside the one whose divergence is allowed, and the nearest uniform ones."""
+    rows = []
+    for model, words in MODELS.items():
+        found = read(data.folder / f"tuning_{model}.csv", Tuning)
+        for question in dict.fromkeys(row.question for row in found):
+            own = [row for row in found if row.question == question]
+            (best,) = (row for row in own if row.kind == "tuned")
+            (limit,) = (row for row in own if row.kind == "allowed")
+            uniform = sorted((row for row in own if row.kind == "uniform"), key=lambda x: x.cost)
+            holding = [row for row in uniform if holds(row, limit)]
+            losing = [row for row in uniform if not holds(row, limit)]
+            beside = [limit, *holding[:1], *losing[-1:]]
+            rows += [tuned_row(words, "tuned", best)]
+            rows += [
+                tuned_row("", row.machine, row) for row in sorted(beside, key=lambda x: x.cost)
+            ]
+    return markdown(["model", "machine", "cost", "predicted", "KL, held-out text"], rows, left=2)
+
+
+def holds(row: Tuning, limit: Tuning) -> bool:
+    """Whether a machine causes no more than what is allowed, on both texts."""
+    return row.calibration <= limit.calibration and row.held_out <= limit.held_out
+
+
+def tuned_row(model: str, machine: str, row: Tuning) -> list[str]:
+    """A row of the table of tuned machines."""
+    bits = "" if math.isnan(row.accumulator_bits) else f", {number(row.accumulator_bits, 3)} bits"
+    ends = f"[{row.held_out_low:.2e}, {row.held_out_high:.2e}]"
+    predicted = "-" if math.isnan(row.predicted) else f"{row.predicted:.2e}"
+    divergence = f"{row.held_out:.2e} {ends}"
+    return [model, f"{machine}{bits}", number(row.times_tuned, 3), predicted, divergence]
+
+
 TABLES: Final[Mapping[str, Callable[[Data], list[str]]]] = {
     "one-percent-embedded": lambda data: one_percent(data, "embedded"),
     "one-percent-smollm2": lambda data: one_percent(data, "smollm2"),
@@ -452,6 +487,7 @@ TABLES: Final[Mapping[str, Callable[[Data], list[str]]]] = {
     "depth": depth,
     "weights": weights,
     "machines": machines,
+    "tuned": tuned,
 }
 _MARKED: Final = re.compile(r"(<!-- findings: ([\w-]+) -->\n).*?(^<!-- end -->$)", re.M | re.S)
 

@@ -1,7 +1,7 @@
 """How small can it be: machines tuned step by step to the divergence of a uniform one.
 
     python analysis/tuning.py [--model embedded] [--tokens 1024 2048] [--groups 3] [--jobs 1]
-        [--store tuning.sqlite] [--output .]
+        [--short] [--store tuning.sqlite] [--output .]
 
 Two questions, each a menu for lamp.tune:
 
@@ -40,6 +40,7 @@ from lamp.reports import fronts
 from lamp.tuning import Menu, Tuned
 
 BLOCK: Final = 16
+SHORT: Final = {"accumulators": (1, 3, 4, 8, 9), "units": (0, 3, 5, 6, 8)}  # of the menus
 PRODUCTS: Final = tuple(
     name for name, kind in STEPS.items() if kind is Product and name != "recomputed"
 )
@@ -113,16 +114,22 @@ def menus(arguments: argparse.Namespace) -> dict[str, Menu]:
         "calibration": {"source": "twelfth-night", "tokens": calibration, "length": 128},
         "held_out": {"source": "macbeth", "tokens": held_out, "length": 128},
     }
+    products = {"accumulators": accumulators(), "units": units()}
+    if arguments.short:
+        products = {name: [products[name][i] for i in chosen] for name, chosen in SHORT.items()}
     stored = {"functions": ["bf16"], "sums": ["bf16"]}
     first = Menu(
         f"accumulators, {arguments.model}",
-        {"products": accumulators()},
+        {"products": products["accumulators"]},
         {"kl": "ps7"},
         costs="accumulators",
         **common,
     )
     second = Menu(
-        f"units, {arguments.model}", {"products": units(), **stored}, {"kl": "hopper-fp8"}, **common
+        f"units, {arguments.model}",
+        {"products": products["units"], **stored},
+        {"kl": "hopper-fp8"},
+        **common,
     )
     return {"accumulators": first, "units": second}
 
@@ -153,6 +160,9 @@ def main() -> None:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--tokens", type=int, nargs=2, default=[1024, 2048])
     parser.add_argument("--groups", type=int, default=3)
+    parser.add_argument("--short", action="store_true", help="five options of each menu")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--front", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--questions", nargs="+", default=["accumulators", "units"])
     parser.add_argument("--store", type=Path, default=Path("tuning.sqlite"))
@@ -162,7 +172,14 @@ def main() -> None:
     for question, menu in menus(arguments).items():
         if question not in arguments.questions:
             continue
-        tuned = lamp.tune(menu, store=arguments.store, jobs=arguments.jobs, progress=True)
+        tuned = lamp.tune(
+            menu,
+            store=arguments.store,
+            rounds=arguments.rounds,
+            front=arguments.front,
+            jobs=arguments.jobs,
+            progress=True,
+        )
         found += rows(question, tuned)
         fronts.write_tuned(tuned, arguments.output / f"{question}-{arguments.model}")
         console.print(fronts.sentence(tuned), fronts.choices_table(tuned), sep="\n")

@@ -121,7 +121,13 @@ def _scatter(
         *[Entry("no look-ahead", role="level")] * bool(pair.plain),
         *notes,
     )
-    draw = partial(figures.plot, _across(x, pair.looked_ahead), _up(y, pair.records), points, lines)
+    draw = partial(
+        figures.plot,
+        _scale(x, pair.looked_ahead, across=True),
+        _scale(y, pair.records),
+        points,
+        lines,
+    )
     summary = f"{y.title}, against {x.title}: {len(points)} runs of {pair.title}"
     return Picture(f"{y.name}-{x.name}", pair.title, summary, legend, draw)
 
@@ -139,15 +145,12 @@ def _by_rule(runs: Sequence[Run], points: Sequence[Point]) -> Iterable[Sequence[
     return [sorted(points[i] for i in own) for own in rules]
 
 
-def _across(quantity: Quantity, runs: Sequence[Run], *, log: bool = True) -> Scale:
-    drawn = map(quantity.value, runs), quantity.label
-    errors = map(quantity.error, runs)
-    return Scale(quantity.title, *drawn, log=log, room=0.17, band=0.085, errors=errors)
-
-
-def _up(quantity: Quantity, runs: Sequence[Run]) -> Scale:
-    errors = map(quantity.error, runs)
-    return Scale(quantity.title, map(quantity.value, runs), quantity.label, errors=errors)
+def _scale(
+    quantity: Quantity, runs: Sequence[Run], *, log: bool = True, across: bool = False
+) -> Scale:
+    values, errors = map(quantity.value, runs), map(quantity.error, runs)
+    drawn = quantity.title, values, quantity.label
+    return Scale(*drawn, log=log, across=across, errors=errors)
 
 
 def _point(study: Results, run: Run, y: Quantity, x: Quantity | None = None) -> Point:
@@ -201,7 +204,7 @@ def _ladder(
         lines += [Line(part, role) for part in stretches if len(part) > 1]
     paths = (Entry(name, i, role="path") for i, name in enumerate(families))
     summary = f"{KL.title}, against {title}: {len(points)} runs of {pair.title}"
-    draw = partial(figures.plot, x, _up(KL, runs), points, lines)
+    draw = partial(figures.plot, x, _scale(KL, runs), points, lines)
     legend = (*paths, *_shapes(study, runs), ERRORS)
     return Picture(f"ladder-{variable}", pair.title, summary, legend, draw)
 
@@ -236,7 +239,7 @@ def _strips(
     legend = (*_shapes(study, runs), Entry("median", role="median"), *errors)
     summary = f"{quantity.title}, by machine: {len(runs)} runs of {title}"
     shown = {name: points for name, points in rows.items() if points}
-    draw = partial(figures.strips, _across(quantity, runs, log=log), shown)
+    draw = partial(figures.strips, _scale(quantity, runs, log=log, across=True), shown)
     return Picture(quantity.name, title, summary, legend, draw)
 
 

@@ -154,7 +154,7 @@ def front_picture(found: Tuned) -> Picture:
     unit = "cost per token"
     if isinstance(found.menu.costs, str):
         unit = _UNITS[found.menu.costs]
-    x = scales.Scale(unit, costs, numbers.power, room=0.17, band=0.085)
+    x = scales.Scale(unit, costs, numbers.power, across=True)
     y = scales.Scale(_METRICS[found.menu.metric], values, numbers.power, errors=errors)
     points = [
         figures.Point(
@@ -223,9 +223,7 @@ def write_tuned(found: Tuned, folder: Path) -> list[Path]:
     from lamp.evaluation import without_nan
     from lamp.reports import exports, pictures
 
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder for results")
-    folder.mkdir(parents=True, exist_ok=True)
+    pictures.make_folder(folder, "results")
     record = json.dumps(without_nan(found.record()), indent=2, allow_nan=False)
     picture = front_picture(found)
     contents = {

@@ -1,5 +1,6 @@
 """Studies: grids of runs, their sweeps on engines, and the store of their results."""
 
+from lamp.studies.engines import Engine, engine
 from lamp.studies.equal_rates import EqualRateRun, equal_rate_grid, spread_windows
 from lamp.studies.plans import planned, walk
 from lamp.studies.runs import Result, Run, TaskRun
@@ -10,6 +11,7 @@ from lamp.studies.sweeps import Interrupted, Sweep, sweep
 from lamp.studies.tasks import file_digest
 
 __all__ = [
+    "Engine",
     "EqualRateRun",
     "Interrupted",
     "Point",
@@ -20,6 +22,7 @@ __all__ = [
     "Study",
     "Sweep",
     "TaskRun",
+    "engine",
     "equal_rate_grid",
     "file_digest",
     "planned",

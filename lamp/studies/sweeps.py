@@ -126,6 +126,7 @@ def sweep(
     memory: int | None = None,
     progress: Progress | bool = False,
     grow: bool = False,
+    workers: Callable[[Path], Engine] | None = None,
 ) -> Sweep:
     """Measure the runs of a study that a store does not hold yet.
 
@@ -150,6 +151,10 @@ def sweep(
         it has changed.
     grow : bool
         Whether a study of the same name that the store has keeps its other runs.
+    workers : callable, optional
+        Gives the engine, :func:`lamp.studies.engine`, in place of `jobs`, `cluster` and `memory`,
+        from the folder for reference logits that do not fit into memory.  It is left open for the
+        next sweep, unless this one ends by an error.
 
     Returns
     -------
@@ -202,8 +207,12 @@ def sweep(
             spill = file.with_name(f"{file.name}-references")
             stack.callback(shutil.rmtree, spill, ignore_errors=True)
             show = stack.enter_context(_shown(progress))
-            measuring = engine(jobs, cluster, memory=memory, spill=spill)
-            _Runner(opened, measuring, plan, status, show).run(missing)
+            if workers is None:
+                measuring = engine(jobs, cluster, memory=memory, spill=spill)
+            else:
+                measuring = workers(spill)
+            runner = _Runner(opened, measuring, plan, status, show)
+            runner.run(missing, keep=workers is not None)
         opened.check_place()
         found = [*opened.runs(study.name), *opened.task_runs(study.name)]
         own = (run for run in found if run.key in plan.tasks)
@@ -243,16 +252,21 @@ class _Runner:
         self._owner = uuid.uuid4().hex
         self._elsewhere: list[Task] = []
         self._looked = time.monotonic()
+        engine.report = self._follow
 
-    def run(self, tasks: Sequence[Task]) -> None:
-        """Measure all tasks, or until Ctrl-C."""
+    def _follow(self, share: float) -> None:
+        self._status.share = share
+
+    def run(self, tasks: Sequence[Task], *, keep: bool) -> None:
+        """Measure all tasks, or until Ctrl-C; the engine may be kept after that."""
         orderly = False
         try:
             with self._interruptible(), self._alive():
                 self._loop(_Queue(tasks))
                 orderly = True
         finally:
-            self._engine.close(now=not orderly)
+            if not (orderly and keep):
+                self._engine.close(now=not orderly)
             with contextlib.suppress(OSError):  # claims lapse by themselves
                 self._store.release(self._owner)
 
@@ -285,6 +299,7 @@ class _Runner:
                 if claim == "claimed":
                     running = self._runs[task.key], worker, time.monotonic()
                     self._status.running[task.key] = running
+                    self._status.share = 0.0
                     self._progress(self._status)  # before: the worker may be this process
                     self._engine.submit(worker, task)
                     break

@@ -16,7 +16,7 @@ from fpemu import format as named_format
 from lamp.evaluation import Setting
 from lamp.machines import Hardware, Product, digest
 from lamp.models import Shape
-from lamp.studies import Point, Run, sweep
+from lamp.studies import Engine, Point, Run, engine, sweep
 from lamp.tuning.costs import COSTS, width, work
 from lamp.tuning.decisions import OUTSIDE, Assignment, Decision, assembled
 from lamp.tuning.menus import METRICS, Menu
@@ -77,8 +77,10 @@ class Measurements:
         The sizes of the model.
     store : Path
         The SQLite file of the results.
-    options : mapping
-        What :func:`lamp.sweep` takes besides: jobs, cluster, memory, progress.
+    progress : callable or bool
+        As :func:`lamp.sweep` takes it.
+    workers : mapping
+        What :func:`lamp.studies.engine` takes: jobs, cluster, memory.
 
     Attributes
     ----------
@@ -92,10 +94,12 @@ class Measurements:
     decisions: Sequence[Decision]
     shape: Shape
     store: Path
-    options: Mapping[str, Any] = field(default_factory=dict)
+    progress: Any = False
+    workers: Mapping[str, Any] = field(default_factory=dict)
     ran: int = field(default=0, init=False)
     notes: list[str] = field(default_factory=list, init=False)
     _rates: dict[tuple[int, int], float] = field(default_factory=dict, init=False)
+    _engine: Engine | None = field(default=None, init=False)
 
     # --- measuring --------------------------------------------------------------------------------
 
@@ -144,7 +148,12 @@ class Measurements:
         """
         allowed = "" if stage == ALONE else f", {_in_words(self.menu.record()['allowed'])}"
         name = f"{self.menu.name}{allowed}, {stage}"
-        found = sweep(_Trials(name, self.menu, settings, texts), store=self.store, **self.options)
+        found = sweep(
+            _Trials(name, self.menu, settings, texts),
+            store=self.store,
+            progress=self.progress,
+            workers=self._begun,
+        )
         self.ran += found.ran
         self.notes += [note for note in found.notes if note not in self.notes]
         for run in found.failed:
@@ -155,6 +164,17 @@ class Measurements:
             {text: at[of_text * count + number] for of_text, text in enumerate(texts)}
             for number in range(count)
         ]
+
+    def _begun(self, spill: Path) -> Engine:
+        """The engine of all sweeps, so that they load the model and its reference once."""
+        if self._engine is None:
+            self._engine = engine(spill=spill, **self.workers)
+        return self._engine
+
+    def close(self) -> None:
+        """Let the workers go."""
+        if self._engine is not None:
+            self._engine.close()
 
     def reading(self, run: Run) -> Reading:
         """What a run says of what is allowed."""

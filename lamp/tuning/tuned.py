@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -288,9 +289,10 @@ def tune(
         reader = integrations.reader(menu.place)
     notes = _check_texts(menu, _texts(menu, reader))
     decisions = menu.decisions(reader.shape)
-    options = {"jobs": jobs, "cluster": cluster, "memory": memory, "progress": progress}
-    bench = Measurements(menu, decisions, reader.shape, Path(store), options)
-    return _Tuning(menu, decisions, bench, notes).run(rounds, front)
+    workers = {"jobs": jobs, "cluster": cluster, "memory": memory}
+    bench = Measurements(menu, decisions, reader.shape, Path(store), progress, workers)
+    with contextlib.closing(bench):
+        return _Tuning(menu, decisions, bench, notes).run(rounds, front)
 
 
 def _texts(menu: Menu, reader: Any) -> dict[str, Text]:

@@ -735,9 +735,9 @@ NUMBERS = st.one_of(
 )
 
 
-@given(st.lists(NUMBERS, min_size=1, max_size=20), st.booleans(), st.sampled_from([0.09, 0.17]))
-def test_every_value_has_a_place_on_an_axis(values, log, room):
-    line = Scale("title", values, log=log, room=room)
+@given(st.lists(NUMBERS, min_size=1, max_size=20), st.booleans(), st.booleans())
+def test_every_value_has_a_place_on_an_axis(values, log, across):
+    line = Scale("title", values, log=log, across=across)
     low, high = line.ends
     places = [line.place(value) for value in values]
     assert all(low <= place <= high and math.isfinite(place) for place in places)
@@ -755,7 +755,7 @@ def test_every_value_has_a_place_on_an_axis(values, log, room):
     assert all(0 <= place <= 1 for place in written)
     for place, other in itertools.permutations(written + middles, 2):
         # Room is a share of the axis proper, which takes three quarters of it or more.
-        assert abs(place - other) >= 0.55 * room or {place, other} <= {*middles}
+        assert abs(place - other) >= 0.55 * line.room or {place, other} <= {*middles}
 
 
 @pytest.mark.parametrize(
@@ -768,7 +768,7 @@ def test_every_value_has_a_place_on_an_axis(values, log, room):
     ],
 )
 def test_ticks_are_round_numbers(values, shown):
-    line = Scale("title", values, room=0.09)
+    line = Scale("title", values)
     assert [line.label(value) for value in line.ticks] == shown
 
 

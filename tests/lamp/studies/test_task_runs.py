@@ -1,19 +1,21 @@
 """Runs that are tasks of lm-evaluation-harness; the harness itself is not needed here."""
 
 import contextlib
+import io
 import json
 import math
 import sqlite3
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import lamp
 from lamp import reports
 from lamp.cli.application import main
 from lamp.integrations import Score, TaskResult, TaskSource, compared_scores
 from lamp.reports.results import scored
-from lamp.studies import Result, Run, Store, TaskRun, planned
+from lamp.studies import Result, Run, Store, TaskRun, planned, progress, sweeps
 from lamp.studies.runs import Counts, now
 from lamp.studies.worker import Worker
 from tests.lamp import tiny_studies
@@ -188,6 +190,7 @@ def asked(monkeypatch):
 
     def answered(source, model, *, progress):
         calls.append((source.task, model.hardware.name))
+        progress(0.5)
         if source.task == "broken":
             raise ValueError("it asks for what is not there")
         right = [float(model.hardware.scores.output.precision > least) for least in (3, 5, 20)]
@@ -228,6 +231,25 @@ def test_a_worker_hands_on_scores_alone(tmp_path, asked):
     found = Worker(0).run(task).metrics
     assert [score.value for score in found.scores] == [1.0]
     assert found.results == {}
+
+
+def test_the_status_says_how_much_of_a_run_is_done(tmp_path, path, asked, monkeypatch):
+    shares, table = [], progress._Table()
+
+    def follow(status, share, own=sweeps._Runner._follow):
+        own(status, share)
+        console = Console(record=True, width=100, file=io.StringIO())
+        console.print(table.render())
+        shares.append((share, "running model, arc: fp64 50% in " in console.export_text()))
+
+    monkeypatch.setattr(sweeps._Runner, "_follow", follow)
+    lamp.sweep(study(tmp_path, hardware=["fp64"]), store=path, progress=table)
+    assert shares == [(0.5, True)]
+    text = tmp_path / "text.txt"
+    text.write_text(tiny_studies.TEXT)
+    read = {"source": "text.txt", "tokens": 48, "length": 24}
+    lamp.sweep(study(tmp_path, tasks=[], texts=[read], hardware=["fp64"]), store=path)
+    assert [share for share, _ in shares[1:]] == [0.5, 1.0]
 
 
 def test_a_key_holds_what_a_score_depends_on(tmp_path, asked):

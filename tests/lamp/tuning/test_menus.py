@@ -81,16 +81,16 @@ def test_an_option_may_be_a_machine_a_table_or_a_step():
 
 def test_an_assignment_is_a_machine():
     given = {"scores": ["ps7", "ps4"], "norm": ["bf16"], "lm_head": ["ps9"]}
-    decisions = menu(given, groups=["0-1", "2-5"]).decisions(SHAPE)
+    decisions = menu(given, groups=["0-3", "4-5"]).decisions(SHAPE)
     assert list(map(str, decisions)) == [
-        "norm 0-1", "norm 2-5", "scores 0-1", "scores 2-5", "lm_head",
+        "norm 0-3", "norm 4-5", "scores 0-3", "scores 4-5", "lm_head",
     ]  # fmt: skip
     machine = assembled(BASE, decisions, (None, 0, 0, 1, 0), "mine").hardware
     layers = [machine.of_layer(layer, 6) for layer in range(7)]
-    assert [each.scores.output.name for each in layers[:6]] == ["e8m7"] * 2 + ["e8m4"] * 4
+    assert [each.scores.output.name for each in layers[:6]] == ["e8m7"] * 4 + ["e8m4"] * 2
     # The norm behind the last layer is as that of the last group.
     outputs = [each.norm.output.name for each in layers]
-    assert outputs == ["float32"] * 2 + ["bfloat16"] * 5
+    assert outputs == ["float32"] * 4 + ["bfloat16"] * 3
     assert machine.lm_head.output.name == "e8m9"
     assert machine.qkv == BASE.qkv
 

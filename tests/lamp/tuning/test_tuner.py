@@ -78,15 +78,21 @@ def test_the_repair_finds_an_interaction_that_defeats_the_sum():
     assert found.best.cost == toy.cheapest(0.5) == 11.0
 
 
-def test_options_that_help_each_other_are_taken_together():
-    # Alone they are too much, which no sum can know; a pair that is tried for another reason can.
+def test_what_interacts_is_decided_together_and_the_rest_keeps_its_sum():
+    # A smaller sum alone would give up the third choice, too, whose sum is right.
     toy = Toy(
-        [[0.0, 0.3], [0.0, 0.3], [0.0, 0.1]],
-        [[10.0, 1.0], [10.0, 1.0], [10.0, 9.0]],
-        {((0, 1), (2, 1)): 0.4, ((1, 1), (2, 1)): -0.3},
+        [[0.0, 0.1], [0.0, 0.1], [0.0, 0.25]],
+        [[10.0, 1.0], [10.0, 2.0], [10.0, 5.0]],
+        {((0, 1), (1, 1)): 1.0},
     )
-    found, _ = tune(toy, 0.45)
-    assert found.best.cost <= 12 + 9
+    found, corners = tune(toy, 0.5)
+    assert found.best.assignment == (1, 0, 1)
+    assert found.best.cost == toy.cheapest(0.5) == 16.0
+    # With what was measured of the pair, the sum is right for all of them.
+    for each in itertools.product(range(2), repeat=3):
+        assert found.predicted(each) == pytest.approx(toy.divergence(each))
+    for corner, assignment in corners:
+        assert BASE + corner.divergence == pytest.approx(toy.divergence(assignment))
 
 
 def test_a_sum_that_is_right_needs_no_repair():
@@ -107,6 +113,7 @@ def test_held_out_text_on_which_more_is_lost_tightens_the_sum():
     assert "tightened" in found.rounds[0].repair
     assert found.best.readings["held_out"].value <= 1.0
     assert found.best.cost == toy.cheapest(1.0)
+    assert len(found.rounds) == 2  # by the ratio that was found
 
 
 def test_a_sum_that_is_too_large_is_loosened():

@@ -14,8 +14,8 @@ from lamp.cli.application import app
 from lamp.evaluation import Source, compare
 from lamp.machines import digest
 from lamp.reports import fronts
-from lamp.studies import Store
-from lamp.tuning import Menu, tune
+from lamp.studies import Store, worker
+from lamp.tuning import Menu, measuring, tune
 from lamp.tuning.decisions import assembled
 from tests.lamp.tiny_studies import TEXT, save_checkpoint
 
@@ -114,6 +114,27 @@ def test_another_allowance_measures_little(folder, found):
     with Store.open(folder / "study.sqlite") as store:
         names = set(store.studies())
     assert {"tiny, alone", "tiny, kl 3e-05, round 1", "tiny, kl 6e-05, compared"} <= names
+
+
+def test_all_sweeps_have_the_same_workers(folder, tmp_path, monkeypatch):
+    begun, computed = [], []
+    compute = worker.Worker._computed
+
+    def engine(**options):
+        begun.append(measuring_engine(**options))
+        return begun[-1]
+
+    def counted(self, task, model):
+        computed.append(task.reference_key)
+        return compute(self, task, model)
+
+    measuring_engine = measuring.engine
+    monkeypatch.setattr(measuring, "engine", engine)
+    monkeypatch.setattr(worker.Worker, "_computed", counted)
+    menu = replace(Menu.load(folder / "study.toml"), menu={"scores": ["ps4"]})
+    tune(menu, store=tmp_path / "own.sqlite", front=0)
+    assert len(begun) == 1
+    assert len(computed) == len(set(computed)) == 2  # one for each text
 
 
 def test_a_machine_may_say_what_is_allowed(folder):

@@ -297,8 +297,10 @@ def test_what_questions_share_is_computed_once(language_model, model, monkeypatc
     monkeypatch.setattr(lamp.models.Reading, "logits", logits)
     context = "But signs of nobleness, like stars, shall"
     choices = [" be here", " not be", " shine"]
-    asked = language_model(model, MACHINE)
+    shares = []
+    asked = language_model(model, MACHINE, progress=shares.append)
     asked.loglikelihood([ask(context, choice) for choice in choices])
+    assert shares == [1 / 3, 2 / 3, 1.0]
     sizes = [len(model.encode(context + choice)) - 1 for choice in choices]
     assert max(computed) <= max(sizes)
     shared = len(model.encode(context)) - 1
