@@ -18,7 +18,7 @@ from benchmark import fastest
 import fpemu
 from lamp.lookahead.rules import LAMP, RULES
 from lamp.lookahead.selection import select_rows, value_distances
-from lamp.machines.machine import Function
+from lamp.machines.steps import Function
 from lamp.models.attention import softmax
 
 DIMENSION = 64

@@ -20,12 +20,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import matplotlib
-from claims import ALL, NARROW, NONE, RATES, Claimed
+from claims import ALL, NONE, RATES, Claimed
 from matplotlib import colormaps
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
+from one_percent import FILES as ONE_PERCENT_FILES
+from one_percent import FORMATS, IN_PRACTICE, ORDERS, Found, Row, unique
+from one_percent import RATES as ONE_PERCENT_RATES
+from one_percent import RULES as AT_RATES
 from over_texts import DATA, TEXTS, geometric, mean, read
 from paper import FACTORS, VERSIONS, Perplexity, Point, Share
 
@@ -59,6 +63,7 @@ class Data:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.claims = read(folder / "claims.csv", Claimed)
+        self.at_rates = Found(unique(read(folder / ONE_PERCENT_FILES[0], Row)))
 
     def claim(self, group: str, machine: str, rule: str, beside: str = "", text: str = ALL) -> Any:
         """A row of claims.csv."""
@@ -356,28 +361,83 @@ def depth(data: Data) -> list[str]:
 
 def machines(data: Data) -> list[str]:
     """Divergences and flips of real models on machines of narrow formats."""
+    names = {"machines": "SmolLM2", "gemma": "Gemma 3 270M"}
     rows = []
-    for group, model in (("machines", "SmolLM2"), ("gemma", "Gemma 3 270M")):
-        for machine, chosen in NARROW.items():
-            for rule in (NONE, *chosen):
-                found = data.claim(group, machine, rule, NONE if rule != NONE else "")
-                texts = [
-                    data.claim(group, machine, rule, found.beside, text).flips for text in TEXTS
-                ]
-                rows.append(
-                    [
-                        model, machine, rule, percent(found.work) if found.work else "",
-                        with_error(found.value, found.error), share_with_error(*mean(texts)),
-                        times(found) if found.beside else "",
-                    ]
-                )  # fmt: skip
+    for row in data.claims:
+        if row.group not in names or row.text != ALL:
+            continue
+        of_texts = (data.claim(row.group, row.machine, row.rule, row.beside, t) for t in TEXTS)
+        flips = [each.flips for each in of_texts]
+        rows.append(
+            [
+                names[row.group], row.machine, row.rule, percent(row.work) if row.work else "",
+                with_error(row.value, row.error), share_with_error(*mean(flips)),
+                times(row) if row.beside else "",
+            ]
+        )  # fmt: skip
     headings = [
         "model", "machine", "recomputed", "work", "KL, nats", "other tokens", "times smaller",
     ]  # fmt: skip
     return markdown(headings, rows, left=3)
 
 
+def one_percent(data: Data, model: str, format: str = "PS(4)", rate: float = 0.01) -> list[str]:
+    """Orders of summation and rules at a rate, below the same order without recomputation."""
+    found, known = data.at_rates, [name for name in AT_RATES if name not in IN_PRACTICE]
+    columns = [
+        rule
+        for rule in IN_PRACTICE
+        if all((model, format, order, rule, rate) in found for order in ORDERS)
+    ]
+    start = model, format, "sequential", "none", 0.0
+    rows = []
+    for order in ORDERS:
+        base, at = (model, format, order, "none", 0.0), (model, format, order)
+        best = found.best(*at, rate)
+        if best is None:
+            continue
+        gains = [interval(*found.gain(base, (*at, rule, rate))) for rule in columns]
+        limit = max(found.gain(base, (*at, rule, rate)) for rule in known)
+        without = found.kl(*base)
+        rows.append(
+            [
+                order, with_error(without.value, without.error), *gains, interval(*limit),
+                interval(*found.gain(start, (*at, best, rate))),
+            ]
+        )  # fmt: skip
+    headings = [
+        "order of summation", "without, nats", *columns, "errors known",
+        "best rule, below sequential sums without",
+    ]  # fmt: skip
+    return markdown(headings, rows)
+
+
+def at_all_rates(data: Data, model: str) -> list[str]:
+    """The best rule of every format, order and rate, below sequential sums without."""
+    found, rates = data.at_rates, sorted(ONE_PERCENT_RATES)
+    rows = []
+    for format in sorted(FORMATS):
+        start = model, format, "sequential", "none", 0.0
+        for order in ORDERS:
+            at = model, format, order
+            if (*at, "none", 0.0) not in found:
+                continue
+            without = found.kl(*at, "none", 0.0).value
+            cells = []
+            for rate in rates:
+                best = found.best(*at, rate)
+                key = *at, best, rate
+                cells.append("" if best is None else f"{interval(*found.gain(start, key))}, {best}")
+            rows.append([format, order, f"{without:.1e}", *cells])
+    headings = ["scores in", "order of summation", "without, nats", *map(percent, rates)]
+    return markdown(headings, rows, left=2)
+
+
 TABLES: Final[Mapping[str, Callable[[Data], list[str]]]] = {
+    "one-percent-embedded": lambda data: one_percent(data, "embedded"),
+    "one-percent-smollm2": lambda data: one_percent(data, "smollm2"),
+    "one-percent-all-embedded": lambda data: at_all_rates(data, "embedded"),
+    "one-percent-all-smollm2": lambda data: at_all_rates(data, "smollm2"),
     "rates-ps4": lambda data: equal_rates(data, ["PS(4)"]),
     "rates": lambda data: equal_rates(data, ["PS(2)", "PS(4)", "PS(7)"]),
     "shares-ps4": lambda data: needed(data, {"embedded": (4,), "smollm2": (4,)}),

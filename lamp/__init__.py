@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lamp.machines import Function, Hardware, Product, Sum, Tiled, hardware
     from lamp.models import GPT2, Llama, calibrated, certify, checkpoints
     from lamp.studies import Study, sweep
+    from lamp.tuning import tune
 
 __all__ = [
     "GPT2",
@@ -41,6 +42,7 @@ __all__ = [
     "simulate",
     "sweep",
     "testing",
+    "tune",
 ]
 
 # A module is imported when one of its names is first used, so that `import lamp` costs nothing.
@@ -52,6 +54,7 @@ _NAMES: Final = {
     "machines": "Function Hardware Product Sum Tiled hardware",
     "models": "GPT2 Llama calibrated certify checkpoints",
     "studies": "Study sweep",
+    "tuning": "tune",
 }
 
 if not TYPE_CHECKING:  # to which every name is known by its import above

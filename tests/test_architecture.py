@@ -48,6 +48,7 @@ FLOORS = {
         "evaluation",
         "integrations",
         "studies",
+        "tuning",
         "reports",
         "cli",
         "testing",

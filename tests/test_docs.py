@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from inspect import ismodule
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -32,6 +33,7 @@ from lamp import (
     reports,
     studies,
     testing,
+    tuning,
 )
 from lamp.cli.application import main as lamp_command
 from tests.test_architecture import FLOORS
@@ -43,7 +45,7 @@ PUBLIC = (
     *(fpemu, functions, jit, reference, devices, scaling, fpemu.torch),
     *(lamp, bounds, checkpoints, compositions, evaluation, evaluations, integrations),
     *(lookahead, machines),
-    *(models, reports, studies, testing),
+    *(models, reports, studies, testing, tuning),
 )
 COMMANDS = {"fpemu": fpemu_command, "lamp": lamp_command}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -52,9 +54,11 @@ _FENCE = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | 
 _OPTION = re.compile(r"^:(\w+): (.*)\n", re.MULTILINE)
 _NAMED = re.compile(r"# (\w+\.toml)\n")
 _NUMBER = re.compile(r"[\d.,]+")
-# What may come before the output of a command: words that differ from run to run, the exit code.
+# What may come before the output of a command: words that differ from run to run, the exit code, a
+# package without which it is not run.
 _EXAMPLE = re.compile(
     r"(?:^<!-- varies: (?P<varies>[^\n]*) -->\n\n)?(?:^<!-- exit: (?P<exit>\d+) -->\n\n)?"
+    r"(?:^<!-- needs: (?P<needs>\w+) -->\n\n)?"
     r"^```console\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -258,8 +262,10 @@ def test_commands_print_what_is_shown(page, tmp_path, monkeypatch, capsys):
     text = page.read_text()
     for name, body in files(text):
         (tmp_path / name).write_text(body)
-        assert re.search(rf"^\$ .*\b{re.escape(name)}\b", text, re.MULTILINE)
+        assert re.search(rf"^\$ .*(\b{re.escape(name)}\b|--folder \. )", text, re.MULTILINE)
     for example in _EXAMPLE.finditer(text):
+        if example["needs"] and find_spec(example["needs"]) is None:
+            continue
         for step in re.split(r"^\$ ", example["body"], flags=re.MULTILINE)[1:]:
             line, _, expected = step.partition("\n")
             code, output = run(line, monkeypatch, capsys)
@@ -306,7 +312,8 @@ def test_excerpts_are_lines_of_the_packages():
     assert [line for line in excerpts if line.strip() not in sources()] == []
 
 
-KINDS = {"python", "console", "sh", "{code-block} toml", "{code-block} python"}
+KINDS = {"python", "console", "sh", "{code-block} python"}
+FILES = {"{code-block} toml", "{code-block} yaml", "{code-block} text"}  # which commands read
 GENERATED = {"{eval-rst}", "{toctree}", "{include} ../CHANGELOG.md"}
 
 
@@ -314,7 +321,7 @@ def test_no_code_is_of_a_kind_that_nobody_runs():
     for page in PAGES:
         for each in _FENCE.finditer(page.read_text()):
             generated = each["kind"] in GENERATED or each["kind"].startswith("{facts} ")
-            assert generated or each["kind"] in KINDS, (page.name, each["kind"])
+            assert generated or each["kind"] in KINDS | FILES, (page.name, each["kind"])
 
 
 def test_every_wing_is_on_the_map():

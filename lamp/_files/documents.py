@@ -148,11 +148,16 @@ class Document:
             elif match := _TABLE.match(line):
                 table = _plain(match[1])
                 lines.setdefault((table, ""), number)
-                outer, _, key = table.partition(".")
-                lines.setdefault((outer, key.partition(".")[0]), number)
+                parts = table.split(".")
+                for depth in range(1, len(parts)):
+                    lines.setdefault((".".join(parts[:depth]), parts[depth]), number)
             elif match := _KEY.match(line):
                 lines.setdefault((table, _plain(match[1]).partition(".")[0]), number)
         return lines
+
+    def has_table(self, table: str) -> bool:
+        """Whether a table has a header of its own."""
+        return (table, "") in self._lines
 
     def line(self, table: str, key: str = "", entry: str = "") -> int | None:
         """The line of a table, of a key, or of an entry in a list.
@@ -173,8 +178,10 @@ class Document:
             it; None if that is not found either.
         """
         found = self._lines.get((table, key)) or self._lines.get((table, ""))
-        # A table may also be a key of the first.
-        found = found or self._lines.get(("", table))
+        # A table may also be a key of the first, or of the one that it is in.
+        outer, _, name = table.rpartition(".")
+        found = found or self._lines.get((outer, name))
+        found = found or (self.line(outer) if outer else None)
         if found is None or not entry:
             return found
         for number, line in enumerate(self._text[found - 1 :], found):

@@ -16,6 +16,7 @@ from lamp.cli.run import run
 from lamp.cli.status import status
 from lamp.cli.sweep import sweep
 from lamp.cli.tasks import evaluate
+from lamp.cli.tune import tune
 
 __all__ = ["app", "main"]
 
@@ -33,7 +34,7 @@ def _main(debug: options.Debug = False, version: options.Version = False) -> Non
     """Options of all subcommands."""
 
 
-for command in (run, generate, compare, sweep, status, report, demo):
+for command in (run, generate, compare, sweep, tune, status, report, demo):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(hardware.app, name="hardware")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -49,7 +50,7 @@ def show_machine(
     toml: Annotated[bool, typer.Option("--toml", help="Print a TOML file to start from.")] = False,
 ) -> None:
     """Show how a machine computes each step."""
-    from lamp.machines import STEPS
+    from lamp.machines import STEPS, in_words, spelled
     from lamp.machines import files as machine_files
 
     machine = options.machine(name, "NAME")
@@ -59,16 +60,27 @@ def show_machine(
     table = _table()
     table.add_column("step", no_wrap=True)
     table.add_column("how")
-    table.add_row("weights", f"stored in {machine.weights}")
-    for step in STEPS:
-        if step != "recomputed" or len(machine.levels) == 1:
-            table.add_row(step, str(getattr(machine, step)))
-    for level, product in enumerate(machine.levels if len(machine.levels) > 1 else (), 1):
-        table.add_row(f"recomputed, {level}", str(product))
-    if machine.attention is not None:
-        table.add_row("attention", str(machine.attention))
+    for step in ("weights", *STEPS, *(("attention",) if machine.attention else ())):
+        for label, how in _rows(step, getattr(machine, step)):
+            table.add_row(label, how)
+    for numbers, steps in machine.layers_alike():
+        table.add_row()
+        table.add_row(in_words(spelled(numbers)), "otherwise than the rest:", style="bold")
+        for step, value in steps:
+            for label, how in _rows(step, value):
+                table.add_row(label, how)
     echo(f"{machine.name}: numbers between steps in {machine.carrier} arrays")
     console().print(table)
+
+
+def _rows(step: str, value: Any) -> Iterator[tuple[str, str]]:
+    """The lines of a step: its name, and how it is computed."""
+    if step == "weights":
+        yield step, f"stored in {value}"
+    elif isinstance(value, tuple):  # several products that recompute
+        yield from ((f"{step}, {level}", str(each)) for level, each in enumerate(value, 1))
+    else:
+        yield step, "by rows" if value is None else str(value)
 
 
 @app.command("calibrate")
@@ -100,9 +112,12 @@ def calibrate_machine(
     source = options.source(text, token_ids)
     machine = options.machine(name, "NAME")
     if order is not None:
+        asked = f"{machine.name}-{order}"
         with usage("--order"):
-            scores = replace(machine.scores, order=order)
-        machine = replace(machine, name=f"{machine.name}-{order}", scores=scores)
+            machine = machine.mapped(
+                lambda each: replace(each, scores=replace(each.scores, order=order))
+            )
+        machine = replace(machine, name=asked)
     network = integrations.from_pretrained(model)
     read = inputs.read_text(
         network,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -11,8 +13,9 @@ from fpemu import _printing as printing
 from lamp.cli import options
 
 if TYPE_CHECKING:
-    from lamp.studies import Run, Store
+    from lamp.studies import Run, Store, TaskRun
 
+_Run = TypeVar("_Run", bound="Run")
 _MOST_SHOWN: Final = 10
 
 Results = Annotated[Path, typer.Argument(help="The SQLite file of a sweep.", metavar="STORE")]
@@ -38,7 +41,9 @@ def _print_json(store: Store) -> None:
     for name in store.studies():
         counts = store.counts(name)
         runs = [_plain(run) for run in store.runs(name)]
-        studies.append({"name": name, "total": counts.total, **asdict(counts), "runs": runs})
+        tasks = [_plain_task(run) for run in store.task_runs(name)]
+        found = {"name": name, "total": counts.total, **asdict(counts), "runs": runs}
+        studies.append({**found, "tasks": tasks} if tasks else found)
     outputs.print_json({"store": str(store.path), "studies": studies})
 
 
@@ -47,6 +52,15 @@ def _plain(run: Run) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(run)
+
+
+def _plain_task(run: TaskRun) -> dict[str, Any]:
+    """A run that is a task as plain data, without the scores of single documents."""
+    found = _plain(run)
+    result = found.pop("result") or {"scores": [], "not_finite": 0}
+    for score in result["scores"]:
+        del score["documents"]
+    return {**found, "scores": result["scores"], "not_finite": result["not_finite"]}
 
 
 def _print_status(store: Store) -> None:
@@ -58,18 +72,45 @@ def _print_status(store: Store) -> None:
     for column in ("runs", "done", "failed", "missing", "running"):
         table.add_column(column, justify="right")
     runs: list[Run] = []
+    tasks: list[TaskRun] = []
     for name in store.studies():
         counts = store.counts(name)
         cells = counts.total, counts.done, counts.failed, counts.missing, counts.running
         table.add_row(name, *map(str, cells))
         runs += store.runs(name)
+        tasks += store.task_runs(name)
     console.print(table)
-    ended = sorted((r for r in runs if r.finished_at), key=lambda r: r.finished_at or "")
-    if ended:
+    if ended := _latest(runs):
         console.print()
-        console.print(_last(ended[: -_MOST_SHOWN - 1 : -1]))
-    for run in [r for r in runs if r.state == "failed"][:_MOST_SHOWN]:
+        console.print(_last(ended))
+    if done := _latest([run for run in tasks if run.result]):
+        console.print()
+        console.print(_last_tasks(done))
+    for run in [r for r in (*runs, *tasks) if r.state == "failed"][:_MOST_SHOWN]:
         console.print(f"\nfailed: {run}: {run.error}")
+
+
+def _latest(runs: Sequence[_Run]) -> list[_Run]:
+    """The runs that ended last, the last one first."""
+    ended = sorted((r for r in runs if r.finished_at), key=lambda r: r.finished_at or "")
+    return ended[: -_MOST_SHOWN - 1 : -1]
+
+
+def _last_tasks(runs: list[TaskRun]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("last tasks", overflow="fold")
+    table.add_column("metric")
+    for column in ("score", "±", "s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for run in runs:
+        name, time = str(run), f"{run.seconds:.2f}"
+        for score in run.result.scores if run.result else ():
+            error = "" if math.isnan(score.error) else f"{score.error:.2g}"
+            table.add_row(name, score.metric, f"{score.value:.3f}", error, time)
+            name = time = ""
+    return table
 
 
 def _last(runs: list[Run]) -> Any:

@@ -159,11 +159,12 @@ class Totals:
     shares : list of tuple of int
         For each window, recomputed components and all candidates of all steps.
     tiles : list of tuple of Tiles
-        For each window, the tiles of attention of each layer, if it goes by tiles.
+        For each window, the tiles of attention of each layer, if any goes by tiles; a layer that
+        goes by rows has none.
     levels : dict of str to ndarray
         Per step and layer, the components that each of several precisions recomputed.
-    widths : dict of str to tuple of int
-        The bits of the accumulators of a step and of these precisions.
+    widths : dict of str to ndarray
+        Per step and layer, the bits of the accumulators of the step and of these precisions.
     repeated, multiply_adds : int
         Multiply-adds of recomputed components, and of all products.
     """
@@ -174,7 +175,7 @@ class Totals:
     shares: list[tuple[int, int]] = field(default_factory=list)
     tiles: list[tuple[Tiles, ...]] = field(default_factory=list)
     levels: dict[str, NDArray[np.int64]] = field(default_factory=dict)
-    widths: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    widths: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     repeated: int = 0
     multiply_adds: int = 0
 
@@ -219,9 +220,10 @@ class Totals:
             if layers[0].levels:
                 counts = np.array([part.levels for part in layers], np.int64)
                 self.levels[step] = self.levels.get(step, 0) + counts
-                self.widths[step] = layers[0].widths
+                self.widths[step] = np.array([part.widths for part in layers], np.int64)
         layers = forward.recomputed.get("scores", ())
-        self.tiles.append(tuple(part.tiles for part in layers if part.tiles is not None))
+        if any(part.tiles is not None for part in layers):
+            self.tiles.append(tuple(part.tiles or Tiles() for part in layers))
         return len(self.positions[-1])
 
     def metrics(self) -> Metrics:
@@ -279,8 +281,8 @@ class Totals:
         if not layers:
             return {}
         return {
-            "tiles": np.array([each.recomputed / each.tiles for each in layers]),
-            "parts": np.array([each.recomputed_parts / each.parts for each in layers]),
+            "tiles": np.array([each.recomputed / max(1, each.tiles) for each in layers]),
+            "parts": np.array([each.recomputed_parts / max(1, each.parts) for each in layers]),
         }
 
     def _shares_of_levels(self) -> dict[str, NDArray[np.float64]]:
@@ -289,8 +291,8 @@ class Totals:
         for step, counts in self.levels.items():
             shares = counts / self.components[step][:, np.newaxis]
             found |= {f"{step}_{level}": share for level, share in enumerate(shares.T, 1)}
-            low, *widths = self.widths[step]
-            found[f"{step}_bits"] = (shares * widths).sum(axis=1) / low
+            widths = self.widths[step]
+            found[f"{step}_bits"] = (shares * widths[:, 1:]).sum(axis=1) / widths[:, 0]
         return found
 
     def _layer_rates(self) -> tuple[float, ...]:

@@ -51,9 +51,13 @@ def stochastic(machine: HardwareLike, seed: int = 0) -> Hardware:
     >>> print(stochastic("ps7").scores.accumulator)
     sequential(e8m7, sr)
     """
+
+    def drawn(plain: Hardware) -> Hardware:
+        steps = {name: _randomized(getattr(plain, name), seed, (name,)) for name in STEPS}
+        return replace(plain, **steps)
+
     given = hardware(machine)
-    steps = {name: _randomized(getattr(given, name), seed, (name,)) for name in STEPS}
-    return replace(given, name=f"{given.name}, stochastic", **steps)
+    return replace(given.mapped(drawn), name=f"{given.name}, stochastic")
 
 
 def _randomized(part: Any, seed: int, labels: tuple[str, ...]) -> Any:

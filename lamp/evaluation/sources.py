@@ -137,8 +137,10 @@ class Source:
         Whether every window begins with the tokens that the model's tokenizer puts in front of a
         text, and the text ends with those that it puts behind one.
     name : str
-        The label of the text; by default the source, whether it is shuffled, and whether its
-        special tokens are left out.
+        The label of the text; by default the source, how much is skipped, whether it is shuffled,
+        and whether its special tokens are left out.
+    skip : int
+        The number of tokens to leave out at the start.
 
     Raises
     ------
@@ -166,6 +168,7 @@ class Source:
     seed: int = 0
     special_tokens: bool = True
     name: str = ""
+    skip: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, str) or not self.source:
@@ -190,7 +193,8 @@ class Source:
         for field in ("shuffled", "special_tokens"):
             if not isinstance(getattr(self, field), bool):
                 raise ValueError(f"{field} must be true or false, not {getattr(self, field)!r}")
-        self._make_integer("seed", 0, "an integer from 0")
+        for field in ("seed", "skip"):
+            self._make_integer(field, 0, "an integer from 0")
         for field in ("field", "subset", "split", "name"):
             if not isinstance(getattr(self, field), str):
                 raise ValueError(f"{field} must be a string, not {getattr(self, field)!r}")
@@ -210,8 +214,9 @@ class Source:
     @property
     def label(self) -> str:
         """The name of the text for people."""
+        behind = f", from token {self.skip}" if self.skip else ""
         plain = "" if self.special_tokens else ", without special tokens"
-        return self.name or self.source + (", shuffled" if self.shuffled else "") + plain
+        return self.name or self.source + behind + (", shuffled" if self.shuffled else "") + plain
 
     def inside(self, folder: Path) -> Source:
         """Return the source with its file relative to a folder.
@@ -287,7 +292,8 @@ class Source:
         """
         before, after = special_tokens(model) if self.special_tokens else ((), ())
         sizes = window_sizes(model, self.length, self.stride, len(before))
-        most = None if self.tokens is None else fitting(self.tokens, *sizes, len(before))
+        fit = None if self.tokens is None else fitting(self.tokens, *sizes, len(before))
+        most = None if fit is None else fit + self.skip
         parts: list[NDArray[np.int64]] = []
         count, share = 0, None
         with contextlib.closing(self._documents(given)) as documents:
@@ -301,8 +307,10 @@ class Source:
                     break
             else:
                 parts.append(np.array(after, np.int64))
+        if self.skip >= sum(map(len, parts)):
+            raise ValueError(f"{self.label} has no tokens behind the {self.skip} that are skipped")
         text = Text.of(
-            np.concatenate(parts),
+            np.concatenate(parts)[self.skip :],
             model,
             source=self.label,
             count=self.tokens,
@@ -311,6 +319,8 @@ class Source:
             shuffled=self.seed if self.shuffled else None,
             begins=before,
         )
+        if share is not None and self.skip:
+            share = 0.0  # what is skipped was read, too
         return replace(text, left_out=self._left_out(share, text.read) or text.left_out)
 
     def _left_out(self, share: float | None, read: int) -> str:

@@ -10,14 +10,26 @@ from typing import TYPE_CHECKING, Final
 from fpemu._lazy import lazy
 
 if TYPE_CHECKING:
-    from lamp.integrations.harness import Score, Scores, evaluate_tasks
+    from lamp.integrations.harness import (
+        ComparedScore,
+        Score,
+        Scores,
+        TaskResult,
+        TaskSource,
+        compared_scores,
+        evaluate_tasks,
+    )
     from lamp.integrations.loading import from_pretrained, reader
     from lamp.integrations.transformers import Simulated, simulate
 
 __all__ = [
+    "ComparedScore",
     "Score",
     "Scores",
     "Simulated",
+    "TaskResult",
+    "TaskSource",
+    "compared_scores",
     "evaluate_tasks",
     "from_pretrained",
     "reader",
@@ -25,7 +37,7 @@ __all__ = [
 ]
 
 _NAMES: Final = {
-    "harness": "Score Scores evaluate_tasks",
+    "harness": "ComparedScore Score Scores TaskResult TaskSource compared_scores evaluate_tasks",
     "loading": "from_pretrained reader",
     "transformers": "Simulated simulate",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
@@ -188,24 +189,39 @@ class LookAhead:
         Raises
         ------
         ValueError
-            If a rule has more or fewer amounts than the machine's `recomputed` has products.
+            If a rule has more or fewer amounts than `recomputed` has products, in any layer.
         """
-        products = len(machine.levels)
-        for place in PLACES:
-            rule = getattr(self, place)
-            if rule is None or len(rule.levels) == products:
-                continue
-            has = "one product" if products == 1 else f"{products} products"
-            raise ValueError(
-                f"{machine.name} recomputes by {has}, so that a rule takes as many amounts, not "
-                f"{len(rule.levels)}: {rule}"
-            )
+        rules = [rule for place in PLACES if (rule := getattr(self, place)) is not None]
+        for rule, each in itertools.product(rules, machine.machines.values()):
+            products = len(each.levels)
+            if len(rule.levels) != products:
+                has = "one product" if products == 1 else f"{products} products"
+                raise ValueError(
+                    f"{each.name} recomputes by {has}, so that a rule takes as many amounts, not "
+                    f"{len(rule.levels)}: {rule}"
+                )
 
     @property
     def is_causal(self) -> bool:
         """Whether what is recomputed for a token does not depend on later tokens."""
         rules = (getattr(self, place) for place in PLACES)
         return all(rule is None or rule.is_causal for rule in rules)
+
+    def is_causal_on(self, machine: Hardware) -> bool:
+        """Whether nothing that a model computes for a token on a machine depends on later tokens.
+
+        Parameters
+        ----------
+        machine : Hardware
+
+        Returns
+        -------
+        bool
+        """
+        attentions = (each.attention for each in machine.machines.values())
+        # A part of a tile is recomputed for all of its rows.
+        tall = any(tiled is not None and tiled.rows > 1 for tiled in attentions)
+        return machine.is_causal and self.is_causal and not (tall and self.softmax is not None)
 
 
 def error_weights(

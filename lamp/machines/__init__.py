@@ -5,12 +5,15 @@ from lamp.machines.definitions import definitions
 from lamp.machines.descriptions import summary
 from lamp.machines.differences import Difference, differences
 from lamp.machines.files import HardwareLike, hardware
-from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum, Tiled, digest
+from lamp.machines.layers import in_words, read_numbers, spelled
+from lamp.machines.machine import LAYER_FIELDS, STEPS, Hardware, digest
 from lamp.machines.orders import Order, sorted_channels
 from lamp.machines.presets import names
 from lamp.machines.products import Operand
+from lamp.machines.steps import Function, Product, Sum, Tiled
 
 __all__ = [
+    "LAYER_FIELDS",
     "STEPS",
     "Difference",
     "Function",
@@ -26,7 +29,10 @@ __all__ = [
     "digest",
     "files",
     "hardware",
+    "in_words",
     "names",
+    "read_numbers",
     "sorted_channels",
+    "spelled",
     "summary",
 ]

@@ -7,7 +7,8 @@ from typing import Any
 
 from fpemu import Format, Rounding, Sequential, devices
 from fpemu.scaling import BlockFormat
-from lamp.machines.machine import OVERFLOWS, Function, Hardware, Product, Tiled
+from lamp.machines.machine import Hardware
+from lamp.machines.steps import OVERFLOWS, Function, Product, Tiled
 
 __all__ = ["parts", "summary", "unit_names"]
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final
 
 from lamp.machines.descriptions import parts
-from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum
+from lamp.machines.layers import in_words, place, spelled
+from lamp.machines.machine import LAYER_FIELDS, STEPS, Hardware
+from lamp.machines.steps import Function, Product, Sum
 
 __all__ = ["Difference", "differences"]
 
@@ -40,18 +42,25 @@ class Difference:
         The part that differs: operands, sums, result, ...
     values : tuple of str
         The part on each machine, in words.
+    layers : str
+        The layers that differ in this way, as :meth:`lamp.Hardware.with_layers` reads them; empty
+        for all that are not named elsewhere.
     """
 
     steps: tuple[str, ...]
     what: str
     values: tuple[str, ...]
+    layers: str = ""
 
     def labels(self) -> tuple[str, ...]:
         """The steps for a table: by the name of their group if they have one."""
         usual = [name for name in self.steps if name != "recomputed"]
         label = _name_of_group(usual) or ", ".join(usual)
         together = usual and len(label) <= _LONGEST_LABEL
-        return (*([label] if together else usual), *self.steps[len(usual) :])
+        labels = (*([label] if together else usual), *self.steps[len(usual) :])
+        if not self.layers:
+            return labels
+        return tuple(f"{in_words(self.layers)}: {each}" for each in labels)
 
 
 def _name_of_group(steps: Sequence[str]) -> str | None:
@@ -87,13 +96,43 @@ def differences(machines: Sequence[Hardware], *, recomputed: bool = True) -> lis
     ('scores',) sums ('sequential(float32, rne)', 'sequential(e8m4, rne)')
     ('scores',) result ('float32', 'e8m4')
     """
-    steps: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for name in ("weights", *STEPS, "attention"):
-        if name == "recomputed" and not recomputed:
-            continue
-        for what, values in _differing(machines, name):
-            steps.setdefault((what, values), []).append(name)
-    return [Difference(tuple(names), what, values) for (what, values), names in steps.items()]
+    skipped = () if recomputed else ("recomputed",)
+    rest = [machine.machines[None] for machine in machines]
+    names = [name for name in ("weights", *STEPS, "attention") if name not in skipped]
+    found = {name: dict(_differing(rest, name)) for name in names}
+    groups: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
+    for name, parts_ in found.items():
+        for what, values in parts_.items():
+            groups.setdefault((what, values, ""), []).append(name)
+    for (name, what, values), numbers in _of_layers(machines, found).items():
+        groups.setdefault((what, values, spelled(numbers)), []).append(name)
+    return [Difference(tuple(steps), *key) for key, steps in groups.items()]
+
+
+def _of_layers(
+    machines: Sequence[Hardware], rest: Mapping[str, Mapping[str, tuple[str, ...]]]
+) -> dict[tuple[str, str, tuple[str, ...]], list[int]]:
+    """The layers that do not differ as the rest does, by step, part and each machine's."""
+    found: dict[tuple[str, str, tuple[str, ...]], list[int]] = {}
+    numbers = {number for machine in machines for number, _ in machine.layers}
+    for number in sorted(numbers, key=place):
+        here = [machine.machines.get(number, machine.machines[None]) for machine in machines]
+        for name in LAYER_FIELDS:
+            if name not in rest:
+                continue
+            differing = dict(_differing(here, name))
+            for what in {**rest[name], **differing}:
+                values = differing.get(what) or _alike(here, name, what)
+                if values != rest[name].get(what):
+                    found.setdefault((name, what, values), []).append(number)
+    return found
+
+
+def _alike(machines: Sequence[Hardware], name: str, what: str) -> tuple[str, ...]:
+    """A part of a step that all machines have alike in a layer, but not elsewhere."""
+    step = getattr(machines[0], name)
+    held = dict(parts(step, machines[0].name))
+    return (held.get(what) or dict(_leaves(step)).get(what, "-"),) * len(machines)
 
 
 def _differing(machines: Sequence[Hardware], name: str) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -36,6 +36,24 @@ Several products that recompute, the lowest precision first, are a list of strin
     [[recomputed]]
     accumulator = "float32"
 
+Layers that compute otherwise have tables of their own, by their numbers: ``0``, ``0-2,5``, where
+negative numbers count from the end.  Such a table has a preset, groups and steps as the file has,
+and says how those layers differ from the rest of the machine, or from its preset.  The first and
+last layers in bfloat16, the rest in 8 bits::
+
+    preset = "hopper-fp8"
+    [layers."0,-1"]
+    preset = "bf16"
+
+Scores of the first two layers with few bits, the last one's ``mlp_down`` as on bf16::
+
+    [layers.0-1.scores]
+    accumulator = "e8m4"
+    [layers.-1.mlp_down]
+    preset = "bf16"
+
+The table of any step may name a preset whose step it begins with.
+
 The order of the channels of scores is ``order = "ascending"``, which :func:`lamp.calibrated` finds,
 or a list of layers, each a list of heads, each a text of channel numbers, ``"2 0 1"``, or a list.
 
@@ -67,17 +85,11 @@ from fpemu.scaling import FORMATS, BlockFormat
 from lamp._files import Document, writing
 from lamp.machines.definitions import kind_name
 from lamp.machines.descriptions import unit_names
-from lamp.machines.machine import (
-    STEPS,
-    Function,
-    Hardware,
-    Product,
-    Sum,
-    Tiled,
-    digest,
-)
+from lamp.machines.layers import read_numbers, spelled
+from lamp.machines.machine import LAYER_FIELDS, STEPS, Hardware, digest
 from lamp.machines.orders import Order
 from lamp.machines.presets import preset
+from lamp.machines.steps import Function, Product, Sum, Tiled
 
 __all__ = ["HardwareLike", "dumps", "hardware", "load", "loads", "save"]
 
@@ -186,7 +198,7 @@ def load(path: str | os.PathLike[str]) -> Hardware:
     ValueError
         If the file is not TOML or describes no possible machine; the message names the line.
     """
-    return _Reader(Document.read(path, "hardware")).machine()
+    return _read(Document.read(path, "hardware"))
 
 
 def loads(text: str, source: str = "<string>") -> Hardware:
@@ -215,95 +227,168 @@ def loads(text: str, source: str = "<string>") -> Hardware:
     >>> print(machine.scores.accumulator, machine.scores.output, machine.qkv.output)
     sequential(e8m4, rne) bfloat16 bfloat16
     """
-    return _Reader(Document(text, source)).machine()
+    return _read(Document(text, source))
+
+
+def _read(document: Document) -> Hardware:
+    return _Reader(document, document.values).machine()
 
 
 class _Reader:
-    """Builds the machine that a document describes."""
+    """Builds the machine that a document describes, or what its table for some layers says."""
 
-    def __init__(self, document: Document) -> None:
-        self._document = document
+    def __init__(self, document: Document, values: Mapping[str, Any], at: str = "") -> None:
+        self._document, self._values, self._at = document, values, at
 
     def machine(self) -> Hardware:
-        values = self._document.values
+        """The machine of a document."""
+        values = self._values
         if not isinstance(values.get("name", ""), str):
-            message = f"name must be a string, not {values['name']!r}"
-            raise self._document.error(message, "", "name")
-        self._document.check_names(values, [*_PLAIN, *_GROUPS, *STEPS, "attention"], "")
-        base = self._base(values.get("preset", "fp32"))
-        changed = {name: self._changed(getattr(base, name), name) for name in STEPS}
-        if "weights" in values:
-            changed["weights"] = self._format(values["weights"], "weights")
-        if "attention" in values:
-            changed["attention"] = self._attention(base.attention, values["attention"])
-        try:
-            machine = replace(base, **changed)
-        except (ValueError, TypeError) as error:
-            # Hardware's messages begin with the step.
-            raise self._document.error(error, str(error).split()[0].rstrip(":")) from error
+            raise self._error(f"name must be a string, not {values['name']!r}", "name")
+        known = [*_PLAIN, *_GROUPS, *STEPS, "attention", "layers"]
+        self._document.check_names(values, known, "")
+        base = self._preset(values.get("preset", "fp32"), "")
+        machine = self._changed_machine(base, tuple(STEPS))
+        if "layers" in values:
+            machine = self._with_layers(machine, values["layers"])
         return replace(machine, name=self._name(machine, base))
 
     def _name(self, machine: Hardware, base: Hardware) -> str:
         """The given name, or one that no other machine has."""
-        if "name" in self._document.values:
-            return str(self._document.values["name"])
+        if "name" in self._values:
+            return str(self._values["name"])
         own = digest(machine)
         return base.name if own == digest(base) else f"{base.name}-{own[:8]}"
 
-    def _base(self, name: Any) -> Hardware:
-        """The preset; not another file, which might name this one."""
+    def _with_layers(self, machine: Hardware, tables: Any) -> Hardware:
+        """A machine with the layers that tables describe, each as they change its own."""
+        if not isinstance(tables, Mapping):
+            raise self._error(f"layers must be tables by number, not {tables!r}", "layers")
+        found: dict[int, dict[str, Any]] = {}
+        for key, table in tables.items():
+            at = f"layers.{key}"
+            values = {"preset": table} if isinstance(table, str) else table
+            if not isinstance(values, Mapping):
+                message = f"[{at}] must be a table or the name of a machine, not {table!r}"
+                raise self._document.error(message, at)
+            try:
+                numbers = read_numbers(key)
+            except ValueError as error:
+                raise self._document.error(error, at) from error
+            reader = _Reader(self._document, values, at)
+            for number in numbers:
+                own = machine.machines.get(number, machine.machines[None])
+                held = found.setdefault(number, {})
+                for name, step in reader.changes(own).items():
+                    if held.setdefault(name, step) != step:
+                        message = f"layer {number} is given {name} twice"
+                        raise self._document.error(message, at)
+        return machine.with_layers(found, machine.name)
+
+    def changes(self, own: Hardware) -> dict[str, Any]:
+        """What the table says of a layer; of all that is in a layer if it has a preset."""
+        values = self._values
+        steps = tuple(name for name in LAYER_FIELDS if name in STEPS)
+        self._document.check_names(values, ["preset", *_GROUPS, *LAYER_FIELDS], self._at)
+        if "preset" not in values:
+            machine = self._changed_machine(own, steps)
+            return {name: getattr(machine, name) for name in LAYER_FIELDS if self._says(name)}
+        base = self._preset(values["preset"], self._at)
+        if base.layers:
+            message = f"{base.name!r} differs by layer itself: expected a machine that does not"
+            raise self._error(message, "preset")
+        machine = self._changed_machine(base, steps)
+        return {name: getattr(machine, name) for name in LAYER_FIELDS}
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    def _error(self, message: object, key: str) -> ValueError:
+        """An error about one of the values."""
+        return self._document.error(message, self._at, key)
+
+    def _table(self, name: str) -> str:
+        """A table by its full name."""
+        return f"{self._at}.{name}" if self._at else name
+
+    def _preset(self, name: Any, table: str) -> Hardware:
+        """A machine by its name; not another file, which might name this one."""
         try:
             if not isinstance(name, str):
                 raise ValueError(f"preset must be a name, not {name!r}")
             return preset(name)
         except ValueError as error:
-            raise self._document.error(error, "", "preset") from error
+            raise self._document.error(error, table, "preset") from error
+
+    def _says(self, name: str) -> bool:
+        """Whether a step, or a group that it belongs to, has a table."""
+        return any(table in self._values for table in (*_groups_of(name), name))
+
+    def _changed_machine(self, base: Hardware, steps: tuple[str, ...]) -> Hardware:
+        """A machine as the tables change it."""
+        values = self._values
+        names = [name for name in steps if self._says(name)]
+        changed = {name: self._changed(getattr(base, name), name) for name in names}
+        if "weights" in values:
+            changed["weights"] = self._format(values["weights"], "weights")
+        if "attention" in values:
+            changed["attention"] = self._attention(base.attention, values["attention"])
+        try:
+            return replace(base, **changed)
+        except (ValueError, TypeError) as error:
+            # Hardware's messages begin with the step.
+            table = self._table(str(error).split()[0].rstrip(":"))
+            raise self._document.error(error, table) from error
 
     def _changed(self, step: Any, name: str) -> Any:
         """A step as the tables of its kind and its own table change it."""
-        kind = STEPS[name]
-        if name == "recomputed" and isinstance(self._document.values.get(name), list):
-            return self._levels(step, self._document.values[name])
-        groups = [group for group, of in _GROUPS.items() if of is kind and name != "recomputed"]
-        for table in (*groups, name):
-            if table in self._document.values:
-                step = self._step(step, kind, self._document.values[table], table)
+        if isinstance(step, tuple):
+            step = step[-1]  # of several products that recompute, the one of highest precision
+        if name == "recomputed" and isinstance(self._values.get(name), list):
+            return self._levels(step, self._values[name])
+        for table in (*_groups_of(name), name):
+            if table in self._values:
+                step = self._step(step, name, self._values[table], self._table(table))
         return step
 
     def _levels(self, step: Any, tables: list[Any]) -> Any:
         """The products that recompute, each as its own table changes that of the preset."""
+        outer = self._table("recomputed")
         if not tables:
             message = "recomputed must be a product or a list of them, not an empty list"
-            raise self._document.error(message, "", "recomputed")
+            raise self._error(message, "recomputed")
         # Tables within a list of one line have no lines of their own.
-        own = self._document.line("recomputed[0]") is not None
-        names = (f"recomputed[{number}]" if own else "recomputed" for number in range(len(tables)))
+        own = self._document.has_table(f"{outer}[0]")
+        names = (f"{outer}[{number}]" if own else outer for number in range(len(tables)))
         pairs = zip(tables, names, strict=True)
-        return tuple(self._step(step, Product, table, name) for table, name in pairs)
+        return tuple(self._step(step, "recomputed", table, name) for table, name in pairs)
 
-    def _step(self, step: Any, kind: Any, table: Any, name: str) -> Any:
-        """A step as one table changes it."""
+    def _step(self, step: Any, name: str, table: Any, at: str) -> Any:
+        """A step as one table, of that full name, changes it."""
+        kind = STEPS[name]
         if not isinstance(table, Mapping):
             table = {"accumulator" if kind is Product else "output": table}
-        values = self._fields(table, kind, name)
+        if "preset" in table:
+            step = getattr(self._preset(table["preset"], at), name)
+        values = self._fields(table, kind, at)
         if "accumulator" in values and step.operands == step.accumulator.input_formats[0]:
             values.setdefault("operands", None)  # those that the new accumulator takes
         try:
             return replace(step, **values)
         except (ValueError, TypeError) as error:
             keys = [key for key, given in table.items() if str(given) in str(error)]
-            message = f"[{name}]: {error}"
-            raise self._document.error(message, name, keys[0] if keys else "") from error
+            raise self._document.error(f"[{at}]: {error}", at, keys[0] if keys else "") from error
 
     def _fields(self, table: Mapping[str, Any], kind: Any, name: str) -> dict[str, Any]:
         """The fields of a step that a table gives."""
-        known = [field.name for field in fields(kind)]
+        known = [*(field.name for field in fields(kind)), "preset"]
         self._document.check_names(table, [*known, "unit"] if kind is Product else known, name)
         if "unit" in table and "accumulator" in table:
             message = "a unit is an accumulator: give one of the two"
             raise self._document.error(message, name, "unit")
         values = {}
         for key, given in table.items():
+            if key == "preset":
+                continue
             try:
                 values["accumulator" if key == "unit" else key] = _field(key, given)
             except (ValueError, TypeError) as error:
@@ -313,12 +398,15 @@ class _Reader:
     def _attention(self, base: Tiled | None, given: Any) -> Tiled | None:
         """How attention goes through the keys, as a table or the name of a kind changes it."""
         table = dict(given) if isinstance(given, Mapping) else {"kind": given}
+        at = self._table("attention")
+        if "kind" in table:
+            base = None
         kind = table.pop("kind", "tiled" if base is not None else None)
         if kind not in _ATTENTIONS:
             message = f"attention needs a kind, {' or '.join(map(repr, _ATTENTIONS))}, not {kind!r}"
-            raise self._document.error(message, "attention", "kind")
+            raise self._document.error(message, at, "kind")
         known = [field.name for field in fields(Tiled)] if kind == "tiled" else []
-        self._document.check_names(table, known, "attention")
+        self._document.check_names(table, known, at)
         if kind == "plain":
             return None
         base, changed = base or Tiled(), {}
@@ -326,20 +414,25 @@ class _Reader:
             try:
                 changed[key] = _field_of_attention(getattr(base, key), key, value)
             except (ValueError, TypeError) as error:
-                message = f"{key} of [attention]: {error}"
-                raise self._document.error(message, "attention", key) from error
+                raise self._document.error(f"{key} of [{at}]: {error}", at, key) from error
         try:
             return replace(base, **changed)
         except (ValueError, TypeError) as error:
             # The messages of Tiled begin with the field.
             key = str(error).split()[0].rstrip(":")
-            raise self._document.error(f"[attention]: {error}", "attention", key) from error
+            raise self._document.error(f"[{at}]: {error}", at, key) from error
 
     def _format(self, given: Any, key: str) -> Any:
         try:
             return _as_format(given)
         except (ValueError, TypeError) as error:
-            raise self._document.error(error, "", key) from error
+            raise self._error(error, key) from error
+
+
+def _groups_of(name: str) -> list[str]:
+    """The groups of steps that a step belongs to."""
+    kind = None if name == "recomputed" else STEPS.get(name)
+    return [group for group, of in _GROUPS.items() if of is kind]
 
 
 def _field(key: str, given: Any) -> Any:
@@ -525,8 +618,30 @@ def dumps(machine: Hardware) -> str:
     held = {"name": machine.name, "weights": _written(machine.weights)}
     held |= {name: _written_step(getattr(machine, name)) for name in STEPS}
     if machine.attention is not None:
-        held["attention"] = {"kind": "tiled", **_table(_fields_of(machine.attention))}
+        held["attention"] = _written_attention(machine.attention)
+    if machine.layers:
+        held["layers"] = {
+            spelled(numbers): {name: _written_of_layer(name, step) for name, step in steps}
+            for numbers, steps in machine.layers_alike()
+        }
     return tomli_w.dumps(held)
+
+
+def _written_attention(attention: Tiled | None) -> Any:
+    if attention is None:
+        return "plain"
+    return {"kind": "tiled", **_table(_fields_of(attention))}
+
+
+def _written_of_layer(name: str, step: Any) -> Any:
+    """A field of a layer; steps in full, whatever those of the rest are."""
+    if name == "weights":
+        return _written(step)
+    if name == "attention":
+        return _written_attention(step)
+    several = step if isinstance(step, tuple) else (step,)
+    full = [{"preset": "fp32", **_written_step(each)} for each in several]
+    return full if isinstance(step, tuple) else full[0]
 
 
 def _written_step(step: Any) -> Any:
@@ -590,3 +705,4 @@ def _written_accumulator(accumulator: Accumulator | ScaledCore) -> Any:
 
 Hardware.load = staticmethod(load)
 Hardware.save = save
+Hardware.named = staticmethod(hardware)

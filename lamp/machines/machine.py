@@ -1,7 +1,8 @@
 """A simulated machine as data: the arithmetic of every step of a model.
 
 A step is a matrix product, a function or a sum.  Its result is rounded into the step's output
-format; the next step reads it from an array in the machine's carrier.
+format; the next step reads it from an array in the machine's carrier.  A machine may compute some
+layers of a model otherwise than the rest.
 """
 
 from __future__ import annotations
@@ -10,53 +11,25 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Final
 
 import numpy as np
 
 import fpemu
-from fpemu import Accumulator, Format, Sequential
-from fpemu.accumulators import ScaledCore
-from fpemu.formats import operand_format
-from fpemu.rounding import as_rounding
-from fpemu.scaling import BlockFormat, block_format
+from fpemu.scaling import BlockFormat
 from lamp.machines.definitions import definitions, kind_name
-from lamp.machines.orders import checked_order
+from lamp.machines.layers import layer_numbers, place, spelled
+from lamp.machines.steps import Function, Product, Sum, Tiled
 
-__all__ = [
-    "DIVISIONS",
-    "OVERFLOWS",
-    "SCALINGS",
-    "STEPS",
-    "Function",
-    "Hardware",
-    "Product",
-    "Sum",
-    "Tiled",
-    "digest",
-]
-
-DIVISIONS: Final = ("last", "tile")
-"""When attention by tiles divides by the running sum, see :class:`Tiled`."""
-
-SCALINGS: Final = ("none", "tensor", "row", "block")
-"""What shares a scale of the operands, see :class:`Product`."""
-
-OVERFLOWS: Final = {
-    "ieee": "",
-    "saturate": ", saturated",
-    "propagate": ", saturated but for infinities",
-    "infinity": ", overflow to infinity",
-}
-"""How a rounding treats overflow, in words that follow its mode."""
+__all__ = ["LAYER_FIELDS", "STEPS", "Hardware", "digest"]
 
 _MOST_LEVELS: Final = 255  # the largest number that a mask of them holds
-_MOST_PRECISION: Final = 24  # of correctly rounded functions
-
-
-# --- checks of fields -----------------------------------------------------------------------------
+_PRODUCT: Final = Product()
+_FUNCTION: Final = Function()
+_SUM: Final = Sum()
 
 
 def _set(instance: Any, name: str, value: Any) -> None:
@@ -64,431 +37,7 @@ def _set(instance: Any, name: str, value: Any) -> None:
     object.__setattr__(instance, name, value)
 
 
-def _checked_accumulator(spec: Any) -> Accumulator | ScaledCore:
-    accumulator = Sequential(spec) if isinstance(spec, (str, Format)) else spec
-    if not isinstance(accumulator, (Accumulator, ScaledCore)):
-        raise TypeError(f"accumulator must be an accumulator or a format, not {spec!r}")
-    if not is_dataclass(accumulator):
-        raise TypeError(
-            f"{type(accumulator).__name__} must be a frozen dataclass, whose fields tell machines "
-            "apart"
-        )
-    return accumulator
-
-
-def _checked_operands(spec: Any, accumulator: Any) -> Format | BlockFormat | None:
-    """The format of the operands: the given one, or what the accumulator takes."""
-    taken, other = accumulator.input_formats
-    if taken != other:
-        raise ValueError(f"{accumulator} takes operands in different formats, which no step has")
-    if isinstance(accumulator, ScaledCore):
-        return _scaled_operands(spec, accumulator)
-    operands = _operands_of(spec)
-    if operands is None:
-        return taken  # type: ignore[no-any-return]
-    if taken is None or operands == taken:
-        return operands
-    if isinstance(operands, Format) and operands.bits == taken.bits:
-        # A unit reads codes: such operands would be other numbers.  e4m3 is float8_e4m3fn to units.
-        raise ValueError(
-            f"{accumulator} takes {taken} (largest {taken.max_finite:g}), not {operands} (largest "
-            f"{operands.max_finite:g}), whose codes of {operands.bits} bits mean other numbers"
-        )
-    if isinstance(operands, Format) and _holds(taken, operands):
-        return operands
-    raise ValueError(f"{accumulator} takes {taken}, not {operands}")
-
-
-def _scaled_operands(spec: Any, unit: ScaledCore) -> BlockFormat:
-    operands = _operands_of(spec)
-    if isinstance(operands, BlockFormat):
-        held = operands.element, operands.scale, operands.block
-        if held == (unit.input_formats[0], unit.scale, unit.scale_block):
-            return operands
-    kind = f"blocks of {unit.scale_block} {unit.input_formats[0]}"
-    raise ValueError(f"{unit} takes {kind}, not {operands}")
-
-
-def _operands_of(spec: Any) -> Format | BlockFormat | None:
-    if spec is None or isinstance(spec, BlockFormat):
-        return spec
-    return block_format(spec) if spec in fpemu.scaling.FORMATS else operand_format(spec)
-
-
-def _holds(outer: Format, inner: Format) -> bool:
-    """Whether every finite member of `inner` is a member of `outer`."""
-    return (
-        inner.precision <= outer.precision
-        and inner.max_finite <= outer.max_finite
-        and inner.smallest_subnormal >= outer.smallest_subnormal
-    )
-
-
-def _checked_scale(scale: Any) -> float:
-    try:
-        number = 0.0 if isinstance(scale, (bool, np.bool_)) else float(scale)
-        if 0 < number < np.inf and number == scale and float(np.float32(number)) == number:
-            return number
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(f"scale must be a positive float32 number, not {scale!r}")
-
-
-def _checked_count(count: Any, name: str) -> int:
-    if isinstance(count, (int, np.integer)) and not isinstance(count, bool) and count >= 1:
-        return int(count)
-    raise ValueError(f"{name} must be a positive integer, not {count!r}")
-
-
-# --- steps ----------------------------------------------------------------------------------------
-
-
-def _result(step: Any) -> str:
-    """How a step rounds its result, in words."""
-    rounding = step.rounding
-    return f" -> {step.output} ({rounding.mode}{OVERFLOWS[rounding.overflow]})"
-
-
-@dataclass(frozen=True)
-class Product:
-    """A matrix product: operands are rounded, inner products summed, the result rounded.
-
-    A bias is added to the sums, and the exact result of that addition is rounded once into
-    `output`.  Scores are divided by the square root of the head dimension instead, likewise.
-
-    Parameters
-    ----------
-    accumulator : Accumulator or ScaledCore
-        How inner products are summed, such as a unit of :mod:`fpemu.devices`.  A format or its name
-        stands for ``Sequential(format)``.
-    operands : Format, BlockFormat or str, optional
-        The format that both operands are rounded into.  By default that of the accumulator's
-        inputs; if it takes any number, operands are not rounded.  Another format is one of fewer
-        bits whose numbers the accumulator's inputs hold: ``"e4m3"``, whose largest number is 240,
-        is not what a unit such as ``hopper.wgmma.e4m3`` takes, float8_e4m3fn.
-    output : Format or str, optional
-        The format of the result, by default that of the accumulator.
-    rounding : Rounding or str
-        How operands and result are rounded.
-    scaling : {"none", "tensor", "row", "block"}
-        Operands are divided by scales before they are rounded, and sums are multiplied by these
-        scales in float32.  ``"tensor"``: one scale per weight matrix, and `scale` for activations.
-        ``"row"``: one scale per row of the left operand and per column of the right one.
-        ``"block"``: one scale per `block` terms of those; the sums of the blocks are scaled and
-        added in float32.  A scale takes the largest magnitude to the largest number of the
-        operands' format and is rounded up into float32.
-    scale : float
-        The scale of activations under ``"tensor"``, and the scale of the whole array in a block
-        format that has one.  It is fixed: a scale computed from the numbers would make a token
-        depend on later ones.
-    block : int
-        The number of terms that share a scale under ``"block"``.
-    order : {"ascending", "descending"}, Order or nested sequence of int, optional
-        For scores: the order in which the channels of queries and keys are summed, a permutation
-        for each layer and head.  Both operands are permuted before they are rounded and multiplied,
-        and recomputed scores are summed in the same order.  ``"ascending"`` stands for the
-        root mean square of the products of a channel's queries and keys, from the smallest;
-        :func:`lamp.calibrated` finds it from a text, and no model runs before that.  By default,
-        channels are summed as they come.
-
-    Raises
-    ------
-    ValueError
-        If a field is out of range or contradicts another.
-    TypeError
-        If `accumulator` is neither an accumulator nor a format.
-    """
-
-    accumulator: Any = "float32"
-    operands: Any = None
-    output: Any = None
-    rounding: Any = "rne"
-    scaling: str = "none"
-    scale: float = 1.0
-    block: int = 128
-    order: Any = None
-
-    def __post_init__(self) -> None:
-        accumulator = _checked_accumulator(self.accumulator)
-        output = accumulator.format if self.output is None else self.output
-        _set(self, "accumulator", accumulator)
-        _set(self, "rounding", as_rounding(self.rounding))
-        _set(self, "operands", _checked_operands(self.operands, accumulator))
-        _set(self, "output", fpemu.format(output))
-        if self.scaling not in SCALINGS:
-            raise ValueError(f"unknown scaling {self.scaling!r}: expected {', '.join(SCALINGS)}")
-        if self.scaling != "none" and not isinstance(self.operands, Format):
-            raise ValueError(
-                f"scaling {self.scaling!r} needs a format of the operands, not {self.operands}"
-            )
-        _set(self, "scale", _checked_scale(self.scale))
-        _set(self, "block", _checked_count(self.block, "block"))
-        _set(self, "order", checked_order(self.order))
-
-    def __str__(self) -> str:
-        parts = [str(self.accumulator)]
-        if self.operands is not None:
-            parts.insert(0, f"{self.operands} operands{self.scales}")
-        if self.order is not None:
-            parts.append(f"channels {self.order}")
-        return ", ".join(parts) + _result(self)
-
-    @property
-    def scales(self) -> str:
-        """The scales of the operands, in words."""
-        words = {
-            "none": "",
-            "tensor": f" over {self.scale:g}",
-            "row": " scaled by rows",
-            "block": f" scaled by {self.block} terms",
-        }
-        return words[self.scaling]
-
-    @property
-    def is_stochastic(self) -> bool:
-        """Whether results depend on random bits."""
-        accumulator = self.accumulator
-        draws = isinstance(accumulator, Accumulator) and accumulator.is_stochastic
-        return bool(self.rounding.is_stochastic) or draws
-
-    @property
-    def is_causal(self) -> bool:
-        """Whether zeros that follow the terms of a sum never change its result."""
-        return bool(self.accumulator.ignores_trailing_zeros)
-
-    def derived(self, *labels: Any) -> Product:
-        """The same product with seeds of its own, see :meth:`fpemu.Rounding.derived`."""
-        accumulator = self.accumulator
-        if isinstance(accumulator, Accumulator):
-            accumulator = accumulator.derived(*labels)
-        return replace(self, accumulator=accumulator, rounding=self.rounding.derived(*labels))
-
-
-@dataclass(frozen=True)
-class Function:
-    """A softmax, norm or activation.
-
-    Parameters
-    ----------
-    output : Format or str
-        The format of the result.
-    rounding : Rounding or str
-        How the result is rounded.
-    steps : Format or str, optional
-        The format that every inner step is rounded into, as in :func:`fpemu.functions.softmax`;
-        sums are sequential in it.  By default everything is computed in float64 and rounded once.
-    """
-
-    output: Any = "float32"
-    rounding: Any = "rne"
-    steps: Any = None
-
-    def __post_init__(self) -> None:
-        _set(self, "output", fpemu.format(self.output))
-        _set(self, "rounding", as_rounding(self.rounding))
-        if self.steps is not None:
-            _set(self, "steps", fpemu.format(self.steps))
-
-    def __str__(self) -> str:
-        inner = "in float64" if self.steps is None else f"every step in {self.steps}"
-        return inner + _result(self)
-
-    @property
-    def is_stochastic(self) -> bool:
-        """Whether results depend on random bits."""
-        return bool(self.rounding.is_stochastic)
-
-    def derived(self, *labels: Any) -> Function:
-        """The same function with a seed of its own, see :meth:`fpemu.Rounding.derived`."""
-        return replace(self, rounding=self.rounding.derived(*labels))
-
-
-@dataclass(frozen=True)
-class Sum:
-    """The sum of two arrays, rounded once.
-
-    Parameters
-    ----------
-    output : Format or str
-        The format of the result.
-    rounding : Rounding or str
-        How the result is rounded.
-    """
-
-    output: Any = "float32"
-    rounding: Any = "rne"
-
-    def __post_init__(self) -> None:
-        _set(self, "output", fpemu.format(self.output))
-        _set(self, "rounding", as_rounding(self.rounding))
-
-    def __str__(self) -> str:
-        return f"exact{_result(self)}"
-
-    @property
-    def is_stochastic(self) -> bool:
-        """Whether results depend on random bits."""
-        return bool(self.rounding.is_stochastic)
-
-    def derived(self, *labels: Any) -> Sum:
-        """The same sum with a seed of its own, see :meth:`fpemu.Rounding.derived`."""
-        return replace(self, rounding=self.rounding.derived(*labels))
-
-
-Step = Product | Function | Sum
-
-
-# --- attention by tiles ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Tiled:
-    """Attention by tiles: an online softmax, as in FlashAttention, every inner step rounded.
-
-    Queries come in tiles of `rows`, by their positions in the text, and keys in tiles of `columns`.
-    A row of queries goes through the tiles of keys in order, with a running maximum m (at first
-    -inf), a running sum l and running outputs o (at first +0).  The steps `scores`, `recomputed`
-    and `values` are those of the machine.  At a tile, with scores y of the keys that the row sees:
-
-    1. ``m' = max(m, max y)``, rounded into `running_maximum`;
-    2. ``e = exp(y - m')`` by `exponential`; +0 for keys that the row does not see, or while m' is
-       -inf;
-    3. ``a = exp(m - m')`` by `rescaling`; there is no rescaling at the first tile, or while m is
-       -inf;
-    4. ``l``, the product of ``l`` and ``a`` rounded into the format of `running_sum`, and then the
-       terms e added by that accumulator;
-    5. ``o``, the product of ``o`` and ``a`` rounded into the format of the accumulator of `values`,
-       and then the products of e and the values added by that accumulator.
-
-    At the end the exact quotient ``o / l`` is rounded once into the output of `values`.
-
-    Parameters
-    ----------
-    rows, columns : int
-        The queries and the keys of a tile.
-    parts : int
-        Look-ahead recomputes parts of tiles: all rows times ``columns / parts`` keys.
-    exponential : Function or format
-        The exponential of a difference.  If `steps` is given, the difference is rounded into that
-        format, and its exponential is rounded correctly into `output`, as from a table.  Otherwise
-        both are computed in float64, and the exponential is rounded into `output`.
-    rescaling : Function or format
-        The factor of step 3, likewise.
-    running_maximum : Function or format, optional
-        What the running maximum is rounded into.  By default it is exact.
-    running_sum : Accumulator or format
-        How exponentials are summed: it begins with the running sum.
-    division : {"last", "tile"}
-        ``"last"`` as above (FlashAttention-2).  ``"tile"``: the running outputs are normalized at
-        each tile (FlashAttention).  Then e is divided by the new l, rounded by the step `softmax`,
-        before it multiplies values; ``o`` is rescaled by ``l a / l'``, rounded into the output of
-        `rescaling`, the old sum times a over the new one; and nothing is divided at the end.
-
-    Raises
-    ------
-    ValueError
-        If a field is out of range or contradicts another.
-    TypeError
-        If a field is of another kind.
-
-    References
-    ----------
-    T. Dao, D. Y. Fu, S. Ermon, A. Rudra, C. Re, "FlashAttention", arXiv 2205.14135, algorithm 1.
-    T. Dao, "FlashAttention-2", arXiv 2307.08691, algorithm 1.  M. Milakov, N. Gimelshein, "Online
-    normalizer calculation for softmax", arXiv 1805.02867.
-
-    Examples
-    --------
-    >>> import lamp
-    >>> machine = lamp.Hardware("tiles", scores="e8m4", attention=lamp.Tiled(exponential="float16"))
-    >>> print(machine.attention.running_sum)
-    sequential(float32, rne)
-    """
-
-    rows: int = 128
-    columns: int = 64
-    parts: int = 4
-    exponential: Any = Function()
-    rescaling: Any = Function()
-    running_maximum: Any = None
-    running_sum: Any = "float32"
-    division: str = "last"
-
-    def __post_init__(self) -> None:
-        for name in ("rows", "columns", "parts"):
-            _set(self, name, _checked_count(getattr(self, name), name))
-        if self.columns % self.parts:
-            raise ValueError(
-                f"parts must divide the columns of a tile, not {self.parts} of {self.columns}"
-            )
-        for name in ("exponential", "rescaling", "running_maximum"):
-            step = getattr(self, name)
-            if isinstance(step, (str, Format)):
-                step = Function(step)
-            if not (isinstance(step, Function) or (step is None and name == "running_maximum")):
-                raise TypeError(f"{name} must be a Function or a format, not {step!r}")
-            _set(self, name, step)
-        if self.running_maximum is not None and self.running_maximum.steps is not None:
-            raise ValueError("running_maximum has no inner steps to round")
-        for name in ("exponential", "rescaling"):
-            _check_exponential(getattr(self, name), name)
-        accumulator = _checked_accumulator(self.running_sum)
-        _check_terms(accumulator, self.exponential.output)
-        _set(self, "running_sum", accumulator)
-        if self.division not in DIVISIONS:
-            raise ValueError(
-                f"division must be {' or '.join(map(repr, DIVISIONS))}, not {self.division!r}"
-            )
-
-    def __str__(self) -> str:
-        maximum = "exact"
-        if self.running_maximum is not None:
-            maximum = _result(self.running_maximum).removeprefix(" -> ")
-        return (
-            f"tiles of {self.rows} x {self.columns} in {self.parts} parts; "
-            f"maximum {maximum}; exponential {self.exponential}; rescaling {self.rescaling}; "
-            f"sums {self.running_sum}; divided {_WHEN[self.division]}"
-        )
-
-    @property
-    def is_stochastic(self) -> bool:
-        """Whether results depend on random bits."""
-        return any(part.is_stochastic for part in self._random().values())
-
-    def derived(self, *labels: Any) -> Tiled:
-        """The same attention with seeds of its own, see :meth:`fpemu.Rounding.derived`."""
-        random = self._random()
-        return replace(self, **{name: part.derived(name, *labels) for name, part in random.items()})
-
-    def _random(self) -> dict[str, Any]:
-        """The parts that may be stochastic."""
-        names = ("exponential", "rescaling", "running_maximum", "running_sum")
-        parts = {name: getattr(self, name) for name in names}
-        return {name: part for name, part in parts.items() if part is not None}
-
-
-_WHEN: Final = {"last": "last", "tile": "at each tile"}
-
-
-def _check_exponential(step: Function, name: str) -> None:
-    """Raise a ValueError if no correctly rounded exponential has that format."""
-    if step.steps is not None and step.output.precision > _MOST_PRECISION:
-        raise ValueError(
-            f"{name} with steps is rounded correctly, into at most {_MOST_PRECISION} significand "
-            f"bits, but {step.output} has {step.output.precision}"
-        )
-
-
-def _check_terms(accumulator: Any, terms: Format) -> None:
-    """Raise a ValueError if the accumulator of running sums does not take exponentials."""
-    if isinstance(accumulator, ScaledCore):
-        raise ValueError(f"running_sum must take plain numbers, not blocks: {accumulator}")
-    for taken in accumulator.input_formats:
-        if taken is not None and not _holds(taken, terms):
-            raise ValueError(f"running_sum: {accumulator} takes {taken}, not {terms}")
-
-
-# --- machines -------------------------------------------------------------------------------------
+# --- checks of fields -----------------------------------------------------------------------------
 
 
 def _checked_step(given: Any, name: str, kind: Any) -> Any:
@@ -509,11 +58,79 @@ def _checked_levels(given: Any) -> Any:
     return levels[0] if len(levels) == 1 else levels
 
 
+def _checked_field(given: Any, name: str) -> Any:
+    """The format of weights, a step, or how attention goes through the keys."""
+    if name == "weights":
+        return fpemu.format(given)
+    if name == "attention":
+        if given is None or isinstance(given, Tiled):
+            return given
+        raise TypeError(f"attention must be a Tiled or None, not {given!r}")
+    if name == "recomputed" and isinstance(given, (tuple, list)):
+        return _checked_levels(given)
+    step = _checked_step(given, name, STEPS[name])
+    if name == "activation" and step.steps is not None:
+        raise ValueError("activation: an activation has no inner steps to round")
+    if name == "values" and (
+        isinstance(step.operands, BlockFormat) or step.scaling in ("row", "block")
+    ):
+        raise ValueError(
+            "values can have no scales by row or block: they lie along the tokens, and an "
+            "early token would depend on later ones"
+        )
+    return step
+
+
+def _collected(given: Any) -> dict[int, dict[str, Any]]:
+    """What layers do otherwise, by number and field; a machine holds pairs in place of mappings."""
+    if not isinstance(given, (Mapping, tuple)):
+        raise TypeError(f"layers must be a mapping of layers to machines or steps, not {given!r}")
+    found: dict[int, dict[str, Any]] = {}
+    for where, changed in given.items() if isinstance(given, Mapping) else given:
+        numbers = layer_numbers(where)
+        steps = _checked_changes(changed, spelled(numbers))
+        for number in numbers:
+            held = found.setdefault(number, {})
+            for name, step in steps.items():
+                if held.setdefault(name, step) != step:
+                    raise ValueError(
+                        f"layer {number} is given {name} twice: {held[name]}, and {step}"
+                    )
+    return found
+
+
+def _checked_changes(changed: Any, where: str) -> dict[str, Any]:
+    """The fields in which layers differ, from a machine or a mapping."""
+    if isinstance(changed, Hardware):
+        if changed.layers:
+            raise ValueError(
+                f"layer {where}: {changed.name!r} differs by layer itself: give a machine that "
+                "does not"
+            )
+        return {name: getattr(changed, name) for name in LAYER_FIELDS}
+    if not isinstance(changed, (Mapping, tuple)):
+        raise TypeError(f"layer {where} must be a machine or a mapping of steps, not {changed!r}")
+    steps = dict(changed)
+    for name, step in steps.items():
+        if name not in LAYER_FIELDS:
+            raise ValueError(
+                f"layer {where}: {name!r} is no step of a layer: expected {', '.join(LAYER_FIELDS)}"
+            )
+        try:
+            steps[name] = _checked_field(step, name)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"layer {where}: {error}") from error
+    return steps
+
+
 def _derived(step: Any, *labels: Any) -> Any:
     """A step, or each of several, with seeds of its own."""
     if not isinstance(step, tuple):
         return step.derived(*labels)
     return tuple(each.derived(*labels, level) for level, each in enumerate(step, 1))
+
+
+# --- machines -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -560,6 +177,10 @@ class Hardware:
     attention : Tiled, optional
         How attention goes through the keys: by tiles.  By default row by row, with the steps
         `scores`, `softmax` and `values` one after the other.
+    layers : mapping
+        The layers that compute otherwise than the rest, as :meth:`with_layers` takes them, but for
+        names of machines.  A machine holds them as a sorted tuple of pairs of a number and of pairs
+        of a field and its value, which is not that of the rest.
 
     Raises
     ------
@@ -578,42 +199,198 @@ class Hardware:
 
     name: str
     weights: Any = "float32"
-    embedding: Any = Sum()
-    norm: Any = Function()
-    qkv: Any = Product()
-    scores: Any = Product()
-    softmax: Any = Function()
-    values: Any = Product()
-    attention_output: Any = Product()
-    mlp_up: Any = Product()
-    activation: Any = Function()
-    mlp_down: Any = Product()
-    residual: Any = Sum()
-    lm_head: Any = Product()
-    recomputed: Any = Product()
+    embedding: Any = _SUM
+    norm: Any = _FUNCTION
+    qkv: Any = _PRODUCT
+    scores: Any = _PRODUCT
+    softmax: Any = _FUNCTION
+    values: Any = _PRODUCT
+    attention_output: Any = _PRODUCT
+    mlp_up: Any = _PRODUCT
+    activation: Any = _FUNCTION
+    mlp_down: Any = _PRODUCT
+    residual: Any = _SUM
+    lm_head: Any = _PRODUCT
+    recomputed: Any = _PRODUCT
     attention: Any = None
+    layers: Any = ()
 
     # Set by lamp.machines.files, which builds on this module.
     load: ClassVar[Callable[[str | os.PathLike[str]], Hardware]]
     save: ClassVar[Callable[[Hardware, str | os.PathLike[str]], None]]
+    named: ClassVar[Callable[[Any], Hardware]]
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a string, not {self.name!r}")
-        _set(self, "weights", fpemu.format(self.weights))
-        for name, kind in STEPS.items():
-            step = getattr(self, name)
-            several = name == "recomputed" and isinstance(step, (tuple, list))
-            _set(self, name, _checked_levels(step) if several else _checked_step(step, name, kind))
-        if not (self.attention is None or isinstance(self.attention, Tiled)):
-            raise TypeError(f"attention must be a Tiled or None, not {self.attention!r}")
-        if self.activation.steps is not None:
-            raise ValueError("activation: an activation has no inner steps to round")
-        if isinstance(self.values.operands, BlockFormat) or self.values.scaling in ("row", "block"):
-            raise ValueError(
-                "values can have no scales by row or block: they lie along the tokens, and an "
-                "early token would depend on later ones"
+        for name in ("weights", *STEPS, "attention"):
+            _set(self, name, _checked_field(getattr(self, name), name))
+        # Fields that are as in the rest of the machine say nothing: equal machines are one.
+        differing = (
+            (
+                number,
+                tuple((name, steps[name]) for name in LAYER_FIELDS if self._differs(steps, name)),
             )
+            for number, steps in sorted(_collected(self.layers).items(), key=lambda x: place(x[0]))
+        )
+        _set(self, "layers", tuple((number, steps) for number, steps in differing if steps))
+
+    def _differs(self, steps: Mapping[str, Any], name: str) -> bool:
+        return name in steps and steps[name] != getattr(self, name)
+
+    # --- layers -----------------------------------------------------------------------------------
+
+    def with_layers(self, layers: Mapping[Any, Any], name: str | None = None) -> Hardware:
+        """The machine with some layers that compute otherwise than the rest.
+
+        Parameters
+        ----------
+        layers : mapping
+            By the number of a layer, a tuple of numbers, or a text such as ``"0-2,-1"``: a machine,
+            its name, or a mapping of steps, which may be given as in :class:`Hardware`.  Negative
+            numbers count from the end.  A machine stands for all that it does in a layer, which is
+            all but `embedding` and `lm_head`; `weights`, the format of the layer's own, and
+            `attention` are among it.  What is not given stays as it is.
+        name : str, optional
+            By default the machine's name and the beginning of the :func:`lamp.machines.digest` of
+            what comes of it.
+
+        Returns
+        -------
+        Hardware
+
+        Raises
+        ------
+        ValueError
+            If a layer is given the same step twice, a step is none of a layer, or a machine differs
+            by layer itself.
+        TypeError
+            If a layer is given something else.
+
+        Examples
+        --------
+        The first and the last layer in bfloat16, the rest in 8 bits:
+
+        >>> import lamp
+        >>> machine = lamp.hardware("hopper-fp8").with_layers({(0, -1): "bf16"})
+        >>> [machine.of_layer(layer, 6).qkv.output.name for layer in (0, 1, 5)]
+        ['bfloat16', 'bfloat16', 'bfloat16']
+        >>> [str(machine.of_layer(layer, 6).qkv.operands) for layer in (0, 1, 5)]
+        ['None', 'float8_e4m3fn', 'None']
+        """
+        if not isinstance(layers, Mapping):
+            raise TypeError(
+                f"layers must be a mapping of layers to machines or steps, not {layers!r}"
+            )
+        named = {
+            where: type(self).named(changed) if isinstance(changed, str) else changed
+            for where, changed in layers.items()
+        }
+        held = _collected(self.layers)
+        for number, steps in _collected(named).items():
+            held.setdefault(number, {}).update(steps)
+        found = replace(self, layers=held)
+        if name is None:
+            name = self.name if found == self else f"{self.name}-{digest(found)[:8]}"
+        return replace(found, name=name)
+
+    def of_layer(self, layer: int, layers: int) -> Hardware:
+        """The machine of one layer of a model, with random bits of its own.
+
+        Parameters
+        ----------
+        layer : int
+            From 0; the number of layers stands for what is behind the last one.
+        layers : int
+            How many layers the model has.
+
+        Returns
+        -------
+        Hardware
+            One without layers.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`check_layers`.
+        """
+        if not self.layers:
+            return self.derived(layer)
+        return self._plain[self._resolved(layers).get(layer)].derived(layer)
+
+    def check_layers(self, layers: int, model: str = "the model") -> None:
+        """Raise a ValueError unless a model has every layer of the machine, once.
+
+        Parameters
+        ----------
+        layers : int
+            How many layers the model has.
+        model : str
+            What a message calls it.
+
+        Raises
+        ------
+        ValueError
+            If the machine has a layer that the model has not, or two numbers of it, such as 5 and
+            -1, are the same layer of the model.
+        """
+        self._resolved(layers, model)
+
+    def _resolved(self, layers: int, model: str = "the model") -> dict[int | None, int]:
+        """The machine's number of each layer of a model that differs from the rest."""
+        found: dict[int | None, int] = {}
+        for number, _ in self.layers:
+            if not -layers <= number < layers:
+                raise ValueError(
+                    f"{self.name!r} says what layer {number} computes, but {model} has {layers} "
+                    f"layers, 0 to {layers - 1}"
+                )
+            layer = number % layers
+            if layer in found:
+                raise ValueError(
+                    f"{self.name!r} has layers {found[layer]} and {number}, which are the same one "
+                    f"of {model}, of {layers} layers"
+                )
+            found[layer] = number
+        return found
+
+    def layers_alike(self) -> list[tuple[tuple[int, ...], tuple[tuple[str, Any], ...]]]:
+        """The layers that differ, those that do so alike together: their numbers and fields."""
+        found: dict[Any, list[int]] = {}
+        for number, steps in self.layers:
+            found.setdefault(steps, []).append(number)
+        return [(tuple(numbers), steps) for steps, numbers in found.items()]
+
+    @property
+    def machines(self) -> Mapping[int | None, Hardware]:
+        """A machine without layers for each layer that differs; that of the rest is at None."""
+        return self._plain
+
+    @cached_property
+    def _plain(self) -> dict[int | None, Hardware]:
+        rest = replace(self, layers=()) if self.layers else self
+        return {None: rest} | {
+            number: replace(rest, name=f"{self.name}, layer {number}", **dict(steps))
+            for number, steps in self.layers
+        }
+
+    def mapped(self, change: Callable[[Hardware], Hardware]) -> Hardware:
+        """The machine with a change made to all of it, whatever the layer.
+
+        Parameters
+        ----------
+        change : callable
+            Makes a machine of a machine without layers.
+
+        Returns
+        -------
+        Hardware
+            It has the name that the change gives to the rest.
+        """
+        changed = {number: change(machine) for number, machine in self._plain.items()}
+        return replace(changed.pop(None), layers=changed)
+
+    # --- what holds for all layers ----------------------------------------------------------------
 
     @property
     def levels(self) -> tuple[Product, ...]:
@@ -623,10 +400,13 @@ class Hardware:
 
     @property
     def carrier(self) -> np.dtype[Any]:
-        """The type of arrays between steps: float32 if it holds all their numbers, else float64."""
-        steps = [getattr(self, name) for name in STEPS if name != "recomputed"]
-        formats = [self.weights, *(step.output for step in (*steps, *self.levels))]
-        return np.dtype(np.result_type(*(format.carrier for format in formats)))
+        """The type of arrays between steps: float32 if it holds all their numbers, else float64.
+
+        It is the same in all layers.  No step's result depends on it; only some of what rules take
+        errors to be proportional to is computed in it.
+        """
+        held = [_formats(machine) for machine in self._plain.values()]
+        return np.dtype(np.result_type(*(format.carrier for formats in held for format in formats)))
 
     @property
     def scores_are_low(self) -> bool:
@@ -640,10 +420,13 @@ class Hardware:
         They cannot if random bits are drawn by position in an array that grows, or if a sum is a
         tree whose shape depends on the number of terms; a tile always has all its terms.
         """
-        return not self._is_stochastic and (self.attention is not None or self.values.is_causal)
+        return all(
+            not each._is_stochastic and (each.attention is not None or each.values.is_causal)
+            for each in self._plain.values()
+        )
 
     def derived(self, layer: int) -> Hardware:
-        """The machine with random bits of its own for a layer.
+        """A machine without layers with random bits of its own for a layer.
 
         Parameters
         ----------
@@ -660,7 +443,7 @@ class Hardware:
         steps = self._steps().items()
         return replace(self, **{name: _derived(step, name, number) for name, step in steps})
 
-    @property
+    @cached_property
     def _is_stochastic(self) -> bool:
         """Whether any step draws random bits."""
         steps = self._steps().values()
@@ -673,6 +456,12 @@ class Hardware:
         return steps if self.attention is None else {**steps, "attention": self.attention}
 
 
+def _formats(machine: Hardware) -> list[Any]:
+    """The formats of all numbers between the steps of a machine without layers."""
+    steps = [getattr(machine, name) for name in STEPS if name != "recomputed"]
+    return [machine.weights, *(step.output for step in (*steps, *machine.levels))]
+
+
 def _kinds_of_steps() -> Iterator[tuple[str, Any]]:
     for field in fields(Hardware):
         if isinstance(field.default, (Product, Function, Sum)):
@@ -681,6 +470,14 @@ def _kinds_of_steps() -> Iterator[tuple[str, Any]]:
 
 STEPS: Final[dict[str, Any]] = dict(_kinds_of_steps())
 """The kind of every step of a machine, by name."""
+
+_OUTSIDE: Final = ("embedding", "lm_head")
+LAYER_FIELDS: Final = (
+    "weights",
+    *(name for name in STEPS if name not in _OUTSIDE),
+    "attention",
+)
+"""What may differ by layer: the format of weights, the steps within a layer, attention."""
 
 
 # --- what tells machines apart --------------------------------------------------------------------
@@ -711,6 +508,8 @@ def digest(machine: Hardware) -> str:
     False
     """
     facts = _facts(replace(machine, name=""))
+    if not machine.layers:  # as it was before machines had layers
+        del facts["layers"]
     if own := definitions(machine):
         facts["definitions"] = own
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))

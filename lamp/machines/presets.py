@@ -1,5 +1,9 @@
 """Presets, the machines that have names: precisions, PS(mu) of the LAMP paper, matrix units.
 
+A name followed by ``@WHERE=NAME``, once or several times, is the first machine with some of its
+steps as on the others: ``hopper-fp8@0,-1=bf16`` (layers), ``fp64@scores=ps4`` (a step),
+``fp64@2-3.scores,values=ps4`` (steps of layers).
+
 References
 ----------
 Budzinskiy et al., "LAMP: Look-Ahead Mixed-Precision Inference of Large Language Models",
@@ -12,10 +16,12 @@ from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import replace
 from typing import Any, Final
 
 from fpemu import Rounding, Sequential, devices
-from lamp.machines.machine import STEPS, Function, Hardware, Product, Sum
+from lamp.machines.machine import LAYER_FIELDS, STEPS, Hardware
+from lamp.machines.steps import Function, Product, Sum
 
 __all__ = ["names", "preset"]
 
@@ -107,7 +113,7 @@ def preset(name: str) -> Hardware:
     Parameters
     ----------
     name : str
-        One of :func:`names`, with a number for mu.
+        One of :func:`names`, with a number for mu, or several in the form ``NAME@WHERE=NAME``.
 
     Returns
     -------
@@ -118,6 +124,8 @@ def preset(name: str) -> Hardware:
     ValueError
         If the name is unknown; the message lists similar ones.
     """
+    if "@" in name:
+        return _combined(name)
     if name in _UNIFORM:
         return _uniform(name, _UNIFORM[name])
     if name in _STORED:
@@ -132,6 +140,43 @@ def preset(name: str) -> Hardware:
     near = inside[:_MOST_HINTS] or difflib.get_close_matches(name[:_LONGEST], known, 4, 0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"expected {', '.join(names())}"
     raise ValueError(f"unknown hardware {name[:_LONGEST]!r}: {hint}")
+
+
+def _combined(name: str) -> Hardware:
+    """A machine with layers or steps of others: ``NAME@WHERE=NAME``."""
+    first, *parts = name.split("@")
+    machine = preset(first)
+    for part in parts:
+        where, _, other = part.partition("=")
+        if not where or not other:
+            raise ValueError(
+                f"unknown hardware {name[:_LONGEST]!r}: {part[:_LONGEST]!r} is not WHERE=NAME, "
+                "such as 0,-1=bf16, scores=ps4 or 2-3.scores,values=ps4"
+            )
+        try:
+            machine = _with_part(machine, where, preset(other))
+        except ValueError as error:
+            raise ValueError(f"{name[:_LONGEST]!r}: {error}") from error
+    return replace(machine, name=name)
+
+
+def _with_part(machine: Hardware, where: str, other: Hardware) -> Hardware:
+    """A machine with the layers, the steps, or the steps of layers of another."""
+    if where[0] not in "-0123456789":
+        return replace(machine, **_chosen(where, other, ("weights", *STEPS, "attention")))
+    layers, _, steps = where.partition(".")
+    return machine.with_layers(
+        {layers: _chosen(steps, other, LAYER_FIELDS) if steps else other}, machine.name
+    )
+
+
+def _chosen(steps: str, machine: Hardware, known: tuple[str, ...]) -> dict[str, Any]:
+    """The steps of a machine that a text lists."""
+    chosen = steps.split(",")
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"unknown step {name!r}: expected {', '.join(known)}")
+    return {name: getattr(machine, name) for name in chosen}
 
 
 def _stored_bits(name: str, place: str, digits: str) -> Hardware:

@@ -9,6 +9,7 @@ from lamp.models.gpt2 import GPT2
 from lamp.models.llama import Llama
 from lamp.models.loading import from_pretrained, reader
 from lamp.models.propagation import FirstOrder, first_order
+from lamp.models.reading import Reading
 from lamp.models.rotary import Rotary
 from lamp.models.sampling import Sampler
 from lamp.models.tokenizer import Tokenizer
@@ -25,6 +26,7 @@ __all__ = [
     "FirstOrder",
     "Forward",
     "Llama",
+    "Reading",
     "Rotary",
     "Sampler",
     "Shape",

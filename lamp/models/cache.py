@@ -35,6 +35,21 @@ class Cache:
         self._numbers = np.empty(sizes, dtype)
         self.length = 0
 
+    def cut(self, length: int) -> bool:
+        """Keep the first tokens alone.
+
+        Parameters
+        ----------
+        length : int
+
+        Returns
+        -------
+        bool
+            Whether it could be done.
+        """
+        self.length = length
+        return True
+
     def extended(
         self, layer: int, key: NDArray[Any], value: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -30,7 +30,7 @@ def calibrated(machine: HardwareLike, model: Decoder, tokens: ArrayLike) -> Hard
     Parameters
     ----------
     machine : Hardware or str
-        Its scores have ``order="ascending"`` or ``"descending"``.
+        Its scores, in some layers at least, have ``order="ascending"`` or ``"descending"``.
     model : Decoder
         The weights.
     tokens : array_like of int, shape (length,), or sequence of them
@@ -67,21 +67,28 @@ def calibrated(machine: HardwareLike, model: Decoder, tokens: ArrayLike) -> Hard
     (6, 4, 64)
     """
     asked = hardware(machine)
-    order = asked.scores.order
-    if order is None:
+    orders = {each.scores.order for each in asked.machines.values()}
+    if orders == {None}:
         raise ValueError(
             f"the scores of {asked.name!r} ask for no order of channels, such as 'ascending'"
         )
-    if not isinstance(order, str):
+    names = {order for order in orders if isinstance(order, str)}
+    if not names:
         return asked
-    exact = model.with_hardware(replace(asked, scores=asked.levels[-1]))
+    exact = model.with_hardware(asked.mapped(lambda each: replace(each, scores=each.levels[-1])))
     totals: Any = 0.0
     for window in _windows(tokens):
         found = _Magnitudes()
         exact._forward(check_tokens(window, model.shape), None, found)
         totals = totals + np.stack(found.sums)
-    table = sorted_channels(totals, order)
-    return replace(asked, scores=replace(asked.scores, order=table))
+    tables = {name: sorted_channels(totals, name) for name in names}
+
+    def ordered(each: Hardware) -> Hardware:
+        order = each.scores.order
+        found = tables[order] if isinstance(order, str) else order
+        return replace(each, scores=replace(each.scores, order=found))
+
+    return asked.mapped(ordered)
 
 
 def _windows(tokens: Any) -> Any:

@@ -27,7 +27,7 @@ from lamp._kernels import jacobians
 from lamp._kernels.rows import Float64, exp, expm1, outward, total
 from lamp.bounds.compositions import Entrywise, LayerNorm, RMSNorm, Softmax, SoftmaxProduct
 from lamp.lookahead import LAMP
-from lamp.machines import HardwareLike, Product
+from lamp.machines import Hardware, HardwareLike, Product
 from lamp.models.decoder import Decoder
 from lamp.models.layers import Matrix, Norm, left_operand, right_operand
 from lamp.models.linearization import carried, length, norm_of, sure
@@ -202,15 +202,20 @@ class Run:
         if kind not in _OF_PRODUCTS:
             raise ValueError(f"unknown kind of bound {kind!r}: expected {', '.join(_OF_PRODUCTS)}")
         machine = _machine(model, hardware, lamp)
-        for what, given in (
-            ("attention by tiles", machine.hardware.attention),
-            ("an order of channels", machine.hardware.scores.order),
-        ):
-            if given is not None:
-                raise ValueError(f"{machine.hardware.name} has {what}: that is not bounded")
+        for each in machine.hardware.machines.values():
+            for what, given in (
+                ("attention by tiles", each.attention),
+                ("an order of channels", each.scores.order),
+            ):
+                if given is not None:
+                    raise ValueError(f"{each.name} has {what}: that is not bounded")
         run = cls(machine, model.with_hardware("fp64")._weights, kind, tokens)
         run.logits = _held(machine._forward(tokens, None, run.observe).logits)
         return run
+
+    def machine(self, layer: int) -> Hardware:
+        """The machine of a layer, with random bits of its own."""
+        return self.model.hardware.of_layer(layer, self.model.shape.layers)
 
     def observe(self, name: str, layer: int, numbers: NDArray[Any]) -> None:
         """Take a result of a forward pass."""
@@ -298,16 +303,17 @@ def _product(
     exact: NDArray[Any],
     held: NDArray[Any],
     step: Product,
-    run: Run,
+    machine: Hardware,
+    kind: str,
     recomputed: Any = False,
 ) -> _Sums:
-    """A product of a run's numbers with exact weights, near to what the machine computes."""
-    low = _of_step(a, exact, held, step, run.kind)
+    """A product of a run's numbers with exact weights, near to what a layer's machine computes."""
+    low = _of_step(a, exact, held, step, kind)
     again = np.isinf(low.errors) | np.asarray(recomputed, np.bool_)
     if not again.any():
         return low
     # Of several precisions the highest: how far the machine's numbers are from it is counted.
-    high = _of_step(a, exact, held, run.model.hardware.levels[-1], run.kind)
+    high = _of_step(a, exact, held, machine.levels[-1], kind)
     return _Sums(*(np.where(again, y, x) for x, y in zip(low, high, strict=True)))
 
 
@@ -346,15 +352,20 @@ def _linear(
     errors: _Errors,
     exact: Matrix,
     held: Matrix,
-    step: Product,
+    name: str,
     run: Run,
+    layer: int,
     recomputed: Any = False,
     groups: int = 1,
 ) -> tuple[Float64, list[_Errors]]:
-    """``a @ weight + bias`` near to the machine's, and its errors by groups of columns."""
+    """``a @ weight + bias`` near to the machine's, and its errors by groups of columns.
+
+    `name` is that of the step.
+    """
     if id(exact) not in run.products:  # a run reads every matrix once
-        weight = exact.weight.astype(np.float64)
-        values, own = _product(a, weight, held.weight, step, run, recomputed)
+        weight, machine = exact.weight.astype(np.float64), run.machine(layer)
+        step = getattr(machine, name)
+        values, own = _product(a, weight, held.weight, step, machine, run.kind, recomputed)
         if exact.bias is not None:
             values = values + exact.bias
             own = own + 2 * _UNIT * np.abs(values)
@@ -504,12 +515,12 @@ def _attention_layer(
     run: Run, layer: int, exact: Block, held: Block, x: Float64, errors: _Errors
 ) -> tuple[Float64, _Errors]:
     """The residual stream after attention, and its errors."""
-    shape, machine = run.model.shape, run.model.hardware.derived(layer)
+    shape, machine = run.model.shape, run.machine(layer)
     h = run.result(layer, "norm_1")
     errors_of_h = _normed(x, errors, exact.norm_1, shape.epsilon, h)
     heads, own = shape.heads, shape.key_heads
     groups = heads + 2 * own
-    near, found = _linear(h, errors_of_h, exact.qkv, held.qkv, machine.qkv, run, groups=groups)
+    near, found = _linear(h, errors_of_h, exact.qkv, held.qkv, "qkv", run, layer, groups=groups)
     columns = np.split(near, groups, axis=1)
     parts = []
     for name, start, count in (
@@ -571,12 +582,13 @@ class _Scores:
         key: tuple[Float64, _Errors],
     ) -> None:
         (q, of_q), (k, of_k) = query, key
-        self._run, machine = run, run.model.hardware.derived(layer)
+        self._kind, self._machine = run.kind, run.machine(layer)
+        machine = self._machine
         tokens, dimension = q.shape
         keys = np.ascontiguousarray(k.T)
         mask = run.mask(layer, "mask")
         recomputed = mask if mask is False else mask[head]
-        sums = _product(q, keys, keys, machine.scores, run, recomputed)
+        sums = _product(q, keys, keys, machine.scores, machine, run.kind, recomputed)
         divisor = float(np.sqrt(dimension)) if run.model.shape.scaled else 1.0
         causal = np.tri(tokens, dtype=np.bool_)
         # An error of the query moves all scores of a row by its product with a mean key, which no
@@ -605,7 +617,7 @@ class _Scores:
         z = softmax.value(self.masked)
         moved = softmax.enclosure(self.masked, self.errors)
         off = _gap(self.probabilities, z) + softmax.value_error(self.masked)
-        sums = _product(self.probabilities, value, value, step, self._run)
+        sums = _product(self.probabilities, value, value, step, self._machine, self._kind)
         own = sums.errors + _gap(result, sums.values) + sure(off @ np.abs(value), len(value))
         most = np.fmin(z + moved + softmax.value_error(self.masked), 1.0)
         box = f.enclosure(self.masked, self.errors) + np.fmin(
@@ -635,17 +647,17 @@ def _feed_forward_layer(
     run: Run, layer: int, exact: Block, held: Block, x: Float64, errors: _Errors
 ) -> _Errors:
     """The errors of the residual stream after the feed-forward layer, carried step by step."""
-    shape, machine = run.model.shape, run.model.hardware.derived(layer)
+    shape = run.model.shape
     h = run.result(layer, "norm_2")
     of_h = _normed(x, errors, exact.norm_2, shape.epsilon, h)
-    step, factor = machine.mlp_up, None
+    factor = None
     first, first_held = exact.mlp_up, held.mlp_up
     if exact.gate is not None and held.gate is not None:
-        near, (moved,) = _linear(h, of_h, exact.mlp_up, held.mlp_up, step, run)
+        near, (moved,) = _linear(h, of_h, exact.mlp_up, held.mlp_up, "mlp_up", run, layer)
         factor = near, moved
         first, first_held = exact.gate, held.gate
     mask = run.mask(layer, "mlp_up_mask")
-    near, (moved,) = _linear(h, of_h, first, first_held, step, run, mask)
+    near, (moved,) = _linear(h, of_h, first, first_held, "mlp_up", run, layer, mask)
     y = run.result(layer, "mlp_up")
     moved = moved.plus(_gap(y, near))
     result = run.result(layer, "activation")
@@ -665,10 +677,9 @@ def _added(
     held: Block,
 ) -> tuple[Float64, _Errors]:
     """The residual stream plus a product, and its errors."""
-    step = getattr(run.model.hardware.derived(layer), name)
     mask = run.mask(layer, f"{name}_mask")
     matrices = getattr(exact, name), getattr(held, name)
-    near, (of_product,) = _linear(h, of_h, *matrices, step, run, mask)
+    near, (of_product,) = _linear(h, of_h, *matrices, name, run, layer, mask)
     result = run.result(layer, name)
     box = sure(errors.box + of_product.box, 2)
     ball = sure(errors.ball + of_product.ball, 2)
@@ -692,9 +703,9 @@ class _Logits:
         x = run.result(last, "stream")
         self.errors = _normed(x, of_stream, exact.norm, run.model.shape.epsilon, h)
         self.weight = exact.head.weight.astype(np.float64)
-        held, step = run.model._weights.head.weight, run.model.hardware.lm_head
+        held, machine = run.model._weights.head.weight, run.model.hardware
         mask = run.mask(last, "lm_head_mask")
-        near, own = _product(h, self.weight, held, step, run, mask)
+        near, own = _product(h, self.weight, held, machine.lm_head, machine, run.kind, mask)
         if exact.head.bias is not None:
             near = near + exact.head.bias
             own = own + 2 * _UNIT * np.abs(near)

@@ -55,6 +55,9 @@ class Decoder(ABC):
     family: ClassVar[str]
     """The model's type, by its name in transformers."""
 
+    continues_texts: bool = True
+    """Whether the model reads one text, and says at each token what the next one is."""
+
     @property
     def kind(self) -> str:
         """What the model is, in words."""
@@ -78,19 +81,19 @@ class Decoder(ABC):
 
     def _set_machine(self, spec: HardwareLike, lamp: LAMP | Iterable[LAMP] | None) -> None:
         self.hardware: Hardware = hardware(spec)
-        _check_order(self.hardware, self.shape)
+        self.hardware.check_layers(self.shape.layers, self.kind)
+        for machine in self.hardware.machines.values():
+            _check_order(machine, self.shape)
         self.lamp = lamp
         self.look_ahead = LookAhead.of(lamp)
         self.look_ahead.check(self.hardware)
-        check_rule(self.look_ahead.softmax, self.hardware.attention)
+        for machine in self.hardware.machines.values():
+            check_rule(self.look_ahead.softmax, machine.attention)
 
     @property
     def _is_causal(self) -> bool:
         """Whether nothing that is computed for a token depends on later tokens."""
-        tiled, rule = self.hardware.attention, self.look_ahead.softmax
-        # A part of a tile is recomputed for all of its rows.
-        together = tiled is not None and tiled.rows > 1 and rule is not None
-        return self.hardware.is_causal and self.look_ahead.is_causal and not together
+        return self.look_ahead.is_causal_on(self.hardware)
 
     @staticmethod
     @abstractmethod
@@ -172,10 +175,16 @@ class Decoder(ABC):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._set_machine(hardware, lamp)
-        before, after = self.hardware, other.hardware
-        if (before.weights, before.carrier) != (after.weights, after.carrier):
-            other._weights = self._load(self._tensors, self.config, after)
+        if self._stored != other._stored:
+            other._weights = self._load(self._tensors, self.config, other.hardware)
         return other
+
+    @property
+    def _stored(self) -> tuple[Any, ...]:
+        """What the numbers of the weights depend on: the formats in each layer and behind them."""
+        machine, count = self.hardware, self.shape.layers
+        formats = (machine.of_layer(layer, count).weights for layer in range(count + 1))
+        return machine.carrier, *formats
 
     # --- text -------------------------------------------------------------------------------------
 

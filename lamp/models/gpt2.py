@@ -174,29 +174,31 @@ class GPT2(Decoder):
         held = Tensors(tensors, _PREFIX, hardware)
         held.check_layers("h.", config.n_layer, "n_layer")
 
-        def norm(name: str) -> Norm:
-            return Norm(held.take(f"{name}.weight", width), held.take(f"{name}.bias", width))
+        def norm(of: Tensors, name: str) -> Norm:
+            return Norm(of.take(f"{name}.weight", width), of.take(f"{name}.bias", width))
 
-        def matrix(name: str, inputs: int, outputs: int) -> Matrix:
-            weight = held.take(f"{name}.weight", inputs, outputs)
-            return held.matrix(weight, held.take(f"{name}.bias", outputs))
+        def block(layer: int) -> Block:
+            at, own = f"h.{layer}", held.of_layer(layer, config.n_layer)
 
-        def block(at: str) -> Block:
+            def matrix(name: str, inputs: int, outputs: int) -> Matrix:
+                weight = own.take(f"{at}.{name}.weight", inputs, outputs)
+                return own.matrix(weight, own.take(f"{at}.{name}.bias", outputs))
+
             return Block(
-                norm_1=norm(f"{at}.ln_1"),
-                qkv=matrix(f"{at}.attn.c_attn", width, 3 * width),
-                attention_output=matrix(f"{at}.attn.c_proj", width, width),
-                norm_2=norm(f"{at}.ln_2"),
-                mlp_up=matrix(f"{at}.mlp.c_fc", width, inner),
-                mlp_down=matrix(f"{at}.mlp.c_proj", inner, width),
+                norm_1=norm(own, f"{at}.ln_1"),
+                qkv=matrix("attn.c_attn", width, 3 * width),
+                attention_output=matrix("attn.c_proj", width, width),
+                norm_2=norm(own, f"{at}.ln_2"),
+                mlp_up=matrix("mlp.c_fc", width, inner),
+                mlp_down=matrix("mlp.c_proj", inner, width),
             )
 
         tokens = held.take("wte.weight", config.vocab_size, width)
         weights = Weights(
             tokens=tokens,
             positions=held.take("wpe.weight", config.n_positions, width),
-            blocks=tuple(block(f"h.{layer}") for layer in range(config.n_layer)),
-            norm=norm("ln_f"),
+            blocks=tuple(block(layer) for layer in range(config.n_layer)),
+            norm=norm(held, "ln_f"),
             head=held.matrix(held.head(tokens, tied=config.tie_word_embeddings).T),
         )
         held.check_rest(_OWN, _CONSTANTS)

@@ -7,6 +7,7 @@ function of the platform's mathematical library is part of a result.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -23,6 +24,7 @@ from lamp._kernels.transformer import norm_rows
 from lamp.machines import Function, Operand, Product, Sum
 
 __all__ = [
+    "MANY_ROWS",
     "Checked",
     "Matrix",
     "Norm",
@@ -43,7 +45,7 @@ __all__ = [
 ]
 
 _GRAIN: Final = 2**12  # elements worth a thread
-_MANY_ROWS: Final = 64  # rows whose product takes far longer than rounding the weights
+MANY_ROWS: Final = 64  # rows whose product takes far longer than rounding the weights
 _NEAREST: Final = Rounding()
 
 
@@ -59,19 +61,43 @@ class Matrix:
 
     Parameters
     ----------
-    weight : ndarray, shape (inputs, outputs)
+    weight : ndarray, shape (inputs, outputs), or None
+        None in a subclass that makes its numbers when they are asked for.
     bias : ndarray, shape (outputs,), optional
     format : Format
         The format that the weights are members of.
     """
 
-    def __init__(self, weight: NDArray[Any], bias: NDArray[Any] | None, format: Format) -> None:
-        self.weight, self.bias, self.format = weight, bias, format
+    def __init__(
+        self, weight: NDArray[Any] | None, bias: NDArray[Any] | None, format: Format
+    ) -> None:
+        self._weight, self.bias, self.format = weight, bias, format
         self._kept: tuple[Any, Operand] | None = None
+
+    @property
+    def weight(self) -> NDArray[Any]:
+        """The numbers of the machine."""
+        assert self._weight is not None
+        return self._weight
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        inputs, outputs = self.weight.shape
+        return inputs, outputs
+
+    @property
+    def size(self) -> int:
+        """The number of weights, which is that of multiply-adds per row."""
+        return math.prod(self.shape)
+
+    def is_operand(self, step: Product) -> bool:
+        """Whether a step takes the weights as they are."""
+        return step.operands is None or (step.operands == self.format and step.scaling == "none")
 
     def operand(self, step: Product, rows: int) -> Operand:
         """The weights as the right operand of a step whose left operand has that many rows."""
-        if step.operands is None or (step.operands == self.format and step.scaling == "none"):
+        if self.is_operand(step):
             return Operand(self.weight)
         key = step.operands, step.rounding, step.scaling, step.block
         kept = self._kept  # read once: another thread may change it
@@ -79,7 +105,7 @@ class Matrix:
             return kept[1]
         self._kept = None
         operand = right_operand(self.weight, step, None)
-        if rows < _MANY_ROWS:
+        if rows < MANY_ROWS:
             self._kept = key, operand
         return operand
 

@@ -220,6 +220,7 @@ class Llama(Decoder):
             activation=config.hidden_act,
             epsilon=config.rms_norm_eps,
             rotary=config.rotary,
+            gated=True,
         )
 
     @staticmethod
@@ -232,40 +233,41 @@ class Llama(Decoder):
         held = Tensors(tensors, _PREFIX, hardware)
         held.check_layers("layers.", config.num_hidden_layers, "num_hidden_layers")
 
-        def norm(name: str) -> Norm:
-            return Norm(held.take(f"{name}.weight", width), centered=False)
+        def norm(of: Tensors, name: str) -> Norm:
+            return Norm(of.take(f"{name}.weight", width), centered=False)
 
-        def matrix(name: str, inputs: int, outputs: int, has_bias: bool) -> Matrix:
-            # transformers stores these matrices transposed.
-            weight = held.take(f"{name}.weight", outputs, inputs).T
-            return held.matrix(weight, held.take(f"{name}.bias", outputs) if has_bias else None)
+        def block(layer: int) -> Block:
+            at, own = f"layers.{layer}", held.of_layer(layer, config.num_hidden_layers)
 
-        def block(at: str) -> Block:
+            def matrix(name: str, inputs: int, outputs: int, has_bias: bool) -> Matrix:
+                # transformers stores these matrices transposed.
+                weight = own.take(f"{at}.{name}.weight", outputs, inputs).T
+                bias = own.take(f"{at}.{name}.bias", outputs) if has_bias else None
+                return own.matrix(weight, bias)
+
             sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
             parts = [
-                matrix(f"{at}.self_attn.{name}", width, size, config.attention_bias)
+                matrix(f"self_attn.{name}", width, size, config.attention_bias)
                 for name, size in sizes.items()
             ]
             joined = np.concatenate([part.weight for part in parts], axis=1)
             biases = [part.bias for part in parts if part.bias is not None]
             return Block(
-                norm_1=norm(f"{at}.input_layernorm"),
-                qkv=held.matrix(joined, np.concatenate(biases) if biases else None),
-                attention_output=matrix(
-                    f"{at}.self_attn.o_proj", queries, width, config.attention_bias
-                ),
-                norm_2=norm(f"{at}.post_attention_layernorm"),
-                gate=matrix(f"{at}.mlp.gate_proj", width, inner, config.mlp_bias),
-                mlp_up=matrix(f"{at}.mlp.up_proj", width, inner, config.mlp_bias),
-                mlp_down=matrix(f"{at}.mlp.down_proj", inner, width, config.mlp_bias),
+                norm_1=norm(own, f"{at}.input_layernorm"),
+                qkv=own.matrix(joined, np.concatenate(biases) if biases else None),
+                attention_output=matrix("self_attn.o_proj", queries, width, config.attention_bias),
+                norm_2=norm(own, f"{at}.post_attention_layernorm"),
+                gate=matrix("mlp.gate_proj", width, inner, config.mlp_bias),
+                mlp_up=matrix("mlp.up_proj", width, inner, config.mlp_bias),
+                mlp_down=matrix("mlp.down_proj", inner, width, config.mlp_bias),
             )
 
         tokens = held.take("embed_tokens.weight", config.vocab_size, width)
         weights = Weights(
             tokens=tokens,
             positions=None,
-            blocks=tuple(block(f"layers.{layer}") for layer in range(config.num_hidden_layers)),
-            norm=norm("norm"),
+            blocks=tuple(block(layer) for layer in range(config.num_hidden_layers)),
+            norm=norm(held, "norm"),
             head=held.matrix(held.head(tokens, tied=config.tie_word_embeddings).T),
         )
         held.check_rest(_OWN, _CONSTANTS)

@@ -110,7 +110,7 @@ class State:
     layer : int
         The layer that is being computed; the number of layers behind the last one.
     machine : Hardware
-        The machine with the random bits of this layer.
+        The machine of this layer, with random bits of its own.
     recomputed : dict
         What was recomputed so far, a list per step.
     """
@@ -134,7 +134,8 @@ class State:
 
     def enter(self, layer: int) -> None:
         """Go on to a layer."""
-        self.layer, self.machine = layer, self.hardware.derived(layer)
+        self.layer = layer
+        self.machine = self.hardware.of_layer(layer, self.shape.layers)
 
     def observe(self, name: str, numbers: NDArray[Any]) -> None:
         """Show a result of the current layer to the observer."""
@@ -451,7 +452,7 @@ def recompute(
         stream=state.layer + _STREAMS[name] * _STREAM_STEP,
     )
     count = partial(Recomputation.of, step=candidates.product, machine=state.machine)
-    terms = candidates.matrix.weight.shape[0]
+    terms = candidates.matrix.shape[0]
     counted = count(mask, components=mask.size, terms=terms)
     if already is not None:
         highest = already.astype(np.uint8) * np.uint8(len(state.machine.levels))

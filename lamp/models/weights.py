@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 import warnings
@@ -58,6 +59,8 @@ class Shape:
         Whether scores are divided by the square root of the head dimension.
     rotary : Rotary, optional
         How queries and keys are rotated.
+    gated : bool
+        Whether the feed-forward layers have a gate: two products of the step mlp_up.
     """
 
     vocabulary: int
@@ -72,6 +75,7 @@ class Shape:
     epsilon: float
     scaled: bool = True
     rotary: Rotary | None = None
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Block:
     def size(self) -> int:
         """The number of weights in the matrices, which is that of multiply-adds per token."""
         matrices = (self.qkv, self.attention_output, self.mlp_up, self.mlp_down, self.gate)
-        return sum(matrix.weight.size for matrix in matrices if matrix is not None)
+        return sum(matrix.size for matrix in matrices if matrix is not None)
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Weights:
         """Multiply-adds of all products for tokens that begin at a position."""
         pairs = tokens * position + tokens * (tokens + 1) // 2
         attention = 2 * pairs * shape.heads * shape.dimension  # scores and values
-        matrices = sum(block.size for block in self.blocks) + self.head.weight.size
+        matrices = sum(block.size for block in self.blocks) + self.head.size
         return int(tokens * matrices + attention * len(self.blocks))
 
 
@@ -129,7 +133,8 @@ class Tensors:
     prefix : str
         What names begin with in a model with a head, and may begin with.
     hardware : Hardware
-        Tensors are rounded to nearest into its format of weights.
+        Tensors are rounded to nearest into its format of weights; those of a layer, see
+        :meth:`of_layer`.
 
     Raises
     ------
@@ -147,6 +152,7 @@ class Tensors:
         has_prefix = any(name.startswith(prefix) for name in self._names.values())
         self._prefix = prefix if has_prefix or not self._names else ""
         self._used: set[str] = set()
+        self._hardware = hardware
         self._format: Format = hardware.weights
         self._carrier = hardware.carrier
 
@@ -162,6 +168,23 @@ class Tensors:
                 )
             names[plain] = name
         return names
+
+    def of_layer(self, layer: int, layers: int) -> Tensors:
+        """The same tensors as the machine holds those of a layer; what is taken is noted in both.
+
+        Parameters
+        ----------
+        layer : int
+        layers : int
+            How many layers the model has.
+
+        Returns
+        -------
+        Tensors
+        """
+        found = copy.copy(self)
+        found._format = self._hardware.of_layer(layer, layers).weights
+        return found
 
     def __contains__(self, name: str) -> bool:
         return name in self._names

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from lamp.machines import STEPS
 from lamp.reports import figures
@@ -17,9 +20,19 @@ from lamp.reports.results import NONE, Pair, Results, Rung, front, grouped, metr
 from lamp.reports.scales import Scale
 
 if TYPE_CHECKING:
-    from lamp.studies import Run
+    from lamp.studies import EqualRateRun, Run
 
-__all__ = ["ERRORS", "Chart", "charts", "divergences", "heat_maps", "ladders", "scatter", "speeds"]
+__all__ = [
+    "ERRORS",
+    "Chart",
+    "charts",
+    "demo",
+    "divergences",
+    "heat_maps",
+    "ladders",
+    "scatter",
+    "speeds",
+]
 
 _WORK: Final = (
     ("KL against recomputation rate", RATE, KL),
@@ -27,31 +40,28 @@ _WORK: Final = (
     ("Flips against recomputation rate", RATE, FLIPS),
 )
 ERRORS: Final = Entry("bars and bands: one standard error", role="note")
+_FRONT: Final = Entry("Pareto front of a machine", role="front")
 _MOST: Final = 12  # runs in a heat map
-
-Groups = Sequence[Sequence[tuple[str, Picture]]]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Pictures that belong together, each with a name unless its title tells it from the others.
-
-    Those of a group are side by side.
-    """
+    """Pictures that belong together."""
 
     title: str
     note: str
-    groups: Groups
+    pictures: Sequence[Picture]
 
     @property
-    def named(self) -> list[tuple[str, Picture]]:
-        """All pictures, with their names."""
-        return [each for group in self.groups for each in group]
+    def groups(self) -> list[list[Picture]]:
+        """The pictures that are side by side: those of one name, or all if each has its own."""
+        groups = [[*group] for _, group in itertools.groupby(self.pictures, attrgetter("name"))]
+        return groups if len(groups[0]) > 1 else [[*self.pictures]]
 
     @property
     def legend(self) -> list[Entry]:
         """What colors and shapes mean in any of the pictures: machines, rules, lines."""
-        entries = dict.fromkeys(entry for _, each in self.named for entry in each.legend)
+        entries = dict.fromkeys(entry for each in self.pictures for entry in each.legend)
         return sorted(entries, key=_rank)
 
 
@@ -62,50 +72,70 @@ def _rank(entry: Entry) -> tuple[bool, bool, int]:
 
 def charts(study: Results) -> list[Chart]:
     """The charts of a study, those for which it has runs."""
-    found = ((title, note, groups(study)) for title, note, groups in _CHARTS)
-    return [Chart(*each) for each in found if any(each[2])]
+    drawn = (
+        Chart(title, note, pictures(study if each else study.averaged))
+        for title, note, each, pictures in _CHARTS
+    )
+    return [chart for chart in drawn if chart.pictures]
 
 
 # --- what is lost against what is paid ------------------------------------------------------------
 
 
-def _work(study: Results) -> Groups:
-    groups = [[(name, each) for each in scatter(study, x, y)] for name, x, y in _WORK]
-    return groups if len(groups[0]) > 1 else [list(itertools.chain(*groups))]
+def _work(study: Results) -> list[Picture]:
+    return [each for name, x, y in _WORK for each in scatter(study, x, y, name)]
 
 
-def scatter(study: Results, x: Quantity, y: Quantity) -> list[Picture]:
+def scatter(study: Results, x: Quantity, y: Quantity, name: str = "") -> list[Picture]:
     """What is lost against what is paid, for each model and text that has runs with look-ahead."""
-    return [_scatter(study, pair, x, y) for pair in study.pairs if pair.looked_ahead]
+    return [
+        replace(_scatter(study, pair, x, y, _fronts, (_FRONT, ERRORS)), name=name)
+        for pair in study.pairs
+        if pair.looked_ahead
+    ]
 
 
-def _scatter(study: Results, pair: Pair, x: Quantity, y: Quantity) -> Picture:
-    points = [_point(study, run, y, x) for run in pair.looked_ahead]
+def _scatter(
+    study: Results,
+    pair: Pair,
+    x: Quantity,
+    y: Quantity,
+    joined: Callable[[Sequence[Run], Sequence[Point]], Iterable[Sequence[Point]]],
+    notes: Iterable[Entry],
+) -> Picture:
+    """Marks of runs with look-ahead, lines through some of each machine's, and levels of others."""
+    mark = partial(_point, study, y=y)
+    points = [mark(run, x=x) for run in pair.looked_ahead]
     lines = [
-        Line(
-            ((math.nan, y.value(run), y.error(run)),),
-            study.color(run),
-            "level",
-            f"{described(run, y)}, no look-ahead",
-        )
-        for run in pair.plain
+        Line([mark(run)], "level", f"{described(run, y)}, no look-ahead") for run in pair.plain
     ]
     for runs in pair.by_machine().values():
-        at = [(x.value(run), y.value(run)) for run in runs]
-        best = tuple((*at[i], math.nan) for i in front(at) if runs[i].lamp != NONE)
-        lines += [Line(best, study.color(runs[0]))] if len(best) > 1 else []
+        found = joined(runs, [mark(run, x=x) for run in runs])
+        lines += [Line(each) for each in found if len(each) > 1]
     machines = dict.fromkeys(run.hardware for run in pair.records)
     rules = {study.shape(run) for run in pair.looked_ahead}
     legend = (
         *(Entry(name, study.machines.index(name)) for name in machines),
         *(Entry(study.rules[i], None, i, "rule") for i in sorted(rules)),
         *[Entry("no look-ahead", role="level")] * bool(pair.plain),
-        Entry("Pareto front of a machine", role="front"),
-        ERRORS,
+        *notes,
     )
-    summary = f"{y.title}, against {x.title}: {len(points)} runs of {pair.title}"
     draw = partial(figures.plot, _across(x, pair.looked_ahead), _up(y, pair.records), points, lines)
+    summary = f"{y.title}, against {x.title}: {len(points)} runs of {pair.title}"
     return Picture(f"{y.name}-{x.name}", pair.title, summary, legend, draw)
+
+
+def _fronts(runs: Sequence[Run], points: Sequence[Point]) -> Iterable[Sequence[Point]]:
+    """The Pareto front of a machine's runs, without those that do not look ahead."""
+    best = front([(point.x, point.y) for point in points])
+    return [[points[i] for i in best if runs[i].lamp != NONE]]
+
+
+def _by_rule(runs: Sequence[Run], points: Sequence[Point]) -> Iterable[Sequence[Point]]:
+    """The runs of each rule, from left to right."""
+    looked_ahead = (i for i, run in enumerate(runs) if run.lamp != NONE)
+    rules = grouped(looked_ahead, lambda i: runs[i].lamp).values()
+    return [sorted(points[i] for i in own) for own in rules]
 
 
 def _across(quantity: Quantity, runs: Sequence[Run], *, log: bool = True) -> Scale:
@@ -142,8 +172,7 @@ def ladders(study: Results) -> list[Picture]:
     found = []
     for pair in study.pairs:
         rungs = [(rung, run) for run in pair.records if (rung := study.rung(run)) is not None]
-        for variable in dict.fromkeys(rung.variable for rung, _ in rungs):
-            own = [(rung, run) for rung, run in rungs if rung.variable == variable]
+        for variable, own in grouped(rungs, lambda each: each[0].variable).items():
             if len({rung.value for rung, _ in own}) > 1:
                 found.append(_ladder(study, pair, variable, own))
     return found
@@ -157,20 +186,18 @@ def _ladder(
     title = f"{variable}, stored significand bits" if bits else variable
     values, runs = {rung.value for rung, _ in rungs}, [run for _, run in rungs]
     x = Scale(title, values, "{:g}".format, log=False, marked=[*values])
-    joined: dict[tuple[int, str], list[Point]] = {}
-    for rung, run in sorted(rungs, key=lambda each: each[0].value):
-        color = families.index(rung.family)
-        point = _point(study, run, KL)._replace(x=rung.value, color=color)
-        joined.setdefault((color, run.lamp), []).append(point)
-    points = list(itertools.chain(*joined.values()))
-    lines = [
-        Line(tuple((p.x, p.y, p.y_error) for p in part), color, role)
-        for (color, lamp), own in joined.items()
-        for role in ["path" if lamp == NONE else "front"]
-        for finite, stretch in itertools.groupby(own, key=lambda point: math.isfinite(point.y))
-        for part in [list(stretch)]
-        if finite and len(part) > 1
-    ]
+    points, lines = [], []
+    ordered = sorted(rungs, key=lambda each: each[0].value)
+    for (family, lamp), own in grouped(
+        ordered, lambda each: (each[0].family, each[1].lamp)
+    ).items():
+        color = families.index(family)
+        placed = [_point(study, run, KL)._replace(x=rung.value, color=color) for rung, run in own]
+        points += placed
+        parts = itertools.groupby(placed, key=lambda point: math.isfinite(point.y))
+        stretches = [[*part] for finite, part in parts if finite]
+        role = "path" if lamp == NONE else "front"
+        lines += [Line(part, role) for part in stretches if len(part) > 1]
     paths = (Entry(name, i, role="path") for i, name in enumerate(families))
     summary = f"{KL.title}, against {title}: {len(points)} runs of {pair.title}"
     draw = partial(figures.plot, x, _up(KL, runs), points, lines)
@@ -223,10 +250,9 @@ def heat_maps(study: Results) -> list[Picture]:
         if len(runs) > _MOST:
             runs = [run for run in runs if run.position in best] or runs
         if runs:
-            last = min(len(runs), _MOST) - 1  # evenly from the first to the last
-            chosen = [runs[round(i * (len(runs) - 1) / max(last, 1))] for i in range(last + 1)]
-            summary = f"share recomputed by step and layer: {len(chosen)} runs of {pair.title}"
-            draw = partial(figures.heat_map, [*map(_block, chosen)])
+            evenly = np.linspace(0, len(runs) - 1, min(len(runs), _MOST)).round().astype(int)
+            summary = f"share recomputed by step and layer: {len(evenly)} runs of {pair.title}"
+            draw = partial(figures.heat_map, [_block(runs[i]) for i in evenly])
             found.append(Picture("layers", pair.title, summary, figures.heat_scale(), draw))
     return found
 
@@ -239,52 +265,73 @@ def _block(run: Run) -> Block:
     return Block(f"{run.hardware} + {run.lamp}", described(run, KL, RATE), rates)
 
 
+# --- the demo -------------------------------------------------------------------------------------
+
+_RULES: Final = {
+    "none": NONE,
+    "random": "random control",
+    "normwise": "normwise, version 1's rule",
+    "total_variation, |y|": "one threshold on |y| z(1 - z)",
+}
+_RECOMPUTED: Final = replace(RATE, title="query-key products recomputed in float32")
+
+
+def demo(results: Sequence[EqualRateRun]) -> Picture:
+    """A color for each precision, a shape for each rule, and lines that join runs of both."""
+    from lamp.studies import Run
+
+    ordered = sorted(results, key=lambda run: (run.stored_bits, [*_RULES].index(run.rule)))
+    runs = (
+        Run("", "", "", f"{run.stored_bits} stored bits", _RULES[run.rule], "", metrics=run.metrics)
+        for run in ordered
+    )
+    study = Results("", "demo", {}, tuple(replace(run, state="done") for run in runs), {})
+    (pair,) = study.pairs
+    picture = _scatter(study, pair, _RECOMPUTED, KL, _by_rule, [ERRORS])
+    return replace(picture, kind="demo", title="Look-ahead in attention scores")
+
+
 # --- what a report shows --------------------------------------------------------------------------
-
-
-def _alone(pictures: Callable[[Results], list[Picture]]) -> Callable[[Results], Groups]:
-    """Pictures that need no names, in a group of their own."""
-    return lambda study: [[("", picture) for picture in pictures(study)]]
-
-
-def _of_means(groups: Callable[[Results], Groups]) -> Callable[[Results], Groups]:
-    """Pictures with one mark for runs that differ in their seeds alone."""
-    return lambda study: groups(study.averaged)
-
 
 _BARS: Final = (
     "Bars and bands are one standard error: over the windows of a text, or blocks of its only "
     "window, or over seeds where a mark is the mean of runs that differ in nothing else."
 )
-_CHARTS: Final[Sequence[tuple[str, str, Callable[[Results], Groups]]]] = (
+# Their titles, what is said of them, whether each seed has a mark, or the mean, and their pictures.
+_CHARTS: Final[Sequence[tuple[str, str, bool, Callable[[Results], list[Picture]]]]] = (
     (
         "Divergence against work",
         "Each mark is a run: its color is the machine, its shape the rule. Thin lines are Pareto "
         "fronts: no other run on the same machine beats theirs. Dotted lines are runs without "
         f"look-ahead. {_BARS}",
-        _of_means(_work),
+        False,
+        _work,
     ),
     (
         "Divergence by machine",
         f"Each mark is a run without look-ahead. {_BARS}",
-        _of_means(_alone(divergences)),
+        False,
+        divergences,
     ),
     (
         "Precision ladders",
         "KL along families of machines. Thin lines join runs with the same look-ahead, bold ones "
         f"those without. {_BARS}",
-        _of_means(_alone(ladders)),
+        False,
+        ladders,
     ),
     (
         "Where it recomputes",
         "Recomputed share by step and layer, for at most twelve runs on the Pareto front of each "
         "model and text.",
-        _of_means(_alone(heat_maps)),
+        False,
+        heat_maps,
     ),
     (
         "Time",
         "Each mark is a run. Seconds are those of forward passes and comparisons; loading the "
         "model and computing the reference are left out.",
-        _alone(speeds),
+        True,
+        speeds,
     ),
 )

@@ -9,7 +9,6 @@ import itertools
 import math
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from lamp.evaluation import Comparison, Metrics
     from lamp.integrations import Scores
     from lamp.machines import Difference
-    from lamp.reports.figures import Picture
     from lamp.studies import EqualRateRun
 
 __all__ = [
@@ -47,12 +45,15 @@ _HEAD: Final = "lm_head"  # the step that is in no layer
 _GAP: Final = 2  # between the columns of a table with a heading
 _RATE_WIDTH: Final = 7  # of a column of percentages, the space before it included
 
-_RULES: Final = {
-    "random": "random control",
-    "normwise": "normwise, version 1's rule",
-    "total_variation, |y|": "one threshold on |y| z(1 - z)",
-}
-"""The rules of the demo's plot, by what results call them."""
+# The rows of a table of metrics: what is shown, its name, how it and its error are, and of what.
+_percent: Final = "{:.2%}".format
+_MEASURED: Final[Sequence[tuple[str, str, Callable[[float], str], str, str]]] = (
+    ("kl", "KL divergence", numbers.scientific, "scientific", "nats per token, from {reference}"),
+    ("flip_rate", "flips", _percent, "percent", "of the most probable next tokens"),
+    ("perplexity", "perplexity", numbers.decimals, "plain", "{other}"),
+    ("recomputation_rate", "recomputed", _percent, "percent", "of candidate components"),
+    ("high_precision_share", "high precision", _percent, "", "of all multiply-adds, added to them"),
+)
 
 # The columns of tables: a heading, and what stands under it.
 _Columns = Sequence[tuple[str, Callable[[Any], str]]]
@@ -72,6 +73,15 @@ _RESULTS: Final[_Columns] = (
     ("rate", lambda run: f"{run.metrics.recomputation_rate:.2%}"),
     ("s", lambda run: f"{run.seconds:.1f}"),
 )
+_SCORES: Final[_Columns] = (
+    ("metric", lambda s: s.metric if s.filter == "none" else f"{s.metric}, {s.filter}"),
+    ("score", lambda s: numbers.decimals(s.value)),
+    ("±", lambda s: numbers.error(s.value_error, "decimals")[1:]),
+    ("{reference}", lambda s: numbers.decimals(s.reference)),
+    ("more", lambda s: "-" if s.difference is None else numbers.decimals(s.difference.value)),
+    ("±", lambda s: numbers.error(s.difference.error, "decimals")[1:] if s.difference else "-"),
+    ("changed", lambda s: "-" if s.changed is None else str(s.changed)),
+)
 _LOOK_AHEAD: Final[_Columns] = (
     ("recom-\nputed", lambda run: _if_any(run, run.metrics.recomputation_rate)),
     ("high\nprec.", lambda run: _if_any(run, run.metrics.high_precision_share)),
@@ -88,13 +98,11 @@ def _if_any(run: Comparison, rate: float) -> str:
 
 def results_table(results: Sequence[EqualRateRun], title: str) -> Table:
     """A table of the demo's runs, one per row, below a title."""
-    table = _headed_table([heading for heading, _ in _RESULTS])
+    table = _headed_table([heading for heading, _ in _RESULTS], _cells(_RESULTS, results))
     table.title, table.title_justify, table.padding = title, "left", (0, 0)
     table.columns[2].justify = "left"
-    for index, run in enumerate(results):
-        if index and results[index - 1].stored_bits != run.stored_bits:
-            table.add_section()
-        table.add_row(*(show(run) for _, show in _RESULTS))
+    for row, (run, following) in zip(table.rows, itertools.pairwise(results), strict=False):
+        row.end_section = run.stored_bits != following.stored_bits
     return table
 
 
@@ -106,33 +114,15 @@ def metrics_table(run: Comparison, reference: str) -> Table:
     table.add_column(no_wrap=True, justify="right", style="bold")
     table.add_column(no_wrap=True)
     table.add_column(style="dim")
-    table.add_row(
-        "KL divergence",
-        numbers.scientific(metrics.kl),
-        numbers.error(metrics.kl_error),
-        f"nats per token, from {reference}",
-    )
-    table.add_row(
-        "flips",
-        f"{metrics.flip_rate:.2%}",
-        numbers.error(metrics.flip_rate_error, "percent"),
-        "of the most probable next tokens",
-    )
-    table.add_row(
-        "perplexity",
-        numbers.decimals(metrics.perplexity),
-        numbers.error(metrics.perplexity_error, "plain"),
-        f"{reference}: {numbers.decimals(metrics.reference_perplexity)}",
-    )
-    if run.setting.lamp:
+    other = f"{reference}: {numbers.decimals(metrics.reference_perplexity)}"
+    for metric, name, show, style, of in _MEASURED if run.setting.lamp else _MEASURED[:3]:
+        error = getattr(metrics, f"{metric}_error", math.nan)
         table.add_row(
-            "recomputed",
-            f"{metrics.recomputation_rate:.2%}",
-            numbers.error(metrics.recomputation_rate_error, "percent"),
-            "of candidate components",
+            name,
+            show(getattr(metrics, metric)),
+            numbers.error(error, style),
+            of.format(reference=reference, other=other),
         )
-        share = f"{metrics.high_precision_share:.2%}"
-        table.add_row("high precision", share, "", "of all multiply-adds, added to them")
     table.add_row("time", f"{numbers.seconds(run.seconds)} s", "", f"{run.speed:,.0f} tokens/s")
     return table
 
@@ -165,35 +155,29 @@ def rates_table(metrics: Metrics, width: int) -> Table:
 
     Layers that do not fit into `width` columns of the terminal go below the first.
     """
-    rows = {step: _percentages(rates) for step, rates in metrics.step_rates.items()}
-    head = {step: rows.pop(step) for step in [*rows] if step.startswith(_HEAD)}
-    if len(rows.keys() & STEPS.keys()) > 1:
-        rows["all"] = _percentages(metrics.layer_rates)
+    rates = dict(metrics.step_rates)
+    head = {step: rates.pop(step) for step in [*rates] if step.startswith(_HEAD)}
+    if len(rates.keys() & STEPS.keys()) > 1:
+        rates["all"] = metrics.layer_rates
     columns = [f"layer {n}" if n == 0 else str(n) for n in range(len(metrics.layer_rates))]
-    if rows and all(len(set(cells)) == 1 for cells in rows.values()):
+    if rates and all(len({f"{100 * x:.2f}" for x in row}) == 1 for row in rates.values()):
         columns = ["each layer"]
     heading = "recomputed, %"
-    label = 2 + max(map(len, (heading, _HEAD, *head, *rows)))
+    label = 2 + max(map(len, (heading, _HEAD, *head, *rates)))
     across = max(1, min(len(columns), (width - label) // _RATE_WIDTH))
+    parts = [slice(start, start + across) for start in range(0, len(columns), across)]
+    blocks = [(columns[part], {step: row[part] for step, row in rates.items()}) for part in parts]
+    blocks += [(["head"], head)] if head else []
     table = _plain_table()
     table.padding = 0
     table.add_column(no_wrap=True, min_width=label)
     for _ in range(across):
         table.add_column(justify="right", no_wrap=True, min_width=_RATE_WIDTH)
-    for start in range(0, len(columns), across):
-        chosen = slice(start, start + across)
-        table.add_row("" if start else heading, *columns[chosen], style="bold")
-        for step, cells in rows.items():
-            table.add_row(step, *cells[: len(columns)][chosen])
-    if head:
-        table.add_row("" if rows else heading, "head", style="bold")
-    for step, cells in head.items():
-        table.add_row(step, *cells)
+    for above, (names, block) in zip([heading, *[""] * len(blocks)], blocks, strict=False):
+        table.add_row(above, *names, style="bold")
+        for step, row in block.items():
+            table.add_row(step, *(f"{100 * rate:.2f}" for rate in row[: len(names)]))
     return table
-
-
-def _percentages(rates: Sequence[float]) -> list[str]:
-    return [f"{100 * rate:.2f}" for rate in rates]
 
 
 def comparison_heading(runs: Sequence[Comparison], reference: str) -> str:
@@ -206,40 +190,18 @@ def comparison_table(runs: Sequence[Comparison]) -> Table:
     """A table of one model and text on several machines, a letter for each."""
     high = any(run.setting.lamp for run in runs)
     columns = (*_METRICS, *(_LOOK_AHEAD if high else ()), *_TIMES)
-    table = _headed_table(["", *(heading for heading, _ in columns)])
-    for letter, run in zip(LETTERS, runs, strict=False):
-        table.add_row(letter, *(show(run) for _, show in columns))
-    return table
+    rows = ((letter, *row) for letter, row in zip(LETTERS, _cells(columns, runs), strict=False))
+    return _headed_table(["", *(heading for heading, _ in columns)], rows)
 
 
 def scores_tables(found: Scores) -> Iterator[tuple[str, Table]]:
-    """A table of the scores of each task, on a machine and on the reference.
-
-    Parameters
-    ----------
-    found : lamp.integrations.Scores
-
-    Yields
-    ------
-    heading : str
-    table : rich.table.Table
-    """
-    for task, scores in itertools.groupby(found.scores, lambda score: score.task):
-        table = _headed_table(["metric", "score", "±", found.reference, "more", "±", "changed"])
+    """A heading and a table for each task: its scores on a machine and on the reference."""
+    for task, group in itertools.groupby(found.scores, lambda score: score.task):
+        scores = list(group)
+        headings = [heading.format(reference=found.reference) for heading, _ in _SCORES]
+        table = _headed_table(headings, _cells(_SCORES, scores))
         table.columns[0].justify = "left"
-        count = 0
-        for score in scores:
-            difference, changed, count = score.difference, score.changed, score.count
-            metric = score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
-            table.add_row(
-                metric,
-                numbers.decimals(score.value),
-                numbers.error(score.value_error, "decimals")[1:],
-                numbers.decimals(score.reference),
-                "-" if difference is None else numbers.decimals(difference.value),
-                "-" if difference is None else numbers.error(difference.error, "decimals")[1:],
-                "-" if changed is None else str(changed),
-            )
+        count = scores[-1].count
         documents = f", {count} document{'s' if count > 1 else ''}" if count else ""
         yield f"{task}{documents}", table
 
@@ -249,31 +211,25 @@ def differences_table(found: Sequence[Difference], width: int) -> Table:
 
     Machines that do not fit side by side into `width` columns go one below the other.
     """
-    rows = [(label, each.what, each.values) for each in found for label in each.labels()]
-    cells = [("step", "", LETTERS[: len(rows[0][2])]), *rows]
-    columns = [[label, what, *values] for label, what, values in cells]
-    needed = sum(_GAP + max(map(len, column)) for column in zip(*columns, strict=True))
+    rows = [(label, each.what, *each.values) for each in found for label in each.labels()]
+    headings = ("step", "", *LETTERS[: len(found[0].values)])
+    needed = sum(_GAP + max(map(len, column)) for column in zip(headings, *rows, strict=True))
+    above = ("", *(label for label, *_ in rows))  # a label that repeats the one above is left out
+    rows = [
+        (label * (label != last), *row) for last, (label, *row) in zip(above, rows, strict=False)
+    ]
     if needed - _GAP <= width:
-        table = _headed_table(columns[0], "left")
-        for label, row in zip(_once(rows), columns[1:], strict=True):
-            table.add_row(label, *row[1:])
-        return table
-    table = _headed_table(["step", "", "", ""], "left")
-    for label, (_, what, values) in zip(_once(rows), rows, strict=True):
-        owners: dict[str, list[str]] = {}
-        for letter, value in zip(LETTERS, values, strict=False):
-            owners.setdefault(value, []).append(letter)
-        for index, (value, letters) in enumerate(owners.items()):
-            table.add_row(*((label, what) if index == 0 else ("", "")), " ".join(letters), value)
-    return table
+        return _headed_table(headings, rows, "left")
+    return _headed_table(("step", "", "", ""), itertools.chain(*map(_by_value, rows)), "left")
 
 
-def _once(rows: Sequence[tuple[str, Any, Any]]) -> Iterator[str]:
-    """Labels, those that repeat the one above left empty."""
-    previous = ""
-    for label, *_ in rows:
-        yield "" if label == previous else label
-        previous = label
+def _by_value(row: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """A row for each value, with the letters of the machines that have it."""
+    label, what, *values = row
+    lettered = list(zip(LETTERS, values, strict=False))
+    for value in dict.fromkeys(values):
+        yield label, what, " ".join(letter for letter, own in lettered if own == value), value
+        label = what = ""
 
 
 def _plain_table() -> Table:
@@ -282,14 +238,23 @@ def _plain_table() -> Table:
     return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
 
 
-def _headed_table(headings: Iterable[str], justify: Any = "right") -> Table:
+def _headed_table(
+    headings: Iterable[str], rows: Iterable[Iterable[str]] = (), justify: Any = "right"
+) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for heading in headings:
         table.add_column(heading, justify=justify, vertical="bottom", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _cells(columns: _Columns, rows: Iterable[Any]) -> Iterator[list[str]]:
+    """What stands in each row under the headings of columns."""
+    return ([show(row) for _, show in columns] for row in rows)
 
 
 def write_csv(results: Sequence[EqualRateRun], path: Path) -> None:
@@ -313,45 +278,11 @@ def plot_results(results: Sequence[EqualRateRun], path: Path) -> None:
     The ending of the path (.png, .svg, .pdf) says the kind of picture.  Another is a ValueError.
     """
     from lamp._files import writing
-    from lamp.reports import pictures
+    from lamp.reports import charts, pictures
 
     kind = path.suffix[1:]
     if kind not in pictures.KINDS:
         kinds = ", ".join(f".{each}" for each in pictures.KINDS)
         raise ValueError(f"{str(path)!r} ends in no kind of picture: expected {kinds}")
     writing.check(path)
-    writing.write(path, pictures.painted(_picture(results), kind))
-
-
-def _picture(results: Sequence[EqualRateRun]) -> Picture:
-    """A color for each precision, a shape for each rule, and lines that join runs of both."""
-    from lamp.reports import charts, figures, scales
-
-    title = "query-key products recomputed in float32"
-    rates = [run.metrics.recomputation_rate for run in results if run.lamp is not None]
-    x = scales.Scale(title, rates, numbers.short_percent, room=0.16, band=0.075)
-    each = [run.metrics for run in results]
-    divergences, errors = [run.kl for run in each], [run.kl_error for run in each]
-    y = scales.Scale("KL(float64 || model), nats per token", divergences, errors=errors)
-    precisions = sorted({result.stored_bits for result in results})
-    lines, points = [], []
-    for color, mu in enumerate(precisions):
-        for shape, rule in enumerate(("none", *_RULES)):
-            own = [run.metrics for run in results if (run.stored_bits, run.rule) == (mu, rule)]
-            places = sorted((each.recomputation_rate, each.kl, each.kl_error) for each in own)
-            if rule == "none":
-                lines += [figures.Line((place,), color, "level") for place in places]
-                continue
-            lines += [figures.Line(tuple(places), color)] if places else []
-            points += [
-                figures.Point(rate, kl, color, shape, "", y_error=error)
-                for rate, kl, error in places
-            ]
-    legend = (
-        *(figures.Entry(f"{mu} stored bits", i) for i, mu in enumerate(precisions)),
-        *(figures.Entry(text, None, i, "rule") for i, text in enumerate(_RULES.values(), 1)),
-        figures.Entry("no recomputation", role="level"),
-        charts.ERRORS,
-    )
-    draw = partial(figures.plot, x, y, points, lines)
-    return figures.Picture("demo", "Look-ahead in attention scores", title, legend, draw)
+    writing.write(path, pictures.painted(charts.demo(results), kind))

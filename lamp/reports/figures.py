@@ -21,6 +21,7 @@ import numpy as np
 
 from lamp.reports import numbers
 from lamp.reports.colors import HUES, LIGHT
+from lamp.reports.results import grouped
 from lamp.reports.scales import Scale
 
 if TYPE_CHECKING:
@@ -108,14 +109,13 @@ class Point(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line through points (x, y, error of y); that of one point is level, from end to end.
+    """A line through points, in the first's color; that of one point is level, from end to end.
 
     Its role is "level" (no look-ahead), "front" (thin) or "path" (bold).  Levels and paths have a
     band of one error.
     """
 
-    points: tuple[tuple[float, float, float], ...]
-    color: int
+    points: Sequence[Point]
     role: str = "front"
     tooltip: str = ""
 
@@ -154,7 +154,7 @@ class Picture:
     """A figure that can be drawn in the :func:`style` that is in force.
 
     Its kind is a word or two that can be part of a file's name, its title the model and text, its
-    summary what is to be seen, in words.
+    summary what is to be seen, in words.  The name tells it from others of the same title.
     """
 
     kind: str
@@ -162,6 +162,7 @@ class Picture:
     summary: str
     legend: tuple[Entry, ...]
     draw: Callable[[], Sheet]
+    name: str = ""
 
 
 class Sheet:
@@ -281,25 +282,25 @@ def plot(x: Scale, y: Scale, points: Iterable[Point], lines: Sequence[Line]) -> 
     y.draw(sheet.axes, "y")
     sheet.axes.set_xlabel(x.title, loc="right")
     sheet.axes.set_title(y.title, loc="left", y=1)
-    levels = [line for line in lines if len(line.points) == 1]
-    beside = [line for line in levels if y.in_band(line.points[0][1])]
+    levels = [line for line in lines if len(line.points) == 1 and y.in_band(line.points[0].y)]
     for line in lines:
         # Levels in a band have a height of their own each.
-        share = (1 + beside.index(line)) / (1 + len(beside)) if line in beside else 0.5
+        share = (1 + levels.index(line)) / (1 + len(levels)) if line in levels else 0.5
         _line(sheet, x, y, line, share)
     _marks(sheet, x, y, points)
     return sheet
 
 
 def _line(sheet: Sheet, x: Scale, y: Scale, line: Line, share: float) -> None:
-    look, classes = _stroke(line.color, line.role), f"m{line.color}"
-    xs = [x.place(point[0]) for point in line.points] if len(line.points) > 1 else [*x.ends]
-    ys = [y.place(value, share) for _, value, _ in line.points]
-    reach = np.array([y.reach(value, error) for _, value, error in line.points]).T
-    if len(ys) < len(xs):
-        ys, reach = ys * 2, np.repeat(reach, 2, axis=1)
-    if line.role != "front" and reach.any():
-        band = sheet.axes.fill_between(xs, ys - reach[0], ys + reach[1], fc=look["color"], **_BAND)
+    color = line.points[0].color
+    look, classes = _stroke(color, line.role), f"m{color}"
+    level = len(line.points) == 1
+    points = [*line.points] * (1 + level)
+    xs = [*x.ends] if level else [x.place(point.x) for point in points]
+    ys = [y.place(point.y, share) for point in points]
+    down, up = np.array([y.reach(point.y, point.y_error) for point in points]).T
+    if line.role != "front" and (down.any() or up.any()):
+        band = sheet.axes.fill_between(xs, ys - down, ys + up, fc=look["color"], **_BAND)
         sheet.mark(band, f"band {classes}")
     (drawn,) = sheet.axes.plot(xs, ys, **look)
     sheet.mark(drawn, f"{line.role} {classes}", [line.tooltip] if line.tooltip else ())
@@ -310,10 +311,7 @@ def _marks(sheet: Sheet, x: Scale, y: Scale | None, points: Iterable[Point]) -> 
 
     Parts of an artist are in the order of points.  Without a scale, y is a place of the axes.
     """
-    groups: dict[tuple[int, int], list[Point]] = {}
-    for point in points:
-        groups.setdefault((point.color, point.shape), []).append(point)
-    for (color, shape), group in groups.items():
+    for (color, shape), group in grouped(points, lambda p: (p.color, p.shape)).items():
         xs, across = [x.place(p.x) for p in group], [x.reach(p.x, p.x_error) for p in group]
         ys, up = [p.y for p in group], [(0.0, 0.0) for p in group]
         if y:

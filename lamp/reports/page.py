@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -20,19 +20,15 @@ from markupsafe import Markup
 
 from fpemu._printing import clean
 from lamp._files import writing
-from lamp.reports import numbers, svg, tables
+from lamp.reports import colors, numbers, svg, tables
 from lamp.reports.charts import charts
-from lamp.reports.colors import DARK, LIGHT
-from lamp.reports.results import Results, grouped, metrics
+from lamp.reports.results import Results
 
 if TYPE_CHECKING:
     from lamp.studies import Run
 
 __all__ = ["page", "write_page"]
 
-_MOST_LABELS: Final = 40  # of a kind, listed one by one
-_MOST_RUNS: Final = 200  # in a list
-_LISTED: Final = {"models": "model", "texts": "text", "hardware": "hardware", "look-ahead": "lamp"}
 _FIRST: Final = ("host", "processor", "system", "cores", "threads", "memory")
 
 
@@ -54,13 +50,7 @@ def page(studies: Sequence[Results]) -> str:
     script = resources.files("lamp.reports").joinpath("templates", "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = _templates().get_template("page.html")
-    return template.render(
-        studies=[_described(study) for study in studies],
-        store=studies[0].store,
-        themes={"light": LIGHT, "dark": DARK},
-        script=Markup(script),
-        digest=digest,
-    )
+    return template.render(studies=studies, script=Markup(script), digest=digest)
 
 
 @cache
@@ -74,75 +64,28 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["picture"] = lambda picture: Markup(svg.picture(picture))
-    found.filters["swatch"] = lambda entry: Markup(svg.swatch(entry))
+    found.filters |= {
+        "picture": lambda picture: Markup(svg.picture(picture)),
+        "swatch": lambda entry: Markup(svg.swatch(entry)),
+        "when": _when,
+        "place": _place,
+        "thousands": "{:,}".format,
+    }
+    found.tests["finite"] = math.isfinite
+    found.globals |= {"charts": charts, "colors": colors, "tables": tables}
     return found
 
 
-def _described(study: Results) -> dict[str, Any]:
-    """What the template says of a study."""
-    failed = grouped(study.having("failed"), lambda each: each.error or "for no known reason")
-    return {
-        "name": study.name,
-        "counts": study.counts,
-        "total": study.counts.total(),
-        "overflows": sum(not math.isfinite(metrics(each).kl) for each in study.done),
-        "facts": [(name, fact) for name, fact in _facts(study) if fact],
-        "failed": {reason: _listed(records) for reason, records in failed.items()},
-        "missing": _listed(study.having("missing")),
-        "texts": tables.texts(study),
-        "comparisons": tables.comparisons(study),
-        "seeds": tables.seeds(study),
-        "runs": tables.runs(study),
-        "charts": charts(study),
-        "times": {model: tables.times(study, model) for model in study.labels("model")},
-    }
-
-
-def _listed(runs: Sequence[Run]) -> tuple[str, list[str]]:
-    """How many runs, and what they are called."""
-    items = [str(run) for run in runs[:_MOST_RUNS]]
-    if len(runs) > _MOST_RUNS:
-        items.append(f"and {len(runs) - _MOST_RUNS:,} more")
-    return f"{len(runs):,} run{'' if len(runs) == 1 else 's'}", items
-
-
-# --- what a study is ------------------------------------------------------------------------------
-
-
-def _facts(study: Results) -> Iterator[tuple[str, Any]]:
-    """Names and facts: a list of (what is code, what is not), or plain lines."""
-    for name, kind in _LISTED.items():
-        yield name, _codes(_said(study, kind))
-    grid = study.variables.items()
-    yield "grid", [(name, f" = {', '.join(map(str, values))}") for name, values in grid]
-    yield "reference", _codes(study.labels("reference"))
-    yield "when", _when(study.records)
-    yield "where", [_place(place) for place in study.environments.values()]
-
-
-def _said(study: Results, kind: str) -> Sequence[str]:
-    """What a study says of machines and rules, with its variables; else the labels of its runs."""
-    entries = study.definition.get(kind)
-    if isinstance(entries, list) and entries and all(isinstance(each, str) for each in entries):
-        return entries
-    return study.labels(kind)
-
-
-def _codes(labels: Sequence[str]) -> list[tuple[str, str]]:
-    more = len(labels) - _MOST_LABELS
-    return [(label, "") for label in labels[:_MOST_LABELS]] + [("", f"{more:,} more")] * (more > 0)
-
-
-def _when(records: Iterable[Run]) -> list[str]:
-    ended = [record for record in records if record.started_at and record.finished_at]
+def _when(runs: Iterable[Run]) -> str:
+    """From when to when runs were computed, and how long it took; empty if none were."""
+    ended = [run for run in runs if run.started_at and run.finished_at]
     if not ended:
-        return []
-    first = min(record.started_at or "" for record in ended)
-    last = max(record.finished_at or "" for record in ended)
-    spent = numbers.duration(sum(record.seconds or 0.0 for record in ended))
+        return ""
+    first = min(run.started_at or "" for run in ended)
+    last = max(run.finished_at or "" for run in ended)
+    spent = numbers.duration(sum(run.seconds or 0.0 for run in ended))
     minutes = [time[:16].replace("T", " ") for time in (first, last)]
-    return [f"{minutes[0]} to {minutes[1]} UTC, {spent} of computing"]
+    return f"{minutes[0]} to {minutes[1]} UTC, {spent} of computing"
 
 
 def _place(place: Mapping[str, Any]) -> str:

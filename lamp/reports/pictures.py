@@ -46,10 +46,10 @@ def _plain(label: str) -> str:
     return name.decode(errors="ignore") or "unnamed"
 
 
-def painted(picture: Picture, kind: str = "png", caption: str = "") -> bytes:
-    """A picture as a file of a kind; its caption stands before its title."""
+def painted(picture: Picture, kind: str = "png", chart: str = "") -> bytes:
+    """A picture as a file of a kind; its name or that of its chart stands before its title."""
     written = io.BytesIO()
-    title = f"{caption} · {picture.title}" if caption else picture.title
+    title = " · ".join(filter(None, (picture.name or chart, picture.title)))
     with figures.style(_LETTERS):
         figure = picture.draw().figure
         look = {"size": "large", "weight": "bold", "ha": "left", "va": "bottom"}
@@ -102,8 +102,8 @@ def write_pictures(studies: Sequence[Results], folder: Path, kind: str = "png") 
     written: list[Path] = []
     for study in studies:
         for chart in charts.charts(study):
-            for name, picture in chart.named:
+            for picture in chart.pictures:
                 path = folder / file_name(study.name, picture, kind, written)
-                writing.write(path, painted(picture, kind, name or chart.title))
+                writing.write(path, painted(picture, kind, chart.title))
                 written.append(path)
     return written

@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 
 from lamp.evaluation import ESTIMATED, Estimate, Metrics, Sums, ratio
-from lamp.studies import Run, Store
+from lamp.integrations import ComparedScore, compared_scores
+from lamp.studies import Run, Store, TaskRun
 
 __all__ = [
     "NONE",
@@ -24,6 +25,7 @@ __all__ = [
     "Pair",
     "Results",
     "Rung",
+    "Scored",
     "compared",
     "factor_interval",
     "front",
@@ -31,6 +33,7 @@ __all__ = [
     "metrics",
     "read",
     "rule",
+    "scored",
     "speed",
 ]
 
@@ -38,6 +41,7 @@ NONE: Final = "none"
 """The label of runs without look-ahead."""
 
 _Key = TypeVar("_Key")
+_Item = TypeVar("_Item")
 
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
 _JOINED: Final = re.compile(r"\+(?=[A-Za-z])")  # not the sign in an amount such as 1e+1
@@ -90,11 +94,11 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return found
 
 
-def grouped(runs: Iterable[Run], key: Callable[[Run], _Key]) -> dict[_Key, list[Run]]:
-    """Runs that have a key in common, in the order in which the keys come first."""
-    found: dict[_Key, list[Run]] = {}
-    for run in runs:
-        found.setdefault(key(run), []).append(run)
+def grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, list[_Item]]:
+    """Items that have a key in common, in the order in which the keys come first."""
+    found: dict[_Key, list[_Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
     return found
 
 
@@ -172,6 +176,27 @@ def compared(study: Results) -> Iterator[Compared]:
                     yield _compared(run, baseline)
 
 
+class Scored(NamedTuple):
+    """A run that is a task of lm-evaluation-harness, and a score of it beside the reference's."""
+
+    run: TaskRun
+    score: ComparedScore
+
+
+def scored(study: Results) -> Iterator[Scored]:
+    """The scores of a study's tasks, each beside that of the reference in the same task.
+
+    Those of the reference itself are left out, and so are all as long as it has not done the task.
+    """
+    done = [run for run in study.tasks if run.result is not None]
+    exact = {run.subject: run for run in done if (run.hardware, run.lamp) == (run.reference, NONE)}
+    for run in done:
+        other = exact.get(run.subject)
+        if other is not None and other is not run and run.result and other.result:
+            for score in compared_scores(run.result.scores, other.result.scores):
+                yield Scored(run, score)
+
+
 def factor_interval(found: Compared) -> tuple[float, float]:
     """The 95% interval of the factor between two divergences, symmetric in its logarithm."""
     value, error, clusters = found.factor.value, found.factor.error, found.factor.clusters
@@ -244,6 +269,8 @@ class Results:
         Its runs in order; those that are missing or have failed are among them.
     environments : mapping
         Where they ran, by ``Run.environment``.
+    tasks : tuple of TaskRun
+        Its runs that are tasks of lm-evaluation-harness, likewise.
     """
 
     store: str
@@ -251,20 +278,26 @@ class Results:
     definition: Mapping[str, Any]
     records: tuple[Run, ...]
     environments: Mapping[str, Mapping[str, Any]]
+    tasks: tuple[TaskRun, ...] = ()
+
+    @cached_property
+    def all(self) -> tuple[Run, ...]:
+        """All runs, those that are tasks among them, in order."""
+        return tuple(sorted([*self.records, *self.tasks], key=lambda run: run.position))
 
     def having(self, state: str) -> tuple[Run, ...]:
-        """The runs in a state: done, failed, or missing."""
-        return tuple(run for run in self.records if run.state == state)
+        """All runs in a state: done, failed, or missing."""
+        return tuple(run for run in self.all if run.state == state)
 
     @cached_property
     def done(self) -> tuple[Run, ...]:
-        """The runs that are done."""
-        return self.having("done")
+        """The runs on texts that are done."""
+        return tuple(run for run in self.records if run.state == "done")
 
     @cached_property
     def counts(self) -> Counter[str]:
         """How many runs are in which state; a run that has two names counts once."""
-        return Counter({run.key: run.state for run in self.records}.values())
+        return Counter({run.key: run.state for run in self.all}.values())
 
     @cached_property
     def averaged(self) -> Results:
@@ -276,6 +309,18 @@ class Results:
     def labels(self, kind: str) -> tuple[str, ...]:
         """All labels of a kind, such as "hardware" or "lamp", in the study's order."""
         return tuple(dict.fromkeys(getattr(run, kind) for run in self.records))
+
+    def stated(self, kind: str) -> Sequence[str]:
+        """What the study's file says of a kind, with its variables; else the labels of its runs."""
+        said = self.definition.get(kind)
+        if isinstance(said, list) and said and all(isinstance(each, str) for each in said):
+            return said
+        return self.labels(kind)
+
+    @property
+    def failures(self) -> dict[str, list[Run]]:
+        """The runs that failed, by reason."""
+        return grouped(self.having("failed"), lambda run: run.error or "for no known reason")
 
     @cached_property
     def machines(self) -> tuple[str, ...]:
@@ -393,7 +438,7 @@ def _results(
     definition: Mapping[str, Any],
     environments: Mapping[str, Mapping[str, Any]],
 ) -> Results:
-    runs = tuple(store.runs(name))
-    used = {run.environment for run in runs}
+    runs, tasks = tuple(store.runs(name)), tuple(store.task_runs(name))
+    used = {run.environment for run in (*runs, *tasks)}
     places = {key: place for key, place in environments.items() if key in used}
-    return Results(store.path.name, name, definition, runs, places)
+    return Results(store.path.name, name, definition, runs, places, tasks)

@@ -23,7 +23,7 @@ __all__ = ["Scale"]
 _LEAST, _MOST = 1e-200, 1e200  # values beyond these are as good as zero or infinity
 _GAP: Final = 0.017  # between a band and what it is beside, as a share of the axis proper
 _TICKS: Final = 20  # at most
-_DIGITS: Final = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0))  # of ticks within a decade
+_DIGITS: Final = ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))  # of ticks within a decade
 
 
 class Scale:
@@ -81,13 +81,11 @@ class Scale:
     @property
     def ticks(self) -> list[float]:
         """The values that are written along the axis proper: as many as there is room for."""
-        chosen: list[float] = []
-        for values in self._candidates():
-            gaps = np.diff([*map(self._share, values)])
-            if len(chosen) < len(values) <= _TICKS and (gaps >= self.room).all():
-                chosen = values
         far, names = 0.75 * self.room, np.array([*self.bands.values()])
-        return [x for x in chosen if (np.abs(self._share(x) - names) >= far).all()]
+        for values in self._candidates():
+            if (np.diff([*map(self._share, values)]) >= self.room).all():
+                return [x for x in values if (np.abs(self._share(x) - names) >= far).all()]
+        return []
 
     def draw(self, axes: Axes, way: Literal["x", "y"]) -> None:
         """Set up an axis of a figure: scale, ends, bands, and what is written along it."""
@@ -133,19 +131,17 @@ class Scale:
         return math.log10(value) if self.log else value
 
     def _candidates(self) -> Iterator[list[float]]:
-        """Values to write along the axis, all round."""
+        """Values to write along the axis, the closest first, all round."""
         from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
         if self._marked:
-            yield from (self._marked[::step] for step in (16, 8, 4, 2, 1))
+            yield from (self._marked[::step] for step in (1, 2, 4, 8, 16))
             return
-        most = range(2, 1 + round(1 / self.room))
-        locators: list[Locator] = []
-        if self.log:
+        most = range(round(1 / self.room), 0, -1)
+        locators: list[Locator] = [MaxNLocator(count, steps=[1, 2, 5, 10]) for count in most]
+        if self.log and self.high >= 10 * self.low:
+            locators = [LogLocator(subs=digits, numticks=_TICKS) for digits in _DIGITS]
             locators += [LogLocator(numticks=count) for count in most]
-            locators += [LogLocator(subs=digits, numticks=_TICKS) for digits in _DIGITS]
-        if not self.log or self.high / self.low < 10:
-            locators += [MaxNLocator(count, steps=[1, 2, 5, 10]) for count in most]
         for locator in locators:
             with np.errstate(over="ignore"):  # locators also look beyond the axis
                 values = locator.tick_values(self.low, self.high)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -15,19 +15,29 @@ from lamp.reports.results import (
     NONE,
     Mean,
     Results,
+    Scored,
     compared,
     factor_interval,
     grouped,
     metrics,
+    scored,
     speed,
 )
 
 if TYPE_CHECKING:
     from lamp.studies import Run
 
-__all__ = ["Cell", "Column", "Table", "comparisons", "runs", "seeds", "texts", "times"]
+__all__ = ["Cell", "Column", "Table", "comparisons", "runs", "scores", "seeds", "texts", "times"]
 
 _LONG: Final = 24  # letters that may stand in a line of a narrow column
+
+
+class Cell(NamedTuple):
+    """What is shown, its class in the style sheet, and its value in full for the script."""
+
+    text: str
+    style: str = ""
+    value: str | None = None
 
 
 class Column(NamedTuple):
@@ -42,38 +52,25 @@ class Column(NamedTuple):
     meaning: str = ""
     longest: int = _LONG
 
-
-class Cell(NamedTuple):
-    """What is shown, its class in the style sheet, and its value in full for the script."""
-
-    text: str
-    style: str = ""
-    value: str | None = None
+    def cell(self, item: Any) -> Cell:
+        """The cell of a row."""
+        value = self.value(item)
+        if self.show is None:
+            long = "long" if len(str(value)) > self.longest else ""
+            return Cell(str(value), "none" if value == NONE else long)
+        shown = self.show(value)
+        if isinstance(value, tuple):
+            return Cell(shown, "n", _full(value[0]))
+        return Cell(shown, "n" if math.isfinite(value) or not shown else "n bad", _full(value))
 
 
 class Table(NamedTuple):
-    """A table that scrolls in a box of its own."""
+    """A table that scrolls in a box of its own; its items are rows."""
 
     name: str
     columns: Sequence[Column]
     items: Sequence[Any]
     style: str = ""
-
-    @property
-    def rows(self) -> Iterable[list[Cell]]:
-        """The cells, row by row."""
-        return ([_cell(column, item) for column in self.columns] for item in self.items)
-
-
-def _cell(column: Column, item: Any) -> Cell:
-    value = column.value(item)
-    if column.show is None:
-        long = "long" if len(str(value)) > column.longest else ""
-        return Cell(str(value), "none" if value == NONE else long)
-    shown = column.show(value)
-    if isinstance(value, tuple):
-        return Cell(shown, "n", _full(value[0]))
-    return Cell(shown, "n" if math.isfinite(value) or not shown else "n bad", _full(value))
 
 
 def _full(value: float) -> str:
@@ -91,6 +88,16 @@ def _labels(run: str = "") -> tuple[Column, ...]:
     return (*(Column(name, attrgetter(f"{run}{name}")) for name in names), lamp)
 
 
+def _hundredths(seconds: float) -> str:
+    return numbers.decimals(seconds, 2)
+
+
+def _seconds(run: Run) -> float:
+    return math.nan if run.seconds is None else run.seconds
+
+
+_FRONT: Final = "on the Pareto front of KL and rate of its model, text and machine"
+_SHARE: Final = "multiply-adds of recomputed components, as a share of all"
 _RUNS: Final = (
     Column("#", attrgetter("position"), "{:g}".format, "place in the study"),
     *_labels(),
@@ -99,44 +106,82 @@ _RUNS: Final = (
     Column("flips", FLIPS.value, numbers.percent, FLIPS.title),
     Column("perplexity", attrgetter("metrics.perplexity"), numbers.decimals),
     Column("rate", RATE.value, numbers.percent, "share of candidate components recomputed"),
-    Column(
-        "high precision",
-        SHARE.value,
-        numbers.percent,
-        "multiply-adds of recomputed components, as a share of all",
-    ),
-    Column(
-        "seconds",
-        lambda run: math.nan if run.seconds is None else run.seconds,
-        lambda seconds: numbers.decimals(seconds, 2),
-    ),
+    Column("high precision", SHARE.value, numbers.percent, _SHARE),
+    Column("seconds", _seconds, _hundredths),
+)
+_TEXT: Final = attrgetter(
+    "model", "text", "metrics.tokens", "reference", "metrics.reference_perplexity"
+)
+_TEXTS: Final = (
+    Column("model", itemgetter(0)),
+    Column("text", itemgetter(1)),
+    Column("tokens", itemgetter(2), "{:,}".format),
+    Column("reference", itemgetter(3)),
+    Column("perplexity", itemgetter(4), numbers.decimals),
 )
 
 
 def runs(study: Results) -> Table:
     """All runs of a study that are done, to be sorted by any column."""
     best = study.fronts(RATE.value, KL.value)
-    meaning = "on the Pareto front of KL and rate of its model, text and machine"
     front = Column(
-        "front", lambda run: run.position not in best, lambda beaten: "◆" * (not beaten), meaning
+        "front", lambda run: run.position not in best, lambda beaten: "◆" * (not beaten), _FRONT
     )
     return Table(f"runs of {study.name}", (*_RUNS, front), study.done, "runs")
 
 
 def texts(study: Results) -> Table:
     """What models have read, and how well the reference predicts it."""
+    shown = {tuple(map(str, _TEXT(run))): _TEXT(run) for run in study.done}
+    return Table(f"texts of {study.name}", _TEXTS, list(shown.values()))
+
+
+def scores(study: Results) -> Table:
+    """What models achieve in tasks on machines, beside the reference."""
+    model, _, *machine = _labels("run.")
     columns = (
-        Column("model", itemgetter(0)),
-        Column("text", itemgetter(1)),
-        Column("tokens", itemgetter(2), "{:,}".format),
-        Column("reference", itemgetter(3)),
-        Column("perplexity", itemgetter(4), numbers.decimals),
+        model,
+        Column("task", attrgetter("score.task")),
+        Column("metric", _metric),
+        *machine,
+        Column("documents", attrgetter("score.count"), "{:,}".format),
+        Column("score", attrgetter("score.value"), numbers.decimals),
+        Column("±", attrgetter("score.value_error"), _error, "standard error of the score"),
+        Column("reference", attrgetter("score.reference"), numbers.decimals, "its score"),
+        Column("±", attrgetter("score.reference_error"), _error, "standard error of its score"),
+        Column("more", _more(0), _decimals, "the score less the reference's"),
+        Column("±", _more(1), _error, "of the difference, document by document"),
+        Column(
+            "changed",
+            lambda item: math.nan if item.score.changed is None else item.score.changed,
+            lambda count: "" if math.isnan(count) else f"{count:,}",
+            "documents whose own score is another than on the reference",
+        ),
     )
-    value = attrgetter(
-        "model", "text", "metrics.tokens", "reference", "metrics.reference_perplexity"
-    )
-    shown = {tuple(map(str, value(run))): value(run) for run in study.done}
-    return Table(f"texts of {study.name}", columns, list(shown.values()))
+    return Table(f"scores of {study.name}", columns, list(scored(study)), "compared")
+
+
+def _metric(item: Scored) -> str:
+    score = item.score
+    return score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
+
+
+def _more(part: int) -> Callable[[Scored], float]:
+    """The difference from the reference, or its error; NaN if the score is not a mean."""
+
+    def value(item: Scored) -> float:
+        found = item.score.difference
+        return math.nan if found is None else (found.value, found.error)[part]
+
+    return value
+
+
+def _decimals(value: float) -> str:
+    return "" if math.isnan(value) else numbers.decimals(value)
+
+
+def _error(value: float) -> str:
+    return numbers.error(value, "plain")[1:]
 
 
 # --- intervals ------------------------------------------------------------------------------------
@@ -156,73 +201,70 @@ def _estimate(
     )
 
 
+def _mean(heading: str, name: str, metric: str, show: Callable[[float], str]) -> tuple[Column, ...]:
+    return _estimate(heading, name, lambda run: metrics(run).estimate(metric), show)
+
+
+_SEEDS: Final = (
+    *_labels(),
+    Column("seeds", attrgetter("seeds"), "{:g}".format),
+    *_mean("KL", "the mean KL, over seeds", "kl", numbers.scientific),
+    *_mean("flips", "the mean share of flips, over seeds", "flip_rate", numbers.percent),
+)
+_FLIPS: Final = "flips less the baseline's"
+_COMPARED: Final = (
+    *_labels("run."),
+    Column("against", attrgetter("baseline.lamp"), None, "the baseline", 40),
+    Column("KL factor", attrgetter("factor.value"), numbers.factor, "KL over the baseline's"),
+    Column("95% interval", factor_interval, _interval(numbers.factor), "of that factor"),
+    *_estimate("KL difference", "KL less the baseline's", attrgetter("kl"), numbers.scientific),
+    *_estimate("flips difference", _FLIPS, attrgetter("flips"), numbers.percent),
+)
+
+
 def seeds(study: Results) -> Table:
     """The runs of a study that differ in their seeds alone, as means.
 
     The interval is that of other seeds on the same text; it says nothing of other text.
     """
-    columns = (
-        *_labels(),
-        Column("seeds", attrgetter("seeds"), "{:g}".format),
-        *_estimate(
-            "KL",
-            "the mean KL, over seeds",
-            lambda run: metrics(run).estimate("kl"),
-            numbers.scientific,
-        ),
-        *_estimate(
-            "flips",
-            "the mean share of flips, over seeds",
-            lambda run: metrics(run).estimate("flip_rate"),
-            numbers.percent,
-        ),
-    )
     means = [run for run in study.averaged.records if isinstance(run, Mean)]
-    return Table(f"seeds of {study.name}", columns, means)
+    return Table(f"seeds of {study.name}", _SEEDS, means)
 
 
 def comparisons(study: Results) -> Table:
     """Each setting of look-ahead beside the baseline of its model, text and machine."""
-    columns = (
-        *_labels("run."),
-        Column("against", attrgetter("baseline.lamp"), None, "the baseline", 40),
-        Column("KL factor", attrgetter("factor.value"), numbers.factor, "KL over the baseline's"),
-        Column("95% interval", factor_interval, _interval(numbers.factor), "of that factor"),
-        *_estimate("KL difference", "KL less the baseline's", attrgetter("kl"), numbers.scientific),
-        *_estimate(
-            "flips difference", "flips less the baseline's", attrgetter("flips"), numbers.percent
-        ),
-    )
-    return Table(
-        f"comparisons of {study.name}", columns, list(compared(study.averaged)), "compared"
-    )
+    found = list(compared(study.averaged))
+    return Table(f"comparisons of {study.name}", _COMPARED, found, "compared")
 
 
 # --- times ----------------------------------------------------------------------------------------
 
 
+def _of(
+    which: Callable[[list[float]], float], measured: Callable[[Run], float]
+) -> Callable[[tuple[str, list[Run]]], float]:
+    """Something of what was measured of a machine's runs; NaN if nothing was."""
+
+    def found(item: tuple[str, list[Run]]) -> float:
+        known = [value for value in map(measured, item[1]) if math.isfinite(value)]
+        return which(known) if known else math.nan
+
+    return found
+
+
+_TIMES: Final = (
+    Column("hardware", itemgetter(0)),
+    Column("runs", lambda item: len(item[1]), "{:,}".format),
+    Column("seconds", _of(statistics.median, _seconds), _hundredths, "the median"),
+    Column("least", _of(min, _seconds), _hundredths),
+    Column("most", _of(max, _seconds), _hundredths),
+    Column(
+        "tokens/s", _of(statistics.median, speed), lambda x: numbers.decimals(x, 0), "the median"
+    ),
+)
+
+
 def times(study: Results, model: str) -> Table:
     """How long the runs of a model took, by machine."""
-    columns = (
-        Column("hardware", itemgetter(0)),
-        Column("runs", lambda item: len(item[1]), "{:,}".format),
-        Column("seconds", _of_seconds(statistics.median), _hundredths, "the median"),
-        Column("least", _of_seconds(min), _hundredths),
-        Column("most", _of_seconds(max), _hundredths),
-        Column("tokens/s", _median_speed, lambda x: numbers.decimals(x, 0), "the median"),
-    )
     own = grouped((run for run in study.done if run.model == model), lambda run: run.hardware)
-    return Table(f"times of {model}", columns, list(own.items()))
-
-
-def _hundredths(seconds: float) -> str:
-    return numbers.decimals(seconds, 2)
-
-
-def _of_seconds(which: Callable[[list[float]], float]) -> Callable[[tuple[str, list[Run]]], float]:
-    return lambda item: which([run.seconds or 0.0 for run in item[1]])
-
-
-def _median_speed(item: tuple[str, list[Run]]) -> float:
-    known = [value for value in map(speed, item[1]) if math.isfinite(value)]
-    return statistics.median(known) if known else math.nan
+    return Table(f"times of {model}", _TIMES, list(own.items()))

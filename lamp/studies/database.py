@@ -17,8 +17,9 @@ from typing import Any, Final
 __all__ = ["check", "connect", "create", "explained", "first", "insert", "transaction"]
 
 _APPLICATION: Final = 0x4C414D50  # "LAMP"
-_SCHEMA: Final = 3
-_SINCE: Final = {"clusters": 3}  # tables that older schemas lack, which writers add
+_SCHEMA: Final = 4
+# Tables and views that older schemas lack, which writers add.
+_SINCE: Final = {"clusters": 3, "task_members": 4, "scores": 4, "answers": 4, "task_results": 4}
 _OLDEST: Final = 2
 _PATIENCE: Final = 60.0  # seconds to wait for another process that writes
 _PATIENCE_TO_READ: Final = 3.0  # seconds: readers never wait for the writers of stores
@@ -92,6 +93,43 @@ CREATE TABLE members (
     PRIMARY KEY (study, position)
 ) WITHOUT ROWID;
 
+CREATE TABLE task_members (
+    study TEXT NOT NULL REFERENCES studies (name),
+    position INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    model TEXT NOT NULL,
+    task TEXT NOT NULL,
+    hardware TEXT NOT NULL,
+    lamp TEXT NOT NULL,
+    reference TEXT NOT NULL,
+    variables TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    PRIMARY KEY (study, position)
+) WITHOUT ROWID;
+
+CREATE TABLE scores (
+    key TEXT NOT NULL REFERENCES runs (key),
+    number INTEGER NOT NULL,
+    task TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    filter TEXT NOT NULL,
+    version TEXT NOT NULL,
+    documents INTEGER NOT NULL,
+    score REAL,
+    score_error REAL,
+    higher_is_better INTEGER,
+    not_finite INTEGER NOT NULL,
+    PRIMARY KEY (key, number)
+) WITHOUT ROWID;
+
+CREATE TABLE answers (
+    key TEXT NOT NULL REFERENCES runs (key),
+    number INTEGER NOT NULL,
+    document INTEGER NOT NULL,
+    score REAL,
+    PRIMARY KEY (key, number, document)
+) WITHOUT ROWID;
+
 CREATE TABLE claims (
     key TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
@@ -114,6 +152,12 @@ SELECT study, position, model, text, hardware, lamp, reference, variables, key,
     reference_perplexity_error, perplexity_error, recomputation_rate_error, clusters, windows,
     seconds, started_at, finished_at, error, environment
 FROM members LEFT JOIN runs USING (key)
+ORDER BY study, position;
+
+CREATE VIEW task_results AS
+SELECT study, position, model, task, hardware, lamp, reference, variables, subject, key,
+    coalesce(state, 'missing') AS state, seconds, started_at, finished_at, error, environment
+FROM task_members LEFT JOIN runs USING (key)
 ORDER BY study, position;
 """
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from fpemu import _printing as printing
+from lamp.evaluation import Metrics
+from lamp.integrations import TaskResult
 from lamp.studies.runs import Result, Run
 from lamp.studies.status import Status
 
@@ -22,6 +24,7 @@ __all__ = ["duration", "shown"]
 _BANDS: Final = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)  # upper ends of ranges of recomputation rates
 _MOST_RUNNING: Final = 8
 _LAST: Final = 3
+_MOST_SCORES: Final = 3
 _NARROWEST: Final = len("recomputed")
 _REFRESH: Final = 4  # times a second
 
@@ -111,8 +114,16 @@ def _summary(result: Result) -> str:
     if result.metrics is None:
         return f"failed: {result.error}"
     metrics = result.metrics
+    if isinstance(metrics, TaskResult):
+        return f"{_scores(metrics)}, {result.seconds:.2f} s"
     rate = f", recomputed {metrics.recomputation_rate:.2%}" if metrics.layer_rates else ""
     return f"KL {_number(metrics.kl)}{rate}, {result.seconds:.2f} s"
+
+
+def _scores(result: TaskResult) -> str:
+    """The scores of a task in a line, the first ones."""
+    shown = [f"{score.metric} {score.value:.3f}" for score in result.scores[:_MOST_SCORES]]
+    return ", ".join([*shown, *(["..."] if len(result.scores) > _MOST_SCORES else [])])
 
 
 def _number(value: float) -> str:
@@ -133,7 +144,7 @@ class _Table:
         for run, result in status.ended[self._seen :]:
             self._seen += 1
             metrics = result.metrics
-            if metrics is not None and not math.isnan(metrics.kl):
+            if isinstance(metrics, Metrics) and not math.isnan(metrics.kl):
                 rate = metrics.recomputation_rate
                 band = next((band for band in _BANDS if rate <= band), _BANDS[-1])
                 if band not in self._best or metrics.kl < self._best[band][0]:
@@ -208,6 +219,8 @@ def _last(status: Status) -> Table:
         metrics, label = result.metrics, _plain(str(run))
         if metrics is None:
             table.add_row("failed", "", f"{label}: {_plain(result.error)}", style="red")
+        elif isinstance(metrics, TaskResult):
+            table.add_row("done", "", f"{label}: {_plain(_scores(metrics))}")
         else:
             rate = f"{metrics.recomputation_rate:.2%}" if metrics.layer_rates else "nothing"
             table.add_row(_number(metrics.kl), rate, label)

@@ -13,19 +13,56 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lamp.evaluation import NUMBERS, Metrics, Sums
-from lamp.studies.runs import Run
+from lamp.integrations import Score, TaskResult
+from lamp.studies.runs import Run, TaskRun
 
-__all__ = ["ALL", "ENDED", "LABELS", "METRICS", "checked", "run"]
+__all__ = [
+    "ALL",
+    "ANSWERS",
+    "ENDED",
+    "LABELS",
+    "METRICS",
+    "SCORES",
+    "TASK_LABELS",
+    "checked",
+    "run",
+    "score",
+    "task_run",
+]
 
 ALL: Final = "all"
 """The step that stands for all steps together."""
 
 LABELS: Final = ("model", "text", "hardware", "lamp", "reference")
+TASK_LABELS: Final = ("model", "task", "hardware", "lamp", "reference")
 _COUNTS: Final = ("tokens", "clusters", "windows")
 METRICS: Final = ("tokens", *NUMBERS, "clusters", "windows")  # in the order of the table
 ENDED: Final = ("seconds", "started_at", "finished_at", "error", "environment")
 
+SCORES: Final = (  # in the order of the table, behind the key
+    "number",
+    "task",
+    "metric",
+    "filter",
+    "version",
+    "documents",
+    "score",
+    "score_error",
+    "higher_is_better",
+    "not_finite",
+)
+ANSWERS: Final = ("number", "document", "score")
+
 _MEMBER: Final = ("study", "position", "key", *LABELS, "variables", "state")
+_TASK_MEMBER: Final = (
+    "study",
+    "position",
+    "key",
+    *TASK_LABELS,
+    "variables",
+    "subject",
+    "state",
+)
 _STATES: Final = ("done", "failed", "missing")
 _INTEGERS: Final = range(-(2**63), 2**64)
 _DEEPEST: Final = 20  # lists and objects of JSON within each other
@@ -108,6 +145,11 @@ def _variables(value: Any) -> dict[str, Any]:
     return found
 
 
+def _truth(value: Any) -> bool | None:
+    _require(value in (None, 0, 1))
+    return None if value is None else bool(value)
+
+
 def _optional(kind: _Kind) -> _Kind:
     return kind._replace(read=lambda value: None if value is None else kind.read(value))
 
@@ -124,6 +166,10 @@ _KINDS: Final = {
     **dict.fromkeys(("started_at", "finished_at", "planned_at"), _TIME),
     **dict.fromkeys((*NUMBERS, "rate"), _NUMBER),
     **dict.fromkeys(("position", "layer", "cluster", "positions", "flips", *_COUNTS), _COUNT),
+    **dict.fromkeys(("task", "metric", "filter", "version", "subject"), _LABEL),
+    **dict.fromkeys(("number", "document", "documents", "not_finite"), _COUNT),
+    **dict.fromkeys(("score", "score_error"), _NUMBER),
+    "higher_is_better": _Kind("0, 1 or nothing", _truth),
     "variables": _Kind("an object of JSON with numbers and texts", _variables),
     "seconds": _Kind("a number from 0", _seconds),
     "state": _Kind(f"one of {', '.join(_STATES)}", _state),
@@ -211,3 +257,62 @@ def run(
         given = values(METRICS)
         metrics = Metrics(layer_rates=layers, step_rates=steps, sums=tuple(sums), **given)
     return Run(**member, **values(ENDED), metrics=metrics)
+
+
+def score(row: Mapping[str, Any], documents: Mapping[int, float]) -> Score:
+    """Return the score of a row of the table ``scores``.
+
+    Parameters
+    ----------
+    row : mapping
+        The row, checked.
+    documents : mapping of int to float
+        The scores of its documents.
+
+    Returns
+    -------
+    Score
+    """
+    return Score(
+        row["task"],
+        row["metric"],
+        row["filter"],
+        row["version"],
+        row["documents"],
+        row["score"],
+        row["score_error"],
+        row["higher_is_better"],
+        documents,
+    )
+
+
+def task_run(
+    store: Path, row: Mapping[str, Any], scores: Sequence[Score], not_finite: int
+) -> TaskRun:
+    """Return the run of a row of the view ``task_results``.
+
+    Parameters
+    ----------
+    store : Path
+        The store, for messages.
+    row : mapping
+        The row.
+    scores : sequence of Score
+        Its scores.
+    not_finite : int
+        The number of tokens whose logits held NaN or infinity.
+
+    Returns
+    -------
+    TaskRun
+
+    Raises
+    ------
+    ValueError
+        As :func:`checked`.
+    """
+    names = [*_TASK_MEMBER, *(ENDED if row["state"] != "missing" else ())]
+    values = checked(store, names, [row[name] for name in names])
+    values["text"] = values.pop("task")
+    done = values["state"] == "done"
+    return TaskRun(**values, result=TaskResult(tuple(scores), not_finite) if done else None)

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from lamp.evaluation import Metrics
+from lamp.integrations import TaskResult
 
-__all__ = ["Counts", "Result", "Run", "State", "now"]
+__all__ = ["Counts", "Result", "Run", "State", "TaskRun", "now"]
 
 State = Literal["done", "failed", "missing"]
 
@@ -30,8 +31,8 @@ class Result:
 
     Parameters
     ----------
-    metrics : Metrics or None
-        None if the run failed.
+    metrics : Metrics, TaskResult or None
+        None if the run failed; a TaskResult for a :class:`TaskRun`.
     seconds : float
         Wall time of the forward passes and comparisons.
     started_at, finished_at : str
@@ -42,7 +43,7 @@ class Result:
         Why the run failed, in a line and in full; empty if it is done.
     """
 
-    metrics: Metrics | None
+    metrics: Metrics | TaskResult | None
     seconds: float
     started_at: str
     finished_at: str
@@ -100,6 +101,26 @@ class Run:
     def __str__(self) -> str:
         rules = "" if self.lamp == "none" else f" + {self.lamp}"
         return f"{self.model}, {self.text}: {self.hardware}{rules}"
+
+
+@dataclass(frozen=True)
+class TaskRun(Run):
+    """A point of a study whose model does a task of lm-evaluation-harness on a machine.
+
+    Its `text` is the label of the task, its `metrics` are None.  The reference is a run of its own:
+    on the machine `reference`, with the same `subject`.
+
+    Parameters
+    ----------
+    subject : str
+        The SHA-256 of model, task and documents: runs that share it can be compared document by
+        document.
+    result : TaskResult or None
+        None unless the run is done.
+    """
+
+    subject: str = ""
+    result: TaskResult | None = None
 
 
 @dataclass(frozen=True)

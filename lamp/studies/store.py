@@ -33,6 +33,19 @@ on a disk of the machine that sweeps.  Its tables:
     object with the values of the grid.  It is written before anything is measured, so that missing
     runs are known.  A study that changes gets new rows; if it has
     lost runs that are done, it stays as it was under another name.
+``task_members``
+    The runs of each study that are tasks of lm-evaluation-harness, as in ``members``, with ``task``
+    in place of ``text``.  The reference of a run is a run of the same study, on the machine
+    ``reference`` and of the same ``subject``, the SHA-256 of model, task and documents.  In
+    ``runs`` they have no metrics.
+``scores``
+    Their scores by ``key`` and ``number`` (from 0, in the harness's order): ``task``, ``metric``,
+    ``filter`` and ``version``, as the harness calls them; ``documents``, their number; ``score``
+    and ``score_error``; ``higher_is_better`` (0, 1, NULL if the harness does not say); and
+    ``not_finite``, the tokens of the run whose logits held NaN or infinity.
+``answers``
+    The ``score`` of each document, by ``key``, ``number`` and ``document``, of scores that are
+    means of their documents.
 ``claims``
     Runs that a process is measuring: ``key``, ``owner``, ``host``, ``pid``, and ``expires``, when
     the claim lapses unless it is renewed (seconds since 1970).
@@ -45,7 +58,13 @@ not ended), and the columns of ``runs``::
 
     sqlite3 study.sqlite "SELECT hardware, lamp, kl FROM results WHERE state = 'done' ORDER BY kl"
 
-In Python, :meth:`Store.runs` gives the same as :class:`Run` objects.
+The view ``task_results`` does the same for tasks::
+
+    sqlite3 study.sqlite "SELECT hardware, metric, score FROM task_results JOIN scores USING (key)"
+
+In Python, :meth:`Store.runs` gives the same as :class:`Run` objects, and :meth:`Store.task_runs` as
+:class:`TaskRun` objects.  A store of schema 2 or 3 gets the tables that it lacks when it is next
+written to.
 """
 
 from __future__ import annotations
@@ -64,14 +83,16 @@ from typing import Any, Final, Literal, Self
 
 from lamp._files import writing
 from lamp.evaluation import Metrics, Sums
+from lamp.integrations import Score, TaskResult
 from lamp.studies import database, records
-from lamp.studies.records import ALL, LABELS, METRICS
-from lamp.studies.runs import Counts, Result, Run, now
+from lamp.studies.records import ALL, ANSWERS, LABELS, METRICS, SCORES, TASK_LABELS
+from lamp.studies.runs import Counts, Result, Run, TaskRun, now
 
 __all__ = ["Store", "last_change"]
 
 _LEASE: Final = 60.0  # seconds after which a claim lapses that is not renewed
 _RACY: Final = 2 * 10**9  # nanoseconds in which a file may change twice at one time
+_MEMBERS: Final = "SELECT study, key FROM members UNION ALL SELECT study, key FROM task_members"
 _COLUMNS: Final = (
     "key",
     "state",
@@ -243,7 +264,8 @@ class Store:
         query = (
             "SELECT state, count(*), "
             "count(CASE WHEN state != 'done' AND expires BETWEEN ? AND ? THEN 1 END) "
-            "FROM (SELECT DISTINCT key, state, expires FROM results LEFT JOIN claims USING (key) "
+            "FROM (SELECT DISTINCT key, coalesce(state, 'missing') AS state, expires "
+            f"FROM ({_MEMBERS}) LEFT JOIN runs USING (key) LEFT JOIN claims USING (key) "
             "WHERE study = ?) GROUP BY state"
         )
         rows = self._rows(query, *_valid(), study)
@@ -286,6 +308,42 @@ class Store:
             rows = cursor.execute(f"SELECT * FROM results {condition}", database.plain(values))
             return [
                 records.run(self.path, row, rates.get(row["key"], {}), sums.get(row["key"], ()))
+                for row in rows
+            ]
+
+    def task_runs(self, study: str | None = None) -> list[TaskRun]:
+        """Return the runs of a study, or of all, that are tasks of lm-evaluation-harness, in order.
+
+        Parameters
+        ----------
+        study : str, optional
+            The name of the study; by default all studies.
+
+        Returns
+        -------
+        list of TaskRun
+        """
+        condition, values = ("WHERE study = ?", (study,)) if study is not None else ("", ())
+        wanted = f"WHERE key IN (SELECT key FROM task_members {condition}) ORDER BY key, number"
+        documents: dict[tuple[str, int], dict[int, float]] = {}
+        for row in self._records(("key", *ANSWERS), f"answers {wanted}, document", *values):
+            found = documents.setdefault((row["key"], row["number"]), {})
+            found[row["document"]] = row["score"]
+        scores: dict[str, list[Score]] = {}
+        overflows: dict[str, int] = {}
+        for row in self._records(("key", *SCORES), f"scores {wanted}", *values):
+            key = row["key"]
+            score = records.score(row, documents.get((key, row["number"]), {}))
+            scores.setdefault(key, []).append(score)
+            overflows[key] = row["not_finite"]
+        with database.explained(self.path):
+            cursor = self._connection.cursor()
+            cursor.row_factory = sqlite3.Row
+            rows = cursor.execute(f"SELECT * FROM task_results {condition}", database.plain(values))
+            return [
+                records.task_run(
+                    self.path, row, scores.get(row["key"], ()), overflows.get(row["key"], 0)
+                )
                 for row in rows
             ]
 
@@ -346,7 +404,9 @@ class Store:
 
     # --- writing ----------------------------------------------------------------------------------
 
-    def plan(self, study: str, definition: Mapping[str, Any], runs: Sequence[Run]) -> str | None:
+    def plan(
+        self, study: str, definition: Mapping[str, Any], runs: Sequence[Run], *, grow: bool = False
+    ) -> str | None:
         """Write down the runs of a study, in place of those it had before.
 
         If the store has a study of the same name with results that this one has not, that study
@@ -360,40 +420,66 @@ class Store:
             What the study says; plain data.
         runs : sequence of Run
             The runs in order; their results are not read.
+        grow : bool
+            Whether the study keeps the runs that it had before, but for those whose labels are
+            given again.
 
         Returns
         -------
         str or None
             The new name of the other study, if there is one.
         """
-        rows = (
-            (
-                study,
-                position,
-                run.key,
-                *(getattr(run, label) for label in LABELS),
-                json.dumps(dict(run.variables), allow_nan=False),
-            )
-            for position, run in enumerate(runs)
-        )
-        values = study, json.dumps(definition), now()
         with self._transaction():
-            kept = self._set_aside(study, {run.key for run in runs})
-            self._execute("DELETE FROM members WHERE study = ?", (study,))
+            if grow:
+                definition = self._joined(study, definition)
+                runs = self._grown(study, runs)
+            rows: dict[str, list[Sequence[Any]]] = {"members": [], "task_members": []}
+            for position, run in enumerate(runs):
+                row = study, position, run.key, *(getattr(run, label) for label in LABELS)
+                variables = json.dumps(dict(run.variables), allow_nan=False)
+                if isinstance(run, TaskRun):
+                    rows["task_members"].append((*row, variables, run.subject))
+                else:
+                    rows["members"].append((*row, variables))
+            kept = None if grow else self._set_aside(study, {run.key for run in runs})
+            for table in rows:
+                self._execute(f"DELETE FROM {table} WHERE study = ?", (study,))
+            values = study, json.dumps(definition), now()
             self._execute(database.insert("studies", 3, "REPLACE"), values)
-            self._execute_many(database.insert("members", 4 + len(LABELS)), rows)
+            self._execute_many(database.insert("members", 4 + len(LABELS)), rows["members"])
+            own = database.insert("task_members", 5 + len(TASK_LABELS))
+            self._execute_many(own, rows["task_members"])
         return kept
+
+    def _joined(self, study: str, definition: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a study says, with the entries of its lists from before."""
+        before = self.studies().get(study, {})
+        lists = {name: entries for name, entries in before.items() if isinstance(entries, list)}
+        found = {**lists, **definition}
+        for name, entries in lists.items():
+            own = definition.get(name, [])
+            found[name] = [*entries, *(entry for entry in own if entry not in entries)]
+        return found
+
+    def _grown(self, study: str, runs: Sequence[Run]) -> list[Run]:
+        """Return the runs that a study has, and behind them more; labels of new ones win."""
+        before = sorted([*self.runs(study), *self.task_runs(study)], key=lambda run: run.position)
+        found = {_labels(run): run for run in (*before, *runs)}
+        return list(found.values())
 
     def _set_aside(self, study: str, keys: set[str]) -> str | None:
         """Give a study another name if it has results with other keys; return that name."""
-        query = "SELECT key FROM members JOIN runs USING (key) WHERE study = ? AND state = 'done'"
+        query = (
+            f"SELECT key FROM ({_MEMBERS}) JOIN runs USING (key) WHERE study = ? AND state = 'done'"
+        )
         if keys.issuperset(key for (key,) in self._execute(query, [study])):
             return None
         copied = "SELECT ?, definition, planned_at FROM studies WHERE name = ?"
         ((planned_at,),) = self._execute("SELECT planned_at FROM studies WHERE name = ?", [study])
         name = f"{study}, planned {planned_at}"
         self._execute(f"INSERT OR REPLACE INTO studies {copied}", [name, study])
-        self._execute("UPDATE OR REPLACE members SET study = ? WHERE study = ?", [name, study])
+        for table in ("members", "task_members"):
+            self._execute(f"UPDATE OR REPLACE {table} SET study = ? WHERE study = ?", [name, study])
         return name
 
     def claim(self, key: str, owner: str) -> Literal["claimed", "taken", "done"]:
@@ -484,7 +570,7 @@ class Store:
             key,
             "failed" if metrics is None else "done",
             configuration,
-            *(None if metrics is None else getattr(metrics, name) for name in METRICS),
+            *(getattr(metrics, name) if isinstance(metrics, Metrics) else None for name in METRICS),
             result.seconds,
             result.started_at,
             result.finished_at,
@@ -501,10 +587,15 @@ class Store:
             place = environment, record
             self._execute(database.insert("environments", 2, "IGNORE"), place)
             new = self._execute(statement, values).rowcount == 1
-            if new and metrics is not None:
+            if new and isinstance(metrics, Metrics):
                 self._execute_many(database.insert("rates", 4), _rates(key, metrics))
                 sums = ((key, number, *each) for number, each in enumerate(metrics.sums))
                 self._execute_many(database.insert("clusters", 5), sums)
+            elif new and isinstance(metrics, TaskResult):
+                scores = database.insert("scores", 1 + len(SCORES))
+                self._execute_many(scores, _scores(key, metrics))
+                answers = database.insert("answers", 1 + len(ANSWERS))
+                self._execute_many(answers, _answers(key, metrics))
             self._execute("DELETE FROM claims WHERE key = ?", (key,))
         return new
 
@@ -562,3 +653,23 @@ def _rates(key: str, metrics: Metrics) -> Iterator[tuple[str, str, int, float]]:
     for step, rates in steps.items():
         for layer, rate in enumerate(rates):
             yield key, step, layer, rate
+
+
+def _scores(key: str, result: TaskResult) -> Iterator[tuple[Any, ...]]:
+    """Iterate over the rows of the table ``scores`` for a run."""
+    for number, score in enumerate(result.scores):
+        names = score.task, score.metric, score.filter, score.version
+        numbers = score.count, score.value, score.error, score.higher_is_better
+        yield key, number, *names, *numbers, result.not_finite
+
+
+def _answers(key: str, result: TaskResult) -> Iterator[tuple[str, int, int, float]]:
+    """Iterate over the rows of the table ``answers`` for a run."""
+    for number, score in enumerate(result.scores):
+        for document, value in score.documents.items():
+            yield key, number, document, value
+
+
+def _labels(run: Run) -> tuple[Any, ...]:
+    """Return what a run is called, and of which kind it is."""
+    return type(run), *(getattr(run, label) for label in LABELS)

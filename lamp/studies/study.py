@@ -27,6 +27,13 @@ braces stands for one entry per value of the grid; a variable has one value in a
 occurs.  Rules for several places are joined by ``+``: ``"softmax:tv:1%+norm:norm:1%"``.  Files are
 looked for in the folder of the study's own file.  :class:`lamp.evaluation.Source` describes texts;
 ``tokens = "all"`` takes the whole text.
+
+A study may have tasks of lm-evaluation-harness beside texts or in place of them; an entry is a name
+or a table with the fields of :class:`lamp.integrations.TaskSource`::
+
+    tasks = ["arc_easy", "arc_challenge"]
+
+The reference does each task as a run of its own, which comes first.
 """
 
 from __future__ import annotations
@@ -47,6 +54,7 @@ import numpy as np
 
 from lamp._files import Document
 from lamp.evaluation import Setting, Source, setting_parts
+from lamp.integrations import TaskSource
 from lamp.lookahead import LAMP, LookAhead
 from lamp.machines import Hardware, hardware
 
@@ -58,11 +66,18 @@ _MOST_KEPT: Final = 2**14  # settings
 _BITS: Final = 24  # of the number of a label: there are fewer than points
 _NONE: Final = "none"
 _ALL: Final = "all"
-_FIELDS: Final = tuple(each.name for each in fields(Source))
 _Place = tuple[str, str, str]
-_WORDS: Final = ("source", "kind", "field", "subset", "split", "name")  # fields that are strings
-_SINGULAR: Final = {"models": "model", "texts": "text", "hardware": "hardware", "lamp": "lamp"}
-_LISTS: Final = tuple(_SINGULAR)
+_SOURCES: Final = {"texts": Source, "tasks": TaskSource}
+_FIELDS: Final = {key: [each.name for each in fields(kind)] for key, kind in _SOURCES.items()}
+# Fields that are strings.
+_WORDS: Final = ("source", "kind", "field", "subset", "split", "name", "task", "folder")
+_LISTS: Final = ("models", "texts", "tasks", "hardware", "lamp")
+_AXES: Final = {
+    "model": ("models",),
+    "text": ("texts", "tasks"),
+    "hardware": ("hardware",),
+    "lamp": ("lamp",),
+}  # which lists each part of a point is from
 
 
 @dataclass(frozen=True)
@@ -73,8 +88,8 @@ class Point:
     ----------
     model : str
         A model's name or where it is.
-    source : Source
-        The text.
+    source : Source or TaskSource
+        The text, or the task in place of one.
     setting : Setting
         The machine and its rules.
     reference : Hardware
@@ -88,7 +103,7 @@ class Point:
     """
 
     model: str
-    source: Source
+    source: Source | TaskSource
     setting: Setting
     reference: Hardware
     labels: Mapping[str, str]
@@ -108,8 +123,9 @@ class Study:
         The name of the study; names are unique within a store.
     models : sequence of str or path-like
         Models, as :func:`lamp.from_pretrained` takes them.
-    texts : sequence of Source, str or mapping
-        Texts; a string is a file or a name, a mapping has the fields of a Source.
+    texts : sequence of Source, str or mapping, optional
+        Texts; a string is a file or a name, a mapping has the fields of a Source.  By default the
+        beginning of the held-out text, or none if there are tasks.
     hardware : sequence of Hardware, str or path-like
         Machines.
     lamp : sequence of LAMP, sequences of LAMP, str or None
@@ -122,6 +138,8 @@ class Study:
         The folder in which files are looked for.
     document : Document, optional
         The file that the study is from.
+    tasks : sequence of TaskSource, str or mapping
+        Tasks of lm-evaluation-harness; a mapping has the fields of a TaskSource.
 
     Raises
     ------
@@ -149,20 +167,25 @@ class Study:
 
     name: str
     models: Sequence[Any] = ("embedded",)
-    texts: Sequence[Any] = (Source(),)
+    texts: Sequence[Any] | None = None
     hardware: Sequence[Any] = ("fp32",)
     lamp: Sequence[Any] = (_NONE,)
     reference: Any = "fp64"
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     folder: str | os.PathLike[str] = ""
     document: Document | None = field(default=None, compare=False, repr=False)
+    tasks: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise self._error(f"name must be a string, not {self.name!r}", "", "name")
+        if self.texts is None:
+            object.__setattr__(self, "texts", () if self.tasks else (Source(),))
         for key in _LISTS:
             given = getattr(self, key)
-            if isinstance(given, (str, bytes)) or not isinstance(given, Sequence) or not given:
+            may_be_empty = key in _SOURCES and any(getattr(self, each) for each in _SOURCES)
+            is_list = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
+            if not is_list or not (given or may_be_empty):
                 raise self._error(f"{key} must be a list with at least one entry", "", key)
         if not isinstance(self.grid, Mapping):
             raise self._error("grid must be a table of lists", "", "grid")
@@ -210,6 +233,8 @@ class Study:
         """
         found: dict[str, Any] = {"name": self.name}
         for key, entries in self._entries.items():
+            if not entries:
+                continue
             found[key] = [entry.record() for entry in entries]
         found["reference"] = _shown(self.reference)
         found["grid"] = {name: list(values) for name, values in self.grid.items()}
@@ -240,7 +265,7 @@ class Study:
         """
         self._check_size()
         reader, seen = _Reader(self), set()
-        for entries in itertools.product(*self._entries.values()):
+        for entries in itertools.product(*self._axes):
             names = self._names(entry.variables for entry in entries)
             pick = reader.picker(entries, names)
             for values in itertools.product(*(self.grid[name] for name in names)):
@@ -256,7 +281,7 @@ class Study:
 
     def _check_size(self) -> None:
         """Raise a ValueError if there are too many points to go through."""
-        kinds = (Counter(e.variables for e in entries) for entries in self._entries.values())
+        kinds = (Counter(e.variables for e in entries) for entries in self._axes)
         count = 0
         for groups in itertools.product(*(kind.items() for kind in kinds)):
             variables, sizes = zip(*groups, strict=True)
@@ -322,14 +347,19 @@ class Study:
             key: [self._entry(key, i) for i in range(len(getattr(self, key)))] for key in _LISTS
         }
 
+    @property
+    def _axes(self) -> list[list[_Entry]]:
+        """The entries that each part of a point is one of."""
+        return [[e for key in keys for e in self._entries[key]] for keys in _AXES.values()]
+
     def _entry(self, key: str, index: int) -> _Entry:
         given = getattr(self, key)[index]
         is_table = isinstance(given, Mapping)
         place = (f"{key}[{index}]", "", "") if is_table else ("", key, _shown(given))
-        if is_table and self.document is not None:
-            self.document.check_names(given, _FIELDS, place[0])
+        if is_table and key in _SOURCES and self.document is not None:
+            self.document.check_names(given, _FIELDS[key], place[0])
         with self.blamed(*place):
-            entry = _Entry(key, index, place, _fields(given) if key == "texts" else given)
+            entry = _Entry(key, index, place, _fields(key, given) if key in _SOURCES else given)
             for variable in entry.variables:
                 if variable not in self.grid:
                     known = ", ".join(self.grid) or "no variables"
@@ -337,16 +367,19 @@ class Study:
         return entry
 
 
-def _fields(given: Any) -> dict[str, Any]:
-    """Return the fields of a text's Source."""
-    if isinstance(given, Source):
-        return {name: getattr(given, name) for name in _FIELDS}
+def _fields(key: str, given: Any) -> dict[str, Any]:
+    """Return the fields of a text's Source or a task's TaskSource."""
+    kind, known = _SOURCES[key], _FIELDS[key]
+    if isinstance(given, kind):
+        return {name: getattr(given, name) for name in known}
     if isinstance(given, (str, os.PathLike)):
-        return {"source": os.fspath(given)}
+        return {known[0]: os.fspath(given)}
     if not isinstance(given, Mapping):
-        raise TypeError(f"a text is a Source, a name or a table, not {given!r}")
-    if unknown := [name for name in given if name not in _FIELDS]:
-        raise ValueError(f"unknown field {unknown[0]!r}: expected {', '.join(_FIELDS)}")
+        raise TypeError(
+            f"a {key.removesuffix('s')} is a {kind.__name__}, a name or a table, not {given!r}"
+        )
+    if unknown := [name for name in given if name not in known]:
+        raise ValueError(f"unknown field {unknown[0]!r}: expected {', '.join(known)}")
     return {name: _plain(value) for name, value in given.items()}
 
 
@@ -431,7 +464,7 @@ class _Reader:
         the point.  There may be millions of points.
         """
         own = [[names.index(name) for name in sorted(entry.variables)] for entry in entries]
-        places = {_SINGULAR[entry.key]: entry.place for entry in entries}
+        places = {part: entry.place for part, entry in zip(_AXES, entries, strict=True)}
         reference = _shown(self._study.reference)
 
         def pick(values: Sequence[Any]) -> tuple[int, Callable[[], Point]]:
@@ -448,7 +481,7 @@ class _Reader:
                     source=text[2],
                     setting=self._setting(machine[2], rules[2]),
                     reference=self._reference,
-                    labels=dict(zip((*_SINGULAR.values(), "reference"), labels, strict=True)),
+                    labels=dict(zip((*_AXES, "reference"), labels, strict=True)),
                     variables=dict(zip(names, values, strict=True)),
                     places=places,
                 )
@@ -487,11 +520,11 @@ class _Reader:
         return found
 
     def _parsed(self, key: str, given: Any) -> tuple[str, Any]:
-        if key == "texts":
+        if key in _SOURCES:
             fields = dict(given)
             if fields.get("tokens") == _ALL:
                 fields["tokens"] = None
-            source = Source(**fields)
+            source = _SOURCES[key](**fields)
             return source.label, source.inside(self._folder)
         if key == "models":
             if not isinstance(given, (str, os.PathLike)):

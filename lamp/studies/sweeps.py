@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, Final
 
 from lamp.studies.engines import Engine, engine
-from lamp.studies.plans import Plan, planned
+from lamp.studies.plans import Plan, Points, planned
 from lamp.studies.runs import Run
 from lamp.studies.status import Status
 from lamp.studies.store import Store
@@ -82,14 +82,20 @@ class Interrupted(KeyboardInterrupt):
         self.sweep = sweep
 
 
+def _stored(task: Task) -> tuple[Any, ...]:
+    """The formats of the weights of all layers."""
+    machines = task.setting.hardware.machines.items()
+    return tuple((number, machine.weights) for number, machine in machines)
+
+
 class _Queue:
     """Tasks that wait, grouped by the reference that they share."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._groups: dict[str, deque[Task]] = {}
         # Within a group, tasks follow each other whose weights are stored alike.
-        formats = {task.setting.hardware.weights: place for place, task in enumerate(tasks)}
-        for task in sorted(tasks, key=lambda task: formats[task.setting.hardware.weights]):
+        formats = {_stored(task): place for place, task in enumerate(tasks)}
+        for task in sorted(tasks, key=lambda task: formats[_stored(task)]):
             self._groups.setdefault(task.reference_key, deque()).append(task)
         self._at: dict[str, str] = {}
 
@@ -112,13 +118,14 @@ class _Queue:
 
 
 def sweep(
-    study: Study | str | os.PathLike[str],
+    study: Points | str | os.PathLike[str],
     *,
     store: str | os.PathLike[str],
     jobs: int | None = None,
     cluster: Any = None,
     memory: int | None = None,
     progress: Progress | bool = False,
+    grow: bool = False,
 ) -> Sweep:
     """Measure the runs of a study that a store does not hold yet.
 
@@ -127,7 +134,7 @@ def sweep(
     Parameters
     ----------
     study : Study, str or path-like
-        A study, or its TOML file.
+        A study, its TOML file, or whatever has points as a study has.
     store : str or path-like
         The SQLite file of the results; it is made if there is none.
     jobs : int, optional
@@ -141,6 +148,8 @@ def sweep(
     progress : bool or callable
         True for a table on standard error, or a function to call with the :class:`Status` whenever
         it has changed.
+    grow : bool
+        Whether a study of the same name that the store has keeps its other runs.
 
     Returns
     -------
@@ -172,7 +181,7 @@ def sweep(
     >>> first.ran, [run.state for run in first.runs], second.ran
     (2, ['done', 'done'], 0)
     """
-    if not isinstance(study, Study):
+    if isinstance(study, (str, os.PathLike)):
         study = Study.load(study)
     file = Path(store)
     with contextlib.ExitStack() as stack:
@@ -181,7 +190,7 @@ def sweep(
         plan = planned(study, file_digest if opened is None else opened.digest)
         if opened is None:  # made once the study is known to be possible
             opened = stack.enter_context(Store.open(file, write=True))
-        kept = opened.plan(study.name, study.record(), plan.runs)
+        kept = opened.plan(study.name, study.record(), plan.runs, grow=grow)
         if kept is not None:
             plan.notes.append(
                 f"{file} had another study {study.name!r}, whose results stay there as {kept!r}"
@@ -196,7 +205,9 @@ def sweep(
             measuring = engine(jobs, cluster, memory=memory, spill=spill)
             _Runner(opened, measuring, plan, status, show).run(missing)
         opened.check_place()
-        runs = tuple(opened.runs(study.name))
+        found = [*opened.runs(study.name), *opened.task_runs(study.name)]
+        own = (run for run in found if run.key in plan.tasks)
+        runs = tuple(sorted(own, key=lambda run: run.position))
     result = Sweep(study.name, file, runs, len(status.ended), tuple(plan.notes))
     if status.stopping:
         raise Interrupted(result)

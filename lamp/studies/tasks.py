@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from lamp.evaluation import Setting, Text
+from lamp.integrations import TaskSource
 from lamp.lookahead import LAMP
 from lamp.machines import Hardware, definitions
 from lamp.machines import files as machine_files
@@ -113,23 +114,26 @@ class Task:
     ----------
     checkpoint : Checkpoint
         The model.
-    text : lamp.evaluation.Text or None
-        The text; None on the way to a worker that has it from elsewhere.
+    text : lamp.evaluation.Text, TaskSource or None
+        The text, or the task of lm-evaluation-harness in place of one; None on the way to a worker
+        that has it from elsewhere.
     text_digest : str
-        The digest of its windows, as :func:`windows_digest` gives it.
+        The digest of its windows, as :func:`windows_digest` gives it, or that of the task, as
+        :meth:`TaskSource.digest` does.
     setting : lamp.evaluation.Setting
         The machine and its rules.
-    reference : Hardware
-        The machine of the reference.
+    reference : Hardware or None
+        The machine of the reference; None for a task of the harness, whose reference is a run of
+        its own.
     numerics : int
         The numerics version, :data:`lamp.evaluation.numerics.NUMERICS`.
     """
 
     checkpoint: Checkpoint
-    text: Text | None
+    text: Text | TaskSource | None
     text_digest: str
     setting: Setting
-    reference: Hardware
+    reference: Hardware | None
     numerics: int
 
     @property
@@ -140,10 +144,14 @@ class Task:
             "hardware": _described_json(self.setting.hardware),
             "lamp": _rules_json(self.setting.lamp),
             "numerics": json.dumps(self.numerics),
-            "reference": _described_json(self.reference),
-            "text": json.dumps(self.text_digest),
         }
-        own = [*filter(None, map(_definitions_json, (self.setting.hardware, self.reference)))]
+        if self.reference is None:
+            parts["task"] = json.dumps(self.text_digest)
+        else:
+            parts["reference"] = _described_json(self.reference)
+            parts["text"] = json.dumps(self.text_digest)
+        machines = filter(None, (self.setting.hardware, self.reference))
+        own = [*filter(None, map(_definitions_json, machines))]
         if own:
             parts["definitions"] = f"[{','.join(own)}]"
         return "{" + ",".join(f'"{name}":{part}' for name, part in parts.items()) + "}"
@@ -155,8 +163,13 @@ class Task:
 
     @functools.cached_property
     def reference_key(self) -> str:
-        """The SHA-256 of everything that the reference's logits depend on."""
+        """The SHA-256 of everything that the reference's logits depend on.
+
+        For a task of the harness it leaves the machine out, and is the `subject` of the run.
+        """
         parts = str(self.numerics), self.checkpoint.digest, self.text_digest
+        if self.reference is None:
+            return _joined(parts)
         own = _definitions_json(self.reference)
         return _joined([*parts, described(self.reference), *([own] if own else [])])
 

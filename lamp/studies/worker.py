@@ -21,6 +21,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ from fpemu._kernels import launching
 from lamp import integrations
 from lamp._files import writing
 from lamp.evaluation import Metrics, Text, Totals, numerics, versions
+from lamp.integrations import TaskResult, TaskSource
+from lamp.machines import Hardware
 from lamp.models import Decoder
 from lamp.studies.environment import environment, physical_memory
 from lamp.studies.runs import Result, now
@@ -95,17 +98,19 @@ class Worker:
             return Result(None, seconds, started, now(), place, reason, trace)
         return Result(metrics, seconds, started, now(), place)
 
-    def _measured(self, task: Task) -> tuple[Metrics, float]:
+    def _measured(self, task: Task) -> tuple[Metrics | TaskResult, float]:
         if task.numerics != numerics.NUMERICS:
             raise RuntimeError(
                 f"the packages on {socket.gethostname()} are others than the sweep's: install the "
                 "same version everywhere"
             )
+        if isinstance(task.text, TaskSource):
+            return self._done(task, task.text)
         text = _text(task)
         with self._lock:
             model = self._model(task)
             references = self._reference(task, model)
-        self._prepare(task, model)
+        self._prepare(task, model, text.tokens[:2])
         totals, seconds = Totals(), 0.0
         for window, expected in zip(text.windows, references, strict=True):
             start = time.perf_counter()
@@ -113,13 +118,28 @@ class Worker:
             seconds += time.perf_counter() - start
         return totals.metrics(), seconds
 
-    def _prepare(self, task: Task, model: Decoder) -> None:
+    def _done(self, task: Task, source: TaskSource) -> tuple[TaskResult, float]:
+        """Let the model do a task of the harness, one at a time: it has global seeds."""
+        with self._lock:
+            model = self._model(task)
+            self._prepare(task, model, np.arange(2))
+            start = time.perf_counter()
+            found = source.answered(model, progress=False)
+            seconds = time.perf_counter() - start
+        if found.digest != task.text_digest:
+            raise RuntimeError(
+                f"the task {source.task!r} on {socket.gethostname()} is another than the sweep's: "
+                "its documents or its definition differ"
+            )
+        return replace(found, results={}), seconds
+
+    def _prepare(self, task: Task, model: Decoder, tokens: NDArray[np.int64]) -> None:
         """Compile or load the kernels before the clock runs."""
         setting = task.setting
         # Settings that differ in nothing but numbers share their kernels.
         kind = _NUMBERS.sub("", "\n".join([described(setting.hardware), *map(str, setting.lamp)]))
         if kind not in self._prepared:
-            model.forward(_text(task).tokens[:2])
+            model.forward(tokens)
             self._prepared.add(kind)
 
     def _model(self, task: Task) -> Decoder:
@@ -144,7 +164,7 @@ class Worker:
             self._references.move_to_end(task.reference_key)
             return self._references[task.reference_key]
         lengths = [len(window.tokens) for window in _text(task).windows]
-        size = sum(lengths) * model.shape.vocabulary * task.reference.carrier.itemsize
+        size = sum(lengths) * model.shape.vocabulary * _reference(task).carrier.itemsize
         if size <= self._memory:
             self._make_room(size)
             found = list(self._computed(task, model))
@@ -156,10 +176,10 @@ class Worker:
             file = self._spill / f"{task.reference_key}.logits"
             try:
                 shape = sum(lengths), model.shape.vocabulary
-                mapped = _mapped(file, shape, task.reference.carrier)
+                mapped = _mapped(file, shape, _reference(task).carrier)
                 if mapped is None:
                     self._write(file, size, shape, task, model)
-                    mapped = _mapped(file, shape, task.reference.carrier)
+                    mapped = _mapped(file, shape, _reference(task).carrier)
             except OSError:
                 self._spill = None  # no room, nor will there be
                 return self._computed(task, model)
@@ -171,7 +191,7 @@ class Worker:
 
     def _computed(self, task: Task, model: Decoder) -> Iterator[NDArray[Any]]:
         """Compute the reference logits of each window."""
-        exact = model.with_hardware(task.reference)
+        exact = model.with_hardware(_reference(task))
         for window in _text(task).windows:
             yield exact.forward(window.tokens).logits
 
@@ -189,7 +209,7 @@ class Worker:
         file.parent.mkdir(exist_ok=True)
         if shutil.disk_usage(file.parent).free < 2 * size:  # others keep as much
             raise OSError(errno.ENOSPC, "no room for reference logits", str(file))
-        digest, carrier = hashlib.sha256(), task.reference.carrier
+        digest, carrier = hashlib.sha256(), _reference(task).carrier
         # Not through mapped memory: there a full disk kills the process.
         with writing.opened(file) as opened:
             for logits in self._computed(task, model):
@@ -200,8 +220,13 @@ class Worker:
 
 
 def _text(task: Task) -> Text:
-    assert task.text is not None
+    assert isinstance(task.text, Text)
     return task.text
+
+
+def _reference(task: Task) -> Hardware:
+    assert task.reference is not None
+    return task.reference
 
 
 def _check_memory(checkpoint: Checkpoint) -> None:

@@ -15,7 +15,7 @@ from fpemu.accumulators import Promoted, ScaledCore, Sequential
 from fpemu.formats import Format
 from fpemu.reference import round_exact
 from fpemu.scaling import BlockFormat
-from lamp.machines.machine import Sum
+from lamp.machines.steps import Sum
 from tests.oracle import accumulators, operations, units
 
 _NAMES = {
@@ -415,12 +415,13 @@ def held_by(tensors, machine):
 # --- GPT-2 ----------------------------------------------------------------------------------------
 
 
-def gpt2(tensors, config, machine, tokens, masks=None):
+def gpt2(tensors, config, machine, tokens, masks=None, of_layers=None):
     """The steps of each layer of a GPT-2, by their names in a trace, and the logits behind them.
 
-    Tensors have transformers' names.  Masks say what is recomputed, by layer and name.
+    Tensors have transformers' names.  Masks say what is recomputed, by layer and name.  Each layer
+    may have a machine of its own.
     """
-    held = held_by(tensors, machine)
+    outside, held = machine, held_by(tensors, machine)
 
     def take(name):
         return held[f"transformer.{name}.weight"], held[f"transformer.{name}.bias"]
@@ -431,6 +432,8 @@ def gpt2(tensors, config, machine, tokens, masks=None):
     x = add(embedding[tokens], positions, machine.embedding)
     for layer in range(config.n_layer):
         at, imposed = f"h.{layer}.", {} if masks is None else masks[layer]
+        if of_layers is not None:
+            machine, held = of_layers[layer], held_by(tensors, of_layers[layer])
         steps = {"stream": x, "norm_1": norm(x, *take(at + "ln_1"), epsilon, machine.norm)}
         qkv = linear(steps["norm_1"], *take(at + "attn.c_attn"), machine.qkv)
         steps |= attended(qkv, (heads, heads), machine, mask=imposed.get("mask"))
@@ -445,6 +448,7 @@ def gpt2(tensors, config, machine, tokens, masks=None):
         steps |= into_stream(x, h, matrix, machine, name, imposed)
         x = steps[name]
         layers.append(steps)
+    machine, held = outside, held_by(tensors, outside)
     h = norm(x, *take("ln_f"), epsilon, machine.norm)
     imposed = {} if masks is None else masks[-1]
     return [*layers, alone(h, (embedding.T, None), machine, "lm_head", imposed)]
@@ -453,9 +457,9 @@ def gpt2(tensors, config, machine, tokens, masks=None):
 # --- Llama ----------------------------------------------------------------------------------------
 
 
-def llama(tensors, config, machine, tokens, masks=None):
+def llama(tensors, config, machine, tokens, masks=None, of_layers=None):
     """The same for a Llama."""
-    held = held_by(tensors, machine)
+    outside, held = machine, held_by(tensors, machine)
 
     def take(name):
         """Inputs by outputs: transformers stores them transposed."""
@@ -469,6 +473,8 @@ def llama(tensors, config, machine, tokens, masks=None):
     x = np.array([rounded(row, machine.embedding) for row in embedding[tokens]])
     for layer in range(config.num_hidden_layers):
         at, imposed = f"layers.{layer}.", {} if masks is None else masks[layer]
+        if of_layers is not None:
+            machine, held = of_layers[layer], held_by(tensors, of_layers[layer])
         steps = {"stream": x, "norm_1": normed(x, at + "input_layernorm")}
         parts = [take(f"{at}self_attn.{name}_proj") for name in "qkv"]
         bias = None if parts[0][1] is None else np.concatenate([part[1] for part in parts])
@@ -490,6 +496,7 @@ def llama(tensors, config, machine, tokens, masks=None):
         steps |= into_stream(x, h, matrix, machine, name, imposed)
         x = steps[name]
         layers.append(steps)
+    machine, held = outside, held_by(tensors, outside)
     head = embedding if config.tie_word_embeddings else held["lm_head.weight"]
     imposed = {} if masks is None else masks[-1]
     return [*layers, alone(normed(x, "norm"), (head.T, None), machine, "lm_head", imposed)]

@@ -1,6 +1,6 @@
 """The harness's own command, with the model ``lamp``: ``python -m lamp.integrations.harness``."""
 
-from lamp.integrations.harness.scores import harness
+from lamp.integrations.harness.sources import harness
 
 
 def main() -> None:

@@ -1,10 +1,14 @@
 """A decoder as a language model of lm-evaluation-harness, registered there as ``lamp``.
 
-Requests are answered one by one, as a machine is simulated: sizes of batches change nothing.
+Requests are answered one by one, as a machine is simulated: sizes of batches change nothing.  They
+are sorted by their tokens, and what one shares with the one before it, such as the question in
+front of a choice or the examples in front of a question, is computed once.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -18,10 +22,11 @@ from tqdm import tqdm
 
 from lamp._kernels import rows
 from lamp.evaluation import Setting, special_tokens
+from lamp.integrations.loading import from_pretrained
 from lamp.lookahead import LAMP
-from lamp.models import Continuation, Decoder, from_pretrained
+from lamp.models import Continuation, Decoder, Reading
 
-__all__ = ["LanguageModel"]
+__all__ = ["LanguageModel", "Listener"]
 
 _MOST_GENERATED: Final = 256  # tokens, as in the harness
 _SAMPLING: Final = ("temperature", "top_k", "top_p")
@@ -40,49 +45,71 @@ class LanguageModel(TemplateLM):
     ----------
     model : Decoder or str
         The model, or what :func:`lamp.from_pretrained` takes.
-    hardware : Hardware or str
-        The machine; a string may have rules behind it, joined by ``+``.
+    hardware : Hardware or str, optional
+        The machine; a string may have rules behind it, joined by ``+``.  By default a model that is
+        loaded runs on ``"fp32"``, and a given one stays on its machine with its rules.
     lamp : str or iterable of LAMP
         More rules of look-ahead, joined by ``+`` in a string; ``"none"`` for none.
     pretrained : str, optional
         Another name of `model`, the harness's own.
     max_length : int, optional
         The number of tokens that the model reads at once; by default its positions.
+    progress : bool
+        Whether bars are shown on a terminal.
     batch_size, max_batch_size, device : object
         Are given by the harness, and not used.
 
     Raises
     ------
     ValueError, FileNotFoundError
-        If the model, the machine or a rule is unknown.
+        If the model, the machine or a rule is unknown, or the model does not continue texts.
     """
 
     def __init__(
         self,
         model: Decoder | str = "embedded",
-        hardware: Any = "fp32",
+        hardware: Any = None,
         lamp: str | Iterable[LAMP] = "none",
         *,
         pretrained: str | None = None,
         max_length: int | None = None,
+        progress: bool = True,
         batch_size: Any = None,
         max_batch_size: Any = None,
         device: Any = None,
     ) -> None:
         super().__init__()
-        self.setting = _setting(hardware, lamp)
         found: Any = model if pretrained is None else pretrained
         if isinstance(found, str):
-            found = from_pretrained(found)
-        self.decoder: Decoder = found.with_hardware(self.setting.hardware, self.setting.lamp)
+            setting = _setting(hardware or "fp32", lamp)
+            found = from_pretrained(found, hardware=setting.hardware, lamp=setting.lamp)
+        elif hardware is not None or lamp != "none":
+            setting = _setting(hardware or found.hardware, lamp)
+            found = found.with_hardware(setting.hardware, setting.lamp)
+        if not found.continues_texts:
+            raise ValueError(
+                f"tasks need a decoder, which continues a text; {found.family} is an encoder or "
+                "has one"
+            )
+        self.decoder: Decoder = found
         positions = self.decoder.shape.positions
         if max_length is not None and not 1 <= max_length <= positions:
             raise ValueError(f"max_length must lie in 1..{positions}, not {max_length}")
         self.max_length = positions if max_length is None else int(max_length)
         self.begins, _ = special_tokens(self.decoder)
         self.tokenizer = self.decoder.tokenizer
+        self._quiet = None if progress else True  # None: bars are for terminals
         self.not_finite = 0
         """The number of tokens whose logits hold NaN or infinity; their probability is 0."""
+        self._asked = hashlib.sha256()
+
+    @property
+    def asked(self) -> str:
+        """The SHA-256 of the tokens and options of all requests."""
+        return self._asked.hexdigest()
+
+    def _note(self, *request: Any) -> None:
+        self._asked.update(repr(request).encode())
 
     # --- tokens -----------------------------------------------------------------------------------
 
@@ -128,7 +155,7 @@ class LanguageModel(TemplateLM):
         self, requests: list[Any], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """The same of texts; bars are for terminals."""
-        quiet = disable_tqdm or not sys.stderr.isatty()
+        quiet = disable_tqdm or bool(self._quiet) or not sys.stderr.isatty()
         found: list[tuple[float, bool]] = super().loglikelihood(requests, quiet)
         return found
 
@@ -139,24 +166,37 @@ class LanguageModel(TemplateLM):
 
         Requests of the same tokens stand together, and go through the model once.
         """
-        inputs = [self._input(context, wanted) for _, context, wanted in requests]
+        pairs = [self._pair(context, wanted) for _, context, wanted in requests]
+        self._note(*pairs)
         found: dict[int, tuple[float, bool]] = {}
-        logits, last = np.empty((0, 0)), None
-        for index in tqdm(sorted(range(len(inputs)), key=inputs.__getitem__), disable=None):
-            request, _, wanted = requests[index]
-            if inputs[index] != last:
-                last = inputs[index]
-                logits = self.decoder.logits(last)
-            answer = self._score(logits, wanted[-self.max_length :])
+        for index, answer in self._answers(pairs):
             found[index] = answer
-            if request is not None:
-                self.cache_hook.add_partial("loglikelihood", request, answer)
+            if requests[index][0] is not None:
+                self.cache_hook.add_partial("loglikelihood", requests[index][0], answer)
         return [found[index] for index in range(len(requests))]
 
-    def _input(self, context: Sequence[int], wanted: Sequence[int]) -> list[int]:
-        """What the model reads, the last tokens of it if it is too much; never nothing."""
+    def _pair(self, context: Sequence[int], wanted: Sequence[int]) -> tuple[list[int], list[int]]:
+        """What the model reads, and the last of the tokens that it is to give behind it.
+
+        It reads the last tokens alone if they are too many, and never none.
+        """
         whole = [*(context or [self.prefix_token_id]), *wanted]
-        return whole[-(self.max_length + 1) : -1]
+        return whole[-(self.max_length + 1) : -1], list(wanted[-self.max_length :])
+
+    def _answers(
+        self, pairs: Sequence[tuple[list[int], list[int]]]
+    ) -> Iterable[tuple[int, tuple[float, bool]]]:
+        """The answers to pairs and their places, as they come."""
+        reading = Reading(self.decoder, max((len(read) for read, _ in pairs), default=0))
+        order = sorted(range(len(pairs)), key=lambda index: pairs[index][0])
+        with tqdm(total=len(pairs), disable=self._quiet) as bar:
+            for read, group in itertools.groupby(order, key=lambda index: pairs[index][0]):
+                indices = list(group)
+                most = max(len(pairs[index][1]) for index in indices)
+                logits = reading.logits(read, most) if most else np.empty((0, 0))
+                for index in indices:
+                    yield index, self._score(logits, pairs[index][1])
+                    bar.update()
 
     def _score(self, logits: NDArray[Any], wanted: Sequence[int]) -> tuple[float, bool]:
         if not wanted:
@@ -174,7 +214,7 @@ class LanguageModel(TemplateLM):
     def loglikelihood_rolling(self, requests: list[Any], **how: Any) -> list[float]:
         """The logarithms of the probabilities of whole texts, in windows that share one token."""
         found = []
-        for request in tqdm(requests, disable=None):
+        for request in tqdm(requests, disable=self._quiet):
             (text,) = request.args
             tokens = self.tok_encode(text, add_special_tokens=False)
             windows = get_rolling_token_windows(tokens, self.prefix_token_id, self.max_length, 1)
@@ -186,7 +226,7 @@ class LanguageModel(TemplateLM):
     def generate_until(self, requests: list[Any], **how: Any) -> list[str]:
         """The continuations of texts, up to a text that ends them."""
         found = []
-        for request in tqdm(requests, disable=None):
+        for request in tqdm(requests, disable=self._quiet):
             context, options = request.args
             found.append(self._continued(context, dict(options)))
             self.cache_hook.add_partial("generate_until", request.args, found[-1])
@@ -203,9 +243,28 @@ class LanguageModel(TemplateLM):
         if not options.get("do_sample"):
             sampling = {}
         tokens = self.tok_encode(context)[-(self.max_length - count) :] or [self.prefix_token_id]
+        self._note(tokens, count, until, sorted(sampling.items()))
+        return self._text(tokens, count, until, sampling)
+
+    def _text(
+        self, tokens: list[int], count: int, until: list[str], sampling: dict[str, Any]
+    ) -> str:
+        """The continuation of tokens."""
         text = Continuation(self.decoder, tokens, self.decoder.end_tokens, until)
         stream = self.decoder.stream(tokens, count, stop=text.stop, **sampling)
         return "".join(text.pieces(stream))
+
+
+class Listener(LanguageModel):
+    """A model that hears what the harness asks, and answers nothing; it needs no weights."""
+
+    def _answers(
+        self, pairs: Sequence[tuple[list[int], list[int]]]
+    ) -> Iterable[tuple[int, tuple[float, bool]]]:
+        return ((index, (0.0, False)) for index in range(len(pairs)))
+
+    def _text(self, *request: Any) -> str:
+        return ""
 
 
 def _setting(hardware: Any, rules: str | Iterable[LAMP]) -> Setting:

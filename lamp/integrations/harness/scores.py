@@ -1,32 +1,77 @@
-"""Tasks of lm-evaluation-harness on a machine and on a reference, and their scores side by side."""
+"""Scores in tasks of lm-evaluation-harness: of a model on one machine, and beside a reference."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import math
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
-from lamp.evaluation import Estimate, Setting, ratio
-from lamp.machines import HardwareLike
-from lamp.machines import hardware as machine
-from lamp.models import Decoder
+from lamp.evaluation import Estimate, ratio
 
-__all__ = ["Score", "Scores", "evaluate_tasks", "harness"]
+__all__ = ["ComparedScore", "Score", "TaskResult", "compared_scores", "scores_of"]
 
-_RESAMPLED: Final = 1000  # times, for the errors of scores that are no means
 _ERROR: Final = "_stderr"
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score of a task on a machine and on the reference.
+    """A score of a model in a task, on one machine.
+
+    Parameters
+    ----------
+    task, metric, filter : str
+        As the harness calls them; the filter is ``"none"`` for answers as they are.
+    version : str
+        The version of the task.
+    count : int
+        The number of documents; 0 for a group of tasks.
+    value, error : float
+        The score and its standard error, by the harness; NaN where it gives none.
+    higher_is_better : bool or None
+        Whether it is, if the harness says so.
+    documents : mapping of int to float
+        The score of each document by its number; empty if the score is not their mean.
+    """
+
+    task: str
+    metric: str
+    filter: str
+    version: str
+    count: int
+    value: float
+    error: float
+    higher_is_better: bool | None
+    documents: Mapping[int, float] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a model achieved in a task, on one machine.
+
+    Parameters
+    ----------
+    scores : tuple of Score
+        The metrics of the task, or of all tasks of a group.
+    not_finite : int
+        The number of tokens whose logits held NaN or infinity.
+    digest : str
+        The SHA-256 of all that was asked, as :meth:`TaskSource.digest` gives it.
+    results : mapping
+        What the harness gives; empty for a result that comes from a store.
+    """
+
+    scores: tuple[Score, ...]
+    not_finite: int
+    digest: str = ""
+    results: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class ComparedScore:
+    """A score of a task on a machine, beside the reference's.
 
     Parameters
     ----------
@@ -61,213 +106,84 @@ class Score:
     higher_is_better: bool | None
 
 
-@dataclass(frozen=True)
-class Scores:
-    """The scores of a model on a machine.
+def scores_of(results: Mapping[str, Any]) -> Iterator[Score]:
+    """The scores in what the harness gives.
 
     Parameters
     ----------
-    setting : Setting
-        The machine and its rules.
-    reference : str
-        The name of the reference's machine.
-    scores : list of Score
-        Tasks in the order in which they were asked for, and their metrics.
-    not_finite, reference_not_finite : int
-        The number of tokens whose logits held NaN or infinity.
-    results, reference_results : mapping
-        What the harness gives, with everything that it says of tasks and versions.
-    """
+    results : mapping
+        As ``lm_eval.simple_evaluate`` returns it, with samples.
 
-    setting: Setting
-    reference: str
-    scores: list[Score]
-    not_finite: int
-    reference_not_finite: int
-    results: Mapping[str, Any]
-    reference_results: Mapping[str, Any]
-
-    def notes(self) -> list[str]:
-        """Say in words which numbers overflowed."""
-        counts = {"the machine's": self.not_finite, "the reference's": self.reference_not_finite}
-        return [
-            f"numbers overflowed: {whose} logits hold NaN or infinity at {count} tokens, which "
-            "count as impossible"
-            for whose, count in counts.items()
-            if count
-        ]
-
-    def record(self) -> dict[str, Any]:
-        """Return the scores as plain data; numbers may be NaN."""
-        return {
-            **self.setting.record(),
-            "reference": self.reference,
-            "scores": [asdict(score) for score in self.scores],
-            "task_versions": dict(self.results.get("versions", {})),
-            "not_finite": self.not_finite,
-            "reference_not_finite": self.reference_not_finite,
-            "notes": self.notes(),
-        }
-
-
-def harness(name: str) -> Any:
-    """Import a module that needs lm-evaluation-harness.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    module
-
-    Raises
+    Yields
     ------
-    ModuleNotFoundError
-        If the harness is not installed; the message names the extra.
+    Score
     """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if str(error.name).partition(".")[0] != "lm_eval":
-            raise
-        raise ModuleNotFoundError(
-            "tasks need the package lm-eval, which is not installed: pip install 'fpemu-lamp[eval]'"
-        ) from error
-
-
-def evaluate_tasks(
-    model: Decoder,
-    setting: Setting,
-    tasks: Sequence[str],
-    *,
-    reference: HardwareLike = "fp64",
-    folder: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
-    shots: int | None = None,
-    chat: bool = False,
-) -> Scores:
-    """Let a model do tasks on a machine and on a reference.
-
-    Parameters
-    ----------
-    model : Decoder
-        The weights.
-    setting : Setting
-        The machine and its rules.
-    tasks : sequence of str
-        Names of the harness, or those of files in `folder`.
-    reference : Hardware or str
-        The machine of the reference.
-    folder : path-like, optional
-        A folder with tasks of your own, as the harness has them.
-    limit : int, optional
-        Do the first documents of each task only.
-    shots : int, optional
-        The number of examples in front of each question; by default the task's own.
-    chat : bool
-        Whether questions are put into the model's chat template.
-
-    Returns
-    -------
-    Scores
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If lm-evaluation-harness is not installed.
-    ValueError
-        If a task is unknown.
-    """
-    kind = harness("lamp.integrations.harness.language_model").LanguageModel
-    manager = _manager(tasks, folder)
-    exact = machine(reference)
-    asked = [kind(model, each.hardware, each.lamp) for each in (setting, Setting(exact))]
-    with contextlib.redirect_stdout(sys.stderr):  # what the harness prints is no result
-        found = [
-            harness("lm_eval").simple_evaluate(
-                each,
-                tasks=list(tasks),
-                task_manager=manager,
-                limit=limit,
-                num_fewshot=shots,
-                apply_chat_template=chat,
-                bootstrap_iters=_RESAMPLED,
-                log_samples=True,
-            )
-            for each in asked
-        ]
-    counts = [each.not_finite for each in asked]
-    return Scores(setting, exact.name, list(_scores(*found)), *counts, *found)
-
-
-def _manager(tasks: Sequence[str], folder: str | os.PathLike[str] | None) -> Any:
-    """The harness's manager of tasks; its own ones are looked through only if they are needed."""
-    make = harness("lm_eval.tasks").TaskManager
-    if folder is not None:
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(f"no folder of tasks {os.fspath(folder)!r}")
-        manager = make(include_path=os.fspath(folder), include_defaults=False)
-        if all(task in manager.all_tasks for task in tasks):
-            return manager
-    manager = make(include_path=None if folder is None else os.fspath(folder))
-    unknown = [task for task in tasks if not manager.match_tasks([task])]
-    if unknown:
-        place = "" if folder is None else f" nor in {os.fspath(folder)}"
-        raise ValueError(f"no task {unknown[0]!r} in lm-evaluation-harness{place}")
-    return manager
-
-
-def _scores(found: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[Score]:
-    """The scores of two evaluations of the same tasks, side by side."""
-    for task, entries in found["results"].items():
-        better = found.get("higher_is_better", {}).get(task, {})
+    for task, entries in results["results"].items():
+        better = results.get("higher_is_better", {}).get(task, {})
+        counts = results.get("n-samples", {}).get(task, {})
         for name, value in entries.items():
             metric, comma, kind = name.partition(",")
             if not comma or metric.endswith(_ERROR) or not _is_number(value):
                 continue
-            others = expected["results"][task]
-            error = f"{metric}{_ERROR},{kind}"
-            pairs = _pairs(found, expected, task, metric, kind)
-            is_mean = len(pairs) > 0 and math.isclose(pairs[:, 0].mean(), value, abs_tol=1e-12)
-            counts = found.get("n-samples", {}).get(task, {})
+            documents = _documents(results.get("samples", {}).get(task, ()), metric, kind)
+            mean = math.fsum(documents.values()) / len(documents) if documents else math.nan
             yield Score(
                 task,
                 metric,
                 kind,
+                str(results.get("versions", {}).get(task, "")),
                 int(counts.get("effective", 0)),
                 float(value),
-                _number(entries.get(error)),
-                _number(others.get(name)),
-                _number(others.get(error)),
-                _difference(pairs) if is_mean else None,
-                int((pairs[:, 0] != pairs[:, 1]).sum()) if is_mean else None,
+                _number(entries.get(f"{metric}{_ERROR},{kind}")),
                 better.get(metric),
+                documents if math.isclose(mean, value, abs_tol=1e-12) else {},
             )
 
 
-def _pairs(
-    found: Mapping[str, Any], expected: Mapping[str, Any], task: str, metric: str, kind: str
-) -> Any:
-    """A metric of each document on the machine and on the reference; empty if it has none."""
-    sides = []
-    for results in (found, expected):
-        samples = results.get("samples", {}).get(task, ())
-        sides.append(
-            {
-                sample["doc_id"]: sample[metric]
-                for sample in samples
-                if sample.get("filter", kind) == kind and _is_number(sample.get(metric))
-            }
+def compared_scores(
+    scores: Iterable[Score], references: Iterable[Score]
+) -> Iterator[ComparedScore]:
+    """Scores beside those of the reference in the same task.
+
+    Parameters
+    ----------
+    scores, references : iterable of Score
+
+    Yields
+    ------
+    ComparedScore
+        Scores that the reference lacks are left out.
+    """
+    known = {(each.task, each.metric, each.filter): each for each in references}
+    for score in scores:
+        other = known.get((score.task, score.metric, score.filter))
+        if other is None:
+            continue
+        own, others = score.documents, other.documents
+        paired = len(own) > 0 and own.keys() == others.keys()
+        differences = np.array([own[each] - others[each] for each in own] if paired else [])
+        yield ComparedScore(
+            score.task,
+            score.metric,
+            score.filter,
+            score.count,
+            score.value,
+            score.error,
+            other.value,
+            other.error,
+            ratio(differences, np.ones(len(differences))) if paired else None,
+            int(np.count_nonzero(differences)) if paired else None,
+            score.higher_is_better,
         )
-    one, other = sides
-    if one.keys() != other.keys():
-        return np.empty((0, 2))
-    return np.array([(one[number], other[number]) for number in one], np.float64).reshape(-1, 2)
 
 
-def _difference(pairs: Any) -> Estimate:
-    return ratio(pairs[:, 0] - pairs[:, 1], np.ones(len(pairs)))
+def _documents(samples: Any, metric: str, kind: str) -> dict[int, float]:
+    """A metric of each document, by its number."""
+    return {
+        int(sample["doc_id"]): float(sample[metric])
+        for sample in samples
+        if sample.get("filter", kind) == kind and _is_number(sample.get(metric))
+    }
 
 
 def _is_number(value: Any) -> bool:

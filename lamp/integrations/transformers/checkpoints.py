@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 import transformers
 
-from lamp.integrations.transformers.simulated import Simulated, sizes
+from lamp.integrations.transformers.simulated import Simulated
+from lamp.integrations.transformers.sizes import continues, sizes
 from lamp.lookahead import LAMP
 from lamp.machines import HardwareLike
 from lamp.models import checkpoints
@@ -54,7 +56,7 @@ def load(source: Path, hardware: HardwareLike, lamp: LAMP | Iterable[LAMP] | Non
         model, report = _kind(config).from_pretrained(
             **place,
             config=config,
-            dtype="auto",
+            dtype=_dtype(config),
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -84,7 +86,7 @@ def read(source: Path) -> Simulated:
     """
     model = object.__new__(Simulated)
     model.config = _config(source)
-    _kind(model.config)
+    model.continues_texts = continues(model.config, _kind(model.config))
     model.family = model.config.model_type  # type: ignore[misc]
     model.shape = sizes(model.config)
     model._source = source
@@ -123,6 +125,13 @@ def _complete(config: Any, settings: Mapping[str, Any]) -> None:
                 f"it says {key} = {settings[key]!r}, which transformers does not read from GGUF "
                 "files: expected rotary positions that are not stretched"
             )
+
+
+def _dtype(config: Any) -> Any:
+    """The type to load weights in: one that holds them, and that products take as they are."""
+    stored = getattr(config, "dtype", None)
+    narrow = stored is not None and str(stored).removeprefix("torch.") != "float64"
+    return torch.float32 if narrow else "auto"
 
 
 def _kind(config: Any) -> Any:

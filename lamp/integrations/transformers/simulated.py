@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,21 +15,19 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import sdpa_mask
 
-import fpemu
 from fpemu._kernels.launching import default_environment
+from lamp.integrations.transformers.copies import configurations, on_machine, skeleton
 from lamp.integrations.transformers.modules import put_on_machine
 from lamp.integrations.transformers.operators import Inline
 from lamp.integrations.transformers.running import Run, array
-from lamp.integrations.transformers.stand_ins import stand_in
-from lamp.integrations.transformers.structure import ATTENTION, Structure, watch
+from lamp.integrations.transformers.sizes import continues, sizes
+from lamp.integrations.transformers.structure import ATTENTION, watch
+from lamp.integrations.transformers.weights import large, memory
 from lamp.lookahead import LAMP
 from lamp.machines import Hardware, HardwareLike
 from lamp.models import Decoder, Forward, Shape, Trace, TracedSteps, check_tokens
 
-__all__ = ["Simulated", "simulate", "sizes"]
-
-_PLAIN: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_MANY: Final = 2**31 - 1  # positions of a model that has no limit
+__all__ = ["Simulated", "simulate"]
 
 
 def simulate(
@@ -108,10 +105,12 @@ class Simulated(Decoder):
     ) -> None:
         if not isinstance(model, nn.Module) or not hasattr(model, "config"):
             raise TypeError(f"model must be a model of transformers, not {type(model).__name__}")
-        self._original = _skeleton(model)
+        self._original = skeleton(model)
         self.config = self._original.config
         self.family = self.config.model_type  # type: ignore[misc]
+        self.continues_texts = continues(self.config, type(self._original))
         self.structure = watch(self._original)
+        self._large = large(self._original, self.structure)
         self.shape = sizes(self.config, self.structure)
         self._source = source
         self._set_machine(hardware, lamp)
@@ -119,18 +118,19 @@ class Simulated(Decoder):
 
     def _put(self) -> None:
         """Make the copy of the model that runs on the machine."""
-        self.model = _copied(self._original, functools.partial(_weights, hardware=self.hardware))
+        self.model = on_machine(self._original, self._large, self.structure, self.hardware)
         self._run = Run(self.shape, self.hardware, self.look_ahead)
         put_on_machine(self.model, self.structure, self._run)
-        places = (each.untyped_storage().data_ptr() for each in self.model.parameters())
-        self._run.weights = frozenset(places)
+        self._run.weights = memory(self.model.parameters())
+        self._run.large = memory(p for p in self._original.parameters() if id(p) in self._large)
         if not self._is_causal:
-            for config in _configs(self.model):
+            for config in configurations(self.model):
                 config.use_cache = False
             if getattr(self.model, "generation_config", None) is not None:
                 self.model.generation_config.use_cache = False
+        mode = Inline(self._run)
         for module in _entries(self.model):
-            module.forward = _entry(module.forward, self._run)
+            module.forward = _entry(module.forward, mode)
 
     def with_hardware(
         self, hardware: HardwareLike, lamp: LAMP | Iterable[LAMP] | None = None
@@ -214,74 +214,21 @@ class _Kept:
     def __init__(self, past: Any) -> None:
         self.past, self.length = past, 0
 
+    def cut(self, length: int) -> bool:
+        """Keep the first tokens alone; False if a window has let go of what they need."""
+        if length < self.length:
+            try:
+                self.past.crop(length - self.length)  # a negative number: how many to remove
+            except (RuntimeError, ValueError):
+                return False
+            if self.past.get_seq_length() != length:
+                return False
+        self.length = length
+        return True
+
 
 def _rules(lamp: Any) -> list[LAMP]:
     return [lamp] if isinstance(lamp, LAMP) else list(lamp or [])
-
-
-# --- copies ---------------------------------------------------------------------------------------
-
-
-def _copied(model: nn.Module, weights: Callable[[str, torch.Tensor], torch.Tensor]) -> nn.Module:
-    """A copy of a model with other weights, each of which is asked for once."""
-    memo: dict[int, Any] = {}
-    for name, parameter in model.named_parameters():
-        memo[id(parameter)] = nn.Parameter(weights(name, parameter.detach()), requires_grad=False)
-    for _, buffer in model.named_buffers():
-        memo[id(buffer)] = weights("", buffer) if buffer.is_floating_point() else buffer
-    return copy.deepcopy(model, memo)
-
-
-def _skeleton(model: nn.Module) -> nn.Module:
-    """A copy of a model that shares its weights and calls our attention."""
-    if any(hasattr(module, "_lamp_attend") for module in model.modules()):
-        raise ValueError(
-            "the model is on a machine already: use with_hardware of what simulate gave"
-        )
-    for name, module in model.named_modules():
-        if "forward" in vars(module):
-            raise ValueError(
-                f"{name or 'the model'} has a forward function put in place of that of its class: "
-                "what it computes is not known"
-            )
-    for name, parameter in model.named_parameters():
-        if parameter.dtype not in _PLAIN:
-            raise ValueError(
-                f"{name} holds numbers of type {parameter.dtype}: quantized weights are not "
-                "implemented"
-            )
-    found = _copied(model, lambda name, numbers: numbers)
-    found.eval()
-    for module in found.modules():
-        stand_in(module)
-    for config in _configs(found):
-        config._attn_implementation = ATTENTION
-        config._experts_implementation = "eager"  # each expert by itself, in order
-    return found
-
-
-def _configs(model: nn.Module) -> list[Any]:
-    """All configurations in a model."""
-    found = [getattr(module, "config", None) for module in model.modules()]
-    return list({id(each): each for each in found if each is not None}.values())
-
-
-def _weights(name: str, numbers: torch.Tensor, *, hardware: Hardware) -> torch.Tensor:
-    """A parameter as a machine holds it; a buffer, which has no name, in its carrier."""
-    carrier = torch.float32 if hardware.carrier == np.float32 else torch.float64
-    if not name:
-        return numbers.to(torch.promote_types(numbers.dtype, carrier))
-    plain = numbers if numbers.dtype == torch.float64 else numbers.float()
-    held = array(plain.contiguous())
-    if not np.isfinite(held).all():
-        what = "NaN" if np.isnan(held).any() else "an infinity"
-        raise ValueError(f"{name} holds {what}, expected numbers")
-    format = hardware.weights
-    if format.precision < 24 or held.dtype == np.float64:
-        rounded = fpemu.round(held, format)
-        if rounded.dtype != held.dtype or not np.array_equal(rounded, held):
-            held = rounded
-    return torch.from_numpy(np.ascontiguousarray(held, hardware.carrier))
 
 
 # --- calls ----------------------------------------------------------------------------------------
@@ -298,8 +245,9 @@ def _entries(model: nn.Module) -> list[nn.Module]:
     return list(dict.fromkeys(found))
 
 
-def _entry(forward: Callable[..., Any], run: Run) -> Callable[..., Any]:
+def _entry(forward: Callable[..., Any], mode: Inline) -> Callable[..., Any]:
     """A forward pass on the machine, the outermost of those that call each other."""
+    run = mode.run
 
     @functools.wraps(forward)
     def entry(*args: Any, **kwargs: Any) -> Any:
@@ -308,7 +256,7 @@ def _entry(forward: Callable[..., Any], run: Run) -> Callable[..., Any]:
         run.begin()
         run.is_on = True
         try:
-            with torch.no_grad(), default_environment(), Inline(run):
+            with torch.no_grad(), default_environment(), mode:
                 return forward(*args, **kwargs)
         finally:
             run.is_on = False
@@ -318,7 +266,12 @@ def _entry(forward: Callable[..., Any], run: Run) -> Callable[..., Any]:
 
 def _takes(model: nn.Module, name: str) -> bool:
     """Whether a model's forward pass takes an argument."""
-    return name in inspect.signature(type(model).forward).parameters
+    return name in _parameters(type(model).forward)
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _cache_name(model: nn.Module) -> str:
@@ -348,44 +301,3 @@ def _mask(*args: Any, **kwargs: Any) -> Any:
 
 AttentionInterface.register(ATTENTION, _attend)
 AttentionMaskInterface.register(ATTENTION, _mask)
-
-
-# --- sizes ----------------------------------------------------------------------------------------
-
-
-def sizes(configuration: Any, structure: Structure | None = None) -> Shape:
-    """The sizes of a model, as far as its configuration names them.
-
-    Parameters
-    ----------
-    configuration : transformers.PretrainedConfig
-    structure : Structure, optional
-        What its modules are, if it has been watched.
-
-    Returns
-    -------
-    Shape
-    """
-    config = configuration.get_text_config()
-
-    def size(*names: str, default: int) -> int:
-        found = (getattr(config, name, None) for name in names)
-        return int(next((each for each in found if each), default))
-
-    heads = size("num_attention_heads", default=1)
-    width = size("hidden_size", default=1)
-    norms = [] if structure is None else list(structure.norms.values())
-    activations = [] if structure is None else list(structure.activations.values())
-    layers = size("num_hidden_layers", default=0) if structure is None else len(structure.layers)
-    return Shape(
-        vocabulary=size("vocab_size", default=1),
-        positions=size("max_position_embeddings", default=_MANY),
-        width=width,
-        inner=size("intermediate_size", "n_inner", "d_ff", "ffn_dim", default=4 * width),
-        layers=layers,
-        heads=heads,
-        key_heads=size("num_key_value_heads", default=heads),
-        dimension=size("head_dim", default=width // heads),
-        activation=activations[-1] if activations else "",
-        epsilon=norms[-1].epsilon if norms else 0.0,
-    )

@@ -15,9 +15,11 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from fpemu import Format
 from fpemu.torch import EXACT_OPERATIONS, Dispatch
 from lamp.integrations.transformers import kinds
 from lamp.integrations.transformers.kinds import NormKind, RotaryKind
+from lamp.machines import Hardware
 
 __all__ = ["ATTENTION", "Product", "Structure", "watch"]
 
@@ -84,6 +86,25 @@ class Structure:
     experts: tuple[str, ...]
     next_norms: Mapping[str, str]
     gates: Mapping[str, tuple[str, str | None, str]]
+
+    def format_of(self, name: str, machine: Hardware) -> Format:
+        """The format in which a machine holds the weights of a module, or a parameter.
+
+        Parameters
+        ----------
+        name : str
+            The full name; what is in no layer is held as the rest of the machine has it.
+        machine : Hardware
+
+        Returns
+        -------
+        Format
+        """
+        if not machine.layers:
+            return machine.weights  # type: ignore[no-any-return]
+        count = len(self.layers)
+        inside = (i for i, layer in enumerate(self.layers) if f"{name}.".startswith(f"{layer}."))
+        return machine.of_layer(next(inside, count), count).weights  # type: ignore[no-any-return]
 
 
 # --- watching -------------------------------------------------------------------------------------

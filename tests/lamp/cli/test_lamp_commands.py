@@ -304,6 +304,25 @@ def test_a_machine_shows_each_product_that_recomputes(tmp_path):
     assert lamp.hardware(again) == lamp.hardware(file)
 
 
+def test_a_machine_shows_the_layers_that_differ(tmp_path):
+    file = tmp_path / "layers.toml"
+    file.write_text('[layers."0-1,-1"]\nnorm = "bfloat16"\n[layers.3.scores]\naccumulator = "e8m4"')
+    lines = command("hardware", "show", file).splitlines()
+    rest = command("hardware", "show", "fp32").splitlines()
+    assert [line.split() for line in lines[1 : len(rest)]] == [line.split() for line in rest[1:]]
+    assert [line.split() for line in lines[len(rest) :]] == [
+        [],
+        ["layers", "0-1,-1", "otherwise", "than", "the", "rest:"],
+        ["norm", "in", "float64", "->", "bfloat16", "(rne)"],
+        [],
+        ["layer", "3", "otherwise", "than", "the", "rest:"],
+        ["scores", "sequential(e8m4,", "rne)", "->", "float32", "(rne)"],
+    ]
+    again = tmp_path / "again.toml"
+    again.write_text(command("hardware", "show", file, "--toml"))
+    assert lamp.hardware(again) == lamp.hardware(file)
+
+
 def test_equal_rates_of_all_layers_stand_once():
     steps = {"mlp_up": (0.02,) * 30, "mlp_down": (0.01,) * 30}
     metrics = Metrics(1, 0, 0, 0, 0, 0, (0.015,) * 30, steps, 0)
@@ -736,6 +755,8 @@ WRONG = [
     (["compare", "fp32", "FINE.toml+sofmax:tv:1"], 2, "'sofmax:tv:1' begins with 'sofmax'"),
     (["compare", "fp32", "ps24"], 2, "unknown hardware 'ps24'"),
     (["hardware", "show", "nosuch"], 2, "NAME: unknown hardware 'nosuch'"),
+    (["hardware", "show", "bf16@0"], 2, "'0' is not WHERE=NAME"),
+    (["run", "--hardware", "bf16@6=fp32"], 1, "layer 6 computes, but GPT2 has 6 layers, 0 to 5"),
     (["hardware", "show", "WRONG.toml"], 1, "wrong.toml, line 1: unknown hardware 'fp31'"),
     (["hardware", "calibrate", "ps4", "x.toml", "--order", "up"], 2, "--order: unknown order 'up'"),
     (["hardware", "calibrate", "ps4", "x.toml"], 1, "ask for no order of channels"),

@@ -574,3 +574,21 @@ def test_files_are_looked_for_in_a_folder_and_keep_their_names(tmp_path):
 
 def test_every_kind_is_known():
     assert list(sources.KINDS) == ["plain", "json", "jsonl", "csv", "parquet", "datasets"]
+
+
+# --- what is skipped ------------------------------------------------------------------------------
+
+
+def test_a_text_without_its_beginning_is_the_rest_of_its_tokens(model, tmp_path):
+    text = "Now is the winter of our discontent made glorious summer. " * 20
+    (tmp_path / "a.txt").write_text(text)
+    whole = Source(str(tmp_path / "a.txt"), tokens=None).read(model).tokens
+    for skip, count in ((0, 9), (5, 9), (5, None), (len(whole) - 1, 7)):
+        found = Source(str(tmp_path / "a.txt"), tokens=count, skip=skip).read(model)
+        stop = None if count is None else skip + count
+        np.testing.assert_array_equal(found.tokens, whole[skip:stop])
+    assert Source("a.txt", skip=5).label == "a.txt, from token 5"
+    with pytest.raises(ValueError, match="has no tokens behind the 9999 that are skipped"):
+        Source(str(tmp_path / "a.txt"), tokens=None, skip=9999).read(model)
+    with pytest.raises(ValueError, match="skip must be an integer from 0, not -1"):
+        Source("a.txt", skip=-1)

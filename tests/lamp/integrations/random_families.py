@@ -1,5 +1,7 @@
 """Random models of many families, and what transformers itself makes of them in float64."""
 
+import copy
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -125,18 +127,25 @@ def _model(config, auto):
     return model
 
 
-def float64_logits(model, own="eager", **given):
-    """transformers' own logits, every step in float64."""
+@contextmanager
+def in_float64(model, own="eager"):
+    """The same model of transformers with every step in float64, as long as the context lasts."""
     torch.set_default_dtype(torch.float64)
     try:
         with Float64(), torch.no_grad():
-            wide = type(model)(model.config).eval().double()
+            wide = type(model)(copy.deepcopy(model.config)).eval().double()
             wide.load_state_dict(model.state_dict())
             scalars = {name: each for name, each in model.named_buffers() if each.ndim == 0}
             for name, scalar in scalars.items():  # of embeddings, in float32 as they are stored
                 wide.get_buffer(name).copy_(scalar)
             wide.set_attn_implementation(own)
             wide.config._experts_implementation = "eager"
-            return wide(**given).logits.numpy()
+            yield wide
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def float64_logits(model, own="eager", **given):
+    """transformers' own logits, every step in float64."""
+    with in_float64(model, own) as wide:
+        return wide(**given).logits.numpy()

@@ -70,11 +70,11 @@ def test_padding_of_a_batch_changes_nothing(any_family):
 
 def test_generation_with_a_cache_is_generation_without(causal):
     text = TEXTS[:1, :5]
-    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     kept = causal.model.generate(text, use_cache=True, **options)
     anew = causal.model.generate(text, use_cache=False, **options)
     assert torch.equal(kept, anew)
-    assert kept.shape == (1, 13)
+    assert kept.shape == (1, 10)
     logits = causal.model(kept).logits[0, 4:-1]
     assert torch.equal(logits.argmax(-1), kept[0, 5:])
 
@@ -215,6 +215,8 @@ def test_what_needs_native_weights_says_so():
     simulated = lamp.simulate(random_model("qwen2"), "ps7")
     with pytest.raises(ValueError, match="runs through transformers"):
         lamp.certify(simulated, TEXTS[0].numpy())
+    with pytest.raises(ValueError, match="runs through transformers"):
+        simulated.depth_map(TEXTS[0].numpy(), digits=20)
 
 
 def test_quantized_weights_and_other_objects_are_refused():
@@ -226,3 +228,18 @@ def test_quantized_weights_and_other_objects_are_refused():
     )
     with pytest.raises(ValueError, match=r"lm_head.weight holds numbers of type .*float8_e4m3fn"):
         lamp.simulate(model)
+
+
+@pytest.mark.parametrize(("family", "computed"), [("qwen3", [5, 5, 1]), ("gemma3", [5, 5, 8])])
+def test_what_texts_share_is_read_once_until_a_window_lets_go_of_it(family, computed):
+    """The window of Gemma 3 has six tokens."""
+    model = lamp.simulate(random_model(family), "hopper")
+    reading = lamp.models.Reading(model, 8)
+    for text, count in zip(
+        ([1, 2, 3, 4, 5], [1, 2, 3, 6, 7, 8, 9, 10], [1, 2, 3, 6, 7, 8, 9, 11]),
+        computed,
+        strict=True,
+    ):
+        before = reading.computed
+        np.testing.assert_array_equal(reading.logits(text, 1), model.logits(text)[-1:])
+        assert reading.computed - before == count

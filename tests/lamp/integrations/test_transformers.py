@@ -136,6 +136,51 @@ def test_scales_random_bits_and_tiles_are_the_same(pair, name):
     assert_same(*both(pair, PARTS_OF_MATRICES[name], rules))
 
 
+LAYERED = {
+    "a format for each step of the last layer": (
+        lamp.hardware("hopper-fp8").with_layers(
+            {-1: PARTS_OF_MATRICES["a format for each step"], 0: {"weights": "e8m3"}}
+        ),
+        [LAMP("norm", budget=0.05), LAMP("activation", budget=0.05)],
+    ),
+    "random bits and tiles": (
+        lamp.hardware("scores-ps4").with_layers(
+            {0: PARTS_OF_MATRICES["stochastic"], 1: PARTS_OF_MATRICES["tiles"]}
+        ),
+        LAMP("relaxed", tau=0.2),
+    ),
+    "float64": (lamp.hardware("bf16@1=fp64"), LAMP("kl", budget=0.1, on="logits")),
+}
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_layers_that_differ_are_the_same(pair, name):
+    assert_same(*both(pair, *LAYERED[name]))
+
+
+def test_a_matrix_that_layers_share_is_held_as_each_layer_does(tmp_path):
+    model, apart = load(random_checkpoint(tmp_path)), load(tmp_path)
+    first, second = model.transformer.h[:2]
+    second.mlp.c_fc.weight = first.mlp.c_fc.weight
+    with torch.no_grad():
+        apart.transformer.h[1].mlp.c_fc.weight.copy_(first.mlp.c_fc.weight)
+    machine = lamp.hardware("fp32").with_layers({1: {"weights": "e8m4"}}, "m")
+    expected, found = (lamp.simulate(each, machine).logits(TOKENS) for each in (apart, model))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_vector_that_layers_share_has_one_format(tmp_path):
+    model = load(random_checkpoint(tmp_path))
+    first, second = model.transformer.h[:2]
+    second.ln_1.weight = first.ln_1.weight
+    machine = lamp.hardware("fp32").with_layers({1: {"scores": "e8m4"}}, "m")
+    assert lamp.simulate(model, machine).forward(TOKENS).logits.any()
+    machine = lamp.hardware("fp32").with_layers({1: {"weights": "e8m4"}}, "m")
+    message = r"h.0.ln_1.weight and .*h.1.ln_1.weight are one tensor, but m holds it in two"
+    with pytest.raises(ValueError, match=message):
+        lamp.simulate(model, machine)
+
+
 def test_texts_of_a_batch_do_not_know_of_each_other(pair):
     texts = np.stack([TOKENS, TOKENS[::-1]])
     for machine, rules in (
@@ -159,6 +204,23 @@ def test_padding_in_front_of_a_text_changes_nothing(pair):
         found = simulated.model(padded, attention_mask=seen, position_ids=positions).logits
         np.testing.assert_array_equal(found[0, 3:].numpy(), native.logits(TOKENS[:12]))
         np.testing.assert_array_equal(found[1].numpy(), native.logits(TOKENS[:15]))
+
+
+@pytest.mark.parametrize("front", [0, 3])
+def test_padding_of_a_batch_changes_nothing_by_tiles(pair, front):
+    rules = LAMP("relaxed", tau=0.2)
+    native, simulated = both(pair, PARTS_OF_MATRICES["tiles"], rules)
+    padded = torch.tensor(np.stack([np.roll(np.pad(TOKENS[:12], (0, 8)), front), TOKENS]))
+    seen = torch.ones_like(padded)
+    seen[0, :front] = seen[0, 12 + front :] = 0
+    positions = (seen.cumsum(1) - 1).clamp(min=0)
+    found = simulated.model(padded, attention_mask=seen, position_ids=positions).logits.numpy()
+    np.testing.assert_array_equal(found[0, front : 12 + front], native.logits(TOKENS[:12]))
+    np.testing.assert_array_equal(found[1], native.logits(TOKENS))
+    # As many scores are counted as in the texts.
+    counted = simulated._run.counts["scores"][0].components
+    parts = (native.forward(text).recomputed["scores"][0] for text in (TOKENS[:12], TOKENS))
+    assert counted == sum(part.components for part in parts)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from lamp._kernels import activations, rows
 from lamp.bounds.compositions import LayerNorm
 from lamp.lookahead.recomputation import LookAhead
 from lamp.lookahead.rules import WEIGHTS
-from lamp.machines.machine import Function
+from lamp.machines.steps import Function
 from lamp.models.attention import softmax
 from lamp.models.gpt2 import GPT2, GPT2Config
 

@@ -22,8 +22,8 @@ from fpemu import (
 from fpemu.accumulators import ScaledCore
 from fpemu.rounding import MODES, OVERFLOWS
 from fpemu.scaling import FORMATS, BlockFormat
-from lamp.machines import STEPS, Function, Hardware, Product, Sum, Tiled
-from lamp.machines.machine import DIVISIONS
+from lamp.machines import LAYER_FIELDS, STEPS, Function, Hardware, Product, Sum, Tiled
+from lamp.machines.steps import DIVISIONS
 
 P3109 = ("Binary8p4se", "Binary8p4sf", "binary8p4sf", "Binary6p1ue", "Binary10p3uf")
 COMMON = ("float32", "float64", "bfloat16", "float16", "float8_e4m3fn", "e8m7", *P3109)
@@ -224,17 +224,32 @@ OF_STEPS = {name: STRATEGIES[kind] for name, kind in STEPS.items()} | {
 steps = st.sampled_from(list(OF_STEPS)).flatmap(
     lambda name: st.tuples(st.just(name), OF_STEPS[name])
 )
-machines = st.builds(
+plain_machines = st.builds(
     lambda name, weights, own, attention: Hardware(name, weights, attention=attention, **dict(own)),
     names,
     formats,
     st.lists(steps, max_size=4),
     st.none() | tiles,
 )
+in_layers = (
+    steps.filter(lambda step: step[0] in LAYER_FIELDS)
+    | st.tuples(st.just("weights"), formats)
+    | st.tuples(st.just("attention"), st.none() | tiles)
+)
+layers = st.dictionaries(
+    st.integers(-4, 4), plain_machines | st.lists(in_layers, min_size=1, max_size=2).map(dict)
+)
+machines = plain_machines | st.builds(
+    lambda machine, layers: replace(machine, layers=layers), plain_machines, layers
+)
 
 
 def changed_in_one_place(value, draw):
     """A copy of a machine, or of one of its steps, with one field drawn again."""
+    if isinstance(value, Hardware) and value.layers and draw(st.booleans()):
+        number = draw(st.sampled_from([number for number, _ in value.layers]))
+        own = changed_in_one_place(value.machines[number], draw)
+        return value.with_layers({number: replace(own, layers=())}, value.name)
     name = draw(st.sampled_from([field.name for field in fields(value)]))
     own = getattr(value, name)
     if isinstance(own, (Product, Function, Sum, Tiled)) and draw(st.booleans()):

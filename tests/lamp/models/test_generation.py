@@ -100,6 +100,29 @@ def test_tokens_that_are_read_in_parts_have_the_bits_of_those_read_at_once(tmp_p
     assert cache.length == len(text)
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_texts_share_is_read_once_with_the_same_bits(tmp_path, name):
+    machine, settings, kept = SETTINGS[name]
+    model = GPT2.from_pretrained(random_checkpoint(tmp_path), hardware=machine, lamp=settings)
+    reading = lamp.models.Reading(model, 9)
+    computed = []
+    texts = ([1, 2, 3, 4, 5], [1, 2, 3, 6, 7, 8], [1, 2, 3, 6, 7, 8], [9], [9, 1, 2, 3, 4, 5, 6])
+    for text in texts:
+        before = reading.computed
+        last = min(2, len(text))
+        np.testing.assert_array_equal(reading.logits(text, last), model.logits(text)[-last:])
+        computed.append(reading.computed - before)
+    assert computed == ([5, 3, 2, 1, 6] if kept else [5, 6, 6, 1, 7])
+
+
+def test_what_cannot_be_read_is_refused(tmp_path):
+    reading = lamp.models.Reading(GPT2.from_pretrained(random_checkpoint(tmp_path)), 3)
+    with pytest.raises(ValueError, match="a text of 4 tokens, more than the 3 given"):
+        reading.logits([1, 2, 3, 4])
+    with pytest.raises(ValueError, match=r"last must lie in 0\.\.2, not 3"):
+        reading.logits([1, 2], 3)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_tokens_are_those_of_transformers(tmp_path, family):
     path = FAMILIES[family](tmp_path)
@@ -195,7 +218,7 @@ def shares(temperature, kept):
 )
 def test_tokens_are_drawn_with_their_probabilities(options, temperature, kept):
     sampler = Sampler(temperature, seed=5, **options)
-    count = 20_000
+    count = 6_000
     drawn = np.bincount([sampler.draw(LOGITS) for _ in range(count)], minlength=6)
     expected = shares(temperature, list(kept))
     assert not drawn[expected == 0].any()

@@ -11,9 +11,18 @@ import pytest
 from typer.testing import CliRunner
 
 import lamp
+from lamp import integrations
 from lamp.cli.application import app
 from lamp.evaluation import Estimate, Setting
-from lamp.integrations.harness import evaluate_tasks, scores
+from lamp.integrations.harness import (
+    ComparedScore,
+    Scores,
+    TaskResult,
+    TaskSource,
+    evaluate_tasks,
+    sources,
+)
+from lamp.integrations.harness.__main__ import main as command
 from tests.lamp.random_llamas import random_llama_checkpoint
 
 TASKS = Path(__file__).parent / "tasks"
@@ -56,20 +65,31 @@ def language_model():
 
 
 @pytest.fixture(scope="module")
-def record(language_model, tmp_path_factory):
-    """What `lamp eval` prints about both tasks."""
+def cached(language_model, tmp_path_factory):
+    """Data sets of the tests are kept in a folder of their own."""
     import datasets
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+def evaluated(*options):
+    """What `lamp eval` prints about both tasks."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.chdir(TASKS)
         result = CliRunner().invoke(
             app,
             ["eval", "--tasks", "shakespeare_cloze,shakespeare_choice", "--folder", ".",
-             "--hardware", MACHINE, "--lamp", "softmax:tv:0.3", "--json"],
+             "--hardware", MACHINE, "--lamp", "softmax:tv:0.3", "--json", *options],
         )  # fmt: skip
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def record(cached):
+    return evaluated()
 
 
 def log_probability(model, context, continuation):
@@ -122,13 +142,74 @@ def test_scores_are_those_of_the_definition(record, model):
     assert score["value"] != score["reference"]
 
 
+def test_a_store_gives_the_same_scores_and_saves_doing_them_again(record, tmp_path, monkeypatch):
+    store = str(tmp_path / "scores.sqlite")
+    found = evaluated("--store", store)
+    assert found.pop("model") == record["model"]
+    assert found == {name: value for name, value in record.items() if name != "model"}
+    monkeypatch.setattr(TaskSource, "answered", None)
+    assert evaluated("--store", store)["scores"] == record["scores"]
+
+
+def test_a_digest_holds_all_that_is_asked(cached, beginning, model, tmp_path, monkeypatch):
+    for file in TASKS.iterdir():
+        shutil.copy(file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    whole = TaskSource("shakespeare_choice", tmp_path)
+    digest = whole.digest(integrations.reader("embedded"))
+    assert whole.answered(model.with_hardware("fp32")).digest == digest
+    assert TaskSource("shakespeare_choice", tmp_path, limit=6).digest(model) == digest  # all
+    others = [
+        TaskSource("shakespeare_choice", tmp_path, limit=3).digest(model),
+        TaskSource("shakespeare_choice", tmp_path, shots=2).digest(model),
+        TaskSource("shakespeare_cloze", tmp_path).digest(model),
+        whole.digest(beginning.decoder),  # which has other tokens
+    ]
+    for name, before, after in (
+        ("choice.yaml", "aggregation: mean", "aggregation: median"),
+        ("choice.jsonl", "shine", "be seen"),
+        ("choice.jsonl", '"answer": 2}', '"answer": 1}'),
+    ):
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(text.replace(before, after, 1))
+        others.append(whole.digest(model))
+        (tmp_path / name).write_text(text)
+    assert len({digest, *others}) == 8
+    assert whole.digest(model) == digest
+
+
+def test_a_task_that_cannot_be_asked_says_why(cached, model, tmp_path, monkeypatch):
+    (tmp_path / "task.yaml").write_text(
+        (TASKS / "choice.yaml").read_text().replace("choice.jsonl", "nowhere.jsonl")
+    )
+    with pytest.raises(ValueError, match=r"'shakespeare_choice' cannot be asked: .*nowhere"):
+        TaskSource("shakespeare_choice", tmp_path).digest(model)
+    monkeypatch.setattr(sources, "_own_tasks", lambda: SimpleNamespace(all_tasks=["arc_easy"]))
+    with pytest.raises(ValueError, match="no task 'x' in lm-evaluation-harness nor in"):
+        TaskSource("x", tmp_path).digest(model)
+
+
+def test_the_harness_has_a_command_that_knows_the_model(cached, record, monkeypatch, capsys):
+    arguments = f"--model lamp --model_args hardware={MACHINE},lamp=softmax:tv:0.3"
+    tasks = "--tasks shakespeare_choice --include_path ."
+    monkeypatch.setattr(sys, "argv", ["lm_eval", *arguments.split(), *tasks.split()])
+    monkeypatch.chdir(TASKS)
+    command()
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if "|shakespeare" in each]
+    (score,) = [each for each in record["scores"] if each["task"] == "shakespeare_choice"]
+    assert f"{score['value']:.4f}" in line
+    assert f"{score['value_error']:.4f}" in line
+
+
 def test_scores_are_a_table(record, model, monkeypatch):
     found = []
     for each in record["scores"]:
         given = each["difference"]
         difference = None if given is None else Estimate(**given)
-        found.append(scores.Score(**{**each, "difference": difference}))
-    shown = scores.Scores(Setting(MACHINE), "fp64", found, 3, 0, {}, {})
+        found.append(ComparedScore(**{**each, "difference": difference}))
+    results = {"x": TaskResult((), 3)}, {"x": TaskResult((), 0)}
+    shown = Scores(Setting(MACHINE), "fp64", *results)
+    monkeypatch.setattr(Scores, "scores", found)
     monkeypatch.setattr("lamp.integrations.evaluate_tasks", lambda *_, **__: shown)
     result = CliRunner().invoke(app, ["eval", "--tasks", "x"])
     assert result.exit_code == 0, result.output
@@ -200,6 +281,26 @@ def test_whole_texts_are_read_in_windows_that_share_a_token(beginning):
     assert beginning.loglikelihood_rolling([ask(text)]) == [pytest.approx(expected)]
 
 
+def test_what_questions_share_is_computed_once(language_model, model, monkeypatch):
+    computed = []
+
+    def logits(reading, tokens, last, own=lamp.models.Reading.logits):
+        before = reading.computed
+        found = own(reading, tokens, last)
+        computed.append(reading.computed - before)
+        return found
+
+    monkeypatch.setattr(lamp.models.Reading, "logits", logits)
+    context = "But signs of nobleness, like stars, shall"
+    choices = [" be here", " not be", " shine"]
+    asked = language_model(model, MACHINE)
+    asked.loglikelihood([ask(context, choice) for choice in choices])
+    sizes = [len(model.encode(context + choice)) - 1 for choice in choices]
+    assert max(computed) <= max(sizes)
+    shared = len(model.encode(context)) - 1
+    assert sum(computed) <= sum(sizes) - 2 * shared
+
+
 def test_texts_are_continued_until_one_comes(language_model, model):
     asked = language_model(model, MACHINE, "softmax:tv:0.3")
     machine = model.with_hardware(MACHINE, lamp.LAMP("total_variation", tau=0.3))
@@ -224,7 +325,7 @@ def test_numbers_that_overflow_are_impossible_and_counted(beginning, monkeypatch
     logits = np.zeros((3, 700))
     logits[1, 5] = np.nan
     logits[2, 6] = -np.inf
-    monkeypatch.setattr(beginning.decoder, "logits", lambda tokens: logits)
+    monkeypatch.setattr(lamp.models.Reading, "logits", lambda self, tokens, last: logits[-last:])
     monkeypatch.setattr(beginning, "not_finite", 0)
     assert beginning._loglikelihood_tokens([(None, [1, 2], [3, 4])]) == [(-np.inf, False)]
     assert beginning.not_finite == 1
@@ -240,13 +341,51 @@ def test_the_harness_knows_the_model_by_name(language_model):
     made = language_model.create_from_arg_string(
         "pretrained=embedded,hardware=scores-ps4+softmax:tv:1%,max_length=100", {"batch_size": 4}
     )
-    assert str(made.setting) == "scores-ps4+softmax:total_variation:1%"
+    assert str(made.decoder.lamp[0]) == "softmax:total_variation:1%"
     assert made.max_length == 100
     assert str(made.decoder.hardware.name) == "scores-ps4"
     with pytest.raises(ValueError, match=r"max_length must lie in 1\.\.512, not 513"):
         language_model(max_length=513)
 
 
+def test_another_family_scores_as_by_the_harness_itself(language_model, tmp_path):
+    """The oracle is the harness's own model of transformers, in float64."""
+    pytest.importorskip("torch")
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoTokenizer
+
+    from tests.lamp.integrations.random_families import in_float64, random_model
+
+    model = random_model("gemma3", vocab_size=2048, max_position_embeddings=512)
+    model.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(lamp.checkpoints.EMBEDDED / name, tmp_path / name)
+    requests = [
+        ask(each["context"], f" {word}") for each in documents("choice") for word in each["choices"]
+    ]
+    asked = language_model(pretrained=str(tmp_path), hardware="fp64")
+    assert type(asked.decoder).__name__ == "Simulated"
+    found = asked.loglikelihood(requests)
+    with in_float64(model) as exact:
+        oracle = HFLM(
+            pretrained=exact, tokenizer=AutoTokenizer.from_pretrained(tmp_path), device="cpu"
+        )
+        expected = oracle.loglikelihood(requests)
+    assert [likeliest for _, likeliest in found] == [likeliest for _, likeliest in expected]
+    np.testing.assert_allclose(
+        [value for value, _ in found], [value for value, _ in expected], rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize("family", ["t5", "bert"])
+def test_models_with_an_encoder_are_refused(language_model, family):
+    pytest.importorskip("torch")
+    from tests.lamp.integrations.random_families import random_model
+
+    with pytest.raises(ValueError, match=f"tasks need a decoder.*; {family} is an encoder"):
+        language_model(lamp.simulate(random_model(family)))
+
+
 def test_tasks_that_are_not_there_are_named(language_model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder of tasks '.*none'"):
-        scores._manager(["x"], tmp_path / "none")
+        TaskSource("x", tmp_path / "none").manager()

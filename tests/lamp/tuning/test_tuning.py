@@ -1,0 +1,208 @@
+"""A tiny model tuned by runs of a store."""
+
+import csv
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+import lamp
+from lamp import Hardware
+from lamp.cli.application import app
+from lamp.evaluation import Source, compare
+from lamp.machines import digest
+from lamp.reports import fronts
+from lamp.studies import Store
+from lamp.tuning import Menu, tune
+from lamp.tuning.decisions import assembled
+from tests.lamp.tiny_studies import TEXT, save_checkpoint
+
+OTHER = "Pack my box with five dozen jugs, said the wizard. How quickly? At once!\n"
+STUDY = """
+name = "tiny"
+model = "model"
+allowed = {kl = 3e-5}
+groups = "layers"
+costs = "accumulators"
+
+[menu]
+scores = ["fp32", "ps4", "ps1"]
+mlp_up = ["fp32", "ps3"]
+
+[calibration]
+source = "text.txt"
+tokens = 60
+length = 20
+
+[held_out]
+source = "other.txt"
+tokens = 60
+length = 20
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("tuning")
+    save_checkpoint(place / "model")
+    (place / "text.txt").write_text(TEXT, encoding="utf-8")
+    (place / "other.txt").write_text(OTHER, encoding="utf-8")
+    (place / "study.toml").write_text(STUDY, encoding="utf-8")
+    return place
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return tune(folder / "study.toml")
+
+
+def divergence(menu, setting, text):
+    """Measured without a store."""
+    model = lamp.from_pretrained(menu.place)
+    return compare(model, getattr(menu, text).read(model), setting).metrics.kl
+
+
+def test_the_result_is_the_cheapest_of_all_machines_of_the_menu(found):
+    menu = found.menu
+    decisions = menu.decisions(lamp.from_pretrained(menu.place).shape)
+    costs = {}
+    for each in itertools.product(*(range(len(d.options)) for d in decisions)):
+        setting = assembled(menu.base, decisions, each, "any")
+        kls = [divergence(menu, setting, text) for text in ("calibration", "held_out")]
+        if max(kls) <= 3e-5:
+            costs[each] = sum(
+                found_cost(found, d, choice) for d, choice in zip(decisions, each, strict=True)
+            )
+    best = min(costs.values())
+    assert sum(each.cost for each in found.choices) == pytest.approx(best)
+    assert 1 < len(costs) < 36
+
+
+def found_cost(found, decision, choice):
+    """The cost of an option: the bits of its accumulator."""
+    shape = lamp.from_pretrained(found.menu.place).shape
+    terms = {"scores": 8 * 10.5, "mlp_up": 8 * 16}
+    assert (shape.width, shape.inner) == (8, 16)
+    label = decision.options[choice].label
+    bits = 32 if label == "fp32" else 9 + int(label.removeprefix("ps"))
+    return terms[decision.step] * bits
+
+
+def test_the_result_is_what_it_says(found):
+    for text in ("calibration", "held_out"):
+        assert found.result.readings[text].value == divergence(found.menu, found.setting, text)
+    low, high = found.result.readings["held_out"][1:]
+    assert low < found.result.readings["held_out"].value < high
+    assert len({each.option for each in found.choices}) > 1
+    assert found.bound <= found.result.cost
+
+
+def test_a_second_call_measures_nothing(folder, found):
+    again = tune(folder / "study.toml")
+    assert again.ran == 0
+    assert found.ran > 0
+    assert replace(again, ran=found.ran) == found
+
+
+def test_another_allowance_measures_little(folder, found):
+    menu = replace(Menu.load(folder / "study.toml"), allowed={"kl": 6e-5})
+    other = tune(menu, store=folder / "study.sqlite")
+    assert other.result.cost < found.result.cost
+    assert other.ran < found.ran / 2
+    with Store.open(folder / "study.sqlite") as store:
+        names = set(store.studies())
+    assert {"tiny, alone", "tiny, kl 3e-05, round 1", "tiny, kl 6e-05, compared"} <= names
+
+
+def test_a_machine_may_say_what_is_allowed(folder):
+    menu = replace(Menu.load(folder / "study.toml"), allowed={"kl": "scores-ps4"})
+    result = tune(menu, store=folder / "study.sqlite")
+    for text in ("calibration", "held_out"):
+        assert result.allowed[text] == divergence(menu, _setting("scores-ps4"), text)
+        assert result.result.readings[text].value <= result.allowed[text]
+    # Of all that is in its products, 2 * 8 * 10.5 multiply-adds are in 13 bits, the rest in 32.
+    (machine,) = [each for each in result.others if each.kind == "allowed"]
+    (plain,) = [each for each in result.others if each.name == "fp32"]
+    assert machine.cost == pytest.approx(plain.cost - 2 * 8 * 10.5 * (32 - 13))
+    assert result.difference.value == pytest.approx(
+        result.result.readings["held_out"].value - result.allowed["held_out"]
+    )
+
+
+def _setting(name):
+    return lamp.evaluation.Setting.parse(name)
+
+
+def test_recomputation_costs_its_share(folder):
+    rule = {"machine": "ps4", "lamp": "softmax:kl:25%"}
+    menu = replace(Menu.load(folder / "study.toml"), menu={"scores": [rule]}, allowed={"kl": 1.0})
+    result = tune(menu, store=folder / "study.sqlite", front=0)
+    (choice,) = result.choices
+    model = lamp.from_pretrained(menu.place, hardware=result.machine, lamp=result.setting.lamp)
+    text = menu.calibration.read(model)
+    share = lamp.evaluate(model.with_hardware("fp64"), model, text.tokens, length=20)
+    rate = share.recomputation_rate
+    assert 0.2 < rate <= 0.25
+    low, high = 13, 32
+    assert choice.cost == pytest.approx(2 * 8 * 10.5 * (low + rate * high), rel=1e-3)
+    assert [str(each) for each in result.setting.lamp] == ["softmax:kl:25%"]
+
+
+def test_flips_may_be_what_is_allowed(folder):
+    menu = replace(Menu.load(folder / "study.toml"), allowed={"flips": 0.1})
+    result = tune(menu, store=folder / "study.sqlite", front=0)
+    assert result.result.readings["held_out"].value <= 0.1
+
+
+def test_text_that_was_calibrated_on_is_not_held_out(folder):
+    menu = replace(Menu.load(folder / "study.toml"), held_out=Source(str(folder / "text.txt")))
+    with pytest.raises(ValueError, match="of the held-out text is in the calibration text"):
+        tune(menu, store=folder / "study.sqlite")
+
+
+def test_what_nothing_can_do_is_said(folder):
+    menu = replace(Menu.load(folder / "study.toml"), menu={"scores": ["ps1"]}, allowed={"kl": 1e-9})
+    with pytest.raises(ValueError, match="most accurate option of each step alone, divergences s"):
+        tune(menu, store=folder / "study.sqlite")
+
+
+def test_results_are_files(found, tmp_path):
+    files = fronts.write_tuned(found, tmp_path / "out")
+    assert [path.name for path in files] == [
+        "machine.toml",
+        "tuned.json",
+        "front.csv",
+        "front.svg",
+        "front.png",
+    ]
+    machine = Hardware.load(tmp_path / "out" / "machine.toml")
+    assert digest(machine) == digest(found.machine)
+    record = json.loads((tmp_path / "out" / "tuned.json").read_text())
+    assert record["cost"] == found.result.cost
+    assert record["divergence"]["held_out"]["value"] == found.result.readings["held_out"].value
+    rows = list(csv.DictReader((tmp_path / "out" / "front.csv").read_text().splitlines()))
+    assert rows[0]["kind"] == "tuned"
+    assert float(rows[0]["held_out"]) == found.result.readings["held_out"].value
+    assert {"front", "uniform"} <= {row["kind"] for row in rows}
+    before = [path.read_bytes() for path in files]
+    assert [path.read_bytes() for path in fronts.write_tuned(found, tmp_path / "out")] == before
+
+
+def test_the_front_falls_in_cost_as_the_divergence_rises(found):
+    costs = [each.cost for each in found.front]
+    predicted = [each.predicted for each in found.front]
+    assert costs == sorted(costs, reverse=True)
+    assert predicted == sorted(predicted)
+
+
+def test_the_command_prints_what_was_found(folder, found):
+    shown = CliRunner().invoke(app, ["tune", str(folder / "study.toml")])
+    assert shown.exit_code == 0, shown.output
+    assert found.machine.name in shown.stdout
+    assert "0 runs new" in shown.stdout
+    asked = CliRunner().invoke(app, ["tune", str(folder / "study.toml"), "--json"])
+    record = json.loads(asked.stdout)
+    assert record["choices"][0]["step"] == "scores"
+    assert record["rounds"][-1]["holds"] in (True, False)
