@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import matplotlib
-from claims import ALL, NARROW, NONE, RATES, Claimed
+from claims import ALL, NONE, RATES, Claimed
 from matplotlib import colormaps
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -360,6 +360,28 @@ def depth(data: Data) -> list[str]:
     return markdown(headings, rows)
 
 
+def machines(data: Data) -> list[str]:
+    """Divergences and flips of real models on machines of narrow formats."""
+    names = {"machines": "SmolLM2", "gemma": "Gemma 3 270M"}
+    rows = []
+    for row in data.claims:
+        if row.group not in names or row.text != ALL:
+            continue
+        of_texts = (data.claim(row.group, row.machine, row.rule, row.beside, t) for t in TEXTS)
+        flips = [each.flips for each in of_texts]
+        rows.append(
+            [
+                names[row.group], row.machine, row.rule, percent(row.work) if row.work else "",
+                with_error(row.value, row.error), share_with_error(*mean(flips)),
+                times(row) if row.beside else "",
+            ]
+        )  # fmt: skip
+    headings = [
+        "model", "machine", "recomputed", "work", "KL, nats", "other tokens", "times smaller",
+    ]  # fmt: skip
+    return markdown(headings, rows, left=3)
+
+
 def one_percent(data: Data, model: str, format: str = "PS(4)", rate: float = 0.01) -> list[str]:
     """Orders of summation and rules at a rate, below the same order without recomputation."""
     found, known = data.at_rates, [name for name in AT_RATES if name not in IN_PRACTICE]
@@ -410,29 +432,6 @@ def at_all_rates(data: Data, model: str) -> list[str]:
             rows.append([format, order, f"{without:.1e}", *cells])
     headings = ["scores in", "order of summation", "without, nats", *map(percent, rates)]
     return markdown(headings, rows, left=2)
-
-
-def machines(data: Data) -> list[str]:
-    """Divergences and flips of real models on machines of narrow formats."""
-    rows = []
-    for group, model in (("machines", "SmolLM2"), ("gemma", "Gemma 3 270M")):
-        for machine, chosen in NARROW.items():
-            for rule in (NONE, *chosen):
-                found = data.claim(group, machine, rule, NONE if rule != NONE else "")
-                texts = [
-                    data.claim(group, machine, rule, found.beside, text).flips for text in TEXTS
-                ]
-                rows.append(
-                    [
-                        model, machine, rule, percent(found.work) if found.work else "",
-                        with_error(found.value, found.error), share_with_error(*mean(texts)),
-                        times(found) if found.beside else "",
-                    ]
-                )  # fmt: skip
-    headings = [
-        "model", "machine", "recomputed", "work", "KL, nats", "other tokens", "times smaller",
-    ]  # fmt: skip
-    return markdown(headings, rows, left=3)
 
 
 def tuned(data: Data) -> list[str]:

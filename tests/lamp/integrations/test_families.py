@@ -215,6 +215,8 @@ def test_what_needs_native_weights_says_so():
     simulated = lamp.simulate(random_model("qwen2"), "ps7")
     with pytest.raises(ValueError, match="runs through transformers"):
         lamp.certify(simulated, TEXTS[0].numpy())
+    with pytest.raises(ValueError, match="runs through transformers"):
+        simulated.depth_map(TEXTS[0].numpy(), digits=20)
 
 
 def test_quantized_weights_and_other_objects_are_refused():
