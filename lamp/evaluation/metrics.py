@@ -53,7 +53,7 @@ NUMBERS: Final = (
 class Sums(NamedTuple):
     """What the positions of a cluster add up to.
 
-    Two runs on the same tokens are compared cluster by cluster, see :meth:`lamp.Metrics.against`.
+    Two runs on the same tokens are compared cluster by cluster, see ``Metrics.against``.
 
     Parameters
     ----------
