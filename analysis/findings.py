@@ -30,7 +30,7 @@ from one_percent import FILES as ONE_PERCENT_FILES
 from one_percent import FORMATS, IN_PRACTICE, ORDERS, Found, Row, unique
 from one_percent import RATES as ONE_PERCENT_RATES
 from one_percent import RULES as AT_RATES
-from over_texts import DATA, TEXTS, geometric, read
+from over_texts import DATA, TEXTS, geometric, mean, read
 from paper import FACTORS, VERSIONS, Perplexity, Point, Share
 from tuning import Row as Tuning
 
@@ -130,6 +130,11 @@ def shares_of(row: Share) -> str:
 def with_error(value: float, error: float) -> str:
     """A divergence and its standard error."""
     return f"{value:.1e} ± {error:.0e}"
+
+
+def share_with_error(value: float, error: float) -> str:
+    """A share and its standard error, in percent."""
+    return f"{100 * value:.1f}% ± {100 * error:.1f}"
 
 
 def verdict(row: Claimed) -> str:
@@ -355,6 +360,28 @@ def depth(data: Data) -> list[str]:
     return markdown(headings, rows)
 
 
+def machines(data: Data) -> list[str]:
+    """Divergences and flips of real models on machines of narrow formats."""
+    names = {"machines": "SmolLM2", "gemma": "Gemma 3 270M"}
+    rows = []
+    for row in data.claims:
+        if row.group not in names or row.text != ALL:
+            continue
+        of_texts = (data.claim(row.group, row.machine, row.rule, row.beside, t) for t in TEXTS)
+        flips = [each.flips for each in of_texts]
+        rows.append(
+            [
+                names[row.group], row.machine, row.rule, percent(row.work) if row.work else "",
+                with_error(row.value, row.error), share_with_error(*mean(flips)),
+                times(row) if row.beside else "",
+            ]
+        )  # fmt: skip
+    headings = [
+        "model", "machine", "recomputed", "work", "KL, nats", "other tokens", "times smaller",
+    ]  # fmt: skip
+    return markdown(headings, rows, left=3)
+
+
 def one_percent(data: Data, model: str, format: str = "PS(4)", rate: float = 0.01) -> list[str]:
     """Orders of summation and rules at a rate, below the same order without recomputation."""
     found, known = data.at_rates, [name for name in AT_RATES if name not in IN_PRACTICE]
@@ -458,6 +485,7 @@ TABLES: Final[Mapping[str, Callable[[Data], list[str]]]] = {
     "overflow": overflow,
     "depth": depth,
     "weights": weights,
+    "machines": machines,
     "tuned": tuned,
 }
 _MARKED: Final = re.compile(r"(<!-- findings: ([\w-]+) -->\n).*?(^<!-- end -->$)", re.M | re.S)

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import faulthandler
 import io
+import math
 import os
 import re
 import shutil
@@ -32,7 +33,8 @@ import numpy as np
 
 from lamp.cli.application import main as command
 from lamp.evaluation import Metrics, Sums
-from lamp.studies import Result, Run, Store
+from lamp.integrations import Score, TaskResult
+from lamp.studies import Result, Run, Store, TaskRun
 from lamp.studies.runs import now
 
 SECONDS = 5.0
@@ -288,10 +290,20 @@ def good_store(path: Path) -> None:
         )
         for i in range(8)
     ]
+    mean = Score("arc", "acc", "none", "1", 2, 0.5, 0.1, True, {0: 1.0, 1: 0.0})
+    answered = TaskResult((mean, Score("arc", "ppl", "none", "1", 2, 9.0, math.nan, None)), 3)
+    machines = ("fp64", "ps0", "ps1")
+    tasks = [
+        TaskRun(f"{i + 16:02x}" * 32, hardware=machine, lamp="none", subject="s", **labels)
+        for i, machine in enumerate(machines)
+    ]
     with Store.open(path, write=True) as store:
         for name in ("one", "two"):
             says = {"name": name, "hardware": ["ps{mu}"], "grid": {"mu": [0, 1, 2]}}
-            store.plan(name, says, runs)
+            store.plan(name, says, [*runs, *tasks])
+        for run in tasks[:2]:
+            place = {"host": "here"}
+            store.finish(run.key, '{"x":1}', Result(answered, 1.5, now(), now(), place))
         for i, run in enumerate(runs[:6]):
             error = "" if i % 3 else "it broke"
             place = {"host": "here", "cores": 2, "memory": 2**34}
@@ -300,7 +312,10 @@ def good_store(path: Path) -> None:
         store.claim(runs[7].key, "owner")
 
 
-TABLES = ("environments", "runs", "rates", "clusters", "studies", "members", "claims", "files")
+TABLES = (
+    *("environments", "runs", "rates", "clusters", "studies", "members", "claims", "files"),
+    *("task_members", "scores", "answers"),
+)
 ODD = (
     None,
     0,
@@ -425,11 +440,12 @@ def use(path: Path) -> str | None:
     start = time.perf_counter()
     try:
         with Store.open(path, write=True) as store:
-            runs = store.runs()
+            runs = [*store.runs(), *store.task_runs()]
             store.finished()
             for run in runs[:8]:
                 store.claim(run.key, "me")
             store.plan("three", {}, runs[:2])
+            store.plan("tasks", {}, runs[-1:], grow=True)
             store.release("me")
     except (ValueError, OSError) as error:
         if path.name not in str(error):

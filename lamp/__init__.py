@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lamp.machines import Function, Hardware, Product, Sum, Tiled, hardware
     from lamp.models import GPT2, Llama, calibrated, certify, checkpoints
     from lamp.studies import Study, sweep
-    from lamp.tuning import tune
+    from lamp.tuning import rank, tune
 
 __all__ = [
     "GPT2",
@@ -38,6 +38,7 @@ __all__ = [
     "evaluations",
     "from_pretrained",
     "hardware",
+    "rank",
     "select",
     "simulate",
     "sweep",
@@ -54,7 +55,7 @@ _NAMES: Final = {
     "machines": "Function Hardware Product Sum Tiled hardware",
     "models": "GPT2 Llama calibrated certify checkpoints",
     "studies": "Study sweep",
-    "tuning": "tune",
+    "tuning": "rank tune",
 }
 
 if not TYPE_CHECKING:  # to which every name is known by its import above

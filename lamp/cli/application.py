@@ -10,7 +10,9 @@ from fpemu.cli import options, process
 from lamp.cli import hardware
 from lamp.cli.compare import compare
 from lamp.cli.demo import demo
+from lamp.cli.depth import depth
 from lamp.cli.generate import generate
+from lamp.cli.rank import rank
 from lamp.cli.report import report
 from lamp.cli.run import run
 from lamp.cli.status import status
@@ -34,7 +36,7 @@ def _main(debug: options.Debug = False, version: options.Version = False) -> Non
     """Options of all subcommands."""
 
 
-for command in (run, generate, compare, sweep, tune, status, report, demo):
+for command in (run, generate, compare, depth, rank, sweep, tune, status, report, demo):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(hardware.app, name="hardware")

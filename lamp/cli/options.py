@@ -36,14 +36,14 @@ def setting(name: str, rules: Iterable[str], options: tuple[str, str]) -> Settin
         return Setting(chosen, [LAMP.parse(rule) for rule in rules])
 
 
-def settings(texts: Sequence[str]) -> list[Setting]:
-    """The machines of a comparison: at least two, and one letter for each."""
+def settings(texts: Sequence[str], least: int = 2) -> list[Setting]:
+    """The machines of a comparison: at least two or so, and one letter for each."""
     from lamp.evaluation import setting_parts
     from lamp.reports import console
 
     most = len(console.LETTERS)
-    if not 2 <= len(texts) <= most:
-        message = f"expected 2 to {most} machines, not {len(texts)}: {' '.join(texts)}"
+    if not least <= len(texts) <= most:
+        message = f"expected {least} to {most} machines, not {len(texts)}: {' '.join(texts)}"
         raise typer.BadParameter(message, param_hint="MACHINES")
     found = [setting(*setting_parts(text), ("MACHINES", "MACHINES")) for text in texts]
     called: dict[str, Hardware] = {}

@@ -5,6 +5,7 @@ from lamp.evaluation.comparisons import Comparison, compare, side_by_side, witho
 from lamp.evaluation.metrics import (
     ESTIMATED,
     NUMBERS,
+    Compared,
     Metrics,
     Sums,
     Totals,
@@ -32,6 +33,7 @@ __all__ = [
     "NUMBERS",
     "SAMPLES",
     "STANDARD_INPUT",
+    "Compared",
     "Comparison",
     "Estimate",
     "Metrics",

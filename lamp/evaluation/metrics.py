@@ -24,7 +24,16 @@ from lamp.lookahead import Tiles
 if TYPE_CHECKING:
     from lamp.models import Decoder, Forward
 
-__all__ = ["ESTIMATED", "NUMBERS", "Metrics", "Sums", "Totals", "evaluate", "reference_logits"]
+__all__ = [
+    "ESTIMATED",
+    "NUMBERS",
+    "Compared",
+    "Metrics",
+    "Sums",
+    "Totals",
+    "evaluate",
+    "reference_logits",
+]
 
 ESTIMATED: Final = ("kl", "flip_rate", "reference_perplexity", "perplexity", "recomputation_rate")
 """The metrics that have a standard error."""
@@ -44,9 +53,7 @@ NUMBERS: Final = (
 class Sums(NamedTuple):
     """What the positions of a cluster add up to.
 
-    Two runs on the same tokens are compared cluster by cluster: ``lamp.evaluation.ratio`` of the
-    sums of one and those of the other is the ratio of their divergences, with the error that it has
-    if both go up and down together.
+    Two runs on the same tokens are compared cluster by cluster, see :meth:`Metrics.against`.
 
     Parameters
     ----------
@@ -61,6 +68,22 @@ class Sums(NamedTuple):
     positions: int
     kl: float
     flips: int
+
+
+class Compared(NamedTuple):
+    """Metrics beside those of a baseline on the same tokens.
+
+    Parameters
+    ----------
+    factor : Estimate
+        The divergence over the baseline's.
+    kl, flips : Estimate
+        How much larger the divergence and the share of flips are than the baseline's.
+    """
+
+    factor: Estimate
+    kl: Estimate
+    flips: Estimate
 
 
 @dataclass(frozen=True)
@@ -144,6 +167,28 @@ class Metrics:
             raise ValueError(f"no metric {name!r} with an error: expected {', '.join(ESTIMATED)}")
         clusters = self.windows if name == "recomputation_rate" else self.clusters
         return Estimate(getattr(self, name), getattr(self, f"{name}_error"), clusters)
+
+    def against(self, baseline: Metrics) -> Compared | None:
+        """Compare with other metrics on the same tokens, cluster by cluster.
+
+        Parameters
+        ----------
+        baseline : Metrics
+
+        Returns
+        -------
+        Compared or None
+            Its errors are those of differences and ratios that go up and down together; None if the
+            clusters are not the same, or not known.
+        """
+        if not self.sums or [s.positions for s in self.sums] != [
+            s.positions for s in baseline.sums
+        ]:
+            return None
+        ours, theirs = (np.array(each.sums, np.float64).T for each in (self, baseline))
+        with np.errstate(invalid="ignore"):  # divergences may be infinite or NaN
+            kl, flips = ours[1:] - theirs[1:]
+        return Compared(ratio(ours[1], theirs[1]), ratio(kl, ours[0]), ratio(flips, ours[0]))
 
 
 @dataclass

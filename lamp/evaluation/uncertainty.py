@@ -79,6 +79,26 @@ class Estimate:
         reach = _student_quantile(level, self.clusters - 1) * self.error
         return self.value - reach, self.value + reach
 
+    def factor_interval(self, level: float = 0.95) -> tuple[float, float]:
+        """The ends of the confidence interval of a factor, symmetric in its logarithm.
+
+        Parameters
+        ----------
+        level : float
+            As for :meth:`interval`.
+
+        Returns
+        -------
+        tuple of (float, float)
+            NaN if the value is not a positive number.
+        """
+        if not 0 < self.value < math.inf:
+            return math.nan, math.nan
+        logarithm = Estimate(math.log(self.value), self.error / self.value, self.clusters)
+        with np.errstate(over="ignore"):
+            low, high = np.exp(logarithm.interval(level)).tolist()
+        return low, high
+
 
 @functools.lru_cache(maxsize=256)
 def _student_quantile(level: float, freedom: int) -> float:

@@ -336,6 +336,28 @@ class Hardware:
         """
         self._resolved(layers, model)
 
+    def counted(self, layers: int) -> Hardware:
+        """The same machine for models of so many layers, with all of them counted from the front.
+
+        Parameters
+        ----------
+        layers : int
+            How many layers the models have.
+
+        Returns
+        -------
+        Hardware
+
+        Raises
+        ------
+        ValueError
+            As :meth:`check_layers`.
+        """
+        found = {
+            layer: dict(self.layers)[number] for layer, number in self._resolved(layers).items()
+        }
+        return replace(self, layers=tuple(found.items()))
+
     def _resolved(self, layers: int, model: str = "the model") -> dict[int | None, int]:
         """The machine's number of each layer of a model that differs from the rest."""
         found: dict[int | None, int] = {}
@@ -443,7 +465,7 @@ class Hardware:
         steps = self._steps().items()
         return replace(self, **{name: _derived(step, name, number) for name, step in steps})
 
-    @property
+    @cached_property
     def _is_stochastic(self) -> bool:
         """Whether any step draws random bits."""
         steps = self._steps().values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, is_dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -222,7 +223,7 @@ class Product:
         }
         return words[self.scaling]
 
-    @property
+    @cached_property
     def is_stochastic(self) -> bool:
         """Whether results depend on random bits."""
         accumulator = self.accumulator

@@ -14,7 +14,7 @@ from lamp.models.rotary import Rotary
 from lamp.models.sampling import Sampler
 from lamp.models.tokenizer import Tokenizer
 from lamp.models.tokens import check_tokens
-from lamp.models.traces import Trace, TracedSteps
+from lamp.models.traces import DepthMap, Trace, TracedSteps
 from lamp.models.transformer import Forward, State
 from lamp.models.weights import Shape
 
@@ -23,6 +23,7 @@ __all__ = [
     "Certificate",
     "Continuation",
     "Decoder",
+    "DepthMap",
     "FirstOrder",
     "Forward",
     "Llama",

@@ -307,6 +307,27 @@ def architecture(path: Path) -> str:
     return str(_gguf().architecture(path)) if _is_gguf(path) else model_type(path)
 
 
+def gguf_settings(path: Path) -> Mapping[str, Any]:
+    """What a GGUF file says of its model.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    mapping
+        Values by llama.cpp's names, such as ``"attention.head_count"``.
+
+    Raises
+    ------
+    ValueError
+        If the file is broken.
+    """
+    found: Mapping[str, Any] = _gguf().settings(path)
+    return found
+
+
 def load_config(path: Path, family: str = "gpt2") -> Mapping[str, Any]:
     """The configuration of a checkpoint.
 

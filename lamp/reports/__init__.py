@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from fpemu._lazy import lazy
 
 if TYPE_CHECKING:
-    from lamp.reports import console, fronts
+    from lamp.reports import console, depths, fronts, ranks
     from lamp.reports.exports import write_csv, write_parquet
     from lamp.reports.page import write_page
     from lamp.reports.pictures import write_pictures
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Results",
     "console",
+    "depths",
     "fronts",
+    "ranks",
     "read",
     "write_csv",
     "write_page",

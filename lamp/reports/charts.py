@@ -16,6 +16,7 @@ from lamp.machines import STEPS
 from lamp.reports import figures
 from lamp.reports.figures import Block, Entry, Line, Picture, Point
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, SPEED, Quantity, described
+from lamp.reports.rank_maps import is_part, maps
 from lamp.reports.results import NONE, Pair, Results, Rung, front, grouped, metrics
 from lamp.reports.scales import Scale
 
@@ -120,7 +121,13 @@ def _scatter(
         *[Entry("no look-ahead", role="level")] * bool(pair.plain),
         *notes,
     )
-    draw = partial(figures.plot, _across(x, pair.looked_ahead), _up(y, pair.records), points, lines)
+    draw = partial(
+        figures.plot,
+        _scale(x, pair.looked_ahead, across=True),
+        _scale(y, pair.records),
+        points,
+        lines,
+    )
     summary = f"{y.title}, against {x.title}: {len(points)} runs of {pair.title}"
     return Picture(f"{y.name}-{x.name}", pair.title, summary, legend, draw)
 
@@ -138,15 +145,12 @@ def _by_rule(runs: Sequence[Run], points: Sequence[Point]) -> Iterable[Sequence[
     return [sorted(points[i] for i in own) for own in rules]
 
 
-def _across(quantity: Quantity, runs: Sequence[Run], *, log: bool = True) -> Scale:
-    drawn = map(quantity.value, runs), quantity.label
-    errors = map(quantity.error, runs)
-    return Scale(quantity.title, *drawn, log=log, room=0.17, band=0.085, errors=errors)
-
-
-def _up(quantity: Quantity, runs: Sequence[Run]) -> Scale:
-    errors = map(quantity.error, runs)
-    return Scale(quantity.title, map(quantity.value, runs), quantity.label, errors=errors)
+def _scale(
+    quantity: Quantity, runs: Sequence[Run], *, log: bool = True, across: bool = False
+) -> Scale:
+    values, errors = map(quantity.value, runs), map(quantity.error, runs)
+    drawn = quantity.title, values, quantity.label
+    return Scale(*drawn, log=log, across=across, errors=errors)
 
 
 def _point(study: Results, run: Run, y: Quantity, x: Quantity | None = None) -> Point:
@@ -200,7 +204,7 @@ def _ladder(
         lines += [Line(part, role) for part in stretches if len(part) > 1]
     paths = (Entry(name, i, role="path") for i, name in enumerate(families))
     summary = f"{KL.title}, against {title}: {len(points)} runs of {pair.title}"
-    draw = partial(figures.plot, x, _up(KL, runs), points, lines)
+    draw = partial(figures.plot, x, _scale(KL, runs), points, lines)
     legend = (*paths, *_shapes(study, runs), ERRORS)
     return Picture(f"ladder-{variable}", pair.title, summary, legend, draw)
 
@@ -210,14 +214,18 @@ def _ladder(
 
 def speeds(study: Results) -> list[Picture]:
     """Tokens per second by machine, for each model."""
-    models = grouped(study.done, lambda run: run.model)
+    models = grouped((run for run in study.done if not is_part(run)), lambda run: run.model)
     return [_strips(study, name, runs, SPEED, log=False) for name, runs in models.items()]
 
 
 def divergences(study: Results) -> list[Picture]:
     """KL by machine, for each model and text of which no run looks ahead."""
-    pairs = (pair for pair in study.pairs if not pair.looked_ahead)
-    return [_strips(study, pair.title, pair.records, KL, log=True) for pair in pairs]
+    pairs = [
+        (pair, [run for run in pair.records if not is_part(run)])
+        for pair in study.pairs
+        if not pair.looked_ahead
+    ]
+    return [_strips(study, pair.title, runs, KL, log=True) for pair, runs in pairs if runs]
 
 
 def _strips(
@@ -231,7 +239,7 @@ def _strips(
     legend = (*_shapes(study, runs), Entry("median", role="median"), *errors)
     summary = f"{quantity.title}, by machine: {len(runs)} runs of {title}"
     shown = {name: points for name, points in rows.items() if points}
-    draw = partial(figures.strips, _across(quantity, runs, log=log), shown)
+    draw = partial(figures.strips, _scale(quantity, runs, log=log, across=True), shown)
     return Picture(quantity.name, title, summary, legend, draw)
 
 
@@ -326,6 +334,13 @@ _CHARTS: Final[Sequence[tuple[str, str, bool, Callable[[Results], list[Picture]]
         "model and text.",
         False,
         heat_maps,
+    ),
+    (
+        "What each step costs",
+        "The divergence that each step of each layer of a machine causes alone, all else exact, as "
+        "a share of the machine's, and what the machine wins with that step alone exact.",
+        False,
+        maps,
     ),
     (
         "Time",

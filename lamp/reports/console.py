@@ -28,6 +28,7 @@ __all__ = [
     "comparison_heading",
     "comparison_table",
     "differences_table",
+    "headed_table",
     "metrics_table",
     "more_than_first",
     "plot_results",
@@ -73,15 +74,6 @@ _RESULTS: Final[_Columns] = (
     ("rate", lambda run: f"{run.metrics.recomputation_rate:.2%}"),
     ("s", lambda run: f"{run.seconds:.1f}"),
 )
-_SCORES: Final[_Columns] = (
-    ("metric", lambda s: s.metric if s.filter == "none" else f"{s.metric}, {s.filter}"),
-    ("score", lambda s: numbers.decimals(s.value)),
-    ("±", lambda s: numbers.error(s.value_error, "decimals")[1:]),
-    ("{reference}", lambda s: numbers.decimals(s.reference)),
-    ("more", lambda s: "-" if s.difference is None else numbers.decimals(s.difference.value)),
-    ("±", lambda s: numbers.error(s.difference.error, "decimals")[1:] if s.difference else "-"),
-    ("changed", lambda s: "-" if s.changed is None else str(s.changed)),
-)
 _LOOK_AHEAD: Final[_Columns] = (
     ("recom-\nputed", lambda run: _if_any(run, run.metrics.recomputation_rate)),
     ("high\nprec.", lambda run: _if_any(run, run.metrics.high_precision_share)),
@@ -98,7 +90,7 @@ def _if_any(run: Comparison, rate: float) -> str:
 
 def results_table(results: Sequence[EqualRateRun], title: str) -> Table:
     """A table of the demo's runs, one per row, below a title."""
-    table = _headed_table([heading for heading, _ in _RESULTS], _cells(_RESULTS, results))
+    table = headed_table([heading for heading, _ in _RESULTS], _cells(_RESULTS, results))
     table.title, table.title_justify, table.padding = title, "left", (0, 0)
     table.columns[2].justify = "left"
     for row, (run, following) in zip(table.rows, itertools.pairwise(results), strict=False):
@@ -155,35 +147,29 @@ def rates_table(metrics: Metrics, width: int) -> Table:
 
     Layers that do not fit into `width` columns of the terminal go below the first.
     """
-    rows = {step: _percentages(rates) for step, rates in metrics.step_rates.items()}
-    head = {step: rows.pop(step) for step in [*rows] if step.startswith(_HEAD)}
-    if len(rows.keys() & STEPS.keys()) > 1:
-        rows["all"] = _percentages(metrics.layer_rates)
+    rates = dict(metrics.step_rates)
+    head = {step: rates.pop(step) for step in [*rates] if step.startswith(_HEAD)}
+    if len(rates.keys() & STEPS.keys()) > 1:
+        rates["all"] = metrics.layer_rates
     columns = [f"layer {n}" if n == 0 else str(n) for n in range(len(metrics.layer_rates))]
-    if rows and all(len(set(cells)) == 1 for cells in rows.values()):
+    if rates and all(len({f"{100 * x:.2f}" for x in row}) == 1 for row in rates.values()):
         columns = ["each layer"]
     heading = "recomputed, %"
-    label = 2 + max(map(len, (heading, _HEAD, *head, *rows)))
+    label = 2 + max(map(len, (heading, _HEAD, *head, *rates)))
     across = max(1, min(len(columns), (width - label) // _RATE_WIDTH))
+    parts = [slice(start, start + across) for start in range(0, len(columns), across)]
+    blocks = [(columns[part], {step: row[part] for step, row in rates.items()}) for part in parts]
+    blocks += [(["head"], head)] if head else []
     table = _plain_table()
     table.padding = 0
     table.add_column(no_wrap=True, min_width=label)
     for _ in range(across):
         table.add_column(justify="right", no_wrap=True, min_width=_RATE_WIDTH)
-    for start in range(0, len(columns), across):
-        chosen = slice(start, start + across)
-        table.add_row("" if start else heading, *columns[chosen], style="bold")
-        for step, cells in rows.items():
-            table.add_row(step, *cells[: len(columns)][chosen])
-    if head:
-        table.add_row("" if rows else heading, "head", style="bold")
-    for step, cells in head.items():
-        table.add_row(step, *cells)
+    for above, (names, block) in zip([heading, *[""] * len(blocks)], blocks, strict=False):
+        table.add_row(above, *names, style="bold")
+        for step, row in block.items():
+            table.add_row(step, *(f"{100 * rate:.2f}" for rate in row[: len(names)]))
     return table
-
-
-def _percentages(rates: Sequence[float]) -> list[str]:
-    return [f"{100 * rate:.2f}" for rate in rates]
 
 
 def comparison_heading(runs: Sequence[Comparison], reference: str) -> str:
@@ -197,19 +183,20 @@ def comparison_table(runs: Sequence[Comparison]) -> Table:
     high = any(run.setting.lamp for run in runs)
     columns = (*_METRICS, *(_LOOK_AHEAD if high else ()), *_TIMES)
     rows = ((letter, *row) for letter, row in zip(LETTERS, _cells(columns, runs), strict=False))
-    return _headed_table(["", *(heading for heading, _ in columns)], rows)
+    return headed_table(["", *(heading for heading, _ in columns)], rows)
 
 
 def scores_tables(found: Scores) -> Iterator[tuple[str, Table]]:
     """A heading and a table for each task: its scores on a machine and on the reference."""
+    from lamp.reports.tables import SCORES
+
+    headings = [column.heading.replace("reference", found.reference) for column in SCORES]
     for task, group in itertools.groupby(found.scores, lambda score: score.task):
         scores = list(group)
-        headings = [heading.format(reference=found.reference) for heading, _ in _SCORES]
-        table = _headed_table(headings, _cells(_SCORES, scores))
-        table.columns[0].justify = "left"
+        cells = ([column.cell(score).text or "-" for column in SCORES] for score in scores)
         count = scores[-1].count
         documents = f", {count} document{'s' if count > 1 else ''}" if count else ""
-        yield f"{task}{documents}", table
+        yield f"{task}{documents}", headed_table(headings, cells, left=1)
 
 
 def differences_table(found: Sequence[Difference], width: int) -> Table:
@@ -225,8 +212,8 @@ def differences_table(found: Sequence[Difference], width: int) -> Table:
         (label * (label != last), *row) for last, (label, *row) in zip(above, rows, strict=False)
     ]
     if needed - _GAP <= width:
-        return _headed_table(headings, rows, "left")
-    return _headed_table(("step", "", "", ""), itertools.chain(*map(_by_value, rows)), "left")
+        return headed_table(headings, rows, len(headings))
+    return headed_table(("step", "", "", ""), itertools.chain(*map(_by_value, rows)), 4)
 
 
 def _by_value(row: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -244,15 +231,17 @@ def _plain_table() -> Table:
     return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
 
 
-def _headed_table(
-    headings: Iterable[str], rows: Iterable[Iterable[str]] = (), justify: Any = "right"
+def headed_table(
+    headings: Sequence[str], rows: Iterable[Iterable[str]] = (), left: int = 0
 ) -> Table:
+    """A table with a heading, whose first columns are set to the left, the others to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify=justify, vertical="bottom", overflow="fold")
+    for number, heading in enumerate(headings):
+        side: Any = "left" if number < left else "right"
+        table.add_column(heading, justify=side, vertical="bottom", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lamp._files import writing
 from lamp.evaluation import NUMBERS
-from lamp.reports.results import Compared, compared
+from lamp.reports.results import Beside, compared
 
 if TYPE_CHECKING:
     from lamp.reports.results import Results
@@ -107,14 +107,14 @@ def lines(studies: Sequence[Results]) -> list[dict[str, Any]]:
     return found
 
 
-def _line(run: Run, variables: Mapping[str, str], found: Compared | None) -> dict[str, Any]:
-    estimates = (found.factor, found.kl, found.flips) if found else ()
+def _line(run: Run, variables: Mapping[str, str], beside: Beside | None) -> dict[str, Any]:
+    estimates = beside.found if beside else ()
     numbers = [number for each in estimates for number in (each.value, each.error)]
     return {
         **{name: getattr(run, name) for name in (*_BEFORE, "state", *_ENDED, "key")},
         **{column: run.variables.get(name) for name, column in variables.items()},
         **{name: getattr(run.metrics, name, None) for name in (*_COUNTS, *NUMBERS)},
-        "baseline": found and found.baseline.position,
+        "baseline": beside and beside.baseline.position,
         **dict(zip(_ESTIMATES, numbers or repeat(None, len(_ESTIMATES)), strict=True)),
     }
 

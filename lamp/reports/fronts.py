@@ -5,19 +5,20 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lamp._files import writing
 from lamp.reports import numbers
+from lamp.reports.console import headed_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from lamp.reports.figures import Picture
-    from lamp.tuning import Choice, Measured, Reading, Tuned
+    from lamp.tuning import Measured, Reading, Tuned
 
 __all__ = [
     "choices_table",
@@ -78,12 +79,11 @@ def _interval(reading: Reading) -> str:
 
 def choices_table(found: Tuned) -> Table:
     """What was chosen for each step and its layers; layers that are alike in a row."""
-    table = _table("step", "layers", "chosen", "cost", "adds")
-    for column in table.columns[:3]:
-        column.justify = "left"
+    table = headed_table(("step", "layers", "chosen", "cost", "adds"), left=3)
     added = math.fsum(max(each.divergence, 0.0) for each in found.choices)
     for step, of_step in itertools.groupby(found.choices, key=lambda each: each.step):
-        for i, (option, alike) in enumerate(_alike(list(of_step))):
+        for i, (option, group) in enumerate(itertools.groupby(of_step, key=lambda x: x.option)):
+            alike = list(group)
             layers = ",".join(each.layers for each in alike)
             cost = sum(each.cost for each in alike) / found.result.cost
             share = sum(each.divergence for each in alike) / added if added else 0.0
@@ -91,20 +91,13 @@ def choices_table(found: Tuned) -> Table:
     return table
 
 
-def _alike(choices: Sequence[Choice]) -> Iterator[tuple[str, list[Choice]]]:
-    """The choices of a step by option, in the order of the layers."""
-    for option, alike in itertools.groupby(choices, key=lambda each: each.option):
-        yield option, list(alike)
-
-
 def machines_table(found: Tuned) -> Table:
     """The result beside uniform machines and corners of the front, the cheapest first."""
     measured = [each for each in (*found.front, *found.others) if each.readings]
-    priced = sorted(measured, key=lambda each: (math.isnan(each.cost), each.cost))
-    table = _table("", "cost", "predicted", "calibration", "held-out", "95% interval")
-    table.columns[0].justify = "left"
+    headings = ("", "cost", "predicted", "calibration", "held-out", "95% interval")
+    table = headed_table(headings, left=1)
     best = found.result
-    for each in sorted([best, *priced], key=lambda each: (math.isnan(each.cost), each.cost)):
+    for each in sorted([best, *measured], key=lambda each: (math.isnan(each.cost), each.cost)):
         held_out = each.readings["held_out"]
         table.add_row(
             {"tuned": "tuned", "front": "on the front"}.get(each.kind, each.name),
@@ -120,7 +113,8 @@ def machines_table(found: Tuned) -> Table:
 
 def rounds_table(found: Tuned) -> Table:
     """What each round predicted and measured, and what was done then."""
-    table = _table("round", "cost", "gap", "predicted", "calibration", "held-out", "then")
+    headings = ("round", "cost", "gap", "predicted", "calibration", "held-out", "then")
+    table = headed_table(headings)
     table.columns[-1].justify = "left"
     for column in table.columns:
         column.vertical = "top"
@@ -139,16 +133,6 @@ def rounds_table(found: Tuned) -> Table:
             ),
             each.repair or ("it holds" if each.holds else "it does not hold"),
         )
-    return table
-
-
-def _table(*headings: str) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="right", vertical="bottom", overflow="fold")
     return table
 
 
@@ -171,7 +155,7 @@ def front_picture(found: Tuned) -> Picture:
     unit = "cost per token"
     if isinstance(found.menu.costs, str):
         unit = _UNITS[found.menu.costs]
-    x = scales.Scale(unit, costs, numbers.power, room=0.17, band=0.085)
+    x = scales.Scale(unit, costs, numbers.power, across=True)
     y = scales.Scale(_METRICS[found.menu.metric], values, numbers.power, errors=errors)
     points = [
         figures.Point(
@@ -240,9 +224,7 @@ def write_tuned(found: Tuned, folder: Path) -> list[Path]:
     from lamp.evaluation import without_nan
     from lamp.reports import exports, pictures
 
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder for results")
-    folder.mkdir(parents=True, exist_ok=True)
+    pictures.make_folder(folder, "results")
     record = json.dumps(without_nan(found.record()), indent=2, allow_nan=False)
     picture = front_picture(found)
     contents = {

@@ -16,7 +16,7 @@ from lamp.reports.colors import LIGHT
 from lamp.reports.figures import Entry, Picture
 from lamp.reports.results import Results
 
-__all__ = ["KINDS", "file_name", "painted", "write_pictures"]
+__all__ = ["KINDS", "file_name", "make_folder", "painted", "write_pictures"]
 
 Kind = Literal["png", "svg", "pdf"]
 
@@ -72,6 +72,13 @@ def painted(picture: Picture, kind: str = "png", chart: str = "") -> bytes:
     return written.getvalue()
 
 
+def make_folder(folder: Path, use: str) -> None:
+    """Make a folder if there is none; what is a file instead is a NotADirectoryError."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder for {use}")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 def write_pictures(studies: Sequence[Results], folder: Path, kind: str = "png") -> list[Path]:
     """Write each chart as a picture.
 
@@ -96,9 +103,7 @@ def write_pictures(studies: Sequence[Results], folder: Path, kind: str = "png") 
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: expected {', '.join(KINDS)}")
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder for pictures")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "pictures")
     written: list[Path] = []
     for study in studies:
         for chart in charts.charts(study):

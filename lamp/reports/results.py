@@ -14,20 +14,19 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
-from lamp.evaluation import ESTIMATED, Estimate, Metrics, Sums, ratio
+from lamp.evaluation import ESTIMATED, Compared, Metrics, Sums, ratio
 from lamp.integrations import ComparedScore, compared_scores
 from lamp.studies import Run, Store, TaskRun
 
 __all__ = [
     "NONE",
-    "Compared",
+    "Beside",
     "Mean",
     "Pair",
     "Results",
     "Rung",
     "Scored",
     "compared",
-    "factor_interval",
     "front",
     "grouped",
     "metrics",
@@ -144,21 +143,15 @@ def _but_for_seeds(run: Run) -> tuple[Any, ...]:
     return (*_without_seeds(run).values(), run.reference, *others)
 
 
-class Compared(NamedTuple):
-    """A run and its baseline on the same tokens, compared cluster by cluster.
-
-    ``factor`` is the divergence over the baseline's, ``kl`` and ``flips`` are how much larger they
-    are than its.
-    """
+class Beside(NamedTuple):
+    """A run and its baseline on the same tokens, and how they compare."""
 
     run: Run
     baseline: Run
-    factor: Estimate
-    kl: Estimate
-    flips: Estimate
+    found: Compared
 
 
-def compared(study: Results) -> Iterator[Compared]:
+def compared(study: Results) -> Iterator[Beside]:
     """Each run beside the baseline of its model, text and machine.
 
     The baseline is the run without look-ahead, or else the first.  Runs of stores that have no sums
@@ -169,11 +162,9 @@ def compared(study: Results) -> Iterator[Compared]:
         for runs in groups.values():
             baseline = min(runs, key=lambda run: run.lamp != NONE)
             for run in runs:
-                sizes = [
-                    [part.positions for part in metrics(each).sums] for each in (run, baseline)
-                ]
-                if run is not baseline and sizes[0] and sizes[0] == sizes[1]:
-                    yield _compared(run, baseline)
+                found = metrics(run).against(metrics(baseline))
+                if run is not baseline and found is not None:
+                    yield Beside(run, baseline, found)
 
 
 class Scored(NamedTuple):
@@ -195,26 +186,6 @@ def scored(study: Results) -> Iterator[Scored]:
         if other is not None and other is not run and run.result and other.result:
             for score in compared_scores(run.result.scores, other.result.scores):
                 yield Scored(run, score)
-
-
-def factor_interval(found: Compared) -> tuple[float, float]:
-    """The 95% interval of the factor between two divergences, symmetric in its logarithm."""
-    value, error, clusters = found.factor.value, found.factor.error, found.factor.clusters
-    if not 0 < value < math.inf:
-        return math.nan, math.nan
-    ends = Estimate(math.log(value), error / value, clusters).interval()
-    with np.errstate(over="ignore"):
-        low, high = np.exp(ends).tolist()
-    return low, high
-
-
-def _compared(run: Run, baseline: Run) -> Compared:
-    sums, others = (np.array(metrics(each).sums, np.float64).T for each in (run, baseline))
-    with np.errstate(invalid="ignore"):  # divergences may be infinite or NaN
-        kl, flips = sums[1:] - others[1:]
-    return Compared(
-        run, baseline, ratio(sums[1], others[1]), ratio(kl, sums[0]), ratio(flips, sums[0])
-    )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ __all__ = ["Scale"]
 
 _LEAST, _MOST = 1e-200, 1e200  # values beyond these are as good as zero or infinity
 _GAP: Final = 0.017  # between a band and what it is beside, as a share of the axis proper
+_ROOM: Final = 0.09, 0.065  # for a label and a band, likewise, along an upright axis
+_ACROSS: Final = 0.17, 0.085  # and from left to right
 _TICKS: Final = 20  # at most
 _DIGITS: Final = ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))  # of ticks within a decade
 
@@ -29,9 +31,8 @@ _DIGITS: Final = ((1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))  # of ticks within a deca
 class Scale:
     """An axis of a figure, with room for values and for bars of their errors.
 
-    `label` writes a value.  `room` and `band` are what a label and a band take along the axis, as
-    shares of the axis proper.  If values are `marked`, only they are written along it, else round
-    ones, and a linear axis begins at 0.
+    `label` writes a value.  The axis is upright or goes `across`.  If values are `marked`, only
+    they are written along it, else round ones, and a linear axis begins at 0.
     """
 
     def __init__(
@@ -41,21 +42,21 @@ class Scale:
         label: Callable[[float], str] = power,
         *,
         log: bool = True,
-        room: float = 0.09,
-        band: float = 0.065,
+        across: bool = False,
         errors: Iterable[float] = (),
         marked: Sequence[float] = (),
     ) -> None:
-        self.title, self.label, self.log, self.room, self.band = title, label, log, room, band
+        self.title, self.label, self.log = title, label, log
+        self.room, self.band = _ACROSS if across else _ROOM
         self._marked = sorted(marked)
         listed = list(values)
-        found, step = set(map(self._band, listed)), _GAP + band
+        found, step = set(map(self._band, listed)), _GAP + self.band
         bars = [(x, e) for x, e in zip(listed, errors, strict=False) if math.isfinite(x + e)]
         shown = (*listed, *(x + e for x, e in bars), *(max(x - e, x / 2) for x, e in bars))
         self.low, self.high = self._limits([value for value in shown if not self._band(value)])
         above = [name for name in ("∞", "NaN") if name in found]
-        self.bands = {"0": -step + band / 2} if "0" in found else {}
-        self.bands |= {name: 1 + i * step - band / 2 for i, name in enumerate(above, 1)}
+        self.bands = {"0": -step + self.band / 2} if "0" in found else {}
+        self.bands |= {name: 1 + i * step - self.band / 2 for i, name in enumerate(above, 1)}
 
     def place(self, value: float, share: float = 0.5) -> float:
         """Where a value is drawn: there, or within its band, at a share of its width."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -13,11 +14,11 @@ from lamp.reports import numbers
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE
 from lamp.reports.results import (
     NONE,
+    Beside,
     Mean,
     Results,
     Scored,
     compared,
-    factor_interval,
     grouped,
     metrics,
     scored,
@@ -25,9 +26,21 @@ from lamp.reports.results import (
 )
 
 if TYPE_CHECKING:
+    from lamp.integrations import ComparedScore
     from lamp.studies import Run
 
-__all__ = ["Cell", "Column", "Table", "comparisons", "runs", "scores", "seeds", "texts", "times"]
+__all__ = [
+    "SCORES",
+    "Cell",
+    "Column",
+    "Table",
+    "comparisons",
+    "runs",
+    "scores",
+    "seeds",
+    "texts",
+    "times",
+]
 
 _LONG: Final = 24  # letters that may stand in a line of a narrow column
 
@@ -136,52 +149,61 @@ def texts(study: Results) -> Table:
     return Table(f"texts of {study.name}", _TEXTS, list(shown.values()))
 
 
-def scores(study: Results) -> Table:
-    """What models achieve in tasks on machines, beside the reference."""
-    model, _, *machine = _labels("run.")
-    columns = (
-        model,
-        Column("task", attrgetter("score.task")),
-        Column("metric", _metric),
-        *machine,
-        Column("documents", attrgetter("score.count"), "{:,}".format),
-        Column("score", attrgetter("score.value"), numbers.decimals),
-        Column("±", attrgetter("score.value_error"), _error, "standard error of the score"),
-        Column("reference", attrgetter("score.reference"), numbers.decimals, "its score"),
-        Column("±", attrgetter("score.reference_error"), _error, "standard error of its score"),
-        Column("more", _more(0), _decimals, "the score less the reference's"),
-        Column("±", _more(1), _error, "of the difference, document by document"),
-        Column(
-            "changed",
-            lambda item: math.nan if item.score.changed is None else item.score.changed,
-            lambda count: "" if math.isnan(count) else f"{count:,}",
-            "documents whose own score is another than on the reference",
-        ),
-    )
-    return Table(f"scores of {study.name}", columns, list(scored(study)), "compared")
+# --- scores of tasks ------------------------------------------------------------------------------
 
 
-def _metric(item: Scored) -> str:
-    score = item.score
+def _metric(score: ComparedScore) -> str:
     return score.metric if score.filter == "none" else f"{score.metric}, {score.filter}"
 
 
-def _more(part: int) -> Callable[[Scored], float]:
+def _of_difference(part: str) -> Callable[[ComparedScore], float]:
     """The difference from the reference, or its error; NaN if the score is not a mean."""
-
-    def value(item: Scored) -> float:
-        found = item.score.difference
-        return math.nan if found is None else (found.value, found.error)[part]
-
-    return value
+    return lambda score: getattr(score.difference, part, math.nan)
 
 
-def _decimals(value: float) -> str:
-    return "" if math.isnan(value) else numbers.decimals(value)
+def _if_known(show: Callable[[float], str]) -> Callable[[float], str]:
+    return lambda value: "" if math.isnan(value) else show(value)
 
 
 def _error(value: float) -> str:
     return numbers.error(value, "plain")[1:]
+
+
+_MORE: Final = "the score less the reference's"
+SCORES: Final = (
+    Column("metric", _metric),
+    Column("score", attrgetter("value"), numbers.decimals),
+    Column("±", attrgetter("value_error"), _error, "standard error of the score"),
+    Column("reference", attrgetter("reference"), numbers.decimals, "its score"),
+    Column("more", _of_difference("value"), _if_known(numbers.decimals), _MORE),
+    Column("±", _of_difference("error"), _error, "of the difference, document by document"),
+    Column(
+        "changed",
+        lambda score: math.nan if score.changed is None else score.changed,
+        _if_known("{:,}".format),
+        "documents whose own score is another than on the reference",
+    ),
+)
+"""The columns of a task's scores."""
+
+
+def scores(study: Results) -> Table:
+    """What models achieve in tasks on machines, beside the reference."""
+    model, _, *machine = _labels("run.")
+    metric, score, error, reference, *compared = (
+        column._replace(value=partial(_within, column.value)) for column in SCORES
+    )
+    own = Column("±", attrgetter("score.reference_error"), _error, "standard error of its score")
+    columns = (
+        *(model, Column("task", attrgetter("score.task")), metric, *machine),
+        Column("documents", attrgetter("score.count"), "{:,}".format),
+        *(score, error, reference, own, *compared),
+    )
+    return Table(f"scores of {study.name}", columns, list(scored(study)), "compared")
+
+
+def _within(value: Callable[[ComparedScore], Any], item: Scored) -> Any:
+    return value(item.score)
 
 
 # --- intervals ------------------------------------------------------------------------------------
@@ -211,14 +233,22 @@ _SEEDS: Final = (
     *_mean("KL", "the mean KL, over seeds", "kl", numbers.scientific),
     *_mean("flips", "the mean share of flips, over seeds", "flip_rate", numbers.percent),
 )
+
+
+def _factors(item: Beside) -> tuple[float, float]:
+    return item.found.factor.factor_interval()
+
+
 _FLIPS: Final = "flips less the baseline's"
 _COMPARED: Final = (
     *_labels("run."),
     Column("against", attrgetter("baseline.lamp"), None, "the baseline", 40),
-    Column("KL factor", attrgetter("factor.value"), numbers.factor, "KL over the baseline's"),
-    Column("95% interval", factor_interval, _interval(numbers.factor), "of that factor"),
-    *_estimate("KL difference", "KL less the baseline's", attrgetter("kl"), numbers.scientific),
-    *_estimate("flips difference", _FLIPS, attrgetter("flips"), numbers.percent),
+    Column("KL factor", attrgetter("found.factor.value"), numbers.factor, "KL over the baseline's"),
+    Column("95% interval", _factors, _interval(numbers.factor), "of that factor"),
+    *_estimate(
+        "KL difference", "KL less the baseline's", attrgetter("found.kl"), numbers.scientific
+    ),
+    *_estimate("flips difference", _FLIPS, attrgetter("found.flips"), numbers.percent),
 )
 
 

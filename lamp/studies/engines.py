@@ -18,7 +18,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -111,6 +111,8 @@ class Engine(ABC):
 
     def __init__(self) -> None:
         self._pending: dict[Future[Result], tuple[str, Task]] = {}
+        self.report: Callable[[float], None] = lambda share: None
+        """Is called with the share of a run that is done, where runs are in this process."""
 
     @abstractmethod
     def _capacities(self) -> Mapping[str, int]:
@@ -193,6 +195,7 @@ class InProcess(Engine):
 
     def _begin(self, worker: str, task: Task) -> Future[Result]:
         ended: Future[Result] = Future()
+        self._worker.report = self.report
         ended.set_result(self._worker.run(task))
         return ended
 

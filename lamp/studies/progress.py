@@ -193,8 +193,9 @@ def _times(status: Status) -> str:
 
 def _running(status: Status) -> list[str]:
     running = list(status.running.values())  # the sweep's thread may change it
+    share = f"{status.share:.0%} in " if status.share else ""
     lines = [
-        f"[dim]running[/] {_plain(str(run))} [dim]{duration(time.monotonic() - since)}[/]"
+        f"[dim]running[/] {_plain(str(run))} [dim]{share}{duration(time.monotonic() - since)}[/]"
         for run, _, since in running[:_MOST_RUNNING]
     ]
     if len(running) > _MOST_RUNNING:

@@ -28,6 +28,8 @@ class Status:
         The runs that this sweep has measured, in order.
     elsewhere : int
         The number of runs that another sweep is measuring.
+    share : float
+        How much is done of the run that this process itself measures.
     stopping : bool
         Whether Ctrl-C was pressed.
     begun : float
@@ -40,6 +42,7 @@ class Status:
     running: dict[str, tuple[Run, str, float]] = field(default_factory=dict)
     ended: list[tuple[Run, Result]] = field(default_factory=list)
     elsewhere: int = 0
+    share: float = 0.0
     stopping: bool = False
     begun: float = field(default_factory=time.monotonic)
 

@@ -252,6 +252,10 @@ class _Runner:
         self._owner = uuid.uuid4().hex
         self._elsewhere: list[Task] = []
         self._looked = time.monotonic()
+        engine.report = self._follow
+
+    def _follow(self, share: float) -> None:
+        self._status.share = share
 
     def run(self, tasks: Sequence[Task], *, keep: bool) -> None:
         """Measure all tasks, or until Ctrl-C; the engine may be kept after that."""
@@ -295,6 +299,7 @@ class _Runner:
                 if claim == "claimed":
                     running = self._runs[task.key], worker, time.monotonic()
                     self._status.running[task.key] = running
+                    self._status.share = 0.0
                     self._progress(self._status)  # before: the worker may be this process
                     self._engine.submit(worker, task)
                     break

@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -74,6 +74,8 @@ class Worker:
         self._prepared: set[str] = set()
         self._references: OrderedDict[str, list[NDArray[Any]]] = OrderedDict()
         self._mapped: dict[str, list[NDArray[Any]]] = {}
+        self.report: Callable[[float], None] = lambda share: None
+        """Is called with the share of a run that is done."""
 
     def run(self, task: Task) -> Result:
         """Measure a run.
@@ -112,10 +114,12 @@ class Worker:
             references = self._reference(task, model)
         self._prepare(task, model, text.tokens[:2])
         totals, seconds = Totals(), 0.0
-        for window, expected in zip(text.windows, references, strict=True):
+        pairs = zip(text.windows, references, strict=True)
+        for done, (window, expected) in enumerate(pairs, 1):
             start = time.perf_counter()
             totals.add(expected, model.forward(window.tokens), window)
             seconds += time.perf_counter() - start
+            self.report(done / len(text.windows))
         return totals.metrics(), seconds
 
     def _done(self, task: Task, source: TaskSource) -> tuple[TaskResult, float]:
@@ -123,8 +127,9 @@ class Worker:
         with self._lock:
             model = self._model(task)
             self._prepare(task, model, np.arange(2))
+            source.manager()  # imports the harness
             start = time.perf_counter()
-            found = source.answered(model, progress=False)
+            found = source.answered(model, progress=self.report)
             seconds = time.perf_counter() - start
         if found.digest != task.text_digest:
             raise RuntimeError(

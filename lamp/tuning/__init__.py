@@ -1,7 +1,21 @@
-"""Tuning: the cheapest machine, step by step and layer by layer, for an allowed divergence."""
+"""What each step of each layer costs, and the cheapest machine for an allowed divergence."""
 
 from lamp.tuning.menus import TEXTS, Menu
+from lamp.tuning.ranks import Part, Rank, rank, rank_study
 from lamp.tuning.tuned import Choice, Measured, Tuned, tune
 from lamp.tuning.tuner import Reading, Round
 
-__all__ = ["TEXTS", "Choice", "Measured", "Menu", "Reading", "Round", "Tuned", "tune"]
+__all__ = [
+    "TEXTS",
+    "Choice",
+    "Measured",
+    "Menu",
+    "Part",
+    "Rank",
+    "Reading",
+    "Round",
+    "Tuned",
+    "rank",
+    "rank_study",
+    "tune",
+]

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from lamp import integrations
-from lamp.evaluation import STANDARD_INPUT, Estimate, Setting, Text, ratio
+from lamp.evaluation import STANDARD_INPUT, Estimate, Setting, Text
 from lamp.machines import STEPS, Hardware
 from lamp.studies import Run, Status
 from lamp.tuning import tuner
@@ -492,7 +492,5 @@ def _spread(count: int, most: int) -> list[int]:
 def _difference(mine: Mapping[str, Run], other: Mapping[str, Run]) -> Estimate | None:
     """How much larger the divergence of one is on the held-out text, by clusters of tokens."""
     ours, theirs = (each[TEXTS[1]].metrics for each in (mine, other))
-    if ours is None or theirs is None or not ours.sums or not theirs.sums:
-        return None
-    more = [a.kl - b.kl for a, b in zip(ours.sums, theirs.sums, strict=True)]
-    return ratio(np.array(more), np.array([float(each.positions) for each in ours.sums]))
+    found = ours.against(theirs) if ours is not None and theirs is not None else None
+    return found and found.kl

@@ -272,12 +272,16 @@ def test_drawn_operands_meet_what_they_are_drawn_for():
 
 
 PEERS = ("float16", "bfloat16", "float32")
-PEER_COUNT = 34_000  # of each of six operations and five modes: 10**6 a format
+# Of each of six operations and five modes: 10**6 a format where tests may take long.
+PEER_COUNTS = pytest.mark.parametrize(
+    "count", [8_000, pytest.param(34_000, marks=pytest.mark.long)]
+)
 
 
+@PEER_COUNTS
 @pytest.mark.parametrize("operation", ARITY)
 @pytest.mark.parametrize("name", ["float16", "float32"])
-def test_softfloat_agrees(name, operation):
+def test_softfloat_agrees(name, operation, count):
     softfloat = pytest.importorskip("softfloatpy", reason="SoftFloat is the peer of this test")
     modes = {
         "rne": softfloat.RoundingMode.NEAR_EVEN,
@@ -297,7 +301,7 @@ def test_softfloat_agrees(name, operation):
         return [kind.from_bytes(raw[i : i + width // 8]) for i in range(0, len(raw), width // 8)]
 
     for seed, (mode, number) in enumerate(modes.items()):
-        operands = operands_of(operation, format, PEER_COUNT, seed)
+        operands = operands_of(operation, format, count, seed)
         softfloat.set_rounding_mode(number)
         results = map(function, *(boxed(x) for x in operands))
         expected = np.frombuffer(b"".join(x.to_bytes() for x in results), big_endian)
@@ -307,9 +311,10 @@ def test_softfloat_agrees(name, operation):
     softfloat.set_rounding_mode(softfloat.RoundingMode.NEAR_EVEN)
 
 
+@PEER_COUNTS
 @pytest.mark.parametrize("operation", ARITY)
 @pytest.mark.parametrize("name", PEERS)
-def test_mpfr_agrees(name, operation):
+def test_mpfr_agrees(name, operation, count):
     gmpy2 = pytest.importorskip("gmpy2", reason="MPFR is the peer of this test")
     format = fpemu.format(name)
     modes = {
@@ -335,7 +340,7 @@ def test_mpfr_agrees(name, operation):
             "sqrt": context.sqrt,
             "fma": context.fma,
         }[operation]
-        operands = operands_of(operation, format, PEER_COUNT, seed)
+        operands = operands_of(operation, format, count, seed)
         with gmpy2.context(precision=53):
             boxed = [[gmpy2.mpfr(number) for number in x.tolist()] for x in operands]
         with context:

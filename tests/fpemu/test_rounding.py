@@ -51,17 +51,18 @@ def random_float32(count, seed):
 def test_every_mode_rounds_exactly(format, dtype):
     x = rounding_points(format, dtype)
     pieces = np.array_split(x, x.size // 7)
-    for mode in MODES:
-        for overflow in OVERFLOWS:
+    for i, mode in enumerate(MODES):
+        for j, overflow in enumerate(OVERFLOWS):
             rounding = fpemu.Rounding(mode, overflow)
             expected = rounded(x, format, mode, overflow)
             actual = fpemu.round(x, format, rounding)
             assert actual.dtype == result_dtype(dtype, format)
             assert_same_bits(actual, expected, x, (format.name, mode, overflow))
             # A kernel may look at what a block holds and take a shorter way; so numbers of like
-            # magnitude go on their own too.
-            actual = np.concatenate([fpemu.round(piece, format, rounding) for piece in pieces])
-            assert_same_bits(actual, expected, x, (format.name, mode, overflow, "in pieces"))
+            # magnitude go on their own too, overflowing in one way for each mode in turn.
+            if (i + j) % 2 == 0:
+                actual = np.concatenate([fpemu.round(piece, format, rounding) for piece in pieces])
+                assert_same_bits(actual, expected, x, (format.name, mode, overflow, "in pieces"))
 
 
 @pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
@@ -762,8 +763,8 @@ def work(inputs):
 """
 
 
-@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
-@pytest.mark.parametrize("setter", ["torch", "libm"])
+# Both set the same bits; test_machine_state.py has them at other times.
+@pytest.mark.parametrize(("setter", "warm"), [("torch", False), ("libm", True)])
 def test_flush_to_zero_of_another_library_does_not_matter(setter, warm, tmp_path):
     points = {
         dtype: np.concatenate(

@@ -58,7 +58,7 @@ OPERATIONS = {
 }
 
 
-def operands_for(operation, format, dtype, count=300):
+def operands_for(operation, format, dtype, count=160):
     """Finite numbers, not zero: near each other, far apart, at the ends of the format's range."""
     generator = np.random.default_rng([format.bits, format.bias, len(operation)])
     arity = OPERATIONS[operation][0]

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from lm_eval.api.model import TemplateLM
@@ -28,6 +28,7 @@ from lamp.models import Continuation, Decoder, Reading
 
 __all__ = ["LanguageModel", "Listener"]
 
+_Item = TypeVar("_Item")
 _MOST_GENERATED: Final = 256  # tokens, as in the harness
 _SAMPLING: Final = ("temperature", "top_k", "top_p")
 _WITHOUT_EFFECT: Final = ("do_sample", "until", "max_gen_toks")
@@ -54,8 +55,9 @@ class LanguageModel(TemplateLM):
         Another name of `model`, the harness's own.
     max_length : int, optional
         The number of tokens that the model reads at once; by default its positions.
-    progress : bool
-        Whether bars are shown on a terminal.
+    progress : bool or callable
+        Whether bars are shown on a terminal; or a function to call with the share of the requests
+        of a kind that is done.
     batch_size, max_batch_size, device : object
         Are given by the harness, and not used.
 
@@ -73,7 +75,7 @@ class LanguageModel(TemplateLM):
         *,
         pretrained: str | None = None,
         max_length: int | None = None,
-        progress: bool = True,
+        progress: bool | Callable[[float], None] = True,
         batch_size: Any = None,
         max_batch_size: Any = None,
         device: Any = None,
@@ -98,7 +100,8 @@ class LanguageModel(TemplateLM):
         self.max_length = positions if max_length is None else int(max_length)
         self.begins, _ = special_tokens(self.decoder)
         self.tokenizer = self.decoder.tokenizer
-        self._quiet = None if progress else True  # None: bars are for terminals
+        self._quiet = None if progress is True else True  # None: bars are for terminals
+        self._report = progress if callable(progress) else lambda share: None
         self.not_finite = 0
         """The number of tokens whose logits hold NaN or infinity; their probability is 0."""
         self._asked = hashlib.sha256()
@@ -188,15 +191,20 @@ class LanguageModel(TemplateLM):
     ) -> Iterable[tuple[int, tuple[float, bool]]]:
         """The answers to pairs and their places, as they come."""
         reading = Reading(self.decoder, max((len(read) for read, _ in pairs), default=0))
-        order = sorted(range(len(pairs)), key=lambda index: pairs[index][0])
-        with tqdm(total=len(pairs), disable=self._quiet) as bar:
-            for read, group in itertools.groupby(order, key=lambda index: pairs[index][0]):
-                indices = list(group)
-                most = max(len(pairs[index][1]) for index in indices)
-                logits = reading.logits(read, most) if most else np.empty((0, 0))
-                for index in indices:
-                    yield index, self._score(logits, pairs[index][1])
-                    bar.update()
+        places: dict[tuple[int, ...], list[int]] = {}
+        for index, (read, _) in enumerate(pairs):
+            places.setdefault(tuple(read), []).append(index)
+        for tokens in self._followed(sorted(places)):
+            most = max(len(pairs[index][1]) for index in places[tokens])
+            logits = reading.logits(tokens, most) if most else np.empty((0, 0))
+            for index in places[tokens]:
+                yield index, self._score(logits, pairs[index][1])
+
+    def _followed(self, items: Sequence[_Item]) -> Iterator[_Item]:
+        """Items with a bar; what share of them is done is reported."""
+        for done, item in enumerate(tqdm(items, disable=self._quiet), 1):
+            yield item
+            self._report(done / len(items))
 
     def _score(self, logits: NDArray[Any], wanted: Sequence[int]) -> tuple[float, bool]:
         if not wanted:
@@ -213,22 +221,27 @@ class LanguageModel(TemplateLM):
 
     def loglikelihood_rolling(self, requests: list[Any], **how: Any) -> list[float]:
         """The logarithms of the probabilities of whole texts, in windows that share one token."""
-        found = []
-        for request in tqdm(requests, disable=self._quiet):
+        parts: list[list[tuple[None, list[int], list[int]]]] = []
+        for request in requests:
             (text,) = request.args
             tokens = self.tok_encode(text, add_special_tokens=False)
             windows = get_rolling_token_windows(tokens, self.prefix_token_id, self.max_length, 1)
-            parts = [(None, *make_disjoint_window(window)) for window in windows]
-            found.append(sum(value for value, _ in self._loglikelihood_tokens(parts)))
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, found[-1])
+            parts.append([(None, *make_disjoint_window(window)) for window in windows])
+        answers = iter(self._loglikelihood_tokens([window for part in parts for window in part]))
+        found = [sum(value for value, _ in itertools.islice(answers, len(part))) for part in parts]
+        for request, value in zip(requests, found, strict=True):
+            self.cache_hook.add_partial("loglikelihood_rolling", request.args, value)
         return found
 
     def generate_until(self, requests: list[Any], **how: Any) -> list[str]:
-        """The continuations of texts, up to a text that ends them."""
-        found = []
-        for request in tqdm(requests, disable=self._quiet):
+        """The continuations of texts, up to a text that ends them; equal requests are done once."""
+        found, known = [], dict[str, str]()
+        for request in self._followed(requests):
             context, options = request.args
-            found.append(self._continued(context, dict(options)))
+            asked = repr(request.args)
+            if asked not in known:
+                known[asked] = self._continued(context, dict(options))
+            found.append(known[asked])
             self.cache_hook.add_partial("generate_until", request.args, found[-1])
         return found
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ from lamp.models import Decoder
 
 __all__ = ["TaskSource", "harness"]
 
+Progress = bool | Callable[[float], None]
 _RESAMPLED: Final = 1000  # times, for the errors of scores that are no means
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")  # of a function, another in each process
 
@@ -157,14 +158,14 @@ class TaskSource:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"the task {self.task!r} cannot be asked: {reason}") from error
 
-    def answered(self, model: Decoder, *, progress: bool = True) -> TaskResult:
+    def answered(self, model: Decoder, *, progress: Progress = True) -> TaskResult:
         """Let a model do the task on its machine.
 
         Parameters
         ----------
         model : Decoder
-        progress : bool
-            Whether a bar is shown on a terminal.
+        progress : bool or callable
+            Whether a bar is shown on a terminal; or a function to call with the share that is done.
 
         Returns
         -------
@@ -178,12 +179,12 @@ class TaskSource:
         return self._ask("LanguageModel", model, self.manager(), _RESAMPLED, progress)
 
     def _ask(
-        self, kind: str, model: Decoder, manager: Any, resampled: int, progress: bool = False
+        self, kind: str, model: Decoder, manager: Any, resampled: int, progress: Progress = False
     ) -> TaskResult:
         module = harness("lamp.integrations.harness.language_model")
         asked = getattr(module, kind)(model, progress=progress)
         # What the harness prints is no result.
-        with contextlib.redirect_stdout(sys.stderr), _without_inventory():
+        with contextlib.redirect_stdout(sys.stderr), _quiet(progress):
             found = harness("lm_eval").simple_evaluate(
                 asked,
                 tasks=[self.task],
@@ -233,18 +234,27 @@ def _own_tasks() -> Any:
 
 
 @contextlib.contextmanager
-def _without_inventory() -> Iterator[None]:
-    """Keep the harness from listing the computer's packages, which takes seconds for each task."""
-    evaluator = harness("lm_eval.evaluator")
-    names = ("add_env_info", "get_git_commit_hash")
-    before = {name: getattr(evaluator, name) for name in names}
-    for name in names:
-        setattr(evaluator, name, lambda *_: None)
+def _quiet(progress: Progress) -> Iterator[None]:
+    """Let the harness show bars on terminals alone, or none, and not list what is installed.
+
+    The list takes seconds for each task.
+    """
+    bars: Any = importlib.import_module("tqdm")
+    bar = functools.partial(bars.tqdm, disable=None if progress is True else True)
+    replaced = {
+        (bars, "tqdm"): bar,
+        (harness("lm_eval.api.task"), "tqdm"): bar,
+        (harness("lm_eval.evaluator"), "add_env_info"): lambda *_: None,
+        (harness("lm_eval.evaluator"), "get_git_commit_hash"): lambda *_: None,
+    }
+    before = {place: getattr(*place) for place in replaced}
     try:
+        for (module, name), other in replaced.items():
+            setattr(module, name, other)
         yield
     finally:
-        for name, function in before.items():
-            setattr(evaluator, name, function)
+        for (module, name), other in before.items():
+            setattr(module, name, other)
 
 
 def _fits(value: Any, least: int) -> bool:

@@ -70,7 +70,7 @@ def attention(fitting: Fitting, name: str, layer: int) -> Callable[..., Any]:
             for part, numbers in (("query", q), ("key", k), ("value", v)):
                 run.observe(part, numbers[0])
         asked = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        masks = _masks(mask, len(q), q.shape[2], k.shape[2], bool(asked), name)
+        masks = _masks(run, mask, _Asked(len(q), q.shape[2], k.shape[2], bool(asked), name))
         if not causal and asked and q.shape[2] < k.shape[2]:
             raise ValueError(
                 "keys and values of earlier tokens are kept, but on this machine and by these "
@@ -103,42 +103,35 @@ def _attend_text(
     out: NDArray[Any],
 ) -> None:
     """Attention of a text: rows that see no key give zeros, and unseen keys are cut off."""
-    mask, seeing, bias = None, None, given.bias
-    if given.mask is not None:
-        mask, seeing = given.mask
-        query = query[:, seeing]
-        seen = np.flatnonzero(mask.any(axis=0))
-        if not len(seen):
+    mask, bias = given.mask, given.bias
+    if mask is not None:
+        if not mask.pairs:
             return
-        keys = slice(int(seen[0]), int(seen[-1]) + 1)
-        mask, key, value = mask[:, keys], key[:, keys], value[:, keys]
-        bias = None if bias is None else bias[:, seeing, keys]
-    variant = attentions.Variant(mask, given.scale, given.cap, bias, given.sinks)
+        query = query[:, mask.rows]
+        key, value = key[:, mask.keys], value[:, mask.keys]
+        bias = None if bias is None else bias[:, mask.rows, mask.keys]
+    heads, rows, _ = query.shape
+    pairs = _causal_pairs(rows, key.shape[1]) if mask is None else mask.pairs
+    run.multiply_adds += heads * pairs * (key.shape[2] + value.shape[2])
     found = attentions.attention(
         *(np.ascontiguousarray(x) for x in (query, key, value)),
         hardware=run.machine,
         lamp=run.look_ahead.softmax,
         layer=layer,
-        variant=variant,
+        variant=attentions.Variant(
+            None if mask is None else mask.seen, given.scale, given.cap, bias, given.sinks
+        ),
         observe=None if run.observer is None else run.observe,
-    )
-    heads = query.shape[0]
-    run.multiply_adds += (
-        heads * _pairs(mask, query.shape[1], key.shape[1]) * (key.shape[2] + value.shape[2])
     )
     if run.look_ahead.softmax is not None:
         run.count("scores", found.recomputation)
-    joined = found.output.transpose(1, 0, 2)
-    if seeing is None:
-        out[:] = joined
-    else:
-        out[seeing] = joined
+    out[slice(None) if mask is None else mask.rows] = found.output.transpose(1, 0, 2)
 
 
 class _Given(NamedTuple):
     """What a text's attention is given beside its numbers."""
 
-    mask: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None
+    mask: _Mask | None
     scale: float | None
     cap: float | None
     bias: NDArray[Any] | None
@@ -159,37 +152,86 @@ def _queries(x: torch.Tensor, run: Run) -> NDArray[Any]:
     return np.asarray(fpemu.round(numbers, step.output, step.rounding)).astype(carrier, copy=False)
 
 
-def _pairs(mask: NDArray[np.bool_] | None, rows_: int, tokens: int) -> int:
-    """How many pairs of rows and keys there are."""
-    if mask is not None:
-        return int(np.count_nonzero(mask))
-    return rows_ * (tokens - rows_) + rows_ * (rows_ + 1) // 2
+class _Asked(NamedTuple):
+    """What a module asks of attention."""
+
+    texts: int
+    rows: int
+    tokens: int
+    causal: bool
+    name: str
 
 
-def _masks(
-    mask: torch.Tensor | None, texts: int, rows_: int, tokens: int, causal: bool, name: str
-) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]] | None]:
-    """The keys that the rows of each text see, and which rows see any; None if causal."""
-    if mask is None and causal and rows_ == tokens:
+class _Mask(NamedTuple):
+    """What the rows of a text see.
+
+    Parameters
+    ----------
+    rows : ndarray of bool
+        Which rows see any key.
+    keys : slice
+        From the first key that one of them sees to the last.
+    seen : ndarray of bool
+        Which of these keys each of these rows sees.
+    pairs : int
+        How many pairs of rows and keys that they see there are.
+    """
+
+    rows: NDArray[np.bool_]
+    keys: slice
+    seen: NDArray[np.bool_]
+    pairs: int
+
+
+def _causal_pairs(rows: int, tokens: int) -> int:
+    """How many pairs of rows and keys there are where each row sees the keys up to its own."""
+    return rows * (tokens - rows) + rows * (rows + 1) // 2
+
+
+def _masks(run: Run, mask: torch.Tensor | None, asked: _Asked) -> list[_Mask | None]:
+    """What the rows of each text see; None if these are the keys up to their own."""
+    if mask is None:
+        return _read_masks(run, mask, asked)
+    # Many layers have the same mask.  It is kept, so that no other one gets its memory.
+    key = mask.data_ptr(), mask.shape, mask.stride(), asked[:-1]
+    if key not in run.masks:
+        run.masks[key] = mask, _read_masks(run, mask, asked)
+    found: list[_Mask | None] = run.masks[key][1]
+    return found
+
+
+def _read_masks(run: Run, mask: torch.Tensor | None, asked: _Asked) -> list[_Mask | None]:
+    texts, rows, tokens, causal, name = asked
+    if mask is None and causal and rows == tokens:
         return [None] * texts
-    if mask is None and (not causal or rows_ == 1):
-        whole = np.ones((texts, rows_, tokens), np.bool_)
+    if mask is None and (not causal or rows == 1):
+        whole = np.ones((texts, rows, tokens), np.bool_)
     elif mask is None:
         raise ValueError(
-            f"attention of {name} has {rows_} queries, {tokens} keys and no mask: which keys each "
+            f"attention of {name} has {rows} queries, {tokens} keys and no mask: which keys each "
             "query sees is not known"
         )
     else:
         whole = _seen(mask, name)
-        whole = np.broadcast_to(whole, (texts, rows_, whole.shape[2]))[:, :, :tokens]
-    known = np.tri(rows_, tokens, tokens - rows_, dtype=np.bool_)
-    return [None if np.array_equal(each, known) else _of_text(each) for each in whole]
+        whole = np.broadcast_to(whole, (texts, rows, whole.shape[2]))[:, :, :tokens]
+    known = np.tri(rows, tokens, tokens - rows, dtype=np.bool_)
+    tiled = causal and rows <= tokens and run.hardware.attention is not None
+    return [None if np.array_equal(each, known) else _of_text(each, tiled) for each in whole]
 
 
-def _of_text(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The rows of a mask that see a key, and which these are."""
-    seeing = np.asarray(mask.any(axis=1))
-    return mask[seeing], seeing
+def _of_text(mask: NDArray[np.bool_], tiled: bool) -> _Mask:
+    """A mask without the rows that see nothing, and the keys in front and behind.
+
+    By tiles, causal rows see the keys up to their own.  One that does not see its own is padding
+    behind a text, whose results nobody reads: it counts as one that sees nothing.
+    """
+    rows = np.asarray(mask.any(axis=1))
+    if tiled:
+        rows &= np.diagonal(mask, mask.shape[1] - mask.shape[0])
+    seen = mask[rows]
+    columns = np.flatnonzero(seen.any(axis=0))
+    keys = slice(int(columns[0]), int(columns[-1]) + 1) if len(columns) else slice(0)
+    return _Mask(rows, keys, seen[:, keys], int(np.count_nonzero(seen)))
 
 
 def _seen(mask: torch.Tensor, name: str) -> NDArray[np.bool_]:

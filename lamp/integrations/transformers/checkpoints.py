@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import transformers
@@ -14,8 +14,19 @@ from lamp.integrations.transformers.simulated import Simulated
 from lamp.integrations.transformers.sizes import continues, sizes
 from lamp.lookahead import LAMP
 from lamp.machines import HardwareLike
+from lamp.models import checkpoints
 
 __all__ = ["load", "read"]
+
+_OF_GGUF: Final = {
+    "attention.key_length": "head_dim",
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+"""Settings of GGUF files that transformers leaves out for some families, by its own names."""
+_STRETCHED: Final = ("rope.scaling.type", "rope.scaling.factor", "rope.scale_linear")
+_NOT_STRETCHED: Final = ("none", 0, 1)
 
 
 def load(source: Path, hardware: HardwareLike, lamp: LAMP | Iterable[LAMP] | None) -> Simulated:
@@ -37,14 +48,14 @@ def load(source: Path, hardware: HardwareLike, lamp: LAMP | Iterable[LAMP] | Non
     ValueError
         If transformers cannot load it, or as for :func:`lamp.simulate`.
     """
-    place = _place(source)
-    config = _config(place)
+    place, config = _place(source), _config(source)
     quantized = getattr(config, "quantization_config", None)
     if quantized is not None and not source.is_file():
         raise ValueError(f"its weights are quantized, which is not implemented: {quantized}")
     with _quiet(), _in_words("transformers cannot load it"):
         model, report = _kind(config).from_pretrained(
             **place,
+            config=config,
             dtype=_dtype(config),
             local_files_only=True,
             trust_remote_code=False,
@@ -74,7 +85,7 @@ def read(source: Path) -> Simulated:
         If transformers cannot read its configuration, or it contradicts itself.
     """
     model = object.__new__(Simulated)
-    model.config = _config(_place(source))
+    model.config = _config(source)
     model.continues_texts = continues(model.config, _kind(model.config))
     model.family = model.config.model_type  # type: ignore[misc]
     model.shape = sizes(model.config)
@@ -92,12 +103,28 @@ def _place(source: Path) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": str(source)}
 
 
-def _config(place: dict[str, Any]) -> Any:
+def _config(source: Path) -> Any:
     """The configuration, by transformers; no code of the checkpoint runs."""
     with _in_words("transformers cannot read its configuration"):
-        return transformers.AutoConfig.from_pretrained(
-            **place, local_files_only=True, trust_remote_code=False
+        config = transformers.AutoConfig.from_pretrained(
+            **_place(source), local_files_only=True, trust_remote_code=False
         )
+    if source.is_file():
+        _complete(config, checkpoints.gguf_settings(source))
+    return config
+
+
+def _complete(config: Any, settings: Mapping[str, Any]) -> None:
+    """Put settings of a GGUF file into a configuration that transformers has made of it."""
+    for key, name in _OF_GGUF.items():
+        if key in settings:
+            setattr(config, name, settings[key])
+    for key in _STRETCHED:
+        if settings.get(key, 1) not in _NOT_STRETCHED:
+            raise ValueError(
+                f"it says {key} = {settings[key]!r}, which transformers does not read from GGUF "
+                "files: expected rotary positions that are not stretched"
+            )
 
 
 def _dtype(config: Any) -> Any:

@@ -58,8 +58,8 @@ def _layer(fitting: Fitting, number: int, forward: Callable[..., Any]) -> Callab
         run.held.clear()
         if args:
             run.show(args[0])
-        with run.at("block"):
-            result = forward(*args, **kwargs)
+        run.place = "block"
+        result = forward(*args, **kwargs)
         if run.candidates:
             raise RuntimeError(
                 f"a product of layer {name} was not added to the residual stream, where "
@@ -85,8 +85,10 @@ def _attending(fitting: Fitting, forward: Callable[..., Any]) -> Callable[..., A
 
     @functools.wraps(forward)
     def attending(*args: Any, **kwargs: Any) -> Any:
-        run.rotated = 0
-        with run.at("qkv"):
+        run.rotated, run.place = 0, "qkv"
+        try:
             return forward(*args, **kwargs)
+        finally:
+            run.place = "block"
 
     return attending

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 import fpemu
-from fpemu.torch import EXACT_OPERATIONS, Dispatch
-from lamp.integrations.transformers.running import Run, array, tensor
+from fpemu.torch import EXACT, EXACT_OPERATIONS, Dispatch
+from lamp.integrations.transformers.running import Run, array, tensor, view
 from lamp.integrations.transformers.weights import held
 from lamp.machines import Function, Sum
 from lamp.models import attention, layers
@@ -29,6 +29,12 @@ _BINARY: Final[Mapping[str, Callable[..., Any]]] = {
     "sub": fpemu.subtract,
     "mul": fpemu.multiply,
     "div": fpemu.divide,
+}
+_IN_FLOAT64: Final[Mapping[str, Callable[..., Any]]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
 }
 _ACTIVATIONS: Final = ("silu", "relu", "sigmoid", "tanh")
 _POSITIONAL: Final = "_lamp_positional"
@@ -60,17 +66,21 @@ class Inline(Dispatch):
             _ATEN.embedding: self._embedding,
         }
         super().__init__(table)
+        self._exact: dict[Any, bool] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func.is_view:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         read = _read(args, kwargs)
         if all(hasattr(memory, _POSITIONAL) for memory in read):
-            result = func(*args, **(kwargs or {}))
+            result = func(*args, **kwargs)
             _mark(result, True)
             return result
         if func.overloadpacket is not _ATEN.embedding:
             self._check_held(func, read)
+        if self._is_exact(func):
+            return func(*args, **kwargs)
         try:
             result = super().__torch_dispatch__(func, types, args, kwargs)
             if func._schema.is_mutable:
@@ -81,6 +91,14 @@ class Inline(Dispatch):
                 f"{func} is not known in layer {self.run.layer}, at {self.run.place}: it would be "
                 "computed in torch's own arithmetic"
             ) from error
+
+    def _is_exact(self, func: Any) -> bool:
+        """Whether an operation rounds nothing, and gives new tensors."""
+        found = self._exact.get(func)
+        if found is None:
+            entry = self.table.get(func, self.table.get(func.overloadpacket))
+            found = self._exact[func] = entry == EXACT and not func._schema.is_mutable
+        return found
 
     def _check_held(self, func: Any, read: list[Any]) -> None:
         """Raise an error if an operation reads weights that are yet to be rounded."""
@@ -104,10 +122,9 @@ class Inline(Dispatch):
         return NotImplemented if alpha != 1 else self._combine("sub", b, a)
 
     def _combine(self, name: str, a: Any, b: Any) -> Any:
-        if not any(isinstance(x, torch.Tensor) and x.is_floating_point() for x in (a, b)):
+        run, x, y = self.run, _number(a), _number(b)
+        if not (_is_floating(x) or _is_floating(y)):
             return NotImplemented
-        run = self.run
-        x, y = (array(each) if isinstance(each, torch.Tensor) else each for each in (a, b))
         if run.place == "qkv":
             return self._in_front_of_attention(name, x, y)
         if name == "add" and run.candidates:
@@ -119,13 +136,9 @@ class Inline(Dispatch):
 
     def _in_front_of_attention(self, name: str, x: Any, y: Any) -> Any:
         """Rotations of queries and keys, in float64; their sums are rounded as queries are."""
-        wide = [np.asarray(each, np.float64) for each in (x, y)]
-        with np.errstate(all="ignore"):
-            out = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}[name](
-                *wide
-            )
+        out = _IN_FLOAT64[name](np.asarray(x, np.float64), np.asarray(y, np.float64))
         if name in ("mul", "div"):
-            return torch.from_numpy(np.asarray(out))
+            return view(np.asarray(out))
         run = self.run
         step, which = run.machine.qkv, ("query", "key")[min(run.rotated, 1)]
         run.rotated += 1
@@ -237,12 +250,25 @@ class Inline(Dispatch):
         return found
 
 
+def _number(x: Any) -> Any:
+    """A tensor's numbers, or a Python number."""
+    return array(x) if isinstance(x, torch.Tensor) else x
+
+
+def _is_floating(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
+
+
 def _read(args: Any, kwargs: Any) -> list[Any]:
     """The memory of the floating-point tensors among arguments."""
-    given = [*args, *(kwargs or {}).values()]
-    flat = [y for x in given for y in (x if isinstance(x, (list, tuple)) else (x,))]
-    found = [x for x in flat if isinstance(x, torch.Tensor) and x.is_floating_point()]
-    return [x.untyped_storage() for x in found]
+    found = []
+    for given in (*args, *kwargs.values()):
+        if isinstance(given, torch.Tensor):
+            if given.is_floating_point():
+                found.append(given.untyped_storage())
+        elif isinstance(given, list | tuple):
+            found += _read(given, {})
+    return found
 
 
 def _mark(result: Any, positional: bool) -> None:

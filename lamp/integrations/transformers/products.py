@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from lamp.integrations.transformers.fitting import Fitting
 from lamp.integrations.transformers.linear import count_work, linear, plain
 from lamp.integrations.transformers.recomputing import into_activation, into_norm
-from lamp.integrations.transformers.running import array, by_text, tensor
+from lamp.integrations.transformers.running import array, by_text, tensor, view
 from lamp.integrations.transformers.structure import Product
 from lamp.models import transformer
 
@@ -53,18 +54,17 @@ def _qkv(fitting: Fitting, name: str, product: Product) -> Callable[..., Any]:
     if len(names) == 1:
         return plain(fitting, name, "qkv")
     matrix = fitting.matrix(*names)
-    ends = np.cumsum([fitting.matrix(each).shape[1] for each in names])
+    ends = [0, *np.cumsum([fitting.matrix(each).shape[1] for each in names]).tolist()]
+    parts = [slice(*pair) for pair in itertools.pairwise(ends)]
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         held = run.held.pop(name, None)
         if held is not None and held[0] is x:
             return held[1]
         count_work(run, x, matrix)
-        parts = torch.tensor_split(
-            linear(x, matrix, run.machine.qkv), [int(end) for end in ends[:-1]], -1
-        )
+        joined = array(linear(x, matrix, run.machine.qkv))
         for other, part in zip(names, parts, strict=True):
-            run.held[other] = x, part
+            run.held[other] = x, view(joined[..., part])
         return run.held.pop(name)[1]
 
     return forward

@@ -6,8 +6,7 @@ text by text where random bits or budgets belong to a text, and all rows togethe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from lamp.lookahead import Recomputation
 from lamp.models import Forward, State
 
-__all__ = ["Run", "array", "by_text", "tensor", "wide"]
+__all__ = ["Run", "array", "by_text", "tensor", "view", "wide"]
 
 
 # Going from one library to the other is no operation of the model: a mode need not see it.
@@ -71,6 +70,12 @@ def by_text(
     return out.reshape(*shape[:-1], out.shape[-1])
 
 
+def view(x: NDArray[Any]) -> torch.Tensor:
+    """An array as a tensor in the same memory, whatever its strides."""
+    with _UNSEEN():
+        return torch.from_numpy(x)
+
+
 @dataclass
 class Run(State):
     """The state of a forward pass of a model of transformers.
@@ -93,6 +98,8 @@ class Run(State):
         How often each layer has called attention.
     counts : dict
         What was recomputed, by step and layer.
+    masks : dict
+        What is known of the masks of the pass, each of which many layers read.
     carrier : numpy.dtype
         That of the machine.
     weights : frozenset
@@ -109,6 +116,7 @@ class Run(State):
     rotated: int = field(default=0, init=False)
     calls: dict[int, int] = field(default_factory=dict, init=False)
     counts: dict[str, dict[int, Recomputation]] = field(default_factory=dict, init=False)
+    masks: dict[Any, Any] = field(default_factory=dict, init=False)
     weights: frozenset[int] = field(default=frozenset(), init=False)
     large: frozenset[int] = field(default=frozenset(), init=False)
     carrier: np.dtype[Any] = field(init=False)
@@ -121,7 +129,7 @@ class Run(State):
         """Begin a forward pass."""
         self.layer, self.machine, self.place = 0, self.hardware, "embedding"
         self.multiply_adds = 0
-        for each in (self.held, self.candidates, self.calls, self.counts):
+        for each in (self.held, self.candidates, self.calls, self.counts, self.masks):
             each.clear()
 
     def is_weight(self, x: torch.Tensor) -> bool:
@@ -132,15 +140,6 @@ class Run(State):
         """Show the residual stream of a text to the observer."""
         if self.observer is not None and isinstance(x, torch.Tensor):
             self.observe("stream", array(x).reshape(-1, x.shape[-1]))
-
-    @contextmanager
-    def at(self, place: str) -> Iterator[None]:
-        """Be at a place for a while."""
-        before, self.place = self.place, place
-        try:
-            yield
-        finally:
-            self.place = before
 
     def count(self, step: str, recomputation: Recomputation) -> None:
         """Add what was recomputed in a step of the current layer."""

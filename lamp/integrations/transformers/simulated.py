@@ -41,7 +41,7 @@ def simulate(
     Parameters
     ----------
     model : transformers.PreTrainedModel
-        It is left as it is; weights that the machine holds in the same numbers are shared.
+        It is left as it is.  Weights of linear layers, experts and embeddings are shared with it.
     hardware : Hardware or str
         The machine.
     lamp : LAMP or iterable of LAMP, optional
@@ -88,6 +88,7 @@ class Simulated(Decoder):
     ----------
     model : transformers.PreTrainedModel
         The model on the machine: it is called and generates as any model of transformers does.
+        Its large weights are those of the loaded model; the machine rounds what it reads of them.
     structure : Structure
         What its modules are.
     """
@@ -128,13 +129,17 @@ class Simulated(Decoder):
                 config.use_cache = False
             if getattr(self.model, "generation_config", None) is not None:
                 self.model.generation_config.use_cache = False
+        mode = Inline(self._run)
         for module in _entries(self.model):
-            module.forward = _entry(module.forward, self._run)
+            module.forward = _entry(module.forward, mode)
 
     def with_hardware(
         self, hardware: HardwareLike, lamp: LAMP | Iterable[LAMP] | None = None
     ) -> Self:
-        """The same model on another machine; see :meth:`lamp.models.Decoder.with_hardware`."""
+        """The same model on another machine; see :meth:`lamp.models.Decoder.with_hardware`.
+
+        Weights of linear layers, experts and embeddings are shared, whatever the machine.
+        """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._set_machine(hardware, lamp)
@@ -244,8 +249,9 @@ def _entries(model: nn.Module) -> list[nn.Module]:
     return list(dict.fromkeys(found))
 
 
-def _entry(forward: Callable[..., Any], run: Run) -> Callable[..., Any]:
+def _entry(forward: Callable[..., Any], mode: Inline) -> Callable[..., Any]:
     """A forward pass on the machine, the outermost of those that call each other."""
+    run = mode.run
 
     @functools.wraps(forward)
     def entry(*args: Any, **kwargs: Any) -> Any:
@@ -254,7 +260,7 @@ def _entry(forward: Callable[..., Any], run: Run) -> Callable[..., Any]:
         run.begin()
         run.is_on = True
         try:
-            with torch.no_grad(), default_environment(), Inline(run):
+            with torch.no_grad(), default_environment(), mode:
                 return forward(*args, **kwargs)
         finally:
             run.is_on = False
@@ -264,7 +270,12 @@ def _entry(forward: Callable[..., Any], run: Run) -> Callable[..., Any]:
 
 def _takes(model: nn.Module, name: str) -> bool:
     """Whether a model's forward pass takes an argument."""
-    return name in inspect.signature(type(model).forward).parameters
+    return name in _parameters(type(model).forward)
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _cache_name(model: nn.Module) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lamp.models.gguf.reader import File, open_file
 from lamp.models.rotary import Rotary
 
-__all__ = ["architecture", "load_config", "load_tensors"]
+__all__ = ["architecture", "load_config", "load_tensors", "settings"]
 
 _FAMILY: Final = gguf.MODEL_ARCH_NAMES[MODEL_ARCH.LLAMA]
 _EMBEDDING: Final = f"{TENSOR_NAMES[MODEL_TENSOR.TOKEN_EMBD]}.weight"
@@ -114,6 +114,17 @@ def load_config(path: Path) -> dict[str, Any]:
 def architecture(path: Path) -> str:
     """The type of model that a file names."""
     return str(open_file(path).architecture)
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """What a file says of its model, without the name of the architecture in front."""
+    file = open_file(path)
+    prefix = f"{file.architecture}."
+    return {
+        key.removeprefix(prefix): value
+        for key, value in file.metadata.items()
+        if key.startswith(prefix)
+    }
 
 
 def _open_llama(path: Path) -> File:

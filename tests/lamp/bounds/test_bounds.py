@@ -419,7 +419,7 @@ def test_each_step_of_a_norm_counts(norm, step, plain):
     missing += ["scaled"] if norm is RMSNorm or plain else []
     missing += ["centered"] if norm is RMSNorm else []
     generator = np.random.default_rng(12)
-    rows = generator.normal(size=(20000, N))
+    rows = generator.normal(size=(6000, N))
     alike = np.where(np.arange(N) == 3, rows, rows[:, :1])
     rows = np.concatenate([rows, alike, alike + 5, 0.02 * rows])
     up, down = reached(composition, COARSE_NORM[step], rows)

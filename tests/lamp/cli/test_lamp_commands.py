@@ -375,8 +375,14 @@ def test_compare_has_the_numbers_of_evaluate_for_every_machine(model, tokens, tm
             "steps": ["scores"],
             "what": "sums",
             "values": [f"sequential({format}, rne)" for format in ("float32", "e8m4", "e8m2")],
+            "layers": "",
         },
-        {"steps": ["scores"], "what": "result", "values": ["float32", "e8m4", "e8m2"]},
+        {
+            "steps": ["scores"],
+            "what": "result",
+            "values": ["float32", "e8m4", "e8m2"],
+            "layers": "",
+        },
     ]
 
 

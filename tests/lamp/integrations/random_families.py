@@ -1,5 +1,6 @@
 """Random models of many families, and what transformers itself makes of them in float64."""
 
+import copy
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -132,7 +133,7 @@ def in_float64(model, own="eager"):
     torch.set_default_dtype(torch.float64)
     try:
         with Float64(), torch.no_grad():
-            wide = type(model)(model.config).eval().double()
+            wide = type(model)(copy.deepcopy(model.config)).eval().double()
             wide.load_state_dict(model.state_dict())
             scalars = {name: each for name, each in model.named_buffers() if each.ndim == 0}
             for name, scalar in scalars.items():  # of embeddings, in float32 as they are stored

@@ -70,11 +70,11 @@ def test_padding_of_a_batch_changes_nothing(any_family):
 
 def test_generation_with_a_cache_is_generation_without(causal):
     text = TEXTS[:1, :5]
-    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     kept = causal.model.generate(text, use_cache=True, **options)
     anew = causal.model.generate(text, use_cache=False, **options)
     assert torch.equal(kept, anew)
-    assert kept.shape == (1, 13)
+    assert kept.shape == (1, 10)
     logits = causal.model(kept).logits[0, 4:-1]
     assert torch.equal(logits.argmax(-1), kept[0, 5:])
 
@@ -215,6 +215,8 @@ def test_what_needs_native_weights_says_so():
     simulated = lamp.simulate(random_model("qwen2"), "ps7")
     with pytest.raises(ValueError, match="runs through transformers"):
         lamp.certify(simulated, TEXTS[0].numpy())
+    with pytest.raises(ValueError, match="runs through transformers"):
+        simulated.depth_map(TEXTS[0].numpy(), digits=20)
 
 
 def test_quantized_weights_and_other_objects_are_refused():

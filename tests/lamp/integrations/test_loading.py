@@ -68,6 +68,36 @@ def test_commands_run_them(checkpoint):
     assert record["metrics"]["kl"] == expected.kl
 
 
+def command(*options):
+    found = CliRunner().invoke(app, list(map(str, options)), catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+    return found.stdout
+
+
+def test_commands_continue_texts_by_them(checkpoint):
+    options = ["--model", checkpoint, "--hardware", "ps4", "--temperature", 0.8, "--seed", 3]
+    record = json.loads(command("generate", *options, "--prompt", TEXT, "--tokens", 5, "--json"))
+    model = lamp.from_pretrained(checkpoint, hardware="ps4")
+    expected = model.generate(model.encode(TEXT), 5, temperature=0.8, seed=3)
+    assert record["prompt_tokens"] + record["tokens"] == expected.tolist()
+
+
+def test_commands_compare_machines_and_order_channels_of_them(checkpoint, tmp_path):
+    path = tmp_path / "ordered.toml"
+    options = ["--model", checkpoint, "--tokens", 32]
+    command("hardware", "calibrate", "scores-ps4", path, "--order", "ascending", *options)
+    model = lamp.from_pretrained(checkpoint)
+    tokens = model.encode(checkpoints.read_text())[:32]
+    exact = model.with_hardware("fp64")
+    expected = [
+        lamp.evaluate(exact, model.with_hardware(machine), tokens).kl
+        for machine in ("scores-ps4", path)
+    ]
+    assert expected[0] != expected[1]
+    found = json.loads(command("compare", "scores-ps4", path, *options, "--json"))
+    assert [run["metrics"]["kl"] for run in found["runs"]] == expected
+
+
 def test_studies_run_them(checkpoint, tmp_path):
     study = lamp.Study(
         "any",
@@ -80,6 +110,8 @@ def test_studies_run_them(checkpoint, tmp_path):
     plain, recomputed = (run.metrics for run in runs)
     assert 0 < recomputed.kl != plain.kl > 0
     assert recomputed.recomputation_rate > 0
+    command("report", tmp_path / "s.sqlite", "--output", tmp_path / "report.html")
+    assert "qwen3" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_without_torch_a_message_names_the_extras(checkpoint):

@@ -206,6 +206,23 @@ def test_padding_in_front_of_a_text_changes_nothing(pair):
         np.testing.assert_array_equal(found[1].numpy(), native.logits(TOKENS[:15]))
 
 
+@pytest.mark.parametrize("front", [0, 3])
+def test_padding_of_a_batch_changes_nothing_by_tiles(pair, front):
+    rules = LAMP("relaxed", tau=0.2)
+    native, simulated = both(pair, PARTS_OF_MATRICES["tiles"], rules)
+    padded = torch.tensor(np.stack([np.roll(np.pad(TOKENS[:12], (0, 8)), front), TOKENS]))
+    seen = torch.ones_like(padded)
+    seen[0, :front] = seen[0, 12 + front :] = 0
+    positions = (seen.cumsum(1) - 1).clamp(min=0)
+    found = simulated.model(padded, attention_mask=seen, position_ids=positions).logits.numpy()
+    np.testing.assert_array_equal(found[0, front : 12 + front], native.logits(TOKENS[:12]))
+    np.testing.assert_array_equal(found[1], native.logits(TOKENS))
+    # As many scores are counted as in the texts.
+    counted = simulated._run.counts["scores"][0].components
+    parts = (native.forward(text).recomputed["scores"][0] for text in (TOKENS[:12], TOKENS))
+    assert counted == sum(part.components for part in parts)
+
+
 @pytest.mark.parametrize(
     ("machine", "rules"), [("hopper-fp8", LAMP("strict", tau=0.1)), ("ps4", LAMP(tau=1.2))], ids=str
 )
@@ -217,6 +234,37 @@ def test_texts_are_continued_alike(pair, machine, rules):
         torch.tensor(TOKENS[None, :7]), max_new_tokens=9, do_sample=False, eos_token_id=None
     )
     np.testing.assert_array_equal(own[0].numpy(), expected)
+
+
+def test_texts_are_drawn_alike(pair):
+    native, simulated = both(pair, "hopper-fp8", LAMP("strict", tau=0.1))
+    how = {"temperature": 0.8, "top_k": 20, "seed": 3}
+    expected = native.generate(TOKENS[:7], 9, **how)
+    np.testing.assert_array_equal(simulated.generate(TOKENS[:7], 9, **how), expected)
+    assert not np.array_equal(expected, native.generate(TOKENS[:7], 9))
+    torch.manual_seed(3)
+    text = TOKENS[:7]
+    for _ in range(9):  # as transformers draws
+        logits = torch.from_numpy(native.logits(text)[-1])
+        text = np.append(text, torch.multinomial(torch.softmax(logits, -1)[None], 1).item())
+    options = {"max_new_tokens": 9, "do_sample": True, "top_k": 0, "eos_token_id": None}
+    for use_cache in (True, False):
+        torch.manual_seed(3)
+        own = simulated.model.generate(
+            torch.tensor(TOKENS[None, :7]), use_cache=use_cache, **options
+        )
+        np.testing.assert_array_equal(own[0].numpy(), text)
+
+
+def test_texts_of_a_batch_are_continued_as_alone(pair):
+    native, simulated = both(pair, "hopper", LAMP("relaxed", tau=0.1))
+    padded = torch.tensor(np.stack([np.r_[np.zeros(3, int), TOKENS[:5]], TOKENS[:8]]))
+    seen = torch.ones_like(padded)
+    seen[0, :3] = 0
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    found = simulated.model.generate(padded, attention_mask=seen, **options).numpy()
+    np.testing.assert_array_equal(found[0, 3:], native.generate(TOKENS[:5], 6))
+    np.testing.assert_array_equal(found[1], native.generate(TOKENS[:8], 6))
 
 
 def test_a_cache_is_refused_where_earlier_tokens_depend_on_later_ones(pair):

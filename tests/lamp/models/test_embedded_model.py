@@ -135,10 +135,20 @@ def test_held_out_text_is_of_both_plays():
     assert "Malvolio" in text
 
 
+@pytest.mark.long
 def test_stock_transformers_reproduces_the_held_out_loss(script, model, tokenizer, report):
     text = (EMBEDDED / "held_out.txt").read_text()
     measured = script.bits_per_byte(model, tokenizer.backend_tokenizer, [text])
     assert measured == pytest.approx(report["held_out_sample"]["bits_per_byte"], abs=0.01)
+
+
+def test_stock_transformers_is_near_the_held_out_loss_in_parts_of_the_text(
+    script, model, tokenizer, report
+):
+    text = (EMBEDDED / "held_out.txt").read_text()
+    parts = [text[start : start + 4000] for start in range(0, 64_000, 16_000)]
+    measured = script.bits_per_byte(model, tokenizer.backend_tokenizer, parts)
+    assert measured == pytest.approx(report["held_out_sample"]["bits_per_byte"], abs=0.1)
 
 
 def test_card_states_the_measured_numbers(report):

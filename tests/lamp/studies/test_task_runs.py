@@ -1,20 +1,23 @@
 """Runs that are tasks of lm-evaluation-harness; the harness itself is not needed here."""
 
 import contextlib
+import io
 import json
 import math
 import sqlite3
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import lamp
 from lamp import reports
 from lamp.cli.application import main
 from lamp.integrations import Score, TaskResult, TaskSource, compared_scores
 from lamp.reports.results import scored
-from lamp.studies import Result, Run, Store, TaskRun, planned
+from lamp.studies import Result, Run, Store, TaskRun, planned, progress, sweeps
 from lamp.studies.runs import Counts, now
+from lamp.studies.worker import Worker
 from tests.lamp import tiny_studies
 
 ACCURACY = Score("arc", "acc", "none", "1.0", 3, 2 / 3, 1 / 3, True, {0: 1.0, 1: 0.0, 2: 1.0})
@@ -99,7 +102,8 @@ def test_values_that_no_score_has_are_named(path, change, message):
 def test_a_study_grows_and_new_runs_of_the_same_labels_win(path):
     with Store.open(path, write=True) as store:
         store.plan("eval", {"hardware": ["bf16"], "tasks": ["arc"]}, [run("a", "fp64"), run("b")])
-        store.finish("b", "{}", finished(ANSWERED))
+        for key in ("a", "b"):
+            store.finish(key, "{}", finished(ANSWERED))
         kept = store.plan(
             "eval", {"hardware": ["fp8"], "tasks": ["arc"]}, [run("z", "fp64"), run("c", "fp8")],
             grow=True,
@@ -112,6 +116,7 @@ def test_a_study_grows_and_new_runs_of_the_same_labels_win(path):
         kept = store.plan("eval", {}, [run("c", "fp8")])  # without growing, results are set aside
         assert kept.startswith("eval, planned ")
         assert [each.key for each in store.task_runs(kept)] == ["z", "b", "c"]
+        assert sorted(store.studies()) == ["eval", kept]
 
 
 # --- studies --------------------------------------------------------------------------------------
@@ -185,6 +190,7 @@ def asked(monkeypatch):
 
     def answered(source, model, *, progress):
         calls.append((source.task, model.hardware.name))
+        progress(0.5)
         if source.task == "broken":
             raise ValueError("it asks for what is not there")
         right = [float(model.hardware.scores.output.precision > least) for least in (3, 5, 20)]
@@ -194,6 +200,7 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(TaskSource, "digest", digest)
     monkeypatch.setattr(TaskSource, "answered", answered)
+    monkeypatch.setattr(TaskSource, "manager", lambda source: None)
     return calls
 
 
@@ -210,13 +217,39 @@ def test_the_reference_is_a_run_of_its_own_and_nothing_is_done_twice(tmp_path, p
     assert [(each.hardware, each.state) for each in first.runs] == [
         ("fp64", "done"), ("scores-ps2", "done"), ("scores-ps4", "done"),
     ]  # fmt: skip
-    assert first.runs[0].result.results == {}  # a store and processes do without
     asked.clear()
     assert lamp.sweep(study(tmp_path), store=path).ran == 0
     hardware = ["fp64", "scores-ps2", "scores-ps4", "bf16"]
     more = lamp.sweep(study(tmp_path, hardware=hardware), store=path)
     assert asked == [("arc", "bf16")]
     assert [each.hardware for each in more.runs] == hardware
+
+
+def test_a_worker_hands_on_scores_alone(tmp_path, asked):
+    """What else the harness gives, every question among it, goes through no process."""
+    (task, *_) = planned(study(tmp_path), lamp.studies.file_digest).tasks.values()
+    found = Worker(0).run(task).metrics
+    assert [score.value for score in found.scores] == [1.0]
+    assert found.results == {}
+
+
+def test_the_status_says_how_much_of_a_run_is_done(tmp_path, path, asked, monkeypatch):
+    shares, table = [], progress._Table()
+
+    def follow(status, share, own=sweeps._Runner._follow):
+        own(status, share)
+        console = Console(record=True, width=100, file=io.StringIO())
+        console.print(table.render())
+        shares.append((share, "running model, arc: fp64 50% in " in console.export_text()))
+
+    monkeypatch.setattr(sweeps._Runner, "_follow", follow)
+    lamp.sweep(study(tmp_path, hardware=["fp64"]), store=path, progress=table)
+    assert shares == [(0.5, True)]
+    text = tmp_path / "text.txt"
+    text.write_text(tiny_studies.TEXT)
+    read = {"source": "text.txt", "tokens": 48, "length": 24}
+    lamp.sweep(study(tmp_path, tasks=[], texts=[read], hardware=["fp64"]), store=path)
+    assert [share for share, _ in shares[1:]] == [0.5, 1.0]
 
 
 def test_a_key_holds_what_a_score_depends_on(tmp_path, asked):

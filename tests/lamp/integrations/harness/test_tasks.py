@@ -1,5 +1,6 @@
 """Tasks of lm-evaluation-harness: scores against their definitions, and what the harness asks."""
 
+import functools
 import json
 import shutil
 import sys
@@ -194,6 +195,9 @@ def test_the_harness_has_a_command_that_knows_the_model(cached, record, monkeypa
     tasks = "--tasks shakespeare_choice --include_path ."
     monkeypatch.setattr(sys, "argv", ["lm_eval", *arguments.split(), *tasks.split()])
     monkeypatch.chdir(TASKS)
+    own = functools.partial(sources.harness("lm_eval.tasks").TaskManager, include_defaults=False)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", own)  # not thousands of files
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
     command()
     (line,) = [each for each in capsys.readouterr().out.splitlines() if "|shakespeare" in each]
     (score,) = [each for each in record["scores"] if each["task"] == "shakespeare_choice"]
@@ -293,15 +297,17 @@ def test_what_questions_share_is_computed_once(language_model, model, monkeypatc
     monkeypatch.setattr(lamp.models.Reading, "logits", logits)
     context = "But signs of nobleness, like stars, shall"
     choices = [" be here", " not be", " shine"]
-    asked = language_model(model, MACHINE)
+    shares = []
+    asked = language_model(model, MACHINE, progress=shares.append)
     asked.loglikelihood([ask(context, choice) for choice in choices])
+    assert shares == [1 / 3, 2 / 3, 1.0]
     sizes = [len(model.encode(context + choice)) - 1 for choice in choices]
     assert max(computed) <= max(sizes)
     shared = len(model.encode(context)) - 1
     assert sum(computed) <= sum(sizes) - 2 * shared
 
 
-def test_texts_are_continued_until_one_comes(language_model, model):
+def test_texts_are_continued_until_one_comes(language_model, model, monkeypatch):
     asked = language_model(model, MACHINE, "softmax:tv:0.3")
     machine = model.with_hardware(MACHINE, lamp.LAMP("total_variation", tau=0.3))
     tokens = model.encode("ROMEO.\nO, she doth")
@@ -317,6 +323,12 @@ def test_texts_are_continued_until_one_comes(language_model, model):
     assert asked.generate_until([ask("ROMEO.\nO, she doth", drawn)]) == [
         expected[len("ROMEO.\nO, she doth") :]
     ]
+    streams = []
+    stream = type(model).stream
+    monkeypatch.setattr(type(model), "stream", lambda *a, **k: streams.append(a) or stream(*a, **k))
+    again = ask("ROMEO.\nO, she doth", {"until": [], "max_gen_toks": 6})
+    assert asked.generate_until([again, again]) == [whole, whole]
+    assert len(streams) == 1  # tasks that repeat a question get the same answer
     with pytest.raises(ValueError, match=r"not implemented: \['num_beams'\]"):
         asked.generate_until([ask("x", {"num_beams": 4})])
 
@@ -348,12 +360,13 @@ def test_the_harness_knows_the_model_by_name(language_model):
         language_model(max_length=513)
 
 
-def test_another_family_scores_as_by_the_harness_itself(language_model, tmp_path):
+def test_another_family_scores_as_by_the_harness_itself(cached, tmp_path, monkeypatch):
     """The oracle is the harness's own model of transformers, in float64."""
     pytest.importorskip("torch")
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
+    from lamp.integrations.harness.language_model import LanguageModel
     from tests.lamp.integrations.random_families import in_float64, random_model
 
     model = random_model("gemma3", vocab_size=2048, max_position_embeddings=512)
@@ -363,18 +376,26 @@ def test_another_family_scores_as_by_the_harness_itself(language_model, tmp_path
     requests = [
         ask(each["context"], f" {word}") for each in documents("choice") for word in each["choices"]
     ]
-    asked = language_model(pretrained=str(tmp_path), hardware="fp64")
-    assert type(asked.decoder).__name__ == "Simulated"
+    simulated = lamp.from_pretrained(tmp_path, hardware="fp64")
+    asked = LanguageModel(simulated)
     found = asked.loglikelihood(requests)
+    monkeypatch.chdir(TASKS)
+    source = TaskSource("shakespeare_choice", TASKS)
+    answered = source.answered(simulated)
+    assert answered.digest == source.digest(integrations.reader(tmp_path))
     with in_float64(model) as exact:
         oracle = HFLM(
             pretrained=exact, tokenizer=AutoTokenizer.from_pretrained(tmp_path), device="cpu"
         )
         expected = oracle.loglikelihood(requests)
     assert [likeliest for _, likeliest in found] == [likeliest for _, likeliest in expected]
-    np.testing.assert_allclose(
-        [value for value, _ in found], [value for value, _ in expected], rtol=1e-10
-    )
+    values = [value for value, _ in expected]
+    np.testing.assert_allclose([value for value, _ in found], values, rtol=1e-10)
+    chosen = np.reshape(values, (-1, 3)).argmax(axis=1)
+    right = [
+        choice == each["answer"] for choice, each in zip(chosen, documents("choice"), strict=True)
+    ]
+    assert [score.value for score in answered.scores] == [np.mean(right)]
 
 
 @pytest.mark.parametrize("family", ["t5", "bert"])

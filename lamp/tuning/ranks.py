@@ -1,0 +1,405 @@
+"""What each step of each layer costs: the divergence that it causes alone.
+
+A rank is a study of machines that differ by layer, as any other: its runs are in a store, where a
+second call finds them.  Each step that a machine computes otherwise than the exact one is put on
+the exact machine alone, and on the machine the exact step is put in its place.
+
+Divergences are nearly quadratic in errors, and errors of different steps are hardly correlated: the
+parts add up to nearly the whole.  How nearly is measured.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lamp import integrations
+from lamp.evaluation import Estimate, Source, ratio
+from lamp.machines import LAYER_FIELDS, STEPS, Hardware, HardwareLike, hardware
+from lamp.studies import Run, Study, sweep
+
+__all__ = ["OUTSIDE", "Part", "Rank", "rank", "rank_study"]
+
+OUTSIDE: Final = ("weights", "embedding", "norm", "lm_head")
+"""What is computed in no layer: the weights of embeddings, last norm and head among it."""
+
+_RANKED: Final = tuple(name for name in LAYER_FIELDS if name != "recomputed")
+_Place = tuple[str, int | None]
+
+
+# --- machines with one step of another ------------------------------------------------------------
+
+
+def _own(machine: Hardware, layer: int | None) -> Hardware:
+    """The machine without layers of one layer, or of what is in none; layers are counted."""
+    return machine.machines.get(layer, machine.machines[None])
+
+
+def _places(machine: Hardware, exact: Hardware, layers: int) -> list[_Place]:
+    """The steps that two machines compute differently, in the order of the model."""
+    every: list[_Place] = [(step, None) for step in OUTSIDE[:2]]
+    every += [(step, layer) for layer in range(layers) for step in _RANKED]
+    every += [(step, None) for step in OUTSIDE[2:]]
+    return [
+        (step, layer)
+        for step, layer in every
+        if getattr(_own(machine, layer), step) != getattr(_own(exact, layer), step)
+    ]
+
+
+def _with_step(base: Hardware, other: Hardware, place: _Place, layers: int) -> Hardware:
+    """A machine with one step as on another, both with their layers counted."""
+    step, layer = place
+    where = "outside" if layer is None else str(layer)
+    name = f"{base.name}@{where}.{step}={other.name}"
+    value = getattr(_own(other, layer), step)
+    if layer is not None:
+        return base.with_layers({layer: {step: value}}, name)
+    found = replace(base, name=name, **{step: value})
+    if step not in LAYER_FIELDS:
+        return found
+    # The layers stay as they are.
+    kept = {each: {step: getattr(_own(base, each), step)} for each in range(layers)}
+    return found.with_layers(kept, name)
+
+
+# --- the study ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The machines of a rank."""
+
+    machine: Hardware
+    exact: Hardware
+    layers: int
+    alone: Mapping[_Place, Hardware]
+    repaired: Mapping[_Place, Hardware]
+
+    @property
+    def machines(self) -> list[Hardware]:
+        return [self.machine, *self.alone.values(), *self.repaired.values()]
+
+
+def _plan(
+    model: str | os.PathLike[str],
+    machine: HardwareLike,
+    exact: HardwareLike,
+    steps: Iterable[str] | None,
+    layers: Iterable[int] | None,
+    repaired: bool,
+) -> _Plan:
+    asked, truth = hardware(machine), hardware(exact)
+    count = integrations.reader(model).shape.layers
+    counted, counted_exact = asked.counted(count), truth.counted(count)
+    places = _places(counted, counted_exact, count)
+    if not places:
+        raise ValueError(
+            f"{asked.name!r} computes every step as {truth.name!r} does: nothing to rank"
+        )
+    chosen = _chosen(places, steps, layers, count)
+    if not chosen:
+        raise ValueError(
+            f"none of the steps chosen is computed otherwise by {asked.name!r} than by "
+            f"{truth.name!r}: {', '.join(dict.fromkeys(step for step, _ in places))} are"
+        )
+    alone = {place: _with_step(counted_exact, counted, place, count) for place in chosen}
+    other = {place: _with_step(counted, counted_exact, place, count) for place in chosen}
+    return _Plan(asked, truth, count, alone, other if repaired else {})
+
+
+def _chosen(
+    places: Sequence[_Place],
+    steps: Iterable[str] | None,
+    layers: Iterable[int] | None,
+    count: int,
+) -> list[_Place]:
+    """The places that are asked for; where layers are, those outside of all are not."""
+    known = ("weights", *(step for step in STEPS if step != "recomputed"), "attention")
+    names = known if steps is None else tuple(steps)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown step {name!r}: expected {', '.join(known)}")
+    if layers is None:
+        return [place for place in places if place[0] in names]
+    numbers = set()
+    for layer in layers:
+        if not -count <= layer < count:
+            raise ValueError(f"there is no layer {layer}: the model has {count}")
+        numbers.add(layer % count)
+    return [place for place in places if place[0] in names and place[1] in numbers]
+
+
+def rank_study(
+    model: str | os.PathLike[str],
+    machine: HardwareLike,
+    *,
+    source: Any = None,
+    exact: HardwareLike = "fp64",
+    steps: Iterable[str] | None = None,
+    layers: Iterable[int] | None = None,
+    repaired: bool = True,
+) -> Study:
+    """The study that :func:`rank` runs.
+
+    Parameters
+    ----------
+    model, machine, source, exact, steps, layers, repaired
+        As in :func:`rank`.
+
+    Returns
+    -------
+    Study
+        Its machines are called ``EXACT@LAYER.STEP=MACHINE`` and ``MACHINE@LAYER.STEP=EXACT``; what
+        is in no layer has ``outside`` for a number.
+    """
+    return _study(model, source, _plan(model, machine, exact, steps, layers, repaired))
+
+
+def _study(model: str | os.PathLike[str], source: Any, plan: _Plan) -> Study:
+    return Study(
+        f"rank {plan.machine.name}",
+        models=[model],
+        texts=[Source() if source is None else source],
+        hardware=plan.machines,
+        reference=plan.exact,
+    )
+
+
+# --- what comes of it -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one step of one layer costs.
+
+    Parameters
+    ----------
+    step : str
+    layer : int or None
+        None for what is in no layer.
+    alone : Estimate
+        The divergence of the exact machine with this step as on the machine, in nats.
+    won : Estimate or None
+        How much less the machine diverges with this step as on the exact one; None if it was not
+        measured.  Both are from the same tokens.
+    """
+
+    step: str
+    layer: int | None
+    alone: Estimate
+    won: Estimate | None = None
+
+    @property
+    def place(self) -> str:
+        """The layer for people."""
+        return "outside" if self.layer is None else str(self.layer)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What each step of each layer costs on a machine.
+
+    Parameters
+    ----------
+    model, text, machine, exact : str
+        Their names.
+    layers : int
+        How many layers the model has.
+    whole : Estimate
+        The divergence of the machine, in nats.
+    parts : tuple of Part
+        In the order of the model.
+    sum : Estimate
+        The divergences that the parts cause alone, added up.
+    explained : Estimate
+        That sum over the divergence of the machine.  It says how well the parts add up if they are
+        all of them.
+    complete : bool
+        Whether they are.
+    """
+
+    model: str
+    text: str
+    machine: str
+    exact: str
+    layers: int
+    whole: Estimate
+    parts: tuple[Part, ...]
+    sum: Estimate
+    explained: Estimate
+    complete: bool
+
+    @cached_property
+    def ranked(self) -> tuple[Part, ...]:
+        """The parts, those that cost most first."""
+        return tuple(sorted(self.parts, key=lambda part: -_sortable(part.alone.value)))
+
+    def share(self, part: Part) -> float:
+        """What a part costs alone, as a share of the machine's divergence."""
+        return part.alone.value / self.whole.value if self.whole.value else math.nan
+
+    def by(self, kind: str) -> dict[str, float]:
+        """What steps or layers cost alone, added up, those that cost most first.
+
+        Parameters
+        ----------
+        kind : {"step", "place"}
+
+        Returns
+        -------
+        dict of str to float
+            In nats.
+        """
+        found: dict[str, list[float]] = {}
+        for part in self.parts:
+            found.setdefault(getattr(part, kind), []).append(part.alone.value)
+        sums = {name: math.fsum(values) for name, values in found.items()}
+        return dict(sorted(sums.items(), key=lambda item: -_sortable(item[1])))
+
+    def record(self) -> dict[str, Any]:
+        """Return all of it as plain data, ranked."""
+        return {
+            "model": self.model,
+            "text": self.text,
+            "hardware": self.machine,
+            "exact": self.exact,
+            "layers": self.layers,
+            "kl": _record(self.whole),
+            "parts": [
+                {
+                    "step": part.step,
+                    "layer": part.layer,
+                    "alone": _record(part.alone),
+                    "share": self.share(part),
+                    "won": None if part.won is None else _record(part.won),
+                }
+                for part in self.ranked
+            ],
+            "sum": _record(self.sum),
+            "explained": _record(self.explained),
+            "complete": self.complete,
+        }
+
+
+def _sortable(value: float) -> float:
+    """A divergence that is NaN, of a machine that overflows, is the worst."""
+    return math.inf if math.isnan(value) else value
+
+
+def _record(estimate: Estimate) -> dict[str, float]:
+    low, high = estimate.interval()
+    return {"value": estimate.value, "error": estimate.error, "low": low, "high": high}
+
+
+def rank(
+    model: str | os.PathLike[str],
+    machine: HardwareLike,
+    *,
+    store: str | os.PathLike[str],
+    source: Any = None,
+    exact: HardwareLike = "fp64",
+    steps: Iterable[str] | None = None,
+    layers: Iterable[int] | None = None,
+    repaired: bool = True,
+    **engine: Any,
+) -> Rank:
+    """What each step of each layer costs on a machine.
+
+    Parameters
+    ----------
+    model : str or path-like
+        A model, as :func:`lamp.from_pretrained` takes it.
+    machine : Hardware or str
+        The machine.  Its `recomputed` is left out: there is no look-ahead.
+    store : str or path-like
+        The SQLite file of the runs, one for each step of each layer that differs, two if they are
+        put right, and one for the machine; it is made if there is none.
+    source : Source, str or mapping, optional
+        The text, as in :class:`lamp.Study`; by default the held-out one.
+    exact : Hardware or str
+        What all else is computed in, and the reference.
+    steps : iterable of str, optional
+        Only these steps; ``"weights"`` and ``"attention"`` are among them.
+    layers : iterable of int, optional
+        Only these layers, and nothing that is in none.
+    repaired : bool
+        Whether to measure what is won when a step alone is put right, too.
+    **engine
+        `jobs`, `cluster`, `memory` and `progress` of :func:`lamp.sweep`.
+
+    Returns
+    -------
+    Rank
+
+    Raises
+    ------
+    ValueError
+        If the machines do not differ, a step or layer is unknown, or as in :func:`lamp.sweep`.
+    RuntimeError
+        If a run failed.
+    Interrupted
+        After Ctrl-C: the same call does the rest.
+
+    Notes
+    -----
+    Alone, a step reads the numbers of the exact machine: a product that takes operands as they are
+    multiplies float64 numbers.  Its own roundings are those that it has on the machine.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import lamp
+    >>> text = {"source": "held-out", "tokens": 48}
+    >>> with TemporaryDirectory() as folder:
+    ...     found = lamp.rank(
+    ...         "embedded", "fp64@2-3.scores=ps4", store=f"{folder}/rank.sqlite", source=text
+    ...     )
+    >>> [(part.step, part.layer) for part in found.parts], found.complete
+    ([('scores', 2), ('scores', 3)], True)
+    """
+    plan = _plan(model, machine, exact, steps, layers, repaired)
+    found = sweep(_study(model, source, plan), store=store, grow=True, **engine)
+    if found.failed:
+        first = found.failed[0]
+        raise RuntimeError(f"{len(found.failed)} runs failed: {first}: {first.error}")
+    runs = {run.hardware: run for run in found.runs if isinstance(run, Run)}
+    whole = runs[plan.machine.name]
+    sums = _sums(whole)
+    parts, total = [], np.zeros(len(sums))
+    for (step, layer), alone in plan.alone.items():
+        total += _sums(runs[alone.name])[:, 1]
+        won = None
+        if (step, layer) in plan.repaired:
+            won = ratio(sums[:, 1] - _sums(runs[plan.repaired[step, layer].name])[:, 1], sums[:, 0])
+        parts.append(Part(step, layer, _divergence(runs[alone.name]), won))
+    return Rank(
+        whole.model,
+        whole.text,
+        plan.machine.name,
+        plan.exact.name,
+        plan.layers,
+        _divergence(whole),
+        tuple(parts),
+        ratio(total, sums[:, 0]),
+        ratio(total, sums[:, 1]),
+        steps is None and layers is None,
+    )
+
+
+def _divergence(run: Run) -> Estimate:
+    assert run.metrics is not None
+    return run.metrics.estimate("kl")
+
+
+def _sums(run: Run) -> NDArray[np.float64]:
+    """Positions and divergences of the clusters of a run, of shape (clusters, 2)."""
+    assert run.metrics is not None
+    return np.array([part[:2] for part in run.metrics.sums], np.float64)
