@@ -447,7 +447,7 @@ def tuned(data: Data) -> list[str]:
             holding = [row for row in uniform if holds(row, limit)]
             losing = [row for row in uniform if not holds(row, limit)]
             beside = [limit, *holding[:1], *losing[-1:]]
-            rows += [tuned_row(words, "tuned", best)]
+            rows += [tuned_row(f"{words}, {question}", "tuned", best)]
             rows += [
                 tuned_row("", row.machine, row) for row in sorted(beside, key=lambda x: x.cost)
             ]

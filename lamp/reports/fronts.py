@@ -52,8 +52,9 @@ def sentence(found: Tuned) -> str:
     reading = found.result.readings["held_out"]
     metric = {"kl": "KL", "flips": "flips"}[found.menu.metric]
     allowed = found.menu.allowed[found.menu.metric]
-    limit = f"{allowed:.3g}"
-    if not isinstance(allowed, float):
+    if isinstance(allowed, float):
+        limit = numbers.factor(allowed)
+    else:
         (machine,) = (each for each in found.others if each.kind == "allowed")
         times = numbers.factor(machine.cost / found.result.cost)
         limit = f"that of {machine.name}, which costs {times} times as much"

@@ -147,6 +147,7 @@ def test_a_machine_may_say_what_is_allowed(folder):
     (machine,) = [each for each in result.others if each.kind == "allowed"]
     (plain,) = [each for each in result.others if each.name == "fp32"]
     assert machine.cost == pytest.approx(plain.cost - 2 * 8 * 10.5 * (32 - 13))
+    assert "at most that of scores-ps4, which costs" in fronts.sentence(result)
     assert result.difference.value == pytest.approx(
         result.result.readings["held_out"].value - result.allowed["held_out"]
     )
