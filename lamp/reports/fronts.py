@@ -56,8 +56,10 @@ def sentence(found: Tuned) -> str:
         limit = numbers.factor(allowed)
     else:
         (machine,) = (each for each in found.others if each.kind == "allowed")
-        times = numbers.factor(machine.cost / found.result.cost)
-        limit = f"that of {machine.name}, which costs {times} times as much"
+        limit = f"that of {machine.name}"
+        if not math.isnan(machine.cost):  # as with a table of costs of one's own
+            times = numbers.factor(machine.cost / found.result.cost)
+            limit += f", which costs {times} times as much"
     uniform = found.cheapest_uniform
     beside = "no uniform machine of the menu holds"
     if uniform is not None:

@@ -172,6 +172,19 @@ def test_recomputation_costs_its_share(folder):
     assert [str(each) for each in result.setting.lamp] == ["softmax:kl:25%"]
 
 
+def test_costs_may_be_of_ones_own(folder):
+    menu = replace(
+        Menu.load(folder / "study.toml"),
+        menu={"scores": ["ps4", "ps1"]},
+        costs={"ps4": 5, "ps1": 1},
+        allowed={"kl": "scores-ps4"},
+    )
+    result = tune(menu, store=folder / "study.sqlite", front=0)
+    prices = [5 if each.option == "ps4" else 1 for each in result.choices]
+    assert result.result.cost == pytest.approx(8 * 10.5 * sum(prices))
+    assert "at most that of scores-ps4.  Its" in fronts.sentence(result)
+
+
 def test_flips_may_be_what_is_allowed(folder):
     menu = replace(Menu.load(folder / "study.toml"), allowed={"flips": 0.1})
     result = tune(menu, store=folder / "study.sqlite", front=0)
