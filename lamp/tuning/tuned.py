@@ -357,18 +357,13 @@ class _Tuning:
         message = f"no machine of the menu was found that causes at most {what}"
         if found.rounds:
             nearest = min(found.rounds, key=lambda each: each.taken)
+            count = len(found.rounds)
+            rounds = f"{count} round{'s' * (count != 1)}"
             return (
-                f"{message}, in {len(found.rounds)} rounds: the nearest takes {nearest.taken:.3g} "
-                "times as much as is allowed"
+                f"{message}, in {rounds}: the nearest takes {nearest.taken:.3g} times as much as "
+                "is allowed"
             )
-        least = math.fsum(
-            min((found.added(i, choice) for choice in range(len(options))), default=0.0)
-            for i, options in enumerate(found.alone)
-        )
-        return (
-            f"{message}: with the most accurate option of each step alone, divergences sum to "
-            f"{found.base.value + least:.3g}"
-        )
+        return f"{message}: every option of a step causes divergences that are no numbers"
 
     # --- beside it --------------------------------------------------------------------------------
 

@@ -215,6 +215,12 @@ class _Problem:
             found |= dict(zip(cluster, combined[choice], strict=True))
         return tuple(found[i] for i in range(len(self._costs)))
 
+    @property
+    def least(self) -> float:
+        """The least sum of divergences; infinite if there is none."""
+        corners = knapsack.front(self.groups)
+        return corners[0].divergence if corners else math.inf
+
     def front(self) -> list[tuple[Corner, Assignment]]:
         """The corners of the convex front."""
         return [(each, self.assignment(each.choices)) for each in knapsack.front(self.groups)]
@@ -285,7 +291,11 @@ class _Tuner:
         """Go through the rounds."""
         limit, seen = self._room, set[Assignment]()
         for number in range(1, rounds + 1):
-            solved = self._problem().solve(limit)
+            problem = self._problem()
+            solved = problem.solve(limit)
+            if solved is None and number == 1:
+                # The sum may be wrong: the most accurate assignment is measured in any case.
+                solved = problem.solve(limit := problem.least)
             if solved is None:
                 break
             latest = self._measured(number, limit, *solved)

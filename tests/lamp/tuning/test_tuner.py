@@ -140,7 +140,15 @@ def test_overflow_of_the_whole_is_repaired(none):
 def test_nothing_holds_where_nothing_can():
     found, _ = tune(two_layers(alone=[[0.7, 0.9], [0.0, 0.1]]), 0.5)
     assert found.best is None
+    assert [each.assignment for each in found.rounds] == [(0, 0)]
+    found, _ = tune(two_layers(alone=[[math.nan, math.inf], [0.0, 0.1]]), 0.5)
     assert found.rounds == []
+
+
+def test_the_most_accurate_assignment_is_measured_even_if_its_sum_is_too_large():
+    toy = Toy([[0.3, 0.9], [0.3, 0.9]], [[2.0, 1.0]] * 2, {((0, 0), (1, 0)): -0.2})
+    found, _ = tune(toy, 0.5)
+    assert found.best.assignment == (0, 0)
 
 
 def test_rounds_end_after_their_number():
@@ -166,7 +174,7 @@ def test_divergences_that_add_up_give_the_cheapest_assignment(menu, allowed):
     toy = Toy(alone, costs)
     found, _ = tune(toy, allowed + 2 * BASE)
     if found.best is None:
-        assert sum(map(min, alone)) > allowed
+        assert sum(map(min, alone)) > allowed + BASE
     else:
         assert found.best.cost == toy.cheapest(allowed + 2 * BASE)
 
