@@ -276,7 +276,7 @@ class Hardware:
         >>> [machine.of_layer(layer, 6).qkv.output.name for layer in (0, 1, 5)]
         ['bfloat16', 'bfloat16', 'bfloat16']
         >>> [str(machine.of_layer(layer, 6).qkv.operands) for layer in (0, 1, 5)]
-        ['None', 'float8_e4m3fn', 'None']
+        ['bfloat16', 'float8_e4m3fn', 'bfloat16']
         """
         if not isinstance(layers, Mapping):
             raise TypeError(

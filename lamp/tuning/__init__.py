@@ -1,12 +1,11 @@
 """What each step of each layer costs, and the cheapest machine for an allowed divergence."""
 
-from lamp.tuning.menus import TEXTS, Menu
+from lamp.tuning.menus import Menu
 from lamp.tuning.ranks import Part, Rank, rank, rank_study
 from lamp.tuning.tuned import Choice, Measured, Tuned, tune
 from lamp.tuning.tuner import Reading, Round
 
 __all__ = [
-    "TEXTS",
     "Choice",
     "Measured",
     "Menu",

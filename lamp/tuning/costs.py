@@ -144,7 +144,7 @@ def work(shape: Shape, length: int) -> dict[str, float]:
     >>> import lamp
     >>> from lamp.tuning.costs import work
     >>> work(lamp.from_pretrained("embedded").shape, length=256)["scores"]
-    12336.0
+    32896.0
     """
     query, key = shape.heads * shape.dimension, shape.key_heads * shape.dimension
     seen = (length + 1) / 2  # keys, on average

@@ -187,7 +187,7 @@ def test_rounded_operands_are_in_the_bound(family, kind):
         run = Run.of(model.with_hardware(machine), np.array(TOKENS), None, None, kind)
         a, b = np.random.default_rng(0).normal(size=(2, 6, 6))
         for left, right in ((a, np.round(b)), (np.round(a), b)):  # one operand is rounded, or both
-            found = certificates._product(left, right, right, step, run)
+            found = certificates._product(left, right, right, step, run.machine, run.kind)
             exact_sums = np.array([[math.fsum(x * y) for y in right.T] for x in left])
             assert (np.abs(found.values - exact_sums) <= found.errors).all()
 
