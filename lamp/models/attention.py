@@ -385,7 +385,9 @@ class _Form(NamedTuple):
     def of(cls, call: _Call, group: slice) -> _Form:
         """That of a group of a call's heads."""
         given = call.variant
-        bias = None if given.bias is None else call.seen.packed(given.bias[group])
+        bias = None
+        if given.bias is not None:  # that of a key that a row does not see may be any number
+            bias = call.seen.cleared(call.seen.packed(given.bias[group]))
         sinks = None if given.sinks is None else given.sinks[group]
         return cls(call.divisor, call.seen, given.scale, given.cap, bias, sinks)
 

@@ -80,23 +80,20 @@ class Seen:
         """Numbers of shape (heads, rows, tokens), packed."""
         if self.columns is None:
             return x
-        found = np.take_along_axis(x, self.columns[np.newaxis], axis=2)
-        return np.where(self._exist, found, found.dtype.type(0))
+        return self.cleared(np.take_along_axis(x, self.columns[np.newaxis], axis=2))
+
+    def cleared(self, packed: NDArray[Any]) -> NDArray[Any]:
+        """Packed numbers, with zeros behind those of the keys that a row sees."""
+        exist = np.arange(packed.shape[-1]) < self.lengths[:, np.newaxis]
+        return np.where(exist, packed, packed.dtype.type(0))
 
     def spread(self, x: NDArray[Any]) -> NDArray[Any]:
         """Packed numbers at the places of their keys, in shape (heads, rows, tokens)."""
         if self.columns is None:
             return x
         out = np.zeros((*x.shape[:2], self.tokens), x.dtype)
-        np.put_along_axis(
-            out, self.columns[np.newaxis], np.where(self._exist, x, x.dtype.type(0)), 2
-        )
+        np.put_along_axis(out, self.columns[np.newaxis], self.cleared(x), 2)
         return out
-
-    @property
-    def _exist(self) -> NDArray[np.bool_]:
-        assert self.columns is not None
-        return np.arange(self.columns.shape[1]) < self.lengths[:, np.newaxis]
 
     def groups(self) -> Iterator[tuple[NDArray[np.int64] | slice, int]]:
         """Rows whose first key is the same, and which key that is."""

@@ -105,6 +105,25 @@ def test_a_row_is_as_if_it_were_alone_with_the_range_of_its_keys(machine, rule, 
     assert rule is None or variant != "plain" or 0 < selected < HEADS * mask.sum()
 
 
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("unseen", [0.0, np.finfo(np.float32).min, -np.inf])
+def test_the_bias_of_an_unseen_key_means_nothing(mask, unseen):
+    given = np.where(MASKS[mask], VARIANTS["bias"]["bias"], np.float32(unseen))
+    found = [
+        attention(
+            QUERY,
+            KEY,
+            VALUE,
+            hardware=lamp.hardware("scores-ps4"),
+            lamp=LAMP("strict", tau=0.03),
+            variant=Variant(MASKS[mask], bias=bias),
+        )
+        for bias in (VARIANTS["bias"]["bias"], given)
+    ]
+    np.testing.assert_array_equal(found[0].output, found[1].output)
+    assert found[0].recomputation == found[1].recomputation
+
+
 def test_recomputed_scores_are_capped_and_biased_in_high_precision():
     variant = Variant(MASKS["holes"], **VARIANTS["everything"])
     low, high = (
