@@ -31,13 +31,26 @@ def report(
         Path | None,
         typer.Option(help="Also write all runs to a Parquet file.  Needs pyarrow.", metavar="FILE"),
     ] = None,
+    tables: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the tables to a file, in LaTeX (.tex) or Markdown (.md).",
+            metavar="FILE",
+        ),
+    ] = None,
     png: Annotated[
         Path | None,
         typer.Option(help="Also write the charts into a folder, as PNG pictures.", metavar="DIR"),
     ] = None,
+    svg: Annotated[
+        Path | None, typer.Option(help="The same as SVG pictures.", metavar="DIR")
+    ] = None,
+    pdf: Annotated[
+        Path | None, typer.Option(help="The same as PDF pictures.", metavar="DIR")
+    ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Write the results of a sweep as an HTML page, and as CSV, Parquet or pictures."""
+    """Write the results of a sweep as an HTML page, and as CSV, Parquet, tables or pictures."""
     from lamp import reports
 
     page = store.with_suffix(".html") if output is None else output
@@ -45,18 +58,23 @@ def report(
         studies = reports.read(store, study)
     except LookupError as error:
         raise typer.BadParameter(str(error.args[0]), param_hint="--study") from error
-    _check({"--output": page, "--csv": csv, "--parquet": parquet}, store)
+    if tables is not None and tables.suffix not in reports.TABLE_KINDS:
+        message = f"{str(tables)!r} must end in one of {', '.join(reports.TABLE_KINDS)}"
+        raise typer.BadParameter(message, param_hint="--tables")
+    _check({"--output": page, "--csv": csv, "--parquet": parquet, "--tables": tables}, store)
     for path, write in (
         (parquet, reports.write_parquet),
         (csv, reports.write_csv),
+        (tables, reports.write_tables),
         (page, reports.write_page),
     ):
         if path is not None:
             write(studies, path)
             echo(f"{path}: {_described(path)}")
-    if png is not None:
-        pictures = reports.write_pictures(studies, png)
-        echo(f"{png}: {len(pictures)} pictures")
+    for kind, folder in (("png", png), ("svg", svg), ("pdf", pdf)):
+        if folder is not None:
+            pictures = reports.write_pictures(studies, folder, kind)
+            echo(f"{folder}: {len(pictures)} pictures")
     if show:
         _open(page)
 

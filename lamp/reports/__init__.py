@@ -18,28 +18,33 @@ from fpemu._lazy import lazy
 
 if TYPE_CHECKING:
     from lamp.reports import console, depths, fronts, ranks
-    from lamp.reports.exports import write_csv, write_parquet
+    from lamp.reports.exports import to_pandas, write_csv, write_parquet
     from lamp.reports.page import write_page
+    from lamp.reports.papers import TABLE_KINDS, write_tables
     from lamp.reports.pictures import write_pictures
     from lamp.reports.results import Results, read
 
 __all__ = [
+    "TABLE_KINDS",
     "Results",
     "console",
     "depths",
     "fronts",
     "ranks",
     "read",
+    "to_pandas",
     "write_csv",
     "write_page",
     "write_parquet",
     "write_pictures",
+    "write_tables",
 ]
 
 # Commands that only print tables load nothing that draws or fills templates.
 _NAMES: Final = {
-    "exports": "write_csv write_parquet",
+    "exports": "to_pandas write_csv write_parquet",
     "page": "write_page",
+    "papers": "TABLE_KINDS write_tables",
     "pictures": "write_pictures",
     "results": "Results read",
 }

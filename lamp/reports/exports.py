@@ -23,6 +23,7 @@ __all__ = [
     "as_parquet",
     "columns",
     "lines",
+    "to_pandas",
     "write_csv",
     "write_parquet",
     "written_csv",
@@ -76,6 +77,39 @@ def write_parquet(studies: Sequence[Results], path: Path) -> None:
     """
     writing.check(path)
     writing.write(path, as_parquet(studies))
+
+
+def to_pandas(studies: Sequence[Results]) -> Any:
+    """All runs as a data frame, with the columns of :func:`write_csv`.
+
+    Parameters
+    ----------
+    studies : sequence of Results
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per run; what a run does not have is missing.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If pandas is not installed.
+
+    Examples
+    --------
+    >>> from lamp import reports
+    >>> frame = reports.to_pandas(reports.read("study.sqlite"))  # doctest: +SKIP
+    >>> frame.groupby("hardware").kl.mean()  # doctest: +SKIP
+    """
+    try:
+        pandas = importlib.import_module("pandas")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "data frames need pandas: pip install pandas", name="pandas"
+        ) from error
+    rows = ({name: _whole(value) for name, value in line.items()} for line in lines(studies))
+    return pandas.DataFrame(rows, columns=columns(studies))
 
 
 def columns(studies: Iterable[Results]) -> list[str]:
@@ -180,6 +214,10 @@ def _typed(arrow: Any, name: str, values: list[Any]) -> tuple[list[Any], Any]:
     if kinds and kinds <= {int, float} and name not in (*_BEFORE, *_AFTER):
         number, kind = (float, arrow.float64()) if float in kinds else (int, arrow.int64())
         return [None if value is None else number(value) for value in values], kind
-    # JSON may have halves of characters, which UTF-8 has not.
-    texts = (value if value is None else str(value).encode("utf-8", "replace") for value in values)
-    return [text if text is None else text.decode() for text in texts], arrow.string()
+    texts = [value if value is None else _whole(str(value)) for value in values]
+    return texts, arrow.string()
+
+
+def _whole(value: Any) -> Any:
+    """A value whose text has whole characters: JSON may have halves, which UTF-8 has not."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

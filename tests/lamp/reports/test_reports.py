@@ -35,6 +35,7 @@ from lamp.reports import (
     exports,
     figures,
     numbers,
+    papers,
     pictures,
     svg,
     tables,
@@ -972,15 +973,78 @@ def test_command_writes_the_page_beside_the_store(few, capsys):
 
 def test_command_writes_everything_that_is_asked_for(few, tmp_path, capsys):
     studies = reports.read(few)
-    names = {option: tmp_path / f"x.{option}" for option in ("output", "csv", "parquet", "png")}
+    kinds = ("output", "csv", "parquet", "png", "svg", "pdf")
+    names = {option: tmp_path / f"x.{option}" for option in kinds} | {"tables": tmp_path / "x.tex"}
     options = [word for option, name in names.items() for word in (f"--{option}", name)]
     code, _, _ = run(capsys, few, "--study", "words", *options)
     assert code == 0
     assert names["output"].read_bytes() == page(studies[1:]).encode()
     assert names["csv"].read_bytes() == exports.as_csv(studies[1:])
     assert names["parquet"].read_bytes() == exports.as_parquet(studies[1:])
-    assert len(list(names["png"].iterdir())) == 5
+    assert names["tables"].read_bytes() == papers.as_text(studies[1:], ".tex").encode()
+    for kind in ("png", "svg", "pdf"):
+        assert len(list(names[kind].glob(f"*.{kind}"))) == 5
     assert sorted(tmp_path.iterdir()) == sorted(names.values())
+
+
+def test_tables_for_papers_say_what_the_page_does(studies):
+    """Every cell is there, but for labels that are the same in all rows, which the caption has."""
+    for study in studies:
+        markdown = papers.as_text([study], ".md").splitlines()
+        latex = papers.as_text([study], ".tex").splitlines()
+        for title, make in papers._TABLES.items():
+            table = make(study)
+            if not table.items:
+                assert f"## {title}" not in markdown
+                continue
+            texts = [[column.cell(item).text for column in table.columns] for item in table.items]
+            cells = [[clean(text).replace("\n", " ") for text in row] for row in texts]
+            start = markdown.index(f"## {title}")
+            at = next(i for i in range(start, len(markdown)) if markdown[i].startswith("|"))
+            found = [
+                [cell.strip() for cell in re.split(r"(?<!\\)\|", markdown[at + 2 + i])[1:-1]]
+                for i in range(len(cells))
+            ]
+            shown = [
+                place
+                for place, column in enumerate(table.columns)
+                if column.show is not None or len({row[place] for row in cells}) > 1
+            ]
+            assert [[plain_markdown(cell) for cell in row] for row in found] == [
+                [row[place].strip() for place in shown] for row in cells
+            ]
+            caption = plain_markdown(" ".join(markdown[start:at]))
+            for place in {*range(len(table.columns))} - {*shown}:
+                assert f"{table.columns[place].heading}: {cells[0][place]}" in caption
+            first = next(i for i, line in enumerate(latex) if f"caption{{{title} (" in line)
+            rows = latex[latex.index(r"\midrule", first) + 1 :][: len(cells)]
+            assert all(line.endswith(r" \\") for line in rows)
+            assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {len(shown) - 1}
+
+
+def plain_markdown(text):
+    return re.sub(r"\\(.)", r"\1", text)
+
+
+def test_signs_that_mean_something_to_latex_are_written_as_signs():
+    text = r"50% of a_b & $c #1 {d} \e ~f ^g <h>"
+    written = papers._templates(".tex").from_string("<< text >>").render(text=text)
+    assert written == (
+        r"50\% of a\_b \& \$c \#1 \{d\} \textbackslash{}e \textasciitilde{}f "
+        r"\textasciicircum{}g $<$h$>$"
+    )
+
+
+def test_data_frames_have_the_rows_of_csv(studies, monkeypatch):
+    pandas = pytest.importorskip("pandas", reason="pandas comes with datasets")
+    found = reports.to_pandas(studies)
+    read = pandas.read_csv(io.BytesIO(exports.as_csv(studies)))
+    assert list(found) == list(read)
+    np.testing.assert_array_equal(found.kl.astype(float), read.kl.astype(float))
+    assert found.position.tolist() == read.position.tolist()
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install pandas"):
+        reports.to_pandas(studies)
 
 
 def test_command_opens_the_page(few, tmp_path, monkeypatch, capsys):
