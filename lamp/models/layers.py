@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -46,6 +47,8 @@ __all__ = [
 
 _GRAIN: Final = 2**12  # elements worth a thread
 MANY_ROWS: Final = 64  # rows whose product takes far longer than rounding the weights
+_PART: Final = 2**20  # weights whose rounded numbers stay in a cache until they are multiplied
+_PANEL: Final = 64  # columns that kernels take together
 _NEAREST: Final = Rounding()
 
 
@@ -108,6 +111,28 @@ class Matrix:
         if rows < MANY_ROWS:
             self._kept = key, operand
         return operand
+
+    def columns(self, part: slice, rows: int) -> NDArray[Any]:
+        """Some columns of the weights, for a product with that many rows."""
+        return self.weight[:, part]
+
+    def parts(self, step: Product, rows: int) -> Iterator[tuple[slice, Operand]]:
+        """The weights as right operands of a step, some columns at a time where bits allow it.
+
+        A part is rounded and put into a kernel's order while it is in a cache, and takes little
+        memory.
+        """
+        inputs, outputs = self.shape
+        width = max(1, _PART // (inputs * _PANEL)) * _PANEL
+        as_it_is = self.is_operand(step)
+        # An operand that is kept is made once.
+        if width >= outputs or not (columns_apart(step) and (as_it_is or rows >= MANY_ROWS)):
+            yield slice(0, outputs), self.operand(step, rows)
+            return
+        for first in range(0, outputs, width):
+            part = slice(first, min(first + width, outputs))
+            numbers = self.columns(part, rows)
+            yield part, Operand(numbers) if as_it_is else right_operand(numbers, step, None)
 
     @functools.cached_property
     def row_norms(self) -> NDArray[np.float64]:
@@ -244,6 +269,15 @@ def _scaled(
     return np.asarray(result)
 
 
+def columns_apart(step: Product) -> bool:
+    """Whether a column of a product depends on its own column of the right operand alone.
+
+    It does not if that operand has a scale as a whole, or random bits, which go by places.
+    """
+    block_scaled = isinstance(step.operands, BlockFormat) and step.operands.tensor_scale
+    return not (step.is_stochastic or step.scaling == "tensor" or block_scaled)
+
+
 def sums_are_output(step: Product) -> bool:
     """Whether rounding the sums of a product into its output changes nothing."""
     has_scales = step.scaling != "none" or isinstance(step.operands, BlockFormat)
@@ -304,7 +338,17 @@ def checked_linear(x: NDArray[Any], matrix: Matrix, step: Product) -> Checked:
 
 
 def _sums(x: NDArray[Any], matrix: Matrix, step: Product) -> NDArray[Any]:
-    return products(left_operand(x, step), matrix.operand(step, len(x)), step)
+    left, rows = left_operand(x, step), len(x)
+    found = ((part, products(left, operand, step)) for part, operand in matrix.parts(step, rows))
+    part, sums = next(found)
+    outputs = matrix.shape[1]
+    if part.stop == outputs:
+        return sums
+    out = np.empty((rows, outputs), sums.dtype)
+    out[:, part] = sums
+    for part, sums in found:
+        out[:, part] = sums
+    return out
 
 
 def _add_bias(sums: NDArray[Any], matrix: Matrix, step: Product, x: NDArray[Any]) -> NDArray[Any]:

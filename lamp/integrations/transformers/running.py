@@ -6,7 +6,8 @@ text by text where random bits or budgets belong to a text, and all rows togethe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,11 +18,25 @@ from numpy.typing import NDArray
 from lamp.lookahead import Recomputation
 from lamp.models import Forward, State
 
-__all__ = ["Run", "array", "by_text", "tensor", "view", "wide"]
+__all__ = ["Run", "array", "by_text", "one_thread", "tensor", "view", "wide"]
 
 
 # Going from one library to the other is no operation of the model: a mode need not see it.
 _UNSEEN: Final[Any] = torch._C._DisableTorchDispatch
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to the calling thread: its others wait in a loop, on the cores of the machine."""
+    threads = torch.get_num_threads()
+    if threads == 1:  # or it would be set for threads that are yet to come
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def array(x: torch.Tensor) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from fpemu._kernels.launching import default_environment
 from lamp.integrations.transformers.copies import configurations, on_machine, skeleton
 from lamp.integrations.transformers.modules import put_on_machine
 from lamp.integrations.transformers.operators import Inline
-from lamp.integrations.transformers.running import Run, array
+from lamp.integrations.transformers.running import Run, array, one_thread
 from lamp.integrations.transformers.sizes import continues, sizes
 from lamp.integrations.transformers.structure import ATTENTION, watch
 from lamp.integrations.transformers.weights import large, memory
@@ -260,7 +260,7 @@ def _entry(forward: Callable[..., Any], mode: Inline) -> Callable[..., Any]:
         run.begin()
         run.is_on = True
         try:
-            with torch.no_grad(), default_environment(), mode:
+            with torch.no_grad(), one_thread(), default_environment(), mode:
                 return forward(*args, **kwargs)
         finally:
             run.is_on = False

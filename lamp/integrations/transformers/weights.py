@@ -7,8 +7,10 @@ they are others than those of the model.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from lamp.machines import Operand, Product
 from lamp.models.layers import MANY_ROWS, Matrix
 
 __all__ = ["Shared", "check_finite", "held", "large", "memory"]
+
+_LOOKED_AT: Final = 256  # rows of weights between two looks at whether rounding changes them
 
 
 def large(model: nn.Module, structure: Structure) -> frozenset[int]:
@@ -92,7 +96,6 @@ class Shared(Matrix):
     ) -> None:
         super().__init__(None, bias, format)
         self._parts, self._carrier = parts, carrier
-        self._rounds: bool | None = None  # whether the machine holds other numbers, once known
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -102,23 +105,40 @@ class Shared(Matrix):
     @property
     def weight(self) -> NDArray[Any]:
         """The numbers of the machine, made anew unless they are kept."""
-        if self._weight is not None:
-            return self._weight
-        found = self._of_machine()
-        return (found[0] if len(found) == 1 else np.concatenate(found)).T
+        return self._made(slice(0, self.shape[1])) if self._weight is None else self._weight
 
-    def _of_machine(self) -> list[NDArray[Any]]:
-        """The parts as the machine holds them."""
-        if self._rounds is False:
-            return [wide(part) for part in self._parts]
-        found = [held(part, self.format, self._carrier) for part in self._parts]
-        if self._rounds is None:
-            pairs = zip(found, self._parts, strict=True)
-            self._rounds = not all(_same(numbers, wide(part)) for numbers, part in pairs)
-        return found if self._rounds else [wide(part) for part in self._parts]
+    def columns(self, part: slice, rows: int) -> NDArray[Any]:
+        """Some columns; the numbers of the machine for few rows are kept."""
+        if rows < MANY_ROWS:
+            self._weight = self.weight
+        return self._made(part) if self._weight is None else self._weight[:, part]
 
     def operand(self, step: Product, rows: int) -> Operand:
         """The weights as the right operand of a step; those for few rows are kept."""
         if rows < MANY_ROWS and self.is_operand(step):
             self._weight = self.weight
         return super().operand(step, rows)
+
+    def _made(self, columns: slice) -> NDArray[Any]:
+        """Columns as the machine holds them."""
+        pieces = self._pieces(columns)
+        made = [self._held(piece) if self._rounds else wide(piece) for piece in pieces]
+        return (made[0] if len(made) == 1 else np.concatenate(made)).T
+
+    def _pieces(self, columns: slice) -> list[torch.Tensor]:
+        """The rows of the model's weights that are some columns."""
+        ends = itertools.accumulate(len(part) for part in self._parts)
+        pieces = [
+            part[max(columns.start - end + len(part), 0) : max(columns.stop - end + len(part), 0)]
+            for part, end in zip(self._parts, ends, strict=True)
+        ]
+        return [piece for piece in pieces if len(piece)]
+
+    def _held(self, piece: torch.Tensor) -> NDArray[Any]:
+        return held(piece, self.format, self._carrier)
+
+    @functools.cached_property
+    def _rounds(self) -> bool:
+        """Whether the machine holds other numbers than the model."""
+        pieces = (piece for part in self._parts for piece in part.split(_LOOKED_AT))
+        return not all(_same(self._held(piece), wide(piece)) for piece in pieces)

@@ -331,3 +331,16 @@ def test_the_embedded_model_gives_the_same_bits():
     tokens = native.encode("Now is the winter of our discontent made glorious summer")
     for machine, rules in (("hopper-fp8", None), ("scores-ps4", LAMP(tau=1.2))):
         assert_same(*both((native, simulated), machine, rules), tokens)
+
+
+def test_torch_keeps_to_one_thread_during_a_pass(tmp_path):
+    simulated = lamp.simulate(load(random_llama_checkpoint(tmp_path)), "bf16")
+    layer, seen = simulated.model.model.layers[0], []
+    layer.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        simulated.forward(TOKENS)
+        assert (seen, torch.get_num_threads()) == ([1], 3)
+    finally:
+        torch.set_num_threads(before)

@@ -7,8 +7,11 @@ import pytest
 import torch
 import transformers
 
+import fpemu
 import lamp
 from lamp.integrations.transformers import load
+from lamp.integrations.transformers.weights import Shared
+from lamp.models.layers import MANY_ROWS
 from tests.lamp.integrations.random_families import TOKENS, random_model
 
 TEXT = np.random.default_rng(2).integers(3, 61, TOKENS)
@@ -112,3 +115,14 @@ def test_weights_that_are_no_numbers_are_refused(value):
     model.model.layers[1].mlp.up_proj.weight.data[3, 4] = value
     with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj\.weight holds"):
         lamp.simulate(model)
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 16])
+def test_columns_are_those_of_layers_side_by_side(width):
+    weights = [torch.randn(n, 4, generator=torch.Generator().manual_seed(n)) for n in (8, 3, 5)]
+    joined = np.concatenate([fpemu.round(weight.numpy(), "bfloat16") for weight in weights]).T
+    shared = Shared(weights, None, fpemu.formats.bfloat16, np.dtype(np.float32))
+    for first in range(0, 16, width):
+        part = slice(first, min(first + width, 16))
+        np.testing.assert_array_equal(shared.columns(part, MANY_ROWS), joined[:, part])
+    np.testing.assert_array_equal(shared.weight, joined)

@@ -212,6 +212,24 @@ def test_linear_is_the_oracle_s(name, dtype):
             assert found.dtype == dtype
 
 
+RANDOM = Product("float32", operands="bfloat16", rounding=fpemu.Rounding("sr", seed=1))
+
+
+@pytest.mark.parametrize("step", [*PRODUCTS.values(), RANDOM], ids=[*PRODUCTS, "random"])
+@pytest.mark.parametrize("rows", [3, 64])
+def test_columns_are_multiplied_some_at_a_time(step, rows, monkeypatch):
+    monkeypatch.setattr(layers, "_PANEL", 1)
+    generator = np.random.default_rng(4)
+    x, weight = (generator.normal(size=shape).astype(np.float32) for shape in ((rows, 13), (13, 5)))
+    whole = layers.linear(x, layers.Matrix(weight, None, fpemu.formats.float32), step)
+    monkeypatch.setattr(layers, "_PART", 2 * 13)
+    matrix = layers.Matrix(weight, None, fpemu.formats.float32)
+    np.testing.assert_array_equal(layers.linear(x, matrix, step), whole)
+    together = [part for part, _ in matrix.parts(step, 64)]
+    apart = layers.columns_apart(step)
+    assert together == ([slice(0, 2), slice(2, 4), slice(4, 5)] if apart else [slice(0, 5)])
+
+
 def test_what_a_matrix_has_kept_is_for_one_step():
     weight = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     matrix = layers.Matrix(weight, None, fpemu.formats.float32)
