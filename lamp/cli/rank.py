@@ -9,10 +9,9 @@ import typer
 
 from fpemu import _printing as printing
 from fpemu._printing import echo
-from fpemu.cli import process
 from fpemu.cli.options import usage
 from lamp.cli import options
-from lamp.cli.sweep import Cluster, Jobs, Memory
+from lamp.cli.sweep import Cluster, Jobs, Memory, interrupted
 
 if TYPE_CHECKING:
     from lamp.tuning import Rank
@@ -102,8 +101,7 @@ def rank(
             progress=True,
         )
     except studies.Interrupted:
-        echo("Interrupted: the same command does the rest.", err=True)
-        raise typer.Exit(process.INTERRUPTED) from None
+        raise interrupted() from None
     if output is not None:
         from lamp.reports import ranks
 

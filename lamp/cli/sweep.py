@@ -92,8 +92,7 @@ def sweep(
         )
     except studies.Interrupted as stop:
         _summarise(stop.sweep)
-        echo("Interrupted: the same command does the rest.", err=True)
-        raise typer.Exit(process.INTERRUPTED) from None
+        raise interrupted() from None
     except OSError as error:
         if not target.is_file() or isinstance(error, FileNotFoundError):
             raise
@@ -103,6 +102,12 @@ def sweep(
     _summarise(found)
     if found.failed:
         raise typer.Exit(1)
+
+
+def interrupted() -> typer.Exit:
+    """Say that a sweep that Ctrl-C has ended goes on later; what to raise then."""
+    echo("Interrupted: the same command does the rest.", err=True)
+    return typer.Exit(process.INTERRUPTED)
 
 
 def _summarise(found: Sweep) -> None:

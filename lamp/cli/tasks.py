@@ -11,8 +11,8 @@ import typer
 
 from fpemu import _printing as printing
 from fpemu._printing import echo
-from fpemu.cli import process
 from lamp.cli import options
+from lamp.cli.sweep import interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,8 +105,7 @@ def _stored(
     try:
         runs = studies.sweep(study, store=store, progress=True, grow=True).runs
     except studies.Interrupted:
-        echo("Interrupted: the same command does the rest.", err=True)
-        raise typer.Exit(process.INTERRUPTED) from None
+        raise interrupted() from None
     failed = [run for run in runs if run.state == "failed"]
     for run in failed:
         echo(f"failed: {run}: {run.error}", err=True)

@@ -9,9 +9,8 @@ import typer
 
 from fpemu import _printing as printing
 from fpemu._printing import echo
-from fpemu.cli import process
 from lamp.cli import options
-from lamp.cli.sweep import Cluster, Jobs, Memory, Target
+from lamp.cli.sweep import Cluster, Jobs, Memory, Target, interrupted
 
 if TYPE_CHECKING:
     from lamp.tuning import Tuned
@@ -62,8 +61,7 @@ def tune(
             progress=True,
         )
     except studies.Interrupted:
-        echo("Interrupted: the same command does the rest.", err=True)
-        raise typer.Exit(process.INTERRUPTED) from None
+        raise interrupted() from None
     if output is not None:
         from lamp.reports import fronts
 
