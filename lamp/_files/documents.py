@@ -13,11 +13,12 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["Document"]
+__all__ = ["Document", "blamed", "where"]
 
 _PART: Final = r"(?:[\w-]+|\"[^\"]*\"|'[^']*')"
 _NAME: Final = rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*"
@@ -259,3 +260,37 @@ def _check_size(text: str, source: str) -> None:
 def _plain(name: str) -> str:
     """A dotted name without blanks and quotes around its parts."""
     return re.sub(r"\s*\.\s*", ".", name.strip()).replace('"', "").replace("'", "")
+
+
+def where(document: Document | None, *place: str) -> str:
+    """The source and line of a place, to begin a message with; empty if there is no document.
+
+    Parameters
+    ----------
+    document : Document or None
+    *place : str
+        As :meth:`Document.line` takes it.
+
+    Returns
+    -------
+    str
+    """
+    return "" if document is None else str(document.error("", *place))
+
+
+@contextmanager
+def blamed(document: Document | None, *place: str) -> Iterator[None]:
+    """Raise errors from here on with the source and line of a place.
+
+    Parameters
+    ----------
+    document : Document or None
+    *place : str
+        As :meth:`Document.line` takes it.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        kinds = (FileNotFoundError, ModuleNotFoundError, OSError, ValueError)
+        kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
+        raise kind(f"{where(document, *place)}{error}") from error

@@ -44,7 +44,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -52,7 +52,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from lamp._files import Document
+from lamp._files import Document, blamed, where
 from lamp.evaluation import Setting, Source, setting_parts
 from lamp.integrations import TaskSource
 from lamp.lookahead import LAMP, LookAhead
@@ -290,25 +290,7 @@ class Study:
         if count > _MOST:
             raise self._error(f"the study has {count:,} points, more than {_MOST:,}", "grid")
 
-    def where(self, *place: str) -> str:
-        """Return the file and line of a place, to begin a message with.
-
-        Parameters
-        ----------
-        *place : str
-            As :meth:`lamp._files.Document.line` takes it.
-
-        Returns
-        -------
-        str
-            Empty if the study is from no file.
-        """
-        if self.document is None:
-            return ""
-        return str(self.document.error("", *place))
-
-    @contextmanager
-    def blamed(self, *place: str) -> Iterator[None]:
+    def blamed(self, *place: str) -> AbstractContextManager[None]:
         """Raise errors from here on with the file and line of a place.
 
         Parameters
@@ -316,15 +298,10 @@ class Study:
         *place : str
             As :meth:`lamp._files.Document.line` takes it.
         """
-        try:
-            yield
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            kinds = (FileNotFoundError, ModuleNotFoundError, OSError, ValueError)
-            kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
-            raise kind(f"{self.where(*place)}{error}") from error
+        return blamed(self.document, *place)
 
     def _error(self, message: str, *place: str) -> ValueError:
-        return ValueError(f"{self.where(*place)}{message}")
+        return ValueError(f"{where(self.document, *place)}{message}")
 
     def _values(self, name: str, values: Any) -> list[Any]:
         """Return the values of a variable, checked; equal numbers become the same number."""

@@ -53,8 +53,8 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
@@ -63,7 +63,7 @@ import numpy as np
 import tomli_w
 
 from fpemu import format as named_format
-from lamp._files import Document
+from lamp._files import Document, blamed, where
 from lamp.evaluation import Source
 from lamp.lookahead import LAMP
 from lamp.machines import STEPS, Function, Hardware, Product, Sum, files, hardware, read_numbers
@@ -244,8 +244,7 @@ class Menu:
             **{text: _fields_of(getattr(self, text)) for text in TEXTS},
         }
 
-    @contextmanager
-    def blamed(self, *place: str) -> Iterator[None]:
+    def blamed(self, *place: str) -> AbstractContextManager[None]:
         """Raise errors from here on with the file and line of a place.
 
         Parameters
@@ -253,18 +252,10 @@ class Menu:
         *place : str
             As :meth:`lamp._files.Document.line` takes it.
         """
-        try:
-            yield
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            kinds = (FileNotFoundError, ModuleNotFoundError, OSError, ValueError)
-            kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
-            raise kind(f"{self._where(*place)}{error}") from error
-
-    def _where(self, *place: str) -> str:
-        return "" if self.document is None else str(self.document.error("", *place))
+        return blamed(self.document, *place)
 
     def _error(self, message: object, *place: str) -> ValueError:
-        return ValueError(f"{self._where(*place)}{message}")
+        return ValueError(f"{where(self.document, *place)}{message}")
 
     # --- checks -----------------------------------------------------------------------------------
 
