@@ -523,7 +523,7 @@ def _unit_product(a: Scaled, b: Scaled, unit: ScaledCore, c: ArrayLike | None) -
         if not np.array_equal(round_into(initial, unit.core.initial), initial, equal_nan=True):
             raise ValueError(f"c has elements that are not members of {unit.core.initial}")
     lengths = np.full(a.shape[0], b.shape[1], np.int64)
-    operands = Operands(a.elements[np.newaxis], b.elements[np.newaxis], initial, lengths)
+    operands = Operands.of(a.elements[np.newaxis], b.elements[np.newaxis], initial, lengths)
     scales = a.spread_scales()[np.newaxis], b.spread_scales()[np.newaxis]
     result: Carrier = fused.scaled_product(operands, scales, unit)[0]
     return result

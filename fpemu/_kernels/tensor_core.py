@@ -25,7 +25,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, launching, random_bits, words
+from fpemu._kernels import caching, launching, narrow_core, random_bits, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.exact import fma_word_at
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
@@ -544,17 +544,70 @@ def _core_unit(core: TensorCoreFacts, drawn: _Drawn, *, group: int, others: bool
     )
 
 
+class _Narrow(NamedTuple):
+    """What a product in narrow lanes takes beside its operands."""
+
+    leasts: tuple[tuple[int, int], tuple[int, int]]
+    shape: narrow_core.Shape
+    nearest: bool
+
+
+def _narrow(core: TensorCoreFacts, scale: FormatFacts | None) -> _Narrow | None:
+    """How narrow lanes do the products of a unit; None if they cannot."""
+    formats = core.input_formats
+    scale_bits, scale_least = (0, 0) if scale is None else (scale.precision, scale.emin)
+    bits = sum(format.precision + scale_bits for format in formats if format is not None)
+    shape = narrow_core.shape_of(core)
+    if shape is None or core.group > 1 or bits > narrow_core.PRODUCT_BITS:
+        return None
+    left, right = ((format.emin, scale_least) for format in formats if format is not None)
+    return _Narrow((left, right), shape, core.rounding.mode == "rne")
+
+
+def _best(
+    operands: Operands,
+    scales: tuple[NDArray[Any] | None, NDArray[Any] | None],
+    narrow: _Narrow | None,
+    wide: Callable[[Operands, tuple[NDArray[Any] | None, NDArray[Any] | None]], Carrier],
+) -> Carrier:
+    """A product in narrow lanes; rows that they do not hold, and others, in float64."""
+    done = None
+    if narrow is not None and operands.narrow:
+        done = narrow_core.product(operands, scales, *narrow)
+    if done is None:
+        return wide(operands, scales)
+    out, doubtful = done
+    rows = np.flatnonzero(doubtful.any(axis=0))
+    if rows.size:
+        initial, left = operands.initial, scales[0]
+        again = replace(
+            operands,
+            a=operands.a[:, rows],
+            initial=None if initial is None else initial[:, rows],
+            row_lengths=operands.row_lengths[rows],
+        )
+        out[:, rows] = wide(again, (None if left is None else left[:, rows], scales[1]))
+    return with_canonical_nan(out)
+
+
 def product(operands: Operands, accumulator: TensorCoreFacts) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays on a tensor core."""
-    drawn = _draws(operands, accumulator.rounding)
+    drawn, order = _draws(operands, accumulator.rounding), accumulator.order
+    narrow = _narrow(accumulator, None)
 
     def product_of(strip: Operands, here: slice) -> Carrier:
-        left, right, others = _sides(strip, accumulator.input_formats)
-        left, right = (
-            _reordered(side, accumulator.order, axis) for side, axis in ((left, 2), (right, 1))
-        )
-        unit = _core_unit(accumulator, drawn(here), group=1, others=others)
-        return _run(strip, left, right, _TENSOR, unit, accumulator.rounding)
+        def wide(operands: Operands, _: Any) -> Carrier:
+            left, right, others = _sides(operands, accumulator.input_formats)
+            unit = _core_unit(accumulator, drawn(here), group=1, others=others)
+            return _run(operands, left, right, _TENSOR, unit, accumulator.rounding)
+
+        if order is not None:
+            strip = replace(
+                strip,
+                a=in_order(strip.a, order, 2, len(order)),
+                b=in_order(strip.b, order, 1, len(order)),
+            )
+        return _best(strip, (None, None), narrow, wide)
 
     return _in_strips(operands, product_of)
 
@@ -566,20 +619,21 @@ def scaled_product(
     core = unit.core
     drawn = _draws(operands, core.rounding)
     variant = _GROUPED if core.group > 1 else _TENSOR
+    narrow = _narrow(core, unit.scale)
 
     def product_of(strip: Operands, here: slice) -> Carrier:
-        left, right = (
-            _scaled_side(x, scale, format, unit)
-            for x, scale, format in zip(
-                (strip.a, strip.b),
-                (scales[0], scales[1][:, :, here]),
-                core.input_formats,
-                strict=True,
+        def wide(operands: Operands, scales: Any) -> Carrier:
+            left, right = (
+                _scaled_side(x, scale, format, unit)
+                for x, scale, format in zip(
+                    (operands.a, operands.b), scales, core.input_formats, strict=True
+                )
             )
-        )
-        others = not all(np.isfinite(side.raw).all() for side in (left, right))
-        described = _core_unit(core, drawn(here), group=core.group, others=others)
-        return _run(strip, left, right, variant, described, core.rounding)
+            others = not all(np.isfinite(side.raw).all() for side in (left, right))
+            described = _core_unit(core, drawn(here), group=core.group, others=others)
+            return _run(operands, left, right, variant, described, core.rounding)
+
+        return _best(strip, (scales[0], scales[1][:, :, here]), narrow, wide)
 
     return _in_strips(operands, product_of)
 
@@ -593,13 +647,6 @@ def _scaled_side(
     scale_values, scale_powers, _ = _values_and_powers(scale, unit.scale)
     powers = scale_powers if unit.core.group > 1 else powers * scale_powers
     return _Side(values * scale_values, powers, x.astype(np.float64) * scale)
-
-
-def _reordered(side: _Side, order: tuple[int, ...] | None, axis: int) -> _Side:
-    """The terms in another order, filled up with zeros to whole runs of it."""
-    if order is None:
-        return side
-    return _Side(*(in_order(x, order, axis, len(order)) for x in side))
 
 
 def floored_product(operands: Operands, accumulator: FlooredCoreFacts) -> Carrier:

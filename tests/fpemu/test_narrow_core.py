@@ -1,0 +1,173 @@
+"""Tensor cores in narrow lanes against the same units in float64."""
+
+import numpy as np
+import pytest
+
+import fpemu
+from fpemu import devices, scaling
+from fpemu._kernels import narrow_core, tensor_core
+
+# One unit for each number of fraction bits and terms of a block, and for each way to end a block.
+UNITS = (
+    "volta.mma.float16",
+    "volta.mma.float16.float16",
+    "ampere.mma.bfloat16",
+    "ampere.mma.tf32",
+    "hopper.wgmma.float16",
+    "hopper.wgmma.e4m3",
+    "hopper.wgmma.e4m3-e5m2.float16",
+    "blackwell.tcgen05.e5m2",
+    "blackwell.tcgen05.e4m3.float16",
+)
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """What narrow lanes gave at each call: the share of rows that they left, or None."""
+    shares = []
+    product = narrow_core.product
+
+    def watched(*arguments):
+        found = product(*arguments)
+        shares.append(None if found is None else float(found[1].mean()))
+        return found
+
+    monkeypatch.setattr(narrow_core, "product", watched)
+    return shares
+
+
+def wide(monkeypatch, *arguments, **options):
+    with monkeypatch.context() as context:
+        context.setattr(tensor_core, "_narrow", lambda *_: None)
+        return fpemu.matmul(*arguments, **options)
+
+
+def members(generator, shape, format, spread):
+    """Random finite members of a format, over so many binades to both sides."""
+    x = generator.standard_normal(shape) * 2.0 ** generator.integers(-spread, spread + 1, shape)
+    with np.errstate(over="ignore"):
+        rounded = np.asarray(fpemu.round(x.astype(np.float32), format))
+    return np.where(np.isfinite(rounded), rounded, np.float32(1.0))
+
+
+def assert_same(found, expected):
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
+
+
+def _plain(generator, a, b):
+    return a, b
+
+
+def _canceling(generator, a, b):
+    a[:, 1::2], b[1::2] = -a[:, :-1:2], b[:-1:2]
+    return a, b
+
+
+def _sparse(generator, a, b):
+    a[generator.random(a.shape) < 0.6] = 0.0
+    b[generator.random(b.shape) < 0.6] = -0.0
+    return a, b
+
+
+def _full(generator, a, b):
+    """Sums of blocks as large as they can be: all terms have significands of ones."""
+    for x in (a, b):
+        x[:] = 2.0 - np.spacing(np.ones(1, np.float16))[0]
+    return a, -b
+
+
+def _blank(generator, a, b):
+    a[:, : a.shape[1] // 2] = 0.0  # whole blocks of zeros
+    return a, b
+
+
+@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("spread", [0, 5, 40])
+def test_narrow_lanes_keep_every_bit(name, spread, monkeypatch, taken):
+    unit = devices.get(name)
+    generator = np.random.default_rng(spread)
+    for change in (_plain, _canceling, _sparse, _full, _blank):
+        for m, k, n in ((5, 50, 70), (1, 33, 1), (34, 64, 64)):
+            left, right = unit.input_formats
+            a, b = (
+                members(generator, (m, k), left, spread),
+                members(generator, (k, n), right, spread),
+            )
+            a, b = change(generator, a[:, : k // 2 * 2], b[: k // 2 * 2])
+            a, b = (fpemu.round(x, f, "rtz") for x, f in ((a, left), (b, right)))
+            initial = members(generator, (m, n), unit.initial_format, 2 * spread)
+            for c in (None, initial):
+                assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
+    assert taken
+    assert None not in taken
+    if spread == 0:
+        assert max(taken) == 0.0
+
+
+@pytest.mark.parametrize("name", ["ampere.mma.bfloat16", "hopper.wgmma.float16.float16"])
+def test_infinities_and_nans_take_their_rows_to_float64(name, monkeypatch, taken):
+    unit = devices.get(name)
+    generator = np.random.default_rng(1)
+    left, right = unit.input_formats
+    a, b = members(generator, (6, 40), left, 1), members(generator, (40, 9), right, 1)
+    c = members(generator, (6, 9), unit.initial_format, 1)
+    a[1, 3], a[4, 0], c[2, 2], c[3, 3], c[5, 8] = np.inf, np.nan, np.inf, -np.inf, np.nan
+    assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
+    assert 0.0 < taken[0] < 1.0
+    b[7, 7] = -np.inf
+    assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
+    assert taken[1:] == [None]
+
+
+def test_sums_that_overflow_stay_infinite(monkeypatch, taken):
+    unit = devices.get("hopper.wgmma.float16.float16")
+    a, b = np.full((3, 48), 240.0, np.float32), np.full((48, 5), 240.0, np.float32)
+    a[1], a[2, 16:] = -240.0, -240.0
+    found = fpemu.matmul(a, b, unit)
+    assert_same(found, wide(monkeypatch, a, b, unit))
+    assert np.all(found == np.array([[np.inf], [-np.inf], [np.inf]], np.float32))
+    assert taken == [0.0]
+
+
+@pytest.mark.parametrize("exponent", [-140, -96, -95, -94, 124, 125, 126])
+def test_rows_of_far_exponents_are_done_in_float64(exponent, monkeypatch, taken):
+    """Every other row's largest exponent is the one given: narrow lanes take -95 to 125."""
+    unit = devices.get("ampere.mma.bfloat16")
+    generator = np.random.default_rng(abs(exponent))
+    a, b = (
+        np.asarray(fpemu.round(generator.uniform(1.0, 1.99, shape), "bfloat16"), np.float32)
+        * generator.choice(np.float32([-1.0, 1.0]), shape)
+        for shape in ((6, unit.block), (unit.block, 5))
+    )
+    half = exponent // 2
+    a[1::2] *= np.float32(2.0**half)
+    b *= np.float32(2.0 ** (exponent - half))
+    assert_same(fpemu.matmul(a, b, unit), wide(monkeypatch, a, b, unit))
+    assert taken == [float(not -95 <= exponent <= 125)]
+
+
+@pytest.mark.parametrize("name", ["ampere.mma.float16", "hopper.wgmma.e4m3"])
+def test_stacks_triangles_and_strips(name, monkeypatch, taken):
+    unit = devices.get(name)
+    generator = np.random.default_rng(2)
+    left, right = unit.input_formats
+    a, b = members(generator, (3, 70, 40), left, 2), members(generator, (3, 40, 150), right, 2)
+    monkeypatch.setattr(tensor_core, "_STRIP", 2**13)
+    monkeypatch.setattr(narrow_core, "_WORK_PER_PIECE", 1)
+    lengths = np.arange(70) * 2
+    for options in ({}, {"row_lengths": lengths}):
+        found = fpemu.matmul(a, b, unit, **options)
+        assert_same(found, wide(monkeypatch, a, b, unit, **options))
+    assert set(taken) == {0.0}
+
+
+def test_scaled_operands(monkeypatch, taken):
+    unit = devices.get("blackwell.tcgen05-mxf8f6f4.e4m3-e8m0-32")
+    generator = np.random.default_rng(3)
+    a = scaling.quantize(members(generator, (9, 96), "float32", 6), "mxfp8_e4m3")
+    b = scaling.quantize(members(generator, (96, 70), "float32", 6), "mxfp8_e4m3", axis=0)
+    found = scaling.matmul(a, b, unit)
+    with monkeypatch.context() as context:
+        context.setattr(tensor_core, "_narrow", lambda *_: None)
+        assert_same(found, scaling.matmul(a, b, unit))
+    assert taken == [0.0]
