@@ -34,6 +34,12 @@ def test_calibration_and_test_texts_are_apart(texts):
     assert marked.reference.shape == (3, 30, 40)
 
 
+def test_a_model_that_comes_in_no_package_needs_its_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("LAMP_GEMMA3", raising=False)
+    with pytest.raises(SystemExit, match="LAMP_GEMMA3 must name its folder"):
+        study.main(["--models", study.GEMMA, "--jobs", "1", "--output", str(tmp_path)])
+
+
 @pytest.mark.parametrize("order", ["sequential", "ascending"])
 def test_thresholds_of_scores_are_those_of_the_rules(texts, order):
     group = study.Group("tiny", "PS(4)", order)
