@@ -34,7 +34,6 @@ import argparse
 import functools
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,11 +43,10 @@ from typing import Any, Final
 import numpy as np
 from lookahead import LEVELS, NEVER, OVERFLOWING, PLACES, RULES, Allocation, Text, settings
 from numpy.typing import NDArray
-from over_texts import TEXTS, geometric, mean, read, write
+from over_texts import GEMMA, TEXTS, geometric, loaded, mean, read, write
 from selection import Heads, ranks, record
 
 import fpemu
-import lamp
 from lamp import LAMP, Hardware, checkpoints
 from lamp.evaluation import Estimate, Source, Totals, paired, ratio, reference_logits
 from lamp.evaluation.texts import windows as as_windows
@@ -57,9 +55,6 @@ from lamp.studies import spread_windows
 ALL: Final = "all"
 USED: Final = 0.75  # the part of a text that windows are from; the rest is for calibration
 NONE: Final = "nothing"
-GEMMA: Final = "gemma3-270m"
-PLACES_OF: Final = {GEMMA: "LAMP_GEMMA3"}
-"""Models that come in no package, and the environment variables with their folders."""
 RATES: Final = (0.1, 0.03, 0.01)
 NEAR: Final = 0.03  # how far a share recomputed may be from the one asked for, relatively
 
@@ -120,13 +115,6 @@ class Row:
 
 
 # --- a model on a text ----------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=1)
-def loaded(name: str) -> Any:
-    """A model, kept until the next."""
-    variable = PLACES_OF.get(name)
-    return lamp.from_pretrained(os.environ[variable] if variable else name)
 
 
 class Study:

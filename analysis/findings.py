@@ -31,7 +31,7 @@ from one_percent import FORMATS, IN_PRACTICE, ORDERS, Found, Row, unique
 from one_percent import RATES as ONE_PERCENT_RATES
 from one_percent import RULES as AT_RATES
 from over_texts import DATA, TEXTS, geometric, mean, read
-from paper import FACTORS, VERSIONS, Perplexity, Point, Share
+from paper import FACTORS, KINDS, VERSIONS, Perplexity, Point, Share
 from tuning import Row as Tuning
 
 ROOT: Final = Path(__file__).parents[1]
@@ -548,36 +548,36 @@ def rates_figure(data: Data) -> Figure:
     return figure
 
 
-def paper_figure(data: Data) -> Figure:
-    """The grid of version 2: divergence left against the share recomputed, by precision."""
-    points = data.points("embedded", 2)
-    kinds = [kind for kind in ("natural", "shuffled") if any(p.kind == kind for p in points)]
+def paper_figure(data: Data, version: int) -> Figure:
+    """The grid of a version: divergence left against the share recomputed, by precision."""
+    points, published = data.points("embedded", version), VERSIONS[version]
+    panels = [(kind, rule) for kind in KINDS for rule in published.taus]
     bits = sorted({point.stored_bits for point in points})
-    figure = Figure(figsize=(WIDTH, 0.9 + 3.0 * len(kinds)), layout="constrained")
+    rows_of_panels = len(panels) // 2
+    figure = Figure(figsize=(WIDTH, 0.9 + 3.0 * rows_of_panels), layout="constrained")
     FigureCanvasSVG(figure)
-    grid = figure.subplots(len(kinds), 2, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(rows_of_panels, 2, sharex=True, sharey=True, squeeze=False)
     colors = {mu: colormaps["viridis"](0.9 * i / (len(bits) - 1)) for i, mu in enumerate(bits)}
-    for row, kind in zip(grid, kinds, strict=True):
-        for axes, rule in zip(row, ("strict", "relaxed"), strict=True):
-            for mu in bits:
-                for name, style, marker in ((rule, "-", "o"), (f"{rule}, padded", ":", "x")):
-                    rows = [
-                        point
-                        for point in points
-                        if (point.kind, point.stored_bits, point.rule) == (kind, mu, name)
-                        and point.recomputed > 1e-3
-                    ]
-                    left, ends = [1.0 / row.times for row in rows], lengths(rows)
-                    axes.errorbar(
-                        [100 * row.recomputed for row in rows], left, ends, color=colors[mu],
-                        ls=style, marker=marker, ms=3, lw=1.1, elinewidth=0.8,
-                    )  # fmt: skip
-            axes.set_title(f"{rule}, {kind} text", loc="left")
-            axes.set_xscale("log")
-            axes.set_yscale("log")
-            axes.set_xticks([0.3, 1, 3, 10, 30], ["0.3%", "1%", "3%", "10%", "30%"])
-            axes.xaxis.set_minor_formatter(NullFormatter())
-    figure.supylabel("KL divergence left, share of that without", fontsize=10)
+    for axes, (kind, rule) in zip(grid.ravel(), panels, strict=True):
+        for mu in bits:
+            for name, style, marker in ((rule, "-", "o"), (published.control(rule), ":", "x")):
+                rows = [
+                    point
+                    for point in points
+                    if (point.kind, point.stored_bits, point.rule) == (kind, mu, name)
+                    and point.recomputed > 1e-3
+                ]
+                left, ends = [1.0 / row.times for row in rows], lengths(rows)
+                axes.errorbar(
+                    [100 * row.recomputed for row in rows], left, ends, color=colors[mu],
+                    ls=style, marker=marker, ms=3, lw=1.1, elinewidth=0.8,
+                )  # fmt: skip
+        axes.set_title(f"{published.curves[rule][2]}, {kind} text", loc="left")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks([0.3, 1, 3, 10, 30], ["0.3%", "1%", "3%", "10%", "30%"])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    figure.supylabel("share of the KL divergence left", fontsize=10)
     figure.supxlabel("share of attention scores recomputed in float32", fontsize=10)
     handles = [Line2D([], [], color=colors[mu], lw=4, label=f"PS({mu})") for mu in bits]
     handles += [
@@ -590,7 +590,8 @@ def paper_figure(data: Data) -> Figure:
 
 DRAWN: Final[Mapping[str, Callable[[Data], Figure]]] = {
     "kl_against_share_recomputed.svg": rates_figure,
-    "paper_version_2.svg": paper_figure,
+    "paper_version_1.svg": lambda data: paper_figure(data, 1),
+    "paper_version_2.svg": lambda data: paper_figure(data, 2),
 }
 
 

@@ -1,6 +1,7 @@
-"""What can be had at 1%: order of summation, rule, rate and format, on two models.
+"""What can be had at 1%: order of summation, rule, rate and format, on three models.
 
     python analysis/one_percent.py [--models embedded smollm2] [--windows 6] [--jobs 2] [--output .]
+    LAMP_GEMMA3=FOLDER python analysis/one_percent.py --models gemma3-270m ...
     python analysis/one_percent.py --levels ...
 
 The scores of all layers are summed in a small format, a share of them is recomputed in float32, and
@@ -8,7 +9,8 @@ the Kullback-Leibler divergence of the next-token distributions is taken against
 float64, window by window.  The ascending orders and the thresholds of all rules, one for the whole
 model, are found on a calibration text that is not the test text; the shares that come out on the
 test text are reported, not those asked for.  "true errors" are rules whose weights are the errors
-themselves: the limit of what weights can do.
+themselves: the limit of what weights can do.  Windows begin with the tokens that the tokenizer puts
+in front of a text, if any.
 
 Writes one_percent.csv, a line for each window of each run, and one_percent_limits.csv, what a
 perfect ordering would leave; a second call does what is missing alone.  Prints tables in Markdown
@@ -24,7 +26,7 @@ import argparse
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,17 +37,16 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from over_texts import append, geometric, read
+from over_texts import FOLDERS, GEMMA, append, geometric, loaded, read
 from rich.console import Console
 from rich.progress import Progress
 
 import fpemu
 import lamp
-from lamp import LAMP, Hardware, Metrics, Product, checkpoints
-from lamp.evaluation import Estimate, evaluate, reference_logits
+from lamp import LAMP, Hardware, Metrics, Product
+from lamp.evaluation import Estimate, Source, evaluate, reference_logits
 from lamp.evaluation.uncertainty import ratio
-from lamp.lookahead import error_weights, value_distances
-from lamp.models.layers import left_operand, right_operand
+from lamp.lookahead import value_distances
 from lamp.studies import spread_windows
 
 RATES: Final = (0.01, 0.03, 0.003, 0.1)  # in the order in which they are run
@@ -79,7 +80,7 @@ LEVELS: Final[dict[str, tuple[tuple[str, ...], tuple[float, ...]]]] = {
 it follows from the taus that are best by the model of errors."""
 
 CALIBRATION: Final = 0.25  # the last part of a text, on which orders and thresholds are found
-MODELS: Final = {"embedded": 256, "smollm2": 128}  # and the tokens of their windows
+MODELS: Final = {"embedded": 256, "smollm2": 128, GEMMA: 128}  # and the tokens of their windows
 TARGET: Final = 100.0
 FILES: Final = ("one_percent.csv", "one_percent_limits.csv")
 LEVEL_FILES: Final = ("one_percent_levels.csv",)
@@ -93,9 +94,10 @@ def _blocks(format: str) -> fpemu.Accumulator:
 
 
 class Known(NamedTuple):
-    """What rules know of a layer's causal scores, and the errors, which no rule knows.
+    """What rules know of a layer's scores, and the errors, which no rule knows.
 
-    All have the shape (heads, rows, tokens); distances are those of values from the output.
+    All have the shape (heads, rows, tokens), but for the keys that each row sees, (rows, tokens);
+    distances are those of values from the output.
     """
 
     y: NDArray[np.float64]
@@ -103,6 +105,18 @@ class Known(NamedTuple):
     running: NDArray[np.float64]
     errors: NDArray[np.float64]
     distances: NDArray[np.float64]
+    seen: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, steps: Mapping[str, NDArray[Any]]) -> Known:
+        """What is known of a layer by the steps of :meth:`lamp.GPT2.trace` with a rule."""
+        low, high, running, z, value = (
+            steps[name].astype(np.float64)
+            for name in ("low_scores", "high_scores", "error_weights", "probabilities", "value")
+        )
+        value = np.repeat(value, len(z) // len(value), axis=0)
+        errors = np.abs(low - high)
+        return cls(low, z, running, errors, value_distances(z, value), steps["seen"])
 
 
 @dataclass(frozen=True)
@@ -124,9 +138,8 @@ def _normwise(known: Known) -> NDArray[np.float64]:
 
 def _relaxed(known: Known) -> NDArray[np.float64]:
     """``|y| exp(y)`` over the largest of the row."""
-    exists = np.tri(known.y.shape[-1], dtype=np.bool_)
     with np.errstate(divide="ignore"):
-        logs = np.where(exists, np.log(np.abs(known.y)) + known.y, -np.inf)
+        logs = np.log(np.abs(known.y)) + known.y  # -inf for keys that a row does not see: y is 0
     return np.asarray(np.exp(logs - logs.max(axis=-1, keepdims=True)))
 
 
@@ -162,6 +175,7 @@ RULES: Final = {
         lambda known: known.distances * known.z * known.errors,
     ),
 }
+LOOKING: Final = LAMP("kl", weights="running_2", tau=1e30)  # no score is above it
 IN_PRACTICE: Final = tuple(name for name in RULES if not name.startswith("true"))
 
 
@@ -229,19 +243,27 @@ class Texts:
     reference: NDArray[np.float64]
 
     @classmethod
-    def of(cls, model: Any, tokens: Any, length: int, windows: int) -> Texts:
-        """Windows spread over the text before its last part, and four over its last part."""
+    def of(
+        cls, model: Any, tokens: Any, length: int, windows: int, begins: Sequence[int] = ()
+    ) -> Texts:
+        """Windows spread over the text before its last part, and four over its last part.
+
+        Each is behind the tokens that begin texts.
+        """
         end = round(len(tokens) * (1.0 - CALIBRATION))
-        tests = spread_windows(tokens[:end], length, windows)
-        last = spread_windows(tokens[end:], length, 4)
+        tests, last = (
+            np.insert(spread_windows(part, length, count), [0] * len(begins), begins, axis=1)
+            for part, count in ((tokens[:end], windows), (tokens[end:], 4))
+        )
         return cls(model, tests, last, reference_logits(model.with_hardware("fp64"), tests))
 
 
 @functools.lru_cache(maxsize=1)
 def texts(name: str, windows: int, length: int) -> Texts:
     """The texts of a model by name: those of the sample that comes with the embedded model."""
-    model = lamp.from_pretrained(name)
-    return Texts.of(model, model.encode(checkpoints.read_text()), length, windows)
+    model = loaded(name)
+    text = Source("held-out", tokens=None).read(model)
+    return Texts.of(model, text.tokens, length, windows, text.begins)
 
 
 def machine(group: Group, given: Texts) -> Hardware:
@@ -253,46 +275,25 @@ def machine(group: Group, given: Texts) -> Hardware:
 
 
 class Observer:
-    """Collects what rules know of every layer in a forward pass, as flat causal arrays."""
+    """Collects the scores of all rules of every layer in a forward pass, as flat arrays."""
 
-    def __init__(self, hardware: Hardware) -> None:
-        self.hardware = hardware
+    def __init__(self) -> None:
         self.scores: dict[str, list[NDArray[np.float32]]] = {name: [] for name in RULES}
-        self._seen: dict[str, NDArray[Any]] = {}
+        self._steps: dict[str, NDArray[Any]] = {}
 
-    def __call__(self, name: str, layer: int, numbers: NDArray[Any]) -> None:
-        self._seen[name] = numbers
-        if name == "probabilities":
-            known = self._known(layer)
-            causal = np.tri(known.y.shape[-1], dtype=np.bool_)
-            for rule, each in RULES.items():
-                self.scores[rule].append(each.score(known)[:, causal].astype(np.float32).ravel())
-
-    def _known(self, layer: int) -> Known:
-        """What is known of the layer whose probabilities have been seen last."""
-        query, key, value, low, z = (
-            self._seen[name] for name in ("query", "key", "value", "low_scores", "probabilities")
-        )
-        shared = len(query) // len(key)
-        key, value = (np.repeat(each, shared, axis=0) for each in (key, value))
-        step = self.hardware.scores
-        if step.order is not None:
-            places = step.order.of_layer(layer)[:, np.newaxis]
-            query, key = (np.take_along_axis(each, places, axis=2) for each in (query, key))
-        keys, root = np.ascontiguousarray(key.transpose(0, 2, 1)), np.sqrt(query.shape[2])
-        operands = left_operand(query, step), right_operand(keys, step, step.scale)
-        lengths = np.arange(1, low.shape[-1] + 1)
-        running = error_weights("running_2", (query, keys), operands, step, lengths) / root
-        exact = query.astype(np.float64) @ keys.astype(np.float64) / root
-        errors = np.where(np.tri(low.shape[-1], dtype=np.bool_), np.abs(low - exact), 0.0)
-        low, z, running, value = (x.astype(np.float64) for x in (low, z, running, value))
-        return Known(low, z, running, errors, value_distances(z, value))
+    def __call__(self, step: str, layer: int, numbers: NDArray[Any]) -> None:
+        self._steps[step] = numbers
+        if step == "probabilities":
+            known = Known.of(self._steps)
+            for name, rule in RULES.items():
+                flat = rule.score(known)[:, known.seen].astype(np.float32).ravel()
+                self.scores[name].append(flat)
 
 
 def known_scores(hardware: Hardware, given: Texts) -> dict[str, NDArray[np.float32]]:
-    """The scores of all rules of all causal pairs of the calibration text."""
-    observer = Observer(hardware)
-    model = given.model.with_hardware(hardware)
+    """The scores of all rules of all pairs of the calibration text, none of them recomputed."""
+    observer = Observer()
+    model = given.model.with_hardware(hardware, LOOKING)
     for window in given.calibration:
         model._forward(window, None, observer)
     return {rule: np.concatenate(parts) for rule, parts in observer.scores.items()}
@@ -602,7 +603,8 @@ def draw(found: Found, path: Path, format: str = "PS(4)") -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    here = [name for name in MODELS if name not in FOLDERS]
+    parser.add_argument("--models", nargs="+", default=here, choices=MODELS)
     parser.add_argument("--levels", action="store_true", help="recompute in several precisions")
     parser.add_argument(
         "--formats", nargs="+", choices=FORMATS, help="by default all; with --levels PS(4) alone"

@@ -1,9 +1,12 @@
-"""What scripts share that measure on several texts: their names, intervals, files of results."""
+"""What scripts share that measure models: names of texts, intervals, files of results."""
 
 from __future__ import annotations
 
 import csv
+import functools
 import math
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,13 +14,29 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
+import lamp
 from lamp.evaluation import ratio
 
 TEXTS: Final = ("macbeth", "twelfth-night", "ecclesiastes", "jargon")
 DATA: Final = Path(__file__).parents[1] / "docs" / "_static" / "data"
 """The results that the pages of the documentation show, as the scripts have written them."""
 
+GEMMA: Final = "gemma3-270m"
+FOLDERS: Final = {GEMMA: "LAMP_GEMMA3"}
+"""Models that come in no package, and the environment variables with their folders."""
+
 Row = TypeVar("Row")
+
+
+@functools.lru_cache(maxsize=1)
+def loaded(name: str) -> Any:
+    """A model by name, kept until the next."""
+    variable = FOLDERS.get(name)
+    if variable is None:
+        return lamp.from_pretrained(name)
+    if variable not in os.environ:
+        sys.exit(f"{name} comes in no package: {variable} must name its folder")
+    return lamp.from_pretrained(os.environ[variable])
 
 
 def geometric(logarithms: Sequence[float]) -> tuple[float, float, float]:

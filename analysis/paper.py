@@ -71,6 +71,11 @@ class Version:
     rules: Mapping[str, str]  # rule and control as one name: the text of a setting
     curves: Mapping[str, tuple[str, str, str]]  # line, marker, label
 
+    def control(self, rule: str) -> str:
+        """The control of a rule."""
+        (name,) = {"random", f"{rule}, padded"} & {*self.rules}
+        return name
+
 
 VERSIONS = {
     1: Version(
@@ -285,9 +290,7 @@ class Runs:
         found = []
         for (kind, mu), bases in sorted(self.bases().items()):
             for rule in version.taus:
-                (control,) = (
-                    name for name in version.rules if name in ("random", f"{rule}, padded")
-                )
+                control = version.control(rule)
                 best = {
                     text: math.log(base.kl / min(m.kl for m in self.curve(kind, mu, control, text)))
                     for text, base in bases.items()

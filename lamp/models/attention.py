@@ -132,6 +132,9 @@ def attention(
         recomputed, or by which product, see :func:`lamp.select`), ``"scores"`` and
         ``"probabilities"``, all of shape (heads, rows, tokens) with zeros for keys that a row does
         not see.  By tiles there are no probabilities: those of the scores in float64 are shown.
+        By rows a rule looks at more, which is shown behind the low scores: ``"seen"``, of shape
+        (rows, tokens), which keys a row sees; ``"high_scores"``, in the highest precision; and
+        ``"error_weights"``, if it has weights.
 
     Returns
     -------
@@ -312,6 +315,11 @@ def _recompute(
     probabilities = scores.softmax(call.hardware.softmax)
     width = overflow.shape[-1]
     weights = scores.error_weights(rule.weights, high)
+    if call.observe is not None:
+        call.observe("seen", call.seen.mask)
+        call.observe("high_scores", call.seen.spread(high))
+        if weights is not None:
+            call.observe("error_weights", call.seen.spread(weights))
     selected = select_rows(
         probabilities.reshape(-1, width),
         scores.row_lengths,

@@ -76,6 +76,13 @@ class Seen:
         ends = np.take_along_axis(self.columns, last, axis=1)[:, 0] + 1
         return np.where(self.lengths > 0, ends, 0)
 
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Which keys each row sees, of shape (rows, tokens)."""
+        width = self.tokens if self.columns is None else self.columns.shape[1]
+        ones = np.ones((1, len(self.lengths), width), np.bool_)
+        return np.asarray(self.spread(self.cleared(ones))[0])
+
     def packed(self, x: NDArray[Any]) -> NDArray[Any]:
         """Numbers of shape (heads, rows, tokens), packed."""
         if self.columns is None:

@@ -43,7 +43,10 @@ class Trace:
         - ``"mlp_down"``, (tokens, width): the residual stream behind the layer.
 
         Where look-ahead is on, ``"attention_output_mask"``, ``"mlp_up_mask"`` and
-        ``"mlp_down_mask"`` say the same of components.
+        ``"mlp_down_mask"`` say the same of components.  A rule of scores, if attention goes by
+        rows, has behind ``"low_scores"``: ``"seen"``, (tokens, tokens), which keys a row sees;
+        ``"high_scores"``, all of them in the highest precision that recomputes; and, if it has
+        weights, ``"error_weights"``, which it takes errors to be proportional to.
     errors : mapping of str to ndarray of float64
         ``"scores"`` and ``"probabilities"`` minus those of the same queries and keys in float64.
     """

@@ -34,6 +34,12 @@ def test_calibration_and_test_texts_are_apart(texts):
     assert marked.reference.shape == (3, 30, 40)
 
 
+def test_a_model_that_comes_in_no_package_needs_its_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("LAMP_GEMMA3", raising=False)
+    with pytest.raises(SystemExit, match="LAMP_GEMMA3 must name its folder"):
+        study.main(["--models", study.GEMMA, "--jobs", "1", "--output", str(tmp_path)])
+
+
 @pytest.mark.parametrize("order", ["sequential", "ascending"])
 def test_thresholds_of_scores_are_those_of_the_rules(texts, order):
     group = study.Group("tiny", "PS(4)", order)
@@ -135,7 +141,7 @@ def test_precisions_are_compared_at_the_same_cost(texts, tmp_path):
     study.append(tmp_path / "a", rows)
     found = study.Found(study.unique(2 * study.read(tmp_path / "a", study.Level)))
     key = "tiny", "PS(4)", "sequential", "PS(10), float32", RATE
-    hardware = replace(study.machine(group, texts), recomputed=("e8m10", "float32"))
+    hardware = study.machine(group, texts)
     scores = study.known_scores(hardware, texts)["KL score"]
     taus = study.threshold(scores, sum(rates)), study.threshold(scores, rates[1])
     assert study.taus_of("PS(10), float32", scores, 0.2, "e8m4") == [*taus]
@@ -143,7 +149,8 @@ def test_precisions_are_compared_at_the_same_cost(texts, tmp_path):
     low, high = study.taus_of("PS(7), PS(10), best taus", scores, 0.2, "e8m4")
     assert high / low == pytest.approx(64 * 3 / 16)
     assert np.mean(scores > low) * 16 + np.mean(scores > high) * 3 == pytest.approx(6.4, rel=0.01)
-    model = texts.model.with_hardware(hardware, lamp.LAMP("kl", taus, weights="running_2"))
+    several = replace(hardware, recomputed=("e8m10", "float32"))
+    model = texts.model.with_hardware(several, lamp.LAMP("kl", taus, weights="running_2"))
     own = [
         lamp.evaluate(logits, model, window)
         for logits, window in zip(texts.reference, texts.windows, strict=True)

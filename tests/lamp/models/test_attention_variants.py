@@ -163,13 +163,17 @@ def test_observers_see_zeros_at_keys_that_a_row_does_not_see():
         KEY,
         VALUE,
         hardware=lamp.hardware("scores-ps4"),
-        lamp=LAMP("strict", tau=0.03),
+        lamp=LAMP("kl", tau=0.03, weights="running_2"),
         variant=Variant(MASKS["holes"]),
         observe=lambda name, x: seen.update({name: x.copy()}),
     )
-    for name in ("low_scores", "mask", "scores", "probabilities"):
-        assert seen[name].shape == (HEADS, ROWS, KEYS)
-        assert not seen[name][:, ~MASKS["holes"]].any()
+    np.testing.assert_array_equal(seen.pop("seen"), MASKS["holes"])
+    assert list(seen) == [
+        "low_scores", "high_scores", "error_weights", "mask", "scores", "probabilities",
+    ]  # fmt: skip
+    for numbers in seen.values():
+        assert numbers.shape == (HEADS, ROWS, KEYS)
+        assert not numbers[:, ~MASKS["holes"]].any()
     np.testing.assert_allclose(seen["probabilities"].sum(-1), 1.0, rtol=1e-6)
 
 
