@@ -182,7 +182,7 @@ def main() -> None:
         )
         found += rows(question, tuned)
         fronts.write_tuned(tuned, arguments.output / f"{question}-{arguments.model}")
-        console.print(fronts.sentence(tuned), fronts.choices_table(tuned), sep="\n")
+        console.print(fronts.sentence(tuned.record()), fronts.choices_table(tuned), sep="\n")
         console.print(fronts.machines_table(tuned), fronts.rounds_table(tuned), sep="\n\n")
     with (arguments.output / f"tuning_{arguments.model}.csv").open("w", newline="") as opened:
         writer = csv.writer(opened, lineterminator="\n")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fpemu import _printing as printing
 from fpemu._printing import echo
 from lamp._files import writing
+
+if TYPE_CHECKING:
+    from lamp.reports import Results
 
 
 def report(
@@ -50,7 +55,10 @@ def report(
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Write the results of a sweep as an HTML page, and as CSV, Parquet, tables or pictures."""
+    """Write the results of a sweep as an HTML page, and as CSV, Parquet, tables or pictures.
+
+    What was found is also told in a few sentences.
+    """
     from lamp import reports
 
     page = store.with_suffix(".html") if output is None else output
@@ -75,8 +83,21 @@ def report(
         if folder is not None:
             pictures = reports.write_pictures(studies, folder, kind)
             echo(f"{folder}: {len(pictures)} pictures")
+    _tell(studies)
     if show:
         _open(page)
+
+
+def _tell(studies: Sequence[Results]) -> None:
+    """Print what each study has found; of tuning, only its result."""
+    from lamp import reports
+
+    console = printing.console()
+    for study in studies:
+        sentences = [] if study.is_stage else reports.story(study)
+        title = f"{study.name}: " if len(studies) > 1 else ""
+        for sentence in sentences:
+            console.print(f"\n{title}{sentence}")
 
 
 def _check(paths: dict[str, Path | None], store: Path) -> None:

@@ -80,7 +80,7 @@ def _print(found: Tuned) -> None:
     from lamp.reports import fronts
 
     console = printing.console()
-    console.print(fronts.sentence(found))
+    console.print(fronts.sentence(found.record()))
     for heading, table in (
         (
             "What was chosen, with its share of the cost and of what the choices add",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lamp.reports.papers import TABLE_KINDS, write_tables
     from lamp.reports.pictures import write_pictures
     from lamp.reports.results import Results, read
+    from lamp.reports.stories import story
 
 __all__ = [
     "TABLE_KINDS",
@@ -32,6 +33,7 @@ __all__ = [
     "fronts",
     "ranks",
     "read",
+    "story",
     "to_pandas",
     "write_csv",
     "write_page",
@@ -47,6 +49,7 @@ _NAMES: Final = {
     "papers": "TABLE_KINDS write_tables",
     "pictures": "write_pictures",
     "results": "Results read",
+    "stories": "story",
 }
 
 if not TYPE_CHECKING:  # to which every name is known by its import above

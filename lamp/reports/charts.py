@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lamp.machines import STEPS
-from lamp.reports import figures
+from lamp.reports import figures, fronts
 from lamp.reports.figures import Block, Entry, Line, Picture, Point
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, SPEED, Quantity, described
-from lamp.reports.rank_maps import is_part, maps
-from lamp.reports.results import NONE, Pair, Results, Rung, front, grouped, metrics
+from lamp.reports.rank_maps import maps
+from lamp.reports.results import NONE, Pair, Results, Rung, front, grouped, is_part, metrics
 from lamp.reports.scales import Scale
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _WORK: Final = (
     ("Flips against recomputation rate", RATE, FLIPS),
 )
 ERRORS: Final = Entry("bars and bands: one standard error", role="note")
-_FRONT: Final = Entry("Pareto front of a machine", role="front")
+_FRONT: Final = Entry("Pareto front of a rule", role="front")
 _MOST: Final = 12  # runs in a heat map
 
 
@@ -92,7 +92,7 @@ def scatter(study: Results, x: Quantity, y: Quantity, name: str = "") -> list[Pi
     return [
         replace(_scatter(study, pair, x, y, _fronts, (_FRONT, ERRORS)), name=name)
         for pair in study.pairs
-        if pair.looked_ahead
+        if any(not is_part(run) for run in pair.looked_ahead)
     ]
 
 
@@ -133,9 +133,10 @@ def _scatter(
 
 
 def _fronts(runs: Sequence[Run], points: Sequence[Point]) -> Iterable[Sequence[Point]]:
-    """The Pareto front of a machine's runs, without those that do not look ahead."""
-    best = front([(point.x, point.y) for point in points])
-    return [[points[i] for i in best if runs[i].lamp != NONE]]
+    """The Pareto front of each rule on a machine."""
+    looked_ahead = (point for run, point in zip(runs, points, strict=True) if run.lamp != NONE)
+    for own in grouped(looked_ahead, lambda point: point.shape).values():
+        yield [own[i] for i in front([(point.x, point.y) for point in own])]
 
 
 def _by_rule(runs: Sequence[Run], points: Sequence[Point]) -> Iterable[Sequence[Point]]:
@@ -215,7 +216,8 @@ def _ladder(
 def speeds(study: Results) -> list[Picture]:
     """Tokens per second by machine, for each model."""
     models = grouped((run for run in study.done if not is_part(run)), lambda run: run.model)
-    return [_strips(study, name, runs, SPEED, log=False) for name, runs in models.items()]
+    several = {name: runs for name, runs in models.items() if len(runs) > 1}
+    return [_strips(study, name, runs, SPEED, log=False) for name, runs in several.items()]
 
 
 def divergences(study: Results) -> list[Picture]:
@@ -225,7 +227,8 @@ def divergences(study: Results) -> list[Picture]:
         for pair in study.pairs
         if not pair.looked_ahead
     ]
-    return [_strips(study, pair.title, runs, KL, log=True) for pair, runs in pairs if runs]
+    several = [(pair.title, runs) for pair, runs in pairs if len(runs) > 1]
+    return [_strips(study, title, runs, KL, log=True) for title, runs in several]
 
 
 def _strips(
@@ -305,15 +308,28 @@ _BARS: Final = (
     "Bars and bands are one standard error: over the windows of a text, or blocks of its only "
     "window, or over seeds where a mark is the mean of runs that differ in nothing else."
 )
+
+
+def _tuned(study: Results) -> list[Picture]:
+    return [] if study.tuned is None else fronts.pictures_of(study.tuned)
+
+
 # Their titles, what is said of them, whether each seed has a mark, or the mean, and their pictures.
 _CHARTS: Final[Sequence[tuple[str, str, bool, Callable[[Results], list[Picture]]]]] = (
     (
         "Divergence against work",
         "Each mark is a run: its color is the machine, its shape the rule. Thin lines are Pareto "
-        "fronts: no other run on the same machine beats theirs. Dotted lines are runs without "
-        f"look-ahead. {_BARS}",
+        "fronts: no other run of the same rule and machine beats theirs. Dotted lines are runs "
+        f"without look-ahead. {_BARS}",
         False,
         _work,
+    ),
+    (
+        "The tuned machine",
+        "The cost of machines against their divergence on held-out text, with 95% intervals; and "
+        "what was chosen for each step and layer.",
+        True,
+        _tuned,
     ),
     (
         "Divergence by machine",

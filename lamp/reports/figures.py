@@ -121,11 +121,15 @@ class Line(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A run in a heat map: its name, its tooltip, and the rates of each step's layers."""
+    """A run in a heat map: its name, its tooltip, and the rates of each step's layers.
+
+    With options, these are the numbers of one each; NaN stands for none.
+    """
 
     name: str
     tooltip: str
     rates: Mapping[str, Sequence[float]]
+    options: Sequence[str] = ()
 
 
 class Entry(NamedTuple):
@@ -277,7 +281,7 @@ def handle(entry: Entry) -> Line2D:
 
 def plot(x: Scale, y: Scale, points: Iterable[Point], lines: Sequence[Line]) -> Sheet:
     """Marks and lines against two axes."""
-    sheet = Sheet(_HEIGHT, [*map(y.label, y.ticks), *y.bands], 1.6, 2.6)
+    sheet = Sheet(_HEIGHT, [*y.labels, *y.bands], 1.6, 2.6)
     x.draw(sheet.axes, "x")
     y.draw(sheet.axes, "y")
     sheet.axes.set_xlabel(x.title, loc="right")
@@ -384,14 +388,30 @@ def heat_scale() -> tuple[Entry, ...]:
 
 
 def _cells(sheet: Sheet, y: float, block: Block, numbered: bool) -> None:
+    paint = _palette(len(block.options)) if block.options else _heat()
     for i, (step, row) in enumerate(block.rates.items()):
-        shown = np.ma.masked_equal([row], 0)
-        look = {"edgecolors": LIGHT["paper"], "linewidth": 1, **_heat()}
+        shown = np.ma.masked_invalid([row]) if block.options else np.ma.masked_equal([row], 0)
+        look = {"edgecolors": LIGHT["paper"], "linewidth": 1, **paint}
         drawn = sheet.axes.pcolormesh(range(len(row) + 1), (y + i, y + i + 1), shown, **look)
         name = f"{block.name}\n{step}, layer"
-        tooltips = [f"{name} {n}: {numbers.percent(rate)}" for n, rate in enumerate(row)]
+        tooltips = [f"{name} {n}: {_said(block, value)}" for n, value in enumerate(row)]
         sheet.mark(drawn, "cells", tooltips)
-        for layer, rate in enumerate(row if numbered else ()):
+        for layer, rate in enumerate(row if numbered and not block.options else ()):
             ink = LIGHT["paper" if rate > _STRONG else "ink"]
             where = layer + 0.5, y + i + 0.68, numbers.short_percent(rate)
             sheet.mark(sheet.axes.text(*where, ha="center", color=ink, size="small"), "cell")
+
+
+def _said(block: Block, value: float) -> str:
+    """A cell's value in its tooltip."""
+    if not block.options:
+        return numbers.percent(value)
+    return "as in the base" if math.isnan(value) else block.options[int(value)]
+
+
+def _palette(count: int) -> dict[str, Any]:
+    """A color for each of several options; none in gray."""
+    from matplotlib.colors import ListedColormap, NoNorm
+
+    colors = ListedColormap([_ink(number) for number in range(count)])
+    return {"cmap": colors.with_extremes(bad=LIGHT["pale"]), "norm": NoNorm()}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Final
 
 __all__ = [
+    "alike",
     "decimals",
     "duration",
     "error",
     "factor",
+    "measured",
     "percent",
     "power",
     "scientific",
@@ -77,7 +80,28 @@ def error(number: float, style: str = "scientific") -> str:
         return f"±{number:.1e}"
     sign = "%" if style == "percent" else ""
     shown = 100 * number if sign else number
-    return f"±{shown:.{max(0, 1 - math.floor(math.log10(abs(shown))))}f}{sign}"
+    return f"±{shown:.{_places(shown)}f}{sign}"
+
+
+def measured(number: float, reach: float = math.nan) -> str:
+    """A number and its standard error in a sentence, with the digits that the error leaves.
+
+    Examples
+    --------
+    >>> from lamp.reports.numbers import measured
+    >>> measured(0.05712, 0.0031), measured(6.16e-5, 1.4e-5), measured(0.5)
+    ('0.0571 ± 0.0031', '6.16e-05 ± 1.4e-05', '0.5')
+    """
+    if _special(number) is not None or not 0 < reach < math.inf:
+        return factor(number)
+    if abs(number) < 1e-3 or not 1e-4 < reach < 1e4:
+        return f"{number:.2e} ± {reach:.1e}"
+    return f"{number:.{_places(reach)}f} ± {reach:.{_places(reach)}f}"
+
+
+def _places(number: float) -> int:
+    """The decimals of two significant digits."""
+    return max(0, 1 - math.floor(math.log10(abs(number))))
 
 
 def seconds(number: float) -> str:
@@ -95,6 +119,20 @@ def duration(number: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
+def alike(label: Callable[[float], str], values: Sequence[float]) -> list[str]:
+    """Numbers along an axis: if one is written as a power of ten, so are all below 1.
+
+    Examples
+    --------
+    >>> from lamp.reports.numbers import alike, power
+    >>> alike(power, [1e-3, 1e-2, 1]), alike(power, [0.01, 0.1])
+    (['10⁻³', '10⁻²', '1'], ['0.01', '0.1'])
+    """
+    if label is not power or all(_is_plain(value) for value in values):
+        return [label(value) for value in values]
+    return [power(value) if abs(value) >= 1 else _powered(value) for value in values]
+
+
 def power(number: float) -> str:
     """The shortest form: plain, or with a power of ten in superscript.
 
@@ -106,8 +144,16 @@ def power(number: float) -> str:
     """
     if (special := _special(number)) is not None:
         return special
-    if 1e-2 <= abs(number) < 1e5:
-        return f"{number:.6g}"
+    return f"{number:.6g}" if _is_plain(number) else _powered(number)
+
+
+def _is_plain(number: float) -> bool:
+    """Whether a number is written without a power of ten."""
+    return 1e-2 <= abs(number) < 1e5
+
+
+def _powered(number: float) -> str:
+    """A number with a power of ten."""
     mantissa, _, exponent = f"{number:.5e}".partition("e")
     mantissa = mantissa.rstrip("0").rstrip(".")
     shown = f"10{str(int(exponent)).translate(_SUPERSCRIPTS)}"

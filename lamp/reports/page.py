@@ -23,6 +23,7 @@ from lamp._files import writing
 from lamp.reports import colors, numbers, svg, tables
 from lamp.reports.charts import charts
 from lamp.reports.results import Results
+from lamp.reports.stories import story
 
 if TYPE_CHECKING:
     from lamp.studies import Run
@@ -50,7 +51,8 @@ def page(studies: Sequence[Results]) -> str:
     script = resources.files("lamp.reports").joinpath("templates", "page.js").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = _templates().get_template("page.html")
-    return template.render(studies=studies, script=Markup(script), digest=digest)
+    ordered = sorted(studies, key=lambda study: study.is_stage)
+    return template.render(studies=ordered, script=Markup(script), digest=digest)
 
 
 @cache
@@ -72,7 +74,7 @@ def _templates() -> Environment:
         "thousands": "{:,}".format,
     }
     found.tests["finite"] = math.isfinite
-    found.globals |= {"charts": charts, "colors": colors, "tables": tables}
+    found.globals |= {"charts": charts, "colors": colors, "story": story, "tables": tables}
     return found
 
 

@@ -5,7 +5,7 @@ A column of labels that says the same in all rows stands in the table's caption 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,7 +18,7 @@ from lamp.reports import tables
 
 if TYPE_CHECKING:
     from lamp.reports.results import Results
-    from lamp.reports.tables import Cell, Column, Table
+    from lamp.reports.tables import Table
 
 __all__ = ["TABLE_KINDS", "as_text", "write_tables"]
 
@@ -48,36 +48,6 @@ TABLE_KINDS: Final = {".tex": _LATEX, ".md": _MARKDOWN}
 """The endings of files, and how signs are written that mean something there."""
 
 
-class _Printed:
-    """A table whose columns of equal labels are left out.
-
-    Parameters
-    ----------
-    title : str
-    table : Table
-    """
-
-    def __init__(self, title: str, table: Table) -> None:
-        self.title = title
-        rows = [[column.cell(item) for column in table.columns] for item in table.items]
-        kept = [
-            _varies(column, cells)
-            for column, cells in zip(table.columns, zip(*rows, strict=True), strict=True)
-        ]
-        self.columns = [column for column, keep in zip(table.columns, kept, strict=True) if keep]
-        self.rows = [[cell for cell, keep in zip(row, kept, strict=True) if keep] for row in rows]
-        self.same = [
-            (column.heading, rows[0][place].text)
-            for place, (column, keep) in enumerate(zip(table.columns, kept, strict=True))
-            if not keep
-        ]
-
-
-def _varies(column: Column, cells: Sequence[Cell]) -> bool:
-    """Whether a column has to be shown: numbers always, labels unless all are the same."""
-    return column.show is not None or len({cell.text for cell in cells}) > 1
-
-
 def write_tables(studies: Sequence[Results], path: Path) -> None:
     """Write the tables of a report as LaTeX (.tex) or Markdown (.md).
 
@@ -101,15 +71,10 @@ def write_tables(studies: Sequence[Results], path: Path) -> None:
 def as_text(studies: Sequence[Results], kind: str) -> str:
     """The tables as text of a kind, ".tex" or ".md"."""
     template = _templates(kind).get_template(f"tables{kind}")
-    return template.render(studies=[(study.name, [*_printed(study)]) for study in studies])
-
-
-def _printed(study: Results) -> Iterator[_Printed]:
-    """The tables of a study that have rows."""
-    for title, make in _TABLES.items():
-        table = make(study)
-        if table.items:
-            yield _Printed(title, table)
+    made = (
+        (study.name, [(title, make(study)) for title, make in _TABLES.items()]) for study in studies
+    )
+    return template.render(studies=made)
 
 
 @cache

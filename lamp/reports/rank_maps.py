@@ -2,58 +2,72 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lamp.machines import LAYER_FIELDS
 from lamp.reports import figures, numbers
 from lamp.reports.figures import Block, Entry, Picture
-from lamp.reports.results import NONE, Pair, Results, metrics
+from lamp.reports.results import NONE, PART, Pair, Results, is_part, metrics
 
 if TYPE_CHECKING:
     from lamp.studies import Run
     from lamp.tuning import Rank
 
-__all__ = ["is_part", "maps", "picture"]
+__all__ = ["Shares", "maps", "picture", "shares"]
 
-_PART: Final = re.compile(r"(.+?)@(\d{1,5}|outside)\.([a-z_]+)=(.+)")
 _SCALE: Final = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _OUTSIDE: Final = "outside"
 
 _Cells = Mapping[tuple[str, str], float]  # by layer and step
 
 
-def is_part(run: Run) -> bool:
-    """Whether a run's machine is another one with one step of one layer exchanged."""
-    return _PART.fullmatch(run.hardware) is not None
+def _setting(run: Run) -> str:
+    """A machine and its rules; the name of a machine with a step exchanged says them itself."""
+    return run.hardware if run.lamp == NONE or is_part(run) else f"{run.hardware}+{run.lamp}"
+
+
+class Shares(NamedTuple):
+    """What steps cost on a machine, as shares of its divergence, by layer and step."""
+
+    machine: str
+    exact: str
+    whole: Run
+    alone: _Cells
+    won: _Cells
 
 
 def maps(study: Results) -> list[Picture]:
-    """What each step costs, for each machine of which steps of layers were measured alone.
+    """What each step costs, for each machine of which steps of layers were measured alone."""
+    return [
+        _picture(pair.title, each.machine, each.exact, each.alone, each.won)
+        for pair in study.pairs
+        for each in shares(pair)
+    ]
 
-    The machine itself is among the runs; its divergence is what shares are of.
-    """
-    return [picture for pair in study.pairs for picture in _of_pair(pair)]
 
-
-def _of_pair(pair: Pair) -> Iterator[Picture]:
-    plain = {run.hardware: metrics(run).kl for run in pair.records if run.lamp == NONE}
+def shares(pair: Pair) -> Iterator[Shares]:
+    """What steps cost on each machine that is among the runs, and so are its steps alone."""
+    runs = {_setting(run): run for run in pair.records}
     cells: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
-    for name, divergence in plain.items():
-        if match := _PART.fullmatch(name):
+    for name, run in runs.items():
+        if match := PART.fullmatch(name):
             base, layer, step, other = match.groups()
-            cells.setdefault((base, other), {})[layer, step] = divergence
+            cells.setdefault((base, other), {})[layer, step] = metrics(run).kl
     for (exact, machine), alone in cells.items():
-        whole = plain.get(machine)
-        reference = {run.reference for run in pair.records}
-        if whole is None or exact not in reference or not whole > 0:
+        whole = runs.get(machine)
+        if whole is None or exact != whole.reference or not metrics(whole).kl > 0:
             continue
-        shares = {place: divergence / whole for place, divergence in alone.items()}
+        total = metrics(whole).kl
         repaired = cells.get((machine, exact), {})
-        won = {place: 1.0 - divergence / whole for place, divergence in repaired.items()}
-        yield _picture(pair.title, machine, exact, shares, won)
+        yield Shares(
+            machine,
+            exact,
+            whole,
+            {place: divergence / total for place, divergence in alone.items()},
+            {place: 1.0 - divergence / total for place, divergence in repaired.items()},
+        )
 
 
 def picture(found: Rank) -> Picture:

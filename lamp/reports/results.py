@@ -20,6 +20,7 @@ from lamp.studies import Run, Store, TaskRun
 
 __all__ = [
     "NONE",
+    "PART",
     "Beside",
     "Mean",
     "Pair",
@@ -29,6 +30,7 @@ __all__ = [
     "compared",
     "front",
     "grouped",
+    "is_part",
     "metrics",
     "read",
     "rule",
@@ -38,6 +40,9 @@ __all__ = [
 
 NONE: Final = "none"
 """The label of runs without look-ahead."""
+
+PART: Final = re.compile(r"(.+?)@(\d{1,5}|outside)\.([a-z_]+)=(.+)")
+"""What :func:`lamp.rank` calls a machine with one step of one layer exchanged."""
 
 _Key = TypeVar("_Key")
 _Item = TypeVar("_Item")
@@ -54,6 +59,11 @@ def metrics(run: Run) -> Metrics:
     """The metrics of a run that is done."""
     assert run.metrics is not None
     return run.metrics
+
+
+def is_part(run: Run) -> bool:
+    """Whether a run's machine is another one with one step of one layer exchanged."""
+    return PART.fullmatch(run.hardware) is not None
 
 
 def speed(run: Run) -> float:
@@ -274,7 +284,8 @@ class Results:
     def averaged(self) -> Results:
         """The study with the mean of runs that differ in their seeds alone in place of them."""
         groups = grouped(self.records, _but_for_seeds).values()
-        means = (runs[0] if len(runs) == 1 else _mean(runs) for runs in groups)
+        apart = ([*{run.key: run for run in runs}.values()] for runs in groups)
+        means = (runs[0] if len(runs) == 1 else _mean(runs) for runs in apart)
         return replace(self, records=tuple(means))
 
     def labels(self, kind: str) -> tuple[str, ...]:
@@ -282,11 +293,25 @@ class Results:
         return tuple(dict.fromkeys(getattr(run, kind) for run in self.records))
 
     def stated(self, kind: str) -> Sequence[str]:
-        """What the study's file says of a kind, with its variables; else the labels of its runs."""
+        """What the study's file says of a kind, with its variables; else the labels of its runs.
+
+        Machines with a step exchanged are left out.
+        """
         said = self.definition.get(kind)
         if isinstance(said, list) and said and all(isinstance(each, str) for each in said):
-            return said
-        return self.labels(kind)
+            return [each for each in said if not PART.fullmatch(each)]
+        return [each for each in self.labels(kind) if not PART.fullmatch(each)]
+
+    @property
+    def tuned(self) -> Mapping[str, Any] | None:
+        """What tuning has found, if these are the runs in which it was compared with others."""
+        found = self.definition.get("tuned")
+        return found if isinstance(found, dict) else None
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether the runs are those of a stage of tuning, but the last."""
+        return "menu" in self.definition and self.tuned is None
 
     @property
     def failures(self) -> dict[str, list[Run]]:

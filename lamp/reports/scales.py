@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from lamp.reports.colors import LIGHT
-from lamp.reports.numbers import power
+from lamp.reports.numbers import alike, power
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,11 +88,16 @@ class Scale:
                 return [x for x in values if (np.abs(self._share(x) - names) >= far).all()]
         return []
 
+    @property
+    def labels(self) -> list[str]:
+        """What is written at the ticks."""
+        return alike(self.label, self.ticks)
+
     def draw(self, axes: Axes, way: Literal["x", "y"]) -> None:
         """Set up an axis of a figure: scale, ends, bands, and what is written along it."""
         axis = getattr(axes, f"{way}axis")
         axes.set(**{f"{way}scale": "log" if self.log else "linear"})
-        axis.set_ticks(self.ticks, labels=map(self.label, self.ticks))
+        axis.set_ticks(self.ticks, labels=self.labels)
         axis.set_ticks([*map(self._at, self.bands.values())], labels=[*self.bands], minor=True)
         for middle in self.bands.values():
             ends = [self._at(middle + side * self.band / 2) for side in (-1, 1)]

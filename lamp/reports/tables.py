@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import compress
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -20,6 +21,7 @@ from lamp.reports.results import (
     Scored,
     compared,
     grouped,
+    is_part,
     metrics,
     scored,
     speed,
@@ -34,6 +36,7 @@ __all__ = [
     "Cell",
     "Column",
     "Table",
+    "common",
     "comparisons",
     "runs",
     "scores",
@@ -77,13 +80,46 @@ class Column(NamedTuple):
         return Cell(shown, "n" if math.isfinite(value) or not shown else "n bad", _full(value))
 
 
-class Table(NamedTuple):
-    """A table that scrolls in a box of its own; its items are rows."""
+class Table:
+    """A table: its items are rows.
 
-    name: str
-    columns: Sequence[Column]
-    items: Sequence[Any]
-    style: str = ""
+    A column of labels that says the same in all rows is left out.
+
+    Parameters
+    ----------
+    name : str
+    columns : sequence of Column
+    items : sequence
+    style : str
+        Its class in the style sheet.
+
+    Attributes
+    ----------
+    columns : list of Column
+        Those that are shown.
+    rows : list of list of Cell
+    same : list of tuple of str
+        The headings and labels of the columns that are left out.
+    """
+
+    def __init__(
+        self, name: str, columns: Sequence[Column], items: Sequence[Any], style: str = ""
+    ) -> None:
+        self.name, self.style, self.items = name, style, items
+        cells = [[column.cell(item) for item in items] for column in columns]
+        kept = [_varies(*pair) for pair in zip(columns, cells, strict=True)]
+        self.columns = [*compress(columns, kept)]
+        self.rows = [*zip(*compress(cells, kept), strict=True)]
+        self.same = [
+            (column.heading, own[0].text)
+            for column, own, keep in zip(columns, cells, kept, strict=True)
+            if items and not keep
+        ]
+
+
+def _varies(column: Column, cells: Sequence[Cell]) -> bool:
+    """Whether a column has to be shown: numbers always, labels unless all are the same."""
+    return column.show is not None or len({cell.text for cell in cells}) > 1
 
 
 def _full(value: float) -> str:
@@ -118,10 +154,13 @@ _RUNS: Final = (
     Column("±", KL.error, lambda error: numbers.error(error)[1:], "standard error of KL"),
     Column("flips", FLIPS.value, numbers.percent, FLIPS.title),
     Column("perplexity", attrgetter("metrics.perplexity"), numbers.decimals),
+)
+_WORK: Final = (
     Column("rate", RATE.value, numbers.percent, "share of candidate components recomputed"),
     Column("high precision", SHARE.value, numbers.percent, _SHARE),
-    Column("seconds", _seconds, _hundredths),
 )
+_TIME: Final = Column("seconds", _seconds, _hundredths)
+_SAME: Final = (*_labels(), Column("reference", attrgetter("reference")))
 _TEXT: Final = attrgetter(
     "model", "text", "metrics.tokens", "reference", "metrics.reference_perplexity"
 )
@@ -140,7 +179,21 @@ def runs(study: Results) -> Table:
     front = Column(
         "front", lambda run: run.position not in best, lambda beaten: "◆" * (not beaten), _FRONT
     )
-    return Table(f"runs of {study.name}", (*_RUNS, front), study.done, "runs")
+    columns = (*_RUNS, _TIME)
+    if any(run.lamp != NONE for run in study.done):
+        columns = (*_RUNS, *_WORK, _TIME, front)
+    return Table(f"runs of {study.name}", columns, study.done, "runs")
+
+
+def common(study: Results) -> list[tuple[str, str]]:
+    """What all runs of a study have in common: the names of columns and counts, and what it is."""
+    labels = {column.heading: {column.cell(run).text for run in study.all} for column in _SAME}
+    counts = {
+        name: {f"{getattr(metrics(run), name):,}" for run in study.done}
+        for name in ("tokens", "windows")
+    }
+    found = {**labels, **counts}
+    return [(name, next(iter(each))) for name, each in found.items() if len(each) == 1]
 
 
 def texts(study: Results) -> Table:
@@ -296,5 +349,6 @@ _TIMES: Final = (
 
 def times(study: Results, model: str) -> Table:
     """How long the runs of a model took, by machine."""
-    own = grouped((run for run in study.done if run.model == model), lambda run: run.hardware)
+    runs = (run for run in study.done if run.model == model and not is_part(run))
+    own = grouped(runs, lambda run: run.hardware)
     return Table(f"times of {model}", _TIMES, list(own.items()))

@@ -16,7 +16,7 @@ from fpemu import format as named_format
 from lamp.evaluation import Setting
 from lamp.machines import Hardware, Product, digest
 from lamp.models import Shape
-from lamp.studies import Engine, Point, Run, engine, sweep
+from lamp.studies import Engine, Point, Run, Store, engine, sweep
 from lamp.tuning.costs import COSTS, width, work
 from lamp.tuning.decisions import OUTSIDE, Assignment, Decision, assembled
 from lamp.tuning.menus import METRICS, Menu
@@ -146,10 +146,8 @@ class Measurements:
         RuntimeError
             If a run failed.
         """
-        allowed = "" if stage == ALONE else f", {_in_words(self.menu.record()['allowed'])}"
-        name = f"{self.menu.name}{allowed}, {stage}"
         found = sweep(
-            _Trials(name, self.menu, settings, texts),
+            _Trials(self._name(stage), self.menu, settings, texts),
             store=self.store,
             progress=self.progress,
             workers=self._begun,
@@ -164,6 +162,25 @@ class Measurements:
             {text: at[of_text * count + number] for of_text, text in enumerate(texts)}
             for number in range(count)
         ]
+
+    def _name(self, stage: str) -> str:
+        """The name of the study of a stage."""
+        allowed = "" if stage == ALONE else f", {_in_words(self.menu.record()['allowed'])}"
+        return f"{self.menu.name}{allowed}, {stage}"
+
+    def note(self, stage: str, record: Mapping[str, Any]) -> None:
+        """Keep a result beside the runs of a stage, for reports.
+
+        Parameters
+        ----------
+        stage : str
+        record : mapping
+            Plain data, without NaN.
+        """
+        name = self._name(stage)
+        with Store.open(self.store, write=True) as opened:
+            said = {**opened.studies()[name], "tuned": record}
+            opened.plan(name, said, opened.runs(name))
 
     def _begun(self, spill: Path) -> Engine:
         """The engine of all sweeps, so that they load the model and its reference once."""

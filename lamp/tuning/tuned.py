@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from lamp import integrations
-from lamp.evaluation import STANDARD_INPUT, Estimate, Setting, Text
+from lamp.evaluation import STANDARD_INPUT, Estimate, Setting, Text, without_nan
 from lamp.machines import STEPS, Hardware
 from lamp.studies import Run, Status
 from lamp.tuning import tuner
@@ -26,6 +26,7 @@ from lamp.tuning.tuner import Found, Reading, Round
 __all__ = ["Choice", "Measured", "Tuned", "tune"]
 
 _ROUNDS: Final = 12
+_COMPARED: Final = "compared"  # the stage in which the result is put beside other machines
 _FRONT: Final = 5  # corners of the front that are measured
 _SHINGLE: Final = 32  # tokens in a row that two texts should not share
 _SHARED: Final = 0.01
@@ -292,7 +293,9 @@ def tune(
     workers = {"jobs": jobs, "cluster": cluster, "memory": memory}
     bench = Measurements(menu, decisions, reader.shape, Path(store), progress, workers)
     with contextlib.closing(bench):
-        return _Tuning(menu, decisions, bench, notes).run(rounds, front)
+        found = _Tuning(menu, decisions, bench, notes).run(rounds, front)
+        bench.note(_COMPARED, without_nan(found.record()))
+        return found
 
 
 def _texts(menu: Menu, reader: Any) -> dict[str, Text]:
@@ -382,7 +385,7 @@ class _Tuning:
         wanted = [best.assignment, *(corners[i][1] for i in picked), *uniform.values()]
         settings = [bench.setting(each) for each in wanted]
         whole = [] if isinstance(limit, float) else [Setting(limit)]
-        runs = bench.runs("compared", [*settings, *whole], TEXTS)
+        runs = bench.runs(_COMPARED, [*settings, *whole], TEXTS)
         readings = [{text: bench.reading(run) for text, run in each.items()} for each in runs]
         on_front = dict(zip(picked, readings[1:], strict=False))
         others = [

@@ -31,6 +31,7 @@ function sort(table, column, way) {
 }
 
 for (const table of all("table.runs, table.compared")) {
+  if (table.tBodies[0].rows.length < 2) continue;
   const heads = all("th", table);
   heads.forEach((head, column) => {
     wrapped(head).addEventListener("click", () => {

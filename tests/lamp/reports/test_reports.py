@@ -26,7 +26,8 @@ from matplotlib.markers import MarkerStyle
 from fpemu._printing import clean
 from lamp import reports
 from lamp.cli.application import main
-from lamp.evaluation import Metrics
+from lamp.evaluation import Metrics, Sums
+from lamp.integrations import Score, TaskResult
 from lamp.lookahead import LAMP
 from lamp.reports import (
     charts,
@@ -44,7 +45,7 @@ from lamp.reports.page import page
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, described
 from lamp.reports.results import NONE, compared, front, rule
 from lamp.reports.scales import Scale
-from lamp.studies import EqualRateRun, Result, Run, Store
+from lamp.studies import EqualRateRun, Result, Run, Store, TaskRun
 from lamp.studies.runs import now
 from tests.lamp import canned_stores
 
@@ -173,7 +174,7 @@ def test_runs_that_differ_in_their_seeds_are_grouped():
         variables = {"tau": tau, "seed": seed}
         metrics = Metrics(9, kl, kl / 10, 1.0, 1.0, 0.1, (), {}, 0.0)
         labels = "m", text, "ps4", lamp, "fp64"
-        return Run("k", *labels, variables, "s", position, "done", metrics, seconds=1.0)
+        return Run(f"{position}", *labels, variables, "s", position, "done", metrics, seconds=1.0)
 
     records = [run(0, 0, 1.0), run(1, 1, 2.0), run(2, 2, 6.0), run(3, 0, 5.0, tau=1.5)]
     records += [run(4, 0, 8.0, text="b"), run(5, 1, 8.0, text="b")]
@@ -187,19 +188,13 @@ def test_runs_that_differ_in_their_seeds_are_grouped():
     error = np.std([1, 2, 6], ddof=1) / np.sqrt(3)
     assert (low[1], high[1]) == pytest.approx((3 - error, 3 + error))
     table = tables.seeds(study)
-    first, second = ([column.cell(item).text for column in table.columns] for item in table.items)
-    assert first[:6] == ["m", "a", "ps4", "softmax:random:1.2", "3", "3.00e+00"]
-    low, high = (float(end) for end in first[6].split(" to "))
+    assert table.same == [("model", "m"), ("hardware", "ps4"), ("look-ahead", "softmax:random:1.2")]
+    first, second = ([cell.text for cell in row] for row in table.rows)
+    assert first[:3] == ["a", "3", "3.00e+00"]
+    low, high = (float(end) for end in first[3].split(" to "))
     reach = 4.302653 * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
     assert (low, high) == pytest.approx((3 - reach, 3 + reach), rel=5e-3)
-    assert second[1:7] == [
-        "b",
-        "ps4",
-        "softmax:random:1.2",
-        "2",
-        "8.00e+00",
-        "8.00e+00 to 8.00e+00",
-    ]
+    assert second[:4] == ["b", "2", "8.00e+00", "8.00e+00 to 8.00e+00"]
     assert not tables.seeds(reports.Results("store", "s", {}, tuple(records[3:5]), {})).items
 
 
@@ -316,7 +311,7 @@ def test_what_a_study_is_stands_on_the_page(tree):
     assert facts["texts"] == f"held-out, {clean(canned_stores.QUOTED)}"
     assert facts["hardware"].startswith("scores-ps{mu}, bf16")
     assert facts["grid"].startswith("mu = 2, 3, 4; share = <script>")
-    assert facts["reference"] == "fp64"
+    assert facts["all runs"] == "reference fp64, tokens 1,024, windows 1"
     assert facts["when"].startswith("2026-01-01 00:30 to 2026-01-28 23:30 UTC, ")
     assert "here, 2 cores, 2 threads, 16 GiB, numpy 2.4" in facts["where"]
     assert 'nested {"b": [1, 2]}' in facts["where"]
@@ -566,18 +561,22 @@ def test_runs_without_look_ahead_are_level_lines(study):
                 assert height == KL.value(record)
 
 
-def test_front_lines_go_through_the_runs_of_the_front(study):
-    best = study.fronts(RATE.value, KL.value)
+def test_front_lines_go_through_the_runs_of_the_front_of_each_rule(study):
+    several = 0
     for picture, pair in zip(charts.scatter(study, RATE, KL), study.pairs, strict=True):
         sheet = drawn(picture)
         placed = marks(sheet)
-        expected = {}
+        groups = {}
         for record in pair.looked_ahead:
-            if record.position in best:
-                x, y, color, _ = placed[described(record, KL, RATE)]
-                expected.setdefault(color, []).append([x, y])
-        found = dict(lines(sheet, "front"))
-        assert found == {c: sorted(places) for c, places in expected.items() if len(places) > 1}
+            groups.setdefault((study.color(record), study.shape(record)), []).append(record)
+        expected = []
+        for (color, _), group in groups.items():
+            places = [placed[described(record, KL, RATE)][:2] for record in brute_front(group)]
+            if len(places) > 1:
+                expected.append((f"m{color}", sorted(map(list, places))))
+        assert sorted(lines(sheet, "front")) == sorted(expected)
+        several += len(expected)
+    assert several > 3
 
 
 def test_ladders_join_the_machines_of_a_family(study):
@@ -988,7 +987,6 @@ def test_command_writes_everything_that_is_asked_for(few, tmp_path, capsys):
 
 
 def test_tables_for_papers_say_what_the_page_does(studies):
-    """Every cell is there, but for labels that are the same in all rows, which the caption has."""
     for study in studies:
         markdown = papers.as_text([study], ".md").splitlines()
         latex = papers.as_text([study], ".tex").splitlines()
@@ -997,29 +995,37 @@ def test_tables_for_papers_say_what_the_page_does(studies):
             if not table.items:
                 assert f"## {title}" not in markdown
                 continue
-            texts = [[column.cell(item).text for column in table.columns] for item in table.items]
-            cells = [[clean(text).replace("\n", " ") for text in row] for row in texts]
+            cells = [[clean(cell.text).replace("\n", " ") for cell in row] for row in table.rows]
             start = markdown.index(f"## {title}")
             at = next(i for i in range(start, len(markdown)) if markdown[i].startswith("|"))
             found = [
                 [cell.strip() for cell in re.split(r"(?<!\\)\|", markdown[at + 2 + i])[1:-1]]
                 for i in range(len(cells))
             ]
-            shown = [
-                place
-                for place, column in enumerate(table.columns)
-                if column.show is not None or len({row[place] for row in cells}) > 1
-            ]
             assert [[plain_markdown(cell) for cell in row] for row in found] == [
-                [row[place].strip() for place in shown] for row in cells
+                [cell.strip() for cell in row] for row in cells
             ]
             caption = plain_markdown(" ".join(markdown[start:at]))
-            for place in {*range(len(table.columns))} - {*shown}:
-                assert f"{table.columns[place].heading}: {cells[0][place]}" in caption
+            assert all(f"{heading}: {clean(label)}" in caption for heading, label in table.same)
             first = next(i for i, line in enumerate(latex) if f"caption{{{title} (" in line)
             rows = latex[latex.index(r"\midrule", first) + 1 :][: len(cells)]
             assert all(line.endswith(r" \\") for line in rows)
-            assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {len(shown) - 1}
+            separators = {len(re.findall(r"(?<!\\)&", line)) for line in rows}
+            assert separators == {len(table.columns) - 1}
+
+
+def test_labels_that_are_the_same_in_all_rows_are_told_once():
+    columns = [
+        tables.Column("text", lambda item: item[0]),
+        tables.Column("machine", lambda item: item[1]),
+        tables.Column("KL", lambda item: item[2], "{:.1f}".format),
+    ]
+    table = tables.Table("t", columns, [("a", "x", 1.0), ("a", "y", 1.0)])
+    assert [column.heading for column in table.columns] == ["machine", "KL"]
+    assert [[cell.text for cell in row] for row in table.rows] == [["x", "1.0"], ["y", "1.0"]]
+    assert table.same == [("text", "a")]
+    none = tables.Table("t", columns, [])
+    assert (none.rows, none.same) == ([], [])
 
 
 def plain_markdown(text):
@@ -1222,3 +1228,97 @@ def test_the_table_of_the_demo_has_its_errors_and_fits_80_columns():
     assert " ".join(rows[0]) == "2 - none 6.25e-02 1.6e-02 25.00% 1.2% 31.000 0.00% 12.5"
     assert rows[2][2:5] == ["total_variation,", "|y|", f"{grid[2].metrics.kl:.2e}"]
     assert len(rows) == len(grid)
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+def told(*records, definition=None, tasks=()):
+    numbered = (replace(run, key=f"{i}", position=i) for i, run in enumerate(records))
+    return reports.story(reports.Results("s", "s", definition or {}, tuple(numbered), {}, tasks))
+
+
+def done(hardware, kl, lamp=NONE, rate=0.0, *, error=math.nan, shares=(), mu=None):
+    """A run on 4 windows of 5 tokens each, whose divergences have given shares of the mean."""
+    given = {"kl_error": error, "clusters": 4, "windows": 4} if error == error else {}
+    sums = tuple(Sums(5, 5 * kl * share, 0) for share in shares)
+    steps = {"scores": (rate,)} if lamp != NONE else {}
+    metrics = Metrics(20, kl, 0.1, 3.0, 3.1, rate, (), steps, rate, **given, sums=sums)
+    variables = {} if mu is None else {"mu": mu}
+    run = Run("k", "embedded", "held-out", hardware, lamp, "fp64", variables)
+    return replace(run, state="done", metrics=metrics, seconds=1.0)
+
+
+def test_one_run_is_a_sentence():
+    (sentence,) = told(done("ps4", 0.0571, error=0.0031))
+    assert sentence == (
+        "On embedded (held-out: 20 tokens, 4 windows), ps4 diverges by 0.0571 ± 0.0031 nats per "
+        "token from fp64."
+    )
+    (sentence,) = told(done("ps4", 1e-5))
+    assert sentence.endswith("20 tokens), ps4 diverges by 1e-05 nats per token from fp64.")
+    (sentence,) = told(done("fp8", math.nan), done("ps4", math.inf), done("ps7", 0.25))
+    assert sentence.endswith("ps7 diverges by 0.25 nats per token from fp64. 2 of 3 machines "
+                             "without look-ahead give no numbers.")  # fmt: skip
+    (sentence,) = told(done("fp8", math.nan))
+    assert sentence.endswith("1 of 1 machines without look-ahead gives no numbers.")
+    (sentence,) = told(done("fp64", 0.0))
+    assert sentence.endswith("nothing is measured but the reference itself.")
+    assert told(replace(done("ps4", 0.1), state="missing", metrics=None)) == []
+
+
+def test_look_ahead_is_told_by_the_least_work_that_leaves_a_tenth():
+    shares = (0.8, 1.2, 0.9, 1.1)
+    plain = done("ps4", 0.5, error=0.05, shares=shares)
+    some = [
+        done("ps4", kl, f"softmax:relaxed:{tau}", rate, error=kl / 9, shares=shares)
+        for kl, tau, rate in ((0.2, 0.3, 0.03), (0.04, 0.03, 0.072), (0.01, 0.003, 0.2))
+    ]
+    (sentence,) = told(plain, *some, done("bf16", 0.001))
+    assert (
+        "bf16 diverges least of 2 machines without look-ahead, by 0.001 nats per token from fp64, "
+        "and ps4 most, by 0.500 ± 0.050. On ps4, softmax:relaxed:0.03 leaves 0.0400 ± 0.0044 by "
+        "recomputing 7.2% of the scores: 12.5 times less [12.5, 12.5], the least work that leaves "
+        "a tenth or less, of 3 settings."
+    ) in sentence
+    (sentence,) = told(plain, some[0])
+    assert sentence.endswith("by recomputing 3% of the scores: 2.5 times less [2.5, 2.5].")
+    (sentence,) = told(plain, some[0], done("ps4", 0.3, "softmax:kl:1%", 0.01))
+    assert "On ps4, softmax:relaxed:0.3 leaves" in sentence
+    assert sentence.endswith("times less [2.5, 2.5], the least of 2 settings.")
+    (sentence,) = told(some[1])  # nothing to compare it with
+    assert sentence.endswith(
+        "ps4 with softmax:relaxed:0.03 diverges least, by 0.0400 ± 0.0044 by recomputing 7.2% of "
+        "the scores."
+    )
+
+
+def test_the_fewest_bits_within_a_limit_count_the_whole_interval():
+    definition = {"hardware": ["ps{mu}"]}
+    runs = [done(f"ps{mu}", kl, error=1e-3, mu=mu) for mu, kl in ((2, 0.1), (4, 0.009), (7, 1e-4))]
+    ahead = [done("ps2", 1e-3, "softmax:kl:9%", 0.09, error=1e-4, mu=2)]
+    (sentence,) = told(*runs, *ahead, definition=definition)
+    assert sentence.endswith(  # 0.009 itself is within it, its interval is not
+        "Within 0.01 nats, the 95% interval included, the smallest mu of ps{mu} is 7 without "
+        "look-ahead and 2 with it by softmax:kl:9%, 9% of the scores."
+    )
+    (sentence,) = told(*runs[:2], definition=definition)
+    assert sentence.endswith("No ps{mu} stays within 0.01 nats, the 95% interval included.")
+
+
+def test_tasks_are_told_by_what_is_decided():
+    def task(hardware, right):
+        documents = {i: float(i < right) for i in range(100)}
+        score = Score("arc", "acc", "none", "1", 100, right / 100, 0.05, True, documents)
+        run = TaskRun("k", "m", "arc", hardware, NONE, "fp64", subject="s")
+        return replace(run, state="done", result=TaskResult((score,), 0))
+
+    exact, same, worse = task("fp64", 60), task("ps7", 59), task("ps4", 40)
+    (sentence,) = told(tasks=(exact, same, worse))
+    assert sentence == (
+        "In 1 task, 1 of 2 scores differs from those of fp64 by more than chance would have it "
+        "(95% intervals). The largest of these changes is that of acc in arc, m on ps4: -0.200 ± "
+        "0.040, to 0.400."
+    )
+    assert "0 of 1 scores differ from" in told(tasks=(exact, same))[0]
+    assert told(tasks=(same,)) == ["No score of a task is compared: fp64 has none yet."]

@@ -147,7 +147,7 @@ def test_a_machine_may_say_what_is_allowed(folder):
     (machine,) = [each for each in result.others if each.kind == "allowed"]
     (plain,) = [each for each in result.others if each.name == "fp32"]
     assert machine.cost == pytest.approx(plain.cost - 2 * 8 * 10.5 * (32 - 13))
-    assert "at most that of scores-ps4, which costs" in fronts.sentence(result)
+    assert "at most that of scores-ps4, which costs" in fronts.sentence(result.record())
     assert result.difference.value == pytest.approx(
         result.result.readings["held_out"].value - result.allowed["held_out"]
     )
@@ -182,7 +182,7 @@ def test_costs_may_be_of_ones_own(folder):
     result = tune(menu, store=folder / "study.sqlite", front=0)
     prices = [5 if each.option == "ps4" else 1 for each in result.choices]
     assert result.result.cost == pytest.approx(8 * 10.5 * sum(prices))
-    assert "at most that of scores-ps4.  Its" in fronts.sentence(result)
+    assert "at most that of scores-ps4.  Its" in fronts.sentence(result.record())
 
 
 def test_flips_may_be_what_is_allowed(folder):
