@@ -16,7 +16,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, launching, random_bits, words
+from fpemu._kernels import caching, launching, quick_trees, random_bits, words
 from fpemu._kernels.error_free import add_float32, holds_float32_sums
 from fpemu._kernels.exact import fma_word_at, multiply_word_at
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
@@ -307,6 +307,16 @@ def _way_of(accumulator: PairwiseFacts, narrow: bool, lone: bool) -> int:
     return _NARROW if narrow and holds_sums else _WIDE
 
 
+def _is_quick(operands: Operands, accumulator: PairwiseFacts, block: int) -> bool:
+    """Whether the product is one for :mod:`quick_trees`."""
+    plain = accumulator.fused and accumulator.flush is None and not operands.wants_running
+    return (
+        plain
+        and operands.narrow
+        and quick_trees.takes(accumulator.format, accumulator.rounding, block)
+    )
+
+
 def _flushed_inputs(operands: Operands, accumulator: PairwiseFacts) -> Operands:
     """The operands as the unit reads them: subnormals made zeros if it does that."""
 
@@ -370,6 +380,8 @@ def product(operands: Operands, accumulator: PairwiseFacts) -> Carrier:
         random=random_of(rounding),
     )
     operands = _whole_trees(_flushed_inputs(operands, accumulator), block)
+    if _is_quick(operands, accumulator, block):
+        return quick_trees.product(operands, format, rounding, block, add_trees)
     waiting = way == _WIDE and accumulator.fused
     launching.run(
         # Those of Arm's units, and stochastic ones, take a fifth longer by the code for any mode.

@@ -1,0 +1,110 @@
+"""Trees of fused products in float32 lanes against the same trees in float64 and integers."""
+
+import numpy as np
+import pytest
+
+import fpemu
+from fpemu._kernels import pairwise, quick_trees
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """How the sums of two products were formed, call by call."""
+    ways = []
+    kernel = quick_trees._kernel
+
+    def watched(way):
+        ways.append(way)
+        return kernel(way)
+
+    monkeypatch.setattr(quick_trees, "_kernel", watched)
+    return ways
+
+
+def slow(monkeypatch, *arguments, **options):
+    with monkeypatch.context() as context:
+        context.setattr(pairwise, "_is_quick", lambda *_: False)
+        return fpemu.matmul(*arguments, **options)
+
+
+def members(x, format):
+    with np.errstate(over="ignore"):
+        return np.asarray(fpemu.round(x.astype(np.float32), format), np.float32)
+
+
+def _plain(generator, shape):
+    return generator.standard_normal(shape)
+
+
+def _spread(generator, shape):
+    return generator.standard_normal(shape) * 2.0 ** generator.integers(-20, 21, shape)
+
+
+def _ties(generator, shape):
+    """Few bits far apart: sums end in ties, and just beside them."""
+    x = 1 + generator.integers(0, 3, shape) * 2.0**-12
+    return x * generator.choice([1.0, -1.0], shape) * 2.0 ** generator.integers(-13, 13, shape)
+
+
+def _tiny(generator, shape):
+    return generator.standard_normal(shape) * 2.0 ** generator.integers(-75, -60, shape)
+
+
+def _huge(generator, shape):
+    return generator.standard_normal(shape) * 2.0 ** generator.integers(50, 64, shape)
+
+
+def _special(generator, shape):
+    x = generator.standard_normal(shape)
+    x[generator.random(shape) < 0.3] = -0.0
+    x[generator.random(shape) < 0.02] = np.inf
+    x[generator.random(shape) < 0.01] = np.nan
+    return x
+
+
+NUMBERS = (_plain, _spread, _ties, _tiny, _huge, _special)
+
+
+@pytest.mark.parametrize("terms", [2, 3, 5, 64, 75])
+@pytest.mark.parametrize("inputs", ["float32", "bfloat16"])
+@pytest.mark.parametrize("format", ["float32", "e8m7", "float16", "float8_e5m2"])
+def test_quick_trees_keep_every_bit(format, inputs, terms, monkeypatch, taken):
+    generator = np.random.default_rng(terms)
+    for numbers in NUMBERS:
+        a = members(numbers(generator, (4, terms)), inputs)
+        b = members(numbers(generator, (terms, 70)), inputs)
+        a[1, 1::2], b[1::2, :9] = -a[1, : terms // 2 * 2 : 2], b[: terms // 2 * 2 : 2, :9]
+        c = members(generator.standard_normal((4, 70)), format)
+        for block in (None, 2, 7):
+            accumulator = fpemu.Pairwise(format, block=block)
+            for initial in (None, c):
+                found = fpemu.matmul(a, b, accumulator, c=initial)
+                expected = slow(monkeypatch, a, b, accumulator, c=initial)
+                np.testing.assert_array_equal(
+                    found.view(np.uint32), np.float32(expected).view(np.uint32)
+                )
+    assert len(taken) == 6 * len(NUMBERS)
+    if format != "float32":
+        assert set(taken) == {quick_trees._ROUNDED}
+    elif inputs == "bfloat16":  # tiny and huge products are not exact in float32
+        assert set(taken) == {quick_trees._EXACT, quick_trees._WIDE}
+    else:
+        assert set(taken) == {quick_trees._WIDE}
+
+
+@pytest.mark.parametrize(
+    ("x", "bits"), [(1.0, 1), (1.5, 2), (2.0**-149, 24), (3 * 2.0**-20, 2), (1 + 2.0**-23, 24)]
+)
+def test_precision_is_read_from_the_numbers(x, bits):
+    assert quick_trees._precision(np.float32([[0.0, x, -2.0]])) == bits
+
+
+def test_rows_of_triangles(monkeypatch):
+    generator = np.random.default_rng(5)
+    a, b = (generator.standard_normal(shape).astype(np.float32) for shape in ((90, 10), (10, 90)))
+    lengths = np.arange(90)
+    accumulator = fpemu.Pairwise("float32")
+    np.testing.assert_array_equal(
+        fpemu.matmul(a, b, accumulator, row_lengths=lengths),
+        slow(monkeypatch, a, b, accumulator, row_lengths=lengths),
+    )
