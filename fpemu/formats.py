@@ -184,12 +184,12 @@ class Format:
         """Exponent of the largest finite number, ``floor(log2(max_finite))``."""
         return (self.max_finite_code >> (self.precision - 1)) - self.bias
 
-    @property
+    @functools.cached_property
     def quantum_exponent(self) -> int:
         """Exponent of the spacing at the low end, ``emin - precision + 1``."""
         return self.emin - self.precision + 1
 
-    @property
+    @functools.cached_property
     def max_finite(self) -> float:
         """Largest finite number."""
         implicit = 2 ** (self.precision - 1)

@@ -60,30 +60,16 @@ class RoundingLike(Protocol):
         """``"ieee"``, ``"saturate"``, ``"propagate"`` or ``"infinity"``."""
 
 
-_HALF: Final = Fraction(1, 2)
-
-
-def _nearest_ties_away(t: Fraction) -> int:
-    return math.floor(t + _HALF) if t > 0 else math.ceil(t - _HALF)
-
-
-def _nearest_ties_toward_zero(t: Fraction) -> int:
-    return math.ceil(t - _HALF) if t > 0 else math.floor(t + _HALF)
-
-
-def _odd(t: Fraction) -> int:
-    below = math.floor(t)
-    return below if t == below or below % 2 == 1 else below + 1
-
-
-_TO_INTEGER: Final[dict[str, Callable[[Fraction], int]]] = {
-    "rne": round,  # Python rounds a Fraction to nearest with ties to even
-    "rna": _nearest_ties_away,
-    "rnz": _nearest_ties_toward_zero,
-    "rtz": math.trunc,
-    "rtp": math.ceil,
-    "rtn": math.floor,
-    "rto": _odd,
+# The integer that ``below + rest / unit`` rounds to, where ``0 <= rest < unit``.  To nearest, a tie
+# goes up if one is added.
+_TO_INTEGER: Final[dict[str, Callable[[int, int, int], int]]] = {
+    "rne": lambda below, rest, unit: below + (2 * rest + below % 2 > unit),
+    "rna": lambda below, rest, unit: below + (2 * rest + (below >= 0) > unit),
+    "rnz": lambda below, rest, unit: below + (2 * rest + (below < 0) > unit),
+    "rtz": lambda below, rest, unit: below + (below < 0 < rest),
+    "rtp": lambda below, rest, unit: below + (rest > 0),
+    "rtn": lambda below, rest, unit: below,
+    "rto": lambda below, rest, unit: below + (rest > 0 and below % 2 == 0),
 }
 _OVERFLOWS: Final = ("ieee", "saturate", "propagate", "infinity")
 
@@ -144,9 +130,9 @@ def round_exact(
     """
     target = formats.format(format)
     mode, overflow = _mode_and_overflow(rounding, overflow)
-    exact = _exact(x)
-    if isinstance(exact, Fraction):
-        return _round_nonzero(exact, target, mode, overflow)
+    exact = _ratio(x)
+    if isinstance(exact, tuple):
+        return _round_nonzero(*exact, target, mode, overflow)
     negative = math.copysign(1.0, exact) < 0
     if math.isnan(exact):
         if not target.has_nan:
@@ -173,36 +159,48 @@ def _mode_and_overflow(rounding: str | RoundingLike, overflow: str | None) -> tu
 
 def _exact(x: Number) -> Fraction | float:
     """`x` as a Fraction, or as a float if it is zero, infinite or NaN."""
-    if isinstance(x, mpmath.mpf):
-        return _exact_mpf(x)
-    if isinstance(x, float | np.floating):
-        finite_nonzero = math.isfinite(x) and x != 0
-        return Fraction(*x.as_integer_ratio()) if finite_nonzero else float(x)
+    ratio = _ratio(x)
+    return Fraction(*ratio) if isinstance(ratio, tuple) else ratio
+
+
+_FLOATS: Final = (float, np.floating)
+
+
+def _ratio(x: Number) -> tuple[int, int] | float:
+    """Numerator and denominator of `x`, or `x` as a float if it is zero, infinite or NaN."""
+    if isinstance(x, _FLOATS):
+        return x.as_integer_ratio() if math.isfinite(x) and x != 0 else float(x)
     if isinstance(x, Fraction):
-        return x or 0.0
+        return x.as_integer_ratio() if x.numerator else 0.0
     if isinstance(x, int | np.integer):
-        return Fraction(int(x)) if x else 0.0
+        return (int(x), 1) if x else 0.0
+    if isinstance(x, mpmath.mpf):
+        return _ratio_of_mpf(x)
     raise TypeError(
         f"x must be a Fraction, an int, a float or an mpmath.mpf, not {type(x).__name__}"
     )
 
 
-def _exact_mpf(x: mpmath.mpf) -> Fraction | float:
+def _ratio_of_mpf(x: mpmath.mpf) -> tuple[int, int] | float:
     if not mpmath.isfinite(x) or x == 0:
         return float(x)
     exponent = int(mpmath.mag(x))
     # The exponent of an mpf can be too large to write the number out.  Numbers far beyond the range
     # of all formats round alike.
     if abs(exponent) > _FAR:
-        return _scaled(Fraction(int(mpmath.sign(x))), _FAR if exponent > 0 else -_FAR)
+        return _scaled(int(mpmath.sign(x)), 1, _FAR if exponent > 0 else -_FAR)
     numerator, denominator = mpmath.libmp.to_rational(x._mpf_)
-    return Fraction(int(numerator), int(denominator))
+    return int(numerator), int(denominator)
 
 
-def _round_nonzero(x: Fraction, target: Format, mode: str, overflow: str) -> float:
-    negative = x < 0
-    quantum_exponent = max(_exponent(x) - target.precision + 1, target.quantum_exponent)
-    multiple = _rounded_to_integer(_scaled(x, -quantum_exponent), quantum_exponent, target, mode)
+def _round_nonzero(
+    numerator: int, denominator: int, target: Format, mode: str, overflow: str
+) -> float:
+    negative = numerator < 0
+    exponent = _exponent(numerator, denominator)
+    quantum_exponent = max(exponent - target.precision + 1, target.quantum_exponent)
+    quotient = _scaled(numerator, denominator, -quantum_exponent)
+    multiple = _rounded_to_integer(*quotient, quantum_exponent, target, mode)
     magnitude = _ldexp(abs(multiple), quantum_exponent)
     if not target.subnormals and magnitude < target.smallest_normal:
         magnitude = 0.0
@@ -218,28 +216,30 @@ def _round_nonzero(x: Fraction, target: Format, mode: str, overflow: str) -> flo
 
 
 def _rounded_to_integer(
-    quotient: Fraction, quantum_exponent: int, target: Format, mode: str
+    numerator: int, denominator: int, quantum_exponent: int, target: Format, mode: str
 ) -> int:
+    below, rest = divmod(numerator, denominator)
     if not (target.p3109 and target.precision == 1):
-        return _TO_INTEGER[mode](quotient)
+        return _TO_INTEGER[mode](below, rest, denominator)
     # Each code is a power of two, and the quotient lies between the codes of 0 and 1 or of 1 and 2.
-    offset = quantum_exponent + target.bias - 1 if abs(quotient) >= 1 else 0
-    offset = -offset if quotient < 0 else offset
-    return _TO_INTEGER[mode](quotient + offset) - offset
+    offset = quantum_exponent + target.bias - 1 if abs(numerator) >= denominator else 0
+    offset = -offset if numerator < 0 else offset
+    return _TO_INTEGER[mode](below + offset, rest, denominator) - offset
 
 
-def _exponent(x: Fraction) -> int:
-    """``floor(log2 |x|)``."""
-    exponent = abs(x.numerator).bit_length() - x.denominator.bit_length()
+def _exponent(numerator: int, denominator: int) -> int:
+    """``floor(log2 |x|)`` of a fraction x."""
+    exponent = abs(numerator).bit_length() - denominator.bit_length()
     # |x| lies between 2**(exponent-1) and 2**(exponent+1).
-    return exponent if abs(_scaled(x, -exponent)) >= 1 else exponent - 1
+    numerator, denominator = _scaled(numerator, denominator, -exponent)
+    return exponent if abs(numerator) >= denominator else exponent - 1
 
 
-def _scaled(x: Fraction, exponent: int) -> Fraction:
-    """``x * 2**exponent``."""
+def _scaled(numerator: int, denominator: int, exponent: int) -> tuple[int, int]:
+    """A fraction times ``2**exponent``."""
     if exponent >= 0:
-        return Fraction(x.numerator << exponent, x.denominator)
-    return Fraction(x.numerator, x.denominator << -exponent)
+        return numerator << exponent, denominator
+    return numerator, denominator << -exponent
 
 
 def _ldexp(integer: int, exponent: int) -> float:
@@ -490,8 +490,8 @@ def _logarithm(x: Fraction) -> Fraction | float | None:
 
 
 def _logarithm_to_base_2(x: Fraction) -> Fraction | float | None:
-    if x > 0 and x == Fraction(2) ** _exponent(x):
-        return Fraction(_exponent(x)) or 0.0
+    if x > 0 and x == Fraction(2) ** (exponent := _exponent(*x.as_integer_ratio())):
+        return Fraction(exponent) or 0.0
     return _logarithm(x)
 
 

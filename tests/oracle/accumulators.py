@@ -4,6 +4,7 @@ Between roundings a number is a nonzero Fraction, or a float where a Fraction ca
 with its sign, an infinity, a NaN.  The rules for those are IEEE 754-2019 §6.1 to §6.3.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -28,7 +29,7 @@ def sequential(
     Not fused, the product is first rounded into `product`, or into `format` if that is None.  With
     `via`, every sum is rounded into `via` before it is rounded into `format`.
     """
-    terms: Iterable[Exact] = (multiply(exact(x), exact(y)) for x, y in zip(a, b, strict=True))
+    terms: Iterable[Exact] = (product_of(x, y) for x, y in zip(a, b, strict=True))
     if not fused:
         between = format if product is None else product
         terms = (exact(round_exact(term, between, rounding)) for term in terms)
@@ -69,7 +70,25 @@ def _accumulate(
 def exact(x: float) -> Exact:
     """`x` as the numbers of this module are written."""
     x = float(x)
-    return Fraction(*x.as_integer_ratio()) if math.isfinite(x) and x != 0 else x
+    return _nonzero(x) if math.isfinite(x) and x != 0 else x
+
+
+# Tests ask for the same numbers in every mode.  Of equal zeros a cache would give either.
+@functools.lru_cache(2**14)
+def _nonzero(x: float) -> Fraction:
+    return Fraction(*x.as_integer_ratio())
+
+
+def product_of(x: float, y: float) -> Exact:
+    """The exact product of two floats."""
+    if x and y and math.isfinite(x) and math.isfinite(y):
+        return _nonzero_product(x, y)
+    return multiply(exact(x), exact(y))
+
+
+@functools.lru_cache(2**14)
+def _nonzero_product(x: float, y: float) -> Fraction:
+    return _nonzero(x) * _nonzero(y)
 
 
 def multiply(x: Exact, y: Exact) -> Exact:
@@ -86,15 +105,18 @@ def multiply(x: Exact, y: Exact) -> Exact:
 
 def add(x: Exact, y: Exact, rounding: str | RoundingLike) -> Exact:
     """The exact sum; the mode decides the sign of an exact zero (IEEE 754-2019 §6.3)."""
-    if _is_nan(x) or _is_nan(y):
+    if isinstance(x, Fraction) and isinstance(y, Fraction):
+        total: Exact = x + y
+    elif _is_nan(x) or _is_nan(y):
         return math.nan
-    if _is_infinite(x):
+    elif _is_infinite(x):
         return math.nan if _is_infinite(y) and x != y else x
-    if _is_infinite(y):
+    elif _is_infinite(y):
         return y
-    if x == 0 and y == 0 and _is_negative(x) == _is_negative(y):
+    elif x == 0 and y == 0 and _is_negative(x) == _is_negative(y):
         return x
-    total = Fraction(x) + Fraction(y)
+    else:  # one of them is zero
+        total = y if x == 0 else x
     if total == 0:
         mode = rounding if isinstance(rounding, str) else rounding.mode
         return -0.0 if mode == "rtn" else 0.0

@@ -1,5 +1,6 @@
 """Formats of every kind, and the numbers at which rounding into them goes wrong if it ever does."""
 
+import functools
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Final
@@ -74,7 +75,10 @@ def rounding_points(format: Format, dtype: DTypeLike) -> NDArray[np.floating]:
     """
     dtype = np.dtype(dtype)
     info = np.finfo(dtype)
-    centres = [_nearest(value, dtype) for value in _landmarks(format)]
+    carrier = formats.format(dtype.name)
+    centres = [
+        round_exact(value, carrier, overflow="saturate") for value in set(_landmarks(format))
+    ]
     centres += [
         float(np.ldexp(1.0, exponent))
         for exponent in range(info.minexp - info.nmant, info.maxexp, info.nexp**2 // 3)
@@ -88,20 +92,14 @@ def rounding_points(format: Format, dtype: DTypeLike) -> NDArray[np.floating]:
     return np.concatenate([-magnitudes[::-1], magnitudes, specials]).astype(dtype)
 
 
-def _nearest(value: Fraction, dtype: np.dtype) -> float:
-    return round_exact(value, formats.format(dtype.name), overflow="saturate")
-
-
 def _landmarks(format: Format) -> Iterator[Fraction]:
     quantum = Fraction(2) ** format.quantum_exponent
     smallest_normal = Fraction(2) ** format.emin
     top_quantum = Fraction(2) ** (format.emax - format.precision + 1)
+    value = functools.cache(lambda code: Fraction(decode_exact(code, format)))
     for code in _sampled_codes(format):
-        below = Fraction(decode_exact(code, format))
-        if code == format.max_finite_code:
-            above = below + top_quantum
-        else:
-            above = Fraction(decode_exact(code + 1, format))
+        below = value(code)
+        above = below + top_quantum if code == format.max_finite_code else value(code + 1)
         yield from (below, (below + above) / 2, above)
     for steps in (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4), 1, Fraction(3, 2)):
         yield steps * quantum

@@ -66,6 +66,11 @@ def few(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def page_of_few(few):
+    return page(reports.read(few)).encode()
+
+
+@pytest.fixture(scope="module")
 def studies(path):
     return reports.read(path)
 
@@ -359,9 +364,8 @@ def test_only_the_script_of_the_page_may_run(written):
     assert "unsafe" not in policy.partition("script-src")[2]
 
 
-def test_same_store_gives_the_same_bytes(few):
+def test_same_store_gives_the_same_bytes(few, page_of_few):
     studies = reports.read(few)
-    written = page(studies).encode()
     program = (
         "import sys; from lamp import reports; from lamp.reports.page import page;"
         "sys.stdout.buffer.write(page(reports.read(sys.argv[1])).encode())"
@@ -369,7 +373,7 @@ def test_same_store_gives_the_same_bytes(few):
     environment = {**os.environ, "PYTHONHASHSEED": "1", "TZ": "UTC-1"}  # here it is another
     command = [sys.executable, "-c", program, str(few)]
     again = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
-    assert again == written
+    assert again == page_of_few
     picture, *_ = charts.charts(studies[0])[0].pictures
     for kind in pictures.KINDS:
         assert pictures.painted(picture, kind) == pictures.painted(picture, kind)
@@ -961,12 +965,12 @@ def run(capsys, *arguments):
     return code, out, " ".join(err.replace("│", " ").split())
 
 
-def test_command_writes_the_page_beside_the_store(few, capsys):
+def test_command_writes_the_page_beside_the_store(few, page_of_few, capsys):
     code, out, _ = run(capsys, few)
     beside = few.with_suffix(".html")
     assert code == 0
     assert out.startswith(f"{beside}: ")
-    assert beside.read_bytes() == page(reports.read(few)).encode()
+    assert beside.read_bytes() == page_of_few
     beside.unlink()
 
 
@@ -1053,14 +1057,16 @@ def test_data_frames_have_the_rows_of_csv(studies, monkeypatch):
         reports.to_pandas(studies)
 
 
-def test_command_opens_the_page(few, tmp_path, monkeypatch, capsys):
-    opened = []
+def test_command_opens_the_page(tmp_path, monkeypatch, capsys):
+    store, opened = tmp_path / "planned.sqlite", []
+    with Store.open(store, write=True) as planned:
+        planned.plan("none", {}, [])
     monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
     output = tmp_path / "a page.html"
-    assert run(capsys, few, "--output", output, "--open")[0] == 0
+    assert run(capsys, store, "--output", output, "--open")[0] == 0
     assert opened == [output.as_uri()]
     monkeypatch.setattr("webbrowser.open", lambda address: False)
-    code, _, err = run(capsys, few, "--output", output, "--open")
+    code, _, err = run(capsys, store, "--output", output, "--open")
     assert code == 1
     assert "no browser" in err
 

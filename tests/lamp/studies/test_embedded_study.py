@@ -12,6 +12,7 @@ import pytest
 
 import lamp
 from lamp import checkpoints, studies
+from lamp.cli.application import main
 from lamp.reports import console as report
 
 
@@ -137,18 +138,16 @@ def test_a_table_a_csv_file_and_a_plot_hold_the_grid(grid, tmp_path):
     assert len(np.unique(pixels[..., :3].reshape(-1, 3), axis=0)) > 20
 
 
-def lamp_command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "lamp", *arguments], capture_output=True, text=True, check=False
-    )
-
-
 def test_the_demo_runs_and_says_where_its_files_are(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("To be, or not to be, that is the question. " * 30, encoding="utf-8")
     out = tmp_path / "out"
-    run = lamp_command(
-        "demo", "--output", str(out), "--text", str(text), "--windows", "1", "--length", "40"
+    options = ["--output", out, "--text", text, "--windows", "1", "--length", "40"]
+    run = subprocess.run(
+        [sys.executable, "-m", "lamp", "demo", *options],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     assert str(out / "results.csv") in run.stdout.replace("\n", "")
@@ -167,15 +166,17 @@ def test_the_demo_runs_and_says_where_its_files_are(tmp_path):
         (["fly"], 2, "fly"),
     ],
 )
-def test_bad_input_gives_one_clear_line(tmp_path, arguments, code, message):
+def test_bad_input_gives_one_clear_line(tmp_path, capsys, arguments, code, message):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("short")
     names = {"EMPTY": str(tmp_path / "empty.txt"), "SHORT": str(tmp_path / "short.txt")}
     words = [names.get(word, word) for word in arguments]
     if arguments[0] == "demo":
         words += ["--output", str(tmp_path / "out")]
-    run = lamp_command(*words)
-    assert run.returncode == code
-    assert message in run.stderr
-    assert "Traceback" not in run.stderr
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == code
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()
