@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,34 @@ class Packed:
         part: Packed = object.__new__(Packed)
         part.format, part._narrow = self.format, self._narrow.part(first, last)
         return part
+
+    @staticmethod
+    def beside(parts: Sequence[Packed]) -> Packed:
+        """Matrices of one format and height side by side.
+
+        Parameters
+        ----------
+        parts : sequence of Packed
+            All but the last have a multiple of 64 columns.
+        """
+        first = parts[0]
+        for part in parts:
+            if (part.format, part.shape[0]) != (first.format, first.shape[0]):
+                raise ValueError(f"{part!r} beside {first!r}: expected the same format and height")
+        for part in parts[:-1]:
+            if part.shape[1] % 64:
+                raise ValueError(f"{part!r}: expected a multiple of 64 columns in front of others")
+        narrow = first._narrow
+        whole: Packed = object.__new__(Packed)
+        whole.format, whole._narrow = (
+            first.format,
+            Narrow(
+                np.concatenate([part._narrow.codes for part in parts]),
+                narrow.widening,
+                (1, first.shape[0], sum(part.shape[1] for part in parts)),
+            ),
+        )
+        return whole
 
     def __repr__(self) -> str:
         rows, columns = self.shape
