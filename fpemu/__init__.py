@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fpemu.codec import decode, encode, pack, unpack, values
     from fpemu.formats import Format, format
     from fpemu.linalg import RunningSums, dot, matmul
+    from fpemu.packed import Packed
     from fpemu.rounding import Rounding, round
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Exact",
     "FlooredCore",
     "Format",
+    "Packed",
     "Pairwise",
     "Promoted",
     "Rounding",
@@ -76,6 +78,7 @@ _NAMES: Final = {
     "codec": "decode encode pack unpack values",
     "formats": "Format format",
     "linalg": "RunningSums dot matmul",
+    "packed": "Packed",
     "rounding": "Rounding round",
 }
 

@@ -27,6 +27,7 @@ from fpemu._kernels import (
     tensor_core,
 )
 from fpemu._kernels.operands import Operands, first_stranger, read_only, targets_of
+from fpemu._kernels.panels import Narrow
 from fpemu.accumulators import (
     Accumulator,
     Blocked,
@@ -49,6 +50,7 @@ from fpemu.carriers import (
     working_dtype,
 )
 from fpemu.formats import Format
+from fpemu.packed import Packed, operand_of
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 from fpemu.rounding import round as round_into
 
@@ -331,7 +333,7 @@ def _initial(c: ArrayLike | None, shape: tuple[int, ...], format: Format, mode: 
 @overload
 def matmul(
     a: ArrayLike,
-    b: ArrayLike,
+    b: ArrayLike | Packed,
     accumulator: Accumulator,
     *,
     c: ArrayLike | None = ...,
@@ -345,7 +347,7 @@ def matmul(
 @overload
 def matmul(
     a: ArrayLike,
-    b: ArrayLike,
+    b: ArrayLike | Packed,
     accumulator: Accumulator,
     *,
     c: ArrayLike | None = ...,
@@ -359,7 +361,7 @@ def matmul(
 @launching.default_environment()
 def matmul(
     a: ArrayLike,
-    b: ArrayLike,
+    b: ArrayLike | Packed,
     accumulator: Accumulator,
     *,
     c: ArrayLike | None = None,
@@ -374,7 +376,8 @@ def matmul(
     ----------
     a, b : array_like
         Shapes (..., m, k) and (..., k, n), or (k,), with numpy.matmul's rules.  Any carrier values
-        for an accumulator without input formats, else members of those.
+        for an accumulator without input formats, else members of those.  `b` may be a
+        :class:`fpemu.Packed` matrix.
     accumulator : Accumulator
         How each inner product is summed.
     c : array_like, optional
@@ -426,7 +429,11 @@ def matmul(
     product = _checked_product(accumulator)
     if running:
         _check_running(accumulator)
-    carriers = as_carrier(a, "a"), as_carrier(b, "b")
+    right_given: Any = b
+    if isinstance(b, Packed) and not _reads_codes(product, accumulator, running, row_lengths):
+        right_given = b.numbers()
+    narrow = operand_of(right_given)
+    carriers = as_carrier(a, "a"), as_carrier(right_given, "b") if narrow is None else right_given
     left, right, batch, shape = _matrices(*carriers)
     place = None if out is None else check_out(out, shape, accumulator.format)
     given = None if convert is None else as_rounding(convert)
@@ -434,7 +441,7 @@ def matmul(
     left = _members(left, a_format, given or accumulator.convert, "a")
     right = _members(right, b_format, given or accumulator.convert, "b")
     initial = _initial(c, shape, accumulator.initial_format, given)
-    operands = _stacked(left, right, initial, batch, row_lengths)
+    operands = _stacked(left, right if narrow is None else narrow, initial, batch, row_lengths)
     if running:
         operands = replace(operands, running=np.zeros((2, *operands.shape)))
     found = product(operands, accumulator).reshape(shape)
@@ -445,6 +452,15 @@ def matmul(
         return result
     first, second = (sums.reshape(shape)[()] for sums in _running_sums(operands, accumulator))
     return result, RunningSums(first, second, accumulator.roundoff)
+
+
+def _reads_codes(
+    product: Any, accumulator: Accumulator, running: bool, row_lengths: ArrayLike | None
+) -> bool:
+    """Whether a product reads a packed matrix as it is."""
+    kernels = (sequential.product, sequential.blocked_product)
+    plain = not (running or accumulator.is_stochastic) and row_lengths is None
+    return plain and product in kernels
 
 
 def _checked_product(accumulator: Any) -> Callable[[Operands, Any], Carrier]:
@@ -491,10 +507,10 @@ def _stacked(
     """The operands of the kernels: three-dimensional."""
     (rows, steps), columns = left.shape[-2:], right.shape[-1]
     lengths = _check_row_lengths(row_lengths, rows, columns)
-    if right.ndim == 2 and row_lengths is None:
+    if isinstance(right, Narrow) or (right.ndim == 2 and row_lengths is None):
         # One matrix on the right: the batch is just more rows.
         left = left.reshape(1, math.prod(left.shape[:-1]), steps)
-        right = right[np.newaxis]
+        right = right if isinstance(right, Narrow) else right[np.newaxis]
         lengths = np.full(left.shape[1], columns, np.int64)
     else:
         size = math.prod(batch)

@@ -26,6 +26,7 @@ FLOORS = {
         "codec",
         "arithmetic",
         "accumulators",
+        "packed",
         "linalg",
         "multiprecision",
         "functions",

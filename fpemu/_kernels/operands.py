@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 from fpemu._kernels import caching, launching, random_bits, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
+from fpemu._kernels.panels import COLUMNS, aligned, last_bit_exponent, panels, right_of
 from fpemu._kernels.rounding import LAYOUTS, Carrier, Target, target_of, unused_bits
 
 __all__ = [
@@ -32,23 +32,20 @@ __all__ = [
     "as_float32",
     "first_stranger",
     "in_order",
+    "last_bit_exponent",
     "panels",
     "random_of",
     "read_only",
+    "right_of",
     "target_at",
     "targets_of",
 ]
-
-COLUMNS: Final = 64
-"""Columns of a panel, and of a tile of accumulators."""
 
 # The kinds of roundings in a sum: each has a target and a stream of random bits of its own.
 INNER, PRODUCTS, VIA, OUTER = range(4)
 
 _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
-_LINE: Final = 64  # bytes
 _CHUNK: Final = 1024  # numbers between two looks at what was found
-_NOT_FINITE: Final = -(2**20)  # the exponent of a last bit that is not there
 
 
 class Arrays(NamedTuple):
@@ -59,7 +56,7 @@ class Arrays(NamedTuple):
     """
 
     left: Any  # (batch, m, k)
-    right: Any  # (batch, panels, k, COLUMNS)
+    right: Any  # (batch, panels, k, COLUMNS), or a `Right`
     initial: Any  # (batch, m, n), or of size 0
     lengths: Any  # (m,)
     out: Any  # (batch, m, n)
@@ -115,7 +112,7 @@ class Operands:
     Parameters
     ----------
     a : ndarray, shape (batch, m, k)
-    b : ndarray, shape (batch, k, n)
+    b : ndarray, shape (batch, k, n), or Narrow
         Both float32 if all numbers are (`narrow`).
     initial : ndarray, shape (batch, m, n), or None
         Members of the format that the accumulator holds; None for +0.
@@ -126,14 +123,14 @@ class Operands:
     """
 
     a: Carrier
-    b: Carrier
+    b: Any
     initial: Carrier | None
     row_lengths: NDArray[np.int64]
     running: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 0, 0, 0)))
 
     @classmethod
     def of(
-        cls, a: Carrier, b: Carrier, initial: Carrier | None, row_lengths: NDArray[np.int64]
+        cls, a: Carrier, b: Any, initial: Carrier | None, row_lengths: NDArray[np.int64]
     ) -> Operands:
         """The operands, narrowed if they can be."""
         narrow_a, narrow_b = as_float32(a), as_float32(b)
@@ -144,7 +141,7 @@ class Operands:
     @property
     def narrow(self) -> bool:
         """Whether all numbers in `a` and `b` are float32 numbers."""
-        return self.a.dtype == self.b.dtype == np.float32
+        return bool(self.a.dtype == self.b.dtype == np.float32)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -175,13 +172,16 @@ class Operands:
         if rows and not 0 <= self.row_lengths.min() <= self.row_lengths.max() <= columns:
             raise ValueError(f"row_lengths must lie in 0..{columns}")
 
-    def arrays(self, dtype: DTypeLike, out: Carrier) -> Arrays:
-        """What a kernel takes: operands in `dtype`, initial values in that of the result."""
+    def arrays(self, dtype: DTypeLike, out: Carrier, right: Any = None) -> Arrays:
+        """What a kernel takes: operands in `dtype`, initial values in that of the result.
+
+        The right operand is in panels if it is not given.
+        """
         launching.require_shapes((out, self.shape))
         initial = np.zeros((0, 0, 0)) if self.initial is None else self.initial
         return Arrays(
             left=read_only(self.a, dtype),
-            right=panels(self.b, dtype),
+            right=panels(self.b, dtype) if right is None else right,
             initial=read_only(initial, out.dtype),
             lengths=read_only(self.row_lengths, np.int64),
             out=out,
@@ -193,31 +193,10 @@ class Operands:
 
         With `with_initial` so are the initial values.
         """
-        exponent = _last_bit_exponent(self.a) + _last_bit_exponent(self.b)
+        exponent = last_bit_exponent(self.a) + last_bit_exponent(self.b)
         if with_initial and self.initial is not None:
-            exponent = min(exponent, _last_bit_exponent(self.initial))
+            exponent = min(exponent, last_bit_exponent(self.initial))
         return exponent
-
-
-def _last_bit_exponent(x: Carrier) -> int:
-    least, greatest = _extremes(read_only(x, x.dtype).reshape(-1), LAYOUTS[x.dtype].word(1))
-    if not np.isfinite(greatest):
-        return _NOT_FINITE
-    return int(np.frexp(least)[1]) - LAYOUTS[x.dtype].precision if greatest > 0 else 0
-
-
-@caching.kernel
-def _extremes(x, one):  # type: ignore[no-untyped-def]
-    """The least nonzero and the greatest magnitude; NaN counts as greater than infinity."""
-    nothing = words.subtract(one, one)
-    magnitude_bits = words.shift_right(words.subtract(nothing, one), 1)
-    # Taking one off turns zero into the greatest word, out of the way of the minimum.
-    least, greatest = words.subtract(nothing, one), nothing
-    for i in range(x.size):
-        magnitude = words.bit_and(words.word(x[i]), magnitude_bits)
-        least = words.minimum(least, words.subtract(magnitude, one))
-        greatest = words.maximum(greatest, magnitude)
-    return words.floating(words.add(least, one)), words.floating(greatest)
 
 
 @inline
@@ -264,8 +243,8 @@ def first_stranger(x, targets):  # type: ignore[no-untyped-def]
     return -1
 
 
-def as_float32(x: Carrier) -> Carrier | None:
-    """The same numbers as float32, if they all are."""
+def as_float32(x: Any) -> Any:
+    """The same numbers as float32, if they all are, or None."""
     if x.dtype == np.float32:
         return x
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -278,14 +257,6 @@ def read_only(x: Any, dtype: DTypeLike) -> Any:
     view = np.ascontiguousarray(x, dtype).view()
     view.flags.writeable = False
     return view
-
-
-def aligned(shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> Any:
-    """An array, not filled, on a cache line: vectors across two cost a tenth of a kernel's time."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + _LINE, np.uint8)
-    start = -memory.__array_interface__["data"][0] % _LINE
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def in_order(x: Any, order: tuple[int, ...], axis: int, multiple: int) -> Any:
@@ -310,17 +281,3 @@ def in_order(x: Any, order: tuple[int, ...], axis: int, multiple: int) -> Any:
     runs = filled.shape[axis] // len(order)
     indices = (np.arange(runs)[:, None] * len(order) + np.array(order)).reshape(-1)
     return np.take(filled, indices, axis)
-
-
-def panels(b: Any, dtype: DTypeLike) -> Any:
-    """The columns of (batch, k, n): (batch, panels, k, COLUMNS), padded with zeros, read-only."""
-    batch, steps, columns = b.shape
-    whole, rest = divmod(columns, COLUMNS)
-    packed = aligned((batch, whole + (rest > 0), steps, COLUMNS), dtype)
-    split = b[:, :, : whole * COLUMNS].reshape(batch, steps, whole, COLUMNS)
-    packed[:, :whole] = split.transpose(0, 2, 1, 3)
-    if rest:
-        packed[:, whole, :, :rest] = b[:, :, whole * COLUMNS :]
-        packed[:, whole, :, rest:] = 0.0
-    packed.flags.writeable = False
-    return packed

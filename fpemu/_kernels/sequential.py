@@ -24,6 +24,7 @@ import numba
 import numpy as np
 
 from fpemu._kernels import caching, launching, random_bits, tiles, words
+from fpemu._kernels.caching import inline
 from fpemu._kernels.error_free import (
     add_float32,
     holds_float32_sums,
@@ -43,9 +44,11 @@ from fpemu._kernels.operands import (
     aligned,
     random_of,
     read_only,
+    right_of,
     target_at,
     targets_of,
 )
+from fpemu._kernels.panels import fill
 from fpemu._kernels.rounding import (
     LAYOUTS,
     STOCHASTIC,
@@ -69,6 +72,9 @@ _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _FAST_DROPPED: Final = 10
 _VECTOR_BYTES: Final = tiles.VECTOR_BITS // 8
 _WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread
+_PIECES_PER_THREAD: Final = 4
+_LEAST_ROWS, _MOST_ROWS = 8, 1024  # of a piece of work
+_DEPTH: Final = 1024  # terms of a panel that are filled in at once: those stay in a cache
 _STOCHASTIC_WORK: Final = 2**14
 
 
@@ -108,6 +114,7 @@ class _Sum(NamedTuple):
     """How a kernel forms a sum, as far as that is data."""
 
     block: int
+    rows: int  # of the output that a thread takes at once
     targets: Any  # in rows, as random bits are in streams: INNER, PRODUCTS, VIA, OUTER
     fast: tuple[Any, ...]  # see `_fast_parameters`
     inner_share: float  # the unit of the inner roundings in that of the outer ones
@@ -116,53 +123,60 @@ class _Sum(NamedTuple):
 class _Tile(NamedTuple):
     """What a thread works in."""
 
-    inner: Any  # the accumulators of a tile; below them their running sums, if those are wanted
+    inner: Any  # tiles of accumulators; below each its running sums, if those are wanted
     total: Any  # the outer accumulators, in the same way
-    undecided: Any  # a bit for every accumulator, a number for every vector of them
+    undecided: Any  # a bit for every accumulator of a tile, a number for every vector of them
+    panel: Any  # some terms of a panel of the right operand
 
 
 # --- the steps of a tile ------------------------------------------------------------------------
 
 
 @numba.njit(inline="always")
-def _advance_plain(a, row, full, panel, tile, first, stop, fast):  # type: ignore[no-untyped-def]
+def _advance_plain(a, row, origin, full, panel, tile, first, stop, fast):  # type: ignore[no-untyped-def]
     """Take a tile from step ``first`` to ``stop`` by the lanes' own arithmetic."""
     if full:
-        tiles.advance_plain_rows(a, row, panel, tile, first, stop, fast)
+        tiles.advance_plain_rows(a, row, origin, panel, tile, first, stop, fast)
     else:
-        tiles.advance_plain(a, row, panel, tile, first, stop, fast)
+        tiles.advance_plain(a, row, origin, panel, tile, first, stop, fast)
 
 
 @numba.njit(inline="always")
-def _advance_fast(a, row, full, panel, tile, first, stop, fast, ranged, running):  # type: ignore[no-untyped-def]
+def _advance_fast(  # type: ignore[no-untyped-def]
+    a, row, origin, full, panel, tile, first, stop, fast, ranged, running
+):
     """Take a tile on to the first doubtful step, or to ``stop``."""
     if running:
         if ranged:
-            return tiles.advance_ranged_running(a, row, panel, tile, first, stop, fast)
-        return tiles.advance_rounded_running(a, row, panel, tile, first, stop, fast)
+            return tiles.advance_ranged_running(a, row, origin, panel, tile, first, stop, fast)
+        return tiles.advance_rounded_running(a, row, origin, panel, tile, first, stop, fast)
     if ranged:
         if full:
-            return tiles.advance_ranged_rows(a, row, panel, tile, first, stop, fast)
-        return tiles.advance_ranged(a, row, panel, tile, first, stop, fast)
+            return tiles.advance_ranged_rows(a, row, origin, panel, tile, first, stop, fast)
+        return tiles.advance_ranged(a, row, origin, panel, tile, first, stop, fast)
     if full:
-        return tiles.advance_rounded_rows(a, row, panel, tile, first, stop, fast)
-    return tiles.advance_rounded(a, row, panel, tile, first, stop, fast)
+        return tiles.advance_rounded_rows(a, row, origin, panel, tile, first, stop, fast)
+    return tiles.advance_rounded(a, row, origin, panel, tile, first, stop, fast)
 
 
 @numba.njit(inline="always")
-def _settle(a, row, full, panel, tile, step, undecided, fast, ranged):  # type: ignore[no-untyped-def]
+def _settle(  # type: ignore[no-untyped-def]
+    a, row, origin, full, panel, tile, step, undecided, fast, ranged
+):
     """Do a doubtful step but for the accumulators whose bits it sets in ``undecided``."""
     if ranged:
         if full:
-            return tiles.settle_ranged_rows(a, row, panel, tile, step, undecided, fast)
-        return tiles.settle_ranged(a, row, panel, tile, step, undecided, fast)
+            return tiles.settle_ranged_rows(a, row, origin, panel, tile, step, undecided, fast)
+        return tiles.settle_ranged(a, row, origin, panel, tile, step, undecided, fast)
     if full:
-        return tiles.settle_rounded_rows(a, row, panel, tile, step, undecided, fast)
-    return tiles.settle_rounded(a, row, panel, tile, step, undecided, fast)
+        return tiles.settle_rounded_rows(a, row, origin, panel, tile, step, undecided, fast)
+    return tiles.settle_rounded(a, row, origin, panel, tile, step, undecided, fast)
 
 
 @numba.njit(inline="always")
-def _settle_exactly(a, row, panel, tile, step, undecided, vectors, target, kind, wide):  # type: ignore[no-untyped-def]
+def _settle_exactly(  # type: ignore[no-untyped-def]
+    a, row, origin, panel, tile, step, undecided, vectors, target, kind, wide
+):
     """Do what is undecided of a step."""
     width = _VECTOR_BYTES // tile.itemsize
     for vector in range(vectors):
@@ -172,7 +186,8 @@ def _settle_exactly(a, row, panel, tile, step, undecided, vectors, target, kind,
             if lanes & 1:
                 r, j = lane // COLUMNS, lane % COLUMNS
                 total = np.float64(tile[r, j])
-                left, right = np.float64(a[row + r, step]), np.float64(panel[step, j])
+                left = np.float64(a[row + r, origin + step])
+                right = np.float64(panel[step, j])
                 if wide:
                     total = words.floating(fma_word(left, right, total, target, kind))
                 else:
@@ -184,19 +199,21 @@ def _settle_exactly(a, row, panel, tile, step, undecided, vectors, target, kind,
 
 @numba.njit(inline="always")
 def _advance_quickly(  # type: ignore[no-untyped-def]
-    a, row, full, panel, work, first, stop, fast, target, wide, kind, ranged, running
-):
+    a, row, origin, full, panel, tile, undecided, first, stop, fast, target, wide, kind, ranged,
+    running,
+):  # fmt: skip
     """Take a tile from step ``first`` to ``stop``: fast steps, and exact ones where those doubt."""
-    tile, undecided = work.inner, work.undecided
     several = full and not running  # a tile with running sums has one row of accumulators
     vectors = (tile.size if several else COLUMNS) // (_VECTOR_BYTES // tile.itemsize)
     step = first
     while True:
-        step = _advance_fast(a, row, several, panel, tile, step, stop, fast, ranged, running)
+        step = _advance_fast(
+            a, row, origin, several, panel, tile, step, stop, fast, ranged, running
+        )
         if step >= stop:
             break
-        _settle(a, row, several, panel, tile, step, undecided, fast, ranged)
-        _settle_exactly(a, row, panel, tile, step, undecided, vectors, target, kind, wide)
+        _settle(a, row, origin, several, panel, tile, step, undecided, fast, ranged)
+        _settle_exactly(a, row, origin, panel, tile, step, undecided, vectors, target, kind, wide)
         if running:
             _add_running(tile)
         step += 1
@@ -204,11 +221,12 @@ def _advance_quickly(  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _advance_exactly(  # type: ignore[no-untyped-def]
-    a, row, panel, tile, first, stop, target, of_product, of_via, wide, kind, unfused, via, running
-):
+    a, row, origin, panel, tile, first, stop, target, of_product, of_via, wide, kind, unfused, via,
+    running,
+):  # fmt: skip
     """Take a tile of one row from step ``first`` to ``stop`` by exact steps alone."""
     for step in range(first, stop):
-        left = a[row, step]
+        left = a[row, origin + step]
         for j in range(COLUMNS):
             total, right = tile[0, j], panel[step, j]
             if wide:
@@ -237,6 +255,15 @@ def _clear(tile, rows):  # type: ignore[no-untyped-def]
     for r in range(rows):
         for j in range(COLUMNS):
             tile[r, j] = 0.0
+
+
+@inline
+def _longest(lengths, first, last):  # type: ignore[no-untyped-def]
+    """The largest of some row lengths."""
+    longest = 0
+    for row in range(first, last):
+        longest = max(longest, lengths[row])
+    return longest
 
 
 @numba.njit(inline="always")
@@ -299,64 +326,91 @@ def _product_kernel(
 
     @caching.kernel
     def product_range(start, stop, work, arrays, sums):  # type: ignore[no-untyped-def]
+        """Panels of columns, each for some rows of the output."""
         _, rows, steps = arrays.left.shape
-        lengths, out, block = arrays.lengths, arrays.out, sums.block
+        right, lengths, out, block = arrays.right, arrays.lengths, arrays.out, sums.block
         target = with_mode(target_at(sums.targets, INNER), mode)
         of_product = with_mode(target_at(sums.targets, PRODUCTS), mode)
         of_via = with_mode(target_at(sums.targets, VIA), mode)
         outer_target = target_at(sums.targets, OUTER)
-        groups = (rows + height - 1) // height
-        for p in range(arrays.right.shape[1]):
-            column = p * COLUMNS
-            for group in range(start, stop):
-                batch = group // groups
-                first_row = (group - batch * groups) * height
-                last_row = min(first_row + height, rows)
-                together = height if last_row - first_row == height else 1
-                longest = 0
-                for row in range(first_row, last_row):
-                    longest = max(longest, lengths[row])
-                if column >= longest:
-                    continue
-                a, panel = arrays.left[batch], arrays.right[batch, p]
-                full = together == height
-                result = work.total if blocked else work.inner
-                for row in range(first_row, last_row, together):
-                    if blocked:
-                        _clear(work.inner, work.inner.shape[0])
-                    _begin(result, arrays.initial, batch, row, together, column)
-                    for first in range(0, steps, block):
-                        if blocked:
-                            _clear(work.inner, height)
-                        last = min(first + block, steps)
-                        if plain:
-                            _advance_plain(a, row, full, panel, work.inner, first, last, sums.fast)
-                        elif quick:
-                            _advance_quickly(
-                                a, row, full, panel, work, first, last,
-                                sums.fast, target, wide, kind, ranged, running,
-                            )  # fmt: skip
-                        else:
-                            _advance_exactly(
-                                a, row, panel, work.inner, first, last, target, of_product,
-                                of_via, wide, kind, unfused, via, running,
-                            )  # fmt: skip
-                        if blocked:
-                            _add_block(
-                                result, work.inner, height, outer_target, outer_kind, wide_outer
-                            )
-                            if running:
-                                _add_running(result)
-                    for r in range(together):
-                        for j in range(min(COLUMNS, lengths[row + r] - column)):
-                            out[batch, row + r, column + j] = result[r, j]
-                    if running:
-                        for j in range(min(COLUMNS, lengths[row] - column)):
-                            for i in range(2):
-                                inner = work.inner[1 + i, j]
-                                if blocked:
-                                    inner = result[1 + i, j] + sums.inner_share ** (1 + i) * inner
-                                arrays.running[i, batch, row, column + j] = inner
+        panels = (out.shape[2] + COLUMNS - 1) // COLUMNS
+        parts = (rows + sums.rows - 1) // sums.rows
+        panel, depth = work.panel, work.panel.shape[0]
+        for index in range(start, stop):
+            stack, p = index // panels, index % panels
+            batch, column = stack // parts, p * COLUMNS
+            first_row = (stack - batch * parts) * sums.rows
+            last_row = min(first_row + sums.rows, rows)
+            if column >= _longest(lengths, first_row, last_row):
+                continue
+            a = arrays.left[batch]
+            row, slot = first_row, 0
+            while row < last_row:
+                together = height if row + height <= last_row else 1
+                if blocked:
+                    _clear(work.inner[slot], work.inner.shape[1])
+                    _begin(work.total[slot], arrays.initial, batch, row, together, column)
+                else:
+                    _begin(work.inner[slot], arrays.initial, batch, row, together, column)
+                row += together
+                slot += 1
+            for origin in range(0, steps, depth):
+                end = min(origin + depth, steps)
+                fill(panel, right, batch, p, origin, end)
+                row, slot = first_row, 0
+                while row < last_row:
+                    full = row + height <= last_row
+                    together = height if full else 1
+                    if column < _longest(lengths, row, row + together):
+                        inner = work.inner[slot]
+                        first = origin
+                        while first < end:
+                            last = min(first - first % block + block, end)
+                            if blocked and first % block == 0:
+                                _clear(inner, height)
+                            if plain:
+                                _advance_plain(
+                                    a, row, origin, full, panel, inner,
+                                    first - origin, last - origin, sums.fast,
+                                )  # fmt: skip
+                            elif quick:
+                                _advance_quickly(
+                                    a, row, origin, full, panel, inner, work.undecided,
+                                    first - origin, last - origin, sums.fast, target, wide, kind,
+                                    ranged, running,
+                                )  # fmt: skip
+                            else:
+                                _advance_exactly(
+                                    a, row, origin, panel, inner, first - origin, last - origin,
+                                    target, of_product, of_via, wide, kind, unfused, via, running,
+                                )  # fmt: skip
+                            if blocked and (last % block == 0 or last == steps):
+                                total = work.total[slot]
+                                _add_block(
+                                    total, inner, height, outer_target, outer_kind, wide_outer
+                                )
+                                if running:
+                                    _add_running(total)
+                            first = last
+                    row += together
+                    slot += 1
+            row, slot = first_row, 0
+            while row < last_row:
+                together = height if row + height <= last_row else 1
+                result = work.total[slot] if blocked else work.inner[slot]
+                for r in range(together):
+                    for j in range(min(COLUMNS, lengths[row + r] - column)):
+                        out[batch, row + r, column + j] = result[r, j]
+                if running:
+                    for j in range(min(COLUMNS, lengths[row] - column)):
+                        for i in range(2):
+                            inner_sum = work.inner[slot, 1 + i, j]
+                            if blocked:
+                                share = sums.inner_share ** (1 + i)
+                                inner_sum = result[1 + i, j] + share * inner_sum
+                            arrays.running[i, batch, row, column + j] = inner_sum
+                row += together
+                slot += 1
 
     return cast(Callable[..., None], product_range)
 
@@ -482,9 +536,9 @@ def _product(
     out = np.zeros(operands.shape, chain.dtype if outer is None else _FLOAT64)
     if out.size == 0:
         return out
-    running = operands.wants_running
+    running, blocked = operands.wants_running, outer is not None
     height = 1 if running else _rows_together(chain.flavour)
-    rows = height * (3 if running else 1)
+    rows, count, grain = _pieces(operands, height)
     launching.run(
         _product_kernel(
             chain.flavour,
@@ -497,22 +551,45 @@ def _product(
             kind_of(roundings[-1]),
             running,
         ),
-        out.shape[0] * -(-out.shape[1] // height),
-        operands.arrays(chain.dtype, out),
-        _sum_of(operands, accumulator, outer, chain.fast),
-        grain=max(1, _WORK_PER_PIECE // (height * max(operands.steps, 1) * out.shape[2])),
-        workspace=lambda: _tile(rows, chain.dtype, blocked=outer is not None),
+        count,
+        operands.arrays(chain.dtype, out, right_of(operands.b, chain.dtype)),
+        _sum_of(operands, accumulator, outer, rows, chain.fast),
+        grain=grain,
+        workspace=lambda: _tiles(
+            rows // height + height - 1,
+            height * (3 if running else 1),
+            min(operands.steps, _DEPTH),
+            chain.dtype,
+            blocked=blocked,
+        ),
     )
     return out
 
 
-def _tile(rows: int, dtype: np.dtype[Any], *, blocked: bool) -> _Tile:
+def _pieces(operands: Operands, height: int) -> tuple[int, int, int]:
+    """The rows of a piece of work, the number of pieces, and how many of them are worth a thread.
+
+    A piece is a panel of columns for some rows.  There are more pieces than threads even if there
+    are few panels.
+    """
+    batch, rows, columns = operands.shape
+    panels = batch * -(-columns // COLUMNS)
+    wanted = -(-_PIECES_PER_THREAD * launching.thread_count() // panels)
+    each = min(max(-(-rows // wanted), _LEAST_ROWS), _MOST_ROWS)
+    each = -(-each // height) * height
+    # To fill a panel takes as long as to multiply it by several rows.
+    work = (min(each, rows) + _LEAST_ROWS) * max(operands.steps, 1) * COLUMNS
+    return each, panels * -(-rows // each), max(1, _WORK_PER_PIECE // work)
+
+
+def _tiles(slots: int, rows: int, depth: int, dtype: np.dtype[Any], *, blocked: bool) -> _Tile:
     """A workspace; only `blocked` sums have outer accumulators."""
-    inner = aligned((rows, COLUMNS), dtype)
+    inner = aligned((slots, rows, COLUMNS), dtype)
     return _Tile(
         inner,
-        aligned((rows, COLUMNS)) if blocked else inner,
-        np.zeros(inner.nbytes // _VECTOR_BYTES, np.int64),
+        aligned((slots, rows, COLUMNS)) if blocked else inner,
+        np.zeros(inner[0].nbytes // _VECTOR_BYTES, np.int64),
+        aligned((max(depth, 1), COLUMNS), dtype),
     )
 
 
@@ -526,12 +603,14 @@ def _sum_of(
     operands: Operands,
     accumulator: SequentialFacts,
     outer: BlockedFacts | None,
+    rows: int = 1,
     fast: tuple[Any, ...] = (0.0,),
 ) -> _Sum:
     """The data of a sum; without an outer accumulator all terms are one block."""
     format, rounding = accumulator.format, accumulator.rounding
     return _Sum(
         block=max(operands.steps, 1) if outer is None else outer.block,
+        rows=rows,
         targets=targets_of(
             (format, rounding),
             (accumulator.product or format, rounding),
@@ -621,13 +700,13 @@ def _stochastic_product(
     batch, rows, columns = operands.shape
     out = np.zeros(operands.shape)
     outer_rounding = accumulator.rounding if outer is None else outer.rounding
-    arrays = operands.arrays(_FLOAT64, out)
+    columns_first = read_only(operands.b.transpose(0, 2, 1), _FLOAT64)
     # The code for any mode takes a fifth longer than that for sr.
     same = outer_rounding.mode == accumulator.rounding.mode
     launching.run(
         _stochastic_kernel(known_mode(outer_rounding, "sr") if same else ""),
         batch * rows,
-        arrays._replace(right=read_only(operands.b.transpose(0, 2, 1), _FLOAT64)),
+        operands.arrays(_FLOAT64, out, columns_first),
         _sum_of(operands, accumulator, outer),
         _Modes(
             PRODUCTS if not accumulator.fused else VIA if accumulator.via is not None else INNER,

@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from fpemu._kernels.operands import COLUMNS
+from fpemu._kernels.panels import COLUMNS
 
 __all__ = [
     "PLAIN_ROWS",
@@ -169,17 +169,18 @@ def _data(context: Any, builder: ir.IRBuilder, kind: Any, array: Any) -> tuple[i
 
 
 def _tile_intrinsic(rows: int, emit: Callable[..., ir.Value], last: Any = types.intp) -> Any:
-    """An intrinsic ``f(a, row, panel, accumulators, step, last, parameters)`` of a tile.
+    """An intrinsic ``f(a, row, origin, panel, accumulators, step, last, parameters)`` of a tile.
 
     ``emit(builder, tile, left, panel, step, last, words)`` writes its code: `left` has the data of
-    the rows ``row`` to ``row + rows`` of `a`, `words` the parameters; an array `last` is its data.
+    the rows ``row`` to ``row + rows`` of `a` from the term `origin` on, that of step 0; `words` the
+    parameters; an array `last` is its data.
     """
 
     def typed(  # type: ignore[no-untyped-def]
-        _typing_context, a, row, panel, accumulators, step, last_, parameters
+        _typing_context, a, row, origin, panel, accumulators, step, last_, parameters
     ):
         index = types.intp
-        signature = index(a, index, panel, accumulators, index, last, parameters)
+        signature = index(a, index, index, panel, accumulators, index, last, parameters)
         lanes = {
             types.float32: _Lanes(ir.FloatType(), 32),
             types.float64: _Lanes(ir.DoubleType(), 64),
@@ -190,17 +191,15 @@ def _tile_intrinsic(rows: int, emit: Callable[..., ir.Value], last: Any = types.
         ):
             kinds = signature.args
             a_data, row_length = _data(context, builder, kinds[0], arguments[0])
-            panel_data, _ = _data(context, builder, kinds[2], arguments[2])
-            tile_data, _ = _data(context, builder, kinds[3], arguments[3])
-            row, step, last_value = arguments[1], arguments[4], arguments[5]
-            if isinstance(kinds[5], types.Array):
-                last_value, _ = _data(context, builder, kinds[5], last_value)
-            left = [
-                builder.gep(a_data, [builder.mul(builder.add(row, _INDEX(r)), row_length)])
-                for r in range(rows)
-            ]
+            panel_data, _ = _data(context, builder, kinds[3], arguments[3])
+            tile_data, _ = _data(context, builder, kinds[4], arguments[4])
+            _, row, origin, _, _, step, last_value, parameters = arguments
+            if isinstance(kinds[6], types.Array):
+                last_value, _ = _data(context, builder, kinds[6], last_value)
+            starts = [builder.mul(builder.add(row, _INDEX(r)), row_length) for r in range(rows)]
+            left = [builder.gep(a_data, [builder.add(start, origin)]) for start in starts]
             tile = _Tile(lanes, builder, tile_data, rows)
-            words = cgutils.unpack_tuple(builder, arguments[6], len(kinds[6]))
+            words = cgutils.unpack_tuple(builder, parameters, len(kinds[7]))
             return emit(builder, tile, left, panel_data, step, last_value, words)
 
         return signature, generate
@@ -213,9 +212,9 @@ def _advance(
 ) -> Any:
     """An intrinsic that takes a tile from a step on up to the step ``last``.
 
-    Each step adds ``a[row + r, step] * panel[step, c]`` to ``accumulators[r, c]`` for ``r < rows``
-    and all columns.  The plain loop ends with the steps, the rounded one before the first step that
-    is doubtful.  Returns the number of the step it has reached.
+    Each step adds ``a[row + r, origin + step] * panel[step, c]`` to ``accumulators[r, c]`` for
+    ``r < rows`` and all columns.  The plain loop ends with the steps, the rounded one before the
+    first step that is doubtful.  Returns the number of the step it has reached.
     """
 
     def emit(  # type: ignore[no-untyped-def]

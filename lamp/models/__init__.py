@@ -1,6 +1,6 @@
 """Language models in numpy and Numba: GPT-2 and Llama, their checkpoints and tokenizers."""
 
-from lamp.models import attention, checkpoints, layers, loading, transformer
+from lamp.models import attention, checkpoints, layers, loading, packed, transformer
 from lamp.models.calibration import calibrated
 from lamp.models.certificates import Certificate, certify
 from lamp.models.continuation import Continuation
@@ -44,6 +44,7 @@ __all__ = [
     "from_pretrained",
     "layers",
     "loading",
+    "packed",
     "reader",
     "transformer",
 ]

@@ -23,6 +23,7 @@ from lamp._kernels import activations
 from lamp._kernels.rows import mapped, total
 from lamp._kernels.transformer import norm_rows
 from lamp.machines import Function, Operand, Product, Sum
+from lamp.models import packed
 
 __all__ = [
     "MANY_ROWS",
@@ -58,9 +59,9 @@ _NEAREST: Final = Rounding()
 class Matrix:
     """The weights of a linear layer.
 
-    The weights as one step's operand are kept for the next product with few rows.  A product with
-    many rows does not keep them: it takes far longer than rounding them, and a second copy of a
-    model's weights is large.
+    Large weights of a narrow format are held by codes of one or two bytes.  The operand of a step
+    is kept in the same way, for the next product with few rows.  A product with many rows does not
+    keep it: the product takes far longer than rounding the weights.
 
     Parameters
     ----------
@@ -74,19 +75,22 @@ class Matrix:
     def __init__(
         self, weight: NDArray[Any] | None, bias: NDArray[Any] | None, format: Format
     ) -> None:
-        self._weight, self.bias, self.format = weight, bias, format
+        self._weight: Any = weight
+        self._type = None if weight is None else weight.dtype
+        if weight is not None and packed.is_worth_it(weight.size):
+            self._weight = packed.narrowest(weight, format)
+        self.bias, self.format = bias, format
         self._kept: tuple[Any, Operand] | None = None
 
     @property
     def weight(self) -> NDArray[Any]:
         """The numbers of the machine."""
-        assert self._weight is not None
-        return self._weight
+        return packed.numbers(self._weight).astype(self._type, copy=False)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Inputs and outputs."""
-        inputs, outputs = self.weight.shape
+        inputs, outputs = self._weight.shape
         return inputs, outputs
 
     @property
@@ -98,41 +102,71 @@ class Matrix:
         """Whether a step takes the weights as they are."""
         return step.operands is None or (step.operands == self.format and step.scaling == "none")
 
-    def operand(self, step: Product, rows: int) -> Operand:
-        """The weights as the right operand of a step whose left operand has that many rows."""
-        if self.is_operand(step):
-            return Operand(self.weight)
-        key = step.operands, step.rounding, step.scaling, step.block
-        kept = self._kept  # read once: another thread may change it
-        if kept is not None and kept[0] == key:
-            return kept[1]
-        self._kept = None
-        operand = right_operand(self.weight, step, None)
-        if rows < MANY_ROWS:
-            self._kept = key, operand
-        return operand
+    def operand(self, step: Product) -> Operand:
+        """The numbers of the weights as the right operand of a step."""
+        numbers = self.weight
+        return Operand(numbers) if self.is_operand(step) else right_operand(numbers, step, None)
 
-    def columns(self, part: slice, rows: int) -> NDArray[Any]:
-        """Some columns of the weights, for a product with that many rows."""
-        return self.weight[:, part]
+    def columns(self, part: slice) -> NDArray[Any]:
+        """Some columns of the weights; a part begins with a multiple of 64."""
+        found = packed.columns(Operand(self._weight), part).values
+        return packed.numbers(found).astype(self._type, copy=False)
 
     def parts(self, step: Product, rows: int) -> Iterator[tuple[slice, Operand]]:
         """The weights as right operands of a step, some columns at a time where bits allow it.
 
         A part is rounded and put into a kernel's order while it is in a cache, and takes little
-        memory.
+        memory.  What a product reads as it lies is taken as a whole.
         """
+        few = rows < MANY_ROWS
+        ready = self._ready(step, few)
+        if ready is not None and packed.reads_codes(step):
+            yield slice(0, self.shape[1]), packed.unpacked(ready)
+            return
+        for part in self._cuts(step):
+            if ready is not None:
+                yield part, packed.unpacked(packed.columns(ready, part))
+            else:
+                numbers = self.columns(part)
+                yield (
+                    part,
+                    Operand(numbers)
+                    if self.is_operand(step)
+                    else right_operand(numbers, step, None),
+                )
+
+    def _cuts(self, step: Product) -> list[slice]:
+        """Columns that are taken together."""
         inputs, outputs = self.shape
         width = max(1, _PART // (inputs * _PANEL)) * _PANEL
-        as_it_is = self.is_operand(step)
-        # An operand that is kept is made once.
-        if width >= outputs or not (columns_apart(step) and (as_it_is or rows >= MANY_ROWS)):
-            yield slice(0, outputs), self.operand(step, rows)
-            return
-        for first in range(0, outputs, width):
-            part = slice(first, min(first + width, outputs))
-            numbers = self.columns(part, rows)
-            yield part, Operand(numbers) if as_it_is else right_operand(numbers, step, None)
+        if width >= outputs or not columns_apart(step):
+            return [slice(0, outputs)]
+        return [slice(i, min(i + width, outputs)) for i in range(0, outputs, width)]
+
+    def _ready(self, step: Product, few: bool) -> Operand | None:
+        """The weights as a step takes them, if they are in memory, or are kept for few rows."""
+        if self.is_operand(step):
+            numbers = self._numbers(few)
+            return None if numbers is None else Operand(numbers)
+        key = step.operands, step.rounding, step.scaling, step.block
+        kept = self._kept  # read once: another thread may change it
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        self._kept = None
+        if not few:
+            return None
+        parts = [self._narrow(step, self.columns(part)) for part in self._cuts(step)]
+        self._kept = key, packed.joined(parts)
+        return self._kept[1]
+
+    def _numbers(self, few: bool) -> Any:
+        """The weights if they are in memory; None in a subclass that makes them."""
+        return self._weight
+
+    def _narrow(self, step: Product, numbers: NDArray[Any]) -> Operand:
+        """Columns as a step takes them, in the width of their format."""
+        operand = right_operand(numbers, step, None)
+        return packed.packed(operand, step) if packed.is_worth_it(self.size) else operand
 
     @functools.cached_property
     def row_norms(self) -> NDArray[np.float64]:
@@ -254,10 +288,11 @@ def _scaled(
     """Sums times the scales of their operands, block by block, added in float32."""
     terms = a.values.shape[-1]
     width = step.block if step.scaling == "block" else terms
+    right = packed.numbers(b.values) if width < terms else b.values
     result: Any = None
     for index, first in enumerate(range(0, terms, width)):
         part = slice(first, first + width)
-        x, y = a.values[..., part], b.values[..., part, :]
+        x, y = a.values[..., part], right if width >= terms else right[..., part, :]
         x_scales, y_scales = a.scales, b.scales
         if step.scaling == "block":
             here = slice(index, index + 1)

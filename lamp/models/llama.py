@@ -239,19 +239,21 @@ class Llama(Decoder):
         def block(layer: int) -> Block:
             at, own = f"layers.{layer}", held.of_layer(layer, config.num_hidden_layers)
 
-            def matrix(name: str, inputs: int, outputs: int, has_bias: bool) -> Matrix:
+            def taken(name: str, inputs: int, outputs: int, has_bias: bool) -> Any:
                 # transformers stores these matrices transposed.
                 weight = own.take(f"{at}.{name}.weight", outputs, inputs).T
-                bias = own.take(f"{at}.{name}.bias", outputs) if has_bias else None
-                return own.matrix(weight, bias)
+                return weight, own.take(f"{at}.{name}.bias", outputs) if has_bias else None
+
+            def matrix(name: str, inputs: int, outputs: int, has_bias: bool) -> Matrix:
+                return own.matrix(*taken(name, inputs, outputs, has_bias))
 
             sizes = {"q_proj": queries, "k_proj": keys, "v_proj": keys}
             parts = [
-                matrix(f"self_attn.{name}", width, size, config.attention_bias)
+                taken(f"self_attn.{name}", width, size, config.attention_bias)
                 for name, size in sizes.items()
             ]
-            joined = np.concatenate([part.weight for part in parts], axis=1)
-            biases = [part.bias for part in parts if part.bias is not None]
+            joined = np.concatenate([weight for weight, _ in parts], axis=1)
+            biases = [bias for _, bias in parts if bias is not None]
             return Block(
                 norm_1=norm(own, f"{at}.input_layernorm"),
                 qkv=own.matrix(joined, np.concatenate(biases) if biases else None),

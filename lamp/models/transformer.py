@@ -423,7 +423,7 @@ class Candidates:
         if name == "abs":
             return np.asarray(np.abs(self.low))
         left = left_operand(self.left, self.product)
-        operands = left, self.matrix.operand(self.product, len(self.left))
+        operands = left, self.matrix.operand(self.product)
         return error_weights(name, (self.left, self.matrix.weight), operands, self.product)
 
 

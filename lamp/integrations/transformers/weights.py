@@ -22,11 +22,13 @@ from fpemu import Format
 from lamp.integrations.transformers.kinds import is_experts
 from lamp.integrations.transformers.running import wide
 from lamp.integrations.transformers.structure import Structure
-from lamp.machines import Operand, Product
-from lamp.models.layers import MANY_ROWS, Matrix
+from lamp.machines import Operand
+from lamp.models import packed
+from lamp.models.layers import Matrix
 
 __all__ = ["Shared", "check_finite", "held", "large", "memory"]
 
+_STRIP: Final = 2**20  # weights that are rounded at once
 _LOOKED_AT: Final = 256  # rows of weights between two looks at whether rounding changes them
 
 
@@ -105,19 +107,30 @@ class Shared(Matrix):
     @property
     def weight(self) -> NDArray[Any]:
         """The numbers of the machine, made anew unless they are kept."""
-        return self._made(slice(0, self.shape[1])) if self._weight is None else self._weight
+        return self.columns(slice(0, self.shape[1]))
 
-    def columns(self, part: slice, rows: int) -> NDArray[Any]:
-        """Some columns; the numbers of the machine for few rows are kept."""
-        if rows < MANY_ROWS:
-            self._weight = self.weight
-        return self._made(part) if self._weight is None else self._weight[:, part]
+    def columns(self, part: slice) -> NDArray[Any]:
+        """Some columns; a part of kept numbers begins with a multiple of 64."""
+        if self._weight is None:
+            return self._made(part)
+        return packed.numbers(packed.columns(Operand(self._weight), part).values)
 
-    def operand(self, step: Product, rows: int) -> Operand:
-        """The weights as the right operand of a step; those for few rows are kept."""
-        if rows < MANY_ROWS and self.is_operand(step):
-            self._weight = self.weight
-        return super().operand(step, rows)
+    def _numbers(self, few: bool) -> Any:
+        """The numbers of the machine; those for few rows are kept, in the width of their format."""
+        if self._weight is None and few:
+            whole = slice(0, self.shape[1])
+            if self._rounds and packed.is_worth_it(self.size):
+                parts = [packed.narrowest(self._made(part), self.format) for part in self._strips()]
+                self._weight = packed.joined([Operand(part) for part in parts]).values
+            else:
+                self._weight = self._made(whole)
+        return self._weight
+
+    def _strips(self) -> list[slice]:
+        """Columns that are rounded together."""
+        inputs, outputs = self.shape
+        width = max(1, _STRIP // (inputs * 64)) * 64
+        return [slice(i, min(i + width, outputs)) for i in range(0, outputs, width)]
 
     def _made(self, columns: slice) -> NDArray[Any]:
         """Columns as the machine holds them."""

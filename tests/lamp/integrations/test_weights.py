@@ -11,7 +11,6 @@ import fpemu
 import lamp
 from lamp.integrations.transformers import load
 from lamp.integrations.transformers.weights import Shared
-from lamp.models.layers import MANY_ROWS
 from tests.lamp.integrations.random_families import TOKENS, random_model
 
 TEXT = np.random.default_rng(2).integers(3, 61, TOKENS)
@@ -124,5 +123,5 @@ def test_columns_are_those_of_layers_side_by_side(width):
     shared = Shared(weights, None, fpemu.formats.bfloat16, np.dtype(np.float32))
     for first in range(0, 16, width):
         part = slice(first, min(first + width, 16))
-        np.testing.assert_array_equal(shared.columns(part, MANY_ROWS), joined[:, part])
+        np.testing.assert_array_equal(shared.columns(part), joined[:, part])
     np.testing.assert_array_equal(shared.weight, joined)

@@ -1,0 +1,404 @@
+"""Panels: columns of a right operand in the order in which kernels of products read them.
+
+A panel has the numbers of :data:`COLUMNS` columns side by side, one row per term.  Kernels fill it
+part by part from the operand as it lies in memory, by rows or by columns, while the part is in a
+cache; nothing is copied as a whole.  An operand may also be held by codes of 8 or 16 bits, which
+are made numbers as they are read.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+from numba.np import arrayobj
+from numpy.typing import DTypeLike, NDArray
+
+from fpemu._kernels import caching, launching, words
+from fpemu._kernels.caching import inline
+from fpemu._kernels.facts import FormatFacts
+from fpemu._kernels.rounding import LAYOUTS
+
+__all__ = [
+    "COLUMNS",
+    "Narrow",
+    "Right",
+    "Widening",
+    "aligned",
+    "fill",
+    "last_bit_exponent",
+    "narrowed",
+    "panels",
+    "right_of",
+]
+
+COLUMNS: Final = 64
+"""Columns of a panel, and of a tile of accumulators."""
+
+_FLOAT32: Final[np.dtype[Any]] = np.dtype(np.float32)
+_LINE: Final = 64  # bytes
+_LANES: Final = 16  # numbers of a vector; narrower machines split it, with no change of result
+_SQUARE: Final = 16  # rows and columns of a block that is transposed in a cache
+_NOT_FINITE: Final = -(2**20)  # the exponent of a last bit that is not there
+_STRIP: Final = 2**18  # numbers that are looked at at once
+_DEPTH: Final = 64  # terms of a panel that are made codes at once
+_WORK_PER_PIECE: Final = 2**18  # numbers worth a thread
+
+
+class Right(NamedTuple):
+    """A right operand as it lies in memory: how far apart its numbers are, in numbers."""
+
+    memory: Any  # flat
+    batch: int
+    panel: int
+    step: int
+    column: int
+    columns: int  # how many there are
+    widening: tuple[Any, ...]  # see `Widening`
+
+
+def aligned(shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> Any:
+    """An array, not filled, on a cache line: vectors across two cost a tenth of a kernel's time."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _LINE, np.uint8)
+    start = -memory.__array_interface__["data"][0] % _LINE
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+# --- codes ----------------------------------------------------------------------------------------
+
+
+class Widening(NamedTuple):
+    """How codes of a sign, an exponent and a significand become float32 numbers.
+
+    The magnitude of a code, shifted to where float32 has it, is a float32 number whose exponent is
+    off by the difference of the biases, so `offset` is added to its bits.  That is wrong where the
+    exponent's field is 0: such a magnitude stands for a multiple of the smallest subnormal number.
+    With one more in the field it is that number plus the smallest normal one, which is subtracted,
+    exactly.
+    """
+
+    magnitude: Any  # the bits below the sign
+    shift: Any
+    offset: Any
+    sign_shift: Any
+
+    @classmethod
+    def of(cls, format: FormatFacts) -> tuple[Widening, np.dtype[Any]] | None:
+        """The codes of a format's finite numbers, and their type; None if 16 bits do not do."""
+        if not format.signed or format.emin < -126 or format.emax > 127:
+            return None
+        fields = (format.emax - format.emin + 1).bit_length()
+        low = fields + format.precision - 1
+        if low > 15:
+            return None
+        width = 8 if low <= 7 else 16
+        shift = 24 - format.precision
+        offset = (format.emin + 126) << 23
+        facts = (2**low - 1, shift, offset, 31 - low)
+        signs = cls._make(map(np.uint32, facts))
+        return signs, np.dtype(f"u{width // 8}")
+
+
+@intrinsic
+def _widen(
+    _typing_context: Any, codes: Any, start: Any, panel: Any, row: Any, widening: Any
+) -> Any:
+    """Make a row of a panel from codes, as vectors: Numba's loops are a tenth as fast."""
+    signature = types.none(codes, types.intp, panel, types.intp, widening)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, place = (
+            arrayobj.make_array(signature.args[i])(context, builder, arguments[i]).data
+            for i in (0, 2)
+        )
+        bits = ir.VectorType(ir.IntType(32), _LANES)
+        numbers = ir.VectorType(ir.FloatType(), _LANES)
+        kept = ir.VectorType(place.type.pointee, _LANES)
+        narrow = ir.VectorType(source.type.pointee, _LANES)
+
+        def spread(word: ir.Value) -> ir.Value:
+            nothing = ir.Constant(bits, ir.Undefined)
+            first = builder.insert_element(nothing, word, ir.IntType(32)(0))
+            return builder.shuffle_vector(first, nothing, ir.Constant(bits, None))
+
+        fields = cgutils.unpack_tuple(builder, arguments[4], len(Widening._fields))
+        magnitude, shift, offset, sign_shift = map(spread, fields)
+        one = ir.Constant(bits, [ir.IntType(32)(1 << 23)] * _LANES)
+        raised = builder.add(offset, one)
+        sign = ir.Constant(bits, [ir.IntType(32)(1 << 31)] * _LANES)
+        first = builder.mul(arguments[3], ir.IntType(64)(COLUMNS))
+        for lane in range(0, COLUMNS, _LANES):
+            here = builder.gep(source, [builder.add(arguments[1], ir.IntType(64)(lane))])
+            code = builder.load(builder.bitcast(here, narrow.as_pointer()), align=1)
+            code = builder.zext(code, bits)
+            shifted = builder.shl(builder.and_(code, magnitude), shift)
+            small = builder.fsub(
+                builder.bitcast(builder.add(shifted, raised), numbers),
+                builder.bitcast(raised, numbers),
+            )
+            word = builder.select(
+                builder.icmp_unsigned("<", shifted, one),
+                builder.bitcast(small, bits),
+                builder.add(shifted, offset),
+            )
+            signs = builder.and_(builder.shl(code, sign_shift), sign)
+            number = builder.bitcast(builder.or_(word, signs), numbers)
+            if kept != numbers:
+                number = builder.fpext(number, kept)
+            there = builder.gep(place, [builder.add(first, ir.IntType(64)(lane))])
+            there = builder.bitcast(there, kept.as_pointer())
+            builder.store(number, there, align=4)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@inline
+def _code(number: Any, least: Any, widening: Any) -> Any:
+    """The code of a float32 number, as :class:`Widening` reads it."""
+    bits = words.word(number)
+    sign = words.shift_right(words.bit_and(bits, 2**31), widening.sign_shift)
+    bits = words.bit_and(bits, 2**31 - 1)
+    magnitude = words.floating(bits)
+    if magnitude < least:
+        bits = words.subtract(words.word(magnitude + least), 2**23)
+    shifted = words.shift_right(words.subtract(bits, widening.offset), widening.shift)
+    return words.bit_or(sign, shifted)
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """A matrix held by codes, in the order of panels.
+
+    Parameters
+    ----------
+    codes : ndarray of uint8 or uint16, shape (panels, k, COLUMNS)
+    widening : Widening
+    shape : tuple of int
+        (1, k, n), as operands are stacks.
+    """
+
+    codes: NDArray[Any]
+    widening: Widening
+    shape: tuple[int, int, int]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its numbers."""
+        return _FLOAT32
+
+    def part(self, first: int, last: int) -> Narrow:
+        """Some columns, the first of which is the first of a panel."""
+        codes = self.codes[first // COLUMNS : -(-last // COLUMNS)]
+        return Narrow(codes, self.widening, (1, self.shape[1], last - first))
+
+    @functools.cached_property
+    def last_bit_exponent(self) -> int:
+        """An e such that every number is a multiple of 2**e; very small unless all are finite."""
+        height = max(1, _STRIP // (max(self.shape[1], 1) * COLUMNS)) * COLUMNS
+        columns = self.shape[2]
+        strips = (self.part(i, min(i + height, columns)) for i in range(0, columns, height))
+        return min((last_bit_exponent(panels(strip, _FLOAT32)) for strip in strips), default=0)
+
+    def numbers(self) -> NDArray[np.float32]:
+        """All numbers, of shape (1, k, n)."""
+        _, steps, columns = self.shape
+        packed = panels(self, _FLOAT32)[0]
+        whole: NDArray[np.float32] = packed.transpose(1, 0, 2).reshape(
+            1, steps, len(packed) * COLUMNS
+        )
+        return whole[:, :, :columns]
+
+
+def narrowed(b: NDArray[Any], format: FormatFacts) -> Narrow | None:
+    """A matrix by the codes of a format; None where these do not give the same bits again."""
+    found = Widening.of(format)
+    if found is None:
+        return None
+    widening, dtype = found
+    steps, columns = b.shape
+    codes = np.empty((-(-columns // COLUMNS), steps, COLUMNS), dtype)
+    same = np.zeros(len(codes), np.bool_)
+    launching.run(
+        _codes_range,
+        len(codes),
+        right_of(b[np.newaxis], _FLOAT32),
+        np.float32(2.0**format.emin),
+        widening,
+        steps,
+        codes.reshape(-1),
+        same,
+        grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * COLUMNS)),
+        workspace=lambda: tuple(aligned((_DEPTH, COLUMNS), _FLOAT32) for _ in range(2)),
+    )
+    if not same.all():
+        return None
+    codes.flags.writeable = False
+    return Narrow(codes, widening, (1, steps, columns))
+
+
+def last_bit_exponent(x: Any) -> int:
+    """An e such that every number is a multiple of 2**e; very small unless all are finite."""
+    if isinstance(x, Narrow):
+        return x.last_bit_exponent
+    flat = np.ravel(x, "K").view()
+    flat.flags.writeable = False
+    least, greatest = _extremes(flat, LAYOUTS[x.dtype].word(1))
+    if not np.isfinite(greatest):
+        return _NOT_FINITE
+    return int(np.frexp(least)[1]) - LAYOUTS[x.dtype].precision if greatest > 0 else 0
+
+
+@caching.kernel
+def _extremes(x, one):  # type: ignore[no-untyped-def]
+    """The least nonzero and the greatest magnitude; NaN counts as greater than infinity."""
+    nothing = words.subtract(one, one)
+    magnitude_bits = words.shift_right(words.subtract(nothing, one), 1)
+    # Taking one off turns zero into the greatest word, out of the way of the minimum.
+    least, greatest = words.subtract(nothing, one), nothing
+    for i in range(x.size):
+        magnitude = words.bit_and(words.word(x[i]), magnitude_bits)
+        least = words.minimum(least, words.subtract(magnitude, one))
+        greatest = words.maximum(greatest, magnitude)
+    return words.floating(words.add(least, one)), words.floating(greatest)
+
+
+# --- panels ---------------------------------------------------------------------------------------
+
+
+def right_of(b: Any, dtype: DTypeLike) -> Right:
+    """A right operand for kernels: codes as they are, numbers in `dtype`.
+
+    Parameters
+    ----------
+    b : ndarray, shape (batch, k, n), or Narrow
+    dtype : dtype
+
+    Returns
+    -------
+    Right
+    """
+    _, steps, columns = b.shape
+    if isinstance(b, Narrow):
+        memory = b.codes.reshape(-1)
+        memory.flags.writeable = False
+        return Right(memory, 0, steps * COLUMNS, COLUMNS, 1, columns, tuple(b.widening))
+    b = np.asarray(b, dtype)
+    strides = _strides(b)
+    if strides is None:
+        b, strides = np.ascontiguousarray(b), (steps * columns, columns, 1)
+    memory = _memory(b, strides)
+    unused = (np.uint32(0),) * len(Widening._fields)
+    return Right(memory, strides[0], COLUMNS * strides[2], *strides[1:], columns, unused)
+
+
+def _strides(b: NDArray[Any]) -> tuple[int, int, int] | None:
+    """How far apart numbers are, if they lie side by side by rows or by columns."""
+    if type(b) is not np.ndarray or any(each < 0 or each % b.itemsize for each in b.strides):
+        return None
+    batch, step, column = (each // b.itemsize for each in b.strides)
+    if b.shape[2] == 1:
+        column = 1
+    elif b.shape[1] == 1:
+        step = 1
+    return (batch, step, column) if 1 in (step, column) else None
+
+
+def _memory(b: NDArray[Any], strides: tuple[int, int, int]) -> NDArray[Any]:
+    """The memory from the first number of an array to its last one, read-only."""
+    if b.flags.c_contiguous:
+        memory = b.reshape(-1)
+    else:
+        extent = 1 + sum((n - 1) * stride for n, stride in zip(b.shape, strides, strict=True))
+        memory = np.lib.stride_tricks.as_strided(b, (extent if b.size else 0,), (b.itemsize,))
+    memory.flags.writeable = False
+    return memory
+
+
+def fill(panel: Any, right: Right, batch: int, number: int, first: int, last: int) -> None:
+    """Fill the rows of a panel with terms ``first`` to ``last``; in compiled code only."""
+    raise NotImplementedError
+
+
+@overload(fill, inline="always")
+def _fill(panel, right, batch, number, first, last):  # type: ignore[no-untyped-def]
+    return _fill_codes if isinstance(right.types[0].dtype, types.Integer) else _fill_numbers
+
+
+def _fill_codes(panel, right, batch, number, first, last):  # type: ignore[no-untyped-def]
+    start = batch * right.batch + number * right.panel + first * right.step
+    for row in range(last - first):
+        _widen(right.memory, start + row * right.step, panel, row, right.widening)
+
+
+def _fill_numbers(panel, right, batch, number, first, last):  # type: ignore[no-untyped-def]
+    memory, step, column = right.memory, right.step, right.column
+    start = batch * right.batch + number * right.panel + first * step
+    rows, width = last - first, min(COLUMNS, right.columns - number * COLUMNS)
+    if width < COLUMNS:
+        for row in range(rows):
+            for j in range(width):
+                panel[row, j] = memory[start + row * step + j * column]
+            for j in range(width, COLUMNS):
+                panel[row, j] = 0.0
+    elif column == 1:
+        for row in range(rows):
+            for j in range(COLUMNS):
+                panel[row, j] = memory[start + row * step + j]
+    else:  # numbers of a column lie side by side
+        whole = rows - rows % _SQUARE
+        for r in range(0, whole, _SQUARE):
+            for c in range(0, COLUMNS, _SQUARE):
+                for j in range(c, c + _SQUARE):
+                    for i in range(r, r + _SQUARE):
+                        panel[i, j] = memory[start + j * column + i]
+        for row in range(whole, rows):
+            for j in range(COLUMNS):
+                panel[row, j] = memory[start + row + j * column]
+
+
+@caching.kernel
+def _codes_range(start, stop, work, right, least, widening, steps, codes, same):  # type: ignore[no-untyped-def]
+    """Make codes of panels of float32 numbers, and numbers of the codes again, to compare both."""
+    panel, again = work
+    for number in range(start, stop):
+        equal = True
+        for first in range(0, steps, panel.shape[0]):
+            last = min(first + panel.shape[0], steps)
+            fill(panel, right, 0, number, first, last)
+            for row in range(last - first):
+                place = (number * steps + first + row) * COLUMNS
+                for j in range(COLUMNS):
+                    codes[place + j] = _code(panel[row, j], least, widening)
+                _widen(codes, place, again, row, widening)
+                for j in range(COLUMNS):
+                    equal &= words.word(again[row, j]) == words.word(panel[row, j])
+        same[number] = equal
+
+
+@caching.kernel
+def _panels_range(start, stop, right, out):  # type: ignore[no-untyped-def]
+    count = out.shape[1]
+    for index in range(start, stop):
+        batch = index // count
+        number = index - batch * count
+        fill(out[batch, number], right, batch, number, 0, out.shape[2])
+
+
+def panels(b: Any, dtype: DTypeLike) -> Any:
+    """The columns of (batch, k, n): (batch, panels, k, COLUMNS), padded with zeros, read-only."""
+    batch, steps, columns = b.shape
+    packed = aligned((batch, -(-columns // COLUMNS), steps, COLUMNS), dtype)
+    grain = max(1, _WORK_PER_PIECE // (max(steps, 1) * COLUMNS))
+    count = batch * packed.shape[1]
+    launching.run(_panels_range, count, right_of(b, dtype), packed, grain=grain)
+    packed.flags.writeable = False
+    return packed

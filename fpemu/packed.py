@@ -1,0 +1,145 @@
+"""Matrices that are multiplied many times, held in the width of their format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fpemu._kernels import launching
+from fpemu._kernels.panels import Narrow, Widening, narrowed
+from fpemu.carriers import as_carrier
+from fpemu.formats import FormatLike
+from fpemu.formats import format as as_format
+
+__all__ = ["Packed"]
+
+
+class Packed:
+    """A matrix that is the right operand of many products, held in the width of its format.
+
+    It takes one or two bytes per number.  Products with :class:`fpemu.Sequential` and
+    :class:`fpemu.Blocked` accumulators read these bytes and make numbers of them on the way, which
+    a product with few rows, bound by memory, does faster than it reads float32 numbers.  For other
+    accumulators the numbers are made first.
+
+    Parameters
+    ----------
+    b : array_like, shape (k, n)
+        Finite members of the format.
+    format : Format or str
+        A signed format within the range of float32, of at most 16 bits: a sign, the exponent and
+        the fraction.
+
+    Raises
+    ------
+    ValueError
+        If `b` is not a matrix, the format is wider, or a number is not a finite member of it.
+
+    Examples
+    --------
+    >>> import fpemu
+    >>> weights = fpemu.Packed([[1.0, 0.5], [2.0, -3.0]], "bfloat16")
+    >>> fpemu.matmul([1.0, 1.0], weights, fpemu.Sequential("float32"))
+    array([ 3. , -2.5])
+    """
+
+    @launching.default_environment()
+    def __init__(self, b: ArrayLike, format: FormatLike) -> None:
+        array, self.format = as_carrier(b, "b"), as_format(format)
+        if array.ndim != 2:
+            raise ValueError(f"b must be a matrix, not an array of shape {array.shape}")
+        if not self.holds(self.format):
+            raise ValueError(
+                f"{self.format} cannot be packed: expected a signed format of at most 16 bits "
+                "within the range of float32"
+            )
+        narrow = narrowed(array, self.format)
+        if narrow is None:
+            raise ValueError(f"b holds a number that is not a finite member of {self.format}")
+        self._narrow = narrow
+
+    @staticmethod
+    def holds(format: FormatLike) -> bool:
+        """Whether matrices of a format can be packed."""
+        return Widening.of(as_format(format)) is not None
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions: 2."""
+        return 2
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the numbers: float32."""
+        return self._narrow.dtype
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix."""
+        return self._narrow.shape[1:]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its numbers; columns are filled up to a multiple of 64."""
+        return self._narrow.codes.nbytes
+
+    def numbers(self) -> NDArray[np.float32]:
+        """The numbers of the matrix."""
+        matrix: NDArray[np.float32] = self._narrow.numbers()[0]
+        return matrix
+
+    def columns(self, first: int, last: int) -> Packed:
+        """Some columns, without a copy.
+
+        Parameters
+        ----------
+        first, last : int
+            The first column, a multiple of 64, and the one behind the last.
+        """
+        if first % 64 or not 0 <= first <= last <= self.shape[1]:
+            raise ValueError(
+                f"columns {first} to {last} of {self.shape[1]}: expected a multiple of 64 first"
+            )
+        part: Packed = object.__new__(Packed)
+        part.format, part._narrow = self.format, self._narrow.part(first, last)
+        return part
+
+    @staticmethod
+    def beside(parts: Sequence[Packed]) -> Packed:
+        """Matrices of one format and height side by side.
+
+        Parameters
+        ----------
+        parts : sequence of Packed
+            All but the last have a multiple of 64 columns.
+        """
+        first = parts[0]
+        for part in parts:
+            if (part.format, part.shape[0]) != (first.format, first.shape[0]):
+                raise ValueError(f"{part!r} beside {first!r}: expected the same format and height")
+        for part in parts[:-1]:
+            if part.shape[1] % 64:
+                raise ValueError(f"{part!r}: expected a multiple of 64 columns in front of others")
+        narrow = first._narrow
+        whole: Packed = object.__new__(Packed)
+        whole.format, whole._narrow = (
+            first.format,
+            Narrow(
+                np.concatenate([part._narrow.codes for part in parts]),
+                narrow.widening,
+                (1, first.shape[0], sum(part.shape[1] for part in parts)),
+            ),
+        )
+        return whole
+
+    def __repr__(self) -> str:
+        rows, columns = self.shape
+        return f"Packed({rows} x {columns}, {self.format})"
+
+
+def operand_of(b: Any) -> Narrow | None:
+    """What kernels take of a packed matrix."""
+    return b._narrow if isinstance(b, Packed) else None

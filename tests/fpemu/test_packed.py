@@ -1,0 +1,109 @@
+"""Matrices held in the width of their format: the same numbers, the same products."""
+
+import numpy as np
+import pytest
+
+import fpemu
+from tests.oracle.bits import assert_same_bits
+
+WIDTHS = {
+    "bfloat16": 2,
+    "float16": 2,
+    "e8m4": 2,
+    "e8m2": 2,
+    "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
+    "float8_e4m3fnuz": 1,
+    "float6_e2m3fn": 1,
+    "float4_e2m1fn": 1,
+}
+FORMATS = pytest.mark.parametrize("format", WIDTHS)
+
+
+def members(format, *shape):
+    numbers = np.random.default_rng(5).normal(scale=0.4, size=shape).astype(np.float32)
+    return fpemu.round(numbers, format, fpemu.Rounding("rne", "saturate"))
+
+
+@FORMATS
+def test_every_finite_number_of_a_format_keeps_its_bits(format):
+    values = np.asarray(fpemu.values(format), np.float32)
+    values = values[np.isfinite(values)]
+    for matrix in (values[None], values[:, None]):
+        packed = fpemu.Packed(matrix, format)
+        assert_same_bits(packed.numbers(), matrix)
+    assert fpemu.Packed(values[None], format).nbytes == WIDTHS[format] * -(-len(values) // 64) * 64
+
+
+@FORMATS
+@pytest.mark.parametrize("order", "CF")
+def test_products_are_those_of_the_numbers(format, order):
+    a, b = members("bfloat16", 3, 70), np.asarray(members(format, 70, 130), order=order)
+    packed = fpemu.Packed(b, format)
+    for accumulator in (fpemu.Sequential("float32"), fpemu.Sequential("e8m7")):
+        found = fpemu.matmul(a, packed, accumulator)
+        assert found.dtype == np.float32
+        assert_same_bits(found, fpemu.matmul(a, b, accumulator))
+
+
+OTHERS = {
+    "float64": (fpemu.Sequential("float64"), {}),
+    "rtz": (fpemu.Sequential("float32", "rtz"), {}),
+    "random": (fpemu.Sequential("e8m7", fpemu.Rounding("sr", seed=3)), {}),
+    "blocked": (fpemu.Blocked("float32", 16), {}),
+    "pairwise": (fpemu.Pairwise("float32"), {}),
+    "exact": (fpemu.Exact("float32"), {}),
+    "unit": (fpemu.devices.get("hopper.wgmma.bfloat16"), {}),
+    "row lengths": (fpemu.Sequential("float32"), {"row_lengths": [3, 70, 130]}),
+    "c": (fpemu.Sequential("float32"), {"c": np.arange(130.0)}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_accumulator_takes_packed_matrices(name, dtype):
+    accumulator, options = OTHERS[name]
+    a, b = members("bfloat16", 3, 70).astype(dtype), members("bfloat16", 70, 130).astype(dtype)
+    found = fpemu.matmul(a, fpemu.Packed(b, "bfloat16"), accumulator, **options)
+    expected = fpemu.matmul(a, b, accumulator, **options)
+    assert_same_bits(found, expected)
+    assert found.dtype == expected.dtype
+
+
+def test_columns_share_the_memory():
+    b = members("bfloat16", 20, 200)
+    packed = fpemu.Packed(b, "bfloat16")
+    part = packed.columns(64, 150)
+    assert part.shape == (20, 86)
+    assert_same_bits(part.numbers(), b[:, 64:150])
+    a = members("bfloat16", 1, 20)
+    accumulator = fpemu.Sequential("float32")
+    assert_same_bits(fpemu.matmul(a, part, accumulator), fpemu.matmul(a, b[:, 64:150], accumulator))
+    with pytest.raises(ValueError, match="columns 3 to 70 of 200: expected a multiple of 64"):
+        packed.columns(3, 70)
+
+
+@pytest.mark.parametrize(
+    ("b", "format", "message"),
+    [
+        ([1.0], "bfloat16", r"must be a matrix, not an array of shape \(1,\)"),
+        ([[1.0]], "float32", "float32 cannot be packed"),
+        ([[1.0]], "e8m8", "cannot be packed"),
+        ([[1.0]], "float8_e8m0fnu", "cannot be packed"),
+        ([[1.0, 1.0 + 2.0**-9]], "bfloat16", "not a finite member of bfloat16"),
+        ([[2.0**-60]], "float8_e5m2", "not a finite member"),
+        ([[2.0**40]], "float16", "not a finite member"),
+        ([[np.nan]], "float8_e4m3fn", "not a finite member"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(b, format, message):
+    with pytest.raises(ValueError, match=message):
+        fpemu.Packed(b, format)
+
+
+def test_empty_matrices():
+    for shape in ((0, 3), (3, 0)):
+        packed = fpemu.Packed(np.zeros(shape), "bfloat16")
+        assert packed.numbers().shape == packed.shape == shape
+        found = fpemu.matmul(np.zeros((2, shape[0])), packed, fpemu.Sequential("float32"))
+        assert_same_bits(found, np.zeros((2, shape[1])))
