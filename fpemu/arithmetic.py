@@ -7,6 +7,7 @@ IEEE Std 754-2019, sections 5.4.1 and 6.3.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike
 from fpemu import formats as _formats
 from fpemu._kernels import arithmetic as kernels
 from fpemu._kernels import launching
-from fpemu.carriers import Carrier, as_carrier, check_out, result_dtype
+from fpemu.carriers import Carrier, as_carrier, check_out, result_dtype, same_place
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 
@@ -30,6 +31,9 @@ _OF_PROCESSOR: Final[dict[tuple[int, bool], np.ufunc]] = {
     (kernels.SQRT, False): np.sqrt,
 }
 """What processors round to nearest, by operation and whether the second operand is negated."""
+_FEW: Final = 2**17  # elements that numpy computes in less time than a kernel takes to start
+_MOST_AXES: Final = 3  # that a kernel walks along
+_LEAST_ROW: Final = 16  # elements in a row for which a kernel is started
 
 
 @launching.default_environment()
@@ -53,23 +57,32 @@ def _apply(
         shapes = ", ".join(f"{name} {a.shape}" for name, a in zip(operands, arrays, strict=True))
         raise ValueError(f"operands do not broadcast: {shapes}") from None
     place = None if out is None else check_out(out, shape, format)
-    result = np.empty(shape, dtype)
-    ufunc = _OF_PROCESSOR.get((operation, flip))
-    if ufunc is not None and rounding == _NEAREST and format == _formats.format(dtype.name):
-        ufunc(*arrays, out=result, dtype=dtype)
-        not_numbers = np.isnan(result)
-        if not_numbers.any():  # kernels return this NaN, whatever the operands
-            result[not_numbers] = np.nan
-    else:
-        _run_kernel(operation, arrays, flip, result, format, rounding)
-        _check_result(result, format)
+    result, in_place = _result(arrays, shape, dtype, format, rounding, place)
+    few = math.prod(shape) <= _FEW and rounding == _NEAREST
+    if few and (operation, flip) in _OF_PROCESSOR and format == _formats.format(dtype.name):
+        _compute_few(_OF_PROCESSOR[operation, flip], arrays, result)
+    elif rounding.is_stochastic:
+        _draw(operation, arrays, flip, result, format, rounding)
+    elif result.size:
+        broadcast = _broadcast(arrays, shape, dtype, flip)
+        kernels.apply(operation, broadcast, result.reshape(-1), in_place, format, rounding)
+    _check_result(result, format)
     if place is None:
         return result[()]
-    place[...] = result
+    if result is not place:
+        place[...] = result
     return out
 
 
-def _run_kernel(
+def _compute_few(ufunc: np.ufunc, arrays: list[Carrier], result: Carrier) -> None:
+    """What a kernel does, for arrays that are not worth its compilation."""
+    ufunc(*arrays, out=result, dtype=result.dtype)
+    not_numbers = np.isnan(result)
+    if not_numbers.any():  # kernels return this NaN, whatever the operands
+        result[not_numbers] = np.nan
+
+
+def _draw(
     operation: int,
     arrays: list[Carrier],
     flip: bool,
@@ -77,13 +90,99 @@ def _run_kernel(
     format: Format,
     rounding: Rounding,
 ) -> None:
-    """Fill a result by the kernel of an operation."""
-    if operation == kernels.FMA and all(array.dtype == np.float32 for array in arrays):
-        operation = kernels.FMA_FLOAT32
+    """Fill a result by stochastic rounding."""
     flat = [_flattened(array, result.shape, result.dtype) for array in arrays]
     flat += [flat[0]] * (3 - len(flat))
     steps = np.array([0 if operand.size == 1 else 1 for operand in flat])
-    kernels.apply(operation, (*flat, steps, flip), result.reshape(-1), format, rounding)
+    operands = (*flat, steps, flip)
+    kernels.apply_stochastic(operation, operands, result.reshape(-1), format, rounding)
+
+
+def _result(
+    arrays: list[Carrier],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    format: Format,
+    rounding: Rounding,
+    place: Carrier | None,
+) -> tuple[Carrier, bool]:
+    """Where a kernel puts the result, and whether operands are there.
+
+    That is `place` if it has the kernel's type and order, and shares elements with operands only
+    where each is replaced by its own result; and if no NaN can turn out to be an error.
+    """
+    if (
+        place is None
+        or place.dtype != dtype
+        or not (place.flags.c_contiguous and place.flags.aligned and format.has_nan)
+        or rounding.is_stochastic
+    ):
+        return np.empty(shape, dtype), False
+    shared = [array for array in arrays if np.may_share_memory(array, place)]
+    if all(same_place(array, place) for array in shared):
+        return place, bool(shared)
+    return np.empty(shape, dtype), False
+
+
+def _broadcast(
+    arrays: list[Carrier], shape: tuple[int, ...], dtype: np.dtype[Any], flip: bool
+) -> kernels.Operands:
+    """Operands as a kernel takes them, copied only where their types or axes are others."""
+    arrays = [array if array.dtype == dtype else array.astype(dtype) for array in arrays]
+    axes = _merged_axes(arrays, shape)
+    if not _are_walkable(axes):
+        arrays = [_flattened(array, shape, dtype) for array in arrays]
+        axes = _merged_axes(arrays, (math.prod(shape),))
+    arrays += [arrays[0]] * (3 - len(arrays))
+    axes = [(1, (0, 0, 0))] * (_MOST_AXES - len(axes)) + axes
+    counts = tuple(count for count, _ in axes)
+    steps = np.array([steps for _, steps in axes], np.int64).T
+    flat = tuple(_spread(a, counts, own) for a, own in zip(arrays, steps.tolist(), strict=True))
+    return kernels.Operands(flat, steps, counts, flip)
+
+
+_Axis = tuple[int, tuple[int, ...]]  # elements, and the step of each of three operands
+
+
+def _merged_axes(arrays: list[Carrier], shape: tuple[int, ...]) -> list[_Axis]:
+    """The axes of a result, those that are one in all operands merged."""
+    every = [_steps(array, len(shape)) for array in arrays]
+    every += [every[0]] * (3 - len(every))
+    axes: list[_Axis] = []
+    for count, steps in zip(shape, zip(*every, strict=True), strict=True):
+        if count == 1:
+            continue
+        if axes and axes[-1][1] == tuple(step * count for step in steps):
+            axes[-1] = (axes[-1][0] * count, steps)
+        else:
+            axes.append((count, steps))
+    return axes
+
+
+def _steps(array: Carrier, axes: int) -> list[int]:
+    """How many elements of memory lie from one element to the next, 0 where it is the same."""
+    size = array.itemsize  # divides the strides of an aligned array
+    own = zip(array.shape, array.strides, strict=True)
+    return [0] * (axes - array.ndim) + [0 if n == 1 else stride // size for n, stride in own]
+
+
+def _are_walkable(axes: list[_Axis]) -> bool:
+    """Whether a kernel goes along the axes in good time."""
+    if len(axes) > _MOST_AXES or (len(axes) > 1 and axes[-1][0] < _LEAST_ROW):
+        return False
+    return all(step >= 0 for _, steps in axes for step in steps)
+
+
+def _spread(array: Carrier, counts: tuple[int, ...], steps: list[int]) -> Carrier:
+    """The memory from the first to the last element of an operand, read-only."""
+    if array.flags.c_contiguous:
+        flat = array.reshape(-1)
+        flat.flags.writeable = False  # a kernel is compiled for either kind of array
+        return flat
+    memory = np.lib.stride_tricks.as_strided(
+        array, (kernels.span(steps, counts),), (array.itemsize,), writeable=False
+    )
+    return cast(Carrier, memory)
 
 
 def _flattened(array: Carrier, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Carrier:

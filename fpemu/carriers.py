@@ -17,6 +17,7 @@ __all__ = [
     "check_not_masked",
     "check_out",
     "result_dtype",
+    "same_place",
     "working_dtype",
 ]
 
@@ -105,6 +106,15 @@ def result_dtype(format: Format, *inputs: Carrier) -> np.dtype[Any]:
 def working_dtype(format: Format, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The carrier to compute in: `dtype`, or float64 where the format reaches below float32."""
     return dtype if format.emin >= LAYOUTS[dtype].least_emin else np.dtype(np.float64)
+
+
+def same_place(a: Carrier, b: Carrier) -> bool:
+    """Whether two arrays are views of the same elements in the same order."""
+    return a.shape == b.shape and (a.ctypes.data, a.strides, a.dtype) == (
+        b.ctypes.data,
+        b.strides,
+        b.dtype,
+    )
 
 
 def check_out(out: Any, shape: tuple[int, ...], format: Format) -> Carrier:

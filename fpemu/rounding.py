@@ -7,6 +7,7 @@ IEEE Std 754-2019, sections 4.3 (rounding directions) and 7.4 (overflow).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -24,6 +25,7 @@ from fpemu.carriers import (
     check_no_nan,
     check_out,
     result_dtype,
+    same_place,
     working_dtype,
 )
 from fpemu.formats import FormatLike
@@ -152,12 +154,13 @@ def as_rounding(rounding: RoundingLike) -> Rounding:
         return rounding
     if not isinstance(rounding, str):
         raise TypeError(f"rounding must be a Rounding or a mode, not {type(rounding).__name__}")
-    return Rounding(rounding)
+    return _of_mode(rounding)
 
 
-def _same_place(a: Carrier, b: Carrier) -> bool:
-    """Whether two arrays are views of the same elements in the same order."""
-    return (a.ctypes.data, a.strides, a.dtype) == (b.ctypes.data, b.strides, b.dtype)
+@functools.lru_cache(maxsize=64)
+def _of_mode(mode: str) -> Rounding:
+    """The rounding of a mode, checked once."""
+    return Rounding(mode)
 
 
 @launching.default_environment()
@@ -231,7 +234,7 @@ def round(
     direct = (
         place is not None
         # A result may replace its own element, but no other one that is still to be read.
-        and (_same_place(place, array) or not np.may_share_memory(place, array))
+        and (same_place(place, array) or not np.may_share_memory(place, array))
         and place.dtype == working
         and place.flags.aligned
         and (place.flags.fnc if order == "F" else place.flags.c_contiguous)

@@ -155,6 +155,8 @@ def _check_arrays(arguments: Any) -> None:
     takes the array for what the base class makes of it would then write beyond its memory.
     """
     for argument in arguments:
+        if isinstance(argument, np.generic):  # most are, in the parameters of a format
+            continue
         if isinstance(argument, tuple):
             _check_arrays(argument)
         elif isinstance(argument, np.ndarray):
