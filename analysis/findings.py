@@ -30,7 +30,7 @@ from one_percent import FILES as ONE_PERCENT_FILES
 from one_percent import FORMATS, IN_PRACTICE, ORDERS, Found, Row, unique
 from one_percent import RATES as ONE_PERCENT_RATES
 from one_percent import RULES as AT_RATES
-from over_texts import DATA, TEXTS, geometric, mean, read
+from over_texts import DATA, GEMMA, TEXTS, geometric, mean, read
 from paper import FACTORS, KINDS, VERSIONS, Perplexity, Point, Share
 from tuning import Row as Tuning
 
@@ -473,6 +473,8 @@ TABLES: Final[Mapping[str, Callable[[Data], list[str]]]] = {
     "one-percent-smollm2": lambda data: one_percent(data, "smollm2"),
     "one-percent-all-embedded": lambda data: at_all_rates(data, "embedded"),
     "one-percent-all-smollm2": lambda data: at_all_rates(data, "smollm2"),
+    "one-percent-gemma3": lambda data: one_percent(data, GEMMA),
+    "one-percent-all-gemma3": lambda data: at_all_rates(data, GEMMA),
     "rates-ps4": lambda data: equal_rates(data, ["PS(4)"]),
     "rates": lambda data: equal_rates(data, ["PS(2)", "PS(4)", "PS(7)"]),
     "shares-ps4": lambda data: needed(data, {"embedded": (4,), "smollm2": (4,)}),

@@ -549,8 +549,15 @@ CURVES: Final = (
 
 
 def draw(found: Found, path: Path, format: str = "PS(4)") -> None:
-    """How many times smaller divergences are, against the share recomputed; a panel a model."""
-    models = found.models()
+    """How many times smaller divergences are, against the share recomputed; a panel a model.
+
+    Models that were measured at one rate alone have no curves and no panel; without any there is
+    no figure.
+    """
+    rates = {(key[0], key[4]) for key in found.runs if key[1] == format and key[4] > 0}
+    models = [each for each in found.models() if sum(name == each for name, _ in rates) > 1]
+    if not models:
+        return
     figure = Figure(figsize=(6.2 * len(models), 5.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
@@ -686,8 +693,7 @@ def show(found: Found, console: Console, folder: Path) -> None:
                     console.print(f"\n{model}, {format}, {rate:.1%} asked for\n", *lines, sep="\n")
     for rate in sorted(RATES):
         console.print(f"\nThe best at {rate:.1%}\n", *best_table(found, rate), sep="\n")
-    if found.models():
-        draw(found, folder / "one_percent.svg")
+    draw(found, folder / "one_percent.svg")
 
 
 if __name__ == "__main__":

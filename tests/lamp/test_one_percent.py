@@ -186,3 +186,5 @@ def test_tables_and_the_figure_show_all_runs(texts, tmp_path, monkeypatch):
     drawn = study.Found(replace(row, rate=rates[row.rate]) for row in rows)
     study.draw(drawn, tmp_path / "x.svg")
     assert (tmp_path / "x.svg").stat().st_size > 5000
+    study.draw(found, tmp_path / "y.svg", "PS(7)")  # at which nothing was measured
+    assert not (tmp_path / "y.svg").exists()
