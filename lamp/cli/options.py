@@ -107,7 +107,8 @@ Rules = Annotated[
     list[str] | None,
     typer.Option(
         help="A look-ahead rule, such as softmax:total_variation:0.01 or norm:norm:1%.  Give at "
-        "most one rule per place: softmax, norm, activation, logits.",
+        "most one rule per place, softmax, norm, activation, logits, or several with layers=... "
+        "behind all but one.",
         metavar="PLACE:RULE:AMOUNT",
     ),
 ]

@@ -54,6 +54,7 @@ def rank(
     field: options.Field = "text",
     special_tokens: options.SpecialTokens = True,
     reference: options.Reference = "fp64",
+    lamp: options.Rules = None,
     steps: Steps = None,
     layers: Layers = None,
     alone: Alone = False,
@@ -73,7 +74,7 @@ def rank(
     from lamp import evaluation, studies, tuning
     from lamp.machines import read_numbers
 
-    machine = options.machine(hardware, "--hardware")
+    setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
     exact = options.machine(reference, "--reference")
     with usage("--layers"):
         numbers = None if layers is None else read_numbers(layers)
@@ -88,10 +89,11 @@ def rank(
     try:
         found = tuning.rank(
             model,
-            machine,
+            setting.hardware,
             store=store,
             source=source,
             exact=exact,
+            lamp=setting.lamp,
             steps=None if steps is None else [name.strip() for name in steps.split(",")],
             layers=numbers,
             repaired=not alone,

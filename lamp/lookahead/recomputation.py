@@ -14,7 +14,7 @@ import fpemu
 from lamp._kernels.rows import total
 from lamp.lookahead.rules import LAMP, PLACES
 from lamp.lookahead.selection import select_rows
-from lamp.machines import Hardware, Operand, Product
+from lamp.machines import Hardware, Operand, Product, in_words, read_numbers, spelled
 
 __all__ = [
     "LookAhead",
@@ -119,37 +119,42 @@ class Recomputation:
 
 @dataclass(frozen=True)
 class LookAhead:
-    """The places of look-ahead and the rule of each.
+    """The places of look-ahead and the rules of each.
 
     Parameters
     ----------
-    softmax, norm, activation, logits : LAMP, optional
-        The rule of the place; None if look-ahead is off there.
+    softmax, norm, activation, logits : LAMP or tuple of LAMP, optional
+        The rule of the place, or several, each for other layers; None if look-ahead is off there.
 
     Raises
     ------
     TypeError
         If one of them is not a LAMP.
     ValueError
-        If one is for another place.
+        If one is for another place, or two are for the same layers.
     """
 
-    softmax: LAMP | None = None
-    norm: LAMP | None = None
-    activation: LAMP | None = None
-    logits: LAMP | None = None
+    softmax: Any = None
+    norm: Any = None
+    activation: Any = None
+    logits: Any = None
 
     def __post_init__(self) -> None:
         for place in PLACES:
-            rule = getattr(self, place)
-            if rule is not None and not isinstance(rule, LAMP):
-                raise TypeError(f"{place} must be a LAMP or None, not {rule!r}")
-            if rule is not None and rule.on != place:
-                raise ValueError(f"{place} must be a rule for that place, not {rule}")
+            given = getattr(self, place)
+            several = given if isinstance(given, tuple) else () if given is None else (given,)
+            for rule in several:
+                if not isinstance(rule, LAMP):
+                    raise TypeError(f"{place} must be a LAMP or None, not {rule!r}")
+                if rule.on != place:
+                    raise ValueError(f"{place} must be a rule for that place, not {rule}")
+            _check_apart(several)
+            held = several if len(several) > 1 else several[0] if several else None
+            object.__setattr__(self, place, held)
 
     @classmethod
     def of(cls, lamp: LAMP | Iterable[LAMP] | None) -> LookAhead:
-        """Look-ahead by one or several rules, each for another place.
+        """Look-ahead by one or several rules, each for another place or other layers.
 
         Parameters
         ----------
@@ -164,20 +169,76 @@ class LookAhead:
         TypeError
             If one of them is not a LAMP.
         ValueError
-            If two are for the same place.
+            If two are for the same place and layers.
         """
         several = isinstance(lamp, Iterable) and not isinstance(lamp, str)
         given = list(lamp) if several else [] if lamp is None else [lamp]  # type: ignore[arg-type]
-        places: dict[str, LAMP] = {}
+        places: dict[str, tuple[LAMP, ...]] = {}
         for each in given:
             if not isinstance(each, LAMP):
                 raise TypeError(
                     f"lamp must be a LAMP, several or None, not {type(each).__name__} {each!r}"
                 )
-            if each.on in places:
-                raise ValueError(f"there are two rules for {each.on}: {places[each.on]} and {each}")
-            places[each.on] = each
+            places[each.on] = (*places.get(each.on, ()), each)
         return cls(**places)
+
+    @property
+    def rules(self) -> tuple[LAMP, ...]:
+        """All rules."""
+        return tuple(rule for place in PLACES for rule in self._at(place))
+
+    def _at(self, place: str) -> tuple[LAMP, ...]:
+        given = getattr(self, place)
+        return given if isinstance(given, tuple) else () if given is None else (given,)
+
+    def of_layer(self, layer: int, layers: int) -> LookAhead:
+        """The rules of one layer of a model: one for each place at most.
+
+        Parameters
+        ----------
+        layer : int
+            From 0; the number of layers stands for what is behind the last one.
+        layers : int
+            How many layers the model has.
+
+        Returns
+        -------
+        LookAhead
+        """
+        if not any(rule.layers for rule in self.rules):
+            return self
+        found: dict[str, LAMP] = {}
+        for rule in self.rules:
+            if layer in _numbers(rule, layers):
+                found[rule.on] = replace(rule, layers="")
+            elif not rule.layers:
+                found.setdefault(rule.on, rule)
+        return LookAhead(**found)
+
+    def check_layers(self, layers: int, model: str = "the model") -> None:
+        """Raise a ValueError unless a model has every layer of the rules, once for each place.
+
+        Parameters
+        ----------
+        layers : int
+            How many layers the model has.
+        model : str
+            What a message calls it.
+
+        Raises
+        ------
+        ValueError
+            If a rule is for a layer that the model has not, or two are for the same one.
+        """
+        for rule in self.rules:
+            for number in read_numbers(rule.layers) if rule.layers else ():
+                if not -layers <= number < layers:
+                    raise ValueError(
+                        f"{rule} is for layer {number}, but {model} has {layers} layers, 0 to "
+                        f"{layers - 1}"
+                    )
+        for place in PLACES:
+            _check_apart(self._at(place), layers)
 
     def check(self, machine: Hardware) -> None:
         """Raise a ValueError unless each rule has an amount for each product that recomputes.
@@ -191,8 +252,7 @@ class LookAhead:
         ValueError
             If a rule has more or fewer amounts than `recomputed` has products, in any layer.
         """
-        rules = [rule for place in PLACES if (rule := getattr(self, place)) is not None]
-        for rule, each in itertools.product(rules, machine.machines.values()):
+        for rule, each in itertools.product(self.rules, machine.machines.values()):
             products = len(each.levels)
             if len(rule.levels) != products:
                 has = "one product" if products == 1 else f"{products} products"
@@ -204,8 +264,7 @@ class LookAhead:
     @property
     def is_causal(self) -> bool:
         """Whether what is recomputed for a token does not depend on later tokens."""
-        rules = (getattr(self, place) for place in PLACES)
-        return all(rule is None or rule.is_causal for rule in rules)
+        return all(rule.is_causal for rule in self.rules)
 
     def is_causal_on(self, machine: Hardware) -> bool:
         """Whether nothing that a model computes for a token on a machine depends on later tokens.
@@ -222,6 +281,21 @@ class LookAhead:
         # A part of a tile is recomputed for all of its rows.
         tall = any(tiled is not None and tiled.rows > 1 for tiled in attentions)
         return machine.is_causal and self.is_causal and not (tall and self.softmax is not None)
+
+
+def _numbers(rule: LAMP, layers: int = 0) -> set[int]:
+    """The layers that a rule names, counted from the front if there are known to be so many."""
+    numbers = read_numbers(rule.layers) if rule.layers else ()
+    return {number % layers if layers else number for number in numbers}
+
+
+def _check_apart(rules: Sequence[LAMP], layers: int = 0) -> None:
+    """Raise a ValueError if two rules for a place are for the same layers of so many, if known."""
+    for first, second in itertools.combinations(rules, 2):
+        one, other = (_numbers(rule, layers) for rule in (first, second))
+        if one & other or not (one or other):
+            where = f" in {in_words(spelled(sorted(one & other)))}" if one else ""
+            raise ValueError(f"there are two rules for {first.on}{where}: {first} and {second}")
 
 
 def error_weights(

@@ -18,6 +18,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from lamp.machines import layer_numbers, spelled
+
 __all__ = ["CONTROLS", "LAMP", "PLACES", "RULES", "SCOPES", "WEIGHTS", "Rule"]
 
 PLACES: Final = ("softmax", "norm", "activation", "logits")
@@ -194,6 +196,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "leading_columns": int,
     "length": int,
     "control": str,
+    "layers": str,
 }
 
 
@@ -290,6 +293,9 @@ class LAMP:
         see :data:`CONTROLS`.
     on : {"softmax", "norm", "activation", "logits"}
         The place whose arguments are recomputed, by default the rule's own.
+    layers : str or sequence of int
+        The layers that the rule is for, as a machine's: ``"0-2,-1"``.  By default, those that no
+        other rule for the place is for.  Logits are in no layer.
 
     Raises
     ------
@@ -313,6 +319,12 @@ class LAMP:
     'softmax:total_variation:1%:weights=abs'
     >>> lamp.LAMP.parse("softmax:kl:10%,1%").budget
     (0.1, 0.01)
+
+    Rules for the same place have layers of their own, here the first and last and the rest:
+
+    >>> rules = [lamp.LAMP.parse(text) for text in ("softmax:kl:5%:layers=0,-1", "softmax:kl:1%")]
+    >>> rules[0].layers
+    '0,-1'
     """
 
     rule: str = "normwise"
@@ -325,6 +337,7 @@ class LAMP:
     on: str = ""
     length: int = 0
     control: str = "none"
+    layers: Any = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, str) or self.rule not in RULES:
@@ -362,6 +375,18 @@ class LAMP:
             raise ValueError(
                 f"rule {self.rule!r} with {kind} is for {' or '.join(places)}, not {self.on!r}"
             )
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        """Spell the layers in one way; raise a ValueError or TypeError if they are none."""
+        if isinstance(self.layers, str) and not self.layers:
+            return
+        if self.on == "logits":
+            raise ValueError(
+                f"logits are in no layer, so that a rule for them has no layers: {self}"
+            )
+        numbers = sorted(set(layer_numbers(self.layers)), key=lambda n: (n < 0, n))
+        object.__setattr__(self, "layers", spelled(numbers))
 
     def _check_amounts(self) -> None:
         """Raise a ValueError if taus or budgets are out of range or out of order."""

@@ -5,7 +5,7 @@ from lamp.machines.definitions import definitions
 from lamp.machines.descriptions import summary
 from lamp.machines.differences import Difference, differences
 from lamp.machines.files import HardwareLike, hardware
-from lamp.machines.layers import in_words, read_numbers, spelled
+from lamp.machines.layers import in_words, layer_numbers, read_numbers, spelled
 from lamp.machines.machine import LAYER_FIELDS, STEPS, Hardware, digest
 from lamp.machines.orders import Order, sorted_channels
 from lamp.machines.presets import names
@@ -30,6 +30,7 @@ __all__ = [
     "files",
     "hardware",
     "in_words",
+    "layer_numbers",
     "names",
     "read_numbers",
     "sorted_channels",

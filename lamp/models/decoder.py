@@ -87,8 +87,11 @@ class Decoder(ABC):
         self.lamp = lamp
         self.look_ahead = LookAhead.of(lamp)
         self.look_ahead.check(self.hardware)
-        for machine in self.hardware.machines.values():
-            check_rule(self.look_ahead.softmax, machine.attention)
+        self.look_ahead.check_layers(self.shape.layers, self.kind)
+        for layer in range(self.shape.layers):
+            place = layer, self.shape.layers
+            rule = self.look_ahead.of_layer(*place).softmax
+            check_rule(rule, self.hardware.of_layer(*place).attention)
 
     @property
     def _is_causal(self) -> bool:

@@ -111,6 +111,8 @@ class State:
         The layer that is being computed; the number of layers behind the last one.
     machine : Hardware
         The machine of this layer, with random bits of its own.
+    rules : LookAhead
+        The rules of this layer, one for each place.
     recomputed : dict
         What was recomputed so far, a list per step.
     """
@@ -122,10 +124,11 @@ class State:
     observer: Observer | None = None
     layer: int = field(default=0, init=False)
     machine: Hardware = field(init=False)
+    rules: LookAhead = field(init=False)
     recomputed: dict[str, list[Recomputation]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.machine = self.hardware
+        self.machine, self.rules = self.hardware, self.look_ahead
 
     @property
     def position(self) -> int:
@@ -136,6 +139,7 @@ class State:
         """Go on to a layer."""
         self.layer = layer
         self.machine = self.hardware.of_layer(layer, self.shape.layers)
+        self.rules = self.look_ahead.of_layer(layer, self.shape.layers)
 
     def observe(self, name: str, numbers: NDArray[Any]) -> None:
         """Show a result of the current layer to the observer."""
@@ -145,6 +149,13 @@ class State:
     def count(self, step: str, recomputation: Recomputation) -> None:
         """Note what was recomputed in a step of the current layer."""
         self.recomputed.setdefault(step, []).append(recomputation)
+
+    def pass_over(self, step: str, components: int, terms: int) -> None:
+        """Note that nothing was recomputed, as the current layer has no rule for the step."""
+        none = np.zeros(0, np.bool_)
+        machine, product = self.machine, getattr(self.machine, step)
+        found = Recomputation.of(none, product, machine, components=components, terms=terms)
+        self.count(step, found)
 
 
 # --- the pass -------------------------------------------------------------------------------------
@@ -218,7 +229,7 @@ class Heads(NamedTuple):
 
 def attend(h: NDArray[Any], block: Block, state: State) -> NDArray[Any]:
     """Attention of all heads of a layer, side by side, of shape (tokens, heads d)."""
-    machine, rule = state.machine, state.look_ahead.softmax
+    machine, rule = state.machine, state.rules.softmax
     heads = split_heads(linear(h, block.qkv, machine.qkv), machine.qkv, state)
     for name, numbers in heads._asdict().items():
         state.observe(name, numbers)
@@ -235,7 +246,7 @@ def attend(h: NDArray[Any], block: Block, state: State) -> NDArray[Any]:
         scaled=state.shape.scaled,
         observe=None if state.observer is None else state.observe,
     )
-    if rule is not None:
+    if state.look_ahead.softmax is not None:
         state.count("scores", attended.recomputation)
     joined = attended.output.transpose(1, 0, 2).reshape(len(h), -1)
     state.observe("heads", joined)
@@ -294,7 +305,7 @@ class GatedFactor(NamedTuple):
 def gated_factor(h: NDArray[Any], matrix: Matrix, state: State) -> GatedFactor:
     """``h @ mlp_up`` of a gated layer; look-ahead recomputes the components that overflowed."""
     step = state.machine.mlp_up
-    if state.look_ahead.activation is None:
+    if state.rules.activation is None:
         return GatedFactor(linear(h, matrix, step), None)
     values, overflow = checked_linear(h, matrix, step)
     if overflow.any():
@@ -306,9 +317,11 @@ def pre_activation(
     h: NDArray[Any], matrix: Matrix, block: Block, factor: GatedFactor | None, state: State
 ) -> NDArray[Any]:
     """The argument of the activation, with the components recomputed that it is sensitive to."""
-    rule = state.look_ahead.activation
+    rule = state.rules.activation
     if rule is None:
         y = linear(h, matrix, state.machine.mlp_up)
+        if state.look_ahead.activation is not None:
+            state.pass_over("mlp_up", y.size, h.shape[-1])
     else:
         candidates = Candidates.of("mlp_up", h, matrix, state.machine)
         candidates.repair()
@@ -334,8 +347,10 @@ def add_product(
 
     `name` is that of the product's step.
     """
-    machine, rule = state.machine, state.look_ahead.norm
+    machine, rule = state.machine, state.rules.norm
     if rule is None:
+        if state.look_ahead.norm is not None:
+            state.pass_over(name, x.size, h.shape[-1])
         x = add(x, linear(h, matrix, getattr(machine, name)), machine.residual)
     else:
         candidates = Candidates.of(name, h, matrix, machine)
@@ -350,7 +365,7 @@ def add_product(
 
 def project(h: NDArray[Any], head: Matrix, state: State) -> NDArray[Any]:
     """Logits, with those recomputed that their softmax is sensitive to."""
-    hardware, rule = state.hardware, state.look_ahead.logits
+    hardware, rule = state.hardware, state.rules.logits
     if rule is None:
         return linear(h, head, hardware.lm_head)
     candidates = Candidates.of("lm_head", h, head, hardware)

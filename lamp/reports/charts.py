@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lamp.machines import STEPS
-from lamp.reports import figures, fronts
+from lamp.reports import figures, front_maps
 from lamp.reports.figures import Block, Entry, Line, Picture, Point
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, SPEED, Quantity, described
 from lamp.reports.rank_maps import maps
@@ -73,10 +73,7 @@ def _rank(entry: Entry) -> tuple[bool, bool, int]:
 
 def charts(study: Results) -> list[Chart]:
     """The charts of a study, those for which it has runs."""
-    drawn = (
-        Chart(title, note, pictures(study if each else study.averaged))
-        for title, note, each, pictures in _CHARTS
-    )
+    drawn = (Chart(title, note, pictures(runs(study))) for title, note, runs, pictures in _CHARTS)
     return [chart for chart in drawn if chart.pictures]
 
 
@@ -92,7 +89,7 @@ def scatter(study: Results, x: Quantity, y: Quantity, name: str = "") -> list[Pi
     return [
         replace(_scatter(study, pair, x, y, _fronts, (_FRONT, ERRORS)), name=name)
         for pair in study.pairs
-        if any(not is_part(run) for run in pair.looked_ahead)
+        if pair.looked_ahead and len(pair.records) > 1
     ]
 
 
@@ -215,20 +212,18 @@ def _ladder(
 
 def speeds(study: Results) -> list[Picture]:
     """Tokens per second by machine, for each model."""
-    models = grouped((run for run in study.done if not is_part(run)), lambda run: run.model)
+    models = grouped(study.done, lambda run: run.model)
     several = {name: runs for name, runs in models.items() if len(runs) > 1}
     return [_strips(study, name, runs, SPEED, log=False) for name, runs in several.items()]
 
 
 def divergences(study: Results) -> list[Picture]:
     """KL by machine, for each model and text of which no run looks ahead."""
-    pairs = [
-        (pair, [run for run in pair.records if not is_part(run)])
+    return [
+        _strips(study, pair.title, pair.records, KL, log=True)
         for pair in study.pairs
-        if not pair.looked_ahead
+        if not pair.looked_ahead and len(pair.records) > 1
     ]
-    several = [(pair.title, runs) for pair, runs in pairs if len(runs) > 1]
-    return [_strips(study, title, runs, KL, log=True) for title, runs in several]
 
 
 def _strips(
@@ -311,58 +306,69 @@ _BARS: Final = (
 
 
 def _tuned(study: Results) -> list[Picture]:
-    return [] if study.tuned is None else fronts.pictures_of(study.tuned)
+    return [] if study.tuned is None else front_maps.pictures_of(study.tuned)
 
 
-# Their titles, what is said of them, whether each seed has a mark, or the mean, and their pictures.
-_CHARTS: Final[Sequence[tuple[str, str, bool, Callable[[Results], list[Picture]]]]] = (
+def _whole(study: Results) -> Results:
+    """The study without machines that are another one with a step exchanged."""
+    return replace(study, records=tuple(run for run in study.records if not is_part(run)))
+
+
+def _means(study: Results) -> Results:
+    """The same, with the mean of runs that differ in their seeds alone."""
+    return _whole(study).averaged
+
+
+_Runs = Callable[["Results"], "Results"]
+# Their titles, what is said of them, which runs they show, and their pictures.
+_CHARTS: Final[Sequence[tuple[str, str, _Runs, Callable[[Results], list[Picture]]]]] = (
     (
         "Divergence against work",
         "Each mark is a run: its color is the machine, its shape the rule. Thin lines are Pareto "
         "fronts: no other run of the same rule and machine beats theirs. Dotted lines are runs "
         f"without look-ahead. {_BARS}",
-        False,
+        _means,
         _work,
     ),
     (
         "The tuned machine",
         "The cost of machines against their divergence on held-out text, with 95% intervals; and "
         "what was chosen for each step and layer.",
-        True,
+        _whole,
         _tuned,
     ),
     (
         "Divergence by machine",
         f"Each mark is a run without look-ahead. {_BARS}",
-        False,
+        _means,
         divergences,
     ),
     (
         "Precision ladders",
         "KL along families of machines. Thin lines join runs with the same look-ahead, bold ones "
         f"those without. {_BARS}",
-        False,
+        _means,
         ladders,
     ),
     (
         "Where it recomputes",
         "Recomputed share by step and layer, for at most twelve runs on the Pareto front of each "
         "model and text.",
-        False,
+        _means,
         heat_maps,
     ),
     (
         "What each step costs",
         "The divergence that each step of each layer of a machine causes alone, all else exact, as "
         "a share of the machine's, and what the machine wins with that step alone exact.",
-        False,
+        lambda study: study,
         maps,
     ),
     (
         "Time",
         "Each mark is a run. Seconds are those of forward passes and comparisons; loading the "
         "model and computing the reference are left out.",
-        True,
+        _whole,
         speeds,
     ),
 )

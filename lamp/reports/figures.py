@@ -123,7 +123,7 @@ class Line(NamedTuple):
 class Block(NamedTuple):
     """A run in a heat map: its name, its tooltip, and the rates of each step's layers.
 
-    With options, these are the numbers of one each; NaN stands for none.
+    With options, these are the numbers of one each.  NaN stands for nothing.
     """
 
     name: str
@@ -390,13 +390,17 @@ def heat_scale() -> tuple[Entry, ...]:
 def _cells(sheet: Sheet, y: float, block: Block, numbered: bool) -> None:
     paint = _palette(len(block.options)) if block.options else _heat()
     for i, (step, row) in enumerate(block.rates.items()):
-        shown = np.ma.masked_invalid([row]) if block.options else np.ma.masked_equal([row], 0)
+        shown = np.ma.masked_invalid([row])
+        if not block.options:
+            shown = np.ma.masked_equal(shown, 0)
         look = {"edgecolors": LIGHT["paper"], "linewidth": 1, **paint}
         drawn = sheet.axes.pcolormesh(range(len(row) + 1), (y + i, y + i + 1), shown, **look)
         name = f"{block.name}\n{step}, layer"
         tooltips = [f"{name} {n}: {_said(block, value)}" for n, value in enumerate(row)]
         sheet.mark(drawn, "cells", tooltips)
         for layer, rate in enumerate(row if numbered and not block.options else ()):
+            if math.isnan(rate):
+                continue
             ink = LIGHT["paper" if rate > _STRONG else "ink"]
             where = layer + 0.5, y + i + 0.68, numbers.short_percent(rate)
             sheet.mark(sheet.axes.text(*where, ha="center", color=ink, size="small"), "cell")
@@ -404,9 +408,9 @@ def _cells(sheet: Sheet, y: float, block: Block, numbered: bool) -> None:
 
 def _said(block: Block, value: float) -> str:
     """A cell's value in its tooltip."""
-    if not block.options:
-        return numbers.percent(value)
-    return "as in the base" if math.isnan(value) else block.options[int(value)]
+    if math.isnan(value):
+        return "as in the base" if block.options else "not measured"
+    return block.options[int(value)] if block.options else numbers.percent(value)
 
 
 def _palette(count: int) -> dict[str, Any]:

@@ -48,7 +48,8 @@ def short_percent(share: float) -> str:
     """A share in percent with at most three significant digits, for axes and cells."""
     if (special := _special(share)) is not None:
         return special
-    return f"{power(100 * share) if abs(share) < 1e-6 else f'{100 * share:.3g}'}%"
+    shown = f"{100 * share:.3g}"
+    return f"{power(float(shown)) if abs(share) < 1e-6 else shown}%"
 
 
 def decimals(number: float, places: int = 3) -> str:

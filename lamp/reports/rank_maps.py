@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -82,10 +83,9 @@ def picture(found: Rank) -> Picture:
 
 
 def _picture(title: str, machine: str, exact: str, shares: _Cells, won: _Cells) -> Picture:
-    blocks = [*_blocks(f"{machine}: each step alone", shares)]
-    blocks += _blocks(f"{machine}: won with it in {exact}", won)
+    blocks = [*_blocks("each step alone", shares), *_blocks(f"won with it in {exact}", won)]
     legend = (
-        Entry(f"share of the divergence of {machine}", role="note"),
+        Entry("share of the machine's divergence", role="note"),
         *(
             Entry(numbers.short_percent(rate) if rate else "nothing", role="rate", rate=rate)
             for rate in _SCALE
@@ -101,7 +101,7 @@ def _blocks(name: str, cells: _Cells) -> Iterator[Block]:
     layers = [int(layer) for layer, _ in cells if layer != _OUTSIDE]
     steps = [step for step in LAYER_FIELDS if any(own == step for _, own in cells)]
     rows = {
-        step: [cells.get((str(layer), step), 0.0) for layer in range(max(layers) + 1)]
+        step: [cells.get((str(layer), step), math.nan) for layer in range(max(layers) + 1)]
         for step in steps
         if layers and any((str(layer), step) in cells for layer in layers)
     }

@@ -90,9 +90,7 @@ def write_rank(found: Rank, folder: Path) -> list[Path]:
     NotADirectoryError
         If the folder is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder for a rank")
-    folder.mkdir(parents=True, exist_ok=True)
+    pictures.make_folder(folder, "a rank")
     drawn = picture(found)
     record = json.dumps(without_nan(found.record()), indent=2, allow_nan=False)
     contents = {

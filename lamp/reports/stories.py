@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from lamp.machines import STEPS
-from lamp.reports import fronts, numbers, rank_maps
+from lamp.reports import front_maps, numbers, rank_maps
 from lamp.reports.quantities import KL, RATE
 from lamp.reports.results import NONE, Pair, Results, grouped, metrics, scored
 
@@ -35,7 +35,7 @@ def story(study: Results) -> list[str]:
         Empty as long as nothing is done.
     """
     if study.tuned is not None:
-        return [fronts.sentence(study.tuned)]
+        return [front_maps.sentence(study.tuned)]
     pairs = study.averaged.pairs
     told = (f"On {_place(pair)}, {_of_pair(study, pair)}" for pair in pairs[:_MOST])
     more = len(pairs) - _MOST

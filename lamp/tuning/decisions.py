@@ -14,7 +14,7 @@ from lamp.evaluation import Setting
 from lamp.lookahead import LAMP
 from lamp.machines import Hardware, spelled
 
-__all__ = ["OUTSIDE", "PLACES", "Assignment", "Decision", "Option", "assembled"]
+__all__ = ["OUTSIDE", "PLACES", "Assignment", "Decision", "Option", "assembled", "joined"]
 
 Assignment = tuple[int | None, ...]
 
@@ -100,11 +100,11 @@ def assembled(
     """
     rest: dict[str, Any] = {}
     layers: dict[int, dict[str, Any]] = {}
-    rules: dict[str, LAMP] = {}
+    rules: list[tuple[LAMP, tuple[int, ...]]] = []
     last = max((layer for each in decisions for layer in each.layers), default=0)
     for decision, choice in zip(decisions, assignment, strict=True):
         option = decision.option(choice)
-        rules |= {rule.on: rule for rule in option.rules}
+        rules += [(rule, decision.layers) for rule in option.rules]
         for layer in decision.layers:
             layers.setdefault(layer, {})[decision.step] = option.step
         if decision.step in OUTSIDE or (decision.step == "norm" and last in decision.layers):
@@ -113,7 +113,30 @@ def assembled(
     # Most layers that compute alike are those of the machine itself, so that it reads well.
     common = _most_common(layers.values())
     machine = replace(machine, **{step: each for step, each in common.items() if step not in rest})
-    return Setting(machine.with_layers(layers, name), tuple(rules.values()))
+    return Setting(machine.with_layers(layers, name), joined(rules, last + 1))
+
+
+def joined(rules: Iterable[tuple[LAMP, Iterable[int]]], layers: int) -> tuple[LAMP, ...]:
+    """Rules for some layers each as rules of a model.
+
+    Parameters
+    ----------
+    rules : iterable of tuple of (LAMP, iterable of int)
+        No layers stand for a rule outside of them.
+    layers : int
+        How many layers the model has: a rule for all of them has none of its own.
+
+    Returns
+    -------
+    tuple of LAMP
+    """
+    found: dict[LAMP, set[int]] = {}
+    for rule, own in rules:
+        found.setdefault(replace(rule, layers=""), set()).update(own)
+    return tuple(
+        rule if len(own) in (0, layers) else replace(rule, layers=own)
+        for rule, own in found.items()
+    )
 
 
 def _most_common(layers: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -316,7 +316,8 @@ class Measurements:
         decided = self.decisions[decision]
         if decided.options[choice].rules:
             rates = run.metrics.step_rates[decided.step]
-            self._rates[decision, choice] = float(np.mean(rates))
+            own = [rates[layer] for layer in decided.layers] or rates
+            self._rates[decision, choice] = float(np.mean(own))
 
 
 def _in_words(allowed: Mapping[str, Any]) -> str:

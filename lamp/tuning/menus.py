@@ -34,8 +34,7 @@ A menu is a TOML file or a :class:`Menu`::
     a machine that has it on the same text.
 ``groups``
     The layers that are decided together: lists of them, a number of groups of equal size, or
-    ``"layers"`` for each layer on its own.  A step with look-ahead among its options is decided for
-    all layers together.
+    ``"layers"`` for each layer on its own.
 ``costs``
     ``"bits"`` or ``"accumulators"``, see :mod:`lamp.tuning.costs`, or a table with the cost of a
     multiply-add, or of an element, by the label of each option; a table of a step within it comes
@@ -217,15 +216,14 @@ class Menu:
         ValueError
             If the groups are not all layers of the model, each once.
         """
-        groups, everything = self._groups(shape.layers), (tuple(range(shape.layers)),)
+        groups = self._groups(shape.layers)
         found = []
         for step in _DECIDED:
             options = self._options(step)
-            if not options:
-                continue
-            looks_ahead = any(option.rules for option in options)
-            layers = ((),) if step in OUTSIDE else everything if looks_ahead else groups
-            found += [Decision(step, each, options, getattr(self.base, step)) for each in layers]
+            layers = ((),) if step in OUTSIDE else groups
+            if options:
+                base = getattr(self.base, step)
+                found += [Decision(step, each, options, base) for each in layers]
         return found
 
     def record(self) -> dict[str, Any]:
@@ -445,6 +443,8 @@ def _rules(given: Any, step: str) -> tuple[LAMP, ...]:
     if PLACES.get(rule.on) != step:
         known = ", ".join(f"{place} for {name}" for place, name in PLACES.items())
         raise ValueError(f"{rule} is no rule for {step}: expected {known}")
+    if rule.layers:
+        raise ValueError(f"{rule} names layers, but the rule of an option is for those of a group")
     return (rule,)
 
 

@@ -6,13 +6,17 @@ the exact machine alone, and on the machine the exact step is put in its place.
 
 Divergences are nearly quadratic in errors, and errors of different steps are hardly correlated: the
 parts add up to nearly the whole.  How nearly is measured.
+
+With look-ahead, a step alone is recomputed by its rule in its layer alone, and a step that is put
+right is not recomputed: what steps cost is what their rules leave of it.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -21,11 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamp import integrations
-from lamp.evaluation import Estimate, Source, ratio
+from lamp.evaluation import Estimate, Setting, Source, ratio
+from lamp.lookahead import LAMP, LookAhead
 from lamp.machines import LAYER_FIELDS, STEPS, Hardware, HardwareLike, hardware
-from lamp.studies import Run, Study, sweep
+from lamp.studies import Point, Run, Study, sweep
+from lamp.tuning.decisions import PLACES, joined
 
-__all__ = ["OUTSIDE", "Part", "Rank", "rank", "rank_study"]
+__all__ = ["OUTSIDE", "Part", "Rank", "RankStudy", "rank", "rank_study"]
 
 OUTSIDE: Final = ("weights", "embedding", "norm", "lm_head")
 """What is computed in no layer: the weights of embeddings, last norm and head among it."""
@@ -54,11 +60,9 @@ def _places(machine: Hardware, exact: Hardware, layers: int) -> list[_Place]:
     ]
 
 
-def _with_step(base: Hardware, other: Hardware, place: _Place, layers: int) -> Hardware:
+def _with_step(base: Hardware, other: Hardware, place: _Place, layers: int, name: str) -> Hardware:
     """A machine with one step as on another, both with their layers counted."""
     step, layer = place
-    where = "outside" if layer is None else str(layer)
-    name = f"{base.name}@{where}.{step}={other.name}"
     value = getattr(_own(other, layer), step)
     if layer is not None:
         return base.with_layers({layer: {step: value}}, name)
@@ -70,18 +74,56 @@ def _with_step(base: Hardware, other: Hardware, place: _Place, layers: int) -> H
     return found.with_layers(kept, name)
 
 
+# --- rules of one step ----------------------------------------------------------------------------
+
+
+def _recomputing(exact: Hardware, machine: Hardware, layers: int) -> Hardware:
+    """The exact machine with what recomputes on the machine: no step of it does without a rule."""
+    own = {layer: {"recomputed": _own(machine, layer).recomputed} for layer in range(layers)}
+    return replace(exact, recomputed=machine.recomputed).with_layers(own, exact.name)
+
+
+def _by_place(look_ahead: LookAhead, layers: int) -> dict[_Place, LAMP]:
+    """The rule of each step of each layer that has one."""
+    return {
+        (PLACES[rule.on], None if rule.on == "logits" else layer): rule
+        for layer in range(layers)
+        for rule in look_ahead.of_layer(layer, layers).rules
+    }
+
+
+def _joined(rules: Mapping[_Place, LAMP], layers: int) -> tuple[LAMP, ...]:
+    """The rules for some steps, each for its layers."""
+    own = ((rule, () if layer is None else (layer,)) for (_, layer), rule in rules.items())
+    return joined(own, layers)
+
+
+def _checked(lamp: LAMP | Iterable[LAMP] | None, layers: int) -> LookAhead:
+    look_ahead = LookAhead.of(lamp)
+    look_ahead.check_layers(layers)
+    for rule in look_ahead.rules:
+        if rule.on not in PLACES:
+            raise ValueError(
+                f"{rule} recomputes attention_output and mlp_down together: steps are ranked one "
+                f"by one, with rules for {', '.join(PLACES)}"
+            )
+    return look_ahead
+
+
 # --- the study ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """The machines of a rank."""
+    """The machines of a rank; rules are by the name of the machine."""
 
     machine: Hardware
     exact: Hardware
+    label: str
     layers: int
     alone: Mapping[_Place, Hardware]
     repaired: Mapping[_Place, Hardware]
+    rules: Mapping[str, tuple[LAMP, ...]]
 
     @property
     def machines(self) -> list[Hardware]:
@@ -92,6 +134,7 @@ def _plan(
     model: str | os.PathLike[str],
     machine: HardwareLike,
     exact: HardwareLike,
+    lamp: LAMP | Iterable[LAMP] | None,
     steps: Iterable[str] | None,
     layers: Iterable[int] | None,
     repaired: bool,
@@ -99,6 +142,8 @@ def _plan(
     asked, truth = hardware(machine), hardware(exact)
     count = integrations.reader(model).shape.layers
     counted, counted_exact = asked.counted(count), truth.counted(count)
+    look_ahead = _checked(lamp, count)
+    label = str(Setting(asked, look_ahead.rules))
     places = _places(counted, counted_exact, count)
     if not places:
         raise ValueError(
@@ -110,9 +155,22 @@ def _plan(
             f"none of the steps chosen is computed otherwise by {asked.name!r} than by "
             f"{truth.name!r}: {', '.join(dict.fromkeys(step for step, _ in places))} are"
         )
-    alone = {place: _with_step(counted_exact, counted, place, count) for place in chosen}
-    other = {place: _with_step(counted, counted_exact, place, count) for place in chosen}
-    return _Plan(asked, truth, count, alone, other if repaired else {})
+    of_step = _by_place(look_ahead, count)
+    rules, alone, other = {asked.name: look_ahead.rules}, {}, {}
+    recomputing = _recomputing(counted_exact, counted, count) if of_step else counted_exact
+    for place in chosen:
+        step, layer = place
+        where = f"{'outside' if layer is None else layer}.{step}"
+        base = recomputing if place in of_step else counted_exact
+        name = f"{truth.name}@{where}={label}"
+        alone[place] = _with_step(base, counted, place, count, name)
+        rules[name] = _joined({place: of_step[place]} if place in of_step else {}, count)
+        if repaired:
+            name = f"{label}@{where}={truth.name}"
+            other[place] = _with_step(counted, counted_exact, place, count, name)
+            kept = {each: rule for each, rule in of_step.items() if each != place}
+            rules[name] = look_ahead.rules if kept == of_step else _joined(kept, count)
+    return _Plan(asked, truth, label, count, alone, other, rules)
 
 
 def _chosen(
@@ -143,34 +201,78 @@ def rank_study(
     *,
     source: Any = None,
     exact: HardwareLike = "fp64",
+    lamp: LAMP | Iterable[LAMP] | None = None,
     steps: Iterable[str] | None = None,
     layers: Iterable[int] | None = None,
     repaired: bool = True,
-) -> Study:
+) -> RankStudy:
     """The study that :func:`rank` runs.
 
     Parameters
     ----------
-    model, machine, source, exact, steps, layers, repaired
+    model, machine, source, exact, lamp, steps, layers, repaired
         As in :func:`rank`.
 
     Returns
     -------
-    Study
+    RankStudy
         Its machines are called ``EXACT@LAYER.STEP=MACHINE`` and ``MACHINE@LAYER.STEP=EXACT``; what
         is in no layer has ``outside`` for a number.
     """
-    return _study(model, source, _plan(model, machine, exact, steps, layers, repaired))
+    return _study(model, source, _plan(model, machine, exact, lamp, steps, layers, repaired))
 
 
-def _study(model: str | os.PathLike[str], source: Any, plan: _Plan) -> Study:
-    return Study(
-        f"rank {plan.machine.name}",
+def _study(model: str | os.PathLike[str], source: Any, plan: _Plan) -> RankStudy:
+    study = Study(
+        f"rank {plan.label}",
         models=[model],
         texts=[Source() if source is None else source],
         hardware=plan.machines,
         reference=plan.exact,
     )
+    return RankStudy(study, plan.rules)
+
+
+@dataclass(frozen=True)
+class RankStudy:
+    """A study whose machines have rules of look-ahead of their own.
+
+    Parameters
+    ----------
+    study : Study
+        The study without look-ahead.
+    rules : mapping of str to tuple of LAMP
+        The rules of each machine, by its name.
+    """
+
+    study: Study
+    rules: Mapping[str, tuple[LAMP, ...]]
+
+    @property
+    def name(self) -> str:
+        """The name."""
+        return self.study.name
+
+    @property
+    def hardware(self) -> list[Hardware]:
+        """The machines."""
+        return list(self.study.hardware)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the study says as plain data."""
+        return self.study.record()
+
+    def walk(self) -> Iterator[Point]:
+        """Iterate over the points."""
+        for point in self.study.walk():
+            rules = self.rules[point.setting.hardware.name]
+            lamp = "+".join(map(str, rules)) or "none"
+            setting = Setting(point.setting.hardware, rules)
+            yield replace(point, setting=setting, labels={**point.labels, "lamp": lamp})
+
+    def blamed(self, *place: str) -> AbstractContextManager[None]:
+        """Raise errors as a study does."""
+        return self.study.blamed(*place)
 
 
 # --- what comes of it -----------------------------------------------------------------------------
@@ -210,7 +312,7 @@ class Rank:
     Parameters
     ----------
     model, text, machine, exact : str
-        Their names.
+        Their names; the machine's with its rules.
     layers : int
         How many layers the model has.
     whole : Estimate
@@ -306,6 +408,7 @@ def rank(
     store: str | os.PathLike[str],
     source: Any = None,
     exact: HardwareLike = "fp64",
+    lamp: LAMP | Iterable[LAMP] | None = None,
     steps: Iterable[str] | None = None,
     layers: Iterable[int] | None = None,
     repaired: bool = True,
@@ -318,7 +421,7 @@ def rank(
     model : str or path-like
         A model, as :func:`lamp.from_pretrained` takes it.
     machine : Hardware or str
-        The machine.  Its `recomputed` is left out: there is no look-ahead.
+        The machine.
     store : str or path-like
         The SQLite file of the runs, one for each step of each layer that differs, two if they are
         put right, and one for the machine; it is made if there is none.
@@ -326,6 +429,8 @@ def rank(
         The text, as in :class:`lamp.Study`; by default the held-out one.
     exact : Hardware or str
         What all else is computed in, and the reference.
+    lamp : LAMP or iterable of LAMP, optional
+        The rules of look-ahead on the machine; none for norms, which are rules of two steps.
     steps : iterable of str, optional
         Only these steps; ``"weights"`` and ``"attention"`` are among them.
     layers : iterable of int, optional
@@ -342,7 +447,8 @@ def rank(
     Raises
     ------
     ValueError
-        If the machines do not differ, a step or layer is unknown, or as in :func:`lamp.sweep`.
+        If the machines do not differ, a step or layer is unknown, a rule is for norms, or as in
+        :func:`lamp.sweep`.
     RuntimeError
         If a run failed.
     Interrupted
@@ -365,7 +471,7 @@ def rank(
     >>> [(part.step, part.layer) for part in found.parts], found.complete
     ([('scores', 2), ('scores', 3)], True)
     """
-    plan = _plan(model, machine, exact, steps, layers, repaired)
+    plan = _plan(model, machine, exact, lamp, steps, layers, repaired)
     found = sweep(_study(model, source, plan), store=store, grow=True, **engine)
     if found.failed:
         first = found.failed[0]
@@ -383,7 +489,7 @@ def rank(
     return Rank(
         whole.model,
         whole.text,
-        plan.machine.name,
+        plan.label,
         plan.exact.name,
         plan.layers,
         _divergence(whole),

@@ -116,7 +116,7 @@ def _attend_text(
     found = attentions.attention(
         *(np.ascontiguousarray(x) for x in (query, key, value)),
         hardware=run.machine,
-        lamp=run.look_ahead.softmax,
+        lamp=run.rules.softmax,
         layer=layer,
         variant=attentions.Variant(
             None if mask is None else mask.seen, given.scale, given.cap, bias, given.sinks

@@ -25,11 +25,11 @@ def experts(fitting: Fitting, name: str) -> Callable[..., Any]:
     experts' numbers; each of these results is rounded as the residual stream is.
     """
     run, module = fitting.run, fitting.module(name)
-    for place in ("activation", "norm"):
-        if getattr(run.look_ahead, place) is not None:
+    for rule in run.look_ahead.rules:
+        if rule.on in ("activation", "norm"):
             raise ValueError(
-                f"{getattr(run.look_ahead, place)} recomputes products in front of functions, "
-                f"but {name} are experts, where that is not implemented"
+                f"{rule} recomputes products in front of functions, but {name} are experts, where "
+                "that is not implemented"
             )
     up = "gate_up_proj" if module.has_gate else "up_proj"
     ups, downs = (_experts(fitting, name, each) for each in (up, "down_proj"))

@@ -42,9 +42,9 @@ def _product(fitting: Fitting, name: str) -> Callable[..., Any]:
         return _head(fitting, name)
     ahead = fitting.run.look_ahead
     if product.step in ("attention_output", "mlp_down") and ahead.norm is not None:
-        return into_norm(fitting, name, product, ahead.norm)
+        return into_norm(fitting, name, product)
     if product.step == "mlp_up" and ahead.activation is not None:
-        return into_activation(fitting, name, ahead.activation)
+        return into_activation(fitting, name)
     return plain(fitting, name, product.step)
 
 

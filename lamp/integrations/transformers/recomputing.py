@@ -31,21 +31,37 @@ class _Pending(NamedTuple):
         return self.added(stream)
 
 
-def into_norm(fitting: Fitting, name: str, product: Product, rule: LAMP) -> Callable[..., Any]:
+def _passing_over(fitting: Fitting, name: str, step: str) -> Callable[..., Any]:
+    """A product in layers that no rule is for, where others are."""
+    run, forward, matrix = fitting.run, plain(fitting, name, step), fitting.matrix(name)
+
+    def passed_over(x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = forward(x)
+        run.pass_over(step, found.numel(), matrix.shape[0])
+        return found
+
+    return passed_over
+
+
+def into_norm(fitting: Fitting, name: str, product: Product) -> Callable[..., Any]:
     """A product that is added to the residual stream in front of a norm."""
     run, matrix = fitting.run, fitting.matrix(name)
     norm_name = fitting.structure.next_norms.get(name)
     if norm_name is None:
         raise ValueError(
-            f"{rule} recomputes what norms read, but {name} is not added to the residual "
-            "stream right in front of a norm"
+            f"{_first(fitting, 'norm')} recomputes what norms read, but {name} is not added to "
+            "the residual stream right in front of a norm"
         )
     parameters, kind = fitting.norm(norm_name), fitting.structure.norms[norm_name]
     of = LayerNorm if kind.centered else RMSNorm
     f = of(parameters.weight, epsilon=kind.epsilon)
     step = product.step
+    passed_over = _passing_over(fitting, name, step)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
+        rule = run.rules.norm
+        if rule is None:
+            return passed_over(x)
         count_work(run, x, matrix)
         h = array(x)
         shape = (*h.shape[:-1], matrix.shape[1])
@@ -71,15 +87,20 @@ def into_norm(fitting: Fitting, name: str, product: Product, rule: LAMP) -> Call
     return forward
 
 
-def into_activation(fitting: Fitting, name: str, rule: LAMP) -> Callable[..., Any]:
+def _first(fitting: Fitting, place: str) -> LAMP:
+    """A rule for a place."""
+    return next(rule for rule in fitting.run.look_ahead.rules if rule.on == place)
+
+
+def into_activation(fitting: Fitting, name: str) -> Callable[..., Any]:
     """A product that an activation reads, or what the activated gate is multiplied by."""
     gates = fitting.structure.gates
     if any(name == factor for _, factor, _ in gates.values()):
         return plain(fitting, name, "mlp_up")
     if name not in gates:
         raise ValueError(
-            f"{rule} recomputes what activations read, but the model's {name} is not read by "
-            "one that is known"
+            f"{_first(fitting, 'activation')} recomputes what activations read, but the model's "
+            f"{name} is not read by one that is known"
         )
     activation_name, factor_name, down = gates[name]
     run, matrix = fitting.run, fitting.matrix(name)
@@ -88,6 +109,8 @@ def into_activation(fitting: Fitting, name: str, rule: LAMP) -> Callable[..., An
         fitting.matrix(down).row_norms,
         activations.activation(fitting.structure.activations[activation_name]).slope,
     )
+
+    passed_over = _passing_over(fitting, name, "mlp_up")
 
     def recomputed(text: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
         factor = None
@@ -101,10 +124,13 @@ def into_activation(fitting: Fitting, name: str, rule: LAMP) -> Callable[..., An
         if factor is not None:
             sensitivity *= np.abs(factor.values)
             already = factor.recomputed
+        rule = run.rules.activation
         y = transformer.recompute(candidates, rule, run, sensitivity=sensitivity, already=already)
         return y, None if factor is None else factor.values
 
     def forward(x: torch.Tensor) -> torch.Tensor:
+        if run.rules.activation is None:
+            return passed_over(x)
         h = array(x)
         texts = [h.reshape(-1, h.shape[-1])] if h.ndim < 3 else list(h)
         found = [recomputed(np.ascontiguousarray(text)) for text in texts]

@@ -143,6 +143,7 @@ class Run(State):
     def begin(self) -> None:
         """Begin a forward pass."""
         self.layer, self.machine, self.place = 0, self.hardware, "embedding"
+        self.rules = self.look_ahead
         self.multiply_adds = 0
         for each in (self.held, self.candidates, self.calls, self.counts, self.masks):
             each.clear()

@@ -150,6 +150,15 @@ LAYERED = {
         LAMP("relaxed", tau=0.2),
     ),
     "float64": (lamp.hardware("bf16@1=fp64"), LAMP("kl", budget=0.1, on="logits")),
+    "rules": (
+        lamp.hardware("ps4"),
+        [
+            LAMP("kl", budget=0.1, layers="0"),
+            LAMP("strict", tau=0.1),
+            LAMP("norm", budget=0.05, layers="-1"),
+            LAMP("activation", budget=0.05, layers="0"),
+        ],
+    ),
 }
 
 

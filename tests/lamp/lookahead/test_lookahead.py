@@ -106,6 +106,79 @@ def test_all_of_a_place_is_the_high_precision():
     assert result.recomputation_rate == 1.0
 
 
+@pytest.mark.parametrize("layers", ["0", "-1"])
+def test_all_of_a_place_in_a_layer_is_the_high_precision_there(layers):
+    steps = {
+        "softmax": ("scores",),
+        "norm": ("attention_output", "mlp_down"),
+        "activation": ("mlp_up",),
+    }
+    layer = int(layers) % 2
+    for place, low in steps.items():
+        machine = lamp.Hardware(f"low {place}", **dict.fromkeys(low, LOW))
+        expected = machine.with_layers({layer: dict.fromkeys(low, HIGH)})
+        rule = LAMP("random", budget=1, on=place, layers=layers)
+        found = MODEL.with_hardware(machine, rule).forward(TOKENS)
+        np.testing.assert_array_equal(found.logits, MODEL.with_hardware(expected).logits(TOKENS))
+        whole = MODEL.with_hardware(machine, replace(rule, layers="")).forward(TOKENS)
+        for step in low:  # layers without a rule have components, too
+            counts = [(part.selected, part.components) for part in found.recomputed[step]]
+            both = [part.components for part in whole.recomputed[step]]
+            expected_counts = [(own * (i == layer), own) for i, own in enumerate(both)]
+            assert counts == expected_counts
+
+
+def test_layers_have_rules_of_their_own_and_the_rest_has_one():
+    first, rest = LAMP("kl", budget=0.05, layers=[0, -1]), LAMP("strict", tau=0.1)
+    ahead = LookAhead.of([rest, first, LAMP("kl", budget=0.1, on="logits")])
+    plain = replace(first, layers="")
+    assert [ahead.of_layer(layer, 4).softmax for layer in range(5)] == [
+        plain, rest, rest, plain, rest
+    ]  # fmt: skip
+    assert ahead.of_layer(0, 4).logits == ahead.logits
+    assert ahead.of_layer(1, 4).norm is None
+    alone = LookAhead.of(first)
+    assert [alone.of_layer(layer, 3).softmax for layer in range(3)] == [plain, None, plain]
+    assert not ahead.is_causal
+    assert LookAhead.of(rest).is_causal
+
+
+def test_layers_of_rules_are_written_in_one_way():
+    rule = LAMP("kl", budget=0.01, layers=(-1, 2, 1, 1, 0))
+    assert str(rule) == "softmax:kl:1%:layers=0-2,-1"
+    assert LAMP.parse(str(rule)) == rule == LAMP("kl", budget=0.01, layers="-1,0-2")
+    others = rule, replace(rule, layers="0-2"), replace(rule, layers="")
+    settings = {lamp.evaluation.Setting("ps4", [each]).digest for each in others}
+    assert len(settings) == 3
+    with pytest.raises(ValueError, match="logits are in no layer"):
+        LAMP("kl", budget=0.01, on="logits", layers="0")
+    with pytest.raises(ValueError, match="'x' is no list of layers"):
+        LAMP.parse("softmax:kl:1%:layers=x")
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (("0-1", "1"), "two rules for softmax in layer 1: softmax:kl:1%:layers=0-1 and"),
+        (("1", "-1"), "two rules for softmax in layer 1"),
+        (("2",), "softmax:kl:1%:layers=2 is for layer 2, but GPT2 has 2 layers, 0 to 1"),
+        (("", ""), "two rules for softmax: softmax:kl:1% and softmax:kl:1%"),
+    ],
+)
+def test_layers_of_rules_that_a_model_has_not_or_twice_are_refused(layers, message):
+    rules = [LAMP("kl", budget=0.01, layers=each) for each in layers]
+    with pytest.raises(ValueError, match=message):
+        MODEL.with_hardware("ps4", rules)
+
+
+def test_a_rule_for_rows_does_not_go_with_tiles_in_its_own_layers_alone():
+    machine = lamp.Hardware("low", scores=LOW).with_layers({0: {"attention": lamp.Tiled()}})
+    rule = LAMP("kl", budget=0.01, layers="1")
+    assert MODEL.with_hardware(machine, rule).forward(TOKENS).recomputed["scores"][1].selected
+    with pytest.raises(ValueError, match="attention by tiles takes the rule relaxed"):
+        MODEL.with_hardware(machine, replace(rule, layers="0"))
+
+
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("layer", [0, 1])
 def test_activations_are_recomputed_where_their_slopes_say(layer, weights):

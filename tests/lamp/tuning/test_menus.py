@@ -48,13 +48,22 @@ def test_groups_of_layers(groups, layers):
     assert [each.layers for each in found] == [*layers, ()]
 
 
-def test_a_step_with_look_ahead_is_decided_for_all_layers():
+def test_look_ahead_is_decided_by_group():
     options = ["ps7", {"machine": "ps4", "lamp": "softmax:kl:1%"}]
-    found = menu({"products": ["ps7"], "scores": options}, groups=3).decisions(SHAPE)
-    (scores,) = [each for each in found if each.step == "scores"]
-    assert scores.layers == tuple(range(6))
-    assert scores.options[1].label == "ps4+softmax:kl:1%"
-    assert scores.options[1].rules == (LAMP.parse("softmax:kl:1%"),)
+    decisions = menu({"scores": options}, groups=3).decisions(SHAPE)
+    assert [each.layers for each in decisions] == [(0, 1), (2, 3), (4, 5)]
+    assert decisions[0].options[1].label == "ps4+softmax:kl:1%"
+    assert decisions[0].options[1].rules == (LAMP.parse("softmax:kl:1%"),)
+    for assignment, rules in {
+        (1, 0, 1): ["softmax:kl:1%:layers=0-1,4-5"],
+        (None, None, 1): ["softmax:kl:1%:layers=4-5"],
+        (1, 1, 1): ["softmax:kl:1%"],
+        (0, 0, 0): [],
+    }.items():
+        found = assembled(BASE, decisions, assignment, "mine")
+        assert [str(each) for each in found.lamp] == rules
+    with pytest.raises(ValueError, match="names layers, but the rule of an option is for those of"):
+        menu({"scores": [{"machine": "ps4", "lamp": "softmax:kl:1%:layers=0"}]})
 
 
 def test_an_option_may_be_a_machine_a_table_or_a_step():

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lamp
-from lamp import Hardware, Product, reports
+from lamp import LAMP, Hardware, Product, reports
 from lamp.cli.application import app
 from lamp.evaluation import Setting, Source, compare
 from lamp.reports import charts, ranks
@@ -124,6 +124,45 @@ def test_a_second_call_finds_its_runs(folder, asked, found):
     assert "add up" not in ranks.heading(part)
 
 
+def test_steps_with_look_ahead_cost_what_their_rules_leave(folder, asked):
+    rules = [LAMP("kl", budget=0.5), LAMP("kl", budget=0.2, on="logits")]
+    given = {**asked, "lamp": rules, "steps": ["scores", "mlp_down", "lm_head"]}
+    found = rank(**given, store=folder / "ahead.sqlite")
+    model = lamp.from_pretrained(folder / "model")
+    text = asked["source"].read(model)
+
+    def measured(machine, *rules):
+        return compare(model, text, Setting(machine, rules)).metrics.kl
+
+    recomputing = replace(FP64, recomputed=MACHINE.recomputed)
+    softmax, logits = rules
+    last = replace(softmax, layers="1")
+    parts = {(part.step, part.layer): part for part in found.parts}
+    assert found.machine == "low+softmax:kl:50%+logits:kl:20%"
+    assert found.whole.value == measured(MACHINE, *rules)
+    for place, machine, own in (
+        (("scores", 1), recomputing.with_layers({1: {"scores": MACHINE.scores}}), [last]),
+        (("mlp_down", 1), FP64.with_layers({1: {"mlp_down": "e8m5"}}), []),
+        (("lm_head", None), replace(recomputing, lm_head=MACHINE.lm_head), [logits]),
+    ):
+        assert parts[place].alone.value == measured(machine, *own) > 0
+    plain = measured(FP64.with_layers({1: {"scores": MACHINE.scores}}))
+    assert parts["scores", 1].alone.value < 0.7 * plain
+    for place, machine, own in (
+        (("scores", 0), MACHINE.with_layers({0: {"scores": FP64.scores}}), [last, logits]),
+        (("mlp_down", 1), replace(MACHINE, layers=()), rules),
+        (("lm_head", None), replace(MACHINE, lm_head=FP64.lm_head), [softmax]),
+    ):
+        expected = found.whole.value - measured(machine, *own)
+        assert parts[place].won.value == pytest.approx(expected, abs=1e-15)
+    (study,) = reports.read(folder / "ahead.sqlite")
+    (drawn,) = (each for each in charts.charts(study) if each.title == "What each step costs")
+    assert [each.name for each in drawn.pictures] == [found.machine]
+    assert f"{found.machine} diverges by" in reports.story(study)[0]
+    with pytest.raises(ValueError, match="norm:norm:1% recomputes attention_output and mlp_down"):
+        rank_study(**asked, lamp=LAMP("norm", budget=0.01))
+
+
 def test_machines_of_a_rank_say_what_they_are(asked):
     names = [machine.name for machine in rank_study(**asked, steps=["norm"]).hardware]
     assert names == [
@@ -160,7 +199,8 @@ def test_the_page_shows_shares_in_place_of_a_row_for_each_machine(folder, found)
     sheet = drawn.draw()
     tooltips = [text for _, own in sheet.marked.values() for text in own]
     share = found.share(found.parts[4])
-    assert f"low: each step alone\nmlp_down, layer 1: {share:.3%}" in tooltips
+    assert f"each step alone\nmlp_down, layer 1: {share:.3%}" in tooltips
+    assert "each step alone\nmlp_down, layer 0: not measured" in tooltips
     assert any("in no layer: norm" in text for text in tooltips)
 
 

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 import lamp
-from lamp import Hardware
+from lamp import Hardware, reports
 from lamp.cli.application import app
 from lamp.evaluation import Source, compare
 from lamp.machines import digest
-from lamp.reports import fronts
+from lamp.reports import charts, fronts
 from lamp.studies import Store, worker
 from lamp.tuning import Menu, measuring, tune
 from lamp.tuning.decisions import assembled
@@ -161,14 +161,15 @@ def test_recomputation_costs_its_share(folder):
     rule = {"machine": "ps4", "lamp": "softmax:kl:25%"}
     menu = replace(Menu.load(folder / "study.toml"), menu={"scores": [rule]}, allowed={"kl": 1.0})
     result = tune(menu, store=folder / "study.sqlite", front=0)
-    (choice,) = result.choices
+    assert [each.layers for each in result.choices] == ["0", "1"]
     model = lamp.from_pretrained(menu.place, hardware=result.machine, lamp=result.setting.lamp)
     text = menu.calibration.read(model)
     share = lamp.evaluate(model.with_hardware("fp64"), model, text.tokens, length=20)
     rate = share.recomputation_rate
     assert 0.2 < rate <= 0.25
     low, high = 13, 32
-    assert choice.cost == pytest.approx(2 * 8 * 10.5 * (low + rate * high), rel=1e-3)
+    cost = sum(each.cost for each in result.choices)
+    assert cost == pytest.approx(2 * 8 * 10.5 * (low + rate * high), rel=1e-3)
     assert [str(each) for each in result.setting.lamp] == ["softmax:kl:25%"]
 
 
@@ -223,6 +224,25 @@ def test_results_are_files(found, tmp_path):
     assert {"front", "uniform"} <= {row["kind"] for row in rows}
     before = [path.read_bytes() for path in files]
     assert [path.read_bytes() for path in fronts.write_tuned(found, tmp_path / "out")] == before
+
+
+def test_the_page_shows_the_front_and_what_was_chosen(folder, found):
+    studies = reports.read(folder / "study.sqlite")
+    (study,) = (each for each in studies if each.tuned and each.name.startswith("tiny, kl 3e-05"))
+    assert {each.name for each in studies if each.is_stage} >= {"tiny, alone"}
+    assert reports.story(study) == [fronts.sentence(found.record())]
+    assert found.machine.name in fronts.sentence(found.record())
+    chart = next(each for each in charts.charts(study) if each.title == "The tuned machine")
+    front, chosen = (picture.draw() for picture in chart.pictures)
+    tooltips = [text for _, own in chosen.marked.values() for text in own]
+    for choice in found.choices:
+        assert (
+            f"{found.machine.name}\n{choice.step}, layer {choice.layers}: {choice.option}"
+            in tooltips
+        )
+    heights = [y for line in front.axes.lines for y in line.get_ydata()]
+    for each in (found.result, *(each for each in found.others if each.kind == "uniform")):
+        assert each.readings["held_out"].value in heights
 
 
 def test_the_front_falls_in_cost_as_the_divergence_rises(found):

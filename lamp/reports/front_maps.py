@@ -1,0 +1,181 @@
+"""What tuning has found in a sentence and in pictures, from the record that a store has of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from lamp.machines import read_numbers
+from lamp.reports import figures, numbers, scales
+from lamp.reports.figures import Picture
+
+__all__ = ["interval", "pictures_of", "sentence"]
+
+_METRICS: Final = {"kl": "KL divergence, nats per token", "flips": "flips"}
+_SHORT: Final = {"kl": "KL", "flips": "flips"}
+_UNITS: Final = {
+    "bits": "bits of arithmetic per token",
+    "accumulators": "accumulator bits per token",
+}
+_TUNED, _UNIFORM, _FRONT = 6, 1, 0  # shapes: a star, a square, a circle
+
+
+def sentence(record: Mapping[str, Any]) -> str:
+    """What was found, in a sentence or two.
+
+    Parameters
+    ----------
+    record : mapping
+        Of :meth:`lamp.tuning.Tuned.record`.
+
+    Returns
+    -------
+    str
+    """
+    metric = _metric(record)
+    allowed = record["tuning"]["allowed"][metric]
+    if isinstance(allowed, float):
+        limit = numbers.factor(allowed)
+    else:
+        (machine,) = (each for each in record["others"] if each["kind"] == "allowed")
+        limit = f"that of {machine['name']}"
+        times = _real(machine["cost"]) / record["cost"]
+        if not math.isnan(times):  # as with a table of costs of one's own
+            limit += f", which costs {numbers.factor(times)} times as much"
+    uniform = record["cheapest_uniform"]
+    beside = "no uniform machine of the menu holds"
+    if uniform is not None:
+        times = f"costs {record['factor']:.3g} times as much"
+        beside = f"{uniform}, the cheapest uniform machine that holds, {times}"
+    reading = _reading(record)
+    measured = f"{_SHORT[metric]} {numbers.scientific(reading.value)}{interval(reading)}"
+    return (
+        f"{record['hardware']}: {measured} on held-out text, at most {limit}.  Its accumulators "
+        f"have {record['accumulator_bits']:.3g} bits on average; {beside}."
+    )
+
+
+def _metric(record: Mapping[str, Any]) -> str:
+    return str(next(iter(record["tuning"]["allowed"])))
+
+
+def _real(number: float | None) -> float:
+    """A number of a record, where those that JSON cannot hold are None."""
+    return math.nan if number is None else number
+
+
+def _reading(record: Mapping[str, Any]) -> _Reading:
+    """The divergence on the held-out text."""
+    held_out = record["divergence"]["held_out"]
+    return _Reading(*map(_real, (held_out["value"], *held_out["interval"])))
+
+
+class _Reading(NamedTuple):
+    """A divergence, and the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interval(reading: Any) -> str:
+    """The confidence interval of a reading in brackets, or nothing."""
+    if math.isnan(reading.low):
+        return ""
+    return f" [{numbers.scientific(reading.low)}, {numbers.scientific(reading.high)}]"
+
+
+def pictures_of(record: Mapping[str, Any]) -> list[Picture]:
+    """The front, and what was chosen for each step and layer.
+
+    Parameters
+    ----------
+    record : mapping
+        Of :meth:`lamp.tuning.Tuned.record`.
+
+    Returns
+    -------
+    list of Picture
+    """
+    return [_front(record), _choices(record)]
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    source = record["tuning"]["held_out"]
+    return f"{record['tuning']['model']} · {source['name'] or source['source']}"
+
+
+def _front(record: Mapping[str, Any]) -> Picture:
+    """Divergence against cost: the predicted front, machines on it, and uniform ones."""
+    metric, tuning = _METRICS[_metric(record)], record["tuning"]
+    uniform = [each for each in record["others"] if each["kind"] == "uniform"]
+    tuned = {**record, "name": record["hardware"]}
+    marked = [(each, 0, _FRONT) for each in record["front"] if each["divergence"]]
+    marked += [(each, color, _UNIFORM) for color, each in enumerate(uniform, 1)]
+    points = [_point(each, color, shape) for each, color, shape in [*marked, (tuned, 0, _TUNED)]]
+    line = [
+        figures.Point(each["cost"], each["predicted"], 0, _FRONT, "")
+        for each in record["front"]
+        if _real(each["predicted"]) > 0
+    ]
+    allowed = figures.Point(math.nan, _real(record["allowed"]["held_out"]), 0, _FRONT, "")
+    unit = "cost per token"
+    if isinstance(tuning["costs"], str):
+        unit = _UNITS[tuning["costs"]]
+    drawn = [allowed, *line, *points]
+    x = scales.Scale(unit, [each.x for each in (*line, *points)], numbers.power, across=True)
+    y = scales.Scale(
+        metric, [each.y for each in drawn], numbers.power, errors=[each.y_error for each in drawn]
+    )
+    lines = [figures.Line([allowed], "level", "allowed"), figures.Line(line)]
+    legend = (
+        figures.Entry("tuned", 0, _TUNED, "rule"),
+        figures.Entry("on the front, held-out text", 0, _FRONT, "rule"),
+        figures.Entry("the front as predicted", 0, role="front"),
+        *(figures.Entry(each["name"], i, _UNIFORM) for i, each in enumerate(uniform, 1)),
+        figures.Entry("allowed", 0, role="level"),
+        figures.Entry("squares: one option everywhere; bars: 95% intervals", role="note"),
+    )
+    draw = partial(figures.plot, x, y, points, [each for each in lines if each.points])
+    return figures.Picture("front", _title(record), f"{metric}, against {unit}", legend, draw)
+
+
+def _point(each: Mapping[str, Any], color: int, shape: int) -> figures.Point:
+    """The mark of a machine, with its interval on the held-out text."""
+    reading = _reading(each)
+    tooltip = f"{each['name']}\n{numbers.scientific(reading.value)}{interval(reading)}"
+    reach = 0.5 * (reading.high - reading.low)
+    return figures.Point(each["cost"], reading.value, color, shape, tooltip, y_error=reach)
+
+
+def _choices(record: Mapping[str, Any]) -> Picture:
+    """The option of each step and layer, in the color that it has in the picture of the front."""
+    choices = record["choices"]
+    uniform = [each["name"] for each in record["others"] if each["kind"] == "uniform"]
+    chosen = dict.fromkeys(each["option"] for each in choices)
+    options = [*dict.fromkeys(["", *uniform, *chosen])]
+    rows: dict[str, dict[int, float]] = {}
+    outside = []
+    for each in choices:
+        if not each["layers"]:
+            outside.append(f"{each['step']} {each['option']}")
+        for layer in read_numbers(each["layers"]) if each["layers"] else ():
+            rows.setdefault(each["step"], {})[layer] = options.index(each["option"])
+    count = 1 + max((layer for row in rows.values() for layer in row), default=-1)
+    steps = {
+        step: [row.get(layer, math.nan) for layer in range(count)] for step, row in rows.items()
+    }
+    name = record["hardware"]
+    text = f"in no layer: {', '.join(outside)}"
+    blocks = [figures.Block(name, name, steps, options)] if steps else []
+    blocks += [figures.Block(text, text, {})] if outside else []
+    legend = tuple(
+        figures.Entry(option, color, _UNIFORM)
+        for color, option in enumerate(options)
+        if option in chosen
+    )
+    draw = partial(figures.heat_map, blocks)
+    summary = f"what was chosen by step and layer: {', '.join(chosen)}"
+    return figures.Picture("choices", _title(record), summary, legend, draw)
