@@ -40,10 +40,20 @@ def _spread(generator, shape):
     return generator.standard_normal(shape) * 2.0 ** generator.integers(-20, 21, shape)
 
 
+def _alternating(generator, shape, even, odd):
+    """A number for even steps and one for odd ones, of either sign."""
+    steps = np.arange(shape[1])
+    return np.where(steps % 2 == 0, even, odd) * generator.choice([1.0, -1.0], shape)
+
+
 def _ties(generator, shape):
-    """Few bits far apart: sums end in ties, and just beside them."""
-    x = 1 + generator.integers(0, 3, shape) * 2.0**-12
-    return x * generator.choice([1.0, -1.0], shape) * 2.0 ** generator.integers(-13, 13, shape)
+    """Every other product is a tie of float32, the next far below float64's last bit of it."""
+    return _alternating(generator, shape, 1 + 2.0**-12, 2.0**-30)
+
+
+def _subnormal_ties(generator, shape):
+    """The same among float32's subnormals."""
+    return _alternating(generator, shape, 3 * 2.0**-75, 2.0**-105)
 
 
 def _tiny(generator, shape):
@@ -62,7 +72,7 @@ def _special(generator, shape):
     return x
 
 
-NUMBERS = (_plain, _spread, _ties, _tiny, _huge, _special)
+NUMBERS = (_plain, _spread, _ties, _subnormal_ties, _tiny, _huge, _special)
 
 
 @pytest.mark.parametrize("terms", [2, 3, 5, 64, 75])
@@ -72,7 +82,7 @@ def test_quick_trees_keep_every_bit(format, inputs, terms, monkeypatch, taken):
     generator = np.random.default_rng(terms)
     for numbers in NUMBERS:
         a = members(numbers(generator, (4, terms)), inputs)
-        b = members(numbers(generator, (terms, 70)), inputs)
+        b = members(numbers(generator, (70, terms)), inputs).T.copy()
         a[1, 1::2], b[1::2, :9] = -a[1, : terms // 2 * 2 : 2], b[: terms // 2 * 2 : 2, :9]
         c = members(generator.standard_normal((4, 70)), format)
         for block in (None, 2, 7):
