@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -103,37 +103,51 @@ class Packed:
             raise ValueError(
                 f"columns {first} to {last} of {self.shape[1]}: expected a multiple of 64 first"
             )
-        part: Packed = object.__new__(Packed)
-        part.format, part._narrow = self.format, self._narrow.part(first, last)
-        return part
+        return self._like(self._narrow.part(first, last))
 
     @staticmethod
-    def beside(parts: Sequence[Packed]) -> Packed:
-        """Matrices of one format and height side by side.
+    def beside(parts: Iterable[Packed], columns: int) -> Packed:
+        """Matrices of one format and height side by side, each of which is asked for once.
 
         Parameters
         ----------
-        parts : sequence of Packed
+        parts : iterable of Packed
             All but the last have a multiple of 64 columns.
+        columns : int
+            How many columns all of them have.
+
+        Raises
+        ------
+        ValueError
+            If formats or heights differ, or the columns are others.
         """
-        first = parts[0]
+        whole: Packed | None = None
+        codes: Any = None
+        first = 0
         for part in parts:
-            if (part.format, part.shape[0]) != (first.format, first.shape[0]):
-                raise ValueError(f"{part!r} beside {first!r}: expected the same format and height")
-        for part in parts[:-1]:
-            if part.shape[1] % 64:
-                raise ValueError(f"{part!r}: expected a multiple of 64 columns in front of others")
-        narrow = first._narrow
-        whole: Packed = object.__new__(Packed)
-        whole.format, whole._narrow = (
-            first.format,
-            Narrow(
-                np.concatenate([part._narrow.codes for part in parts]),
-                narrow.widening,
-                (1, first.shape[0], sum(part.shape[1] for part in parts)),
-            ),
-        )
+            if whole is None:
+                narrow = part._narrow
+                codes = np.empty((-(-columns // 64), *narrow.codes.shape[1:]), narrow.codes.dtype)
+                shape = (1, part.shape[0], columns)
+                whole = part._like(Narrow(codes, narrow.widening, shape))
+            if (part.format, part.shape[0]) != (whole.format, whole.shape[0]):
+                raise ValueError(f"{part!r} beside {whole!r}: expected the same format and height")
+            if first % 64 or first + part.shape[1] > columns:
+                raise ValueError(
+                    f"{part!r} from column {first} to {columns}: it does not fit there"
+                )
+            codes[first // 64 : -(-(first + part.shape[1]) // 64)] = part._narrow.codes
+            first += part.shape[1]
+        if whole is None or first != columns:
+            raise ValueError(f"parts have {first} columns, expected {columns}")
+        codes.flags.writeable = False
         return whole
+
+    def _like(self, narrow: Narrow) -> Packed:
+        """Another matrix of the format."""
+        other: Packed = object.__new__(Packed)
+        other.format, other._narrow = self.format, narrow
+        return other
 
     def __repr__(self) -> str:
         rows, columns = self.shape

@@ -132,18 +132,21 @@ def _joined(parts: list[Any]) -> Any:
     if isinstance(first, tuple):
         return (_joined([part[0] for part in parts]),)
     if all(isinstance(part, Packed) for part in parts):
-        return Packed.beside(parts)
+        return _beside(parts)
     if all(isinstance(part, PackedScaled) for part in parts):
         elements, scales = (
-            Packed.beside([getattr(part, name) for part in parts])
-            for name in ("elements", "scales")
+            _beside([getattr(part, name) for part in parts]) for name in ("elements", "scales")
         )
         return PackedScaled(elements, scales, first.format, first.tensor_scale)
     if isinstance(first, Scaled | PackedScaled):
         plain = [part.scaled() if isinstance(part, PackedScaled) else part for part in parts]
-        elements, scales = (
+        arrays = (
             np.concatenate([getattr(part, name) for part in plain], axis=1)
             for name in ("elements", "scales")
         )
-        return Scaled._of(elements, scales, first.format, 0, first.tensor_scale)
+        return Scaled._of(*arrays, first.format, 0, first.tensor_scale)
     return np.concatenate([numbers(part) for part in parts], axis=1)
+
+
+def _beside(parts: list[Packed]) -> Packed:
+    return Packed.beside(parts, sum(part.shape[1] for part in parts))

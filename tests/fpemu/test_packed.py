@@ -83,6 +83,16 @@ def test_columns_share_the_memory():
         packed.columns(3, 70)
 
 
+def test_parts_side_by_side():
+    b = members("bfloat16", 20, 200)
+    parts = [fpemu.Packed(b[:, first : first + 128], "bfloat16") for first in (0, 128)]
+    assert_same_bits(fpemu.Packed.beside(iter(parts), 200).numbers(), b)
+    one = fpemu.Packed([[1.0]], "bfloat16")
+    for wrong in (parts[::-1], parts[:1], [parts[0], parts[0]], [parts[0], one]):
+        with pytest.raises(ValueError, match=r"expected|does not fit"):
+            fpemu.Packed.beside(wrong, 200)
+
+
 @pytest.mark.parametrize(
     ("b", "format", "message"),
     [

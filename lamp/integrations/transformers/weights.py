@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import fpemu
-from fpemu import Format
+from fpemu import Format, Packed
 from lamp.integrations.transformers.kinds import is_experts
 from lamp.integrations.transformers.running import wide
 from lamp.integrations.transformers.structure import Structure
@@ -28,7 +28,7 @@ from lamp.models.layers import Matrix
 
 __all__ = ["Shared", "check_finite", "held", "large", "memory"]
 
-_STRIP: Final = 2**20  # weights that are rounded at once
+_STRIP: Final = 2**18  # weights that are rounded at once: few, so that memory has no gaps
 _LOOKED_AT: Final = 256  # rows of weights between two looks at whether rounding changes them
 
 
@@ -118,13 +118,20 @@ class Shared(Matrix):
     def _numbers(self, few: bool) -> Any:
         """The numbers of the machine; those for few rows are kept, in the width of their format."""
         if self._weight is None and few:
-            whole = slice(0, self.shape[1])
-            if self._rounds and packed.is_worth_it(self.size):
-                parts = [packed.narrowest(self._made(part), self.format) for part in self._strips()]
-                self._weight = packed.joined([Operand(part) for part in parts]).values
-            else:
-                self._weight = self._made(whole)
+            self._weight = self._codes() if packed.is_worth_it(self.size) else None
+            if self._weight is None:
+                self._weight = self._made(slice(0, self.shape[1]))
         return self._weight
+
+    def _codes(self) -> Packed | None:
+        """The numbers of the machine packed, if they are others than the model's and narrow."""
+        if not (self._rounds and Packed.holds(self.format)):
+            return None
+        parts = (Packed(self._made(part), self.format) for part in self._strips())
+        try:
+            return Packed.beside(parts, self.shape[1])
+        except ValueError:  # an infinity
+            return None
 
     def _strips(self) -> list[slice]:
         """Columns that are rounded together."""
