@@ -260,15 +260,18 @@ class RankStudy:
 
     def record(self) -> dict[str, Any]:
         """Return what the study says as plain data."""
-        return self.study.record()
+        return {**self.study.record(), "lamp": [self._label(self.hardware[0])]}
 
     def walk(self) -> Iterator[Point]:
         """Iterate over the points."""
         for point in self.study.walk():
-            rules = self.rules[point.setting.hardware.name]
-            lamp = "+".join(map(str, rules)) or "none"
-            setting = Setting(point.setting.hardware, rules)
-            yield replace(point, setting=setting, labels={**point.labels, "lamp": lamp})
+            machine = point.setting.hardware
+            labels = {**point.labels, "lamp": self._label(machine)}
+            yield replace(point, setting=Setting(machine, self.rules[machine.name]), labels=labels)
+
+    def _label(self, machine: Hardware) -> str:
+        """The rules of a machine in words."""
+        return "+".join(map(str, self.rules[machine.name])) or "none"
 
     def blamed(self, *place: str) -> AbstractContextManager[None]:
         """Raise errors as a study does."""
