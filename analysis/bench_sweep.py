@@ -77,7 +77,7 @@ def compare(count: int, tokens: int, folder: Path) -> float:
     def follow(status: Status) -> None:
         nonlocal done, aside
         start = time.perf_counter()
-        for run, result in status.ended[done:]:
+        for run, result in status.since(done):
             done += 1
             assert bare.evaluate(settings[run.hardware + run.lamp]) == result.metrics
         aside += time.perf_counter() - start

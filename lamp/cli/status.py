@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -15,7 +14,6 @@ from lamp.cli import options
 if TYPE_CHECKING:
     from lamp.studies import Run, Store, TaskRun
 
-_Run = TypeVar("_Run", bound="Run")
 _MOST_SHOWN: Final = 10
 
 Results = Annotated[Path, typer.Argument(help="The SQLite file of a sweep.", metavar="STORE")]
@@ -71,29 +69,20 @@ def _print_status(store: Store) -> None:
     table.add_column("study")
     for column in ("runs", "done", "failed", "missing", "running"):
         table.add_column(column, justify="right")
-    runs: list[Run] = []
-    tasks: list[TaskRun] = []
     for name in store.studies():
         counts = store.counts(name)
         cells = counts.total, counts.done, counts.failed, counts.missing, counts.running
         table.add_row(name, *map(str, cells))
-        runs += store.runs(name)
-        tasks += store.task_runs(name)
     console.print(table)
-    if ended := _latest(runs):
+    if ended := store.runs(last=_MOST_SHOWN):
         console.print()
         console.print(_last(ended))
-    if done := _latest([run for run in tasks if run.result]):
+    if done := store.task_runs(state="done", last=_MOST_SHOWN):
         console.print()
         console.print(_last_tasks(done))
-    for run in [r for r in (*runs, *tasks) if r.state == "failed"][:_MOST_SHOWN]:
+    failed = [each(state="failed", last=_MOST_SHOWN) for each in (store.runs, store.task_runs)]
+    for run in [*failed[0], *failed[1]][:_MOST_SHOWN]:
         console.print(f"\nfailed: {run}: {run.error}")
-
-
-def _latest(runs: Sequence[_Run]) -> list[_Run]:
-    """The runs that ended last, the last one first."""
-    ended = sorted((r for r in runs if r.finished_at), key=lambda r: r.finished_at or "")
-    return ended[: -_MOST_SHOWN - 1 : -1]
 
 
 def _last_tasks(runs: list[TaskRun]) -> Any:

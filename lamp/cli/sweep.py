@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -88,7 +90,13 @@ def sweep(
         return
     try:
         found = studies.sweep(
-            study, store=target, jobs=jobs, cluster=cluster, memory=memory, progress=True
+            study,
+            store=target,
+            jobs=jobs,
+            cluster=cluster,
+            memory=memory,
+            progress=True,
+            brief=True,
         )
     except studies.Interrupted as stop:
         _summarise(stop.sweep)
@@ -111,9 +119,8 @@ def interrupted() -> typer.Exit:
 
 
 def _summarise(found: Sweep) -> None:
-    states = [record.state for record in found.runs]
-    missing = states.count("missing")
-    left = f", {missing} to do" if missing else ""
+    counts = found.counts
+    left = f", {counts.missing} to do" if counts.missing else ""
     for note in found.notes:
         echo(f"Note: {note}.", err=True)
     for record in found.failed[:_MOST_SHOWN]:
@@ -121,7 +128,7 @@ def _summarise(found: Sweep) -> None:
     if len(found.failed) > _MOST_SHOWN:
         echo(f"failed: {len(found.failed) - _MOST_SHOWN} more", err=True)
     echo(
-        f"{found.study}: {_runs(len(states))}, {found.ran} of them new, {len(found.failed)} failed"
+        f"{found.study}: {_runs(counts.total)}, {found.ran} of them new, {counts.failed} failed"
         f"{left}; results in {found.store}"
     )
 
@@ -132,27 +139,28 @@ def _runs(count: int) -> str:
 
 def _show_plan(study: Path, target: Path) -> None:
     """List the runs of a study as they are found, the first ones one by one."""
-    from lamp.studies import Run, Store, file_digest, walk
+    from lamp.studies import Members, Planner, Store, file_digest, in_parts
     from lamp.studies import Study as Parsed
 
-    done: frozenset[str] = frozenset()
-    if target.exists():
-        with Store.open(target) as opened:
-            done = opened.finished()
-    notes: list[str] = []
-    keys: set[bytes] = set()
-    missing = count = 0
-    for point, task in walk(Parsed.load(study), file_digest, notes):
-        count += 1
-        if count <= _MOST_LISTED:
-            labels: Any = point.labels
-            state = "done   " if task.key in done else "missing"
-            echo(f"{state}  {Run(task.key, **labels)}")
-        key = bytes.fromhex(task.key)
-        missing += key not in keys and task.key not in done
-        keys.add(key)
+    planner = Planner(Parsed.load(study), file_digest)
+    count = 0
+    with contextlib.ExitStack() as stack:
+        members = stack.enter_context(Members())
+        store = stack.enter_context(Store.open(target)) if target.exists() else None
+
+        def finished(keys: Iterable[str]) -> frozenset[str]:
+            return frozenset() if store is None else store.finished(keys)
+
+        for runs in in_parts(run for run, _ in planner.walk()):
+            if count < _MOST_LISTED:
+                done = finished([run.key for run in runs])
+                for run in runs[: _MOST_LISTED - count]:
+                    echo(f"{'done   ' if run.key in done else 'missing'}  {run}")
+            count += len(runs)
+            members.add(runs)
+        total, missing = members.missing(finished)
     if count > _MOST_LISTED:
         echo(f"and {count - _MOST_LISTED:,} more")
-    for note in notes:
+    for note in planner.notes:
         echo(f"Note: {note}.", err=True)
-    echo(f"{_runs(len(keys))}, {missing} to do; results in {target}")
+    echo(f"{_runs(total)}, {len(missing)} to do; results in {target}")

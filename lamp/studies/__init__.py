@@ -2,7 +2,8 @@
 
 from lamp.studies.engines import Engine, engine
 from lamp.studies.equal_rates import EqualRateRun, equal_rate_grid, spread_windows
-from lamp.studies.plans import planned, walk
+from lamp.studies.members import Members, in_parts
+from lamp.studies.plans import Planner, planned
 from lamp.studies.runs import Result, Run, TaskRun
 from lamp.studies.status import Status
 from lamp.studies.store import Store
@@ -14,6 +15,8 @@ __all__ = [
     "Engine",
     "EqualRateRun",
     "Interrupted",
+    "Members",
+    "Planner",
     "Point",
     "Result",
     "Run",
@@ -25,8 +28,8 @@ __all__ = [
     "engine",
     "equal_rate_grid",
     "file_digest",
+    "in_parts",
     "planned",
     "spread_windows",
     "sweep",
-    "walk",
 ]

@@ -97,7 +97,7 @@ class _Lines:
         if status.stopping and not self._stopping:
             self._stopping = True
             self._print(_STOPPING)
-        for run, result in status.ended[self._written :]:
+        for run, result in status.since(self._written):
             self._written += 1
             count = f"{status.before + self._written}/{status.total}"
             self._print(f"{count}  {run}: {_summary(result)}")
@@ -141,7 +141,7 @@ class _Table:
     def __call__(self, status: Status) -> None:
         """Keep the status for the next refresh."""
         self._status = status
-        for run, result in status.ended[self._seen :]:
+        for run, result in status.since(self._seen):
             self._seen += 1
             metrics = result.metrics
             if isinstance(metrics, Metrics) and not math.isnan(metrics.kl):
@@ -216,7 +216,7 @@ def _bands(best: dict[float, tuple[float, Run]]) -> Table:
 
 def _last(status: Status) -> Table:
     table = _headed("last", "recomputed", "of")
-    for run, result in status.ended[: -_LAST - 1 : -1]:
+    for run, result in itertools.islice(reversed(status.ended), _LAST):
         metrics, label = result.metrics, _plain(str(run))
         if metrics is None:
             table.add_row("failed", "", f"{label}: {_plain(result.error)}", style="red")

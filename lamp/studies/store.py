@@ -85,10 +85,13 @@ from lamp._files import writing
 from lamp.evaluation import Metrics, Sums
 from lamp.integrations import Score, TaskResult
 from lamp.studies import database, records
+from lamp.studies.members import Members
 from lamp.studies.records import ALL, ANSWERS, LABELS, METRICS, SCORES, TASK_LABELS
-from lamp.studies.runs import Counts, Result, Run, TaskRun, now
+from lamp.studies.runs import Counts, Result, Run, State, TaskRun, now
 
 __all__ = ["Store", "last_change"]
+
+Values = Sequence[Any] | Mapping[str, Any]
 
 _LEASE: Final = 60.0  # seconds after which a claim lapses that is not renewed
 _RACY: Final = 2 * 10**9  # nanoseconds in which a file may change twice at one time
@@ -227,13 +230,17 @@ class Store:
     def _execute_many(self, statement: str, rows: Iterable[Iterable[Any]]) -> None:
         self._connection.executemany(statement, map(database.plain, rows))
 
-    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, values: Values = ()) -> list[tuple[Any, ...]]:
         with database.explained(self.path):
-            return self._execute(query, values).fetchall()
+            if not isinstance(values, Mapping):
+                values = database.plain(values)
+            return self._connection.execute(query, values).fetchall()
 
-    def _records(self, names: Sequence[str], source: str, *values: Any) -> list[dict[str, Any]]:
+    def _records(
+        self, names: Sequence[str], source: str, values: Values = ()
+    ) -> list[dict[str, Any]]:
         """Return the rows of a query with their columns by name, checked."""
-        rows = self._rows(f"SELECT {', '.join(names)} FROM {source}", *values)
+        rows = self._rows(f"SELECT {', '.join(names)} FROM {source}", values)
         return [records.checked(self.path, names, row) for row in rows]
 
     # --- reading ----------------------------------------------------------------------------------
@@ -262,24 +269,30 @@ class Store:
         Counts
         """
         query = (
-            "SELECT state, count(*), "
-            "count(CASE WHEN state != 'done' AND expires BETWEEN ? AND ? THEN 1 END) "
-            "FROM (SELECT DISTINCT key, coalesce(state, 'missing') AS state, expires "
-            f"FROM ({_MEMBERS}) LEFT JOIN runs USING (key) LEFT JOIN claims USING (key) "
-            "WHERE study = ?) GROUP BY state"
+            # In order of their keys: then each page of the table of runs is read once.
+            f"WITH own AS MATERIALIZED (SELECT key FROM ({_MEMBERS}) WHERE study = ? GROUP BY key) "
+            "SELECT coalesce(state, 'missing') AS state, count(*), "
+            "count(CASE WHEN state IS NOT 'done' AND expires BETWEEN ? AND ? THEN 1 END) "
+            "FROM own LEFT JOIN runs USING (key) LEFT JOIN claims USING (key) GROUP BY 1"
         )
-        rows = self._rows(query, *_valid(), study)
+        rows = self._rows(query, (study, *_valid()))
         found = {state: count for state, count, _ in rows}
         done, failed, missing = (found.get(state, 0) for state in ("done", "failed", "missing"))
         return Counts(done, failed, missing, running=sum(running for *_, running in rows))
 
-    def runs(self, study: str | None = None) -> list[Run]:
+    def runs(
+        self, study: str | None = None, state: State | None = None, last: int | None = None
+    ) -> list[Run]:
         """Return the runs of a study, or of all, in order.
 
         Parameters
         ----------
         study : str, optional
             The name of the study; by default all studies.
+        state : {"done", "failed", "missing"}, optional
+            The state of the runs; by default they may be in any.
+        last : int, optional
+            How many runs are wanted: those that ended last, the last one first.
 
         Returns
         -------
@@ -291,47 +304,54 @@ class Store:
         >>> with Store.open("study.sqlite") as store:  # doctest: +SKIP
         ...     best = min(store.runs(), key=lambda run: run.metrics.kl)
         """
-        condition, values = ("WHERE study = ?", (study,)) if study is not None else ("", ())
+        condition, values = _chosen("members", study, state, last)
         # In order by key and step, the rates of the layers; and by key, the sums of the clusters.
         rates: dict[str, dict[str, list[float]]] = {}
         sums: dict[str, list[Sums]] = {}
         wanted = f"WHERE key IN (SELECT key FROM members {condition}) ORDER BY key"
         names = ("key", "step", "layer", "rate")
-        for row in self._records(names, f"rates {wanted}, step, layer", *values):
+        for row in self._records(names, f"rates {wanted}, step, layer", values):
             rates.setdefault(row["key"], {}).setdefault(row["step"], []).append(row["rate"])
         names = ("key", *Sums._fields)
-        for row in self._records(names, f"clusters {wanted}, cluster", *values):
+        for row in self._records(names, f"clusters {wanted}, cluster", values):
             sums.setdefault(row.pop("key"), []).append(Sums(**row))
         with database.explained(self.path):
             cursor = self._connection.cursor()
             cursor.row_factory = sqlite3.Row
-            rows = cursor.execute(f"SELECT * FROM results {condition}", database.plain(values))
+            order = "" if last is None else "ORDER BY finished_at DESC"
+            rows = cursor.execute(f"SELECT * FROM results {condition} {order}", values)
             return [
                 records.run(self.path, row, rates.get(row["key"], {}), sums.get(row["key"], ()))
                 for row in rows
             ]
 
-    def task_runs(self, study: str | None = None) -> list[TaskRun]:
+    def task_runs(
+        self, study: str | None = None, state: State | None = None, last: int | None = None
+    ) -> list[TaskRun]:
         """Return the runs of a study, or of all, that are tasks of lm-evaluation-harness, in order.
 
         Parameters
         ----------
         study : str, optional
             The name of the study; by default all studies.
+        state : {"done", "failed", "missing"}, optional
+            The state of the runs; by default they may be in any.
+        last : int, optional
+            How many runs are wanted: those that ended last, the last one first.
 
         Returns
         -------
         list of TaskRun
         """
-        condition, values = ("WHERE study = ?", (study,)) if study is not None else ("", ())
+        condition, values = _chosen("task_members", study, state, last)
         wanted = f"WHERE key IN (SELECT key FROM task_members {condition}) ORDER BY key, number"
         documents: dict[tuple[str, int], dict[int, float]] = {}
-        for row in self._records(("key", *ANSWERS), f"answers {wanted}, document", *values):
+        for row in self._records(("key", *ANSWERS), f"answers {wanted}, document", values):
             found = documents.setdefault((row["key"], row["number"]), {})
             found[row["document"]] = row["score"]
         scores: dict[str, list[Score]] = {}
         overflows: dict[str, int] = {}
-        for row in self._records(("key", *SCORES), f"scores {wanted}", *values):
+        for row in self._records(("key", *SCORES), f"scores {wanted}", values):
             key = row["key"]
             score = records.score(row, documents.get((key, row["number"]), {}))
             scores.setdefault(key, []).append(score)
@@ -339,7 +359,8 @@ class Store:
         with database.explained(self.path):
             cursor = self._connection.cursor()
             cursor.row_factory = sqlite3.Row
-            rows = cursor.execute(f"SELECT * FROM task_results {condition}", database.plain(values))
+            order = "" if last is None else "ORDER BY finished_at DESC"
+            rows = cursor.execute(f"SELECT * FROM task_results {condition} {order}", values)
             return [
                 records.task_run(
                     self.path, row, scores.get(row["key"], ()), overflows.get(row["key"], 0)
@@ -364,7 +385,7 @@ class Store:
         KeyError
             If the run has not ended.
         """
-        for row in self._records(("configuration",), "runs WHERE key = ?", key):
+        for row in self._records(("configuration",), "runs WHERE key = ?", (key,)):
             return dict(row["configuration"])
         raise KeyError(key)
 
@@ -379,7 +400,7 @@ class Store:
         -------
         str
         """
-        rows = self._records(("traceback",), "runs WHERE key = ?", key)
+        rows = self._records(("traceback",), "runs WHERE key = ?", (key,))
         return (rows[0]["traceback"] or "") if rows else ""
 
     def environments(self) -> dict[str, dict[str, Any]]:
@@ -393,19 +414,33 @@ class Store:
         rows = self._records(("id", "record"), "environments ORDER BY id")
         return {row["id"]: row["record"] for row in rows}
 
-    def finished(self) -> frozenset[str]:
-        """Return the keys of all runs that are done.
+    def finished(self, keys: Iterable[str] | None = None) -> frozenset[str]:
+        """Return the keys of runs that are done.
+
+        Parameters
+        ----------
+        keys : iterable of str, optional
+            The keys that are looked for; by default all of the store.
 
         Returns
         -------
         frozenset of str
         """
-        return frozenset(key for (key,) in self._rows("SELECT key FROM runs WHERE state = 'done'"))
+        query, values = "SELECT key FROM runs WHERE state = 'done'", []
+        if keys is not None:
+            query += " AND key IN (SELECT value FROM json_each(?))"
+            values = [json.dumps([*keys])]
+        return frozenset(key for (key,) in self._rows(query, values))
 
     # --- writing ----------------------------------------------------------------------------------
 
     def plan(
-        self, study: str, definition: Mapping[str, Any], runs: Sequence[Run], *, grow: bool = False
+        self,
+        study: str,
+        definition: Mapping[str, Any],
+        runs: Iterable[Run] | Members,
+        *,
+        grow: bool = False,
     ) -> str | None:
         """Write down the runs of a study, in place of those it had before.
 
@@ -418,7 +453,7 @@ class Store:
             The name of the study.
         definition : mapping
             What the study says; plain data.
-        runs : sequence of Run
+        runs : iterable of Run, or Members
             The runs in order; their results are not read.
         grow : bool
             Whether the study keeps the runs that it had before, but for those whose labels are
@@ -429,26 +464,22 @@ class Store:
         str or None
             The new name of the other study, if there is one.
         """
+        given = runs if isinstance(runs, Members) else Members.of(runs)  # before others wait
         with self._transaction():
             if grow:
                 definition = self._joined(study, definition)
-                runs = self._grown(study, runs)
-            rows: dict[str, list[Sequence[Any]]] = {"members": [], "task_members": []}
-            for position, run in enumerate(runs):
-                row = study, position, run.key, *(getattr(run, label) for label in LABELS)
-                variables = json.dumps(dict(run.variables), allow_nan=False)
-                if isinstance(run, TaskRun):
-                    rows["task_members"].append((*row, variables, run.subject))
-                else:
-                    rows["members"].append((*row, variables))
-            kept = None if grow else self._set_aside(study, {run.key for run in runs})
-            for table in rows:
-                self._execute(f"DELETE FROM {table} WHERE study = ?", (study,))
+                given = Members.of(self._grown(study, given))
+            kept = None if grow else self._set_aside(study, given)
             values = study, json.dumps(definition), now()
             self._execute(database.insert("studies", 3, "REPLACE"), values)
-            self._execute_many(database.insert("members", 4 + len(LABELS)), rows["members"])
-            own = database.insert("task_members", 5 + len(TASK_LABELS))
-            self._execute_many(own, rows["task_members"])
+            sizes = {"members": 4 + len(LABELS), "task_members": 5 + len(TASK_LABELS)}
+            for table, size in sizes.items():
+                self._execute(f"DELETE FROM {table} WHERE study = ?", (study,))
+                rows = given.rows(tasks=table == "task_members")
+                own = database.plain([study])
+                self._connection.executemany(
+                    database.insert(table, size), ((*own, *row) for row in rows)
+                )
         return kept
 
     def _joined(self, study: str, definition: Mapping[str, Any]) -> dict[str, Any]:
@@ -461,18 +492,18 @@ class Store:
             found[name] = [*entries, *(entry for entry in own if entry not in entries)]
         return found
 
-    def _grown(self, study: str, runs: Sequence[Run]) -> list[Run]:
+    def _grown(self, study: str, runs: Iterable[Run]) -> list[Run]:
         """Return the runs that a study has, and behind them more; labels of new ones win."""
         before = sorted([*self.runs(study), *self.task_runs(study)], key=lambda run: run.position)
         found = {_labels(run): run for run in (*before, *runs)}
         return list(found.values())
 
-    def _set_aside(self, study: str, keys: set[str]) -> str | None:
+    def _set_aside(self, study: str, members: Members) -> str | None:
         """Give a study another name if it has results with other keys; return that name."""
         query = (
             f"SELECT key FROM ({_MEMBERS}) JOIN runs USING (key) WHERE study = ? AND state = 'done'"
         )
-        if keys.issuperset(key for (key,) in self._execute(query, [study])):
+        if all(key in members for (key,) in self._execute(query, [study])):
             return None
         copied = "SELECT ?, definition, planned_at FROM studies WHERE name = ?"
         ((planned_at,),) = self._execute("SELECT planned_at FROM studies WHERE name = ?", [study])
@@ -614,7 +645,7 @@ class Store:
         status = file.stat()
         size, changed = status.st_size, last_change(status)
         query = "SELECT sha256 FROM files WHERE (path, size, changed) = (?, ?, ?)"
-        known = self._rows(query, path, size, changed)
+        known = self._rows(query, (path, size, changed))
         if known:
             return str(known[0][0])
         with file.open("rb") as opened:
@@ -634,6 +665,29 @@ def _identity(file: Path) -> tuple[int, int] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino
+
+
+def _chosen(
+    table: str, study: str | None, state: State | None, last: int | None
+) -> tuple[str, dict[str, Any]]:
+    """Return a condition for the rows of members, and its values.
+
+    What is asked of runs is asked of their table by itself: to look each member up takes longer.
+    """
+    own = "TRUE" if study is None else "study = :study"
+    of_state = "TRUE" if state is None else "state = :state"
+    parts = [own]
+    if state == "missing":
+        parts.append("key NOT IN (SELECT key FROM runs)")
+    elif last is not None:
+        parts.append(
+            f"key IN (SELECT key FROM runs WHERE {of_state} AND "
+            f"+key IN (SELECT key FROM {table} WHERE {own}) ORDER BY finished_at DESC LIMIT :last)"
+        )
+    elif state is not None:
+        parts.append(f"key IN (SELECT key FROM runs WHERE {of_state})")
+    named = database.plain([study, state, last])
+    return f"WHERE {' AND '.join(parts)}", dict(zip(("study", "state", "last"), named, strict=True))
 
 
 def _valid() -> tuple[float, float]:

@@ -63,10 +63,10 @@ __all__ = ["Point", "Study"]
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
 _MOST: Final = 10_000_000  # points
 _MOST_KEPT: Final = 2**14  # settings
-_BITS: Final = 24  # of the number of a label: there are fewer than points
 _NONE: Final = "none"
 _ALL: Final = "all"
 _Place = tuple[str, str, str]
+_Way = tuple[str, int, tuple[Any, ...]]  # an entry's list and index, the values of its variables
 _SOURCES: Final = {"texts": Source, "tasks": TaskSource}
 _FIELDS: Final = {key: [each.name for each in fields(kind)] for key, kind in _SOURCES.items()}
 # Fields that are strings.
@@ -264,15 +264,17 @@ class Study:
         Point
         """
         self._check_size()
-        reader, seen = _Reader(self), set()
         for entries in itertools.product(*self._axes):
             names = self._names(entry.variables for entry in entries)
-            pick = reader.picker(entries, names)
-            for values in itertools.product(*(self.grid[name] for name in names)):
-                number, point = pick(values)
-                if number not in seen:
-                    seen.add(number)
-                    yield point()
+            pick = self._reader.picker(entries, names)
+            for values in itertools.product(*(dict.fromkeys(self.grid[name]) for name in names)):
+                if (point := pick(values)) is not None:
+                    yield point
+
+    @cached_property
+    def _reader(self) -> _Reader:
+        """What the entries stand for; a machine's file is read once, though it may change."""
+        return _Reader(self)
 
     def _names(self, variables: Iterable[Set[str]]) -> list[str]:
         """Return the variables that occur in any of some entries, in the grid's order."""
@@ -394,6 +396,11 @@ class _Entry:
         texts = (os.fspath(part) for part in parts if isinstance(part, (str, os.PathLike)))
         return frozenset(name for text in texts for name in _VARIABLE.findall(text))
 
+    @cached_property
+    def names(self) -> list[str]:
+        """The variables in a fixed order."""
+        return sorted(self.variables)
+
     def record(self) -> Any:
         """Return the entry as plain data."""
         return self.given if isinstance(self.given, Mapping) else _shown(self.given)
@@ -426,49 +433,69 @@ class _Reader:
     def __init__(self, study: Study) -> None:
         self._study = study
         self._folder = Path(study.folder).absolute()  # workers may be elsewhere
-        self._read: dict[tuple[Any, ...], tuple[int, str, Any]] = {}
-        self._called: dict[tuple[str, str], tuple[int, Any]] = {}
+        self._read: dict[_Way, tuple[list[_Way], str, Any]] = {}
+        self._called: dict[tuple[str, str], tuple[list[_Way], Any]] = {}
         self._settings: dict[tuple[int, int], Setting] = {}
+        self._positions = {
+            name: {value: i for i, value in reversed([*enumerate(values)])}
+            for name, values in study.grid.items()
+        }
         with study.blamed("", "reference"):
             self._reference = self._machine(study.reference)
 
     def picker(
         self, entries: Sequence[_Entry], names: Sequence[str]
-    ) -> Callable[[Sequence[Any]], tuple[int, Callable[[], Point]]]:
+    ) -> Callable[[Sequence[Any]], Point | None]:
         """Return a function of the variables' values, with an entry of each list.
 
-        It gives a number that is the same for points of the same labels, and a function that makes
-        the point.  There may be millions of points.
+        It gives the point, or None if a point before it has the same labels.  There may be millions
+        of points: they are not remembered.
         """
-        own = [[names.index(name) for name in sorted(entry.variables)] for entry in entries]
+        own = [[names.index(name) for name in entry.names] for entry in entries]
         places = {part: entry.place for part, entry in zip(_AXES, entries, strict=True)}
         reference = _shown(self._study.reference)
 
-        def pick(values: Sequence[Any]) -> tuple[int, Callable[[], Point]]:
-            parts = [
-                self._value(entry, tuple([values[i] for i in at]))
+        def pick(values: Sequence[Any]) -> Point | None:
+            ways: list[_Way] = [
+                (entry.key, entry.index, tuple([values[i] for i in at]))
                 for entry, at in zip(entries, own, strict=True)
             ]
+            parts = [self._value(entry, way) for entry, way in zip(entries, ways, strict=True)]
+            known = [part[0] for part in parts]
+            if any(len(each) > 1 for each in known) and not self._is_first(ways, known):
+                return None
             (model, text, machine, rules) = parts
-
-            def point() -> Point:
-                labels = (model[1], text[1], machine[1], rules[1], reference)
-                return Point(
-                    model=model[2],
-                    source=text[2],
-                    setting=self._setting(machine[2], rules[2]),
-                    reference=self._reference,
-                    labels=dict(zip((*_AXES, "reference"), labels, strict=True)),
-                    variables=dict(zip(names, values, strict=True)),
-                    places=places,
-                )
-
-            number = 0
-            for part in parts:
-                number = number << _BITS | part[0]
-            return number, point
+            labels = (model[1], text[1], machine[1], rules[1], reference)
+            return Point(
+                model=model[2],
+                source=text[2],
+                setting=self._setting(machine[2], rules[2]),
+                reference=self._reference,
+                labels=dict(zip((*_AXES, "reference"), labels, strict=True)),
+                variables=dict(zip(names, values, strict=True)),
+                places=places,
+            )
 
         return pick
+
+    def _is_first(self, ways: Sequence[_Way], known: Sequence[Sequence[_Way]]) -> bool:
+        """Whether a point comes first of those with its labels, each of which is of known ways.
+
+        Where each label is of one entry and its values alone, no other point has the same labels.
+        """
+        own = self._order(ways)
+        others = filter(None, map(self._order, itertools.product(*known)))
+        return own is not None and own <= min(others)
+
+    def _order(self, ways: Sequence[_Way]) -> tuple[Any, ...] | None:
+        """Return where a point is among all; None if a variable has two values in it."""
+        values: dict[str, Any] = {}
+        for key, index, own in ways:
+            for name, value in zip(self._study._entries[key][index].names, own, strict=True):
+                if values.setdefault(name, value) != value:
+                    return None
+        entries = [(_LISTS.index(key), index) for key, index, _ in ways]
+        return entries, [at[values[name]] for name, at in self._positions.items() if name in values]
 
     def _setting(self, machine: Hardware, rules: tuple[LAMP, ...]) -> Setting:
         """Return the setting of a machine and rules, the same object if it is asked for again."""
@@ -480,20 +507,18 @@ class _Reader:
                 self._settings[at] = Setting(machine, rules)
         return self._settings[at]
 
-    def _value(self, entry: _Entry, own: tuple[Any, ...]) -> tuple[int, str, Any]:
-        """Return the number of an entry's label, the label, and what the entry stands for."""
-        at = entry.key, entry.index, own
-        found = self._read.get(at)
+    def _value(self, entry: _Entry, way: _Way) -> tuple[list[_Way], str, Any]:
+        """Return what has an entry's label, the label, and what the entry stands for."""
+        found = self._read.get(way)
         if found is None:
-            values = dict(zip(sorted(entry.variables), own, strict=True))
+            values = dict(zip(entry.names, way[-1], strict=True))
             with self._study.blamed(*entry.place):
                 label, part = self._parsed(entry.key, entry.filled(values))
-                number, known = self._called.setdefault(
-                    (entry.key, label), (len(self._called), part)
-                )
+                ways, known = self._called.setdefault((entry.key, label), ([], part))
                 if known != part:
                     raise ValueError(f"two {entry.key} are called {label!r}: name one differently")
-            found = self._read[at] = number, label, known
+            ways.append(way)
+            found = self._read[way] = ways, label, known
         return found
 
     def _parsed(self, key: str, given: Any) -> tuple[str, Any]:

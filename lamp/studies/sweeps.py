@@ -3,11 +3,15 @@
 Runs are measured in an order in which a worker keeps its model and reference as long as possible.
 The sweep's own process alone writes to the store: a run when it has ended, in one transaction.
 Several sweeps may share a store: each claims a run before it measures it.
+
+A sweep goes through the study twice: once to write down what there is to do, before anything runs,
+and again while it runs.  It holds a part of the runs at a time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -15,15 +19,16 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 from lamp.studies.engines import Engine, engine
-from lamp.studies.plans import Plan, Points, planned
-from lamp.studies.runs import Run
+from lamp.studies.members import Members
+from lamp.studies.plans import Planner, Points
+from lamp.studies.runs import Counts, Run, State
 from lamp.studies.status import Status
 from lamp.studies.store import Store
 from lamp.studies.study import Study
@@ -34,8 +39,10 @@ __all__ = ["Interrupted", "Sweep", "sweep"]
 _TICK: Final = 0.5  # seconds to wait for a run to end, before the status is shown again
 _LOOK: Final = 1.0  # seconds between attempts to claim runs that other sweeps have claimed
 _BEAT: Final = 10.0  # seconds between renewals of claims, a fraction of their lease
+_MOST_WAITING: Final = 10_000  # runs that are put into order, and held, at a time
 
 Progress = Callable[[Status], None]
+_Planned = tuple[Run, Task]
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,12 @@ class Sweep:
     store : Path
         The file of its results.
     runs : tuple of Run
-        All runs of the study in its order, those of earlier sweeps included.
+        All runs of the study in its order, those of earlier sweeps included; those that have failed
+        alone if `brief` was asked for.
     ran : int
         The number of runs that this sweep measured.
+    counts : Counts
+        How many runs the study has in which state.
     notes : tuple of str
         What differs from what the study asks for, in words.
     """
@@ -60,6 +70,7 @@ class Sweep:
     store: Path
     runs: tuple[Run, ...]
     ran: int
+    counts: Counts
     notes: tuple[str, ...] = ()
 
     @property
@@ -91,13 +102,17 @@ def _stored(task: Task) -> tuple[Any, ...]:
 class _Queue:
     """Tasks that wait, grouped by the reference that they share."""
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: Sequence[Task] = ()) -> None:
         self._groups: dict[str, deque[Task]] = {}
+        self._at: dict[str, str] = {}
+        self.add(tasks)
+
+    def add(self, tasks: Sequence[Task]) -> None:
+        """Put tasks behind those that wait."""
         # Within a group, tasks follow each other whose weights are stored alike.
         formats = {_stored(task): place for place, task in enumerate(tasks)}
         for task in sorted(tasks, key=lambda task: formats[_stored(task)]):
             self._groups.setdefault(task.reference_key, deque()).append(task)
-        self._at: dict[str, str] = {}
 
     def __bool__(self) -> bool:
         return any(self._groups.values())
@@ -127,6 +142,7 @@ def sweep(
     progress: Progress | bool = False,
     grow: bool = False,
     workers: Callable[[Path], Engine] | None = None,
+    brief: bool = False,
 ) -> Sweep:
     """Measure the runs of a study that a store does not hold yet.
 
@@ -155,6 +171,8 @@ def sweep(
         Gives the engine, :func:`lamp.studies.engine`, in place of `jobs`, `cluster` and `memory`,
         from the folder for reference logits that do not fit into memory.  It is left open for the
         next sweep, unless this one ends by an error.
+    brief : bool
+        Whether the sweep's `runs` are to be those alone that have failed.
 
     Returns
     -------
@@ -192,17 +210,18 @@ def sweep(
     with contextlib.ExitStack() as stack:
         exists = file.exists()
         opened = stack.enter_context(Store.open(file, write=True)) if exists else None
-        plan = planned(study, file_digest if opened is None else opened.digest)
+        planner = Planner(study, file_digest if opened is None else opened.digest)
+        members = stack.enter_context(Members.of(run for run, _ in planner.walk()))
         if opened is None:  # made once the study is known to be possible
             opened = stack.enter_context(Store.open(file, write=True))
-        kept = opened.plan(study.name, study.record(), plan.runs, grow=grow)
+        kept = opened.plan(study.name, study.record(), members, grow=grow)
+        notes = list(planner.notes)
         if kept is not None:
-            plan.notes.append(
+            notes.append(
                 f"{file} had another study {study.name!r}, whose results stay there as {kept!r}"
             )
-        done = opened.finished()
-        missing = [task for key, task in plan.tasks.items() if key not in done]
-        status = Status(study.name, len(plan.tasks), len(plan.tasks) - len(missing))
+        total, missing = members.missing(opened.finished)
+        status = Status(study.name, total, total - len(missing))
         if missing:
             spill = file.with_name(f"{file.name}-references")
             stack.callback(shutil.rmtree, spill, ignore_errors=True)
@@ -211,16 +230,25 @@ def sweep(
                 measuring = engine(jobs, cluster, memory=memory, spill=spill)
             else:
                 measuring = workers(spill)
-            runner = _Runner(opened, measuring, plan, status, show)
-            runner.run(missing, keep=workers is not None)
+            runner = _Runner(opened, measuring, _at(planner.walk(), missing), status, show)
+            runner.run(keep=workers is not None)
         opened.check_place()
-        found = [*opened.runs(study.name), *opened.task_runs(study.name)]
-        own = (run for run in found if run.key in plan.tasks)
+        state: State | None = "failed" if brief else None
+        found = [*opened.runs(study.name, state), *opened.task_runs(study.name, state)]
+        own = (run for run in found if run.key in members)
         runs = tuple(sorted(own, key=lambda run: run.position))
-    result = Sweep(study.name, file, runs, len(status.ended), tuple(plan.notes))
+        counts = opened.counts(study.name)
+    result = Sweep(study.name, file, runs, status.measured, counts, tuple(notes))
     if status.stopping:
         raise Interrupted(result)
     return result
+
+
+def _at(runs: Iterable[_Planned], positions: Iterable[int]) -> Iterator[_Planned]:
+    """Iterate over the runs at some positions, which are in order."""
+    numbered = enumerate(runs)
+    for position in positions:
+        yield next(run for number, run in numbered if number == position)
 
 
 @contextlib.contextmanager
@@ -240,15 +268,20 @@ class _Runner:
     """Gives tasks to workers and writes down their results."""
 
     def __init__(
-        self, store: Store, engine: Engine, plan: Plan, status: Status, progress: Progress
+        self,
+        store: Store,
+        engine: Engine,
+        missing: Iterator[_Planned],
+        status: Status,
+        progress: Progress,
     ) -> None:
         self._store = store
         self._engine = engine
+        self._missing = missing
         self._status = status
         self._progress = progress
-        self._runs: dict[str, Run] = {}
-        for run in plan.runs:
-            self._runs.setdefault(run.key, run)
+        self._runs: dict[str, Run] = {}  # that have begun or wait
+        self._queue = _Queue()
         self._owner = uuid.uuid4().hex
         self._elsewhere: list[Task] = []
         self._looked = time.monotonic()
@@ -257,12 +290,12 @@ class _Runner:
     def _follow(self, share: float) -> None:
         self._status.share = share
 
-    def run(self, tasks: Sequence[Task], *, keep: bool) -> None:
+    def run(self, *, keep: bool) -> None:
         """Measure all tasks, or until Ctrl-C; the engine may be kept after that."""
         orderly = False
         try:
             with self._interruptible(), self._alive():
-                self._loop(_Queue(tasks))
+                self._loop()
                 orderly = True
         finally:
             if not (orderly and keep):
@@ -270,14 +303,15 @@ class _Runner:
             with contextlib.suppress(OSError):  # claims lapse by themselves
                 self._store.release(self._owner)
 
-    def _loop(self, queue: _Queue) -> None:
-        status = self._status
+    def _loop(self) -> None:
+        status, queue = self._status, self._queue
         while True:
             self._store.check_place()
             if not status.stopping:
-                self._hand_out(queue)
+                self._hand_out()
                 if self._elsewhere and not queue and time.monotonic() - self._looked > _LOOK:
-                    queue, self._elsewhere = _Queue(self._elsewhere), []
+                    queue.add(self._elsewhere)
+                    self._elsewhere = []
                     self._looked = time.monotonic()
             status.elsewhere = len(self._elsewhere)
             self._progress(status)
@@ -288,13 +322,21 @@ class _Runner:
             for task, result in self._engine.wait(_TICK):
                 self._store.finish(task.key, task.configuration, result)
                 del status.running[task.key]
-                status.ended.append((self._runs[task.key], result))
+                status.add(self._runs.pop(task.key), result)
 
-    def _hand_out(self, queue: _Queue) -> None:
+    def _waits(self) -> bool:
+        """Whether a task waits; as long as there are any, some do."""
+        if not self._queue:
+            planned = [*itertools.islice(self._missing, _MOST_WAITING)]
+            self._runs |= {task.key: run for run, task in planned}
+            self._queue.add([task for _, task in planned])
+        return bool(self._queue)
+
+    def _hand_out(self) -> None:
         """Give every free worker a task that no other sweep has."""
         for worker in self._engine.free():
-            while queue:
-                task = queue.take(worker)
+            while self._waits():
+                task = self._queue.take(worker)
                 claim = self._store.claim(task.key, self._owner)
                 if claim == "claimed":
                     running = self._runs[task.key], worker, time.monotonic()
@@ -306,6 +348,7 @@ class _Runner:
                 if claim == "taken":
                     self._elsewhere.append(task)
                 else:
+                    del self._runs[task.key]
                     self._status.before += 1
 
     @contextlib.contextmanager

@@ -1,12 +1,15 @@
 """Engines: the same numbers wherever they are computed, whoever dies."""
 
+import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numba
 import pytest
@@ -19,6 +22,9 @@ from lamp.studies.engines import Cluster, InProcess, Processes
 from lamp.studies.worker import Worker
 from tests.lamp import tiny_studies
 from tests.lamp.tiny_studies import results
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "analysis"))
+import scale
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
@@ -295,20 +301,40 @@ def test_a_cluster_tries_a_failed_run_again(study, tmp_path, expected, cluster):
     assert (second.ran, second.failed) == (6, ())
 
 
-def test_a_worker_of_a_cluster_that_is_killed_loses_nothing(study, tmp_path, expected, cluster):
-    killed = []
-
-    def kill(status):
-        if len(status.ended) >= 3 and not killed:
-            pids = cluster.run(os.getpid)
-            worker = next(worker for _, worker, _ in status.running.values())
-            os.kill(pids[worker], signal.SIGKILL)
-            killed.append(worker)
-
-    found = lamp.sweep(study, store=tmp_path / "s.sqlite", cluster=cluster, progress=kill)
-    assert killed
-    assert results(found.runs) == expected
+def test_a_worker_of_a_cluster_that_is_killed_changes_nothing_in_the_store(
+    study, folder, tmp_path, expected, cluster
+):
+    """As ``analysis/scale.py cluster`` shows of a thousand runs and four workers."""
+    kill = scale.Killer(cluster)
+    lamp.sweep(study, store=tmp_path / "s.sqlite", cluster=cluster, progress=kill)
+    assert kill.killed
+    found = scale.contents(tmp_path / "s.sqlite")
+    assert [len(found[table]) for table in ("runs", "members", "claims")] == [12, 12, 0]
+    assert found == scale.contents(folder / "expected.sqlite")
     cluster.wait_for_workers(2)
+
+
+def test_stores_are_the_same_but_for_times_and_places(folder, expected, tmp_path):
+    """Else the comparison with a cluster's would show nothing."""
+    place = tmp_path / "s.sqlite"
+    before = scale.contents(folder / "expected.sqlite")
+    for change, is_the_same in {
+        "UPDATE runs SET seconds = 1, started_at = '', finished_at = ''": True,
+        "UPDATE environments SET record = '{}'": True,
+        "UPDATE runs SET kl = kl * (1 + 1e-15) WHERE kl = (SELECT max(kl) FROM runs)": False,
+        "UPDATE rates SET rate = 1 - rate WHERE layer = 1 AND step = 'all'": False,
+        "UPDATE clusters SET flips = flips + 1 WHERE cluster = 0": False,
+        "DELETE FROM members WHERE position = 7": False,
+        "INSERT INTO claims VALUES ('k', 'o', 'h', 1, 0)": False,
+    }.items():
+        with (
+            contextlib.closing(sqlite3.connect(folder / "expected.sqlite")) as source,
+            contextlib.closing(sqlite3.connect(place)) as copy,
+        ):
+            source.backup(copy)
+            copy.execute(change)
+            copy.commit()
+        assert (scale.contents(place) == before) is is_the_same, change
 
 
 def test_a_cluster_that_goes_away_ends_the_sweep_and_keeps_what_there_is(study, tmp_path, expected):

@@ -16,7 +16,7 @@ import time
 import pytest
 
 from lamp.evaluation.metrics import Metrics, Sums
-from lamp.studies import Result, Run, Store
+from lamp.studies import Members, Result, Run, Store
 from lamp.studies import store as stores
 from lamp.studies.runs import Counts, now
 
@@ -162,6 +162,52 @@ def test_a_study_that_changes_has_new_runs_and_the_old_ones_stay(filled):
         assert store.finished() == {"a"}
         # Runs are counted once, whatever they are called.
         assert store.counts("other") == Counts(done=1, failed=0, missing=0, running=0)
+
+
+def test_runs_are_chosen_by_state_and_by_when_they_ended(path):
+    with Store.open(path, write=True) as store:
+        store.plan("study", {}, [planned(key) for key in "abcdef"])
+        store.plan("other", {}, [planned("g"), planned("a")])
+        for place, key in enumerate("dgcab"):
+            failed = key in "gc"
+            ended = dataclasses.replace(
+                result(None, "it broke") if failed else result(),
+                finished_at=f"2026-01-01T00:00:0{place}+00:00",
+            )
+            store.finish(key, "{}", ended)
+
+        def keys(*chosen, **last):
+            return "".join(run.key for run in store.runs(*chosen, **last))
+
+        assert [keys("study", state) for state in (None, "done", "failed", "missing")] == [
+            "abcdef",
+            "abd",
+            "c",
+            "ef",
+        ]
+        assert keys(last=4) == "baacg"  # a is in two studies
+        assert [keys("study", last=2), keys("study", "failed", last=2)] == ["ba", "c"]
+        assert [keys(state="failed", last=1), keys("other", last=5)] == ["c", "ag"]
+        assert store.finished("cdxa") == {"a", "d"}
+        assert store.finished() == {"a", "b", "d"}
+        assert all(run.metrics == METRICS for run in store.runs(state="done", last=2))
+
+
+def test_a_plan_may_have_more_runs_than_are_held_at_a_time(path):
+    runs = [planned(f"{number % 1500:04}", lamp=str(number)) for number in range(2500)]
+    with Members.of(iter(runs)) as members, Store.open(path, write=True) as store:
+        store.plan("study", {}, members)
+        found = store.runs("study")
+        assert [(run.key, run.lamp) for run in found] == [(run.key, run.lamp) for run in runs]
+        assert list(members) == [dataclasses.replace(run, position=i) for i, run in enumerate(runs)]
+        assert store.counts("study").total == 1500
+        store.finish("0003", "{}", result())
+        store.finish("1400", "{}", result())
+        total, positions = members.missing(store.finished)
+        # The first of those with one key.
+        assert total == 1500
+        assert positions.tolist() == [i for i in range(1500) if i not in (3, 1400)]
+        assert ("0003" in members, "3" in members) == (True, False)
 
 
 def test_counts_tell_states(path):

@@ -1,6 +1,9 @@
 """Studies: what they stand for, and what is wrong with them, on which line."""
 
+import itertools
 import json
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +206,53 @@ def test_objects_do_for_names():
 def test_what_is_said_twice_is_run_once():
     study = Study("a", hardware=["scores-ps4", "scores-ps{mu}"], grid={"mu": [4, 2]})
     assert settings(study) == ["scores-ps4", "scores-ps2"]
+
+
+MACHINES = ["scores-ps{a}", "scores-ps{b}", "scores-ps{c}", "scores-ps2", "fp32"]
+RULES = ["none", *(f"softmax:normwise:1.{x}" for x in ("{a}", "{b}", "{c}{a}", "2", "{a}{b}"))]
+NAMES = ["x", "x{a}", "x1", "{b}1"]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_points_that_a_study_names_twice_come_once_where_they_come_first(seed):
+    """However entries and values come to the same labels; against a list of all labels."""
+    draw = random.Random(seed)
+    machines, rules, names = (
+        [draw.choice(entries) for _ in range(draw.randint(1, 3))]
+        for entries in (MACHINES, RULES, NAMES)
+    )
+    texts = [{"source": "held-out", "tokens": 16, "name": name} for name in names]
+    entries = [machines, rules, names]
+    grid = {
+        variable: [draw.choice([1, 2, 11, 21]) for _ in range(draw.randint(1, 3))]
+        for variable in "abc"
+        if f"{{{variable}}}" in str(entries)
+    }
+    study = lamp.Study("study", texts=texts, hardware=machines, lamp=rules, grid=grid)
+    expected = []
+    for name, machine, rule in itertools.product(names, machines, rules):
+        used = [variable for variable in grid if f"{{{variable}}}" in name + machine + rule]
+        for values in itertools.product(*(grid[variable] for variable in used)):
+            known = dict(zip(used, values, strict=True))
+            labels = tuple(entry.format(**known) for entry in (name, machine, rule))
+            if labels not in [other for other, _ in expected]:
+                expected.append((labels, known))
+    for _ in range(2):  # the second time all labels are known from the beginning
+        assert [
+            (tuple(point.labels[part] for part in ("text", "hardware", "lamp")), point.variables)
+            for point in study.walk()
+        ] == expected
+
+
+def test_a_machine_is_read_once_however_its_file_changes(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(machine_files.dumps(lamp.hardware("bf16")))
+    study = lamp.Study("study", hardware=["mine.toml"], folder=tmp_path)
+    (point,) = study.points()
+    file.write_text(machine_files.dumps(lamp.hardware("fp32")))
+    assert [each.setting for each in study.walk()] == [point.setting]
+    (other,) = replace(study).points()
+    assert other.setting != point.setting
 
 
 def test_a_study_can_be_written_down_as_json(folder):

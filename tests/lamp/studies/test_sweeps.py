@@ -20,7 +20,7 @@ import pytest
 import lamp
 from lamp.cli.application import main
 from lamp.evaluation import Source, numerics
-from lamp.studies import Interrupted, Result, Status, Store, progress, sweeps
+from lamp.studies import Interrupted, Result, Status, Store, file_digest, planned, progress, sweeps
 from lamp.studies.runs import now
 from lamp.studies.tasks import Checkpoint, Task, windows_digest
 from lamp.studies.worker import Worker
@@ -552,7 +552,10 @@ def status(expected):
 
     failed = expected[3], Result(None, 0.1, now(), now(), {}, "it [broke]")
     running = {"key": (expected[4], "here", time.monotonic())}
-    return Status("tiny", 8, 1, running, [ended(0), ended(5), failed], 2)
+    found = Status("tiny", 8, 1, running, elsewhere=2)
+    for run, result in (ended(0), ended(5), failed):
+        found.add(run, result)
+    return found
 
 
 def test_a_terminal_shows_a_table(status, expected):
@@ -568,6 +571,28 @@ def test_a_terminal_shows_a_table(status, expected):
     assert f"{status.ended[2][0]}: it [broke]" in text
     assert "least KL" in text
     assert f"{status.ended[1][1].metrics.kl:.3e}" in text
+
+
+def test_runs_are_put_into_order_some_at_a_time(study, store, expected, monkeypatch):
+    monkeypatch.setattr(sweeps, "_MOST_WAITING", 3)
+    found = lamp.sweep(study, store=store)
+    assert (found.ran, results(found.runs)) == (8, expected)
+    assert (found.counts.done, found.counts.total) == (8, 8)
+
+
+def test_a_brief_sweep_reads_failed_runs_alone(study, store, monkeypatch):
+    def broken(worker, task):
+        if "softmax" in str(task.setting.lamp):
+            raise ValueError("it broke")
+        return real(worker, task)
+
+    real = Worker._measured
+    monkeypatch.setattr(Worker, "_measured", broken)
+    found = lamp.sweep(study, store=store, brief=True)
+    assert found.runs == found.failed
+    assert {run.error for run in found.runs} == {"it broke"}
+    counts = found.counts
+    assert (counts.failed, counts.done, counts.total) == (len(found.runs), 4, 8)
 
 
 def test_a_file_gets_lines(status):
@@ -595,6 +620,19 @@ def test_time_left_is_at_the_pace_so_far(status, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: status.begun + 60)
     assert (status.left, status.failed, status.seconds_left) == (4, 1, 80)
     assert Status("tiny", 8, 1).seconds_left is None
+
+
+def test_a_status_holds_the_last_runs_alone(expected):
+    status = Status("tiny", 100_000, 0)
+    result = Result(None, 0.1, now(), now(), {}, "it broke")
+    status.add(expected[0], result)
+    for _ in range(20_000):
+        status.add(expected[1], result)
+    assert (status.measured, status.failed, status.left) == (20_001, 20_001, 79_999)
+    assert len(status.ended) == 10_000
+    assert status.since(20_001) == []
+    assert status.since(19_999) == 2 * [(expected[1], result)]
+    assert len(status.since(0)) == 10_000
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -752,7 +790,7 @@ def test_another_study_of_the_same_name_is_said_to_stay(tmp_path, store, command
 
 @pytest.mark.parametrize("harm", ["half of it zero", "short", "empty", "a bit", "garbage behind"])
 def test_reference_logits_that_are_left_are_checked(study, tmp_path, harm):
-    tasks = list(sweeps.planned(study, sweeps.file_digest).tasks.values())[:2]
+    tasks = list(planned(study, file_digest).tasks.values())[:2]
     spill = tmp_path / "spill"
     expected = [Worker(0, spill).run(task).metrics for task in tasks]
     (file,) = spill.iterdir()
@@ -799,7 +837,7 @@ def test_a_study_that_is_too_large_is_refused_at_once(tmp_path, command):
 
 
 def test_keys_are_those_of_plain_json(study):
-    for task in sweeps.planned(study, sweeps.file_digest).tasks.values():
+    for task in planned(study, file_digest).tasks.values():
         facts = json.loads(task.configuration)
         assert task.configuration == json.dumps(facts, sort_keys=True, separators=(",", ":"))
         assert facts["lamp"] == sorted(map(str, task.setting.lamp))
