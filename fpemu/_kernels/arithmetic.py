@@ -1,9 +1,9 @@
 """Arithmetic on arrays, element by element.
 
-A block of elements goes through two loops.  The first is floating-point arithmetic that a compiler
-turns into vector instructions: it rounds into the format wherever the proof below reaches, and
-writes NaN elsewhere.  The second looks at the NaN alone, of which there are usually none, and
-computes those elements exactly.
+There are two loops.  The first is floating-point arithmetic that a compiler turns into vector
+instructions: it rounds into the format wherever the proof below reaches, and writes NaN elsewhere.
+The second looks at the NaN alone, and computes those elements exactly.  Usually there are none; it
+is a kernel of its own, so that it is compiled only where it is needed.
 
 **The carrier's own format, to nearest.**  The operation of the processor is the answer: IEEE 754
 has it round the exact result once, to nearest with ties to even, subnormal results and operands
@@ -23,8 +23,9 @@ midpoints of neighbors, and powers of two below the smallest: numbers of at most
   exact, as no sum underflows, and a sum of subnormal size is itself exact.  No step of TwoSum
   overflows unless v is beyond the limit of `round_number`, which is at most 2**125: if an operand
   is above 2**126, the other one has the opposite sign and at least half its size, so that sum and
-  differences are exact (Sterbenz).  Products, quotients and roots of float64 numbers come with the
-  sign of their errors from a fused multiply-add, which is right where nothing underflows.
+  differences are exact (Sterbenz); float64 lanes likewise.  Products, quotients and roots of
+  float64 numbers come with the sign of their errors from a fused multiply-add, which is right
+  where nothing underflows.
 - *float32 operands in float64 lanes*, formats of up to 24 bits.  A product has at most 48 bits and
   is exact.  A product plus a number is a sum as above.  A quotient x / y that is not a boundary b
   differs from it by more than 2**-49 of its size: with integers X, Y < 2**24, B < 2**25 and
@@ -256,29 +257,37 @@ def _block_of(array: Any, steps: Any, place: Any, count: int, own: Any) -> Any:
 
 
 @functools.cache
-def _array_kernel(
-    operation: int, kind: int, quick: bool, lanes: int, narrow: bool
-) -> Callable[..., None]:
-    """The kernel of an operation in all modes but stochastic ones; its ranges count blocks.
+def _quick_kernel(operation: int, kind: int, loop: int) -> Callable[..., None]:
+    """The kernel that has the first loop; its ranges count blocks.
+
+    A block with elements that are left to the second loop is marked.  It has NaN there, or is not
+    written at all if the result replaces operands.
 
     Parameters
     ----------
     operation : int
     kind : int
         ``NEAREST_EVEN`` or ``DETERMINISTIC``.
-    quick : bool
-        Whether the target :func:`~fpemu._kernels.error_free.takes_odd`.
-    lanes : int
-        What the first loop does.
-    narrow : bool
-        Whether the carrier is float32.
+    loop : int
+        What the loop does.
     """
-    processor, has_lanes, wide = lanes == _PROCESSOR, lanes != _NOTHING, lanes == _WIDE
     binary, fuses = operation != SQRT, operation == FMA
 
     @caching.kernel
-    def array_range(  # type: ignore[no-untyped-def]
-        start, stop, own, arrays, steps, shape, in_place, flip, nan, out, target, shortcut, zero_sum
+    def quick_range(  # type: ignore[no-untyped-def]
+        start,
+        stop,
+        own,
+        arrays,
+        steps,
+        shape,
+        flip,
+        out,
+        unsettled,
+        in_place,
+        nan,
+        shortcut,
+        zero_sum,
     ):
         columns, length = shape[1], shape[2]
         blocks = -(-length // _BLOCK)
@@ -291,16 +300,14 @@ def _array_kernel(
             z = _block_of(arrays[2], steps[2], place, count, own[2]) if fuses else x
             final = out[row * length + first : row * length + first + count]
             result = own[3][:count] if in_place else final
-            settled = has_lanes
-            if processor:
-                for i in range(count):
-                    second = words.floating(words.bit_xor(words.word(y[i]), flip))
+            settled = True
+            for i in range(count):
+                second = words.floating(words.bit_xor(words.word(y[i]), flip))
+                if loop == _PROCESSOR:
                     number = _processors(operation, x[i], second, z[i])
                     result[i] = number if number == number else nan
-            elif has_lanes:
-                for i in range(count):
-                    second = words.floating(words.bit_xor(words.word(y[i]), flip))
-                    if wide:
+                else:
+                    if loop == _WIDE:
                         a, b, c = np.float64(x[i]), np.float64(second), np.float64(z[i])
                         bits, reached = _wide_word(operation, a, b, c, zero_sum, kind), True
                     else:
@@ -311,18 +318,51 @@ def _array_kernel(
                     # An overflow may be NaN, too, and have a sign.
                     result[i] = rounded if reached & (rounded == rounded) else nan
                     settled &= reached
-            if not settled:
+            unsettled[unit] = not settled
+            if in_place and settled:
                 for i in range(count):
-                    if not has_lanes or result[i] != result[i]:
+                    final[i] = result[i]
+
+    return cast(Callable[..., None], quick_range)
+
+
+@functools.cache
+def _exact_kernel(operation: int, quick: bool, narrow: bool) -> Callable[..., None]:
+    """The kernel that has the second loop, for blocks that are marked; its ranges count blocks.
+
+    Parameters
+    ----------
+    operation : int
+    quick : bool
+        Whether the target :func:`~fpemu._kernels.error_free.takes_odd`.
+    narrow : bool
+        Whether the carrier is float32.
+    """
+    binary, fuses = operation != SQRT, operation == FMA
+
+    @caching.kernel
+    def exact_range(  # type: ignore[no-untyped-def]
+        start, stop, own, arrays, steps, shape, flip, out, unsettled, whole, target
+    ):
+        columns, length = shape[1], shape[2]
+        blocks = -(-length // _BLOCK)
+        for unit in range(start, stop):
+            if unsettled[unit]:
+                row, first = unit // blocks, unit % blocks * _BLOCK
+                count = min(_BLOCK, length - first)
+                place = row // columns, row % columns, first
+                x = _block_of(arrays[0], steps[0], place, count, own[0])
+                y = _block_of(arrays[1], steps[1], place, count, own[1]) if binary else x
+                z = _block_of(arrays[2], steps[2], place, count, own[2]) if fuses else x
+                result = out[row * length + first : row * length + first + count]
+                for i in range(count):
+                    if whole or result[i] != result[i]:
                         second = words.floating(words.bit_xor(words.word(y[i]), flip))
                         a, b, c = np.float64(x[i]), np.float64(second), np.float64(z[i])
                         bits = _exact(operation, quick, narrow, a, b, c, target)
                         result[i] = words.floating(bits)
-            if in_place:
-                for i in range(count):
-                    final[i] = result[i]
 
-    return cast(Callable[..., None], array_range)
+    return cast(Callable[..., None], exact_range)
 
 
 @functools.cache
@@ -368,9 +408,9 @@ def _stochastic_kernel(operation: int) -> Callable[..., None]:
 class _Plan(NamedTuple):
     """What a format, a rounding and a carrier make of an operation."""
 
-    fused: bool  # a sum that is formed as a fused operation
-    kernel: Callable[..., None]
-    grain: int
+    loop: int
+    quick: Callable[..., None]
+    exact: Callable[..., None]
     target: Target
     shortcut: Shortcut
     zero_sum: Any  # a word of the lanes
@@ -381,14 +421,12 @@ def _plan(
     operation: int, format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]
 ) -> _Plan:
     loop, lane = _first_loop(operation, format, rounding, dtype)
-    fused = operation == ADD and loop == _WIDE
-    kind = DETERMINISTIC if loop == _NOTHING else kind_of(rounding)
-    quick = loop == _PROCESSOR or takes_odd(format, rounding)
+    fused = operation == ADD and loop == _WIDE  # see `_fused`
     target = target_of(format, rounding, np.dtype(np.float64))
     return _Plan(
-        fused,
-        _array_kernel(FMA if fused else operation, kind, quick, loop, dtype == np.float32),
-        _SLOW_GRAIN if loop == _NOTHING else _GRAIN,
+        loop,
+        _quick_kernel(FMA if fused else operation, kind_of(rounding), loop),
+        _exact_kernel(operation, takes_odd(format, rounding), dtype == np.float32),
         target,
         shortcut_of(format, rounding, lane),
         _sign_if(target.zero_sum != 0, lane),
@@ -460,24 +498,23 @@ def apply(
     for array, steps in zip(operands.arrays, operands.steps.tolist(), strict=True):
         launching.require_shapes((array, (span(steps, shape),)))
     plan = _plan(operation, format, rounding, dtype)
-    if plan.fused:
-        operands = _fused(operands)
-    launching.run(
-        plan.kernel,
-        shape[0] * shape[1] * -(-shape[2] // _BLOCK),
-        operands.arrays,
-        operands.steps,
-        shape,
-        in_place,
-        _sign_if(operands.flip, dtype),
-        dtype.type(np.nan),  # a float64 one would make its loop one of float64 numbers
-        result,
-        plan.target,
-        plan.shortcut,
-        plan.zero_sum,
-        grain=max(1, plan.grain // min(shape[2], _BLOCK)),
-        workspace=functools.partial(_workspace, dtype),
-    )
+    units, flip = shape[0] * shape[1] * -(-shape[2] // _BLOCK), _sign_if(operands.flip, dtype)
+    unsettled = np.ones(units, np.bool_)
+    width = min(shape[2], _BLOCK)
+
+    def run(kernel: Callable[..., None], given: Operands, grain: int, *others: Any) -> None:
+        common = (given.arrays, given.steps, shape, flip, result, unsettled)
+        own = functools.partial(_workspace, dtype)
+        launching.run(kernel, units, *common, *others, grain=max(1, grain // width), workspace=own)
+
+    if plan.loop != _NOTHING:
+        summed = operation == ADD and plan.loop == _WIDE
+        given = _fused(operands) if summed else operands
+        nan = dtype.type(np.nan)  # a float64 one would make the loop one of float64 numbers
+        run(plan.quick, given, _GRAIN, in_place, nan, plan.shortcut, plan.zero_sum)
+    if unsettled.any():
+        whole = in_place or plan.loop == _NOTHING
+        run(plan.exact, operands, _SLOW_GRAIN, whole, plan.target)
 
 
 def apply_stochastic(

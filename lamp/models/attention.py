@@ -36,6 +36,7 @@ from lamp.lookahead import (
 from lamp.machines import Function, Hardware, Product
 from lamp.models import tiles
 from lamp.models.layers import (
+    holds,
     left_operand,
     overflowed,
     products,
@@ -504,7 +505,8 @@ def _quotient(sums: NDArray[Any], divisor: float, step: Product) -> NDArray[Any]
     if is_power_of_two and smallest >= np.finfo(sums.dtype).smallest_subnormal:
         # The quotient is exact in the carrier.
         np.multiply(sums, sums.dtype.type(1 / divisor), out=sums)
-        return np.asarray(fpemu.round(sums, step.output, step.rounding))
+        place = sums if holds(sums, step.output) else None
+        return np.asarray(fpemu.round(sums, step.output, step.rounding, out=place))
     if is_power_of_two and sums.dtype == np.float32 and not step.rounding.is_stochastic:
         if step.output == fpemu.format("float32") and step.rounding == fpemu.Rounding():
             np.multiply(sums, np.float32(1 / divisor), out=sums)  # rounds just so

@@ -33,6 +33,7 @@ __all__ = [
     "activation",
     "add",
     "checked_linear",
+    "holds",
     "left_operand",
     "linear",
     "multiply",
@@ -320,6 +321,11 @@ def sums_are_output(step: Product) -> bool:
     return bool(step.output == step.accumulator.format and not has_scales and not saturates)
 
 
+def holds(array: NDArray[Any], format: Format) -> bool:
+    """Whether the numbers of a format are numbers of an array's type."""
+    return bool(array.dtype == np.float64 or format.carrier == np.float32)
+
+
 def overflowed(x: NDArray[Any], format: Format) -> NDArray[np.bool_]:
     """Which numbers may have overflowed in a format: its largest finite number, infinities, NaN."""
     most = format.max_finite
@@ -342,7 +348,8 @@ def linear(x: NDArray[Any], matrix: Matrix, step: Product) -> NDArray[Any]:
     ndarray, shape (rows, outputs)
         Members of the step's output format, in the type of `x`.
     """
-    return _add_bias(_sums(x, matrix, step), matrix, step, x)
+    sums = _sums(x, matrix, step)
+    return _add_bias(sums, matrix, step, x, sums if holds(sums, step.output) else None)
 
 
 class Checked(NamedTuple):
@@ -386,12 +393,19 @@ def _sums(x: NDArray[Any], matrix: Matrix, step: Product) -> NDArray[Any]:
     return out
 
 
-def _add_bias(sums: NDArray[Any], matrix: Matrix, step: Product, x: NDArray[Any]) -> NDArray[Any]:
+def _add_bias(
+    sums: NDArray[Any],
+    matrix: Matrix,
+    step: Product,
+    x: NDArray[Any],
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Sums and the bias in the step's output, in the type of `x`; `out` may be the sums."""
     if matrix.bias is not None:
-        return _as_type(fpemu.add(sums, matrix.bias, step.output, step.rounding), x)
+        return _as_type(fpemu.add(sums, matrix.bias, step.output, step.rounding, out=out), x)
     if sums_are_output(step):
         return _as_type(sums, x)
-    return _as_type(fpemu.round(sums, step.output, step.rounding), x)
+    return _as_type(fpemu.round(sums, step.output, step.rounding, out=out), x)
 
 
 # --- elementwise sums and products ----------------------------------------------------------------
