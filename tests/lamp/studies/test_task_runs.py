@@ -324,7 +324,8 @@ def test_reports_show_scores_beside_the_reference(tmp_path, path, asked, capsys)
     html = page.read_text()
     assert "<h3>Tasks</h3>" in html
     assert "3 of 3 runs done" in html
-    assert html.count("<td>acc</td>") == 2
+    assert "In all rows: task arc, metric acc." in html
+    assert html.count("<td>scores-ps") == 2
     with pytest.raises(SystemExit) as stop:
         main(["status", str(path)])
     assert not stop.value.code

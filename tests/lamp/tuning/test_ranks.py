@@ -126,7 +126,8 @@ def test_a_second_call_finds_its_runs(folder, asked, found):
 
 def test_steps_with_look_ahead_cost_what_their_rules_leave(folder, asked):
     rules = [LAMP("kl", budget=0.5), LAMP("kl", budget=0.2, on="logits")]
-    given = {**asked, "lamp": rules, "steps": ["scores", "mlp_down", "lm_head"]}
+    low = replace(MACHINE, recomputed="float32")
+    given = {**asked, "machine": low, "lamp": rules, "steps": ["scores", "mlp_down", "lm_head"]}
     found = rank(**given, store=folder / "ahead.sqlite")
     model = lamp.from_pretrained(folder / "model")
     text = asked["source"].read(model)
@@ -134,24 +135,24 @@ def test_steps_with_look_ahead_cost_what_their_rules_leave(folder, asked):
     def measured(machine, *rules):
         return compare(model, text, Setting(machine, rules)).metrics.kl
 
-    recomputing = replace(FP64, recomputed=MACHINE.recomputed)
+    recomputing = replace(FP64, recomputed=low.recomputed)
     softmax, logits = rules
     last = replace(softmax, layers="1")
     parts = {(part.step, part.layer): part for part in found.parts}
     assert found.machine == "low+softmax:kl:50%+logits:kl:20%"
-    assert found.whole.value == measured(MACHINE, *rules)
+    assert found.whole.value == measured(low, *rules)
     for place, machine, own in (
-        (("scores", 1), recomputing.with_layers({1: {"scores": MACHINE.scores}}), [last]),
+        (("scores", 1), recomputing.with_layers({1: {"scores": low.scores}}), [last]),
         (("mlp_down", 1), FP64.with_layers({1: {"mlp_down": "e8m5"}}), []),
-        (("lm_head", None), replace(recomputing, lm_head=MACHINE.lm_head), [logits]),
+        (("lm_head", None), replace(recomputing, lm_head=low.lm_head), [logits]),
     ):
         assert parts[place].alone.value == measured(machine, *own) > 0
-    plain = measured(FP64.with_layers({1: {"scores": MACHINE.scores}}))
+    plain = measured(FP64.with_layers({1: {"scores": low.scores}}))
     assert parts["scores", 1].alone.value < 0.7 * plain
     for place, machine, own in (
-        (("scores", 0), MACHINE.with_layers({0: {"scores": FP64.scores}}), [last, logits]),
-        (("mlp_down", 1), replace(MACHINE, layers=()), rules),
-        (("lm_head", None), replace(MACHINE, lm_head=FP64.lm_head), [softmax]),
+        (("scores", 0), low.with_layers({0: {"scores": FP64.scores}}), [last, logits]),
+        (("mlp_down", 1), replace(low, layers=()), rules),
+        (("lm_head", None), replace(low, lm_head=FP64.lm_head), [softmax]),
     ):
         expected = found.whole.value - measured(machine, *own)
         assert parts[place].won.value == pytest.approx(expected, abs=1e-15)
