@@ -11,6 +11,7 @@ import fpemu
 import lamp
 from lamp.integrations.transformers import load
 from lamp.integrations.transformers.weights import Shared
+from lamp.models import packed
 from tests.lamp.integrations.random_families import TOKENS, random_model
 
 TEXT = np.random.default_rng(2).integers(3, 61, TOKENS)
@@ -58,6 +59,25 @@ def test_a_pass_of_many_tokens_keeps_no_copy_of_them(machine):
         tracemalloc.stop()
     assert kept < size / 10
     assert peak < size / 2  # that of the largest matrices, for a while
+
+
+@pytest.mark.parametrize(("machine", "share"), [("bf16", 0.6), ("fp8-e4m3", 0.35)])
+def test_what_is_kept_for_few_tokens_has_the_width_of_its_format(machine, share, monkeypatch):
+    model = wide_model()
+    size = 4 * sum(p.numel() for p in model.parameters())
+    expected = lamp.simulate(model, machine).logits(TEXT[:4])
+    monkeypatch.setattr(packed, "_LEAST", 0)
+    lamp.simulate(model, machine).logits(TEXT[:4])  # compiles
+    simulated = lamp.simulate(model, machine)
+    tracemalloc.start()
+    try:
+        found = simulated.logits(TEXT[:4])
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(simulated.logits(TEXT[:4]), expected)
+    assert share / 3 < kept / size < share
 
 
 @pytest.mark.parametrize("machine", ["fp32", "fp64", "bf16", "blackwell-nvfp4"])

@@ -15,7 +15,7 @@ from fpemu.reference import round_exact
 from lamp import Function, Product
 from lamp._kernels import rows
 from lamp._kernels.activations import ACTIVATIONS
-from lamp.models import layers
+from lamp.models import layers, packed
 from lamp.models.layers import Norm
 from tests.oracle import decoder
 
@@ -225,10 +225,35 @@ def test_columns_are_multiplied_some_at_a_time(step, rows, monkeypatch):
     monkeypatch.setattr(layers, "_PART", 2 * 13)
     matrix = layers.Matrix(weight, None, fpemu.formats.float32)
     np.testing.assert_array_equal(layers.linear(x, matrix, step), whole)
+    matrix = layers.Matrix(weight, None, fpemu.formats.float32)  # has kept nothing
     together = [part for part, _ in matrix.parts(step, 64)]
     as_it_lies = matrix.is_operand(step) and layers.packed.reads_codes(step)
     apart = layers.columns_apart(step) and not as_it_lies
     assert together == ([slice(0, 2), slice(2, 4), slice(4, 5)] if apart else [slice(0, 5)])
+
+
+UNIT = Product(fpemu.devices.get("hopper.wgmma.bfloat16"), "bfloat16", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    "step", [*PRODUCTS.values(), RANDOM, UNIT], ids=[*PRODUCTS, "random", "unit"]
+)
+@pytest.mark.parametrize("rows", [3, 64])
+def test_weights_in_the_width_of_their_format_change_no_bit(step, rows, monkeypatch):
+    monkeypatch.setattr(layers, "_PART", 64 * 13)
+    generator = np.random.default_rng(4)
+    x, weight = (
+        fpemu.round(generator.normal(size=shape).astype(np.float32), "bfloat16")
+        for shape in ((rows, 13), (13, 150))
+    )
+    plain = layers.Matrix(weight, None, fpemu.formats.bfloat16)
+    expected = layers.linear(x, plain, step)
+    monkeypatch.setattr(packed, "_LEAST", 0)
+    matrix = layers.Matrix(weight, None, fpemu.formats.bfloat16)
+    assert isinstance(matrix._weight, fpemu.Packed)
+    for _ in range(2):  # the second time from what it has kept
+        np.testing.assert_array_equal(layers.linear(x, matrix, step), expected)
+    np.testing.assert_array_equal(matrix.weight, weight)
 
 
 def test_what_a_matrix_has_kept_is_for_one_step():
