@@ -217,9 +217,10 @@ def check(connection: sqlite3.Connection, path: Path, *, write: bool) -> None:
         if not write:
             raise ValueError(f"{path} is empty, not a store")
     elif not (_OLDEST if write else _SCHEMA) <= schema <= _SCHEMA:
-        way = "; lamp sweep brings it up to date" if _OLDEST <= schema < _SCHEMA else ""
+        way = ": a newer version reads it" if schema > _SCHEMA else ""
+        way = "; lamp sweep brings it up to date" if _OLDEST <= schema < _SCHEMA else way
         raise ValueError(
-            f"{path} has schema {schema}, from another version of this package, which knows "
+            f"{path} has schema {schema}, from another version of this package; this one knows "
             f"schema {_SCHEMA}{way}"
         )
     else:

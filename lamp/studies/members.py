@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import sqlite3
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from pathlib import Path
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -18,7 +19,6 @@ from lamp.studies.runs import Run, TaskRun
 __all__ = ["Members", "in_parts"]
 
 _AT_ONCE: Final = 1000
-_PLACE: Final = Path("the folder for temporary files")  # in messages
 _Item = TypeVar("_Item")
 _CACHE: Final = 16_000  # KiB
 _SETTINGS: Final = (
@@ -61,7 +61,7 @@ class Members:
     """The runs of a plan in order.
 
     They are in a file without a name, in the folder for temporary files, which is gone when this is
-    closed.
+    closed.  Where there is no room for it, an OSError says so.
     """
 
     def __init__(self) -> None:
@@ -105,10 +105,11 @@ class Members:
         ----------
         runs : iterable of Run
         """
-        with database.transaction(self._connection, _PLACE, durable=False):
-            self._connection.executemany(
-                database.insert("members", 4 + len(LABELS)), map(database.plain, map(_row, runs))
-            )
+        rows = map(database.plain, map(_row, runs))
+        with _explained():
+            self._connection.execute("BEGIN")
+            self._connection.executemany(database.insert("members", 4 + len(LABELS)), rows)
+            self._connection.execute("COMMIT")
 
     def __iter__(self) -> Iterator[Run]:
         for position, key, *labels, variables, subject in self._rows("SELECT * FROM members"):
@@ -160,8 +161,18 @@ class Members:
         return count, array("q", sorted(positions))
 
     def _rows(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        with database.explained(_PLACE):
+        with _explained():
             yield from self._connection.execute(query, values)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raise the errors of SQLite in words."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        message = f"no room for the plan of the runs in the folder for temporary files ({error})"
+        raise OSError(errno.ENOSPC, f"{message}; TMPDIR names another") from error
 
 
 def _row(run: Run) -> tuple[Any, ...]:

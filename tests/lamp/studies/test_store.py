@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import math
 import os
 import pathlib
@@ -210,6 +211,16 @@ def test_a_plan_may_have_more_runs_than_are_held_at_a_time(path):
         assert ("0003" in members, "3" in members) == (True, False)
 
 
+def test_a_plan_that_finds_no_room_says_where():
+    with Members() as members:
+        members._connection.execute("PRAGMA max_page_count = 3")
+        with pytest.raises(
+            OSError, match=r"no room for the plan .* TMPDIR names another"
+        ) as raised:
+            members.add(planned(str(number)) for number in range(1000))
+    assert raised.value.errno == errno.ENOSPC
+
+
 def test_counts_tell_states(path):
     with Store.open(path, write=True) as store:
         store.plan("study", {}, [planned(key) for key in "abcd"])
@@ -382,7 +393,7 @@ def test_a_database_of_another_program_is_refused(path):
 def test_a_store_of_a_newer_version_is_refused(filled):
     with contextlib.closing(sqlite3.connect(filled)) as connection:
         connection.execute("PRAGMA user_version = 5")
-    refused(filled, "schema 5, from another version")
+    refused(filled, "schema 5, .*; this one knows schema 4: a newer version reads it")
 
 
 def test_a_store_of_the_last_schema_is_brought_up_to_date_by_who_writes(filled):
