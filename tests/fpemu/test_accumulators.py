@@ -923,4 +923,4 @@ def test_no_layout_of_operands_compiles_a_kernel_again(accumulator, monkeypatch)
     for x in (a, constant, a[:, ::2, ::2], a.transpose(0, 2, 1), a[0].view(np.matrix), a[:1]):
         fpemu.matmul(x, x, accumulator)
         fpemu.matmul(x, x, accumulator, c=np.zeros(x.shape[-1], x.dtype))
-    assert len(kinds) == 1
+    assert len(kinds) == len({function for function, *_ in kinds})
