@@ -76,7 +76,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -464,11 +464,13 @@ class Store:
         str or None
             The new name of the other study, if there is one.
         """
-        given = runs if isinstance(runs, Members) else Members.of(runs)  # before others wait
-        with self._transaction():
+        with ExitStack() as stack:
+            # Before the transaction, for which others wait.
+            given = runs if isinstance(runs, Members) else stack.enter_context(Members.of(runs))
+            stack.enter_context(self._transaction())
             if grow:
                 definition = self._joined(study, definition)
-                given = Members.of(self._grown(study, given))
+                given = stack.enter_context(Members.of(self._grown(study, given)))
             kept = None if grow else self._set_aside(study, given)
             values = study, json.dumps(definition), now()
             self._execute(database.insert("studies", 3, "REPLACE"), values)
