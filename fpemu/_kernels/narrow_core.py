@@ -41,6 +41,7 @@ __all__ = ["PRODUCT_BITS", "CoreFacts", "Shape", "product", "shape_of"]
 _LOWEST: Final = -95
 _HIGHEST: Final = 125
 _ZERO: Final = -(2**14)  # the exponent of a zero: two have the sum of the least int16
+_NOT_FINITE: Final = 128  # the exponent of infinity and NaN
 _NONE: Final = -1000  # above all sums with it, below all others
 PRODUCT_BITS: Final = 24
 """Of a product that is exact in float32."""
@@ -437,13 +438,16 @@ class _Block:
         biased = self.builder.add(exponent, _all(_INTS, 127))
         return self.builder.bitcast(self.builder.shl(biased, _all(_INTS, 23)), _FLOATS)
 
-    def is_doubtful(self, exponent: ir.Value) -> ir.Value:
-        """Whether the largest exponent, of finite numbers that are not zero, is out of range."""
+    def is_doubtful(self, largest: ir.Value, own: ir.Value) -> ir.Value:
+        """Whether the largest exponent, of what is not zero, is out of range.
+
+        It does not matter beside an accumulator, of the exponent `own`, that is infinite or NaN.
+        """
         builder = self.builder
-        finite = builder.icmp_signed("!=", exponent, _all(_INTS, 128))
-        offset = builder.sub(exponent, _all(_INTS, _LOWEST))
+        offset = builder.sub(largest, _all(_INTS, _LOWEST))
         outside = builder.icmp_unsigned(">", offset, _all(_INTS, _HIGHEST - _LOWEST))
-        known = builder.icmp_signed(">", exponent, _all(_INTS, _NONE))
+        known = builder.icmp_signed(">", largest, _all(_INTS, _NONE))
+        finite = builder.icmp_signed("!=", own, _all(_INTS, _NOT_FINITE))
         return builder.and_(outside, builder.and_(known, finite))
 
     def add_truncated(
@@ -484,8 +488,9 @@ class _Block:
         scales, sums, ends, doubtful = [], [], [], []
         for place, products in zip(self.places, self.largest_exponents(), strict=True):
             accumulator = vectors.load(self.data.accumulators, place, _FLOATS)
-            largest = vectors.larger(products, self.exponent_of(accumulator, least))
-            doubtful.append(self.is_doubtful(largest))
+            own = self.exponent_of(accumulator, least)
+            largest = vectors.larger(products, own)
+            doubtful.append(self.is_doubtful(largest, own))
             aligned_to = vectors.larger(largest, lowest)
             scales.append(self.power(builder.sub(fraction_bits, aligned_to)))
             ends.append(builder.sub(aligned_to, fraction_bits))
