@@ -139,19 +139,29 @@ def test_no_array_function_compiles_anew_when_only_the_format_or_mode_changes():
         arithmetic.MULTIPLY: fpemu.multiply,
         arithmetic.DIVIDE: fpemu.divide,
     }
-    first, others = "e5m7", ("bfloat16", "float8_e4m3fnuz", "e11m3", "binary8p3se", "e3m2")
-    fpemu.round(x, first)
-    for function in operations.values():
-        function(x, x, first)
+    # Formats of two kinds, for the vector loop and for the exact one, and modes of two kinds.
+    first, others = ("e5m7", "float8_e4m3fnuz"), ("bfloat16", "e11m3", "binary8p3se", "e3m2")
+    for name in first:
+        fpemu.round(x, name)
+        for function in operations.values():
+            function(x, x, name)
+            function(x, x, name, "rtz")
+    caches = (arithmetic._quick_kernel, arithmetic._exact_kernel)
+    made = [cache.cache_info().currsize for cache in caches]
     kernels = [rounding._array_kernel(rounding.NEAREST_EVEN, False)]
-    kernels += [arithmetic._array_kernel(operation, True) for operation in operations]
+    for operation in operations:
+        kernels += [
+            arithmetic._quick_kernel(operation, kind, arithmetic._OWN)
+            for kind in (rounding.NEAREST_EVEN, rounding.DETERMINISTIC)
+        ]
+        kernels.append(arithmetic._exact_kernel(operation, True, False))
+    assert [cache.cache_info().currsize for cache in caches] == made  # they are those in use
     compiled = [len(kernel.signatures) for kernel in kernels]
     assert min(compiled) > 0
-    made = arithmetic._array_kernel.cache_info().currsize
     for name in others:
         fpemu.round(x, name)
         for function in operations.values():
             function(x, x, name)
             function(x, x, name, "rtp")
     assert [len(kernel.signatures) for kernel in kernels] == compiled
-    assert arithmetic._array_kernel.cache_info().currsize == made
+    assert [cache.cache_info().currsize for cache in caches] == made

@@ -67,6 +67,8 @@ def started(package, cache, **environment):
     paths = [str(package.parent), str(Path(caching.__file__).parents[2])]
     variables = {**os.environ, "NUMBA_CACHE_DIR": str(cache), **environment}
     variables["PYTHONPATH"] = os.pathsep.join(paths)
+    # Byte code is told by size and second of its source, and tests edit faster than that.
+    variables["PYTHONDONTWRITEBYTECODE"] = "1"
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         env=variables,
