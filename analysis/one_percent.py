@@ -558,7 +558,7 @@ def draw(found: Found, path: Path, format: str = "PS(4)") -> None:
     models = [each for each in found.models() if sum(name == each for name, _ in rates) > 1]
     if not models:
         return
-    figure = Figure(figsize=(6.2 * len(models), 5.4), layout="constrained")
+    figure = Figure(figsize=(4.7 * len(models), 5.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(models), squeeze=False, sharey=True)[0]
     for axes, model in zip(panels, models, strict=True):
