@@ -6,11 +6,12 @@ linked with ``-ffast-math``, C's ``fesetround``), and new threads inherit it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
 __all__ = ["default_environment", "in_default_environment"]
@@ -38,36 +39,62 @@ def _load_calls() -> tuple[Any, Any, Any] | None:
 _CALLS: Final = _load_calls()
 
 
-@contextmanager
-def default_environment() -> Iterator[None]:
+class _Depth(threading.local):
+    """How many blocks of the default environment this thread is in."""
+
+    blocks = 0
+
+
+_depth: Final = _Depth()
+
+
+class default_environment(contextlib.ContextDecorator):  # noqa: N801 - used like a function
     """Run a block with round-to-nearest, subnormals kept and no traps or warnings, then restore.
+
+    A block within another does nothing unless something has changed the environment since: a
+    product is four of them deep.
 
     Warns
     -----
     RuntimeWarning
         If the environment can be neither set nor found to be the default one.
     """
-    if _CALLS is None:
-        if not is_usual():
-            warnings.warn(
-                "this process flushes subnormal numbers to zero or rounds in a direction of its "
-                "own, and the C library offers no way to change that: results are not reliable",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        yield
-        return
-    import numpy as np  # here, so that the commands need not import it
 
-    get, set_, default = _CALLS
-    saved = ctypes.create_string_buffer(_FENV_BYTES)
-    get(saved)
-    set_(default)
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    finally:
-        set_(saved)
+    _saved: Any = None
+    _errors: Any = None
+
+    def _recreate_cm(self) -> default_environment:
+        return default_environment()  # a decorated function may call itself
+
+    def __enter__(self) -> None:
+        if _CALLS is None:
+            _warn_unless_usual()
+        elif not (_depth.blocks and is_usual()):
+            import numpy as np  # here, so that the commands need not import it
+
+            get, set_, default = _CALLS
+            self._saved = ctypes.create_string_buffer(_FENV_BYTES)
+            get(self._saved)
+            set_(default)
+            self._errors = np.errstate(all="ignore")
+            self._errors.__enter__()
+        _depth.blocks += 1
+
+    def __exit__(self, *exception: object) -> None:
+        _depth.blocks -= 1
+        if _CALLS is not None and self._saved is not None:
+            self._errors.__exit__(*exception)
+            _CALLS[1](self._saved)
+
+
+def _warn_unless_usual() -> None:
+    if not is_usual():
+        warnings.warn(
+            "this process flushes subnormal numbers to zero or rounds in a direction of its own, "
+            "and the C library offers no way to change that: results are not reliable",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 # Numbers that Python computes with at run time, not constants of the compiler.

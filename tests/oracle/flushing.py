@@ -34,7 +34,7 @@ import ctypes
 ctypes.CDLL("libm.so.6").fesetround({upward})
 """,
 }
-_UPWARD: Final = {"x86_64": 0x800, "aarch64": 0x400000}  # glibc's FE_UPWARD
+UPWARD: Final = {"x86_64": 0x800, "aarch64": 0x400000}  # glibc's FE_UPWARD
 
 _SCRIPT: Final = """
 import sys
@@ -76,7 +76,7 @@ def under_flush_to_zero(
             pytest.skip("torch, whose set_flush_denormal is tested against, is not installed")
     elif sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         offset, bits = _CONTROL.get(platform.machine(), (0, 0))
-    upward = _UPWARD.get(platform.machine(), 0) if setter == "upward" else 0
+    upward = UPWARD.get(platform.machine(), 0) if setter == "upward" else 0
     if (setter == "libm" and not bits) or (setter == "upward" and not upward):
         pytest.skip("the layout of this platform's fenv_t is not known")
     source, result = directory / "inputs.npz", directory / "result.npz"

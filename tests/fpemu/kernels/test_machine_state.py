@@ -3,6 +3,7 @@
 What the functions return here in the ordinary state is checked against oracles elsewhere.
 """
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from fpemu._kernels import launching
 from tests.oracle.bits import differences
-from tests.oracle.flushing import under_flush_to_zero
+from tests.oracle.flushing import UPWARD, under_flush_to_zero
 from tests.oracle.forking import holds_after_fork
 
 WORK = """
@@ -263,6 +264,42 @@ def test_a_thread_that_cannot_be_started_leaves_no_work_behind(monkeypatch, inpu
         done.clear()
     executor.shutdown()
     assert done == []
+
+
+@pytest.mark.skipif(
+    platform.machine() not in UPWARD, reason="the C library's constant is not known"
+)
+def test_a_block_within_another_mends_what_was_changed_between():
+    rounding = ctypes.CDLL(None).fesetround, ctypes.CDLL(None).fegetround
+    tiny = [2.0**-60]  # no constant of the compiler
+    with launching.default_environment():
+        rounding[0](UPWARD[platform.machine()])
+        assert 1.0 + tiny[0] > 1.0
+        with launching.default_environment():
+            assert rounding[1]() == 0
+            assert 1.0 + tiny[0] == 1.0
+            with launching.default_environment(), np.errstate(all="raise"):
+                assert rounding[1]() == 0
+        assert 1.0 + tiny[0] > 1.0
+        rounding[0](0)
+    assert np.geterr()["divide"] == "warn"
+
+
+def test_a_decorated_function_may_call_itself_and_others_may_while_it_runs():
+    begun, proceed = threading.Event(), threading.Event()
+
+    @launching.default_environment()
+    def factorial(n):
+        begun.set()
+        assert proceed.wait(20)
+        return n * factorial(n - 1) if n else 1
+
+    with ThreadPoolExecutor(2) as pool:
+        results = [pool.submit(factorial, n) for n in (5, 3)]
+        assert begun.wait(20)
+        proceed.set()
+        assert [result.result() for result in results] == [120, 6]
+    assert np.geterr()["divide"] == "warn"
 
 
 def test_numba_told_not_to_compile_is_an_import_error_that_says_so():
