@@ -12,7 +12,7 @@ demo: .venv/installed
 test check-long: export PYTHONDONTWRITEBYTECODE =
 
 test: .venv/tested
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # What takes minutes by nature: the tests marked long, every unit against its oracle, 100,000 inner
 # products each, and mutated model files.
