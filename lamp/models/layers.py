@@ -105,8 +105,7 @@ class Matrix:
 
     def operand(self, step: Product) -> Operand:
         """The numbers of the weights as the right operand of a step."""
-        numbers = self.weight
-        return Operand(numbers) if self.is_operand(step) else right_operand(numbers, step, None)
+        return self._taken(step, self.weight)
 
     def columns(self, part: slice) -> NDArray[Any]:
         """Some columns of the weights; a part begins with a multiple of 64."""
@@ -128,13 +127,11 @@ class Matrix:
             if ready is not None:
                 yield part, packed.unpacked(packed.columns(ready, part))
             else:
-                numbers = self.columns(part)
-                yield (
-                    part,
-                    Operand(numbers)
-                    if self.is_operand(step)
-                    else right_operand(numbers, step, None),
-                )
+                yield part, self._taken(step, self.columns(part))
+
+    def _taken(self, step: Product, numbers: NDArray[Any]) -> Operand:
+        """Numbers of the weights as a step takes them."""
+        return Operand(numbers) if self.is_operand(step) else right_operand(numbers, step, None)
 
     def _cuts(self, step: Product) -> list[slice]:
         """Columns that are taken together."""
