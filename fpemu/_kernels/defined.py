@@ -77,13 +77,12 @@ def product(operands: Operands, inner_product: Callable[..., Any]) -> NDArray[np
     ndarray of float64, shape (batch, m, n)
     """
     out = np.zeros(operands.shape)
-    initial = np.zeros((0, 0, 0)) if operands.initial is None else operands.initial
     launching.run(
         _product_kernel(inner_product),
         out.shape[0] * out.shape[1],
         read_only(operands.a, np.float64),
         read_only(operands.b.transpose(0, 2, 1), np.float64),
-        read_only(initial, np.float64),
+        operands.initial_as(np.float64),
         read_only(operands.row_lengths, np.int64),
         out,
         grain=max(1, _WORK_PER_PIECE // (max(operands.steps, 1) * max(out.shape[2], 1))),

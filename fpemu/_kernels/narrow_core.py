@@ -35,6 +35,7 @@ from fpemu._kernels import caching, launching, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.operands import COLUMNS, Operands, aligned, read_only
+from fpemu._kernels.vectors import spread
 
 __all__ = ["PRODUCT_BITS", "CoreFacts", "Shape", "product", "shape_of"]
 
@@ -309,12 +310,7 @@ class _Vectors:
         self.builder.store(value, self._address(base, index, value.type), align=4)
 
     def spread(self, scalar: ir.Value, count: int = 16) -> ir.Value:
-        kind = ir.VectorType(scalar.type, count)
-        undefined = ir.Constant(kind, ir.Undefined)
-        first = self.builder.insert_element(undefined, scalar, _INT32(0))
-        return self.builder.shuffle_vector(
-            first, undefined, ir.Constant(ir.VectorType(_INT32, count), None)
-        )
+        return spread(self.builder, scalar, count)
 
     def half(self, vector: ir.Value, which: int) -> ir.Value:
         """The lower or the upper eight lanes."""
@@ -705,13 +701,12 @@ def product(
         return None
     left, doubtful = _split(operands.a, scales[0], leasts[0], shape.block)
     out = np.zeros(operands.shape, np.float32)
-    initial = np.zeros((0, 0, 0)) if operands.initial is None else operands.initial
     launching.run(
         _kernel(nearest),
         doubtful.size,
         left,
         right,
-        read_only(initial, np.float32),
+        operands.initial_as(np.float32),
         read_only(operands.row_lengths, np.int64),
         out,
         doubtful,

@@ -178,15 +178,18 @@ class Operands:
         The right operand is in panels if it is not given.
         """
         launching.require_shapes((out, self.shape))
-        initial = np.zeros((0, 0, 0)) if self.initial is None else self.initial
         return Arrays(
             left=read_only(self.a, dtype),
             right=panels(self.b, dtype) if right is None else right,
-            initial=read_only(initial, out.dtype),
+            initial=self.initial_as(out.dtype),
             lengths=read_only(self.row_lengths, np.int64),
             out=out,
             running=self.running,
         )
+
+    def initial_as(self, dtype: DTypeLike) -> Any:
+        """What a kernel takes of the initial values: an array of size 0 if there are none."""
+        return read_only(np.zeros((0, 0, 0)) if self.initial is None else self.initial, dtype)
 
     def last_bit_exponent(self, *, with_initial: bool) -> int:
         """An e such that every product is a multiple of 2**e; very small unless all are finite.

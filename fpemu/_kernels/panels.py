@@ -25,6 +25,7 @@ from fpemu._kernels import caching, launching, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts
 from fpemu._kernels.rounding import LAYOUTS
+from fpemu._kernels.vectors import spread
 
 __all__ = [
     "COLUMNS",
@@ -124,13 +125,8 @@ def _widen(
         kept = ir.VectorType(place.type.pointee, _LANES)
         narrow = ir.VectorType(source.type.pointee, _LANES)
 
-        def spread(word: ir.Value) -> ir.Value:
-            nothing = ir.Constant(bits, ir.Undefined)
-            first = builder.insert_element(nothing, word, ir.IntType(32)(0))
-            return builder.shuffle_vector(first, nothing, ir.Constant(bits, None))
-
         fields = cgutils.unpack_tuple(builder, arguments[4], len(Widening._fields))
-        magnitude, shift, offset, sign_shift = map(spread, fields)
+        magnitude, shift, offset, sign_shift = (spread(builder, x, _LANES) for x in fields)
         one = ir.Constant(bits, [ir.IntType(32)(1 << 23)] * _LANES)
         raised = builder.add(offset, one)
         sign = ir.Constant(bits, [ir.IntType(32)(1 << 31)] * _LANES)

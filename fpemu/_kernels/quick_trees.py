@@ -54,6 +54,7 @@ _SMALLEST_NORMAL: Final = 2.0**-126
 _LEAST_EXPONENT: Final = -149
 _LARGE: Final = 2.0**128
 _FLOAT32_PRECISION: Final = 24
+_CHUNK: Final = 1024  # numbers between two looks at what was found
 _DEEPEST: Final = 64  # rows of sums, those below included
 _WORK_PER_PIECE: Final = 2**16  # multiply-adds worth a thread
 
@@ -121,10 +122,13 @@ def _subtrees(terms: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 @caching.kernel
 def _trailing_bits(x, none):  # type: ignore[no-untyped-def]
-    """All bits that are set in a flat array of float32."""
+    """The bits that are set in a flat array of float32, up to where the last bit is."""
     bits = none
-    for i in range(x.size):
-        bits = words.bit_or(bits, words.word(x[i]))
+    for first in range(0, x.size, _CHUNK):
+        for i in range(first, min(first + _CHUNK, x.size)):
+            bits = words.bit_or(bits, words.word(x[i]))
+        if words.bit_and(bits, 1) != 0:
+            break
     return bits
 
 

@@ -66,23 +66,11 @@ _WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
 _STRIP: Final = 2**22  # numbers of a right operand that are taken at once
 
 
-class TensorCoreFacts(Protocol):
+class TensorCoreFacts(narrow_core.CoreFacts, Protocol):
     """What is to be known of a :class:`fpemu.TensorCore`."""
 
     @property
-    def format(self) -> FormatFacts: ...
-    @property
-    def rounding(self) -> RoundingFacts: ...
-    @property
     def input_formats(self) -> tuple[FormatFacts | None, FormatFacts | None]: ...
-    @property
-    def block(self) -> int: ...
-    @property
-    def fraction_bits(self) -> int: ...
-    @property
-    def exponent_floor(self) -> int | None: ...
-    @property
-    def initial_format(self) -> FormatFacts: ...
     @property
     def order(self) -> tuple[int, ...] | None: ...
     @property
@@ -471,7 +459,6 @@ def _run(
         *((x, (batch, rows, steps)) for x in a), *((x, (batch, steps, columns)) for x in b)
     )
     packed = panels(b.values, _FLOAT64)
-    initial = np.zeros((0, 0, 0)) if operands.initial is None else operands.initial
     kind, quick = kind_of(rounding), bool(unit.shortcut.limit) and not rounding.is_stochastic
     launching.run(
         _product_kernel(variant, kind, known_mode(rounding, "rtz"), quick),
@@ -482,7 +469,7 @@ def _run(
             panels(b.powers, _FLOAT64),
             packed if b.raw is b.values else panels(b.raw, _FLOAT64),
         ),
-        read_only(initial, _FLOAT64),
+        operands.initial_as(_FLOAT64),
         read_only(operands.row_lengths, np.int64),
         out,
         unit,

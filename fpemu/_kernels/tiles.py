@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 
 from fpemu._kernels.panels import COLUMNS
+from fpemu._kernels.vectors import spread
 
 __all__ = [
     "PLAIN_ROWS",
@@ -63,10 +64,7 @@ class _Lanes:
 
     def spread(self, builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
         """A vector whose lanes all are the scalar."""
-        vector = ir.VectorType(scalar.type, self.count)
-        first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, _INDEX(0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.count), None)
-        return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
+        return spread(builder, scalar, self.count)
 
     def multiply_add(self, builder: ir.IRBuilder) -> ir.Function:
         """The vector fma."""
