@@ -14,7 +14,7 @@ from lamp.models.rotary import Rotary
 from lamp.models.sampling import Sampler
 from lamp.models.tokenizer import Tokenizer
 from lamp.models.tokens import check_tokens
-from lamp.models.traces import DepthMap, Trace, TracedSteps
+from lamp.models.traces import DepthMap, Trace
 from lamp.models.transformer import Forward, State
 from lamp.models.weights import Shape
 
@@ -34,7 +34,6 @@ __all__ = [
     "State",
     "Tokenizer",
     "Trace",
-    "TracedSteps",
     "attention",
     "calibrated",
     "certify",

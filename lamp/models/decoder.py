@@ -336,7 +336,7 @@ class Decoder(ABC):
         tokens : array_like of int, shape (length,)
             Token numbers.
         layer : int
-            The layer's number, from 0.
+            The layer's number, from 0; the number of layers is what lies behind the last one.
 
         Returns
         -------
@@ -357,11 +357,15 @@ class Decoder(ABC):
         >>> trace.steps["scores"].shape, bool(abs(trace.errors["scores"]).max() < 2.0)
         ((4, 5, 5), True)
         """
-        if not isinstance(layer, (int, np.integer)) or not 0 <= layer < self.shape.layers:
-            raise ValueError(f"layer {layer!r} is not in 0..{self.shape.layers - 1}")
+        if not isinstance(layer, (int, np.integer)) or not 0 <= layer <= self.shape.layers:
+            raise ValueError(f"layer {layer!r} is not in 0..{self.shape.layers}")
         traced = TracedSteps(int(layer))
         self._forward(check_tokens(tokens, self.shape), None, traced)
-        return Trace(traced.layer, traced.steps, score_errors(traced.steps, self.shape))
+        return Trace(traced.layer, traced.steps, self._errors(traced.steps))
+
+    def _errors(self, steps: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+        """What a trace says of the errors of its steps."""
+        return score_errors(steps, self.shape) if "query" in steps else {}
 
     @default_environment()
     def depth_map(self, tokens: ArrayLike, *, digits: int | None = None) -> DepthMap:

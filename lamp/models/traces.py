@@ -19,12 +19,12 @@ __all__ = ["DepthMap", "ResidualStreams", "Trace", "TracedSteps", "score_errors"
 
 @dataclass(frozen=True)
 class Trace:
-    """All steps of a layer.
+    """All steps of a layer, or of what lies behind the last one.
 
     Parameters
     ----------
     layer : int
-        The layer's number, from 0.
+        The layer's number, from 0; the number of layers behind the last one.
     steps : mapping of str to ndarray
         Results in the order in which they are computed:
 
@@ -47,8 +47,23 @@ class Trace:
         rows, has behind ``"low_scores"``: ``"seen"``, (tokens, tokens), which keys a row sees;
         ``"high_scores"``, all of them in the highest precision that recomputes; and, if it has
         weights, ``"error_weights"``, which it takes errors to be proportional to.
+
+        Behind the last layer there are ``"stream"``; ``"final_norm"``, (tokens, width);
+        ``"lm_head_mask"`` if logits are recomputed; ``"logits"``, (tokens, vocabulary).
+
+        A model of transformers has the steps that it computes:
+
+        - no ``"norm_1"`` where it has no norm in front of attention, and no ``"norm_2"`` where it
+          has none in front of the feed-forward layer;
+        - no ``"attention_output"`` where both stand side by side, and are added together;
+        - ``"query_norm"`` and ``"key_norm"``, (heads, tokens, d), or (tokens, heads d) of a norm of
+          all heads together;
+        - ``"attention_output_norm"`` and ``"mlp_down_norm"``, (tokens, width), of what is added to
+          the residual stream, or of the sum;
+        - with experts, ``"router"``, (tokens, experts), and nothing of the experts themselves.
     errors : mapping of str to ndarray of float64
-        ``"scores"`` and ``"probabilities"`` minus those of the same queries and keys in float64.
+        ``"scores"`` and ``"probabilities"`` minus those of the same queries and keys in float64;
+        of a native model alone.
     """
 
     layer: int

@@ -184,6 +184,7 @@ def forward(tokens: NDArray[np.int64], weights: Weights, state: State) -> Forwar
     state.observe("stream", x)
     h = normalize(x, weights.norm, "final_norm", state)
     logits = project(h, weights.head, state)
+    state.observe("logits", logits)
     work = weights.multiply_adds(state.shape, state.position, len(tokens))
     if state.cache is not None:
         state.cache.length += len(tokens)

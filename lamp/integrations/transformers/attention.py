@@ -88,6 +88,7 @@ def attention(fitting: Fitting, name: str, layer: int) -> Callable[..., Any]:
                 None if s_aux is None else array(s_aux).astype(q.dtype),
             )
             _attend_text(run, q[text], k[text], v[text], given, layer, out[text])
+        run.observe("heads", out[0].reshape(len(out[0]), -1))
         return tensor(out), None
 
     return attend

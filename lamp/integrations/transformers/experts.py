@@ -54,7 +54,14 @@ def experts(fitting: Fitting, name: str) -> Callable[..., Any]:
             out[tokens] = layers.add(out[tokens], np.asarray(weighted), step)
         return tensor(out)
 
-    return forward
+    def unobserved(*given: torch.Tensor) -> torch.Tensor:
+        run.adding = ""
+        with run.unobserved():  # the steps of an expert are of some tokens only
+            found = forward(*given)
+        run.adding = "mlp_down"
+        return found
+
+    return unobserved
 
 
 def _experts(fitting: Fitting, name: str, of: str) -> list[Shared]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from lamp.integrations.transformers.fitting import Fitting
 from lamp.integrations.transformers.kinds import NormKind, RotaryKind
-from lamp.integrations.transformers.running import array, by_text, tensor
+from lamp.integrations.transformers.running import Run, array, by_text, tensor
 from lamp.models import layers
 
 __all__ = ["activation", "embedding", "norm", "rotary"]
@@ -20,6 +20,7 @@ __all__ = ["activation", "embedding", "norm", "rotary"]
 def norm(fitting: Fitting, name: str, kind: NormKind) -> Callable[..., Any]:
     """A LayerNorm or RMSNorm."""
     run, parameters = fitting.run, fitting.norm(name)
+    shown = fitting.structure.norm_names.get(name)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         step = run.machine.norm
@@ -28,9 +29,24 @@ def norm(fitting: Fitting, name: str, kind: NormKind) -> Callable[..., Any]:
             return layers.norm(part, parameters, kind.epsilon, step)
 
         numbers = array(x).astype(run.carrier, copy=False)
-        return tensor(by_text(norm, not step.is_stochastic, numbers))
+        found = tensor(by_text(norm, not step.is_stochastic, numbers))
+        if shown is not None and x.ndim == 4:
+            _show_heads(run, shown, found, x)
+        elif shown is not None:
+            run.show(shown, found)
+        return found
 
     return forward
+
+
+def _show_heads(run: Run, name: str, found: torch.Tensor, x: torch.Tensor) -> None:
+    """Show the norms of all heads, of shape (heads, tokens, d).
+
+    Either axis may come first; in the product that `x` is a part of, heads lie side by side.
+    """
+    if run.observer is not None:
+        numbers = array(found)[0]
+        run.observe(name, numbers if x.stride(1) < x.stride(2) else numbers.swapaxes(0, 1))
 
 
 def activation(fitting: Fitting, name: str) -> Callable[..., Any]:
@@ -39,6 +55,8 @@ def activation(fitting: Fitting, name: str) -> Callable[..., Any]:
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         step = run.machine.activation
+        if run.place == "block":
+            run.show("mlp_up", x)
 
         def activation(part: NDArray[Any]) -> NDArray[Any]:
             return layers.activation(part, name, step)

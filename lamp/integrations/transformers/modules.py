@@ -57,8 +57,8 @@ def _layer(fitting: Fitting, number: int, forward: Callable[..., Any]) -> Callab
         run.calls[number] = 0
         run.held.clear()
         if args:
-            run.show(args[0])
-        run.place = "block"
+            run.show("stream", args[0])
+        run.place, run.adding = "block", ""
         result = forward(*args, **kwargs)
         if run.candidates:
             raise RuntimeError(
@@ -71,9 +71,9 @@ def _layer(fitting: Fitting, number: int, forward: Callable[..., Any]) -> Callab
                 f"{expected}: something computes it past the machine"
             )
         run.enter(number + 1)
-        run.place = "head"
+        run.place, run.adding = "head", ""
         if number + 1 == count:
-            run.show(result[0] if isinstance(result, tuple) else result)
+            run.show("stream", result[0] if isinstance(result, tuple) else result)
         return result
 
     return layer

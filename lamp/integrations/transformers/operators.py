@@ -130,9 +130,14 @@ class Inline(Dispatch):
         if name == "add" and run.candidates:
             candidates = run.candidates.pop(id(b), None) or run.candidates.pop(id(a), None)
             if candidates is not None:
-                return tensor(candidates(x if b is candidates.tensor else y))
+                found = tensor(candidates(x if b is candidates.tensor else y))
+                run.show(run.adding, found)
+                return found
         both = np.ndim(x) > 0 and np.ndim(y) > 0
-        return tensor(self._rounded(_BINARY[name], self._step(name, both), x, y))
+        found = tensor(self._rounded(_BINARY[name], self._step(name, both), x, y))
+        if name == "add" and both and run.adding:
+            run.show(run.adding, found)
+        return found
 
     def _in_front_of_attention(self, name: str, x: Any, y: Any) -> Any:
         """Rotations of queries and keys, in float64; their sums are rounded as queries are."""
@@ -170,7 +175,10 @@ class Inline(Dispatch):
         numbers = None if bias is None else array(bias)
         matrix = layers.Matrix(array(weight), numbers, run.machine.weights)
         run.multiply_adds += len(x) * matrix.size
-        return tensor(layers.linear(np.ascontiguousarray(array(x)), matrix, run.machine.mlp_up))
+        found = layers.linear(np.ascontiguousarray(array(x)), matrix, run.machine.mlp_up)
+        run.adding = ""
+        run.observe("router", found)
+        return tensor(found)
 
     def _step(self, name: str, both: bool) -> Any:
         """The format and rounding of an inline operation."""

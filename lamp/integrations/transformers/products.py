@@ -23,12 +23,17 @@ __all__ = ["product"]
 def product(fitting: Fitting, name: str) -> Callable[..., Any]:
     """A linear layer."""
     run, forward = fitting.run, _product(fitting, name)
-    if fitting.structure.products[name].step != "attention_output":
+    step = fitting.structure.products[name].step
+    if step in ("qkv", "lm_head"):
         return forward
 
     def output(x: torch.Tensor) -> torch.Tensor:
+        if step == "mlp_down":
+            run.show("activation", x)
         found: torch.Tensor = forward(x)
-        run.place = "block"  # some modules add the residual stream themselves
+        run.adding = "" if step == "mlp_up" else step
+        if step == "attention_output":
+            run.place = "block"  # some modules add the residual stream themselves
         return found
 
     return output

@@ -107,6 +107,8 @@ class Run(State):
         Results that were computed with another one, for the module that asks for them.
     candidates : dict
         Products that look-ahead may recompute once they are in the residual stream.
+    adding : str
+        The step whose product is on its way into the residual stream, "" if there is none.
     rotated : int
         How many sums of rotated numbers the layer has had.
     calls : dict
@@ -128,6 +130,7 @@ class Run(State):
     multiply_adds: int = field(default=0, init=False)
     held: dict[str, Any] = field(default_factory=dict, init=False)
     candidates: dict[int, Any] = field(default_factory=dict, init=False)
+    adding: str = field(default="", init=False)
     rotated: int = field(default=0, init=False)
     calls: dict[int, int] = field(default_factory=dict, init=False)
     counts: dict[str, dict[int, Recomputation]] = field(default_factory=dict, init=False)
@@ -143,6 +146,7 @@ class Run(State):
     def begin(self) -> None:
         """Begin a forward pass."""
         self.layer, self.machine, self.place = 0, self.hardware, "embedding"
+        self.adding = ""
         self.rules = self.look_ahead
         self.multiply_adds = 0
         for each in (self.held, self.candidates, self.calls, self.counts, self.masks):
@@ -152,10 +156,19 @@ class Run(State):
         """Whether a tensor is one of the model's weights, or a view of one."""
         return x.untyped_storage().data_ptr() in self.weights
 
-    def show(self, x: torch.Tensor) -> None:
-        """Show the residual stream of a text to the observer."""
+    def show(self, name: str, x: Any) -> None:
+        """Show a result for the tokens of a text to the observer, of shape (tokens, n)."""
         if self.observer is not None and isinstance(x, torch.Tensor):
-            self.observe("stream", array(x).reshape(-1, x.shape[-1]))
+            self.observe(name, array(x).reshape(-1, x.shape[-1]))
+
+    @contextmanager
+    def unobserved(self) -> Iterator[None]:
+        """Show the observer nothing for a while."""
+        observer, self.observer = self.observer, None
+        try:
+            yield
+        finally:
+            self.observer = observer
 
     def count(self, step: str, recomputation: Recomputation) -> None:
         """Add what was recomputed in a step of the current layer."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.masking_utils import sdpa_mask
@@ -25,7 +25,7 @@ from lamp.integrations.transformers.structure import ATTENTION, watch
 from lamp.integrations.transformers.weights import large, memory
 from lamp.lookahead import LAMP
 from lamp.machines import Hardware, HardwareLike
-from lamp.models import Decoder, Forward, Shape, Trace, TracedSteps, check_tokens
+from lamp.models import Decoder, Forward, Shape
 
 __all__ = ["Simulated", "simulate"]
 
@@ -151,18 +151,9 @@ class Simulated(Decoder):
         """What native models have."""
         raise ValueError(f"{self!r} runs through transformers: this needs a native GPT-2 or Llama")
 
-    @default_environment()
-    def trace(self, tokens: ArrayLike, layer: int) -> Trace:
-        """Steps of attention of a layer; see :meth:`lamp.models.Decoder.trace`.
-
-        There are ``"stream"``, ``"query"``, ``"key"``, ``"value"`` and what attention shows, but
-        no errors, which depend on what the model does to its scores.
-        """
-        if not isinstance(layer, (int, np.integer)) or not 0 <= layer < self.shape.layers:
-            raise ValueError(f"layer {layer!r} is not in 0..{self.shape.layers - 1}")
-        traced = TracedSteps(int(layer))
-        self._forward(check_tokens(tokens, self.shape), None, traced)
-        return Trace(traced.layer, traced.steps, {})
+    def _errors(self, steps: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+        """None: they depend on what the model does to its scores."""
+        return {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model as transformers does."""
@@ -190,6 +181,7 @@ class Simulated(Decoder):
         run.observer = observer
         try:
             result = self.model(input_ids=torch.from_numpy(numbers.copy())[None], **given)
+            run.show("logits", result.logits)
         finally:
             run.observer = None
         if cache is not None:

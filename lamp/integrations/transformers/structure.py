@@ -27,6 +27,7 @@ ATTENTION: Final = "lamp"
 """The name of our attention in transformers' ``AttentionInterface``."""
 
 _TOKENS: Final = 3  # that are sent through a model
+_NORMS_OF_HEADS: Final = ("query_norm", "key_norm", "value_norm")
 _INLINE: Final = ("add", "sub", "rsub", "mul", "div")
 
 
@@ -62,6 +63,8 @@ class Structure:
         The modules that call attention, and the layer of each.
     products : mapping of str to Product
     norms : mapping of str to NormKind
+    norm_names : mapping of str to str
+        What traces call the result of each norm in a layer or behind the last one.
     activations : mapping of str to str
     rotaries : mapping of str to RotaryKind
     embeddings : mapping of str to bool
@@ -80,6 +83,7 @@ class Structure:
     attentions: Mapping[str, int]
     products: Mapping[str, Product]
     norms: Mapping[str, NormKind]
+    norm_names: Mapping[str, str]
     activations: Mapping[str, str]
     rotaries: Mapping[str, RotaryKind]
     embeddings: Mapping[str, bool]
@@ -168,13 +172,15 @@ def watch(model: nn.Module) -> Structure:
             "cannot be put on a machine"
         )
     layers = _layers(watched, model)
+    products = _products(watched, model, layers, linears)
     return Structure(
         layers=layers,
         attentions={
             name: layers.index(_layer_of(name, model) or "") for name in watched.attention_calls
         },
-        products=_products(watched, model, layers, linears),
+        products=products,
         norms=norms,
+        norm_names=_norm_names(watched, layers, products, norms),
         activations=activations,
         rotaries=rotaries,
         embeddings=_embeddings(watched, names, layers),
@@ -378,6 +384,49 @@ def _readers(watched: _Watched, call: _Call) -> list[_Call]:
     """What reads the result of a call, in order."""
     behind = watched.calls[watched.calls.index(call) + 1 :]
     return [other for other in behind if set(other.read) & set(call.gave)]
+
+
+def _norm_names(
+    watched: _Watched,
+    layers: tuple[str, ...],
+    products: Mapping[str, Product],
+    norms: Mapping[str, NormKind],
+) -> dict[str, str]:
+    """What traces call the results of norms."""
+    found = {}
+    for layer in layers:
+        calls = [call for call in watched.calls if call.name.startswith(f"{layer}.")]
+        heads = iter(_NORMS_OF_HEADS)
+        for call in calls:
+            if call.name in norms and call.name not in found:
+                found[call.name] = _norm_name(call, calls, products) or next(heads, "")
+    last = max(index for index, call in enumerate(watched.calls) if call.kind == "attention")
+    behind = (call.name for call in watched.calls[last:] if call.name in norms)
+    found |= {name: "final_norm" for name in behind if name not in found}
+    return {name: shown for name, shown in found.items() if shown}
+
+
+def _norm_name(norm: _Call, calls: list[_Call], products: Mapping[str, Product]) -> str:
+    """What traces call the result of a norm in a layer, "" if it is one of queries or keys."""
+
+    def steps(of: list[_Call]) -> list[str]:
+        return [products[call.name].step for call in of if call.name in products]
+
+    position = calls.index(norm)
+    before, behind = calls[:position], calls[position + 1 :]
+    readers = steps([call for call in behind if set(call.read) & set(norm.gave)])
+    read = steps([call for call in before if set(call.gave) & set(norm.read)])
+    inside = any(
+        call.kind == "attention" and norm.name.startswith(f"{call.name}.") for call in behind
+    )
+    if "qkv" in readers:
+        return "norm_1"
+    if inside:
+        return ""
+    if read:
+        return f"{read[-1]}_norm"
+    further = [step for step in steps(behind) if step.startswith("mlp_")]
+    return "mlp_down_norm" if "mlp_down" in steps(before) and not further else "norm_2"
 
 
 def _next_norms(

@@ -299,13 +299,6 @@ def test_the_order_of_channels_is_found_alike(pair):
     assert_same(*both(pair, machines[0]))
 
 
-def test_steps_of_attention_are_traced(pair):
-    native, simulated = both(pair, "ps4", LAMP("strict", tau=0.1))
-    expected, found = (model.trace(TOKENS, 1).steps for model in (native, simulated))
-    for name in ("stream", "query", "key", "value", "low_scores", "mask", "probabilities"):
-        np.testing.assert_array_equal(found[name], expected[name])
-
-
 def test_metrics_are_those_of_the_native_model(pair):
     found = [
         lamp.evaluate(model.with_hardware("fp64"), model, TOKENS)

@@ -79,11 +79,15 @@ def test_a_layer_begins_where_the_one_before_it_ends(family):
     np.testing.assert_array_equal(first["mlp_down"], second["stream"])
     assert (first["stream"] != second["stream"]).any()
     # Behind the last one come the norm and the head.
+    behind = model.trace(TOKENS, 2)
+    assert (list(behind.steps), behind.errors) == (["stream", "final_norm", "logits"], {})
+    np.testing.assert_array_equal(behind.steps["stream"], second["mlp_down"])
+    np.testing.assert_array_equal(behind.steps["logits"], model.logits(TOKENS))
     weights, stream = model._weights, second["mlp_down"].astype(np.float64)
-    logits = plain.linear(plain.norm(stream, weights.norm, model.shape.epsilon), weights.head)
-    np.testing.assert_allclose(
-        model.logits(TOKENS), logits, rtol=0, atol=0.02 * np.abs(logits).max()
-    )
+    norm = plain.norm(stream, weights.norm, model.shape.epsilon)
+    for name, expected in (("final_norm", norm), ("logits", plain.linear(norm, weights.head))):
+        found, close = behind.steps[name], 0.02 * np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=close)
 
 
 def test_steps_have_the_shapes_of_the_model():
@@ -171,10 +175,10 @@ def test_a_trace_is_not_overwritten_by_what_follows():
         np.testing.assert_array_equal(first.steps[name], numbers)
 
 
-@pytest.mark.parametrize("layer", [-1, 2, 99, 0.5, "first"])
+@pytest.mark.parametrize("layer", [-1, 3, 99, 0.5, "first"])
 def test_a_layer_that_is_not_there_is_refused(layer):
     model = FAMILIES["llama"].model("fp32")
-    with pytest.raises(ValueError, match=rf"layer {layer!r} is not in 0\.\.1"):
+    with pytest.raises(ValueError, match=rf"layer {layer!r} is not in 0\.\.2"):
         model.trace(TOKENS, layer)
 
 
