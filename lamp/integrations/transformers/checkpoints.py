@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 import transformers
+import transformers.modeling_gguf_pytorch_utils as of_gguf
 
 from lamp.integrations.transformers.simulated import Simulated
 from lamp.integrations.transformers.sizes import continues, sizes
@@ -167,8 +169,11 @@ def _quiet() -> Iterator[None]:
     logging: Any = transformers.utils.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
+    bar = of_gguf.tqdm  # which does not ask whether bars are shown
+    of_gguf.tqdm = partial(bar, disable=True)
     try:
         yield
     finally:
+        of_gguf.tqdm = bar
         if shown:
             logging.enable_progress_bar()

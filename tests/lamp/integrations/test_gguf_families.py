@@ -77,11 +77,12 @@ def written(path, name, model, kind, **more):
 
 @pytest.mark.parametrize("kind", [KINDS.F32, KINDS.Q8_0], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_file_gives_the_model_that_was_written(tmp_path, name, kind):
+def test_a_file_gives_the_model_that_was_written(tmp_path, name, kind, capfd):
     model = random_model(name, **SHAPE, **FAMILIES[name][1])
     held = written(tmp_path / "a.gguf", name, model, kind)
     found = lamp.from_pretrained(tmp_path / "a.gguf", hardware="fp64")
     assert found.family.startswith(name)
+    assert "it/s" not in capfd.readouterr().err  # no bar of transformers
     expected = float64_logits(held, input_ids=torch.from_numpy(TOKENS)[None])[0]
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found.logits(TOKENS), expected, rtol=0, atol=1e-9 * scale)
