@@ -9,6 +9,7 @@ from lamp.models import Shape
 
 __all__ = ["continues", "sizes"]
 
+_KEY_HEADS: Final = ("num_key_value_heads", "num_kv_heads")
 _MANY: Final = 2**31 - 1  # positions of a model that has no limit
 
 
@@ -43,11 +44,17 @@ def sizes(configuration: Any, structure: Structure | None = None) -> Shape:
         inner=size("intermediate_size", "n_inner", "d_ff", "ffn_dim", default=4 * width),
         layers=layers,
         heads=heads,
-        key_heads=size("num_key_value_heads", default=heads),
+        key_heads=1 if _shares_keys(config) else size(*_KEY_HEADS, default=heads),
         dimension=size("head_dim", default=width // heads),
         activation=activations[-1] if activations else "",
         epsilon=norms[-1].epsilon if norms else 0.0,
     )
+
+
+def _shares_keys(config: Any) -> bool:
+    """Whether all heads have one head of keys: Falcon and GPTBigCode name no number then."""
+    several = getattr(config, "new_decoder_architecture", False)  # Falcon's, whatever else it says
+    return bool(getattr(config, "multi_query", False)) and not several
 
 
 def continues(configuration: Any, kind: Any) -> bool:

@@ -45,6 +45,18 @@ def test_the_fp64_machine_is_transformers_in_float64(any_family):
         assert np.abs(rounded - expected).max() > 1e3 * family.close * scale
 
 
+def test_sizes_are_those_of_the_weights(any_family):
+    _, _, simulated = any_family
+    shape, names = simulated.shape, simulated.structure.products.items()
+    linear = [
+        simulated.model.get_submodule(name)
+        for name, product in names
+        if (product.step, product.layer) == ("qkv", 0)
+    ]
+    outputs = sum(module.weight.numel() // shape.width for module in linear)
+    assert outputs == (shape.heads + 2 * shape.key_heads) * shape.dimension
+
+
 def test_padding_of_a_batch_changes_nothing(any_family):
     family, _, simulated = any_family
     machine = simulated.with_hardware("hopper", LAMP("strict", tau=0.3))
