@@ -17,7 +17,8 @@ from lamp.reports import figures, front_maps
 from lamp.reports.figures import Block, Entry, Line, Picture, Point
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, SPEED, Quantity, described
 from lamp.reports.rank_maps import maps
-from lamp.reports.results import NONE, Pair, Results, Rung, front, grouped, is_part, metrics
+from lamp.reports.results import Pair, Results, Rung
+from lamp.reports.runs import NONE, front, grouped, is_part, metrics
 from lamp.reports.scales import Scale
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import numpy as np
 
 from lamp.reports import numbers
 from lamp.reports.colors import HUES, LIGHT
-from lamp.reports.results import grouped
+from lamp.reports.runs import grouped
 from lamp.reports.scales import Scale
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from lamp.machines import LAYER_FIELDS
 from lamp.reports import figures, numbers
 from lamp.reports.figures import Block, Entry, Picture
-from lamp.reports.results import NONE, PART, Pair, Results, is_part, metrics
+from lamp.reports.results import Pair, Results
+from lamp.reports.runs import NONE, PART, is_part, metrics
 
 if TYPE_CHECKING:
     from lamp.studies import Run

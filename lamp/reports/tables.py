@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from lamp.evaluation import Estimate
 from lamp.reports import numbers
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE
-from lamp.reports.results import (
+from lamp.reports.results import Results
+from lamp.reports.runs import (
     NONE,
     Beside,
     Mean,
-    Results,
     Scored,
     compared,
     grouped,
@@ -252,7 +252,7 @@ def scores(study: Results) -> Table:
         Column("documents", attrgetter("score.count"), "{:,}".format),
         *(score, error, reference, own, *compared),
     )
-    return Table(f"scores of {study.name}", columns, list(scored(study)), "compared")
+    return Table(f"scores of {study.name}", columns, list(scored(study.tasks)), "compared")
 
 
 def _within(value: Callable[[ComparedScore], Any], item: Scored) -> Any:
@@ -316,7 +316,7 @@ def seeds(study: Results) -> Table:
 
 def comparisons(study: Results) -> Table:
     """Each setting of look-ahead beside the baseline of its model, text and machine."""
-    found = list(compared(study.averaged))
+    found = list(compared(study.averaged.records))
     return Table(f"comparisons of {study.name}", _COMPARED, found, "compared")
 
 
