@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lamp.machines import STEPS
-from lamp.reports import figures, front_maps
+from lamp.reports import figures, front_maps, layer_maps
 from lamp.reports.figures import Block, Entry, Line, Picture, Point
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, SPEED, Quantity, described
 from lamp.reports.rank_maps import maps
@@ -357,6 +357,14 @@ _CHARTS: Final[Sequence[tuple[str, str, _Runs, Callable[[Results], list[Picture]
         "model and text.",
         _means,
         heat_maps,
+    ),
+    (
+        "Machines by layer",
+        "How each machine computes the steps in which its layers differ, for at most twelve "
+        "machines. Layers that are alike share a column. The rest is every layer without a column "
+        "of its own, and what is in no layer.",
+        _whole,
+        layer_maps.maps,
     ),
     (
         "What each step costs",

@@ -7,16 +7,19 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-from lamp.reports.runs import NONE, PART, but_for_seeds, front, grouped, mean, rule
+from lamp.machines import Hardware, files
+from lamp.reports.runs import NONE, PART, but_for_seeds, front, grouped, is_part, mean, rule
 from lamp.studies import Run, Store, TaskRun
 
 __all__ = ["Pair", "Results", "Rung", "read"]
 
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
+_OF_LAYERS: Final = "[layers."  # of machines as TOML
 _MOST: Final = 10  # studies named in a message
 
 
@@ -74,6 +77,9 @@ class Results:
         Where they ran, by ``Run.environment``.
     tasks : tuple of TaskRun
         Its runs that are tasks of lm-evaluation-harness, likewise.
+    layered : mapping of str to Hardware
+        The machines of runs that differ by layer, by their labels, but for those of stages of
+        tuning and those that have one step exchanged.
     """
 
     store: str
@@ -82,6 +88,7 @@ class Results:
     records: tuple[Run, ...]
     environments: Mapping[str, Mapping[str, Any]]
     tasks: tuple[TaskRun, ...] = ()
+    layered: Mapping[str, Hardware] = field(default_factory=dict)
 
     @cached_property
     def all(self) -> tuple[Run, ...]:
@@ -276,4 +283,19 @@ def _results(
     runs, tasks = tuple(store.runs(name)), tuple(store.task_runs(name))
     used = {run.environment for run in (*runs, *tasks)}
     places = {key: place for key, place in environments.items() if key in used}
-    return Results(store.path.name, name, definition, runs, places, tasks)
+    found = Results(store.path.name, name, definition, runs, places, tasks)
+    tuning = found.is_stage or found.tuned is not None
+    return found if tuning else replace(found, layered=_layered(store, found))
+
+
+def _layered(store: Store, study: Results) -> dict[str, Hardware]:
+    """The machines that differ by layer, those left out that this process cannot read."""
+    runs = {run.hardware: run for run in study.having("done") if not is_part(run)}
+    found = {}
+    for label, run in runs.items():
+        said = str(store.configuration(run.key).get("hardware", ""))
+        if _OF_LAYERS not in said:
+            continue
+        with suppress(ValueError):  # an accumulator of a user's, which is not imported here
+            found[label] = files.loads(said)
+    return found
