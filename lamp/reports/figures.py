@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 __all__ = [
+    "OUTSIDE",
     "SHAPES",
     "WIDTH",
     "Block",
@@ -49,6 +50,9 @@ __all__ = [
 
 SHAPES: Final = "os^DvP*X"
 """matplotlib's markers of rules; "o" is no look-ahead."""
+
+OUTSIDE: Final = "outside"
+"""The column of a heat map that has what is in no layer."""
 
 WIDTH: Final = 520
 """The width of figures, in points on paper and units of the page."""
@@ -263,7 +267,7 @@ def _heat() -> dict[str, Any]:
     """How rates are colored: stronger with their logarithm; zero and NaN in gray."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgba
 
-    ends = [to_rgba(LIGHT["c0"], strength) for strength in (0.08, 1)]
+    ends = [to_rgba(LIGHT["c0"], strength) for strength in (0.12, 1)]
     colors = LinearSegmentedColormap.from_list("rates", ends).with_extremes(bad=LIGHT["pale"])
     return {"cmap": colors, "norm": LogNorm(_FAINTEST, 1, clip=True)}
 
@@ -368,7 +372,7 @@ def strips(x: Scale, rows: Mapping[str, Sequence[Point]]) -> Sheet:
 def heat_map(blocks: Sequence[Block], names: Sequence[str] = ()) -> Sheet:
     """The rates of each run: its steps from top to bottom, its layers from left to right.
 
-    Layers are numbered from 0, or have names.
+    Layers are numbered from 0, or have names, the last of which is always written.
     """
     layers = max(len(row) for block in blocks for row in block.rates.values())
     rows = sum(len(block.rates) + bool(block.name) + 0.6 for block in blocks)
@@ -393,7 +397,8 @@ def heat_map(blocks: Sequence[Block], names: Sequence[str] = ()) -> Sheet:
     axes.set_xlabel("layer", loc="left")
     axes.xaxis.set_label_position("top")
     every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if layers <= 14 * n)
-    numbered = range(0, layers, every)
+    last = layers - 1 if names else math.inf
+    numbered = [n for n in range(layers) if n == last or (n % every == 0 and n + every <= last)]
     axes.set_xticks([n + 0.5 for n in numbered], labels=[labels[n] for n in numbered])
     return sheet
 
@@ -409,21 +414,28 @@ def _cells(sheet: Sheet, y: float, block: Block, layers: Sequence[str], numbered
     paint = _palette(len(block.options)) if block.options else _heat()
     for i, (step, row) in enumerate(block.rates.items()):
         shown = np.ma.masked_invalid([row])
-        if not block.options:
+        if block.options:  # whole numbers choose colors, others are shares
+            shown = np.ma.array(shown.filled(0).astype(int), mask=np.ma.getmaskarray(shown))
+        else:
             shown = np.ma.masked_equal(shown, 0)
         look = {"edgecolors": LIGHT["paper"], "linewidth": 1, **paint}
         drawn = sheet.axes.pcolormesh(range(len(row) + 1), (y + i, y + i + 1), shown, **look)
-        name = f"{block.name or block.tooltip}\n{step}, layer"
+        name = f"{block.name or block.tooltip}\n{step}"
         tooltips = [
-            f"{name} {n}: {_said(block, value)}" for n, value in zip(layers, row, strict=False)
+            f"{name}, {_where(layer)}: {_said(block, value)}"
+            for layer, value in zip(layers, row, strict=False)
         ]
         sheet.mark(drawn, "cells", tooltips)
         for layer, rate in enumerate(row if numbered and not block.options else ()):
             if math.isnan(rate):
                 continue
             ink = LIGHT["paper" if rate > _STRONG else "ink"]
-            where = layer + 0.5, y + i + 0.68, numbers.short_percent(rate)
+            where = layer + 0.5, y + i + 0.68, numbers.cell_percent(rate)
             sheet.mark(sheet.axes.text(*where, ha="center", color=ink, size="small"), "cell")
+
+
+def _where(layer: str) -> str:
+    return layer if layer.isalpha() else f"layer {layer}"
 
 
 def _said(block: Block, value: float) -> str:

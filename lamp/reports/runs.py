@@ -15,6 +15,7 @@ from lamp.integrations import ComparedScore, compared_scores
 from lamp.studies import Run, TaskRun
 
 __all__ = [
+    "MOST",
     "NONE",
     "PART",
     "Beside",
@@ -22,6 +23,7 @@ __all__ = [
     "Scored",
     "but_for_seeds",
     "compared",
+    "evenly",
     "front",
     "grouped",
     "is_part",
@@ -37,6 +39,9 @@ NONE: Final = "none"
 
 PART: Final = re.compile(r"(.+?)@(\d{1,5}|outside)\.([a-z_]+)=(.+)")
 """What :func:`lamp.rank` calls a machine with one step of one layer exchanged."""
+
+MOST: Final = 5000
+"""How many runs a table or a chart shows."""
 
 _Key = TypeVar("_Key")
 _Item = TypeVar("_Item")
@@ -101,6 +106,30 @@ def grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, 
     for item in items:
         found.setdefault(key(item), []).append(item)
     return found
+
+
+def evenly(
+    items: Sequence[_Item], most: int, kept: Callable[[_Item], bool] = lambda item: False
+) -> Sequence[_Item]:
+    """At most so many items in their order: those to be kept, and some evenly among the others.
+
+    Examples
+    --------
+    >>> from lamp.reports.runs import evenly
+    >>> evenly(range(10), 5, lambda item: item == 7)
+    [0, 3, 6, 7, 9]
+    """
+    if len(items) <= most:
+        return items
+    wanted = [i for i, item in enumerate(items) if kept(item)]
+    others = sorted({*range(len(items))}.difference(wanted))
+    chosen = [*_spread(wanted, most), *_spread(others, most - len(wanted))]
+    return [items[i] for i in sorted(chosen)]
+
+
+def _spread(numbers: Sequence[int], most: int) -> list[int]:
+    places = np.linspace(0, len(numbers) - 1, max(0, min(most, len(numbers))))
+    return [numbers[place] for place in places.round().astype(int)]
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ def cells(picture):
         if classes == "cells":
             step = tooltips[0].split("\n")[1].partition(",")[0]
             said[step] = [tooltip.rpartition(": ")[2] for tooltip in tooltips]
-            layers = [tooltip.rpartition(": ")[0].split("layer ")[-1] for tooltip in tooltips]
-            assert layers == columns
+            where = [tooltip.rpartition(": ")[0].rpartition(", ")[2] for tooltip in tooltips]
+            assert [place.removeprefix("layer ") for place in where] == columns
     return columns, said
 
 
@@ -73,6 +73,22 @@ def test_labels_tell_steps_apart_by_more_where_few_words_do_not():
     assert said["weights"] == ["stored in bfloat16", "stored in float32"]
     assert said["attention"][1] == "by rows"
     assert " / " in said["recomputed"][0]
+
+
+def test_options_have_their_own_colors_beside_cells_without_one():
+    options = [f"option {number}" for number in range(9)]
+    rows = {"qkv": [float("nan"), 0, 1, 8], "scores": [2, 3, 4, 5]}
+    with figures.style(10):
+        sheet = figures.heat_map([figures.Block("m", "m", rows, options)])
+        samples = [figures.handle(figures.Entry("o", i, role="option")) for i in range(9)]
+    palette = [tuple(sample.get_markerfacecolor()) for sample in samples]
+    assert len(set(palette)) == 9
+    found = []
+    for mesh in sheet.axes.collections:
+        mesh.update_scalarmappable()
+        found += map(tuple, mesh.get_facecolor().tolist())
+    assert found[0] not in palette
+    assert found[1:] == [palette[i] for i in (0, 1, 8, 2, 3, 4, 5)]
 
 
 def stored(path, machines, definition=()):

@@ -1119,6 +1119,29 @@ def test_signs_that_mean_something_to_latex_are_written_as_signs():
     )
 
 
+def test_large_tables_and_charts_show_some_of_the_runs_and_say_so(study, monkeypatch):
+    best = study.fronts(RATE.value, KL.value)
+    assert 0 < len(best) < 100 < len(study.done) < 200
+    for module in (tables, charts):
+        monkeypatch.setattr(module, "MOST", 100)
+    table = tables.runs(study)
+    assert [table.count, len(table.rows)] == [len(study.done), 100]
+    assert best <= {run.position for run in table.items}
+    gaps = np.diff([run.position for run in table.items])
+    assert gaps.min() > 0
+    assert gaps.max() < 6
+    assert table.left_out == f"100 of {len(study.done)} rows are shown."
+    assert tables.texts(study).left_out == ""
+    drawn = charts._few(study)
+    assert len(drawn.records) == 100
+    assert drawn.machines == study.machines
+    assert best & {run.position for run in drawn.records} == best
+    monkeypatch.setattr("lamp.reports.page.MOST", 100)
+    for kind in (".md", ".tex"):
+        assert f"100 of {len(study.done)} rows are shown." in papers.as_text([study], kind)
+    assert f" 100 of {len(study.done)} rows are shown.</p>" in page([study])
+
+
 def test_data_frames_have_the_rows_of_csv(studies, monkeypatch):
     pandas = pytest.importorskip("pandas", reason="pandas comes with datasets")
     found = reports.to_pandas(studies)
