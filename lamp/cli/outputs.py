@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fpemu._printing import console, echo
 from lamp import evaluation
@@ -14,11 +16,40 @@ from lamp.models import Decoder
 if TYPE_CHECKING:
     from rich.console import Console
 
+_PARTS: Final = 10_000  # of JSON, printed at a time
+
 
 def print_json(record: Mapping[str, Any]) -> None:
-    """Print one JSON object; NaN and infinities are null, and "nulls" says which they are."""
-    whole = evaluation.without_nan({**record, "versions": evaluation.versions()})
-    echo(json.dumps(whole, indent=2, allow_nan=False))
+    """Print one JSON object; NaN and infinities are null, and "nulls" says which they are.
+
+    What is given as an iterator is printed item by item, and never held as a whole.
+    """
+    nulls: dict[str, str] = {}  # which is written last, when all of them are known
+    whole = {**record, "versions": evaluation.versions(), "nulls": nulls}
+    parts = _written(whole, "", "", nulls)
+    while part := "".join(itertools.islice(parts, _PARTS)):
+        echo(part, nl=False)
+    echo()
+
+
+def _written(value: Any, path: str, indent: str, nulls: dict[str, str]) -> Iterator[str]:
+    """The parts of a value as JSON, indented by two spaces a level."""
+    if isinstance(value, Mapping):
+        ends, items = "{}", ((f"{json.dumps(name)}: ", name, x) for name, x in value.items())
+    elif isinstance(value, Iterable) and not isinstance(value, str):
+        ends, items = "[]", (("", number, x) for number, x in enumerate(value))
+    else:
+        if isinstance(value, float) and not math.isfinite(value):
+            nulls[path] = str(value)
+            value = None
+        yield json.dumps(value, allow_nan=False)
+        return
+    between = ends[0]
+    for label, name, each in items:
+        yield f"{between}\n{indent}  {label}"
+        yield from _written(each, f"{path}.{name}".removeprefix("."), f"{indent}  ", nulls)
+        between = ","
+    yield f"\n{indent}{ends[1]}" if between == "," else ends
 
 
 def model_record(name: str, model: Decoder) -> dict[str, Any]:

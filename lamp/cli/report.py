@@ -30,11 +30,14 @@ def report(
     ] = None,
     csv: Annotated[
         Path | None,
-        typer.Option(help="Also write all runs to a CSV file, one per row.", metavar="FILE"),
+        typer.Option(
+            help="Also write all runs and scores of tasks to a CSV file, one per row.",
+            metavar="FILE",
+        ),
     ] = None,
     parquet: Annotated[
         Path | None,
-        typer.Option(help="Also write all runs to a Parquet file.  Needs pyarrow.", metavar="FILE"),
+        typer.Option(help="The same to a Parquet file.  Needs pyarrow.", metavar="FILE"),
     ] = None,
     tables: Annotated[
         Path | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -12,6 +13,8 @@ from fpemu import _printing as printing
 from lamp.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lamp.studies import Run, Store, TaskRun
 
 _MOST_SHOWN: Final = 10
@@ -35,14 +38,16 @@ def _print_json(store: Store) -> None:
 
     from lamp.cli import outputs
 
-    studies = []
-    for name in store.studies():
-        counts = store.counts(name)
-        runs = [_plain(run) for run in store.runs(name)]
-        tasks = [_plain_task(run) for run in store.task_runs(name)]
-        found = {"name": name, "total": counts.total, **asdict(counts), "runs": runs}
-        studies.append({**found, "tasks": tasks} if tasks else found)
-    outputs.print_json({"store": str(store.path), "studies": studies})
+    def studies() -> Iterator[dict[str, Any]]:
+        for name in store.studies():
+            counts = store.counts(name)
+            runs = map(_plain, store.each_run(name))
+            found = {"name": name, "total": counts.total, **asdict(counts), "runs": runs}
+            tasks = map(_plain_task, store.each_task_run(name))
+            first = list(itertools.islice(tasks, 1))
+            yield {**found, "tasks": itertools.chain(first, tasks)} if first else found
+
+    outputs.print_json({"store": str(store.path), "studies": studies()})
 
 
 def _plain(run: Run) -> dict[str, Any]:

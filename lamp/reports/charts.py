@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from lamp.machines import STEPS
-from lamp.reports import figures, front_maps
+from lamp.reports import figures, front_maps, layer_maps
 from lamp.reports.figures import Block, Entry, Line, Picture, Point
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, SPEED, Quantity, described
 from lamp.reports.rank_maps import maps
-from lamp.reports.results import NONE, Pair, Results, Rung, front, grouped, is_part, metrics
+from lamp.reports.results import Pair, Results, Rung
+from lamp.reports.runs import MOST, NONE, evenly, front, grouped, is_part, metrics
 from lamp.reports.scales import Scale
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class Chart:
     title: str
     note: str
     pictures: Sequence[Picture]
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is what the study is about, and so comes before the tables."""
+        return self.title in _LEADING
 
     @property
     def groups(self) -> list[list[Picture]]:
@@ -234,7 +240,9 @@ def _strips(
         point = _point(study, run, quantity)
         rows[run.hardware].append(point._replace(x=point.y, x_error=point.y_error))
     errors = [ERRORS] if any(quantity.error(run) > 0 for run in runs) else []
-    legend = (*_shapes(study, runs), Entry("median", role="median"), *errors)
+    several = any(len(points) > 2 for points in rows.values())
+    medians = [Entry("median", role="median")] if several else []
+    legend = (*_shapes(study, runs), *medians, *errors)
     summary = f"{quantity.title}, by machine: {len(runs)} runs of {title}"
     shown = {name: points for name, points in rows.items() if points}
     draw = partial(figures.strips, _scale(quantity, runs, log=log, across=True), shown)
@@ -299,6 +307,7 @@ def demo(results: Sequence[EqualRateRun]) -> Picture:
 
 # --- what a report shows --------------------------------------------------------------------------
 
+_LEADING: Final = ("The tuned machine", "What each step costs")
 _BARS: Final = (
     "Bars and bands are one standard error: over the windows of a text, or blocks of its only "
     "window, or over seeds where a mark is the mean of runs that differ in nothing else."
@@ -309,14 +318,27 @@ def _tuned(study: Results) -> list[Picture]:
     return [] if study.tuned is None else front_maps.pictures_of(study.tuned)
 
 
-def _whole(study: Results) -> Results:
+def _without_parts(study: Results) -> Results:
     """The study without machines that are another one with a step exchanged."""
     return replace(study, records=tuple(run for run in study.records if not is_part(run)))
 
 
+def _few(study: Results) -> Results:
+    """The study with as many runs as can be drawn: fronts, each machine, and some of the others."""
+    firsts = {run.hardware: run.position for run in reversed(study.records)}
+    kept = {*firsts.values(), *study.fronts(RATE.value, KL.value)}
+    few = evenly(study.records, MOST, lambda run: run.position in kept)
+    return replace(study, records=tuple(few))
+
+
+def _whole(study: Results) -> Results:
+    """The runs of a study whose machines have no step exchanged."""
+    return _few(_without_parts(study))
+
+
 def _means(study: Results) -> Results:
     """The same, with the mean of runs that differ in their seeds alone."""
-    return _whole(study).averaged
+    return _few(_without_parts(study).averaged)
 
 
 _Runs = Callable[["Results"], "Results"]
@@ -356,6 +378,14 @@ _CHARTS: Final[Sequence[tuple[str, str, _Runs, Callable[[Results], list[Picture]
         "model and text.",
         _means,
         heat_maps,
+    ),
+    (
+        "Machines by layer",
+        "How each machine computes the steps in which its layers differ, for at most twelve "
+        "machines. Layers that are alike share a column. The rest is every layer without a column "
+        "of its own, and what is in no layer.",
+        _whole,
+        layer_maps.maps,
     ),
     (
         "What each step costs",

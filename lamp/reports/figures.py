@@ -21,7 +21,7 @@ import numpy as np
 
 from lamp.reports import numbers
 from lamp.reports.colors import HUES, LIGHT
-from lamp.reports.results import grouped
+from lamp.reports.runs import grouped
 from lamp.reports.scales import Scale
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 __all__ = [
+    "OUTSIDE",
     "SHAPES",
     "WIDTH",
     "Block",
@@ -49,6 +50,9 @@ __all__ = [
 
 SHAPES: Final = "os^DvP*X"
 """matplotlib's markers of rules; "o" is no look-ahead."""
+
+OUTSIDE: Final = "outside"
+"""The column of a heat map that has what is in no layer."""
 
 WIDTH: Final = 520
 """The width of figures, in points on paper and units of the page."""
@@ -123,7 +127,8 @@ class Line(NamedTuple):
 class Block(NamedTuple):
     """A run in a heat map: its name, its tooltip, and the rates of each step's layers.
 
-    With options, these are the numbers of one each.  NaN stands for nothing.
+    With options, these are the numbers of one each.  NaN stands for nothing.  A block without a
+    name has no line for it.
     """
 
     name: str
@@ -136,7 +141,8 @@ class Entry(NamedTuple):
     """What a color, a shape or a line means in a legend.
 
     Without a color it has that of the text.  Its role is "machine" or "rule" (marks), "level",
-    "front", "path" or "median" (lines), "rate" (the color of a rate in a heat map), or "note".
+    "front", "path" or "median" (lines), "rate" or "option" (the color of a rate, or of an option's
+    number, in a heat map), or "note".
     """
 
     text: str
@@ -148,6 +154,8 @@ class Entry(NamedTuple):
     @property
     def pick(self) -> str:
         """The class of the marks that the page picks out by it; empty if it stands for none."""
+        if self.role == "option":
+            return ""
         if self.color is not None:
             return f"m{self.color}"
         return "" if self.shape is None else f"r{self.shape}"
@@ -248,11 +256,18 @@ def _stroke(color: int | None, role: str) -> dict[str, Any]:
     return {"color": ink, "linewidth": width, "linestyle": patterns[_hollow(color)]}
 
 
+def _tint(number: int) -> Any:
+    """The color of an option: fainter for a second one of the same."""
+    from matplotlib.colors import to_rgba
+
+    return to_rgba(_ink(number), 0.4 if _hollow(number) else 1.0)
+
+
 def _heat() -> dict[str, Any]:
     """How rates are colored: stronger with their logarithm; zero and NaN in gray."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgba
 
-    ends = [to_rgba(LIGHT["c0"], strength) for strength in (0.08, 1)]
+    ends = [to_rgba(LIGHT["c0"], strength) for strength in (0.12, 1)]
     colors = LinearSegmentedColormap.from_list("rates", ends).with_extremes(bad=LIGHT["pale"])
     return {"cmap": colors, "norm": LogNorm(_FAINTEST, 1, clip=True)}
 
@@ -261,9 +276,11 @@ def handle(entry: Entry) -> Line2D:
     """A sample of what an entry of a legend is about, one unit wide and high."""
     from matplotlib.lines import Line2D
 
-    if entry.role == "rate":
-        heat = _heat()
-        (ink,) = heat["cmap"](heat["norm"](np.ma.masked_equal([entry.rate], 0)))
+    if entry.role in ("rate", "option"):
+        ink = _tint(entry.color or 0)
+        if entry.role == "rate":
+            heat = _heat()
+            (ink,) = heat["cmap"](heat["norm"](np.ma.masked_equal([entry.rate], 0)))
         look = {**_marker(None, 1), "markersize": 13, "markerfacecolor": ink}
         look["markeredgecolor"] = LIGHT["line"]
     elif not entry.text or entry.role == "note":
@@ -352,21 +369,26 @@ def strips(x: Scale, rows: Mapping[str, Sequence[Point]]) -> Sheet:
 # --- heat maps ------------------------------------------------------------------------------------
 
 
-def heat_map(blocks: Sequence[Block]) -> Sheet:
-    """The rates of each run: its steps from top to bottom, its layers from left to right."""
+def heat_map(blocks: Sequence[Block], names: Sequence[str] = ()) -> Sheet:
+    """The rates of each run: its steps from top to bottom, its layers from left to right.
+
+    Layers are numbered from 0, or have names, the last of which is always written.
+    """
     layers = max(len(row) for block in blocks for row in block.rates.values())
-    rows = sum(len(block.rates) + 1.6 for block in blocks)
+    rows = sum(len(block.rates) + bool(block.name) + 0.6 for block in blocks)
     steps = [step for block in blocks for step in block.rates]
     sheet = Sheet(_ROW * rows + 50, steps, 2.6, 0.2)
     axes = sheet.axes
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)
+    labels = names or [*map(str, range(layers))]
     ticks: dict[float, str] = {}
     y = 0.0
     for block in blocks:
-        sheet.name(y + 0.75, block.name, block.tooltip)
-        y += 1
-        _cells(sheet, y, block, numbered=layers <= _CELLS)
+        if block.name:
+            sheet.name(y + 0.75, block.name, block.tooltip)
+            y += 1
+        _cells(sheet, y, block, labels, numbered=layers <= _CELLS)
         ticks |= {y + 0.5 + i: step for i, step in enumerate(block.rates)}
         y += len(block.rates) + 0.6
     axes.set(xlim=(0, layers), ylim=(y - 0.6, -0.2))
@@ -375,8 +397,9 @@ def heat_map(blocks: Sequence[Block]) -> Sheet:
     axes.set_xlabel("layer", loc="left")
     axes.xaxis.set_label_position("top")
     every = next(n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if layers <= 14 * n)
-    numbered = range(0, layers, every)
-    axes.set_xticks([n + 0.5 for n in numbered], labels=[str(n) for n in numbered])
+    last = layers - 1 if names else math.inf
+    numbered = [n for n in range(layers) if n == last or (n % every == 0 and n + every <= last)]
+    axes.set_xticks([n + 0.5 for n in numbered], labels=[labels[n] for n in numbered])
     return sheet
 
 
@@ -387,23 +410,32 @@ def heat_scale() -> tuple[Entry, ...]:
     return tuple(Entry(text, role="rate", rate=rate) for rate, text in shown.items())
 
 
-def _cells(sheet: Sheet, y: float, block: Block, numbered: bool) -> None:
+def _cells(sheet: Sheet, y: float, block: Block, layers: Sequence[str], numbered: bool) -> None:
     paint = _palette(len(block.options)) if block.options else _heat()
     for i, (step, row) in enumerate(block.rates.items()):
         shown = np.ma.masked_invalid([row])
-        if not block.options:
+        if block.options:  # whole numbers choose colors, others are shares
+            shown = np.ma.array(shown.filled(0).astype(int), mask=np.ma.getmaskarray(shown))
+        else:
             shown = np.ma.masked_equal(shown, 0)
         look = {"edgecolors": LIGHT["paper"], "linewidth": 1, **paint}
         drawn = sheet.axes.pcolormesh(range(len(row) + 1), (y + i, y + i + 1), shown, **look)
-        name = f"{block.name}\n{step}, layer"
-        tooltips = [f"{name} {n}: {_said(block, value)}" for n, value in enumerate(row)]
+        name = f"{block.name or block.tooltip}\n{step}"
+        tooltips = [
+            f"{name}, {_where(layer)}: {_said(block, value)}"
+            for layer, value in zip(layers, row, strict=False)
+        ]
         sheet.mark(drawn, "cells", tooltips)
         for layer, rate in enumerate(row if numbered and not block.options else ()):
             if math.isnan(rate):
                 continue
             ink = LIGHT["paper" if rate > _STRONG else "ink"]
-            where = layer + 0.5, y + i + 0.68, numbers.short_percent(rate)
+            where = layer + 0.5, y + i + 0.68, numbers.cell_percent(rate)
             sheet.mark(sheet.axes.text(*where, ha="center", color=ink, size="small"), "cell")
+
+
+def _where(layer: str) -> str:
+    return layer if layer.isalpha() else f"layer {layer}"
 
 
 def _said(block: Block, value: float) -> str:
@@ -417,5 +449,5 @@ def _palette(count: int) -> dict[str, Any]:
     """A color for each of several options; none in gray."""
     from matplotlib.colors import ListedColormap, NoNorm
 
-    colors = ListedColormap([_ink(number) for number in range(count)])
+    colors = ListedColormap([_tint(number) for number in range(count)])
     return {"cmap": colors.with_extremes(bad=LIGHT["pale"]), "norm": NoNorm()}

@@ -156,26 +156,21 @@ def _choices(record: Mapping[str, Any]) -> Picture:
     uniform = [each["name"] for each in record["others"] if each["kind"] == "uniform"]
     chosen = dict.fromkeys(each["option"] for each in choices)
     options = [*dict.fromkeys(["", *uniform, *chosen])]
-    rows: dict[str, dict[int, float]] = {}
-    outside = []
+    cells: dict[tuple[str, str], float] = {}
     for each in choices:
-        if not each["layers"]:
-            outside.append(f"{each['step']} {each['option']}")
-        for layer in read_numbers(each["layers"]) if each["layers"] else ():
-            rows.setdefault(each["step"], {})[layer] = options.index(each["option"])
-    count = 1 + max((layer for row in rows.values() for layer in row), default=-1)
-    steps = {
-        step: [row.get(layer, math.nan) for layer in range(count)] for step, row in rows.items()
-    }
-    name = record["hardware"]
-    text = f"in no layer: {', '.join(outside)}"
-    blocks = [figures.Block(name, name, steps, options)] if steps else []
-    blocks += [figures.Block(text, text, {})] if outside else []
+        layers = map(str, read_numbers(each["layers"])) if each["layers"] else [figures.OUTSIDE]
+        cells |= {(each["step"], layer): options.index(each["option"]) for layer in layers}
+    count = 1 + max((int(name) for _, name in cells if name != figures.OUTSIDE), default=-1)
+    names = [*map(str, range(count))]
+    names += [figures.OUTSIDE] * any(name == figures.OUTSIDE for _, name in cells)
+    steps = dict.fromkeys(each["step"] for each in choices)
+    rows = {step: [cells.get((step, name), math.nan) for name in names] for step in steps}
+    blocks = [figures.Block(record["hardware"], record["hardware"], rows, options)]
     legend = tuple(
         figures.Entry(option, color, _UNIFORM)
         for color, option in enumerate(options)
         if option in chosen
     )
-    draw = partial(figures.heat_map, blocks)
+    draw = partial(figures.heat_map, blocks, names)
     summary = f"what was chosen by step and layer: {', '.join(chosen)}"
     return figures.Picture("choices", _title(record), summary, legend, draw)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -23,6 +25,7 @@ from lamp._files import writing
 from lamp.reports import colors, numbers, svg, tables
 from lamp.reports.charts import charts
 from lamp.reports.results import Results
+from lamp.reports.runs import MOST
 from lamp.reports.stories import story
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["page", "write_page"]
 
+_NUMBER: Final = re.compile(r"((?<![^\s\[(])-?\d[\d.]*(?:e[-+]\d+)?(?: ± [\d.e+-]*\d)?)")
 _FIRST: Final = ("host", "processor", "system", "cores", "threads", "memory")
 
 
@@ -69,13 +73,24 @@ def _templates() -> Environment:
     found.filters |= {
         "picture": lambda picture: Markup(svg.picture(picture)),
         "swatch": lambda entry: Markup(svg.swatch(entry)),
+        "unbroken": _unbroken,
         "when": _when,
         "place": _place,
         "thousands": "{:,}".format,
     }
     found.tests["finite"] = math.isfinite
     found.globals |= {"charts": charts, "colors": colors, "story": story, "tables": tables}
+    found.globals["most"] = MOST
     return found
+
+
+def _unbroken(sentence: str) -> Markup:
+    """A sentence in which no line ends within a number, or between it and its error."""
+    parts = _NUMBER.split(clean(sentence))
+    numbers = (Markup('<span class="number">{}</span>').format(each) for each in parts[1::2])
+    return Markup("").join(
+        itertools.chain(*itertools.zip_longest(parts[::2], numbers, fillvalue=""))
+    )
 
 
 def _when(runs: Iterable[Run]) -> str:

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from lamp.reports import numbers
-from lamp.reports.results import NONE, Mean, speed
+from lamp.reports.runs import NONE, Mean, speed
 
 if TYPE_CHECKING:
     from lamp.studies import Run

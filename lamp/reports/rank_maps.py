@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from lamp.machines import LAYER_FIELDS
+from lamp.machines import STEPS
 from lamp.reports import figures, numbers
-from lamp.reports.figures import Block, Entry, Picture
-from lamp.reports.results import NONE, PART, Pair, Results, is_part, metrics
+from lamp.reports.figures import OUTSIDE, Block, Entry, Picture
+from lamp.reports.results import Pair, Results
+from lamp.reports.runs import NONE, PART, is_part, metrics
 
 if TYPE_CHECKING:
     from lamp.studies import Run
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Shares", "maps", "picture", "shares"]
 
 _SCALE: Final = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-_OUTSIDE: Final = "outside"
 
 _Cells = Mapping[tuple[str, str], float]  # by layer and step
 
@@ -83,7 +83,12 @@ def picture(found: Rank) -> Picture:
 
 
 def _picture(title: str, machine: str, exact: str, shares: _Cells, won: _Cells) -> Picture:
-    blocks = [*_blocks("each step alone", shares), *_blocks(f"won with it in {exact}", won)]
+    own = {"each step alone": shares, f"won with it in {exact}": won}
+    layers = [int(layer) for layer, _ in (*shares, *won) if layer != OUTSIDE]
+    names = [str(layer) for layer in range(max(layers, default=-1) + 1)]
+    names += [OUTSIDE] * any(layer == OUTSIDE for layer, _ in (*shares, *won))
+    rows = {name: _rows(cells, names) for name, cells in own.items()}
+    blocks = [Block(name, name, each) for name, each in rows.items() if each]
     legend = (
         Entry("share of the machine's divergence", role="note"),
         *(
@@ -92,23 +97,12 @@ def _picture(title: str, machine: str, exact: str, shares: _Cells, won: _Cells) 
         ),
     )
     summary = f"share of the divergence of {machine} by step and layer: {len(shares)} steps"
-    draw = partial(figures.heat_map, blocks)
+    draw = partial(figures.heat_map, blocks, names)
     return Picture("ranks", title, summary, legend, draw, machine)
 
 
-def _blocks(name: str, cells: _Cells) -> Iterator[Block]:
-    """Steps by layers; what is in no layer has a line of its own."""
-    layers = [int(layer) for layer, _ in cells if layer != _OUTSIDE]
-    steps = [step for step in LAYER_FIELDS if any(own == step for _, own in cells)]
-    rows = {
-        step: [cells.get((str(layer), step), math.nan) for layer in range(max(layers) + 1)]
-        for step in steps
-        if layers and any((str(layer), step) in cells for layer in layers)
-    }
-    if rows:
-        yield Block(name, name, rows)
-    outside = {step: share for (layer, step), share in cells.items() if layer == _OUTSIDE}
-    if outside:
-        written = (f"{step} {numbers.short_percent(share)}" for step, share in outside.items())
-        text = f"in no layer: {', '.join(written)}"
-        yield Block(text, f"{name}\n{text}", {})
+def _rows(cells: _Cells, names: Sequence[str]) -> dict[str, list[float]]:
+    """Steps by layers, in the order in which a model computes them."""
+    measured = {step for _, step in cells}
+    steps = (step for step in ("weights", *STEPS, "attention") if step in measured)
+    return {step: [cells.get((name, step), math.nan) for name in names] for step in steps}

@@ -1,201 +1,26 @@
-"""The studies of a store: their runs in groups, means over seeds, and rules against a baseline."""
+"""The studies of a store: their runs in groups, and what is known of them together."""
 
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
-import numpy as np
-
-from lamp.evaluation import ESTIMATED, Compared, Metrics, Sums, ratio
-from lamp.integrations import ComparedScore, compared_scores
+from lamp.machines import Hardware, files
+from lamp.reports.runs import NONE, PART, but_for_seeds, front, grouped, is_part, mean, rule
 from lamp.studies import Run, Store, TaskRun
 
-__all__ = [
-    "NONE",
-    "PART",
-    "Beside",
-    "Mean",
-    "Pair",
-    "Results",
-    "Rung",
-    "Scored",
-    "compared",
-    "front",
-    "grouped",
-    "is_part",
-    "metrics",
-    "read",
-    "rule",
-    "scored",
-    "speed",
-]
-
-NONE: Final = "none"
-"""The label of runs without look-ahead."""
-
-PART: Final = re.compile(r"(.+?)@(\d{1,5}|outside)\.([a-z_]+)=(.+)")
-"""What :func:`lamp.rank` calls a machine with one step of one layer exchanged."""
-
-_Key = TypeVar("_Key")
-_Item = TypeVar("_Item")
+__all__ = ["Pair", "Results", "Rung", "read"]
 
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
-_JOINED: Final = re.compile(r"\+(?=[A-Za-z])")  # not the sign in an amount such as 1e+1
-_SEED: Final = re.compile(r":?\bseed=\d+")
-_LABELS: Final = ("model", "text", "hardware", "lamp")
-_MEANS: Final = (*ESTIMATED, "high_precision_share")
+_OF_LAYERS: Final = "[layers."  # of machines as TOML
 _MOST: Final = 10  # studies named in a message
-
-
-def metrics(run: Run) -> Metrics:
-    """The metrics of a run that is done."""
-    assert run.metrics is not None
-    return run.metrics
-
-
-def is_part(run: Run) -> bool:
-    """Whether a run's machine is another one with one step of one layer exchanged."""
-    return PART.fullmatch(run.hardware) is not None
-
-
-def speed(run: Run) -> float:
-    """Tokens per second of a run that is done; NaN if its time could not be measured."""
-    return metrics(run).tokens / run.seconds if run.seconds else math.nan
-
-
-def rule(lamp: str) -> str:
-    """A label of look-ahead without amounts and seeds; a label of any other form is its own rule.
-
-    Examples
-    --------
-    >>> from lamp.reports.results import rule
-    >>> rule("softmax:total_variation:1%:weights=abs+norm:norm:5%")
-    'softmax:total_variation:weights=abs+norm:norm'
-    """
-    settings = (setting.split(":") for setting in _JOINED.split(_SEED.sub("", lamp)))
-    return "+".join(":".join(parts[:2] + parts[3:]) for parts in settings)
-
-
-def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which finite points are on the Pareto front: both coordinates are to be small.
-
-    Of equal points only the first is on the front.  The indices go from left to right.
-
-    Examples
-    --------
-    >>> from lamp.reports.results import front
-    >>> front([(1, 5), (2, 3), (3, 4), (4, 1)])
-    [0, 1, 3]
-    """
-    finite = (i for i, point in enumerate(points) if all(map(math.isfinite, point)))
-    found: list[int] = []
-    for i in sorted(finite, key=lambda i: points[i]):
-        if not found or points[i][1] < points[found[-1]][1]:
-            found.append(i)
-    return found
-
-
-def grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> dict[_Key, list[_Item]]:
-    """Items that have a key in common, in the order in which the keys come first."""
-    found: dict[_Key, list[_Item]] = {}
-    for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found
-
-
-@dataclass(frozen=True)
-class Mean(Run):
-    """The mean of runs that differ in their seeds alone; its errors are over the seeds."""
-
-    seeds: int = 1
-
-
-def _mean(runs: Sequence[Run]) -> Mean:
-    first, each = runs[0], [metrics(run) for run in runs]
-    ones = np.ones(len(runs))
-    means = {name: ratio(np.array([getattr(m, name) for m in each]), ones) for name in _MEANS}
-    given: dict[str, Any] = {name: mean.value for name, mean in means.items()}
-    given |= {f"{name}_error": means[name].error for name in ESTIMATED}
-    rates = {
-        step: tuple(np.mean(rows, axis=0).tolist())
-        for step in metrics(first).step_rates
-        for rows in [[found.step_rates.get(step, ()) for found in each]]
-        if len(set(map(len, rows))) == 1  # always so, unless the store was tampered with
-    }
-    sums = [
-        Sums(parts[0].positions, *np.mean([part[1:] for part in parts], axis=0).tolist())
-        for parts in zip(*(found.sums for found in each), strict=False)
-    ]
-    given |= {"clusters": len(runs), "windows": len(runs), "step_rates": rates, "sums": tuple(sums)}
-    seconds = math.fsum(run.seconds or 0.0 for run in runs) / len(runs)
-    found = replace(metrics(first), **given)
-    known = {**vars(first), **_without_seeds(first), "metrics": found, "seconds": seconds}
-    return Mean(**known, seeds=len(runs))
-
-
-def _without_seeds(run: Run) -> dict[str, str]:
-    return {name: _SEED.sub("", getattr(run, name)) for name in _LABELS}
-
-
-def _but_for_seeds(run: Run) -> tuple[Any, ...]:
-    """What runs have in common that differ in their seeds alone; runs not done are alone."""
-    if run.state != "done":
-        return (run.position,)
-    others = sorted((name, str(x)) for name, x in run.variables.items() if name != "seed")
-    return (*_without_seeds(run).values(), run.reference, *others)
-
-
-class Beside(NamedTuple):
-    """A run and its baseline on the same tokens, and how they compare."""
-
-    run: Run
-    baseline: Run
-    found: Compared
-
-
-def compared(study: Results) -> Iterator[Beside]:
-    """Each run beside the baseline of its model, text and machine.
-
-    The baseline is the run without look-ahead, or else the first.  Runs of stores that have no sums
-    of clusters are left out.
-    """
-    for pair in study.pairs:
-        groups = grouped(pair.records, lambda run: (run.hardware, run.reference))
-        for runs in groups.values():
-            baseline = min(runs, key=lambda run: run.lamp != NONE)
-            for run in runs:
-                found = metrics(run).against(metrics(baseline))
-                if run is not baseline and found is not None:
-                    yield Beside(run, baseline, found)
-
-
-class Scored(NamedTuple):
-    """A run that is a task of lm-evaluation-harness, and a score of it beside the reference's."""
-
-    run: TaskRun
-    score: ComparedScore
-
-
-def scored(study: Results) -> Iterator[Scored]:
-    """The scores of a study's tasks, each beside that of the reference in the same task.
-
-    Those of the reference itself are left out, and so are all as long as it has not done the task.
-    """
-    done = [run for run in study.tasks if run.result is not None]
-    exact = {run.subject: run for run in done if (run.hardware, run.lamp) == (run.reference, NONE)}
-    for run in done:
-        other = exact.get(run.subject)
-        if other is not None and other is not run and run.result and other.result:
-            for score in compared_scores(run.result.scores, other.result.scores):
-                yield Scored(run, score)
 
 
 @dataclass(frozen=True)
@@ -252,6 +77,9 @@ class Results:
         Where they ran, by ``Run.environment``.
     tasks : tuple of TaskRun
         Its runs that are tasks of lm-evaluation-harness, likewise.
+    layered : mapping of str to Hardware
+        The machines of runs that differ by layer, by their labels, but for those of stages of
+        tuning and those that have one step exchanged.
     """
 
     store: str
@@ -260,6 +88,7 @@ class Results:
     records: tuple[Run, ...]
     environments: Mapping[str, Mapping[str, Any]]
     tasks: tuple[TaskRun, ...] = ()
+    layered: Mapping[str, Hardware] = field(default_factory=dict)
 
     @cached_property
     def all(self) -> tuple[Run, ...]:
@@ -283,9 +112,9 @@ class Results:
     @cached_property
     def averaged(self) -> Results:
         """The study with the mean of runs that differ in their seeds alone in place of them."""
-        groups = grouped(self.records, _but_for_seeds).values()
+        groups = grouped(self.records, but_for_seeds).values()
         apart = ([*{run.key: run for run in runs}.values()] for runs in groups)
-        means = (runs[0] if len(runs) == 1 else _mean(runs) for runs in apart)
+        means = (runs[0] if len(runs) == 1 else mean(runs) for runs in apart)
         return replace(self, records=tuple(means))
 
     def labels(self, kind: str) -> tuple[str, ...]:
@@ -363,6 +192,23 @@ class Results:
                 return Rung(entry, variable, float(value))
         return None
 
+    def to_pandas(self) -> Any:
+        """All runs and scores as a data frame.
+
+        Returns
+        -------
+        pandas.DataFrame
+            As :func:`lamp.reports.to_pandas` gives it, for this study alone.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            If pandas is not installed.
+        """
+        from lamp.reports import exports
+
+        return exports.to_pandas([self])
+
     def color(self, run: Run) -> int:
         """The number of a run's machine."""
         return self.machines.index(run.hardware)
@@ -437,4 +283,19 @@ def _results(
     runs, tasks = tuple(store.runs(name)), tuple(store.task_runs(name))
     used = {run.environment for run in (*runs, *tasks)}
     places = {key: place for key, place in environments.items() if key in used}
-    return Results(store.path.name, name, definition, runs, places, tasks)
+    found = Results(store.path.name, name, definition, runs, places, tasks)
+    tuning = found.is_stage or found.tuned is not None
+    return found if tuning else replace(found, layered=_layered(store, found))
+
+
+def _layered(store: Store, study: Results) -> dict[str, Hardware]:
+    """The machines that differ by layer, those left out that this process cannot read."""
+    runs = {run.hardware: run for run in study.having("done") if not is_part(run)}
+    found = {}
+    for label, run in runs.items():
+        said = str(store.configuration(run.key).get("hardware", ""))
+        if _OF_LAYERS not in said:
+            continue
+        with suppress(ValueError):  # an accumulator of a user's, which is not imported here
+            found[label] = files.loads(said)
+    return found

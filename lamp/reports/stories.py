@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 from lamp.machines import STEPS
 from lamp.reports import front_maps, numbers, rank_maps
 from lamp.reports.quantities import KL, RATE
-from lamp.reports.results import NONE, Pair, Results, grouped, metrics, scored
+from lamp.reports.results import Pair, Results
+from lamp.reports.runs import NONE, grouped, metrics, scored
 
 if TYPE_CHECKING:
     from lamp.evaluation import Estimate
@@ -176,7 +177,7 @@ def _of_tasks(study: Results) -> Iterator[str]:
     """How many scores are decidedly other than the reference's, and the largest change."""
     found = [
         (each.run, each.score, each.score.difference)
-        for each in scored(study)
+        for each in scored(study.tasks)
         if each.score.difference is not None
     ]
     if not found:

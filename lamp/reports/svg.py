@@ -28,6 +28,7 @@ _LETTERS: Final = 15.5  # figures are laid out for the largest letters of the pa
 _SWATCH: Final = 16 / 72  # inches
 _NAMES: Final = {value: f"var(--{name})" for name, value in LIGHT.items()}
 _DIGITS: Final = re.compile(r"(\d+\.\d)\d+")  # a tenth of a unit is enough
+_FINE: Final = re.compile(r"(\d+\.\d\d)\d+")  # and a hundredth of opacities and widths
 _ENDS: Final = ("", "-opacity", "-width", "-dasharray")
 _STYLES: Final = ("fill", "fill-opacity", *(f"stroke{end}" for end in _ENDS))
 _TICKS: Final = re.compile("[xy]tick_")
@@ -118,5 +119,6 @@ def _part(node: ET.Element, tag: str, shapes: Mapping[str, str]) -> ET.Element |
     made.text = node.text if tag == "text" else None
     for key, value in attributes.items():
         if value is not None:
-            made.set(key, " ".join(_DIGITS.sub(r"\1", value).split()))
+            digits = _FINE if key == "style" else _DIGITS
+            made.set(key, " ".join(digits.sub(r"\1", value).split()))
     return made

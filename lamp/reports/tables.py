@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from lamp.evaluation import Estimate
 from lamp.reports import numbers
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE
-from lamp.reports.results import (
+from lamp.reports.results import Results
+from lamp.reports.runs import (
+    MOST,
     NONE,
     Beside,
     Mean,
-    Results,
     Scored,
     compared,
+    evenly,
     grouped,
     is_part,
     metrics,
@@ -83,7 +85,8 @@ class Column(NamedTuple):
 class Table:
     """A table: its items are rows.
 
-    A column of labels that says the same in all rows is left out.
+    A column of labels that says the same in all rows is left out.  Of more than 5,000 items, 5,000
+    are shown, evenly among those that need not be `kept`.
 
     Parameters
     ----------
@@ -92,6 +95,8 @@ class Table:
     items : sequence
     style : str
         Its class in the style sheet.
+    kept : callable
+        Whether an item is shown however many there are.
 
     Attributes
     ----------
@@ -100,21 +105,35 @@ class Table:
     rows : list of list of Cell
     same : list of tuple of str
         The headings and labels of the columns that are left out.
+    count : int
+        The number of all items.
     """
 
     def __init__(
-        self, name: str, columns: Sequence[Column], items: Sequence[Any], style: str = ""
+        self,
+        name: str,
+        columns: Sequence[Column],
+        items: Sequence[Any],
+        style: str = "",
+        kept: Callable[[Any], bool] = lambda item: False,
     ) -> None:
-        self.name, self.style, self.items = name, style, items
+        self.name, self.style, self.count = name, style, len(items)
+        self.items = items = evenly(items, MOST, kept)
         cells = [[column.cell(item) for item in items] for column in columns]
-        kept = [_varies(*pair) for pair in zip(columns, cells, strict=True)]
-        self.columns = [*compress(columns, kept)]
-        self.rows = [*zip(*compress(cells, kept), strict=True)]
+        varying = [_varies(*pair) for pair in zip(columns, cells, strict=True)]
+        self.columns = [*compress(columns, varying)]
+        self.rows = [*zip(*compress(cells, varying), strict=True)]
         self.same = [
             (column.heading, own[0].text)
-            for column, own, keep in zip(columns, cells, kept, strict=True)
-            if items and not keep
+            for column, own, varies in zip(columns, cells, varying, strict=True)
+            if items and not varies
         ]
+
+    @property
+    def left_out(self) -> str:
+        """What is said of rows that are left out; empty if none are."""
+        shown = len(self.items)
+        return f"{shown:,} of {self.count:,} rows are shown." if shown < self.count else ""
 
 
 def _varies(column: Column, cells: Sequence[Cell]) -> bool:
@@ -182,7 +201,9 @@ def runs(study: Results) -> Table:
     columns = (*_RUNS, _TIME)
     if any(run.lamp != NONE for run in study.done):
         columns = (*_RUNS, *_WORK, _TIME, front)
-    return Table(f"runs of {study.name}", columns, study.done, "runs")
+    return Table(
+        f"runs of {study.name}", columns, study.done, "runs", lambda run: run.position in best
+    )
 
 
 def common(study: Results) -> list[tuple[str, str]]:
@@ -252,7 +273,7 @@ def scores(study: Results) -> Table:
         Column("documents", attrgetter("score.count"), "{:,}".format),
         *(score, error, reference, own, *compared),
     )
-    return Table(f"scores of {study.name}", columns, list(scored(study)), "compared")
+    return Table(f"scores of {study.name}", columns, list(scored(study.tasks)), "compared")
 
 
 def _within(value: Callable[[ComparedScore], Any], item: Scored) -> Any:
@@ -316,7 +337,7 @@ def seeds(study: Results) -> Table:
 
 def comparisons(study: Results) -> Table:
     """Each setting of look-ahead beside the baseline of its model, text and machine."""
-    found = list(compared(study.averaged))
+    found = list(compared(study.averaged.records))
     return Table(f"comparisons of {study.name}", _COMPARED, found, "compared")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -154,19 +155,21 @@ def _optional(kind: _Kind) -> _Kind:
     return kind._replace(read=lambda value: None if value is None else kind.read(value))
 
 
-_LABEL: Final = _text(10_000)
+_KEY: Final = _text(10_000)
+_LABEL: Final = _KEY._replace(read=lambda value: sys.intern(_KEY.read(value)))  # many runs' own
 _COUNT: Final = _Kind("an integer from 0", _count)
 _NUMBER: Final = _Kind("a number", _number)
 _TIME: Final = _Kind("a time as ISO 8601", _time)
 _OBJECT: Final = _Kind("an object of JSON", _object)
 _KINDS: Final = {
-    **dict.fromkeys(("study", "key", *LABELS, "environment", "id", "name"), _LABEL),
+    **dict.fromkeys(("study", *LABELS, "environment", "id", "name"), _LABEL),
+    **dict.fromkeys(("key", "subject"), _KEY),
     **dict.fromkeys(("definition", "configuration", "record"), _OBJECT),
     **dict.fromkeys(("error", "traceback"), _optional(_text(10**6))),
     **dict.fromkeys(("started_at", "finished_at", "planned_at"), _TIME),
     **dict.fromkeys((*NUMBERS, "rate"), _NUMBER),
     **dict.fromkeys(("position", "layer", "cluster", "positions", "flips", *_COUNTS), _COUNT),
-    **dict.fromkeys(("task", "metric", "filter", "version", "subject"), _LABEL),
+    **dict.fromkeys(("task", "metric", "filter", "version"), _LABEL),
     **dict.fromkeys(("number", "document", "documents", "not_finite"), _COUNT),
     **dict.fromkeys(("score", "score_error"), _NUMBER),
     "higher_is_better": _Kind("0, 1 or nothing", _truth),

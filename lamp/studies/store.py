@@ -94,6 +94,7 @@ __all__ = ["Store", "last_change"]
 Values = Sequence[Any] | Mapping[str, Any]
 
 _LEASE: Final = 60.0  # seconds after which a claim lapses that is not renewed
+_BATCH: Final = 1000  # runs that are read at a time
 _RACY: Final = 2 * 10**9  # nanoseconds in which a file may change twice at one time
 _MEMBERS: Final = "SELECT study, key FROM members UNION ALL SELECT study, key FROM task_members"
 _COLUMNS: Final = (
@@ -304,26 +305,35 @@ class Store:
         >>> with Store.open("study.sqlite") as store:  # doctest: +SKIP
         ...     best = min(store.runs(), key=lambda run: run.metrics.kl)
         """
-        condition, values = _chosen("members", study, state, last)
-        # In order by key and step, the rates of the layers; and by key, the sums of the clusters.
-        rates: dict[str, dict[str, list[float]]] = {}
-        sums: dict[str, list[Sums]] = {}
-        wanted = f"WHERE key IN (SELECT key FROM members {condition}) ORDER BY key"
-        names = ("key", "step", "layer", "rate")
-        for row in self._records(names, f"rates {wanted}, step, layer", values):
-            rates.setdefault(row["key"], {}).setdefault(row["step"], []).append(row["rate"])
-        names = ("key", *Sums._fields)
-        for row in self._records(names, f"clusters {wanted}, cluster", values):
-            sums.setdefault(row.pop("key"), []).append(Sums(**row))
-        with database.explained(self.path):
-            cursor = self._connection.cursor()
-            cursor.row_factory = sqlite3.Row
-            order = "" if last is None else "ORDER BY finished_at DESC"
-            rows = cursor.execute(f"SELECT * FROM results {condition} {order}", values)
-            return [
-                records.run(self.path, row, rates.get(row["key"], {}), sums.get(row["key"], ()))
-                for row in rows
-            ]
+        return list(self.each_run(study, state, last))
+
+    def each_run(
+        self, study: str | None = None, state: State | None = None, last: int | None = None
+    ) -> Iterator[Run]:
+        """Iterate over the runs of :meth:`runs`, of which few are held at a time.
+
+        Parameters
+        ----------
+        study : str, optional
+        state : {"done", "failed", "missing"}, optional
+        last : int, optional
+            As for :meth:`runs`.
+
+        Yields
+        ------
+        Run
+        """
+        for rows in self._batches("results", "members", study, state, last):
+            keys = [row["key"] for row in rows]
+            # In order by key and step, the rates of the layers; and by key, the sums of clusters.
+            rates: dict[str, dict[str, list[float]]] = {}
+            sums: dict[str, list[Sums]] = {}
+            for each in self._of(keys, "rates", ("step", "layer", "rate"), "step, layer"):
+                rates.setdefault(each["key"], {}).setdefault(each["step"], []).append(each["rate"])
+            for each in self._of(keys, "clusters", Sums._fields, "cluster"):
+                sums.setdefault(each.pop("key"), []).append(Sums(**each))
+            for key, row in zip(keys, rows, strict=True):
+                yield records.run(self.path, row, rates.get(key, {}), sums.get(key, ()))
 
     def task_runs(
         self, study: str | None = None, state: State | None = None, last: int | None = None
@@ -343,30 +353,65 @@ class Store:
         -------
         list of TaskRun
         """
-        condition, values = _chosen("task_members", study, state, last)
-        wanted = f"WHERE key IN (SELECT key FROM task_members {condition}) ORDER BY key, number"
-        documents: dict[tuple[str, int], dict[int, float]] = {}
-        for row in self._records(("key", *ANSWERS), f"answers {wanted}, document", values):
-            found = documents.setdefault((row["key"], row["number"]), {})
-            found[row["document"]] = row["score"]
-        scores: dict[str, list[Score]] = {}
-        overflows: dict[str, int] = {}
-        for row in self._records(("key", *SCORES), f"scores {wanted}", values):
-            key = row["key"]
-            score = records.score(row, documents.get((key, row["number"]), {}))
-            scores.setdefault(key, []).append(score)
-            overflows[key] = row["not_finite"]
+        return list(self.each_task_run(study, state, last))
+
+    def each_task_run(
+        self, study: str | None = None, state: State | None = None, last: int | None = None
+    ) -> Iterator[TaskRun]:
+        """Iterate over the runs of :meth:`task_runs`, of which few are held at a time.
+
+        Parameters
+        ----------
+        study : str, optional
+        state : {"done", "failed", "missing"}, optional
+        last : int, optional
+            As for :meth:`task_runs`.
+
+        Yields
+        ------
+        TaskRun
+        """
+        for rows in self._batches("task_results", "task_members", study, state, last):
+            keys = [row["key"] for row in rows]
+            documents: dict[tuple[str, int], dict[int, float]] = {}
+            for each in self._of(keys, "answers", ANSWERS, "number, document"):
+                found = documents.setdefault((each["key"], each["number"]), {})
+                found[each["document"]] = each["score"]
+            scores: dict[str, list[Score]] = {}
+            overflows: dict[str, int] = {}
+            for each in self._of(keys, "scores", SCORES, "number"):
+                key = each["key"]
+                score = records.score(each, documents.get((key, each["number"]), {}))
+                scores.setdefault(key, []).append(score)
+                overflows[key] = each["not_finite"]
+            for key, row in zip(keys, rows, strict=True):
+                own = scores.get(key, ())
+                yield records.task_run(self.path, row, own, overflows.get(key, 0))
+
+    def _batches(
+        self, view: str, members: str, study: str | None, state: State | None, last: int | None
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Iterate over the rows of a view in lists of a thousand, all as of one moment."""
+        condition, values = _chosen(members, study, state, last)
+        order = "" if last is None else "ORDER BY finished_at DESC"
+        cursor = self._connection.cursor()
+        cursor.row_factory = sqlite3.Row
         with database.explained(self.path):
-            cursor = self._connection.cursor()
-            cursor.row_factory = sqlite3.Row
-            order = "" if last is None else "ORDER BY finished_at DESC"
-            rows = cursor.execute(f"SELECT * FROM task_results {condition} {order}", values)
-            return [
-                records.task_run(
-                    self.path, row, scores.get(row["key"], ()), overflows.get(row["key"], 0)
-                )
-                for row in rows
-            ]
+            cursor.execute(f"SELECT * FROM {view} {condition} {order}", values)
+        while True:
+            with database.explained(self.path):
+                rows = [dict(row) for row in cursor.fetchmany(_BATCH)]
+            if not rows:
+                return
+            yield rows
+
+    def _of(
+        self, keys: Sequence[str], table: str, names: Sequence[str], order: str
+    ) -> Iterator[dict[str, Any]]:
+        """Iterate over the rows of runs in a table, checked, in order by key."""
+        wanted = f"{table} WHERE key IN (SELECT value FROM json_each(?)) ORDER BY key, {order}"
+        for row in self._rows(f"SELECT key, {', '.join(names)} FROM {wanted}", [json.dumps(keys)]):
+            yield records.checked(self.path, ("key", *names), row)
 
     def configuration(self, key: str) -> dict[str, Any]:
         """Return everything that the numbers of a run depend on.

@@ -14,13 +14,15 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
 import fpemu
 import lamp
 from lamp import LAMP, checkpoints, evaluation
-from lamp.cli import inputs
+from lamp.cli import inputs, outputs
 from lamp.cli.application import app, main
 from lamp.evaluation.metrics import Metrics
 from lamp.machines import names
@@ -255,6 +257,35 @@ def test_infinities_are_null_and_named():
         "d": "inf",
         "nulls": {"a.1": "-inf", "a.2.b": "inf", "c.0": "nan"},
     }
+
+
+NAMES = st.text('ab"\\é\n', min_size=1, max_size=3)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda own: st.lists(own, max_size=3) | st.dictionaries(NAMES, own, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(NAMES, PLAIN))
+def test_json_is_printed_part_by_part_as_it_would_be_as_a_whole(found):
+    nulls = {}
+    parts = outputs._written({**found, "nulls": nulls}, "", "", nulls)
+    expected = json.dumps(evaluation.without_nan(found), indent=2, allow_nan=False)
+    assert "".join(parts) == expected
+
+
+def test_what_is_iterated_over_is_printed_item_by_item(capsys, monkeypatch):
+    """No more is held than is printed at a time."""
+    monkeypatch.setattr(outputs, "_PARTS", 4)
+    printed = []
+    monkeypatch.setattr(outputs, "echo", lambda text="", **_: printed.append(str(text)))
+    seen = (printed.append(f"<{number}>") or number for number in range(9))
+    outputs.print_json({"numbers": seen, "none": iter(())})
+    assert printed.index("<8>") > 8
+    whole = "".join(part for part in printed if part[:1] != "<")
+    assert json.loads(whole)["numbers"] == [*range(9)]
+    assert json.loads(whole)["none"] == []
 
 
 RATES = {

@@ -43,7 +43,7 @@ from lamp.reports import (
 )
 from lamp.reports.page import page
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, described
-from lamp.reports.results import NONE, compared, front, rule
+from lamp.reports.runs import NONE, compared, front, rule
 from lamp.reports.scales import Scale
 from lamp.studies import EqualRateRun, Result, Run, Store, TaskRun
 from lamp.studies.runs import now
@@ -204,7 +204,7 @@ def test_runs_that_differ_in_their_seeds_are_grouped():
 
 
 def test_runs_are_compared_with_their_baseline_cluster_by_cluster(study):
-    found = list(compared(study))
+    found = list(compared(study.records))
     groups = {}
     for run in study.done:
         groups.setdefault((run.model, run.text, run.hardware), []).append(run)
@@ -246,14 +246,14 @@ def test_runs_without_sums_or_on_other_windows_are_not_compared(study):
     ]
     changed = (done[0], *(replace(r, metrics=m) for r, m in zip(done[1:], other, strict=True)))
     assert len({run.hardware for run in done}) == 1
-    assert len(list(compared(replace(study, records=done)))) == 2
-    assert not list(compared(replace(study, records=changed)))
+    assert len(list(compared(done))) == 2
+    assert not list(compared(changed))
 
 
 def test_comparisons_stand_on_the_page(study, tree):
     table = next(every(tree, "table", "compared"))
     rows = [list(every(row, "td")) for row in every(next(every(table, "tbody")), "tr")]
-    for each, cells in zip(compared(study), rows, strict=True):
+    for each, cells in zip(compared(study.records), rows, strict=True):
         labels = [clean(getattr(each.run, name)) for name in ("model", "text", "hardware", "lamp")]
         assert [text(cell) for cell in cells[:5]] == [*labels, clean(each.baseline.lamp)]
         for cell, value in ((cells[5], each.found.factor.value), (cells[7], each.found.kl.value)):
@@ -867,7 +867,7 @@ def test_csv_round_trips(studies, path):
     lines = list(csv.DictReader(io.StringIO(exports.as_csv(studies).decode(), newline="")))
     with Store.open(path) as store:
         records = [record for name in store.studies() for record in store.runs(name)]
-    comparisons = {(s.name, e.run.position): e for s in studies for e in compared(s)}
+    comparisons = {(s.name, e.run.position): e for s in studies for e in compared(s.records)}
     assert len(comparisons) > 100
     for line, record in zip(lines, records, strict=True):
         member, metrics = record, record.metrics
@@ -891,6 +891,80 @@ def test_csv_round_trips(studies, path):
             assert numbers_ == ["", ""] if value is None else same(float(numbers_[0]), value.value)
         assert line["grid_tokens"] == str(member.variables.get("tokens", ""))
     assert {line["state"] for line in lines} == {"done", "failed", "missing"}
+
+
+def of_task(hardware, right, position, *, state="done", answered=True):
+    """A run of a task of 10 documents, the first ones of which are answered rightly."""
+    documents = {i: float(i < right) for i in range(10)}
+    scores = (
+        Score("arc", "acc", "none", "1", 10, right / 10, 0.15, True, documents),
+        Score("arc", "perplexity", "strict", "1", 10, 3.5, math.nan, None),
+    )
+    labels = "m", "arc, 0 shots", hardware, NONE, "fp64"
+    run = TaskRun(f"k{position}", *labels, {"mu": 4}, "s", position, subject="s")
+    return replace(run, state=state, result=TaskResult(scores, 5) if answered else None)
+
+
+@pytest.fixture
+def with_tasks(study):
+    """A study with a run on a text between runs of a task."""
+    run = replace(study.done[0], position=1, study="s", variables={"mu": 4})
+    tasks = (
+        of_task("fp64", 6, 0),
+        of_task("ps4", 3, 2),
+        of_task("ps2", 0, 3, state="failed", answered=False),
+    )
+    return reports.Results("store", "s", {"grid": {"mu": [4]}}, (run,), {}, tasks)
+
+
+def test_exports_have_scores_of_tasks_beside_the_reference(with_tasks):
+    written = exports.as_csv([with_tasks]).decode()
+    lines = list(csv.DictReader(io.StringIO(written, newline="")))
+    assert [line["position"] for line in lines] == ["0", "0", "1", "2", "2", "3"]
+    assert [line["metric"] for line in lines] == ["acc", "perplexity", "", "acc", "perplexity", ""]
+    exact, _, on_text, worse, unpaired, failed = lines
+    differences = np.array([0.0] * 3 + [-1.0] * 3 + [0.0] * 4)
+    expected = {
+        "task": "arc", "text": "arc, 0 shots", "filter": "none", "documents": "10", "mu": "4",
+        "higher_is_better": "True", "score": "0.3", "score_error": "0.15",
+        "reference_score": "0.6", "reference_score_error": "0.15", "changed": "3",
+        "not_finite": "5", "kl": "", "baseline": "",
+    }  # fmt: skip
+    assert {name: worse[name] for name in expected} == expected
+    assert float(worse["score_more"]) == pytest.approx(differences.mean())
+    error = differences.std(ddof=1) / np.sqrt(10)
+    assert float(worse["score_more_error"]) == pytest.approx(error)
+    assert (exact["score"], exact["reference_score"], exact["score_more"]) == ("0.6", "", "")
+    assert (unpaired["score"], unpaired["reference_score"]) == ("3.5", "3.5")
+    assert (unpaired["score_error"], unpaired["higher_is_better"]) == ("nan", "")
+    assert (unpaired["filter"], unpaired["score_more"], unpaired["changed"]) == ("strict", "", "")
+    assert (on_text["score"], on_text["not_finite"]) == ("", "")
+    assert float(on_text["kl"]) == with_tasks.records[0].metrics.kl
+    assert (failed["state"], failed["score"], failed["not_finite"]) == ("failed", "", "")
+
+
+def test_data_frames_and_parquet_have_scores_too(with_tasks):
+    pandas = pytest.importorskip("pandas", reason="pandas comes with datasets")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="the extra parquet is not installed")
+    found = with_tasks.to_pandas()
+    read = pandas.read_csv(io.BytesIO(exports.as_csv([with_tasks])))
+    assert list(found) == list(read)
+    for name in ("score", "score_error", "reference_score", "score_more_error", "changed", "kl"):
+        np.testing.assert_array_equal(found[name].astype(float), read[name].astype(float))
+    means = found.pivot_table("score", "hardware", ["task", "metric"])
+    assert means.loc["ps4", ("arc", "acc")] == 0.3
+    table = parquet.read_table(io.BytesIO(exports.as_parquet([with_tasks])))
+    types = {field.name: str(field.type) for field in table.schema}
+    assert types["score_more"] == types["reference_score_error"] == "double"
+    assert types["changed"] == types["not_finite"] == types["documents"] == "int64"
+    assert (types["higher_is_better"], types["metric"]) == ("bool", "string")
+    assert table.column("higher_is_better").to_pylist() == [True, None, None, True, None, None]
+
+
+def test_every_column_of_exports_is_documented(with_tasks):
+    described = exports.__doc__.partition("The columns:")[2]
+    for name in set(exports.columns([with_tasks])) - {"mu"}:
+        assert f"``{name.removesuffix('_error')}``" in described or name in Metrics.__doc__, name
 
 
 def test_parquet_has_the_same_in_types(studies):
@@ -1043,6 +1117,29 @@ def test_signs_that_mean_something_to_latex_are_written_as_signs():
         r"50\% of a\_b \& \$c \#1 \{d\} \textbackslash{}e \textasciitilde{}f "
         r"\textasciicircum{}g $<$h$>$"
     )
+
+
+def test_large_tables_and_charts_show_some_of_the_runs_and_say_so(study, monkeypatch):
+    best = study.fronts(RATE.value, KL.value)
+    assert 0 < len(best) < 100 < len(study.done) < 200
+    for module in (tables, charts):
+        monkeypatch.setattr(module, "MOST", 100)
+    table = tables.runs(study)
+    assert [table.count, len(table.rows)] == [len(study.done), 100]
+    assert best <= {run.position for run in table.items}
+    gaps = np.diff([run.position for run in table.items])
+    assert gaps.min() > 0
+    assert gaps.max() < 6
+    assert table.left_out == f"100 of {len(study.done)} rows are shown."
+    assert tables.texts(study).left_out == ""
+    drawn = charts._few(study)
+    assert len(drawn.records) == 100
+    assert drawn.machines == study.machines
+    assert best & {run.position for run in drawn.records} == best
+    monkeypatch.setattr("lamp.reports.page.MOST", 100)
+    for kind in (".md", ".tex"):
+        assert f"100 of {len(study.done)} rows are shown." in papers.as_text([study], kind)
+    assert f" 100 of {len(study.done)} rows are shown.</p>" in page([study])
 
 
 def test_data_frames_have_the_rows_of_csv(studies, monkeypatch):

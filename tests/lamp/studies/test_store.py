@@ -194,6 +194,23 @@ def test_runs_are_chosen_by_state_and_by_when_they_ended(path):
         assert all(run.metrics == METRICS for run in store.runs(state="done", last=2))
 
 
+def test_runs_are_read_in_batches_as_of_one_moment(path, monkeypatch):
+    monkeypatch.setattr("lamp.studies.store._BATCH", 2)
+    with Store.open(path, write=True) as store, Store.open(path) as reader:
+        store.plan("study", {}, [planned(key) for key in "edcba"])
+        for key in "abc":
+            store.finish(key, "{}", result())
+        every, one = reader.runs(), reader.each_run()
+        assert [(run.key, run.metrics) for run in every[:3]] == [
+            ("e", None), ("d", None), ("c", METRICS)
+        ]  # fmt: skip
+        found = [next(one)]
+        for key in "de":
+            store.finish(key, "{}", result())
+        assert [*found, *one] == every  # what has ended meanwhile is not in it
+        assert [run.metrics for run in reader.each_run()] == [METRICS] * 5
+
+
 def test_a_plan_may_have_more_runs_than_are_held_at_a_time(path):
     runs = [planned(f"{number % 1500:04}", lamp=str(number)) for number in range(2500)]
     with Members.of(iter(runs)) as members, Store.open(path, write=True) as store:

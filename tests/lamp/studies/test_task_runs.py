@@ -14,7 +14,7 @@ import lamp
 from lamp import reports
 from lamp.cli.application import main
 from lamp.integrations import Score, TaskResult, TaskSource, compared_scores
-from lamp.reports.results import scored
+from lamp.reports.runs import scored
 from lamp.studies import Result, Run, Store, TaskRun, planned, progress, sweeps
 from lamp.studies.runs import Counts, now
 from lamp.studies.worker import Worker
@@ -315,7 +315,9 @@ def test_scores_are_compared_document_by_document():
 def test_reports_show_scores_beside_the_reference(tmp_path, path, asked, capsys):
     lamp.sweep(study(tmp_path), store=path)
     (read,) = reports.read(path)
-    found = [(each.run.hardware, each.score.value, each.score.changed) for each in scored(read)]
+    found = [
+        (each.run.hardware, each.score.value, each.score.changed) for each in scored(read.tasks)
+    ]
     assert found == [("scores-ps2", 0.0, 3), ("scores-ps4", 1 / 3, 2)]
     assert read.counts == {"done": 3}
     assert read.done == ()  # they are no runs on texts

@@ -202,7 +202,11 @@ def test_the_page_shows_shares_in_place_of_a_row_for_each_machine(folder, found)
     share = found.share(found.parts[4])
     assert f"each step alone\nmlp_down, layer 1: {share:.3%}" in tooltips
     assert "each step alone\nmlp_down, layer 0: not measured" in tooltips
-    assert any("in no layer: norm" in text for text in tooltips)
+    outside = next(each for each in found.parts if each.place == "outside")
+    share = found.share(outside)
+    assert f"each step alone\n{outside.step}, outside: {share:.3%}" in tooltips
+    columns = [tick.get_text() for tick in sheet.axes.get_xticklabels()]
+    assert columns == ["0", "1", "outside"]
 
 
 def test_files_have_all_of_it(folder, found, tmp_path):
