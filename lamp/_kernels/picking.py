@@ -1,8 +1,8 @@
 """Kernels that pick components: the largest scores, or the fewest that meet a condition.
 
 Scores are nonnegative float32 numbers, which are ordered as their bits are.  A NaN comes before all
-numbers; a component that does not exist has a negative score.  No result depends on the number of
-threads; of equal components the first is picked.
+numbers.  What lies behind the components of a row is not looked at.  No result depends on the
+number of threads; of equal components the first is picked.
 
 Two things save time of compilation.  Loops fill slices: an assignment to a slice would compile
 Numba's error messages, too.  Counters begin at ``np.int64(0)``: the type of a literal 0 is one of
@@ -19,18 +19,20 @@ from numpy.typing import NDArray
 from fpemu._kernels import caching, elementary, launching, words
 
 __all__ = [
+    "Arguments",
     "Scoring",
     "above",
+    "above_arguments",
     "largest",
     "largest_of_rows",
     "least_componentwise",
     "least_normwise",
     "normwise",
-    "ordered",
+    "ordered_arguments",
+    "put",
     "running_largest",
     "running_score",
     "score",
-    "score_arguments",
     "shuffle",
     "uniform",
 ]
@@ -41,6 +43,8 @@ Lengths = NDArray[np.int64]
 _GRAIN: Final = 16  # rows worth a thread
 _PIECES: Final = 64  # of an array whose largest elements are sought
 _DIGIT: Final = 11  # bits of a word looked at together
+_BLOCK: Final = 64  # elements that are replaced together
+_PUT_GRAIN: Final = 2**10  # of such blocks that are worth a thread
 _RUN: Final = 16  # elements sorted by insertion
 _UNITS: Final = 2.0**52  # in one, of numbers in fixed point
 
@@ -124,28 +128,97 @@ def _above_rows(start, stop, given, weights, lengths, scoring, threshold, mask):
             mask[row, j] = False
 
 
-def score_arguments(
-    z: NDArray[Any], y: NDArray[Any], lengths: Lengths, running: bool, leading: int
-) -> NDArray[np.float64]:
-    """``2 z (1 - z) |y|``, or if `running` the logarithm of ``|y| exp(y)`` over the row's largest.
+class Arguments(NamedTuple):
+    """How a component is scored by its argument y and the z that came of it.
 
-    NaN where a component is to come first, -inf where there is none.  By logarithms no exponential
-    overflows.
+    The score is ``2 z (1 - z) |y|``, or if `running` the logarithm of ``|y| exp(y)`` over the row's
+    largest: by logarithms no exponential overflows.  NaN is one that comes before all others.
+
+    Parameters
+    ----------
+    running : bool
+    leading : int
+        How many leading columns come before all others.
     """
-    out = np.full(z.shape, -np.inf)
-    kernel = _running_rows if running else _argument_rows
-    launching.run(kernel, len(z), z, y, lengths, leading, out, grain=_GRAIN)
+
+    running: bool
+    leading: int
+
+
+def above_arguments(
+    z: NDArray[Any],
+    y: NDArray[Any],
+    lengths: Lengths,
+    scoring: Arguments,
+    thresholds: NDArray[np.float64],
+) -> Mask:
+    """Whether each score of an argument is above the threshold of its row, as NaN always is."""
+    mask = np.empty(z.shape, np.bool_)
+    _run_arguments(_above_arguments, z, y, lengths, scoring, thresholds, mask)
+    return mask
+
+
+def ordered_arguments(
+    z: NDArray[Any], y: NDArray[Any], lengths: Lengths, scoring: Arguments
+) -> NDArray[np.float32]:
+    """Nonnegative numbers in the order of the scores of arguments.
+
+    Where there is no component the result is not filled.
+    """
+    out = np.empty(z.shape, np.float32)
+    _run_arguments(_ordered_arguments, z, y, lengths, scoring, out)
     return out
 
 
+def _run_arguments(kernel: Any, z: NDArray[Any], *arguments: Any) -> None:
+    columns = z.shape[1]
+    launching.run(kernel, len(z), z, *arguments, grain=_GRAIN, workspace=lambda: np.empty(columns))
+
+
 @caching.kernel
-def _argument_rows(start, stop, z, y, lengths, leading, out):  # type: ignore[no-untyped-def]
+def _above_arguments(start, stop, scores, z, y, lengths, scoring, thresholds, mask):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
+        _score_arguments(scores, z[row], y[row], lengths[row], scoring)
         for j in range(lengths[row]):
-            share = np.float64(z[row, j])
-            out[row, j] = 2.0 * share * (1.0 - share) * abs(np.float64(y[row, j]))
-        for j in range(min(leading, lengths[row])):
-            out[row, j] = np.nan
+            mask[row, j] = not scores[j] <= thresholds[row]
+        for j in range(lengths[row], mask.shape[1]):
+            mask[row, j] = False
+
+
+@caching.kernel
+def _ordered_arguments(start, stop, scores, z, y, lengths, scoring, out):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        _score_arguments(scores, z[row], y[row], lengths[row], scoring)
+        for j in range(lengths[row]):
+            score = 1.0 / (1.0 - scores[j]) if scoring.running else scores[j]
+            out[row, j] = abs(score) if score == score else np.nan
+
+
+@caching.inline
+def _score_arguments(scores, z, y, length, scoring):  # type: ignore[no-untyped-def]
+    if scoring.running:
+        _score_running(scores, y, length)
+    else:
+        for j in range(length):
+            share = np.float64(z[j])
+            scores[j] = 2.0 * share * (1.0 - share) * abs(np.float64(y[j]))
+    for j in range(min(scoring.leading, length)):
+        scores[j] = np.nan
+
+
+@caching.inline
+def _score_running(scores, y, length):  # type: ignore[no-untyped-def]
+    largest = -np.inf
+    for j in range(length):
+        scores[j] = running_score(np.float64(y[j]))
+    for j in range(length):
+        largest = running_largest(largest, np.float64(y[j]), scores[j])
+    whole = not largest < np.inf
+    for j in range(length):
+        score = np.nan if whole else scores[j] - largest
+        if largest == -np.inf and score != score and y[j] == 0.0:
+            score = -np.inf  # all are: none is sensitive
+        scores[j] = score
 
 
 @caching.inline
@@ -160,30 +233,6 @@ def running_largest(largest: float, number: float, score: float) -> Any:
     if number != -np.inf and largest == largest and not score <= largest:
         return score
     return largest
-
-
-@caching.kernel
-def _running_rows(start, stop, z, y, lengths, leading, out):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        largest = -np.inf
-        for j in range(lengths[row]):
-            number = np.float64(y[row, j])
-            score = running_score(number)
-            out[row, j] = score
-            largest = running_largest(largest, number, score)
-        whole = not largest < np.inf
-        for j in range(lengths[row]):
-            out[row, j] = np.nan if whole or j < leading else out[row, j] - largest
-            if largest == -np.inf and out[row, j] != out[row, j]:
-                zero = y[row, j] == 0.0 and j >= leading  # all are: none is sensitive
-                out[row, j] = -np.inf if zero else np.nan
-
-
-def ordered(scores: NDArray[np.float64], lengths: Lengths, running: bool) -> NDArray[np.float32]:
-    """Such scores as nonnegative numbers in the same order, and -1 where there is no component."""
-    numbers = 1.0 / (1.0 - scores) if running else scores
-    exists = np.arange(scores.shape[1]) < lengths[:, np.newaxis]
-    return np.where(exists, numbers, -1.0).astype(np.float32)
 
 
 def largest(scores: NDArray[np.float32], lengths: Lengths, count: int) -> Mask:
@@ -291,6 +340,25 @@ def _largest_rows(start, stop, words_, lengths, counts, mask):  # type: ignore[n
                 mask[row, j] = numbers[j] >= low
             if at_least != count:
                 _mark_row(numbers, length, low, count - beyond, mask[row])
+
+
+def put(low: NDArray[Any], high: NDArray[Any], mask: NDArray[np.uint8], number: int) -> None:
+    """Replace the numbers of flat arrays whose mask is a number, in place."""
+    blocks = -(-low.size // _BLOCK)
+    arguments = low, high, mask, np.uint8(number)
+    launching.run(_put_blocks, blocks, *arguments, grain=_PUT_GRAIN)
+
+
+@caching.kernel
+def _put_blocks(start, stop, low, high, mask, number):  # type: ignore[no-untyped-def]
+    for block in range(start, stop):
+        first, last = block * _BLOCK, min((block + 1) * _BLOCK, low.size)
+        any_ = False
+        for i in range(first, last):
+            any_ |= mask[i] == number
+        if any_:
+            for i in range(first, last):
+                low[i] = high[i] if mask[i] == number else low[i]
 
 
 # --- softmax conditions ---------------------------------------------------------------------------

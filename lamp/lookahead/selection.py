@@ -409,12 +409,13 @@ def _by_arguments(
 ) -> NDArray[np.bool_]:
     """The rules of version 2, whose scores are computed from y."""
     running = RULES[settings.rule].sensitivity == "running"
-    scores = picking.score_arguments(z, y, lengths, running, settings.leading_columns)
+    scoring = picking.Arguments(running, settings.leading_columns)
     if settings.tau is None:
-        return _by_budget(picking.ordered(scores, lengths, running), lengths, settings)
+        scores = picking.ordered_arguments(z, y, lengths, scoring)
+        return _by_budget(scores, lengths, settings)
     taus = settings.thresholds(lengths)
     thresholds = mapped(elementary.log, taus) if running else taus
-    return (scores > thresholds[:, np.newaxis]) | np.isnan(scores)
+    return picking.above_arguments(z, y, lengths, scoring, thresholds)
 
 
 def _by_budget(
