@@ -1,12 +1,17 @@
 """A forward pass on simulated machines, against transformers in float32 on the same cores.
 
     python analysis/bench_model.py [--tokens 1024] [--layers 12] [--units hopper ...]
+    python analysis/bench_model.py --profile [--markdown]
 
 The shape is that of GPT-2 small, the weights random: none of the steps asks what they are.  Every
 run is timed in turns with the others; machines with matrix units, on fewer tokens.  The share of
 time in each step is that of a pass of its own, and peak memory that of a process of its own (Linux
 tells), which loads the model from a file and runs it once.  The design asks for at most twice the
 time of the plain float32 pass with scores in PS(4) and look-ahead, and for 1.5 GB.
+
+With ``--profile`` five passes are timed in turns with that of transformers, of which the design
+asks for multiples, and the milliseconds of each are put down to what they were spent in: a step's
+own time, without that of the steps within it.
 """
 
 from __future__ import annotations
@@ -20,12 +25,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark import best_seconds, environment, print_environment, print_table
+from benchmark import (
+    best_seconds,
+    environment,
+    number,
+    print_environment,
+    print_table,
+    seconds_in_turns,
+    verdict,
+)
 from safetensors.numpy import save_file
 
 import lamp
 from lamp import LAMP
-from lamp.models import transformer
+from lamp.models import attention, layers, transformer
 from lamp.models.gpt2 import GPT2Config
 
 LOOK_AHEAD = {
@@ -38,16 +51,29 @@ EVERYWHERE = [
     LAMP("norm", budget=0.03),
     LAMP("activation", budget=0.03),
 ]
-FUNCTIONS = {  # of lamp.models.transformer, and the step that their time is put down to
-    "linear": "linear",
-    "checked_linear": "linear",
-    "attention": "attention",
-    "norm": "norm",
-    "activation": "activation",
-    "add": "add",
+PLACES: dict[str, list[tuple[Any, str]]] = {  # where the time of each kind of work is spent
+    "weights' operands": [(layers, "right_operand"), (layers.packed, "unpacked")],
+    "weights' products": [(layers, "products")],
+    "biases": [(layers, "_add_bias")],
+    "other operands": [(layers, "left_operand"), (attention, "left_operand")],
+    "scores, values": [(attention, "products")],
+    "divisions": [(attention, "_quick_quotients"), (attention, "_quotient")],
+    "softmax": [(attention, "softmax")],
+    "selection": [(attention, name) for name in ("error_weights", "select_rows", "put_levels")],
+    "norms": [(transformer, "norm")],
+    "activations": [(transformer, "activation")],
+    "residuals": [(transformer, "add")],
+    "rest of attention": [(transformer, "attention")],
+    "rest of linear layers": [(transformer, "linear"), (transformer, "checked_linear")],
 }
-STEPS = tuple(dict.fromkeys(FUNCTIONS.values()))
 TIME_TARGET, MEMORY_TARGET = 2.0, 1.5
+PROFILED: dict[str, tuple[str, Any, float]] = {  # and the aim: so many times transformers' pass
+    "`fp32`": ("fp32", None, 1.3),
+    "`scores-ps4`": ("scores-ps4", None, 1.3),
+    "with one threshold": ("scores-ps4", LOOK_AHEAD["threshold"], 1.8),
+    "with version 1's rule": ("scores-ps4", LOOK_AHEAD["normwise"], 2.5),
+    "`hopper-fp8`": ("hopper-fp8", None, 4.0),
+}
 
 
 def small_config(layers: int, tokens: int) -> GPT2Config:
@@ -107,29 +133,60 @@ def transformers_pass(folder: Path, tokens: Any) -> Callable[[], Any]:
 
 
 def shares(run: Callable[[], Any]) -> dict[str, float]:
-    """Seconds in each step of a pass, and in the rest."""
-    spent = dict.fromkeys(STEPS, 0.0)
-    originals = {name: getattr(transformer, name) for name in FUNCTIONS}
+    """Seconds of each kind of work in a pass, without that of others within it, and the rest."""
+    spent = dict.fromkeys(PLACES, 0.0)
+    within = [0.0]  # seconds in steps that have ended, for each step that has not and for the pass
+    originals = {place: getattr(*place) for places in PLACES.values() for place in places}
 
-    def timed(name: str) -> Callable[..., Any]:
+    def timed(kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def step(*arguments: Any, **options: Any) -> Any:
             start = time.perf_counter()
-            result = originals[name](*arguments, **options)
-            spent[FUNCTIONS[name]] += time.perf_counter() - start
+            within.append(0.0)
+            result = original(*arguments, **options)
+            taken = time.perf_counter() - start
+            spent[kind] += taken - within.pop()
+            within[-1] += taken
             return result
 
         return step
 
     try:
-        for name in FUNCTIONS:
-            setattr(transformer, name, timed(name))
+        for kind, places in PLACES.items():
+            for place in places:
+                setattr(*place, timed(kind, originals[place]))
         start = time.perf_counter()
         run()
         total = time.perf_counter() - start
     finally:
-        for name, original in originals.items():
-            setattr(transformer, name, original)
+        for place, original in originals.items():
+            setattr(*place, original)
     return {**spent, "rest": total - sum(spent.values())}
+
+
+def profile(folder: Path, tokens: Any, repetitions: int, *, markdown: bool) -> None:
+    """The times of five passes, of transformers' in the same turns, and where they go."""
+    plain = lamp.GPT2.from_pretrained(folder)
+    models = {name: plain.with_hardware(*chosen[:2]) for name, chosen in PROFILED.items()}
+    runs: dict[str, Callable[[], Any]] = {"transformers": transformers_pass(folder, tokens)}
+    runs |= {name: (lambda model=model: model.forward(tokens)) for name, model in models.items()}
+    times = seconds_in_turns(runs, repetitions)
+    rows = []
+    for name, (_, _, aim) in PROFILED.items():
+        ratios = np.divide(times[name], times["transformers"])
+        low, middle, high = (number(float(q)) for q in np.quantile(ratios, (0.0, 0.5, 1.0)))
+        met = verdict(aim / float(np.median(ratios)), 1.0)
+        rows.append([name, number(min(times[name])), middle, f"{low} to {high}", number(aim), met])
+    headers = ["pass", "seconds", "of transformers'", "least to greatest", "aim", "met"]
+    print_table("Passes", headers, rows, markdown=markdown)
+
+    spent = {name: shares(runs[name]) for name in PROFILED}
+    rows = [
+        [kind, *(f"{1e3 * each[kind]:.0f}" for each in spent.values())]
+        for kind in (*PLACES, "rest")
+    ]
+    rows.append(["all", *(f"{1e3 * sum(each.values()):.0f}" for each in spent.values())])
+    headers = ["milliseconds in", *PROFILED]
+    print_table("Where the time goes", headers, rows, markdown=markdown)
 
 
 def peak_memory(folder: Path, tokens: Any, machine: Any, settings: Any) -> float:
@@ -153,6 +210,8 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--units", nargs="*", default=["hopper", "hopper-fp8", "blackwell-nvfp4"])
     parser.add_argument("--unit-tokens", type=int, default=64)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="tables of --profile for the docs")
     options = parser.parse_args()
     config = small_config(options.layers, options.tokens)
     tokens = np.random.default_rng(1).integers(0, config.vocab_size, options.tokens)
@@ -160,6 +219,9 @@ def main() -> None:
         folder = Path(name)
         save_checkpoint(folder, config)
         print_environment(environment(["torch", "transformers"]), {})
+        if options.profile:
+            profile(folder, tokens, options.repetitions, markdown=options.markdown)
+            return
         few = tokens[: options.unit_tokens]
         measure(folder, few, {name: (name, None) for name in options.units}, options.repetitions)
         settings: dict[str, tuple[str, Any]] = {"PS(4)": ("scores-ps4", None)}
@@ -197,7 +259,7 @@ def measure(
         spent = shares(lambda model=model: model.forward(tokens))
         total = sum(spent.values())
         rows.append([name, *(f"{100 * part / total:.0f}%" for part in spent.values())])
-    print_table("Where the time goes", ["run", *STEPS, "rest"], rows)
+    print_table("Where the time goes", ["run", *PLACES, "rest"], rows)
 
     rows = []
     for name, chosen in settings.items():

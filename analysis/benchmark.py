@@ -333,8 +333,15 @@ def print_environment(facts: Mapping[str, Any], missing: Mapping[str, str]) -> N
         print(f"{name}: not measured, {reason}")
 
 
-def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print aligned columns: the first left, the others right."""
+def print_table(
+    title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], *, markdown: bool = False
+) -> None:
+    """Print aligned columns: the first left, the others right; or a table of Markdown."""
+    if markdown:
+        marks = ["---", *["---:"] * (len(headers) - 1)]
+        lines = (f"| {' | '.join(row)} |" for row in (headers, marks, *rows))
+        print(f"\n{title}", *lines, sep="\n")
+        return
     widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
     print(f"\n{title}")
     for row in (headers, ["-" * width for width in widths], *rows):

@@ -1,8 +1,8 @@
 """Kernels that pick components: the largest scores, or the fewest that meet a condition.
 
 Scores are nonnegative float32 numbers, which are ordered as their bits are.  A NaN comes before all
-numbers; a component that does not exist has a negative score.  No result depends on the number of
-threads; of equal components the first is picked.
+numbers.  What lies behind the components of a row is not looked at.  No result depends on the
+number of threads; of equal components the first is picked.
 
 Two things save time of compilation.  Loops fill slices: an assignment to a slice would compile
 Numba's error messages, too.  Counters begin at ``np.int64(0)``: the type of a literal 0 is one of
@@ -16,21 +16,23 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, elementary, launching
+from fpemu._kernels import caching, elementary, launching, words
 
 __all__ = [
+    "Arguments",
     "Scoring",
     "above",
+    "above_arguments",
     "largest",
     "largest_of_rows",
     "least_componentwise",
     "least_normwise",
     "normwise",
-    "ordered",
+    "ordered_arguments",
+    "put",
     "running_largest",
     "running_score",
     "score",
-    "score_arguments",
     "shuffle",
     "uniform",
 ]
@@ -41,7 +43,10 @@ Lengths = NDArray[np.int64]
 _GRAIN: Final = 16  # rows worth a thread
 _PIECES: Final = 64  # of an array whose largest elements are sought
 _DIGIT: Final = 11  # bits of a word looked at together
+_BLOCK: Final = 64  # elements that are replaced together
+_PUT_GRAIN: Final = 2**10  # of such blocks that are worth a thread
 _RUN: Final = 16  # elements sorted by insertion
+_UNITS: Final = 2.0**52  # in one, of numbers in fixed point
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -69,49 +74,151 @@ class Scoring(NamedTuple):
 def score(
     given: NDArray[Any], weights: NDArray[Any], lengths: Lengths, scoring: Scoring
 ) -> NDArray[np.float32]:
-    """The sensitivity of each component times a power of its weight."""
-    out = np.full(given.shape, -1.0, np.float32)
+    """The sensitivity of each component times a power of its weight, as a magnitude.
+
+    Where there is no component the result is not filled.
+    """
+    out = np.empty(given.shape, np.float32)
     launching.run(_score_rows, len(given), given, weights, lengths, scoring, out, grain=_GRAIN)
     return out
+
+
+def above(
+    given: NDArray[Any],
+    weights: NDArray[Any],
+    lengths: Lengths,
+    scoring: Scoring,
+    threshold: float,
+) -> Mask:
+    """Whether each of these scores is above a threshold, as NaN always is."""
+    mask = np.empty(given.shape, np.bool_)
+    arguments = given, weights, lengths, scoring, np.float32(threshold), mask
+    launching.run(_above_rows, len(given), *arguments, grain=_GRAIN)
+    return mask
+
+
+@caching.inline
+def _score(share, weight, scoring):  # type: ignore[no-untyped-def]
+    score = np.float64(share)
+    if scoring.spread:
+        score *= 1.0 - score
+    if scoring.power > 0:
+        factor = np.float64(weight)
+        score *= factor if scoring.power == 1 else factor * factor
+    return np.float32(abs(score) if score == score else np.nan)
 
 
 @caching.kernel
 def _score_rows(start, stop, given, weights, lengths, scoring, out):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
         for j in range(lengths[row]):
-            score = np.float64(given[row, j])
-            if scoring.spread:
-                score *= 1.0 - score
-            if scoring.power > 0:
-                weight = np.float64(weights[row, j])
-                score *= weight if scoring.power == 1 else weight * weight
-            out[row, j] = abs(score) if score == score else np.nan
+            out[row, j] = _score(given[row, j], weights[row, j], scoring)
         for j in range(min(scoring.leading, lengths[row])):
             out[row, j] = np.nan  # which comes first
 
 
-def score_arguments(
-    z: NDArray[Any], y: NDArray[Any], lengths: Lengths, running: bool, leading: int
-) -> NDArray[np.float64]:
-    """``2 z (1 - z) |y|``, or if `running` the logarithm of ``|y| exp(y)`` over the row's largest.
+@caching.kernel
+def _above_rows(start, stop, given, weights, lengths, scoring, threshold, mask):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        for j in range(lengths[row]):
+            mask[row, j] = not _score(given[row, j], weights[row, j], scoring) <= threshold
+        for j in range(min(scoring.leading, lengths[row])):
+            mask[row, j] = True
+        for j in range(lengths[row], mask.shape[1]):
+            mask[row, j] = False
 
-    NaN where a component is to come first, -inf where there is none.  By logarithms no exponential
-    overflows.
+
+class Arguments(NamedTuple):
+    """How a component is scored by its argument y and the z that came of it.
+
+    The score is ``2 z (1 - z) |y|``, or if `running` the logarithm of ``|y| exp(y)`` over the row's
+    largest: by logarithms no exponential overflows.  NaN is one that comes before all others.
+
+    Parameters
+    ----------
+    running : bool
+    leading : int
+        How many leading columns come before all others.
     """
-    out = np.full(z.shape, -np.inf)
-    kernel = _running_rows if running else _argument_rows
-    launching.run(kernel, len(z), z, y, lengths, leading, out, grain=_GRAIN)
+
+    running: bool
+    leading: int
+
+
+def above_arguments(
+    z: NDArray[Any],
+    y: NDArray[Any],
+    lengths: Lengths,
+    scoring: Arguments,
+    thresholds: NDArray[np.float64],
+) -> Mask:
+    """Whether each score of an argument is above the threshold of its row, as NaN always is."""
+    mask = np.empty(z.shape, np.bool_)
+    _run_arguments(_above_arguments, z, y, lengths, scoring, thresholds, mask)
+    return mask
+
+
+def ordered_arguments(
+    z: NDArray[Any], y: NDArray[Any], lengths: Lengths, scoring: Arguments
+) -> NDArray[np.float32]:
+    """Nonnegative numbers in the order of the scores of arguments.
+
+    Where there is no component the result is not filled.
+    """
+    out = np.empty(z.shape, np.float32)
+    _run_arguments(_ordered_arguments, z, y, lengths, scoring, out)
     return out
 
 
+def _run_arguments(kernel: Any, z: NDArray[Any], *arguments: Any) -> None:
+    columns = z.shape[1]
+    launching.run(kernel, len(z), z, *arguments, grain=_GRAIN, workspace=lambda: np.empty(columns))
+
+
 @caching.kernel
-def _argument_rows(start, stop, z, y, lengths, leading, out):  # type: ignore[no-untyped-def]
+def _above_arguments(start, stop, scores, z, y, lengths, scoring, thresholds, mask):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
+        _score_arguments(scores, z[row], y[row], lengths[row], scoring)
         for j in range(lengths[row]):
-            share = np.float64(z[row, j])
-            out[row, j] = 2.0 * share * (1.0 - share) * abs(np.float64(y[row, j]))
-        for j in range(min(leading, lengths[row])):
-            out[row, j] = np.nan
+            mask[row, j] = not scores[j] <= thresholds[row]
+        for j in range(lengths[row], mask.shape[1]):
+            mask[row, j] = False
+
+
+@caching.kernel
+def _ordered_arguments(start, stop, scores, z, y, lengths, scoring, out):  # type: ignore[no-untyped-def]
+    for row in range(start, stop):
+        _score_arguments(scores, z[row], y[row], lengths[row], scoring)
+        for j in range(lengths[row]):
+            score = 1.0 / (1.0 - scores[j]) if scoring.running else scores[j]
+            out[row, j] = abs(score) if score == score else np.nan
+
+
+@caching.inline
+def _score_arguments(scores, z, y, length, scoring):  # type: ignore[no-untyped-def]
+    if scoring.running:
+        _score_running(scores, y, length)
+    else:
+        for j in range(length):
+            share = np.float64(z[j])
+            scores[j] = 2.0 * share * (1.0 - share) * abs(np.float64(y[j]))
+    for j in range(min(scoring.leading, length)):
+        scores[j] = np.nan
+
+
+@caching.inline
+def _score_running(scores, y, length):  # type: ignore[no-untyped-def]
+    largest = -np.inf
+    for j in range(length):
+        scores[j] = running_score(np.float64(y[j]))
+    for j in range(length):
+        largest = running_largest(largest, np.float64(y[j]), scores[j])
+    whole = not largest < np.inf
+    for j in range(length):
+        score = np.nan if whole else scores[j] - largest
+        if largest == -np.inf and score != score and y[j] == 0.0:
+            score = -np.inf  # all are: none is sensitive
+        scores[j] = score
 
 
 @caching.inline
@@ -128,49 +235,19 @@ def running_largest(largest: float, number: float, score: float) -> Any:
     return largest
 
 
-@caching.kernel
-def _running_rows(start, stop, z, y, lengths, leading, out):  # type: ignore[no-untyped-def]
-    for row in range(start, stop):
-        largest = -np.inf
-        for j in range(lengths[row]):
-            number = np.float64(y[row, j])
-            score = running_score(number)
-            out[row, j] = score
-            largest = running_largest(largest, number, score)
-        whole = not largest < np.inf
-        for j in range(lengths[row]):
-            out[row, j] = np.nan if whole or j < leading else out[row, j] - largest
-            if largest == -np.inf and out[row, j] != out[row, j]:
-                zero = y[row, j] == 0.0 and j >= leading  # all are: none is sensitive
-                out[row, j] = -np.inf if zero else np.nan
-
-
-def ordered(scores: NDArray[np.float64], lengths: Lengths, running: bool) -> NDArray[np.float32]:
-    """Such scores as nonnegative numbers in the same order, and -1 where there is no component."""
-    numbers = 1.0 / (1.0 - scores) if running else scores
-    exists = np.arange(scores.shape[1]) < lengths[:, np.newaxis]
-    return np.where(exists, numbers, -1.0).astype(np.float32)
-
-
-def above(scores: NDArray[np.float32], threshold: float) -> Mask:
-    """Whether each score is above a threshold, as NaN always is."""
-    mask = np.greater(scores, np.float32(threshold))
-    mask |= np.isnan(scores)
+def largest(scores: NDArray[np.float32], lengths: Lengths, count: int) -> Mask:
+    """The `count` largest scores of an array, which has at least that many components."""
+    words_, mask = scores.view(np.uint32), np.zeros(scores.shape, np.bool_)
+    if count:
+        threshold, left, ties = _threshold(words_, lengths, count)
+        before = np.concatenate([[0], np.cumsum(ties)[:-1]])
+        launching.run(_mark, _PIECES, words_, lengths, threshold, left - before, mask)
     return mask
 
 
-def largest(scores: NDArray[np.float32], count: int) -> Mask:
-    """The `count` largest scores of an array, which has at least that many components."""
-    mask = np.zeros(scores.size, np.bool_)
-    if count:
-        words = np.ascontiguousarray(scores).reshape(-1).view(np.uint32)
-        threshold, left, ties = _threshold(words, count)
-        before = np.concatenate([[0], np.cumsum(ties)[:-1]])
-        launching.run(_mark, _PIECES, words, threshold, left - before, mask)
-    return mask.reshape(scores.shape)
-
-
-def _threshold(words: NDArray[np.uint32], count: int) -> tuple[np.uint32, int, NDArray[np.int64]]:
+def _threshold(
+    words_: NDArray[np.uint32], lengths: Lengths, count: int
+) -> tuple[np.uint32, int, NDArray[np.int64]]:
     """The least of the `count` largest words, and how many equal it: of those, and by piece.
 
     Radix selection: histograms of a few bits at a time narrow down where the word lies.
@@ -179,67 +256,109 @@ def _threshold(words: NDArray[np.uint32], count: int) -> tuple[np.uint32, int, N
     ties = np.zeros(_PIECES, np.int64)
     while shift > 0:
         width = min(shift, _DIGIT)
-        histograms = np.zeros((_PIECES, 1 << width), np.int64)
-        launching.run(_histogram, _PIECES, words, known, shift, shift - width, histograms)
+        histograms = np.zeros((_PIECES, 1 << width), np.uint32)
+        arguments = words_, lengths, known, np.uint32(shift), np.uint32(shift - width), histograms
+        launching.run(_histogram, _PIECES, *arguments)
         # How many lie in a bin or above it.
-        above_bin = histograms.sum(axis=0)[::-1].cumsum()[::-1]
+        above_bin = histograms.sum(axis=0, dtype=np.int64)[::-1].cumsum()[::-1]
         bin_ = int(np.nonzero(above_bin >= count)[0][-1])
         count -= int(above_bin[bin_ + 1]) if bin_ + 1 < len(above_bin) else 0
         shift -= width
         known |= np.uint32(bin_ << shift)
-        ties = histograms[:, bin_]
+        ties = histograms[:, bin_].astype(np.int64)
     return known, count, ties
 
 
 @caching.kernel
-def _histogram(start, stop, words, known, shift, low, histograms):  # type: ignore[no-untyped-def]
+def _histogram(start, stop, words_, lengths, known, shift, low, histograms):  # type: ignore[no-untyped-def]
     """Histograms, by piece, of the bits `low` to `shift` of words whose higher bits are `known`."""
-    size = words.size
+    rows = lengths.size
+    high = words.shift_right(known, shift)
     bits = np.uint32(histograms.shape[1] - 1)
     for piece in range(start, stop):
-        for i in range(piece * size // _PIECES, (piece + 1) * size // _PIECES):
-            word = words[i]
-            if word >> np.uint32(shift) == known >> np.uint32(shift):
-                histograms[piece, (word >> np.uint32(low)) & bits] += 1
+        for row in range(piece * rows // _PIECES, (piece + 1) * rows // _PIECES):
+            for j in range(lengths[row]):
+                word = words_[row, j]
+                if words.shift_right(word, shift) == high:
+                    bin_ = words.bit_and(words.shift_right(word, low), bits)
+                    histograms[piece, bin_] += np.uint32(1)
 
 
 @caching.kernel
-def _mark(start, stop, words, threshold, left, mask):  # type: ignore[no-untyped-def]
+def _mark(start, stop, words_, lengths, threshold, left, mask):  # type: ignore[no-untyped-def]
     """Mark the words above the threshold, and in each piece the first `left` that equal it."""
+    rows = lengths.size
     for piece in range(start, stop):
         ties = left[piece]
-        for i in range(piece * words.size // _PIECES, (piece + 1) * words.size // _PIECES):
-            if words[i] >> np.uint32(31) == 0:
-                if words[i] > threshold:
-                    mask[i] = True
-                elif words[i] == threshold:
-                    mask[i] = ties > 0
-                    ties -= 1
+        for row in range(piece * rows // _PIECES, (piece + 1) * rows // _PIECES):
+            ties -= _mark_row(words_[row], lengths[row], threshold, ties, mask[row])
 
 
-def largest_of_rows(scores: NDArray[np.float32], counts: Lengths) -> Mask:
+@caching.inline
+def _mark_row(row, length, threshold, most, mask):  # type: ignore[no-untyped-def]
+    """Mark the words above a threshold and the first `most` that equal it; how many do."""
+    ties = np.int64(0)
+    for j in range(length):
+        mask[j] = row[j] >= threshold
+        ties += row[j] == threshold
+    left = ties - max(most, 0)
+    j = length - 1
+    while left > 0:
+        if row[j] == threshold:
+            mask[j] = False
+            left -= 1
+        j -= 1
+    return ties
+
+
+def largest_of_rows(scores: NDArray[np.float32], lengths: Lengths, counts: Lengths) -> Mask:
     """The `counts[i]` largest scores of each row, which has at least that many components."""
     mask = np.zeros(scores.shape, np.bool_)
-    words = np.ascontiguousarray(scores).view(np.uint32)
-    launching.run(_largest_rows, len(scores), words, counts, mask, grain=_GRAIN)
+    arguments = scores.view(np.uint32), lengths, counts, mask
+    launching.run(_largest_rows, len(scores), *arguments, grain=_GRAIN)
     return mask
 
 
 @caching.kernel
-def _largest_rows(start, stop, words, counts, mask):  # type: ignore[no-untyped-def]
-    """A heap yields the largest words, one after the other."""
-    keys = np.empty(words.shape[1], np.float64)
-    places = np.empty(words.shape[1], np.int64)
+def _largest_rows(start, stop, words_, lengths, counts, mask):  # type: ignore[no-untyped-def]
+    """The least of the largest words is found by bisection: a processor counts many at once."""
     for row in range(start, stop):
-        size = np.int64(0)
-        for j in range(words.shape[1]):
-            if words[row, j] >> np.uint32(31) == 0:
-                keys[size], places[size] = np.float64(words[row, j]), j
-                size += 1
-        _heapify(keys, places, size)
-        for _ in range(counts[row]):
-            mask[row, places[0]] = True
-            size = _pop(keys, places, size)
+        numbers, length, count = words_[row], lengths[row], counts[row]
+        if count > 0:
+            low, high = np.uint32(0), np.uint32(2**31)
+            at_least, beyond = length, np.int64(0)  # how many are not below the two
+            while words.subtract(high, low) > 1 and at_least != count:
+                middle = words.add(low, words.shift_right(words.subtract(high, low), 1))
+                found = np.uint32(0)
+                for j in range(length):
+                    found = words.add(found, np.uint32(numbers[j] >= middle))
+                if np.int64(found) >= count:
+                    low, at_least = middle, np.int64(found)
+                else:
+                    high, beyond = middle, np.int64(found)
+            for j in range(length):
+                mask[row, j] = numbers[j] >= low
+            if at_least != count:
+                _mark_row(numbers, length, low, count - beyond, mask[row])
+
+
+def put(low: NDArray[Any], high: NDArray[Any], mask: NDArray[np.uint8], number: int) -> None:
+    """Replace the numbers of flat arrays whose mask is a number, in place."""
+    blocks = -(-low.size // _BLOCK)
+    arguments = low, high, mask, np.uint8(number)
+    launching.run(_put_blocks, blocks, *arguments, grain=_PUT_GRAIN)
+
+
+@caching.kernel
+def _put_blocks(start, stop, low, high, mask, number):  # type: ignore[no-untyped-def]
+    for block in range(start, stop):
+        first, last = block * _BLOCK, min((block + 1) * _BLOCK, low.size)
+        any_ = False
+        for i in range(first, last):
+            any_ |= mask[i] == number
+        if any_:
+            for i in range(first, last):
+                low[i] = high[i] if mask[i] == number else low[i]
 
 
 # --- softmax conditions ---------------------------------------------------------------------------
@@ -266,41 +385,117 @@ def _limit(rows: int, tau: float, counts: Lengths | None) -> Limit:
 
 def normwise(z: NDArray[Any], lengths: Lengths, tau: float) -> Mask:
     """The rule of the paper: see :class:`lamp.LAMP`."""
-    mask = np.zeros(z.shape, np.bool_)
-    launching.run(_normwise_rows, len(z), z, lengths, tau, mask, grain=_GRAIN)
+    mask = np.empty(z.shape, np.bool_)
+    columns = z.shape[1]
+    arguments = z, lengths, tau, mask
+    launching.run(
+        _normwise_rows, len(z), *arguments, grain=_GRAIN, workspace=lambda: _row_of(columns)
+    )
     return mask
 
 
+class _Row(NamedTuple):
+    """What a thread works in: a row in fixed point, and a heap of its numbers."""
+
+    fixed: NDArray[np.int64]
+    keys: NDArray[np.float64]
+    places: NDArray[np.int64]
+
+
+def _row_of(columns: int) -> _Row:
+    return _Row(np.empty(columns, np.int64), np.empty(columns), np.empty(columns, np.int64))
+
+
 @caching.kernel
-def _normwise_rows(start, stop, z, lengths, tau, mask):  # type: ignore[no-untyped-def]
-    """A heap yields the largest probabilities without sorting the row."""
-    keys = np.empty(z.shape[1], np.float64)
-    places = np.empty(z.shape[1], np.int64)
+def _normwise_rows(start, stop, work, z, lengths, tau, mask):  # type: ignore[no-untyped-def]
+    """The least number that is picked, by bisection, with sums in fixed point.
+
+    The rule adds up float64 numbers in descending order.  Those sums and the ones here, in units of
+    2**-52, differ by less than a unit for each term and each rounding: where a sum comes nearer to
+    the goal than that, or numbers are not probabilities, the row is done as the rule says.
+    """
+    fixed = work.fixed
     for row in range(start, stop):
         length = lengths[row]
-        smallest = 0.0 if length < z.shape[1] else np.inf
-        total = 0.0
+        nothing = words.word(z[row, 0])
+        nothing = words.subtract(nothing, nothing)
+        sign = words.subtract(nothing, 1)
+        sign = words.subtract(sign, words.shift_right(sign, 1))
+        least, greatest, total = words.subtract(sign, 1), nothing, np.int64(0)
         for j in range(length):
-            smallest = min(smallest, np.float64(z[row, j]))
-            total += np.float64(z[row, j])
-        if not total < np.inf:  # a NaN
-            _pick_first(mask, row, length, length)
+            bits = words.bit_xor(words.word(z[row, j]), words.bit_and(words.word(z[row, j]), sign))
+            least, greatest = words.minimum(least, bits), words.maximum(greatest, bits)
+        usual = words.floating(greatest) <= 1.0
+        for j in range(length if usual else 0):
+            fixed[j] = np.int64(np.float64(z[row, j]) * _UNITS)
+            total += fixed[j]
+        smallest = np.float64(words.floating(least)) if length == z.shape[1] else 0.0
+        goal = np.int64((2.0 - tau - 2.0 * smallest) * _UNITS)
+        margin = 4 * length + 64
+        for j in range(length, mask.shape[1]):
+            mask[row, j] = False
+        if not usual or abs(goal) <= margin or abs(goal - total) <= margin:
+            _normwise_row(work.keys, work.places, z[row], length, tau, mask[row])
             continue
-        goal = 2.0 - tau - 2.0 * smallest
-        # All components below this sum to less than total - goal, so that the others suffice; the
-        # factor leaves room for the rounding of the sums.
-        least = (total - goal) / max(length, 1) * 0.999
-        size = np.int64(0)
+        if goal < 0 or goal > total:
+            _pick_first(mask, row, length if goal > 0 else 0, length)
+            continue
+        low, high, beyond = least, words.add(greatest, 1), np.int64(0)
+        while words.subtract(high, low) > 1:
+            middle = words.add(low, words.shift_right(words.subtract(high, low), 1))
+            found = np.int64(0)
+            for j in range(length):
+                found += fixed[j] if words.word(z[row, j]) >= middle else 0
+            if found >= goal:
+                low = middle
+            else:
+                high, beyond = middle, found
+        each = np.int64(np.float64(words.floating(low)) * _UNITS)
+        most = (goal - beyond + each - 1) // each  # of the numbers that equal the least
+        before = beyond + (most - 1) * each
+        if before > goal - margin or before + each < goal + margin:
+            _normwise_row(work.keys, work.places, z[row], length, tau, mask[row])
+            continue
+        ties = np.int64(0)
         for j in range(length):
-            if z[row, j] >= least:
-                keys[size], places[size] = np.float64(z[row, j]), j
-                size += 1
-        _heapify(keys, places, size)
-        taken = 0.0
-        while size > 0 and taken + 2.0 * smallest < 2.0 - tau:
-            mask[row, places[0]] = True
-            taken += keys[0]
-            size = _pop(keys, places, size)
+            mask[row, j] = words.word(z[row, j]) >= low
+            ties += words.word(z[row, j]) == low
+        j = length - 1
+        while ties > most:
+            if words.word(z[row, j]) == low:
+                mask[row, j] = False
+                ties -= 1
+            j -= 1
+
+
+@caching.kernel
+def _normwise_row(keys, places, z, length, tau, mask):  # type: ignore[no-untyped-def]
+    """A heap yields the largest probabilities without sorting the row."""
+    smallest = 0.0 if length < z.size else np.inf
+    total = 0.0
+    for j in range(length):
+        smallest = min(smallest, np.float64(z[j]))
+        total += np.float64(z[j])
+        mask[j] = False
+    if not total < np.inf:  # a NaN
+        for j in range(length):
+            mask[j] = True
+        return
+    goal = 2.0 - tau - 2.0 * smallest
+    # All components below this sum to less than total - goal, so that the others suffice; the
+    # factor leaves room for the rounding of the sums.
+    least = (total - goal) / max(length, 1) * 0.999
+    size = np.int64(0)
+    for j in range(length):
+        if z[j] >= least:
+            keys[size], places[size] = np.float64(z[j]), j
+            size += 1
+    _heapify(keys, places, size)
+    taken = 0.0
+    while size > 0 and taken + 2.0 * smallest < 2.0 - tau:
+        mask[places[0]] = True
+        taken += keys[0]
+        size = _pop(keys, places, size)
 
 
 def least_normwise(z: NDArray[Any], lengths: Lengths, tau: float, counts: Lengths | None) -> Mask:
@@ -390,7 +585,7 @@ def _least_componentwise_rows(start, stop, rows, limit, mask):  # type: ignore[n
         length, count = rows.lengths[row], limit.counts[row]
         total = 0.0
         for j in range(length):
-            weight, share = np.float64(rows.weights[row, j]), np.float64(rows.z[row, j])
+            weight, share = abs(np.float64(rows.weights[row, j])), np.float64(rows.z[row, j])
             caps[j] = max(0.0, weight * (1.0 - 2.0 * share))
             costs[j] = weight * share if share > 0.0 else 0.0 * share
             total += costs[j] + caps[j]

@@ -5,11 +5,16 @@ Each computes in float64, in index order; the caller rounds the result.
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
+from numpy.typing import NDArray
 
-from fpemu._kernels import caching, elementary
+from fpemu._kernels import caching, elementary, words
 
-__all__ = ["norm_rows", "softmax_rows"]
+__all__ = ["norm_rows", "quotient_rows", "softmax_rows", "softmax_workspace"]
+
+_TOGETHER: Final = 4  # rows whose sums are formed side by side
 
 
 @caching.kernel
@@ -32,19 +37,94 @@ def norm_rows(start, stop, x, weight, bias, epsilon, centered, out):  # type: ig
             out[row, j] = normalized * np.float64(weight[j]) + np.float64(bias[j])
 
 
+def softmax_workspace(columns: int) -> NDArray[np.float64]:
+    """What a thread works in: the exponentials of rows that are summed together."""
+    return np.empty((_TOGETHER, columns))
+
+
 @caching.kernel
-def softmax_rows(start, stop, y, lengths, out):  # type: ignore[no-untyped-def]
-    """Softmax of the first ``lengths[row]`` components of each row; the rest of `out` is kept."""
-    exponentials = np.empty(y.shape[1], np.float64)
+def softmax_rows(start, stop, exponentials, y, lengths, out):  # type: ignore[no-untyped-def]
+    """Softmax of the first ``lengths[row]`` components of each row, zeros after them.
+
+    A sum waits for each of its terms, so four rows are summed side by side.  `out` may be `y`.
+    """
+    for first in range(start, stop, _TOGETHER):
+        last = min(first + _TOGETHER, stop)
+        longest = np.int64(0)
+        for row in range(first, last):
+            longest = max(longest, lengths[row])
+        for slot in range(_TOGETHER):
+            length = np.int64(0)
+            if first + slot < last:
+                length = lengths[first + slot]
+                largest = _largest(y[first + slot], length)
+                for j in range(length):
+                    number = np.float64(y[first + slot, j])
+                    exponentials[slot, j] = elementary.exp(number - largest)
+            for j in range(length, longest):
+                exponentials[slot, j] = 0.0  # which changes no sum
+        a, b, c, d = 0.0, 0.0, 0.0, 0.0
+        for j in range(longest):
+            a += exponentials[0, j]
+            b += exponentials[1, j]
+            c += exponentials[2, j]
+            d += exponentials[3, j]
+        totals = a, b, c, d
+        for row in range(first, last):
+            total = totals[row - first]
+            for j in range(lengths[row]):
+                out[row, j] = exponentials[row - first, j] / total
+            for j in range(lengths[row], out.shape[1]):
+                out[row, j] = 0.0
+
+
+@caching.inline
+def _largest(y, length):  # type: ignore[no-untyped-def]
+    """The largest of the first numbers, in float64; a NaN may be it.
+
+    As words in the order of the numbers: a processor compares many of them at once.
+    """
+    nothing = words.word(y[0])
+    nothing = words.subtract(nothing, nothing)
+    everything = words.subtract(nothing, 1)
+    sign = words.subtract(everything, words.shift_right(everything, 1))
+    top = nothing
+    for j in range(length):
+        bits = words.word(y[j])
+        negative = words.bit_and(bits, sign) != 0
+        top = words.maximum(top, words.bit_xor(bits, everything if negative else sign))
+    negative = words.bit_and(top, sign) == 0
+    return np.float64(words.floating(words.bit_xor(top, everything if negative else sign)))
+
+
+@caching.kernel
+def quotient_rows(  # type: ignore[no-untyped-def]
+    start, stop, sums, lengths, facts, overflow, small
+):
+    """Multiply the first ``lengths[row]`` numbers of each row by a factor, in place.
+
+    `facts` are the factor, the largest finite number and the least normal one, in the type of the
+    sums.  `overflow` tells which sums and quotients are not below the largest in magnitude, unless
+    it has size 0; `small` in which rows a quotient that is not zero is below the least.
+    """
+    factor, most, least = facts
+    checks = overflow.size > 0
     for row in range(start, stop):
-        length = lengths[row]
-        largest = np.float64(y[row, 0])
-        for j in range(1, length):
-            largest = max(largest, np.float64(y[row, j]))
-        for j in range(length):
-            exponentials[j] = elementary.exp(np.float64(y[row, j]) - largest)
-        total = 0.0
-        for j in range(length):
-            total += exponentials[j]
-        for j in range(length):
-            out[row, j] = exponentials[j] / total
+        length, tiny = lengths[row], False
+        if checks:
+            for j in range(length):
+                number = sums[row, j]
+                quotient = number * factor
+                inside = (abs(number) < most) & (abs(quotient) < most)
+                overflow[row, j] = not inside
+                tiny |= (abs(quotient) < least) & (number != 0)
+                sums[row, j] = quotient
+            for j in range(length, overflow.shape[1]):
+                overflow[row, j] = False
+        else:
+            for j in range(length):
+                number = sums[row, j]
+                quotient = number * factor
+                tiny |= (abs(quotient) < least) & (number != 0)
+                sums[row, j] = quotient
+        small[row] = tiny

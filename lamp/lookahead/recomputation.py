@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fpemu
+from lamp._kernels import picking
 from lamp._kernels.rows import total
 from lamp.lookahead.rules import LAMP, PLACES
 from lamp.lookahead.selection import select_rows
@@ -335,7 +336,11 @@ def error_weights(
         return np.asarray(fpemu.matmul(np.abs(left), np.abs(right), plain, row_lengths=lengths))
     if name == "norms":
         of_left, of_right = _norms(left), _norms(np.swapaxes(right, -1, -2))
-        return (of_left * np.swapaxes(of_right, -1, -2)).astype(left.dtype)
+        found = np.empty((*left.shape[:-1], right.shape[-1]), left.dtype)
+        # numpy rounds float64 products as it goes.
+        across = np.swapaxes(of_right, -1, -2)
+        np.multiply(of_left, across, out=found, dtype=np.float64, casting="same_kind")
+        return found
     if operands[0].scales is not None or not isinstance(operands[0].values, np.ndarray):
         raise ValueError(f"weights {name!r} are not known where operands have scales: use others")
     which = "first" if name == "running_1" else "second"
@@ -430,6 +435,10 @@ def put_levels(
         put in, with the highest.
     overflowed : ndarray of bool
     """
-    np.copyto(mask, mask.dtype.type(len(levels)), where=overflowed)
+    if overflowed.any():
+        np.copyto(mask, mask.dtype.type(len(levels)), where=overflowed)
+    flat = low.reshape(-1), mask.view(np.uint8).reshape(-1)
+    assert np.shares_memory(flat[0], low), "numbers that are replaced lie side by side"
     for number, numbers in enumerate(levels, 1):
-        np.copyto(low, numbers, where=mask == number)
+        high = np.ascontiguousarray(numbers, low.dtype).reshape(-1)
+        picking.put(flat[0], high, flat[1], number)

@@ -367,7 +367,7 @@ def _picked(
         scores = picking.uniform(lengths, z.shape[1], *draws)
         first = scores[:, : settings.leading_columns]
         first[first >= 0] = np.nan  # which comes before all numbers
-        return _by_score(scores, lengths, settings)
+        return _by_budget(scores, lengths, settings)
     if kind.condition:
         mask = _by_condition(z, lengths, settings, weights)
         if kind.name == "random":
@@ -379,13 +379,16 @@ def _picked(
         mask = _by_arguments(z, arguments, lengths, settings)
     else:
         power = 0 if weights is None else kind.power
-        scores = picking.score(
+        given = (
             z if sensitivity is None else sensitivity,
             z if weights is None else weights,
             lengths,
             picking.Scoring(kind.sensitivity == "spread", power, settings.leading_columns),
         )
-        mask = _by_score(scores, lengths, settings)
+        if settings.tau is not None:
+            mask = picking.above(*given, settings.tau)
+        else:
+            mask = _by_budget(picking.score(*given), lengths, settings)
     return _moved(mask, lengths, settings.control, draws)
 
 
@@ -406,24 +409,23 @@ def _by_arguments(
 ) -> NDArray[np.bool_]:
     """The rules of version 2, whose scores are computed from y."""
     running = RULES[settings.rule].sensitivity == "running"
-    scores = picking.score_arguments(z, y, lengths, running, settings.leading_columns)
+    scoring = picking.Arguments(running, settings.leading_columns)
     if settings.tau is None:
-        return _by_score(picking.ordered(scores, lengths, running), lengths, settings)
+        scores = picking.ordered_arguments(z, y, lengths, scoring)
+        return _by_budget(scores, lengths, settings)
     taus = settings.thresholds(lengths)
     thresholds = mapped(elementary.log, taus) if running else taus
-    return (scores > thresholds[:, np.newaxis]) | np.isnan(scores)
+    return picking.above_arguments(z, y, lengths, scoring, thresholds)
 
 
-def _by_score(
+def _by_budget(
     scores: NDArray[np.float32], lengths: NDArray[np.int64], settings: LAMP
 ) -> NDArray[np.bool_]:
-    """The scores above tau, or the largest that a budget allows."""
-    if settings.tau is not None:
-        return picking.above(scores, settings.tau)
+    """The largest scores that a budget allows."""
     share = float(settings.budget or 0.0)
     if settings.scope == "all":
-        return picking.largest(scores, int(np.floor(share * int(lengths.sum()))))
-    return picking.largest_of_rows(scores, np.floor(share * lengths).astype(np.int64))
+        return picking.largest(scores, lengths, int(np.floor(share * int(lengths.sum()))))
+    return picking.largest_of_rows(scores, lengths, np.floor(share * lengths).astype(np.int64))
 
 
 def _by_condition(
@@ -438,8 +440,8 @@ def _by_condition(
         return _within_budget(z, lengths, settings.rule, weights, allowed)
     counts = np.floor(share * lengths).astype(np.int64)
     if settings.rule == "normwise":
-        scores = np.where(np.arange(z.shape[1]) < lengths[:, np.newaxis], z, -1)
-        return picking.largest_of_rows(scores.astype(np.float32), counts)
+        scores = np.abs(z.astype(np.float32, copy=False))  # a NaN may have a sign
+        return picking.largest_of_rows(scores, lengths, counts)
     return _within(z, lengths, settings.rule, weights, 0.0, counts)
 
 
@@ -453,7 +455,7 @@ def _within_budget(
     """What one tau for all rows selects, the smallest that keeps the budget, by bisection."""
     low, high = (1.0, 2.0) if rule == "normwise" else (0.0, 2.0)
     if weights is not None:
-        high *= float(np.max(weights, initial=0.0, where=np.isfinite(weights)))
+        high *= float(np.max(np.abs(weights), initial=0.0, where=np.isfinite(weights)))
     mask = _within(z, lengths, rule, weights, high)
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)

@@ -23,7 +23,7 @@ import fpemu
 from fpemu import Rounding, Sequential
 from fpemu._kernels import elementary, launching
 from lamp._kernels.rows import mapped
-from lamp._kernels.transformer import softmax_rows
+from lamp._kernels.transformer import quotient_rows, softmax_rows, softmax_workspace
 from lamp.lookahead import (
     LAMP,
     LookAhead,
@@ -257,7 +257,8 @@ def _by_rows(
     if call.observe is not None:
         call.observe("low_scores", call.seen.spread(scores.values).copy())
     mask = None if rule is None else _recompute(scores, value, rule, group, call)
-    probabilities = scores.softmax(call.hardware.softmax)
+    unseen = call.observe is None  # nobody asks for the scores again
+    probabilities = scores.softmax(call.hardware.softmax, in_place=unseen)
     _show(call, scores, mask, probabilities)
     output = _weighted(probabilities, value, call.hardware.values, call.seen)
     return Attended(output, call.recomputed(mask, query))
@@ -320,7 +321,7 @@ def _recompute(
         call.observe("seen", call.seen.mask)
         call.observe("high_scores", call.seen.spread(high))
         if weights is not None:
-            call.observe("error_weights", call.seen.spread(weights))
+            call.observe("error_weights", call.seen.spread(np.abs(weights)))
     selected = select_rows(
         probabilities.reshape(-1, width),
         scores.row_lengths,
@@ -400,8 +401,28 @@ class _Form(NamedTuple):
         sinks = None if given.sinks is None else given.sinks[group]
         return cls(call.divisor, call.seen, given.scale, given.cap, bias, sinks)
 
+    @property
+    def divides(self) -> bool:
+        """Whether scores are sums over the divisor and nothing else becomes of them."""
+        return self.scale is None and self.cap is None and self.bias is None
+
+    def checked(
+        self, sums: NDArray[Any], step: Product, check: bool
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """:meth:`scores`, and with `check` which of them or of the sums may have overflowed."""
+        if self.divides and _is_quick(sums, self.divisor, step):
+            return _quick_quotients(sums, self.seen.lengths, self.divisor, step, check)
+        overflow = overflowed(sums, step.accumulator.format) if check else None
+        scores = self.scores(sums, step)
+        if overflow is not None:
+            overflow |= overflowed(scores, step.output)
+        return scores, overflow
+
     def scores(self, sums: NDArray[Any], step: Product) -> NDArray[Any]:
-        """Packed sums over the divisor, or times the scale, capped and with the bias added."""
+        """Packed sums over the divisor, or times the scale, capped and with the bias added.
+
+        The sums may be overwritten.
+        """
         if self.scale is None:
             scores = _quotient(sums, self.divisor, step)
         else:
@@ -454,9 +475,8 @@ class _Scores:
         keys = key.transpose(0, 2, 1)
         self._operands = left_operand(query, step), right_operand(keys, step, step.scale)
         sums = form.seen.packed(products(*self._operands, step, form.seen.ends))
-        # Before the sums are divided in place.
-        self._sums_overflowed = overflowed(sums, step.accumulator.format) if check else None
-        self.values = form.scores(sums, step).astype(query.dtype, copy=False)
+        scores, self._overflow = form.checked(sums, step, check)
+        self.values = scores.astype(query.dtype, copy=False)
 
     def by(self, step: Product) -> _Scores:
         """The scores of the same queries and keys by another step."""
@@ -470,14 +490,15 @@ class _Scores:
     @property
     def overflowed(self) -> NDArray[np.bool_]:
         """Which scores may have overflowed in the step's accumulator or output."""
-        assert self._sums_overflowed is not None, "these scores were not checked"
-        return self._sums_overflowed | overflowed(self.values, self._step.output)
+        assert self._overflow is not None, "these scores were not checked"
+        return self._overflow
 
-    def softmax(self, step: Function) -> NDArray[Any]:
-        """Probabilities, packed."""
+    def softmax(self, step: Function, *, in_place: bool = False) -> NDArray[Any]:
+        """Probabilities, packed; `in_place` they may take the place of the scores."""
         rows, lengths = self.values.reshape(-1, self.values.shape[-1]), self.row_lengths
         if self._form.sinks is None:
-            return softmax(rows, lengths, step).reshape(self.values.shape)
+            found = softmax(rows, lengths, step, out=rows if in_place else None)
+            return found.reshape(self.values.shape)
         behind = np.arange(len(rows)), lengths
         with_sinks = np.pad(rows, ((0, 0), (0, 1)))
         with_sinks[behind] = np.repeat(self._form.sinks, self.values.shape[1])
@@ -492,23 +513,65 @@ class _Scores:
         if name == "errors":
             return np.asarray(np.abs(self.values - high))
         if name == "abs":
-            return np.asarray(np.abs(self.values))
+            return self.values  # selection takes the magnitudes of weights
         factors = self._query, self._key.transpose(0, 2, 1)
         found = error_weights(name, factors, self._operands, self._step, self._form.seen.ends)
         return self._form.errors(found, self.values)
 
 
+def _is_power_of_two(number: float) -> bool:
+    return bool(np.frexp(number)[0] == 0.5)
+
+
+def _is_exact(sums: NDArray[Any], divisor: float, step: Product) -> bool:
+    """Whether all quotients of sums are numbers of their type."""
+    smallest = step.accumulator.format.smallest_subnormal / divisor
+    return bool(_is_power_of_two(divisor) and smallest >= np.finfo(sums.dtype).smallest_subnormal)
+
+
+def _is_own(sums: NDArray[Any], step: Product) -> bool:
+    """Whether the output of a step is float32, and sums are rounded into it as processors do."""
+    own = step.output == fpemu.format("float32") and step.rounding == fpemu.Rounding()
+    return bool(sums.dtype == np.float32 and own)
+
+
+def _is_quick(sums: NDArray[Any], divisor: float, step: Product) -> bool:
+    """Whether the type's own product by the inverse is the quotient, but for tiny ones.
+
+    A number of a format over a power of two is one, unless it is below the least normal number.
+    """
+    if not sums_are_output(step):
+        return False
+    own = _is_power_of_two(divisor) and _is_own(sums, step)
+    return own or _is_exact(sums, divisor, step)
+
+
+def _quick_quotients(
+    sums: NDArray[Any], lengths: NDArray[np.int64], divisor: float, step: Product, check: bool
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Sums over a divisor, in place, and with `check` which of both may have overflowed."""
+    rows = sums.reshape(-1, sums.shape[-1])
+    overflow = np.empty(rows.shape if check else (0, 0), np.bool_)
+    small = np.empty(len(rows), np.bool_)
+    number, most = sums.dtype.type, step.output.max_finite
+    least = 0.0 if _is_own(sums, step) else step.output.smallest_normal
+    facts = number(1 / divisor), number(most), number(least)
+    tiled = np.tile(lengths, len(sums))
+    launching.run(quotient_rows, len(rows), rows, tiled, facts, overflow, small, grain=_ROW_GRAIN)
+    if small.any():
+        sums = np.asarray(fpemu.round(sums, step.output, step.rounding))
+    return sums, overflow.reshape(sums.shape) if check else None
+
+
 def _quotient(sums: NDArray[Any], divisor: float, step: Product) -> NDArray[Any]:
     """``sums / divisor``, the exact quotient rounded once into the output of a step."""
-    smallest = step.accumulator.format.smallest_subnormal / divisor
-    is_power_of_two = np.frexp(divisor)[0] == 0.5
-    if is_power_of_two and smallest >= np.finfo(sums.dtype).smallest_subnormal:
+    if _is_exact(sums, divisor, step):
         # The quotient is exact in the carrier.
         np.multiply(sums, sums.dtype.type(1 / divisor), out=sums)
         place = sums if holds(sums, step.output) else None
         return np.asarray(fpemu.round(sums, step.output, step.rounding, out=place))
-    if is_power_of_two and sums.dtype == np.float32 and not step.rounding.is_stochastic:
-        if step.output == fpemu.format("float32") and step.rounding == fpemu.Rounding():
+    if _is_power_of_two(divisor) and sums.dtype == np.float32 and not step.rounding.is_stochastic:
+        if _is_own(sums, step):
             np.multiply(sums, np.float32(1 / divisor), out=sums)  # rounds just so
             return sums
         exact = np.multiply(sums, 1 / divisor, dtype=np.float64)
@@ -519,7 +582,12 @@ def _quotient(sums: NDArray[Any], divisor: float, step: Product) -> NDArray[Any]
 # --- softmax --------------------------------------------------------------------------------------
 
 
-def softmax(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDArray[Any]:
+def softmax(
+    y: NDArray[Any],
+    lengths: NDArray[np.int64],
+    step: Function,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """Softmax of the leading components of each row, zeros after them.
 
     Parameters
@@ -530,22 +598,36 @@ def softmax(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDAr
         The number of leading components of each row, at least 1.
     step : Function
         Computed in float64 and rounded once, or with every inner step rounded.
+    out : ndarray, shape (rows, n), optional
+        Where to put the result, of the type of `y`; may be `y`.
 
     Returns
     -------
     ndarray, shape (rows, n)
         Members of the step's output format, in the type of `y`.
     """
-    out = np.zeros_like(y)
+    out = np.empty_like(y) if out is None else out
     written = written_type(y, step) == y.dtype and step.output == fpemu.format(y.dtype.name)
     if step.steps is None and written:
-        launching.run(softmax_rows, y.shape[0], y, lengths, out, grain=_ROW_GRAIN)
+        _run_softmax(y, lengths, out)
         return out
     # Some rows at a time, as they are float64 for a while.
     for start in range(0, len(y), _ROUNDED_ROWS):
         part = slice(start, start + _ROUNDED_ROWS)
         out[part] = _softmax_rounded(y[part], lengths[part], _for_rows(step, start))
     return out
+
+
+def _run_softmax(y: NDArray[Any], lengths: NDArray[np.int64], out: NDArray[Any]) -> None:
+    """The softmax in float64, stored in the type of `out`."""
+    arguments, columns = (y, lengths, out), y.shape[1]
+    launching.run(
+        softmax_rows,
+        len(y),
+        *arguments,
+        grain=_ROW_GRAIN,
+        workspace=lambda: softmax_workspace(columns),
+    )
 
 
 def _for_rows(step: Function, start: int) -> Function:
@@ -555,8 +637,8 @@ def _for_rows(step: Function, start: int) -> Function:
 
 def _softmax_rounded(y: NDArray[Any], lengths: NDArray[np.int64], step: Function) -> NDArray[Any]:
     if step.steps is None:
-        wide = np.zeros(y.shape)
-        launching.run(softmax_rows, len(y), y, lengths, wide, grain=_ROW_GRAIN)
+        wide = np.empty(y.shape)
+        _run_softmax(y, lengths, wide)
         return np.asarray(fpemu.round(wide, step.output, step.rounding))
     exists = np.arange(y.shape[1]) < lengths[:, np.newaxis]
     masked = np.where(exists, y, y.dtype.type(-np.inf))

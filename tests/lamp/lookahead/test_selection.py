@@ -52,6 +52,29 @@ def test_normwise_is_the_authors_rule(y, tau):
     np.testing.assert_array_equal(select(z, tau=tau), expected)
 
 
+@pytest.mark.parametrize("tau", [1.25, np.nextafter(1.25, 1), np.nextafter(1.25, 2), 1.3, 1.75])
+def test_normwise_among_equal_numbers_and_where_a_sum_meets_the_goal(tau):
+    generator = np.random.default_rng(0)
+    sixteenths = generator.permuted(np.tile([4, 4, 2, 2, 1, 1, 1, 1, 0, 0], (3, 1)), axis=1) / 16
+    few = generator.choice([0.5**9, 0.5**8, 3 * 0.5**9, 0.1], (3, 200), p=[0.5, 0.3, 0.19, 0.01])
+    for z in (sixteenths, few / few.sum(axis=1, keepdims=True), few * 2):
+        expected = np.array([authors_rule(row, tau) for row in z])
+        np.testing.assert_array_equal(select(z, tau=tau), expected)
+        narrow = z.astype(np.float32)
+        expected = np.array([authors_rule(row, tau) for row in narrow.astype(np.float64)])
+        np.testing.assert_array_equal(select(narrow, tau=tau), expected)
+
+
+def test_normwise_stops_where_its_own_sum_meets_the_goal():
+    z = softmax(np.random.default_rng(1).normal(size=(20, 300)))
+    for row in z:
+        before = np.add.accumulate(np.sort(row)[::-1])[40]  # one after the other, as the rule does
+        tau = 2 - (before + 2 * row.min())
+        for close in (tau, np.nextafter(tau, 1), np.nextafter(tau, 2)):
+            expected = authors_rule(row, close)
+            np.testing.assert_array_equal(select(row, tau=close), expected)
+
+
 @given(rows_of_scores, st.floats(1.001, 1.999))
 def test_normwise_keeps_the_condition_below_tau(y, tau):
     z = softmax(y)
