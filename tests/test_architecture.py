@@ -40,6 +40,7 @@ FLOORS = {
         "reference",
         "explain",
         "cli",
+        "testing",
     ],
     "lamp": [
         "_files",
