@@ -38,9 +38,9 @@ FLOORS = {
         "jit",
         "torch",
         "reference",
+        "testing",
         "explain",
         "cli",
-        "testing",
     ],
     "lamp": [
         "_files",
