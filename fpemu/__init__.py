@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from fpemu.arrays import Array, array
     from fpemu.codec import decode, encode, pack, unpack, values
     from fpemu.formats import Format, format
+    from fpemu.limits import FloatInfo, finfo
     from fpemu.linalg import RunningSums, dot, matmul
+    from fpemu.neighbors import nextafter, spacing, ulp
     from fpemu.packed import Packed
     from fpemu.rounding import Rounding, round
 
@@ -34,6 +36,7 @@ __all__ = [
     "Blocked",
     "Chained",
     "Exact",
+    "FloatInfo",
     "FlooredCore",
     "Format",
     "Packed",
@@ -50,6 +53,7 @@ __all__ = [
     "divide",
     "dot",
     "encode",
+    "finfo",
     "fma",
     "format",
     "formats",
@@ -57,12 +61,15 @@ __all__ = [
     "jit",
     "matmul",
     "multiply",
+    "nextafter",
     "pack",
     "reference",
     "round",
     "scaling",
+    "spacing",
     "sqrt",
     "subtract",
+    "ulp",
     "unpack",
     "values",
 ]
@@ -77,7 +84,9 @@ _NAMES: Final = {
     "arrays": "Array array",
     "codec": "decode encode pack unpack values",
     "formats": "Format format",
+    "limits": "FloatInfo finfo",
     "linalg": "RunningSums dot matmul",
+    "neighbors": "nextafter spacing ulp",
     "packed": "Packed",
     "rounding": "Rounding round",
 }

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -30,9 +30,11 @@ __all__ = [
     "FlooredCore",
     "Pairwise",
     "Promoted",
+    "AccumulatorLike",
     "ScaledCore",
     "Sequential",
     "TensorCore",
+    "as_accumulator",
 ]
 
 
@@ -1282,3 +1284,26 @@ def _positive(name: str, value: Any) -> int:
 def _set(instance: Any, name: str, value: Any) -> None:
     """Set a field of a frozen dataclass while it is being made."""
     object.__setattr__(instance, name, value)
+
+
+AccumulatorLike: TypeAlias = Accumulator | FormatLike
+
+
+def as_accumulator(accumulator: Any) -> Any:
+    """An accumulator itself, or the sequential one of a format.
+
+    Raises
+    ------
+    ValueError
+        If there is no format of a name; the message says where units have theirs.
+    """
+    if isinstance(accumulator, Accumulator | ScaledCore):
+        return accumulator
+    if isinstance(accumulator, str) and "." in accumulator:
+        raise ValueError(
+            f"{accumulator!r} is no format: a matrix unit is fpemu.devices.get({accumulator!r})"
+        )
+    try:
+        return Sequential(accumulator)
+    except TypeError:  # neither a format nor a name or dtype of one
+        return accumulator

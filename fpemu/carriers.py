@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,8 @@ __all__ = [
     "check_no_nan",
     "check_not_masked",
     "check_out",
+    "is_tensor",
+    "plain",
     "result_dtype",
     "same_place",
     "working_dtype",
@@ -25,7 +28,8 @@ __all__ = [
 def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
     """An argument as a float32 or float64 array, without any loss.
 
-    float16 and ml_dtypes arrays are widened to float32, integers and Python floats to float64.
+    float16, ml_dtypes arrays and tensors of so few bits are widened to float32, integers and Python
+    floats to float64.
 
     Raises
     ------
@@ -35,7 +39,7 @@ def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
         If an integer is not a float64 number.
     """
     check_not_masked(x, name)
-    array = np.asarray(x)
+    array = np.asarray(plain(x, name))
     _check_listed_integers(x, array, name)
     kind = array.dtype.kind
     if kind == "f" and not (array.dtype.isnative and array.flags.aligned):
@@ -49,6 +53,36 @@ def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
     if kind in "fV" and array.dtype.names is None and np.can_cast(array.dtype, np.float32):
         return array.astype(np.float32)
     raise TypeError(f"{name} must hold real numbers of at most 64 bits, not {array.dtype}")
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether something is a tensor of PyTorch, without an import of it."""
+    torch = sys.modules.get("torch")  # nothing is a tensor before it is imported
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def plain(x: Any, name: str) -> Any:
+    """An argument itself, or the numbers of a tensor of PyTorch as an array.
+
+    Raises
+    ------
+    TypeError
+        If it is a tensor that numpy cannot hold.
+    """
+    if not is_tensor(x):
+        return x
+    torch = sys.modules["torch"]
+    if x.device.type != "cpu" or x.layout != torch.strided:
+        raise TypeError(
+            f"{name} must be a dense tensor in the memory of the CPU, not one of {x.layout} on "
+            f"{x.device}: give .to_dense() or .cpu() of it"
+        )
+    held = x.detach()
+    try:
+        narrow = x.is_floating_point() and x.dtype not in (torch.float32, torch.float64)
+        return (held.to(torch.float32) if narrow else held).numpy()
+    except (RuntimeError, TypeError) as error:
+        raise TypeError(f"{name} must hold real numbers of at most 64 bits: {error}") from None
 
 
 def check_not_masked(x: object, name: str) -> None:

@@ -9,6 +9,7 @@ and back.
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any, Final, cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from fpemu import formats as _formats
 from fpemu._arguments import integer
 from fpemu._kernels import codes as kernels
 from fpemu._kernels import launching
-from fpemu.carriers import Carrier, as_carrier, check_not_masked
+from fpemu.carriers import Carrier, as_carrier, check_not_masked, is_tensor, plain
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import RoundingLike
 from fpemu.rounding import round as round_into
@@ -133,8 +134,8 @@ def decode(codes: ArrayLike, format: FormatLike) -> Any:
     Parameters
     ----------
     codes : array_like of int
-        Codes of the format: integers, or an array whose dtype is the format's in numpy or
-        ml_dtypes, of any byte order, whose bits are the codes.
+        Codes of the format: integers; or an array or tensor whose dtype is the format's in numpy
+        (of any byte order), ml_dtypes or torch, whose bits are the codes.
     format : Format or str
         The format.
 
@@ -167,6 +168,7 @@ def decode(codes: ArrayLike, format: FormatLike) -> Any:
 
 def _as_codes(codes: ArrayLike, format: Format) -> NDArray[Any]:
     check_not_masked(codes, "codes")
+    codes = _codes_of_tensor(codes, format)
     array = np.asarray(codes)
     if array.size == 0:
         return array.astype(np.uint8)
@@ -182,6 +184,19 @@ def _as_codes(codes: ArrayLike, format: Format) -> NDArray[Any]:
         first = array[wrong].ravel()[0]
         raise ValueError(f"code {first} of {format} is not in 0..2**{format.bits} - 1")
     return array
+
+
+def _codes_of_tensor(codes: Any, format: Format) -> Any:
+    """Codes themselves, or those that a tensor of PyTorch holds as numbers of the format."""
+    if not is_tensor(codes):
+        return codes
+    numbers = codes.detach()
+    if numbers.is_floating_point() and not str(numbers.dtype).endswith("_x2"):
+        width = numbers.element_size()
+        if _formats.format(numbers.dtype) == format and width == code_dtype(format).itemsize:
+            integers = sys.modules["torch"].__dict__[f"int{8 * width}"]
+            return plain(numbers.view(integers), "codes").view(code_dtype(format))
+    return plain(numbers, "codes")
 
 
 def _listed_codes(codes: ArrayLike, array: NDArray[Any], format: Format) -> NDArray[Any]:

@@ -453,8 +453,12 @@ def _format_of_name(name: str) -> Format:
     if name in _ALIASES:
         return _format_of_name(_ALIASES[name])
     if name in _AMBIGUOUS:
-        several = [known for known in _NAMED if known.startswith(_AMBIGUOUS[name])]
-        raise ValueError(f"format {name!r} is ambiguous: give one of {', '.join(several)}")
+        several = ", ".join(
+            f"{known} (largest {_NAMED[known].max_finite:g})"
+            for known in _NAMED
+            if known.startswith(_AMBIGUOUS[name])
+        )
+        raise ValueError(f"format {name!r} is ambiguous: give one of {several}")
     if match := _SHAPE.fullmatch(name):
         exponent_bits, stored_bits = map(int, match.groups())
         if 2 <= exponent_bits <= 11 and 0 <= stored_bits <= 52:

@@ -30,6 +30,7 @@ from fpemu._kernels.operands import Operands, first_stranger, read_only, targets
 from fpemu._kernels.panels import Narrow
 from fpemu.accumulators import (
     Accumulator,
+    AccumulatorLike,
     Blocked,
     Chained,
     Exact,
@@ -39,6 +40,7 @@ from fpemu.accumulators import (
     ScaledCore,
     Sequential,
     TensorCore,
+    as_accumulator,
 )
 from fpemu.arithmetic import add
 from fpemu.carriers import (
@@ -334,7 +336,7 @@ def _initial(c: ArrayLike | None, shape: tuple[int, ...], format: Format, mode: 
 def matmul(
     a: ArrayLike,
     b: ArrayLike | Packed,
-    accumulator: Accumulator,
+    accumulator: AccumulatorLike,
     *,
     c: ArrayLike | None = ...,
     convert: RoundingLike | None = ...,
@@ -348,7 +350,7 @@ def matmul(
 def matmul(
     a: ArrayLike,
     b: ArrayLike | Packed,
-    accumulator: Accumulator,
+    accumulator: AccumulatorLike,
     *,
     c: ArrayLike | None = ...,
     convert: RoundingLike | None = ...,
@@ -362,7 +364,7 @@ def matmul(
 def matmul(
     a: ArrayLike,
     b: ArrayLike | Packed,
-    accumulator: Accumulator,
+    accumulator: AccumulatorLike,
     *,
     c: ArrayLike | None = None,
     convert: RoundingLike | None = None,
@@ -378,8 +380,8 @@ def matmul(
         Shapes (..., m, k) and (..., k, n), or (k,), with numpy.matmul's rules.  Any carrier values
         for an accumulator without input formats, else members of those.  `b` may be a
         :class:`fpemu.Packed` matrix.
-    accumulator : Accumulator
-        How each inner product is summed.
+    accumulator : Accumulator, Format, str or dtype
+        How each inner product is summed; a format stands for ``Sequential(format)``.
     c : array_like, optional
         What the sums begin with, broadcast to the result's shape: members of the accumulator's
         `initial_format`.  Left out, they begin with +0.
@@ -426,32 +428,33 @@ def matmul(
     >>> round(running.first[1, 0]), running.roundoff == 2.0**-8
     (18, True)
     """
-    product = _checked_product(accumulator)
+    sums: Accumulator = as_accumulator(accumulator)
+    product = _checked_product(sums)
     if running:
-        _check_running(accumulator)
+        _check_running(sums)
     right_given: Any = b
-    if isinstance(b, Packed) and not _reads_codes(product, accumulator, running, row_lengths):
+    if isinstance(b, Packed) and not _reads_codes(product, sums, running, row_lengths):
         right_given = b.numbers()
     narrow = operand_of(right_given)
     carriers = as_carrier(a, "a"), as_carrier(right_given, "b") if narrow is None else right_given
     left, right, batch, shape = _matrices(*carriers)
-    place = None if out is None else check_out(out, shape, accumulator.format)
+    place = None if out is None else check_out(out, shape, sums.format)
     given = None if convert is None else as_rounding(convert)
-    a_format, b_format = accumulator.input_formats
-    left = _members(left, a_format, given or accumulator.convert, "a")
-    right = _members(right, b_format, given or accumulator.convert, "b")
-    initial = _initial(c, shape, accumulator.initial_format, given)
+    a_format, b_format = sums.input_formats
+    left = _members(left, a_format, given or sums.convert, "a")
+    right = _members(right, b_format, given or sums.convert, "b")
+    initial = _initial(c, shape, sums.initial_format, given)
     operands = _stacked(left, right if narrow is None else narrow, initial, batch, row_lengths)
     if running:
         operands = replace(operands, running=np.zeros((2, *operands.shape)))
-    found = product(operands, accumulator).reshape(shape)
-    result = _result(found, accumulator, carriers, place)
+    found = product(operands, sums).reshape(shape)
+    result = _result(found, sums, carriers, place)
     if place is not None:
         result = out
     if not running:
         return result
-    first, second = (sums.reshape(shape)[()] for sums in _running_sums(operands, accumulator))
-    return result, RunningSums(first, second, accumulator.roundoff)
+    first, second = (each.reshape(shape)[()] for each in _running_sums(operands, sums))
+    return result, RunningSums(first, second, sums.roundoff)
 
 
 def _reads_codes(
@@ -525,7 +528,7 @@ def _stacked(
 def dot(
     a: ArrayLike,
     b: ArrayLike,
-    accumulator: Accumulator,
+    accumulator: AccumulatorLike,
     *,
     c: ArrayLike | None = None,
     convert: RoundingLike | None = None,
@@ -536,8 +539,8 @@ def dot(
     ----------
     a, b : array_like
         Vectors of the same length; matrices as in :func:`matmul`.
-    accumulator : Accumulator
-        How the terms are summed.
+    accumulator : Accumulator, Format, str or dtype
+        How the terms are summed; a format stands for ``Sequential(format)``.
     c, convert
         As in :func:`matmul`.
 
@@ -554,7 +557,7 @@ def dot(
     Examples
     --------
     >>> import fpemu
-    >>> fpemu.dot([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], fpemu.Sequential("float8_e4m3fn"))
+    >>> fpemu.dot([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], "float8_e4m3fn")
     np.float64(32.0)
     """
     left, right = as_carrier(a, "a"), as_carrier(b, "b")

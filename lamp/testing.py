@@ -1,8 +1,9 @@
 """Tests of error bounds: hypothesis strategies, and checks of bounds against mpmath.
 
-The strategies need hypothesis, which the extra ``test`` installs.  Decorate a test that draws from
-them with :func:`settings`: a kernel is compiled when it first runs, which takes longer than
-hypothesis allows an example by default.
+:func:`settings`, :func:`vectors` and :func:`cancelling_vectors` are those of :mod:`fpemu.testing`,
+which has strategies for formats, numbers and ties, too.  Strategies need hypothesis, which the
+extra ``hypothesis`` installs.  Decorate a test that draws from them with :func:`settings`: a kernel
+is compiled when it first runs, which takes longer than hypothesis allows an example by default.
 
 Examples
 --------
@@ -45,6 +46,7 @@ from fpemu import Accumulator, Format
 from fpemu._arguments import integer
 from fpemu.carriers import as_carrier
 from fpemu.reference import dot_exact
+from fpemu.testing import cancelling_vectors, check_hypothesis, settings, vectors
 from lamp._kernels.rows import Float64, rows_of
 from lamp.bounds import KINDS, Bound, Evaluation, Kernel, ProductErrors, bound, products
 from lamp.bounds.compositions import Composition, value_exact
@@ -399,41 +401,6 @@ _FORMATS: Final = (
 )
 
 
-def settings(**options: Any) -> Any:
-    """Settings of hypothesis for tests that draw from these strategies.
-
-    There is no deadline, since a kernel is compiled when it first runs, and no phase `explain`,
-    which runs a failing test hundreds of times more after it has been shrunk.
-
-    Parameters
-    ----------
-    **options
-        As for ``hypothesis.settings``; they come before these.
-
-    Returns
-    -------
-    hypothesis.settings
-        A decorator.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from hypothesis import given
-    >>> from lamp import compositions, testing
-    >>> @testing.settings(max_examples=5)
-    ... @given(testing.accumulators(kind="running"), testing.vectors(4))
-    ... def test_running_bounds_hold(accumulator, a):
-    ...     f = compositions.Residual(np.zeros(1))
-    ...     testing.assert_bound_holds(f, a, a[:, None], accumulator, kind="running")
-    >>> test_running_bounds_hold()
-    """
-    from hypothesis import Phase
-    from hypothesis import settings as hypothesis_settings
-
-    phases = tuple(phase for phase in Phase if phase is not Phase.explain)
-    return hypothesis_settings(**{"deadline": None, "phases": phases, **options})
-
-
 def formats() -> SearchStrategy[Format]:
     """Formats of few bits: PS(2) to PS(10), bfloat16, float16, both fp8.
 
@@ -441,9 +408,10 @@ def formats() -> SearchStrategy[Format]:
     -------
     SearchStrategy of Format
     """
-    from hypothesis import strategies
+    check_hypothesis()
+    from hypothesis import strategies as st
 
-    return strategies.sampled_from(_FORMATS).map(fpemu.format)
+    return st.sampled_from(_FORMATS).map(fpemu.format)
 
 
 _DIRECTED: Final = ("rtz", "rtp", "rtn", "rto")
@@ -475,6 +443,7 @@ def accumulators(
     ValueError
         If the kind is unknown, or has no bound for such roundings.
     """
+    check_hypothesis()
     from hypothesis import strategies as st
 
     if kind not in KINDS:
@@ -500,66 +469,6 @@ def accumulators(
     return st.one_of([every[name] for name in (running if kind == "running" else every)])
 
 
-def _numbers(count: int, format: Format) -> SearchStrategy[NDArray[Any]]:
-    """Members of a format made from pairs of integers, which shrink fast: to ones and to zeros."""
-    from hypothesis import strategies as st
-
-    spread = min(12, format.emax // 2)
-    pair = st.tuples(st.integers(-1024, 1024), st.integers(-spread, spread))
-
-    def assembled(pairs: list[tuple[int, int]]) -> NDArray[Any]:
-        integers = np.array(pairs, np.float64).reshape(-1, 2)
-        numbers = np.ldexp(integers[:, 0] / 512.0, integers[:, 1].astype(int))
-        return np.asarray(fpemu.round(numbers, format, fpemu.Rounding(overflow="saturate")))
-
-    return st.lists(pair, min_size=count, max_size=count).map(assembled)
-
-
-def vectors(length: int, format: Format | str = "bfloat16") -> SearchStrategy[NDArray[Any]]:
-    """Vectors of members of a format, with exponents that differ widely.
-
-    Parameters
-    ----------
-    length : int
-        The number of components.
-    format : Format or str
-
-    Returns
-    -------
-    SearchStrategy of ndarray of float64, shape (length,)
-    """
-    return _numbers(integer("length", length, 0), fpemu.format(format))
-
-
-def cancelling_vectors(
-    length: int, format: Format | str = "bfloat16"
-) -> SearchStrategy[tuple[NDArray[Any], NDArray[Any]]]:
-    """Pairs of vectors whose inner product nearly cancels, the second half undoing the first.
-
-    Parameters
-    ----------
-    length : int
-        The number of components.
-    format : Format or str
-
-    Returns
-    -------
-    SearchStrategy of a pair of ndarrays of float64, shape (length,)
-    """
-    from hypothesis import strategies as st
-
-    size = integer("length", length, 0)
-    half = size // 2
-
-    def paired(drawn: tuple[NDArray[Any], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-        a, b = (vector.copy() for vector in drawn)
-        a[half : 2 * half] = -a[:half]
-        b[half : 2 * half - 1] = b[: max(half - 1, 0)]
-        return a, b
-
-    return st.tuples(vectors(size, format), vectors(size, format)).map(paired)
-
-
 def peaked_logits(length: int) -> SearchStrategy[NDArray[Any]]:
     """Arguments of a softmax with ties and with a few components far above the others.
 
@@ -572,6 +481,7 @@ def peaked_logits(length: int) -> SearchStrategy[NDArray[Any]]:
     -------
     SearchStrategy of ndarray of float64, shape (length,)
     """
+    check_hypothesis()
     from hypothesis import strategies as st
 
     size = integer("length", length, 1)

@@ -48,13 +48,27 @@ from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.rounding import (
     DETERMINISTIC,
     STOCHASTIC,
+    read_bits,
     round_word,
     target_of,
     unused_bits,
     wide_bits,
 )
 
-__all__ = ["NAMES", "odd_values", "rounder"]
+__all__ = [
+    "ENCLOSURES",
+    "NAMES",
+    "bits_to_decide",
+    "check_decidable",
+    "low_bits_of",
+    "odd_of",
+    "odd_values",
+    "rounder",
+    "unused_by",
+]
+
+_MOST_PRECISION: Final = 24
+_MOST_RANDOM_BITS: Final = 20  # more would leave too many elements undecided
 
 
 def _tanh_series(terms: int) -> tuple[float, ...]:
@@ -470,7 +484,7 @@ def _is_undecided(first: Any, second: Any, low: Any) -> Any:
 
 # --- kernels --------------------------------------------------------------------------------------
 
-_ENCLOSURES: Final = {
+ENCLOSURES: Final = {
     "exp": _exp,
     "exp2": _exp2,
     "expm1": _expm1,
@@ -486,9 +500,18 @@ _ENCLOSURES: Final = {
     "gelu_tanh": _gelu_tanh,
     "silu": _silu,
 }
-NAMES: Final = tuple(_ENCLOSURES)
+NAMES: Final = tuple(ENCLOSURES)
 
 enclosure: Any = None  # each kernel has its own
+
+
+@inline
+def odd_of(high: float, low: float, error: float, exponent: Any, low_bits: Any) -> Any:
+    """An enclosure as a number rounded to odd, and whether it leaves a rounding undecided."""
+    first = _odd_end(high, low - error)
+    second = _odd_end(high, low + error)
+    odd = words.floating(scaled_to_odd(first, exponent))
+    return odd, _is_undecided(first, second, low_bits)
 
 
 def _odd_range(x, out, undecided, low_bits):  # type: ignore[no-untyped-def]
@@ -496,10 +519,7 @@ def _odd_range(x, out, undecided, low_bits):  # type: ignore[no-untyped-def]
     count = np.int64(0)
     for i in range(x.size):
         high, low, error, exponent = enclosure(x[i])
-        first = _odd_end(high, low - error)
-        second = _odd_end(high, low + error)
-        out[i] = words.floating(scaled_to_odd(first, exponent))
-        doubt = _is_undecided(first, second, low_bits)
+        out[i], doubt = odd_of(high, low, error, exponent, low_bits)
         undecided[i] = doubt
         count += np.int64(doubt)
     return count
@@ -507,7 +527,12 @@ def _odd_range(x, out, undecided, low_bits):  # type: ignore[no-untyped-def]
 
 @functools.cache
 def _kernel_of(name: str) -> Any:
-    return caching.specialized(_odd_range, enclosure=_ENCLOSURES[name])
+    return caching.specialized(_odd_range, enclosure=ENCLOSURES[name])
+
+
+def low_bits_of(bits: int) -> Any:
+    """The bits of a float64 number's word below its `bits` leading ones, all set."""
+    return np.uint64(2 ** (53 - bits) - 1)
 
 
 def odd_values(
@@ -533,7 +558,7 @@ def odd_values(
     """
     odd = np.empty(x.size)
     undecided = np.empty(x.size, np.bool_)
-    _kernel_of(name)(x, odd, undecided, np.uint64(2 ** (53 - bits) - 1))
+    _kernel_of(name)(x, odd, undecided, low_bits_of(bits))
     return odd, undecided
 
 
@@ -560,14 +585,40 @@ def _round_stochastically(x, target, first, key, unused):  # type: ignore[no-unt
         x[i] = words.floating(bits)
 
 
+def check_decidable(name: str, format: FormatFacts, rounding: RoundingFacts) -> None:
+    """Raise ValueError for a format or a rounding that enclosures do not decide in good time."""
+    if format.precision > _MOST_PRECISION:
+        raise ValueError(
+            f"{name} is correctly rounded for formats of at most {_MOST_PRECISION} significand "
+            f"bits, but {format} has {format.precision}"
+        )
+    if (rounding.random_bits or 0) > _MOST_RANDOM_BITS:
+        raise ValueError(
+            f"{name} draws at most {_MOST_RANDOM_BITS} random_bits, not {rounding.random_bits}"
+        )
+
+
+def bits_to_decide(format: FormatFacts, rounding: RoundingFacts) -> int:
+    """Number of leading bits of a value that decide its rounding, besides the sticky bit."""
+    if rounding.is_stochastic:
+        return format.precision + read_bits(rounding, _MOST_RANDOM_BITS) + 1
+    return _MOST_PRECISION + 2
+
+
+def unused_by(rounding: RoundingFacts) -> Any:
+    """How many of the 64 bits drawn for an element a stochastic rounding leaves out."""
+    if rounding.random_bits is None:
+        return np.uint64(64 - _MOST_RANDOM_BITS)
+    return unused_bits(rounding)
+
+
 def rounder(
-    format: FormatFacts, rounding: RoundingFacts, most_random_bits: int
+    format: FormatFacts, rounding: RoundingFacts
 ) -> Callable[[NDArray[np.float64], int], None]:
     """A function that rounds odd values in place, given the index of the first one in the call."""
     target = target_of(format, rounding, np.dtype(np.float64))
     if rounding.is_stochastic:
         key = random_bits.key_of(rounding.seed)
-        unlimited = rounding.random_bits is None
-        unused = np.uint64(64 - most_random_bits) if unlimited else unused_bits(rounding)
+        unused = unused_by(rounding)
         return lambda odd, first: _round_stochastically(odd, target, first, key, unused)
     return lambda odd, _: _round_in_place(odd, target)

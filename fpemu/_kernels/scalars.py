@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import numba
 import numpy as np
 
-from fpemu._kernels import random_bits, words
+from fpemu._kernels import enclosures, random_bits, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.error_free import quick_add, quick_divide, quick_multiply, quick_sqrt
 from fpemu._kernels.exact import (
@@ -37,11 +37,13 @@ __all__ = [
     "adder",
     "divider",
     "fma",
+    "function",
     "multiplier",
     "rounder",
     "square_root",
     "stochastic_binary",
     "stochastic_fma",
+    "stochastic_function",
     "stochastic_unary",
 ]
 
@@ -167,3 +169,58 @@ def stochastic_fma(target: Any, kind: int, key: Any, unused: Any) -> Scalar:
         return words.floating(fma_word_at(x, y, z, target, kind, random, unused))
 
     return cast(Scalar, fused)
+
+
+# --- functions ------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=256)
+def _odd_function(name: str, fallback: Any, bits: int, poles: bool) -> Any:
+    """A function rounded to odd; `fallback` makes what computes undecided values."""
+    enclosure, low_bits = enclosures.ENCLOSURES[name], enclosures.low_bits_of(bits)
+    exactly = fallback(name)
+
+    @inline
+    def odd(x):  # type: ignore[no-untyped-def]
+        high, low, error, exponent = enclosure(x)
+        value, undecided = enclosures.odd_of(high, low, error, exponent, low_bits)
+        if undecided:
+            value = exactly(x)
+        if not poles and x == 0.0:
+            value = np.nan
+        return words.word(value)
+
+    return odd
+
+
+@functools.lru_cache(maxsize=256)
+def function(name: str, fallback: Any, target: Any, kind: int, bits: int, *, poles: bool) -> Scalar:
+    odd = _odd_function(name, fallback, bits, poles)
+
+    @_compiled
+    def rounded(x):  # type: ignore[no-untyped-def]
+        return words.floating(round_word(odd(np.float64(x)), target, kind))
+
+    return cast(Scalar, rounded)
+
+
+@functools.lru_cache(maxsize=256)
+def stochastic_function(
+    name: str,
+    fallback: Any,
+    target: Any,
+    kind: int,
+    key: Any,
+    unused: Any,
+    bits: int,
+    *,
+    poles: bool,
+) -> Scalar:
+    odd = _odd_function(name, fallback, bits, poles)
+
+    @_compiled
+    def rounded(x, i):  # type: ignore[no-untyped-def]
+        random = _drawn(i, key, unused)
+        return words.floating(number_word_at(odd(np.float64(x)), target, kind, random, unused))
+
+    return cast(Scalar, rounded)

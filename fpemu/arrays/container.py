@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fpemu import formats as _formats
 from fpemu._environment import in_default_environment
-from fpemu.accumulators import Accumulator, Sequential
+from fpemu.accumulators import Accumulator, AccumulatorLike, Sequential, as_accumulator
 from fpemu.carriers import as_carrier
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
@@ -354,7 +354,7 @@ def array(
     format: FormatLike,
     rounding: RoundingLike = "rne",
     *,
-    accumulator: Accumulator | None = None,
+    accumulator: AccumulatorLike | None = None,
 ) -> Array:
     """An array on which numpy's ufuncs, reductions and ``@`` run in emulated arithmetic.
 
@@ -366,9 +366,10 @@ def array(
         The format of the elements and of every result.
     rounding : Rounding or str
         The rounding of every operation.
-    accumulator : Accumulator, optional
-        Forms sums and matrix products; by default ``Sequential(format, rounding)``.  If its format
-        is another one, its results are rounded into `format`.
+    accumulator : Accumulator, Format, str or dtype, optional
+        Forms sums and matrix products, a format term after term; by default
+        ``Sequential(format, rounding)``.  If its format is another one, its results are rounded
+        into `format`.
 
     Returns
     -------
@@ -394,9 +395,10 @@ def array(
     >>> np.exp(x) @ x
     array(64., format=float8_e4m3fn)
     """
-    if accumulator is not None and not isinstance(accumulator, Accumulator):
+    sums = None if accumulator is None else as_accumulator(accumulator)
+    if sums is not None and not isinstance(sums, Accumulator):
         raise TypeError(
             f"accumulator must be an accumulator such as Sequential('e8m7'), not {accumulator!r}"
         )
-    style = Style(_formats.format(format), as_rounding(rounding), accumulator)
+    style = Style(_formats.format(format), as_rounding(rounding), sums)
     return style.wrap(style.step("array").rounded(as_carrier(x)))

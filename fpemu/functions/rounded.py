@@ -30,10 +30,9 @@ from numpy.typing import ArrayLike
 
 from fpemu import formats as _formats
 from fpemu._kernels import enclosures, launching
-from fpemu._kernels.rounding import read_bits
 from fpemu.carriers import Carrier, as_carrier, check_no_nan, check_out, result_dtype
 from fpemu.formats import Format, FormatLike
-from fpemu.multiprecision import own_context
+from fpemu.multiprecision import odd_value
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 from fpemu.rounding import round as round_into
 
@@ -56,76 +55,7 @@ __all__ = [
 ]
 
 _QUOTIENTS: Final = ("reciprocal", "rsqrt")  # of a zero, which has no sign in P3109
-_MOST_PRECISION: Final = 24
-_MOST_RANDOM_BITS: Final = 20  # more would send too many elements to mpmath
 _Documented = TypeVar("_Documented", bound=Callable[..., Any])
-
-
-# --- undecided values, by mpmath ------------------------------------------------------------------
-
-# No formula cancels where it is used.  Relative errors grow by at most 2**12 (exp of an argument of
-# that size).  Exact values never arise here.
-_DEFINITIONS: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    "exp": lambda mp, x: mp.exp(x),
-    "exp2": lambda mp, x: mp.exp(x * mp.ln2),
-    "expm1": lambda mp, x: mp.expm1(x),
-    "log": lambda mp, x: mp.log(x),
-    "log2": lambda mp, x: mp.log(x) / mp.ln2,
-    "log1p": lambda mp, x: mp.log1p(x),
-    "tanh": lambda mp, x: mp.tanh(x),
-    "sigmoid": lambda mp, x: 1 / (1 + mp.exp(-x)),
-    "erf": lambda mp, x: mp.erf(x),
-    "rsqrt": lambda mp, x: 1 / mp.sqrt(x),
-    "reciprocal": lambda mp, x: 1 / x,
-    "gelu": lambda mp, x: x * mp.erfc(-x / mp.sqrt(2)) / 2,
-    "gelu_tanh": lambda mp, x: (
-        x / (1 + mp.exp(-2 * mp.sqrt(2 / mp.pi) * (x + x**3 * 44715 / mp.mpf(10) ** 6)))
-    ),
-    "silu": lambda mp, x: x / (1 + mp.exp(-x)),
-}
-_FIRST_PRECISION: Final = 90
-_LAST_PRECISION: Final = 20000
-_GUARD_BITS: Final = 24
-
-
-def _odd_float(number: Any) -> float:
-    """An mpf rounded to odd into float64."""
-    sign, significand, exponent, bits = number._mpf_
-    significand = int(significand)
-    drop = max(bits - 53, -1074 - exponent, 0)
-    kept = significand >> drop
-    kept |= int(kept << drop != significand)
-    try:
-        magnitude = float(np.ldexp(float(kept), exponent + drop))
-    except OverflowError:
-        magnitude = np.inf
-    return float(np.copysign(min(magnitude, float(np.finfo(np.float64).max)), -sign or 1))
-
-
-def _odd_by_mpmath(name: str, x: float) -> float:
-    """The value of a function rounded to odd into float64, by Ziv's strategy.
-
-    Raises
-    ------
-    ArithmeticError
-        If the value cannot be told from a float64 number.  The kernels decide all such values.
-    """
-    with own_context() as context:
-        return _odd_by_ziv(name, x, context)
-
-
-def _odd_by_ziv(name: str, x: float, context: Any) -> float:
-    precision = _FIRST_PRECISION
-    while precision <= _LAST_PRECISION:
-        context.prec = precision + _GUARD_BITS
-        value = _DEFINITIONS[name](context, context.mpf(x))
-        context.prec = 2 * precision + _GUARD_BITS
-        margin = context.ldexp(1, -precision)
-        first, second = (_odd_float(value * (1 + e)) for e in (-margin, margin))
-        if first == second and context.isfinite(value):
-            return first
-        precision *= 2
-    raise ArithmeticError(f"{name}({x!r}) cannot be told from a float64 number")
 
 
 # --- arrays ---------------------------------------------------------------------------------------
@@ -133,17 +63,10 @@ def _odd_by_ziv(name: str, x: float, context: Any) -> float:
 _BLOCK: Final = 1 << 14  # elements of the intermediate arrays, so that they stay in the cache
 
 
-def _bits_to_decide(format: Format, rounding: Rounding) -> int:
-    """Number of leading bits of a value that decide its rounding, besides the sticky bit."""
-    if rounding.is_stochastic:
-        return format.precision + read_bits(rounding, _MOST_RANDOM_BITS) + 1
-    return _MOST_PRECISION + 2
-
-
 def _evaluate(name: str, x: Carrier, format: Format, rounding: Rounding, result: Carrier) -> None:
     """Write the rounded function of a flat array into a flat result."""
-    bits = _bits_to_decide(format, rounding)
-    round_odd = enclosures.rounder(format, rounding, _MOST_RANDOM_BITS)
+    bits = enclosures.bits_to_decide(format, rounding)
+    round_odd = enclosures.rounder(format, rounding)
     invalid: list[int] = []
 
     def work(start: int, stop: int) -> None:
@@ -152,7 +75,7 @@ def _evaluate(name: str, x: Carrier, format: Format, rounding: Rounding, result:
             arguments = x[part].astype(np.float64)
             odd, undecided = enclosures.odd_values(name, arguments, bits)
             for i in np.flatnonzero(undecided):
-                odd[i] = _odd_by_mpmath(name, float(arguments[i]))
+                odd[i] = odd_value(name, float(arguments[i]))
             if format.p3109 and name in _QUOTIENTS:
                 odd[arguments == 0] = np.nan
             if not format.has_nan and np.isnan(odd).any():
@@ -173,16 +96,8 @@ def _function(
 ) -> Any:
     """Check the arguments and compute the function."""
     format = _formats.format(format)
-    if format.precision > _MOST_PRECISION:
-        raise ValueError(
-            f"{name} is correctly rounded for formats of at most {_MOST_PRECISION} significand "
-            f"bits, but {format} has {format.precision}"
-        )
     rounding = as_rounding(rounding)
-    if (rounding.random_bits or 0) > _MOST_RANDOM_BITS:
-        raise ValueError(
-            f"{name} draws at most {_MOST_RANDOM_BITS} random_bits, not {rounding.random_bits}"
-        )
+    enclosures.check_decidable(name, format, rounding)
     array = as_carrier(x)
     check_no_nan(array, format)
     dtype = result_dtype(format, array)

@@ -723,7 +723,7 @@ def test_integers_that_float64_does_not_hold_are_refused():
         fpemu.dot([2**53 + 1], [1], fpemu.Sequential("float64"))
 
 
-@pytest.mark.parametrize("accumulator", [None, "e8m4", formats.bfloat16, 16], ids=str)
+@pytest.mark.parametrize("accumulator", [None, int, fpemu.Sequential, 16], ids=str)
 def test_what_is_no_accumulator_is_a_type_error(accumulator):
     with pytest.raises(TypeError, match="accumulator"):
         fpemu.matmul(np.ones((2, 2)), np.ones((2, 2)), accumulator)
@@ -924,3 +924,21 @@ def test_no_layout_of_operands_compiles_a_kernel_again(accumulator, monkeypatch)
         fpemu.matmul(x, x, accumulator)
         fpemu.matmul(x, x, accumulator, c=np.zeros(x.shape[-1], x.dtype))
     assert len(kinds) == len({function for function, *_ in kinds})
+
+
+@pytest.mark.parametrize("spec", ["bfloat16", fpemu.format("bf16"), ml_dtypes.bfloat16])
+def test_a_format_stands_for_its_sequential_accumulator(spec):
+    a, b = [1.0, 2.0**-8, 2.0**-8], [1.0, 1.0, 1.0]
+    expected = fpemu.dot(a, b, fpemu.Sequential("bfloat16"))
+    assert fpemu.dot(a, b, spec) == expected == 1.0 != fpemu.dot(a, b, "float32")
+    assert fpemu.matmul([a], np.transpose([b]), spec) == expected
+    assert fpemu.array(a, "float32", accumulator=spec).sum() == expected
+
+
+def test_names_that_are_no_formats_are_refused():
+    with pytest.raises(
+        ValueError, match=r"matrix unit is fpemu.devices.get\('hopper.wgmma.e4m3'\)"
+    ):
+        fpemu.dot([1.0], [1.0], "hopper.wgmma.e4m3")
+    with pytest.raises(ValueError, match="unknown format 'float9'"):
+        fpemu.dot([1.0], [1.0], "float9")

@@ -276,7 +276,8 @@ def test_names_that_mean_several_formats_list_them(name):
     with pytest.raises(ValueError, match="ambiguous") as raised:
         fpemu.format(name)
     listed = str(raised.value).partition("one of ")[2].split(", ")
-    assert listed == [f.name for f in NAMED if f.name.startswith(f"float{name[-1]}_")]
+    meant = [f for f in NAMED if f.name.startswith(f"float{name[-1]}_")]
+    assert listed == [f"{f} (largest {f.max_finite:g})" for f in meant]
 
 
 @pytest.mark.parametrize("shape", ["e4m3", "e3m2", "e2m3", "e2m1", "e8m0"])

@@ -2,14 +2,15 @@
 
 import math
 
+import mpmath
 import numba
 import numpy as np
 import pytest
 
 import fpemu
-from fpemu._kernels import arithmetic, rounding
+from fpemu._kernels import arithmetic, enclosures, rounding
 from tests.oracle.bits import assert_same_bits
-from tests.oracle.points import MODES
+from tests.oracle.points import MODES, SOME_MODES
 
 EDGES = [
     *(0.0, -0.0, 5e-324, -5e-324, 2.0**-1022, 2.0**-149, 2.0**-133, 2.0**-24, 2.0**-14),
@@ -122,6 +123,77 @@ def test_newtons_iteration_takes_every_step_in_the_format():
             x = fpemu.divide(fpemu.add(x, fpemu.divide(a, x, "e5m7"), "e5m7"), 2.0, "e5m7")
         assert newton(a) == x
     assert newton(2.0) == 1.4140625
+
+
+FUNCTION_EDGES = [*EDGES, 1e-10, -0.7, 0.4, 2.5, -20.0, 88.5, 600.0, -1e-300, -1e5]
+
+
+@pytest.mark.parametrize(
+    ("name", "cases"),
+    [
+        ("exp", [("bfloat16", mode) for mode in SOME_MODES]),
+        ("log", [("float32", "rtn"), ("float8_e4m3fn", "rne")]),
+        ("rsqrt", [("binary8p4se", "rne"), ("float16", "rtp")]),
+        ("gelu", [("e5m7", "rne")]),
+    ],
+)
+def test_every_compiled_function_is_its_array_function(name, cases):
+    x = np.array(FUNCTION_EDGES)
+    for format, mode in cases:
+        function = getattr(fpemu.jit, name)(format, mode)
+        expected = getattr(fpemu.functions, name)(x, format, mode)
+        assert_same_bits([function(each) for each in x.tolist()], expected, x, (format, mode))
+
+
+def test_all_functions_have_compiled_versions():
+    names = set(fpemu.functions.__all__) - {"softmax", "layer_norm", "rms_norm", "relu"}
+    assert names <= set(fpemu.jit.__all__)
+    assert fpemu.jit.sqrt is fpemu.jit.square_root
+    for name in names:
+        assert getattr(fpemu.jit, name).__name__ == name
+
+
+def test_stochastic_functions_draw_what_the_array_functions_draw():
+    x = np.linspace(-3, 3, 1500)
+    for bits in (None, 6):
+        how = fpemu.Rounding("sr", random_bits=bits, seed=3)
+        function = fpemu.jit.exp("bfloat16", how)
+        drawn = [function(each, i) for i, each in enumerate(x.tolist())]
+        assert_same_bits(drawn, fpemu.functions.exp(x, "bfloat16", how), x, how)
+
+
+def undecided_arguments():
+    """Arguments whose logarithms lie nearer to numbers of 26 bits than the kernels can tell."""
+    with mpmath.workprec(200):
+        x = np.array([float(mpmath.exp(k + 2.0**-16)) for k in range(300, 340)])
+    return x[enclosures.odd_values("log", x, 26)[1]]
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_values_that_are_undecided_are_computed_by_mpmath_from_compiled_code(parallel):
+    x = undecided_arguments()
+    assert x.size > 10
+    log = fpemu.jit.log("float32", "rtz")
+
+    @numba.njit(parallel=parallel)
+    def work(x, out):
+        for i in numba.prange(x.size):
+            out[i] = log(x[i])
+
+    out = np.empty(x.size)
+    work(x, out)
+    assert_same_bits(
+        out, [fpemu.reference.function("log", v, "float32", "rtz") for v in x.tolist()]
+    )
+
+
+def test_functions_are_for_formats_of_few_bits():
+    with pytest.raises(
+        ValueError, match=r"exp is correctly rounded .* at most 24 .*float64 has 53"
+    ):
+        fpemu.jit.exp("float64")
+    with pytest.raises(ValueError, match="at most 20 random_bits, not 21"):
+        fpemu.jit.exp("bfloat16", fpemu.Rounding("sr", random_bits=21))
 
 
 def test_formats_and_roundings_that_do_not_fit_are_errors():

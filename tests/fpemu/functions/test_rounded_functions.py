@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpemu import Rounding, formats, functions, reference
+from fpemu import Rounding, formats, functions, multiprecision, reference
 from fpemu._kernels import enclosures
-from fpemu.functions import rounded
 
 MODES = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto")
 NAMES = (*enclosures.NAMES, "relu")
@@ -391,7 +390,7 @@ def test_mpmath_decides_what_the_kernels_decide(name, bits):
     usual = np.isfinite(odd) & (odd != 0) & (abs(x) < 25) & (abs(x) > 1e-20) & ~undecided
     usual &= odd.view(np.uint64) & np.uint64(1) == 1  # exact values never go to mpmath
     assert usual.sum() > 100
-    decided = np.array([rounded._odd_by_mpmath(name, float(v)) for v in x[usual]])
+    decided = np.array([multiprecision.odd_value(name, float(v)) for v in x[usual]])
     # Of the odd numbers so many bits and whether there are more count.
     high = ~np.uint64(2 ** (53 - bits) - 1)
     np.testing.assert_array_equal(odd[usual].view(np.uint64) & high, decided.view(np.uint64) & high)
@@ -405,7 +404,7 @@ def test_as_many_bits_are_decided_as_a_rounding_looks_at():
         ("float32", sr(), 45),
         ("float8_e4m3fn", Rounding("sr_equal"), 25),
     ):
-        assert rounded._bits_to_decide(formats.format(name), rounding) == bits
+        assert enclosures.bits_to_decide(formats.format(name), rounding) == bits
 
 
 @pytest.mark.parametrize("name", ["exp", "gelu"])
