@@ -5,8 +5,8 @@
 Builds the source distribution and, from it, the wheel.  Installs the wheel in an empty environment
 of each Python that is named (by default the one that runs this), and of the first also with the
 oldest numpy and numba that pyproject.toml allows: first fpemu alone, then with the extra lamp.
-Prints the size of each, the seconds from `pip install` to the first rounded number and from there to
-the table of `lamp demo`, all kernels to be compiled, and whether the numbers of all demos are equal.
+Prints the size of each, the seconds from `pip install` to the first rounded number and those of
+`lamp demo`, all kernels to be compiled, and whether the numbers of all demos are equal.
 """
 
 from __future__ import annotations
@@ -93,7 +93,10 @@ def check(
     whole, start = size(packages) - empty, time.perf_counter()
     call(run / "lamp", "demo", **inside)
     demo = time.perf_counter() - start
-    versions = "import sys, numpy, numba; print(sys.version.split()[0], numpy.__version__, numba.__version__)"
+    versions = (
+        "import platform, numpy, numba; "
+        "print(platform.python_version(), numpy.__version__, numba.__version__)"
+    )
     names = zip(
         ("Python", "numpy", "numba"), call(run / "python", "-c", versions).split(), strict=True
     )

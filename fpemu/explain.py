@@ -272,9 +272,9 @@ def plot_formats(formats: Sequence[Format], path: Path) -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
+    except ModuleNotFoundError as missing:
         message = "pictures need matplotlib: pip install 'fpemu-lamp[plot]'"
-        raise ModuleNotFoundError(message, name=error.name) from error
+        raise ModuleNotFoundError(message, name=missing.name) from missing
 
     figure = Figure(figsize=(8.0, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
