@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from fpemu._printing import console, echo
-from fpemu.cli import documents, options, process
+from fpemu.cli import documents, options, process, warming
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,6 +39,7 @@ def _main(debug: options.Debug = False, version: options.Version = False) -> Non
 
 
 app.command()(documents.docs)
+app.command()(warming.warm)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,6 +19,7 @@ from lamp.cli.status import status
 from lamp.cli.sweep import sweep
 from lamp.cli.tasks import evaluate
 from lamp.cli.tune import tune
+from lamp.cli.warm import warm
 
 __all__ = ["app", "main"]
 
@@ -48,6 +49,7 @@ for command in (
     report,
     demo,
     documents.docs,
+    warm,
 ):
     app.command()(command)
 app.command("eval")(evaluate)
