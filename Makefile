@@ -33,11 +33,11 @@ docs: .venv/documented
 # The stamps say which dependencies the environment has; the package itself is installed in place.
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable '.[lamp]'
 	touch $@
 
 .venv/documented: .venv/installed
-	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(BIN)/pip install --quiet --editable '.[docs,lamp]'
 	touch $@
 
 .venv/tested: .venv/installed

@@ -11,7 +11,7 @@ __all__ = ["lazy"]
 
 
 def lazy(
-    package: str, names: Mapping[str, str]
+    package: str, names: Mapping[str, str], extra: str = ""
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """A package's ``__getattr__`` and ``__dir__``, so that importing it costs nothing.
 
@@ -21,6 +21,8 @@ def lazy(
         The package's name.
     names : mapping of str to str
         The public names of each module, with spaces between them.
+    extra : str, optional
+        The extra that installs what the modules import.
 
     Returns
     -------
@@ -36,7 +38,10 @@ def lazy(
             found = import_module(module)
         except ModuleNotFoundError as error:
             if error.name != module:
-                raise
+                if not extra:
+                    raise
+                message = f"{error}: pip install 'fpemu-lamp[{extra}]'"
+                raise ModuleNotFoundError(message, name=error.name) from error
             raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
         if name in modules:
             found = namespace[name] = getattr(found, name)

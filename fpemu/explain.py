@@ -265,10 +265,16 @@ def plot_formats(formats: Sequence[Format], path: Path) -> None:
         If the ending is no kind of picture.
     OSError
         If the file cannot be written.
+    ModuleNotFoundError
+        If matplotlib is not installed.
     """
     _writing.check(path)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as missing:
+        message = "pictures need matplotlib: pip install 'fpemu-lamp[plot]'"
+        raise ModuleNotFoundError(message, name=missing.name) from missing
 
     figure = Figure(figsize=(8.0, 6.5), layout="constrained")
     FigureCanvasAgg(figure)

@@ -59,4 +59,4 @@ _NAMES: Final = {
 }
 
 if not TYPE_CHECKING:  # to which every name is known by its import above
-    __getattr__, __dir__ = lazy(__name__, _NAMES)
+    __getattr__, __dir__ = lazy(__name__, _NAMES, extra="lamp")

@@ -13,6 +13,7 @@ import pytest
 
 import fpemu
 import lamp
+import lamp.cli
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -37,8 +38,10 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    top = {name.split("/")[0] for name in names}
+    top = {name.split("/")[0] for name in names if ".data/data/share/doc/" not in name}
     assert {name for name in top if not name.endswith(".dist-info")} == {"fpemu", "lamp"}
+    for name in ("LICENSE", "COPYING.txt"):
+        assert any(each.endswith(name) and ".dist-info/licenses/" in each for each in names)
     for name in ("config.json", "model.safetensors", "tokenizer.json", "held_out.txt", "README.md"):
         assert f"lamp/models/embedded/{name}" in names
     for name in ("ecclesiastes.txt", "jargon.txt", "README.md"):
@@ -70,16 +73,21 @@ def test_the_wheel_works_in_an_empty_folder(wheel, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) > 1000
-    for command in ("fpemu", "lamp"):
-        help_text = subprocess.run(
-            [sys.executable, str(site / "bin" / command), "--help"],
+    for command, argument, expected in (
+        ("fpemu", "--help", "Usage"),
+        ("lamp", "--help", "Usage"),
+        ("lamp", "--version", f"lamp {fpemu.__version__}\n"),
+        ("lamp", "docs", str(site / "share" / "doc" / "fpemu-lamp")),
+    ):
+        printed = subprocess.run(
+            [sys.executable, str(site / "bin" / command), argument],
             cwd=tmp_path / "empty",
             env=environment,
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        assert "Usage" in help_text
+        assert expected in printed
 
 
 def python(program, *arguments):
@@ -171,9 +179,13 @@ for name in fpemu.__all__:
     python(program, "fpemu", "numpy", "numba", "llvmlite", "mpmath")
 
 
-def declared():
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def declared(*extras):
     """The modules of the packages that the project depends on, and of those that these do."""
-    names, found = [*PROJECT["dependencies"]], set()
+    own = [name for extra in extras for name in EXTRAS[extra] if "fpemu-lamp" not in name]
+    names, found = [*PROJECT["dependencies"], *own], set()
     while names:
         name = re.match(r"[\w.-]+", names.pop())[0].lower().replace("_", "-")
         if name not in found:
@@ -201,15 +213,16 @@ except SystemExit as end:
     assert not end.code
 """.replace("ARGUMENTS", repr(arguments))
     )
-    assert "transformers" not in declared()
-    python(program, "fpemu", "lamp", *declared())
+    allowed = declared("lamp", "plot")
+    assert "transformers" not in allowed
+    python(program, "fpemu", "lamp", *allowed)
 
 
 def test_extras_that_messages_name_are_there():
     sources = [path.read_text() for path in (ROOT / "lamp").rglob("*.py")]
     named = {name for text in sources for name in re.findall(r"fpemu-lamp\[(\w+)\]", text)}
     assert named
-    assert named <= set(PROJECT["optional-dependencies"])
+    assert named <= set(EXTRAS)
 
 
 @pytest.mark.parametrize("package", ["fpemu", "lamp"])
@@ -224,5 +237,36 @@ main()
     command = [sys.executable, "-c", program, "fpemu", "lamp", "numpy"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert run.stderr.startswith(f"{package}: typer is refused: pip install fpemu-lamp")
+    distribution = {"fpemu": "'fpemu-lamp'", "lamp": "'fpemu-lamp[lamp]'"}[package]
+    assert run.stderr.startswith(f"{package}: ")
+    assert f" is refused: pip install {distribution} installs" in run.stderr
     assert run.stderr.count("\n") == 1
+
+
+def test_without_the_extra_lamp_both_packages_say_so():
+    """What needs no more than fpemu does works: bounds of compositions."""
+    missing = {re.match(r"[\w-]+", name)[0].replace("-", "_") for name in EXTRAS["lamp"]}
+    missing = missing - {"fpemu_lamp"} | {"matplotlib"}
+    assert set(lamp.cli._PACKAGES) == missing
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({sorted(missing)}))
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in {missing} else find(name, *rest)
+import fpemu, lamp
+lamp.bounds, lamp.compositions
+try:
+    lamp.GPT2
+except ModuleNotFoundError as error:
+    print(error)
+from lamp.cli import main
+main()
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stdout.endswith(": pip install 'fpemu-lamp[lamp]'\n")
+    assert run.stderr == (
+        f"lamp: needs {', '.join(sorted(missing))}: "
+        "pip install 'fpemu-lamp[lamp]' installs all that it needs\n"
+    )

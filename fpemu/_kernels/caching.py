@@ -19,6 +19,7 @@ import pickle
 import platform
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -123,6 +124,47 @@ def _warn(reason: str) -> None:
         )
 
 
+class _Notice:
+    """A line on the terminal, once in a process, when compiling takes long.
+
+    Parameters
+    ----------
+    patience : float
+        Seconds of compiling, in one kernel or in many, before it is said.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._left, self._depth, self._begun = patience, 0, 0.0
+        self._timer: threading.Timer | None = None
+        self._said = False
+
+    def begin(self) -> None:
+        """A kernel is compiled from now on, perhaps within another."""
+        self._depth += 1
+        if self._depth == 1 and not self._said:
+            self._begun = time.monotonic()
+            self._timer = threading.Timer(max(self._left, 0.0), self._say)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def end(self) -> None:
+        """It is compiled."""
+        self._depth -= 1
+        if self._depth == 0 and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._left -= time.monotonic() - self._begun
+
+    def _say(self) -> None:
+        self._said = True
+        stream = sys.stderr
+        if stream is not None and (stream.isatty() or "ipykernel" in sys.modules):
+            print("compiling kernels once for this machine ...", file=stream, flush=True)
+
+
+_notice: Final = _Notice(2.0)
+
+
 # --- the cache ------------------------------------------------------------------------------------
 
 
@@ -201,6 +243,8 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
             found = self._loaded(key, context)  # another process may have compiled it meanwhile
             if found is not None:
                 self._release(self._cache_file.path(key))
+        if found is None:
+            _notice.begin()
         return found
 
     def _loaded(self, key: Any, context: Any) -> Any:
@@ -209,6 +253,7 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
 
     def _save_overload(self, signature: Any, compiled: Any) -> None:
         key = self._index_key(signature, compiled.codegen)
+        _notice.end()
         try:
             if self._enabled and self._impl.check_cachable(compiled):
                 self._cache_file.save(key, self._impl.reduce(compiled))

@@ -2,7 +2,7 @@
 
 from fpemu.cli import process
 
-__all__ = ["main", "options", "process"]
+__all__ = ["documents", "main", "options", "process", "warming"]
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from fpemu._printing import console, echo
-from fpemu.cli import options, process
+from fpemu.cli import documents, options, process, warming
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,6 +36,10 @@ app = typer.Typer(
 @app.callback()
 def _main(debug: options.Debug = False, version: options.Version = False) -> None:
     """Options of all subcommands."""
+
+
+app.command()(documents.docs)
+app.command()(warming.warm)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

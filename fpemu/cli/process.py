@@ -34,7 +34,7 @@ INTERRUPTED: Final = 130  # 128 and the number of the signal, as shells have it
 _EXPECTED: Final = (ValueError, TypeError, OSError, ImportError, NotImplementedError)
 
 
-def run(program: str, load: Callable[[], Command]) -> None:
+def run(program: str, load: Callable[[], Command], distribution: str = "fpemu-lamp") -> None:
     """Run a command as a process, which Ctrl-C ends without a traceback at any moment.
 
     While it starts and while it ends, the process exits at once.  In between, `KeyboardInterrupt`
@@ -47,6 +47,8 @@ def run(program: str, load: Callable[[], Command]) -> None:
         The command's name.
     load : callable
         Imports and returns the command.
+    distribution : str, optional
+        What pip installs to bring all packages that `load` imports.
     """
     usual = signal.getsignal(signal.SIGINT)
     listens = usual is signal.default_int_handler  # in the background, the signal may be ignored
@@ -69,7 +71,7 @@ def run(program: str, load: Callable[[], Command]) -> None:
     try:
         command = load()
     except ImportError as error:
-        _stop(program, f"{error}: pip install fpemu-lamp installs all that it needs", FAILED)
+        _stop(program, f"{error}: pip install '{distribution}' installs all that it needs", FAILED)
     try:
         signal.signal(signal.SIGINT, usual)
         try:

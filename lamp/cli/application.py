@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from fpemu.cli import options, process
+from fpemu.cli import documents, options, process
 from lamp.cli import hardware
 from lamp.cli.compare import compare
 from lamp.cli.demo import demo
@@ -19,6 +19,7 @@ from lamp.cli.status import status
 from lamp.cli.sweep import sweep
 from lamp.cli.tasks import evaluate
 from lamp.cli.tune import tune
+from lamp.cli.warm import warm
 
 __all__ = ["app", "main"]
 
@@ -36,7 +37,20 @@ def _main(debug: options.Debug = False, version: options.Version = False) -> Non
     """Options of all subcommands."""
 
 
-for command in (run, generate, compare, depth, rank, sweep, tune, status, report, demo):
+for command in (
+    run,
+    generate,
+    compare,
+    depth,
+    rank,
+    sweep,
+    tune,
+    status,
+    report,
+    demo,
+    documents.docs,
+    warm,
+):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(hardware.app, name="hardware")

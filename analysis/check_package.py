@@ -1,0 +1,134 @@
+"""The package in empty environments: what pip makes of it, and the same numbers everywhere.
+
+    python analysis/check_package.py [PYTHON ...]
+
+Builds the source distribution and, from it, the wheel.  Installs the wheel in an empty environment
+of each Python that is named (by default the one that runs this), and of the first also with the
+oldest numpy and numba that pyproject.toml allows: first fpemu alone, then with the extra lamp.
+Prints the size of each, the seconds from `pip install` to the first rounded number and those of
+`lamp demo`, all kernels to be compiled, and whether the numbers of all demos are equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[1]
+FIRST: Final = "import fpemu; assert fpemu.round(0.3, 'float8_e4m3fn') == 0.3125"
+OLDEST: Final = ("numpy", "numba")
+TIMES: Final = {"seconds"}  # columns of the demo that are no numbers of the arithmetic
+
+
+def call(*command: Any, **options: Any) -> str:
+    """What a command prints; an error if it fails."""
+    done = subprocess.run(
+        list(map(str, command)), text=True, stdout=subprocess.PIPE, check=True, **options
+    )
+    return done.stdout
+
+
+def build(folder: Path) -> Path:
+    """The wheel, made from the source distribution."""
+    venv.create(folder / "builder", with_pip=True)
+    python = folder / "builder" / "bin" / "python"
+    call(python, "-m", "pip", "install", "--quiet", "build")
+    call(python, "-m", "build", "--outdir", folder / "dist", ROOT)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    return wheel
+
+
+def oldest() -> list[str]:
+    """The oldest versions, as pip takes them: the last release of each that begins so."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [
+        requirement.replace(">=", "==") + ".*"
+        for requirement in project["dependencies"]
+        if requirement.startswith(OLDEST)
+    ]
+
+
+def size(folder: Path) -> float:
+    """Megabytes of all files."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def numbers(path: Path) -> list[tuple[str, ...]]:
+    """The rows of a demo's table but for its times."""
+    with path.open(newline="") as file:
+        return [
+            tuple(value for name, value in row.items() if name not in TIMES)
+            for row in csv.DictReader(file)
+        ]
+
+
+def check(
+    python: str, wheel: Path, pins: Sequence[str], folder: Path
+) -> tuple[str, list[tuple[str, ...]]]:
+    """What was measured in an empty environment, in words, and the numbers of the demo."""
+    call(python, "-m", "venv", folder / "venv")
+    run = folder / "venv" / "bin"
+    packages = folder / "venv" / "lib"
+    inside = {"cwd": folder, "env": {**os.environ, "NUMBA_CACHE_DIR": str(folder / "kernels")}}
+    pip = (run / "python", "-m", "pip", "install", "--quiet")
+    empty, start = size(packages), time.perf_counter()
+    call(*pip, wheel, *pins, **inside)
+    call(run / "python", "-c", FIRST, **inside)
+    first, light = time.perf_counter() - start, size(packages) - empty
+    call(run / "fpemu", "show", "float8_e4m3fn", "0.3", **inside)
+    refused = subprocess.run([run / "lamp", "demo"], capture_output=True, text=True, **inside)
+    assert refused.returncode == 1, "lamp without its extra does not say so"
+    assert "pip install 'fpemu-lamp[lamp]'" in refused.stderr, refused.stderr
+    call(*pip, f"{wheel}[lamp]", *pins, **inside)
+    whole, start = size(packages) - empty, time.perf_counter()
+    call(run / "lamp", "demo", **inside)
+    demo = time.perf_counter() - start
+    versions = (
+        "import platform, numpy, numba; "
+        "print(platform.python_version(), numpy.__version__, numba.__version__)"
+    )
+    names = zip(
+        ("Python", "numpy", "numba"), call(run / "python", "-c", versions).split(), strict=True
+    )
+    said = (
+        f"{', '.join(map(' '.join, names))}: {light:.0f} MB, first number after {first:.0f} s; "
+        f"with lamp {whole:.0f} MB, demo {demo:.0f} s"
+    )
+    return said, numbers(folder / "demo" / "results.csv")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pythons", nargs="*", metavar="PYTHON", default=[sys.executable])
+    pythons = parser.parse_args().pythons
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wheel = build(folder)
+        found = []
+        cases: list[tuple[str, Sequence[str]]] = [*((python, ()) for python in pythons)]
+        for index, (python, pins) in enumerate([*cases, (pythons[0], oldest())]):
+            place = folder / str(index)
+            place.mkdir()
+            said, demo = check(python, wheel, pins, place)
+            print(said, flush=True)
+            found.append(demo)
+    different = [index for index, demo in enumerate(found) if demo != found[0]]
+    if different:
+        sys.exit(f"the demo's numbers differ from the first environment's in {different}")
+    print(f"{len(found)} demos of {len(found[0])} rows each: equal numbers")
+
+
+if __name__ == "__main__":
+    main()

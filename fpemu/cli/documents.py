@@ -1,0 +1,79 @@
+"""``docs``: the pages of the documentation, which an installed package brings along."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from fpemu._printing import console, echo
+
+__all__ = ["docs"]
+
+_DISTRIBUTION: Final = "fpemu-lamp"
+_ABOVE: Final = Path(__file__).parents[2]  # the folder with the packages
+_CHECKOUT: Final = _ABOVE / "docs"
+_TARGET: Final = _ABOVE / "share" / "doc" / _DISTRIBUTION  # where pip install --target puts them
+_INDEX: Final = "index"
+
+
+def docs(
+    page: Annotated[
+        str, typer.Argument(help="The page to read, such as tutorial; by default, list them.")
+    ] = "",
+) -> None:
+    """List the pages of the documentation, say where they are, or show one in the terminal."""
+    pages = _pages()
+    if page:
+        _show(pages, page.removesuffix(".md"))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("page", no_wrap=True)
+    table.add_column("title")
+    for name, path in pages.items():
+        table.add_row(name, _title(path))
+    console().print(table)
+    echo(f"\n{pages[_INDEX].parent}")
+
+
+def _pages() -> dict[str, Path]:
+    """The files of all pages by name, the index first."""
+    if (_CHECKOUT / "conf.py").exists():
+        files = [*_CHECKOUT.glob("*.md")]
+    else:
+        recorded = metadata.files(_DISTRIBUTION) or ()
+        files = [Path(str(each.locate())).resolve() for each in recorded if each.suffix == ".md"]
+        files += _TARGET.glob("*.md")
+    found = {path.stem: path for path in sorted(files) if _holds_text(path)}
+    if _INDEX not in found:
+        raise FileNotFoundError(
+            f"the documentation is not among the files of {_DISTRIBUTION}: "
+            "pip install --force-reinstall --no-deps installs it"
+        )
+    return {_INDEX: found.pop(_INDEX), **found}
+
+
+def _holds_text(path: Path) -> bool:
+    """Whether a page is more than directives, such as a reference made from docstrings."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return text.startswith("# ") and "```{eval-rst}" not in text
+
+
+def _title(path: Path) -> str:
+    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+
+
+def _show(pages: dict[str, Path], name: str) -> None:
+    from rich.markdown import Markdown
+
+    if name not in pages:
+        raise ValueError(f"no page {name!r}: expected one of {', '.join(pages)}")
+    text = pages[name].read_text(encoding="utf-8")
+    screen = console()
+    with screen.pager(styles=True) if screen.is_terminal else nullcontext():
+        screen.print(Markdown(text))

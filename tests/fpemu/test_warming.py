@@ -1,0 +1,45 @@
+"""``fpemu warm``, and compiling ahead in processes."""
+
+from functools import partial
+
+import pytest
+
+from fpemu import devices
+from fpemu.cli import application, warming
+
+
+def test_every_call_runs_and_every_unit_is_among_them():
+    calls = [*warming._elementwise(), *warming._products()]
+    for call in calls:
+        call.run()
+    scaled = [name for name in devices.list() if name not in {call.name for call in calls}]
+    assert all("e8m0" in name or "ue4m3" in name for name in scaled)
+    assert {"round sr", "fma", "softmax", *warming._SCALED} <= {call.name for call in calls}
+
+
+def leave(path):
+    path.write_text("done")
+
+
+def test_calls_are_made_in_processes(monkeypatch, capsys, tmp_path):
+    ours = [warming.Call(name, partial(leave, tmp_path / name)) for name in ("one", "two")]
+    monkeypatch.setattr(warming, "_elementwise", lambda: ours[:1])
+    monkeypatch.setattr(warming, "_products", lambda: ours[1:])
+    with pytest.raises(SystemExit) as end:
+        application.main(["warm"])
+    assert not end.value.code
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}
+    assert "compiled" in capsys.readouterr().err
+
+
+def fail():
+    raise OSError("disk full")
+
+
+def test_what_fails_in_a_process_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(warming, "_elementwise", lambda: [warming.Call("no", fail)])
+    monkeypatch.setattr(warming, "_products", list)
+    with pytest.raises(SystemExit) as end:
+        application.main(["warm"])
+    assert end.value.code == 1
+    assert "fpemu: disk full" in capsys.readouterr().err
