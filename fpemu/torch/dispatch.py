@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -93,12 +93,31 @@ class Counts:
 # --- what torch says of an operation --------------------------------------------------------------
 
 
-@functools.cache
-def _facts(func: Any) -> tuple[tuple[Any, ...], str, tuple[str, ...], bool]:
-    """Keys of an operation in a table, its name, the arguments it writes, whether it is composite.
+class _Facts(NamedTuple):
+    """What torch says of an operation.
 
-    An operation writes its first argument if it is an in-place variant, else those of ``out=``.
+    Parameters
+    ----------
+    keys : tuple
+        In a table.
+    name : str
+    outputs : tuple of str
+        The arguments of ``out=`` that it writes.
+    in_place : bool
+        Whether it writes its first argument.
+    composite : bool
     """
+
+    keys: tuple[Any, ...]
+    name: str
+    outputs: tuple[str, ...]
+    in_place: bool
+    composite: bool
+
+
+@functools.cache
+def _facts(func: Any) -> _Facts:
+    """What torch says of an operation, asked once."""
     schema, packet = func._schema, func.overloadpacket
     written = [each for each in schema.arguments if each.alias_info and each.alias_info.is_write]
     outputs = tuple(each.name for each in written if each.kwarg_only)
@@ -114,7 +133,10 @@ def _facts(func: Any) -> tuple[tuple[Any, ...], str, tuple[str, ...], bool]:
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(
         func.name(), "CompositeImplicitAutograd"
     )
-    return tuple(keys), str(packet).removeprefix("aten."), outputs, composite
+    first = schema.arguments[0].alias_info if schema.arguments else None
+    in_place = first is not None and first.is_write and not outputs
+    name = str(packet).removeprefix("aten.")
+    return _Facts(tuple(keys), name, outputs, in_place, composite)
 
 
 def tensors_in(arguments: Any) -> Iterator[Any]:
@@ -188,18 +210,19 @@ class Dispatch(TorchDispatchMode):  # type: ignore[misc]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        keys, name, outputs, composite = _facts(func)
+        keys, name, outputs, in_place, composite = _facts(func)
         entry: Any = None
         for key in keys:
             if key in self.table:
                 entry = self.table[key]
                 break
         if callable(entry):
-            given = {key: value for key, value in kwargs.items() if key not in outputs}
-            result = _named(func, entry, args, given)
+            result = _named(func, entry, args, _without(outputs, kwargs))
             if result is not NotImplemented and not isinstance(result, str):
                 self.counts.emulated[name] += 1
-                return _written(func, result, args, [kwargs[key] for key in outputs])
+                if in_place:
+                    return _put(args[0], result)
+                return _written(result, outputs, kwargs) if outputs else result
             entry = result
         if entry == EXACT or (entry == TORCH and floating((args, kwargs))):
             getattr(self.counts, entry)[name] += 1
@@ -215,12 +238,13 @@ class Dispatch(TorchDispatchMode):  # type: ignore[misc]
         if taken_apart is None:
             return self._unlisted(func, name, args, kwargs)
         self.counts.decomposed[name] += 1
-        given = {key: value for key, value in kwargs.items() if key not in outputs}
         with self:
-            result = _named(func, taken_apart, args, given)
+            result = _named(func, taken_apart, args, _without(outputs, kwargs))
         if not functional:
             return result
-        return _written(func, result, args, [kwargs[key] for key in outputs])
+        if outputs:
+            return _written(result, outputs, kwargs)
+        return _put(args[0], result) if in_place else result
 
     def _decomposition(self, keys: Any, *, functional: bool) -> tuple[Handler | None, bool]:
         """How an operation is taken apart, or its functional variant, and whether it is that."""
@@ -263,14 +287,16 @@ def _named(func: Any, handler: Handler, args: Any, kwargs: Any) -> Any:
         raise
 
 
-def _written(func: Any, result: Any, args: tuple[Any, ...], outputs: list[Any]) -> Any:
-    """A result where it is due: the argument of an in-place variant, ``out=``, or new tensors."""
-    if outputs:
-        results = result if isinstance(result, tuple) else (result,)
-        written = tuple(map(_put, outputs, results))
-        return written if len(written) > 1 else written[0]
-    first = func._schema.arguments[0].alias_info if func._schema.arguments else None
-    return _put(args[0], result) if first is not None and first.is_write else result
+def _without(outputs: tuple[str, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments without those of ``out=``."""
+    return {key: x for key, x in kwargs.items() if key not in outputs} if outputs else kwargs
+
+
+def _written(result: Any, outputs: tuple[str, ...], kwargs: dict[str, Any]) -> Any:
+    """A result in the arguments of ``out=``."""
+    results = result if isinstance(result, tuple) else (result,)
+    written = tuple(map(_put, (kwargs[key] for key in outputs), results))
+    return written if len(written) > 1 else written[0]
 
 
 def _put(target: Any, result: Any) -> Any:

@@ -122,8 +122,8 @@ def certify(
     ------
     ValueError
         If the kind is unknown, or as in :meth:`Decoder.forward`; if `lamp` is given without
-        `hardware`; but for the kind "reference", if the machine goes by tiles or sums channels in
-        an order of its own.
+        `hardware`; if the model is one of transformers; but for the kind "reference", if the
+        machine goes by tiles or sums channels in an order of its own.
     TypeError
         If tokens are not integers.
 
@@ -143,6 +143,7 @@ def certify(
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind of bound {kind!r}: expected {', '.join(KINDS)}")
+    model.check_native("certificates")
     numbers = check_tokens(tokens, model.shape)
     with np.errstate(**_QUIET):
         if kind == "reference":

@@ -55,6 +55,9 @@ class Decoder(ABC):
     family: ClassVar[str]
     """The model's type, by its name in transformers."""
 
+    is_native: ClassVar[bool] = True
+    """Whether the steps are those of :mod:`lamp.models.transformer`, not of transformers."""
+
     continues_texts: bool = True
     """Whether the model reads one text, and says at each token what the next one is."""
 
@@ -188,6 +191,25 @@ class Decoder(ABC):
         machine, count = self.hardware, self.shape.layers
         formats = (machine.of_layer(layer, count).weights for layer in range(count + 1))
         return machine.carrier, *formats
+
+    def check_native(self, what: str) -> None:
+        """Raise a ValueError if a model's steps are not those of :mod:`lamp.models.transformer`.
+
+        Parameters
+        ----------
+        what : str
+            What follows these steps, in the plural.
+
+        Raises
+        ------
+        ValueError
+        """
+        if not self.is_native:
+            raise ValueError(
+                f"{what} follow the steps of a native model, but {self!r} runs through "
+                "transformers. lamp.from_pretrained loads a GPT-2 or a Llama natively; of other "
+                "models, lamp.evaluate and depth_map without digits compare a machine with float64"
+            )
 
     # --- text -------------------------------------------------------------------------------------
 
@@ -386,7 +408,8 @@ class Decoder(ABC):
         Raises
         ------
         ValueError
-            As in :meth:`forward`, or if there are fewer than 17 digits.
+            As in :meth:`forward`, or if there are fewer than 17 digits, or digits for a model of
+            transformers.
         TypeError
             If tokens are not integers.
 
@@ -399,6 +422,8 @@ class Decoder(ABC):
         ((7, 5), True)
         """
         numbers = check_tokens(tokens, self.shape)
+        if digits is not None:
+            self.check_native("references by mpmath")
         double = self.with_hardware("fp64")
         expected: Any = double._residual_streams(numbers)
         found: Any = self._residual_streams(numbers)

@@ -99,6 +99,7 @@ def first_order(
     """
     if not isinstance(samples, (int, np.integer)) or samples < 1:
         raise ValueError(f"samples must be a positive integer, not {samples!r}")
+    model.check_native("estimates of a run's errors")
     numbers = check_tokens(tokens, model.shape)
     run = Run.of(model, numbers, hardware, lamp, kind)
     double = model.with_hardware("fp64")

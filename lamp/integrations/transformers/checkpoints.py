@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import torch
 import transformers
-import transformers.modeling_gguf_pytorch_utils as of_gguf
+import transformers.modeling_gguf_pytorch_utils
 
 from lamp.integrations.transformers.simulated import Simulated
 from lamp.integrations.transformers.sizes import continues, sizes
@@ -169,6 +169,7 @@ def _quiet() -> Iterator[None]:
     logging: Any = transformers.utils.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
+    of_gguf: Any = transformers.modeling_gguf_pytorch_utils
     bar = of_gguf.tqdm  # which does not ask whether bars are shown
     of_gguf.tqdm = partial(bar, disable=True)
     try:

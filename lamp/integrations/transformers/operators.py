@@ -8,7 +8,7 @@ computed in float64 and rounded where rotated parts are added, and by attention.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,21 @@ _POSITIONAL: Final = "_lamp_positional"
 """Marks memory whose numbers come from positions, not from the model: they are torch's affair."""
 
 
+class _Kind(NamedTuple):
+    """What is known of an operation, whatever it is called with.
+
+    Parameters
+    ----------
+    is_view, is_exact, is_embedding, is_mutable : bool
+        An exact one rounds nothing, and gives new tensors.
+    """
+
+    is_view: bool
+    is_exact: bool
+    is_embedding: bool
+    is_mutable: bool
+
+
 class Inline(Dispatch):
     """The mode in which a model runs.
 
@@ -66,24 +81,25 @@ class Inline(Dispatch):
             _ATEN.embedding: self._embedding,
         }
         super().__init__(table)
-        self._exact: dict[Any, bool] = {}
+        self._kinds: dict[Any, _Kind] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.is_view:
+        kind = self._kinds.get(func) or self._kind(func)
+        if kind.is_view:
             return func(*args, **kwargs)
         read = _read(args, kwargs)
         if all(hasattr(memory, _POSITIONAL) for memory in read):
             result = func(*args, **kwargs)
             _mark(result, True)
             return result
-        if func.overloadpacket is not _ATEN.embedding:
+        if not kind.is_embedding:
             self._check_held(func, read)
-        if self._is_exact(func):
+        if kind.is_exact:
             return func(*args, **kwargs)
         try:
             result = super().__torch_dispatch__(func, types, args, kwargs)
-            if func._schema.is_mutable:
+            if kind.is_mutable:
                 _mark(result, False)  # numbers of the model have been written to it
             return result
         except NotImplementedError as error:
@@ -92,17 +108,18 @@ class Inline(Dispatch):
                 "computed in torch's own arithmetic"
             ) from error
 
-    def _is_exact(self, func: Any) -> bool:
-        """Whether an operation rounds nothing, and gives new tensors."""
-        found = self._exact.get(func)
-        if found is None:
-            entry = self.table.get(func, self.table.get(func.overloadpacket))
-            found = self._exact[func] = entry == EXACT and not func._schema.is_mutable
+    def _kind(self, func: Any) -> _Kind:
+        """What is known of an operation, asked once."""
+        packet, is_mutable = func.overloadpacket, func._schema.is_mutable
+        is_exact = self.table.get(func, self.table.get(packet)) == EXACT and not is_mutable
+        found = _Kind(func.is_view, is_exact, packet is _ATEN.embedding, is_mutable)
+        self._kinds[func] = found
         return found
 
     def _check_held(self, func: Any, read: list[Any]) -> None:
         """Raise an error if an operation reads weights that are yet to be rounded."""
-        if any(memory.data_ptr() in self.run.large for memory in read):
+        large = self.run.large
+        if any(memory.data_ptr() in large for memory in read):
             raise NotImplementedError(
                 f"{func} reads weights of a linear layer, of experts or of an embedding in layer "
                 f"{self.run.layer}, at {self.run.place}: only these modules themselves read them"

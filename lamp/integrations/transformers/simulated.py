@@ -96,6 +96,8 @@ class Simulated(Decoder):
     family = "transformers"
     """The model's type, by its name in transformers."""
 
+    is_native = False
+
     def __init__(
         self,
         model: Any,
@@ -145,11 +147,6 @@ class Simulated(Decoder):
         other._set_machine(hardware, lamp)
         other._put()
         return other
-
-    @property
-    def _weights(self) -> Any:  # type: ignore[override]
-        """What native models have."""
-        raise ValueError(f"{self!r} runs through transformers: this needs a native GPT-2 or Llama")
 
     def _errors(self, steps: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
         """None: they depend on what the model does to its scores."""

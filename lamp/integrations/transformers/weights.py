@@ -98,11 +98,12 @@ class Shared(Matrix):
     ) -> None:
         super().__init__(None, bias, format)
         self._parts, self._carrier = parts, carrier
+        self._shape = parts[0].shape[1], sum(part.shape[0] for part in parts)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Inputs and outputs."""
-        return self._parts[0].shape[1], sum(part.shape[0] for part in self._parts)
+        return self._shape
 
     @property
     def weight(self) -> NDArray[Any]:

@@ -142,6 +142,29 @@ def test_rules_that_a_structure_has_no_place_for_are_refused(name, rule, message
         lamp.simulate(model, "ps4", rule)
 
 
+FOLLOWED = {
+    "certificates": lambda model: lamp.certify(model, [5, 6]),
+    "certificates of a machine": lambda model: lamp.certify(model, [5, 6], "bf16"),
+    "certificates by a reference": lambda model: lamp.certify(model, [5, 6], kind="reference"),
+    "estimates of a run's errors": lambda model: lamp.models.first_order(model, [5, 6]),
+    "references by mpmath": lambda model: model.depth_map([5, 6], digits=30),
+}
+
+
+@pytest.mark.parametrize("what", FOLLOWED)
+def test_what_follows_the_steps_of_native_models_is_refused(monkeypatch, what):
+    simulated = lamp.simulate(random_model("qwen3"), "bf16")
+    monkeypatch.setattr(simulated.model, "forward", None)  # before anything is computed
+    named = what.split(" of a machine")[0].split(" by a")[0]
+    message = (
+        rf"{named} follow the steps of a native model, but Qwen3ForCausalLM on bf16 runs through "
+        r"transformers\. lamp\.from_pretrained loads a GPT-2 or a Llama natively; of other models, "
+        r"lamp\.evaluate and depth_map without digits compare a machine with float64"
+    )
+    with pytest.raises(ValueError, match=message):
+        FOLLOWED[what](simulated)
+
+
 def test_tiles_refuse_windows_and_sinks():
     machine = lamp.Hardware("tiles", attention=lamp.Tiled())
     with pytest.raises(ValueError, match="attention by tiles is causal"):
