@@ -13,7 +13,9 @@ from fpemu import _printing as printing
 from lamp.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rich.console import Console
 
     from lamp.studies import Run, Store, TaskRun
 
@@ -67,58 +69,54 @@ def _plain_task(run: TaskRun) -> dict[str, Any]:
 
 
 def _print_status(store: Store) -> None:
-    from rich.table import Table
-
     console = printing.console()
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("study")
-    for column in ("runs", "done", "failed", "missing", "running"):
-        table.add_column(column, justify="right")
-    for name in store.studies():
-        counts = store.counts(name)
-        cells = counts.total, counts.done, counts.failed, counts.missing, counts.running
-        table.add_row(name, *map(str, cells))
-    console.print(table)
+    counts = {name: store.counts(name) for name in store.studies()}
+    headings: Sequence[str] = ("runs", "done", "failed", "missing", "running")
+    rows = [
+        (name, each.total, each.done, each.failed, each.missing, each.running)
+        for name, each in counts.items()
+    ]
+    _print_table(console, ("study", *headings), ([name, *map(str, row)] for name, *row in rows))
     if ended := store.runs(last=_MOST_SHOWN):
         console.print()
-        console.print(_last(ended))
+        headings = ("KL", "flips", "recomputed", "s")
+        _print_table(console, ("last runs", *headings), map(_cells, ended))
     if done := store.task_runs(state="done", last=_MOST_SHOWN):
         console.print()
-        console.print(_last_tasks(done))
+        headings = ("metric", "score", "±", "s")
+        _print_table(console, ("last tasks", *headings), itertools.chain(*map(_scores, done)))
     failed = [each(state="failed", last=_MOST_SHOWN) for each in (store.runs, store.task_runs)]
     for run in [*failed[0], *failed[1]][:_MOST_SHOWN]:
         console.print(f"\nfailed: {run}: {run.error}")
 
 
-def _last_tasks(runs: list[TaskRun]) -> Any:
-    from rich.table import Table
+def _print_table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table whose first column may be long."""
+    from lamp.reports.console import fitting_table
 
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("last tasks", overflow="fold")
-    table.add_column("metric")
-    for column in ("score", "±", "s"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for run in runs:
-        name, time = str(run), f"{run.seconds:.2f}"
-        for score in run.result.scores if run.result else ():
-            error = "" if math.isnan(score.error) else f"{score.error:.2g}"
-            table.add_row(name, score.metric, f"{score.value:.3f}", error, time)
-            name = time = ""
-    return table
+    table = fitting_table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column(headings[0], overflow="fold")
+    for heading in headings[1:]:
+        side: Any = "left" if heading == "metric" else "right"
+        table.add_column(heading, justify=side, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
-def _last(runs: list[Run]) -> Any:
-    from rich.table import Table
+def _cells(run: Run) -> Sequence[str]:
+    """The row of a run that has ended."""
+    metrics, cells = run.metrics, ["failed", "", ""]
+    if metrics is not None:
+        rate = f"{metrics.recomputation_rate:.2%}" if metrics.layer_rates else "-"
+        cells = [f"{metrics.kl:.2e}", f"{metrics.flip_rate:.2%}", rate]
+    return str(run), *cells, f"{run.seconds:.2f}"
 
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("last runs", overflow="fold")
-    for column in ("KL", "flips", "recomputed", "s"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for run in runs:
-        metrics = run.metrics
-        cells = ["failed", "", ""]
-        if metrics is not None:
-            rate = f"{metrics.recomputation_rate:.2%}" if metrics.layer_rates else "-"
-            cells = [f"{metrics.kl:.2e}", f"{metrics.flip_rate:.2%}", rate]
-        table.add_row(str(run), *cells, f"{run.seconds:.2f}")
-    return table
+
+def _scores(run: TaskRun) -> Iterator[Sequence[str]]:
+    """The rows of a task that is done; what repeats the row above is left out."""
+    name, time = str(run), f"{run.seconds:.2f}"
+    for score in run.result.scores if run.result else ():
+        error = "" if math.isnan(score.error) else f"{score.error:.2g}"
+        yield name, score.metric, f"{score.value:.3f}", error, time
+        name = time = ""

@@ -28,6 +28,7 @@ __all__ = [
     "comparison_heading",
     "comparison_table",
     "differences_table",
+    "fitting_table",
     "headed_table",
     "metrics_table",
     "more_than_first",
@@ -44,6 +45,7 @@ LETTERS: Final = string.ascii_uppercase
 
 _HEAD: Final = "lm_head"  # the step that is in no layer
 _GAP: Final = 2  # between the columns of a table with a heading
+_LABEL: Final = 12  # the least width of a column of labels
 _RATE_WIDTH: Final = 7  # of a column of percentages, the space before it included
 
 # The rows of a table of metrics: what is shown, its name, how it and its error are, and of what.
@@ -236,15 +238,59 @@ def headed_table(
 ) -> Table:
     """A table with a heading, whose first columns are set to the left, the others to the right."""
     from rich.box import SIMPLE_HEAD
-    from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = fitting_table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for number, heading in enumerate(headings):
         side: Any = "left" if number < left else "right"
         table.add_column(heading, justify=side, vertical="bottom", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def fitting_table(**look: Any) -> Table:
+    """A table; in a terminal that is too narrow for it, a few lines for each of its rows.
+
+    Parameters
+    ----------
+    look : dict
+        As ``rich.table.Table`` takes it.
+    """
+    from rich.table import Table
+
+    class Fitting(Table):
+        """A table that knows how narrow it can be."""
+
+        def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+            if sum(_GAP + _least(column) for column in self.columns) - _GAP <= options.max_width:
+                yield from super().__rich_console__(console, options)
+                return
+            yield from filter(None, [self.title])
+            names = [" ".join(str(column.header).split()) for column in self.columns]
+            for cells in zip(*(column.cells for column in self.columns), strict=True):
+                pairs = zip(names, map(str, cells), strict=True)
+                shown = [f"{name} {cell}".strip() for name, cell in pairs if cell]
+                yield _filled(shown, options.max_width)
+
+    return Fitting(**look)
+
+
+def _least(column: Any) -> int:
+    """How narrow a column of a table can be: numbers stay in one piece, labels need not."""
+    words = [word for text in (column.header, *column.cells) for word in str(text).split()]
+    longest = max(map(len, words), default=0)
+    return min(longest, _LABEL) if column.justify == "left" else longest
+
+
+def _filled(parts: Iterable[str], width: int) -> str:
+    """Parts in lines, the second and later ones indented."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + _GAP + len(part) <= width:
+            lines[-1] += f"{' ' * _GAP}{part}"
+        else:
+            lines.append(f"{'  ' * bool(lines)}{part}")
+    return "\n".join(lines)
 
 
 def _cells(columns: _Columns, rows: Iterable[Any]) -> Iterator[list[str]]:

@@ -89,15 +89,17 @@ def error(number: float, style: str = "scientific") -> str:
     >>> from lamp.reports.numbers import error
     >>> error(1.234e-5), error(0.0312, "percent"), error(3.456, "plain"), error(float("nan"))
     ('±1.2e-05', '±3.1%', '±3.5', '')
+    >>> error(1.3e-5, "percent"), error(1.3e-8, "percent")
+    ('±0.0013%', '±1.3e-06%')
     """
     if math.isnan(number):
         return ""
     if (special := _special(number)) is not None:
         return f"±{special}"
-    if style == "scientific" or not 1e-4 < abs(number) < 1e5:
-        return f"±{number:.1e}"
     sign = "%" if style == "percent" else ""
     shown = 100 * number if sign else number
+    if style == "scientific" or not 1e-4 < abs(shown) < 1e5:
+        return f"±{shown:.1e}{sign}"
     return f"±{shown:.{_places(shown)}f}{sign}"
 
 

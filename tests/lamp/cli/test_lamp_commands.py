@@ -529,6 +529,21 @@ def test_nothing_that_differs_is_without_words():
     assert [each.what for each in differences([first, second])] == ["rounding"]
 
 
+@pytest.mark.parametrize("width", [24, 40, 60, 200])
+def test_no_terminal_is_too_narrow_for_numbers_to_be_read(width):
+    rows = [
+        ["1", "attention_output", "1.86e-03", "1.2e-04, 3.4e-03", "22.99%"],
+        ["2", "mlp_up", "4.76e-04", "", "5.89%"],
+    ]
+    table = report.headed_table(["", "step", "KL\nfrom A", "95% interval", "share"], rows, left=2)
+    lines = printed_lines(table, width)
+    assert max(len(line.rstrip()) for line in lines) <= width
+    words = " ".join(lines).split()
+    for number in ("1.86e-03", "1.2e-04,", "3.4e-03", "22.99%", "4.76e-04", "5.89%"):
+        assert number in words
+    assert ("KL from A" in " ".join(words)) == (width <= 40)
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_tables_of_differences_are_not_wrapped(width):
     named = [each for each in MACHINES if "published" not in each.name]  # whose sums are long
