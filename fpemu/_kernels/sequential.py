@@ -11,7 +11,8 @@ advances along the inner dimension is one of five flavours:
 Narrow ones take operands that are float32 numbers, wide ones any float64 numbers.  All give the
 same bits where more than one applies.  The sums of blocks are added in one of these ways, too: by
 the carrier's addition where the outer accumulator is in its format, rounded in lanes, or exactly.
-Sums of which a rounding is stochastic are formed element by element (:func:`_stochastic_kernel`).
+Sums of which a rounding is stochastic are formed element by element (:func:`_stochastic_kernel`),
+or in lanes by :mod:`fpemu._kernels.stochastic_sums`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 import numba
 import numpy as np
 
-from fpemu._kernels import caching, launching, random_bits, tiles, words
+from fpemu._kernels import caching, launching, random_bits, stochastic_sums, tiles, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.error_free import (
     add_float32,
@@ -786,6 +787,9 @@ def _stochastic_product(
     operands: Operands, accumulator: SequentialFacts, outer: BlockedFacts | None
 ) -> Carrier:
     batch, rows, columns = operands.shape
+    single = outer is None and accumulator.fused and accumulator.via is None
+    if single and stochastic_sums.takes(operands, accumulator.format, accumulator.rounding):
+        return stochastic_sums.product(operands, accumulator.format, accumulator.rounding)
     out = np.zeros(operands.shape)
     outer_rounding = accumulator.rounding if outer is None else outer.rounding
     columns_first = read_only(operands.b.transpose(0, 2, 1), _FLOAT64)
