@@ -21,11 +21,14 @@ from fpemu._kernels.caching import inline, kernel
 
 __all__ = [
     "BLOCK_WORDS",
+    "MULTIPLIER_A",
+    "MULTIPLIER_C",
     "draw",
     "element_word",
     "fill_block",
     "further_word",
     "key_of",
+    "key_of_round",
     "step_bits",
 ]
 
@@ -34,8 +37,12 @@ BLOCK_WORDS: Final = 2048
 
 _ROUNDS: Final = 7  # the least that pass every test of the paper
 _COUNTERS: Final = BLOCK_WORDS // 4
-_MULTIPLIER_A: Final = np.uint32(0xD2511F53)
-_MULTIPLIER_C: Final = np.uint32(0xCD9E8D57)
+MULTIPLIER_A: Final = np.uint32(0xD2511F53)
+"""What the first word of a counter is multiplied by in every round."""
+
+MULTIPLIER_C: Final = np.uint32(0xCD9E8D57)
+"""The same of the third word."""
+
 _WEYL_FIRST: Final = np.uint32(0x9E3779B9)
 _WEYL_SECOND: Final = np.uint32(0xBB67AE85)
 
@@ -47,13 +54,22 @@ def key_of(seed: int | None) -> tuple[np.uint32, np.uint32]:
 
 
 @inline
+def key_of_round(first: Any, second: Any, number: int) -> Any:
+    """The key of a round of the generator, from 0, as 64-bit words."""
+    count = np.uint64(number)
+    first = words.add(np.uint64(first), words.multiply(count, np.uint64(_WEYL_FIRST)))
+    second = words.add(np.uint64(second), words.multiply(count, np.uint64(_WEYL_SECOND)))
+    return words.bit_and(first, 2**32 - 1), words.bit_and(second, 2**32 - 1)
+
+
+@inline
 def draw(a: Any, b: Any, c: Any, d: Any, first: Any, second: Any) -> Any:
     """Four words of 32 random bits for a counter of four words and a key of two."""
     for _ in range(_ROUNDS):
-        high_a = words.multiply_high(_MULTIPLIER_A, a)
-        low_a = words.multiply(_MULTIPLIER_A, a)
-        high_c = words.multiply_high(_MULTIPLIER_C, c)
-        low_c = words.multiply(_MULTIPLIER_C, c)
+        high_a = words.multiply_high(MULTIPLIER_A, a)
+        low_a = words.multiply(MULTIPLIER_A, a)
+        high_c = words.multiply_high(MULTIPLIER_C, c)
+        low_c = words.multiply(MULTIPLIER_C, c)
         a = words.bit_xor(words.bit_xor(high_c, b), first)
         b = low_c
         c = words.bit_xor(words.bit_xor(high_a, d), second)

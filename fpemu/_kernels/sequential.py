@@ -9,8 +9,10 @@ advances along the inner dimension is one of five flavours:
 - exact, narrow or wide: error-free transformations, or integer arithmetic, in every step.
 
 Narrow ones take operands that are float32 numbers, wide ones any float64 numbers.  All give the
-same bits where more than one applies.  Sums of which a rounding is stochastic are formed element by
-element (:func:`_stochastic_kernel`).
+same bits where more than one applies.  The sums of blocks are added in one of these ways, too: by
+the carrier's addition where the outer accumulator is in its format, rounded in lanes, or exactly.
+Sums of which a rounding is stochastic are formed element by element (:func:`_stochastic_kernel`),
+or in lanes by :mod:`fpemu._kernels.stochastic_sums`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 import numba
 import numpy as np
 
-from fpemu._kernels import caching, launching, random_bits, tiles, words
+from fpemu._kernels import caching, launching, random_bits, stochastic_sums, tiles, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.error_free import (
     add_float32,
@@ -63,7 +65,15 @@ from fpemu._kernels.significands import ZERO
 
 __all__ = ["blocked_product", "product"]
 
-_NO_OUTER, _PLAIN, _FAST_NARROW, _FAST_WIDE, _EXACT_NARROW, _EXACT_WIDE = range(6)
+(
+    _NO_OUTER,
+    _PLAIN_NARROW,
+    _PLAIN_WIDE,
+    _FAST_NARROW,
+    _FAST_WIDE,
+    _EXACT_NARROW,
+    _EXACT_WIDE,
+) = range(7)
 
 _FLOAT32: Final[np.dtype[Any]] = np.dtype(np.float32)
 _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
@@ -74,7 +84,7 @@ _VECTOR_BYTES: Final = tiles.VECTOR_BITS // 8
 _WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread
 _PIECES_PER_THREAD: Final = 4
 _LEAST_ROWS, _MOST_ROWS = 8, 1024  # of a piece of work
-_DEPTH: Final = 1024  # terms of a panel that are filled in at once: those stay in a cache
+_PANEL_BYTES: Final = 2**15  # of what is filled in at once: that stays in the first cache
 _STOCHASTIC_WORK: Final = 2**14
 
 
@@ -117,6 +127,7 @@ class _Sum(NamedTuple):
     rows: int  # of the output that a thread takes at once
     targets: Any  # in rows, as random bits are in streams: INNER, PRODUCTS, VIA, OUTER
     fast: tuple[Any, ...]  # see `_fast_parameters`
+    outer_fast: tuple[Any, ...]  # the same of the outer accumulators
     inner_share: float  # the unit of the inner roundings in that of the outer ones
 
 
@@ -133,10 +144,13 @@ class _Tile(NamedTuple):
 
 
 @numba.njit(inline="always")
-def _advance_plain(a, row, origin, full, panel, tile, first, stop, fast):  # type: ignore[no-untyped-def]
+def _advance_plain(a, row, origin, full, panel, tile, first, stop, fast, wide):  # type: ignore[no-untyped-def]
     """Take a tile from step ``first`` to ``stop`` by the lanes' own arithmetic."""
     if full:
-        tiles.advance_plain_rows(a, row, origin, panel, tile, first, stop, fast)
+        if wide:
+            tiles.advance_plain_rows_wide(a, row, origin, panel, tile, first, stop, fast)
+        else:
+            tiles.advance_plain_rows(a, row, origin, panel, tile, first, stop, fast)
     else:
         tiles.advance_plain(a, row, origin, panel, tile, first, stop, fast)
 
@@ -277,15 +291,49 @@ def _begin(tile, initial, batch, row, together, column):  # type: ignore[no-unty
 
 
 @numba.njit(inline="always")
-def _add_block(total, tile, rows, target, kind, wide):  # type: ignore[no-untyped-def]
+def _sum_plain(  # type: ignore[no-untyped-def]
+    a, row, origin, full, panel, tile, total, first, stop, begins, ends, wide
+):
+    """Form the sums of a block, or of a part of it, and add complete ones, in plain arithmetic."""
+    if full:
+        if wide:
+            tiles.sum_plain_rows_wide(a, row, origin, panel, tile, total, first, stop, begins, ends)
+        else:
+            tiles.sum_plain_rows(a, row, origin, panel, tile, total, first, stop, begins, ends)
+    else:
+        tiles.sum_plain(a, row, origin, panel, tile, total, first, stop, begins, ends)
+
+
+@numba.njit(inline="always")
+def _add_block(  # type: ignore[no-untyped-def]
+    total, tile, rows, undecided, fast, target, kind, plain, quick, wide
+):
     """Round the sums of a block into the outer accumulators."""
     for r in range(rows):
-        for j in range(COLUMNS):
-            term = np.float64(tile[r, j])
-            if wide:
-                total[r, j] = words.floating(fma_word(1.0, term, total[r, j], target, kind))
-            else:
-                total[r, j] = add_float32(total[r, j], term, target, kind)
+        if plain:
+            tiles.add_plain(tile, total, r, 0, fast)
+        elif quick:
+            if tiles.add_rounded(tile, total, r, 0, fast) == 0:
+                tiles.settle_added(tile, total, r, undecided, fast)
+                for vector in range(COLUMNS // (_VECTOR_BYTES // total.itemsize)):
+                    lanes, j = undecided[vector], vector * (_VECTOR_BYTES // total.itemsize)
+                    while lanes != 0:
+                        if lanes & 1:
+                            total[r, j] = _outer_sum(total[r, j], tile[r, j], target, kind, wide)
+                        lanes >>= 1
+                        j += 1
+        else:
+            for j in range(COLUMNS):
+                total[r, j] = _outer_sum(total[r, j], tile[r, j], target, kind, wide)
+
+
+@numba.njit(inline="always")
+def _outer_sum(total, term, target, kind, wide):  # type: ignore[no-untyped-def]
+    """An exact sum, rounded once."""
+    if wide:
+        bits = fma_word(1.0, np.float64(term), np.float64(total), target, kind)
+        return words.floating(bits)
+    return add_float32(np.float64(total), np.float64(term), target, kind)
 
 
 # --- the kernel ---------------------------------------------------------------------------------
@@ -294,7 +342,8 @@ def _add_block(total, tile, rows, target, kind, wide):  # type: ignore[no-untype
 def _rows_together(flavour: int) -> int:
     """How many rows of the output a tile has."""
     rows = {
-        _PLAIN: tiles.PLAIN_ROWS,
+        _PLAIN_NARROW: tiles.PLAIN_ROWS,
+        _PLAIN_WIDE: tiles.PLAIN_ROWS_WIDE,
         _FAST_NARROW: tiles.ROUNDED_ROWS,
         _FAST_WIDE: tiles.ROUNDED_ROWS,
     }
@@ -310,18 +359,23 @@ def _product_kernel(
     via: bool,
     ranged: bool,
     outer: int,
+    wide_outer: bool,
     outer_kind: int,
     running: bool,
 ) -> Callable[..., None]:
     """The kernel of a flavour; `outer` is that of the outer accumulator, or _NO_OUTER.
 
+    An outer sum that is `wide` is not one of float32 numbers.
+
     The arguments are constants to the compiler: they decide what it compiles at all.
     """
-    plain = flavour == _PLAIN
+    plain = flavour in (_PLAIN_NARROW, _PLAIN_WIDE)
     quick = flavour in (_FAST_NARROW, _FAST_WIDE)
-    wide = flavour in (_FAST_WIDE, _EXACT_WIDE)
+    wide = flavour in (_PLAIN_WIDE, _FAST_WIDE, _EXACT_WIDE)
     blocked = outer != _NO_OUTER
-    wide_outer = outer == _EXACT_WIDE
+    plain_outer = outer in (_PLAIN_NARROW, _PLAIN_WIDE)
+    quick_outer = outer in (_FAST_NARROW, _FAST_WIDE)
+    together_outer = plain and outer == flavour
     height = 1 if running else _rows_together(flavour)
 
     @caching.kernel
@@ -362,16 +416,25 @@ def _product_kernel(
                     full = row + height <= last_row
                     together = height if full else 1
                     if column < _longest(lengths, row, row + together):
-                        inner = work.inner[slot]
-                        first = origin
+                        inner, total = work.inner[slot], work.total[slot]
+                        first, place = origin, origin % block
                         while first < end:
-                            last = min(first - first % block + block, end)
-                            if blocked and first % block == 0:
+                            last = min(first + block - place, end)
+                            begins = place == 0
+                            ends = last == first + block - place or last == steps
+                            if together_outer:
+                                _sum_plain(
+                                    a, row, origin, full, panel, inner, total,
+                                    first - origin, last - origin, begins, ends, wide,
+                                )  # fmt: skip
+                                first, place = last, 0
+                                continue
+                            if blocked and begins:
                                 _clear(inner, height)
                             if plain:
                                 _advance_plain(
                                     a, row, origin, full, panel, inner,
-                                    first - origin, last - origin, sums.fast,
+                                    first - origin, last - origin, sums.fast, wide,
                                 )  # fmt: skip
                             elif quick:
                                 _advance_quickly(
@@ -384,14 +447,14 @@ def _product_kernel(
                                     a, row, origin, panel, inner, first - origin, last - origin,
                                     target, of_product, of_via, wide, kind, unfused, via, running,
                                 )  # fmt: skip
-                            if blocked and (last % block == 0 or last == steps):
-                                total = work.total[slot]
+                            if blocked and ends:
                                 _add_block(
-                                    total, inner, height, outer_target, outer_kind, wide_outer
-                                )
+                                    total, inner, height, work.undecided, sums.outer_fast,
+                                    outer_target, outer_kind, plain_outer, quick_outer, wide_outer,
+                                )  # fmt: skip
                                 if running:
                                     _add_running(total)
-                            first = last
+                            first, place = last, 0
                     row += together
                     slot += 1
             row, slot = first_row, 0
@@ -400,7 +463,10 @@ def _product_kernel(
                 result = work.total[slot] if blocked else work.inner[slot]
                 for r in range(together):
                     for j in range(min(COLUMNS, lengths[row + r] - column)):
-                        out[batch, row + r, column + j] = result[r, j]
+                        number = result[r, j]
+                        if blocked and number != number:
+                            number = np.nan  # the processor's have a sign
+                        out[batch, row + r, column + j] = number
                 if running:
                     for j in range(min(COLUMNS, lengths[row] - column)):
                         for i in range(2):
@@ -485,9 +551,9 @@ def _chain_of(accumulator: SequentialFacts, operands: Operands, *, blocked: bool
     if rounding.mode == "rne" and accumulator.fused and accumulator.via is None:
         if rounding.overflow == "ieee" and not running:
             if narrow and is_own_format(format, _FLOAT32):
-                return _Chain(_PLAIN, _FLOAT32)
+                return _Chain(_PLAIN_NARROW, _FLOAT32)
             if is_own_format(format, _FLOAT64):
-                return _Chain(_PLAIN)
+                return _Chain(_PLAIN_WIDE)
         fast = _fast_chain(format, rounding, operands, blocked=blocked)
         if fast is not None:
             return fast
@@ -533,10 +599,12 @@ def _product(
     if any(rounding.is_stochastic for rounding in roundings):
         return _stochastic_product(operands, accumulator, outer)
     chain = _chain_of(accumulator, operands, blocked=outer is not None)
-    out = np.zeros(operands.shape, chain.dtype if outer is None else _FLOAT64)
+    outer_chain = None if outer is None else _outer_chain(chain, operands, accumulator, outer)
+    final = outer_chain or chain
+    out = np.zeros(operands.shape, final.dtype)
     if out.size == 0:
         return out
-    running, blocked = operands.wants_running, outer is not None
+    running = operands.wants_running
     height = 1 if running else _rows_together(chain.flavour)
     rows, count, grain = _pieces(operands, height)
     launching.run(
@@ -547,20 +615,21 @@ def _product(
             not accumulator.fused,
             accumulator.via is not None,
             chain.ranged,
-            _NO_OUTER if outer is None else _outer_flavour(operands, accumulator, outer),
+            _NO_OUTER if outer_chain is None else outer_chain.flavour,
+            final.flavour in (_FAST_WIDE, _EXACT_WIDE),
             kind_of(roundings[-1]),
             running,
         ),
         count,
         operands.arrays(chain.dtype, out, right_of(operands.b, chain.dtype)),
-        _sum_of(operands, accumulator, outer, rows, chain.fast),
+        _sum_of(operands, accumulator, outer, rows, chain.fast, final.fast),
         grain=grain,
         workspace=lambda: _tiles(
             rows // height + height - 1,
             height * (3 if running else 1),
-            min(operands.steps, _DEPTH),
+            _depth(operands.steps, 1 if outer is None else outer.block, chain.dtype),
             chain.dtype,
-            blocked=blocked,
+            None if outer_chain is None else outer_chain.dtype,
         ),
     )
     return out
@@ -582,21 +651,39 @@ def _pieces(operands: Operands, height: int) -> tuple[int, int, int]:
     return each, panels * -(-rows // each), max(1, _WORK_PER_PIECE // work)
 
 
-def _tiles(slots: int, rows: int, depth: int, dtype: np.dtype[Any], *, blocked: bool) -> _Tile:
-    """A workspace; only `blocked` sums have outer accumulators."""
+def _depth(steps: int, block: int, dtype: np.dtype[Any]) -> int:
+    """How many terms of a panel are filled in at once: whole blocks, if they are short."""
+    most = _PANEL_BYTES // (COLUMNS * dtype.itemsize)
+    return max(1, min(steps, most - most % block if block < most else most))
+
+
+def _tiles(
+    slots: int, rows: int, depth: int, dtype: np.dtype[Any], outer_dtype: np.dtype[Any] | None
+) -> _Tile:
+    """A workspace; only sums of blocks have outer accumulators."""
     inner = aligned((slots, rows, COLUMNS), dtype)
-    return _Tile(
-        inner,
-        aligned((slots, rows, COLUMNS)) if blocked else inner,
-        np.zeros(inner[0].nbytes // _VECTOR_BYTES, np.int64),
-        aligned((max(depth, 1), COLUMNS), dtype),
-    )
+    total = inner if outer_dtype is None else aligned(inner.shape, outer_dtype)
+    vectors = max(inner[0].nbytes, total[0, 0].nbytes) // _VECTOR_BYTES
+    panel = aligned((depth, COLUMNS), dtype)
+    return _Tile(inner, total, np.zeros(vectors, np.int64), panel)
 
 
-def _outer_flavour(operands: Operands, accumulator: SequentialFacts, outer: BlockedFacts) -> int:
-    formats = (accumulator.format, outer.format)
-    narrow = operands.narrow and all(map(holds_float32_sums, formats))
-    return _EXACT_NARROW if narrow else _EXACT_WIDE
+def _outer_chain(
+    inner: _Chain, operands: Operands, accumulator: SequentialFacts, outer: BlockedFacts
+) -> _Chain:
+    """How the sums of blocks, of a chain, are added up: in its lanes if they do, or wider ones."""
+    format, rounding = outer.format, outer.rounding
+    narrow = operands.narrow and all(map(holds_float32_sums, (accumulator.format, format)))
+    if rounding.mode == "rne":
+        dtypes = (_FLOAT32, _FLOAT64) if inner.dtype == _FLOAT32 else (_FLOAT64,)
+        for dtype in dtypes:
+            if is_own_format(format, dtype) and rounding.overflow == "ieee":
+                return _Chain(_PLAIN_NARROW if dtype == _FLOAT32 else _PLAIN_WIDE, dtype)
+            # The sums of blocks, infinities too, are members of their format.
+            fast = _fast_parameters(format, dtype, accumulator.format.quantum_exponent)
+            if fast is not None:
+                return _Chain(_FAST_NARROW if narrow else _FAST_WIDE, dtype, fast[0])
+    return _Chain(_EXACT_NARROW if narrow else _EXACT_WIDE)
 
 
 def _sum_of(
@@ -605,6 +692,7 @@ def _sum_of(
     outer: BlockedFacts | None,
     rows: int = 1,
     fast: tuple[Any, ...] = (0.0,),
+    outer_fast: tuple[Any, ...] = (0.0,),
 ) -> _Sum:
     """The data of a sum; without an outer accumulator all terms are one block."""
     format, rounding = accumulator.format, accumulator.rounding
@@ -618,6 +706,7 @@ def _sum_of(
             (format, rounding) if outer is None else (outer.format, outer.rounding),
         ),
         fast=fast,
+        outer_fast=outer_fast,
         inner_share=1.0 if outer is None else accumulator.roundoff / outer.roundoff,
     )
 
@@ -698,6 +787,9 @@ def _stochastic_product(
     operands: Operands, accumulator: SequentialFacts, outer: BlockedFacts | None
 ) -> Carrier:
     batch, rows, columns = operands.shape
+    single = outer is None and accumulator.fused and accumulator.via is None
+    if single and stochastic_sums.takes(operands, accumulator.format, accumulator.rounding):
+        return stochastic_sums.product(operands, accumulator.format, accumulator.rounding)
     out = np.zeros(operands.shape)
     outer_rounding = accumulator.rounding if outer is None else outer.rounding
     columns_first = read_only(operands.b.transpose(0, 2, 1), _FLOAT64)

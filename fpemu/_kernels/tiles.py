@@ -22,24 +22,35 @@ from fpemu._kernels.vectors import spread
 
 __all__ = [
     "PLAIN_ROWS",
+    "PLAIN_ROWS_WIDE",
     "ROUNDED_ROWS",
     "VECTOR_BITS",
+    "add_plain",
+    "add_rounded",
     "advance_plain",
     "advance_plain_rows",
+    "advance_plain_rows_wide",
     "advance_ranged",
     "advance_ranged_rows",
     "advance_ranged_running",
     "advance_rounded",
     "advance_rounded_rows",
     "advance_rounded_running",
+    "settle_added",
     "settle_ranged",
     "settle_ranged_rows",
     "settle_rounded",
     "settle_rounded_rows",
+    "sum_plain",
+    "sum_plain_rows",
+    "sum_plain_rows_wide",
 ]
 
 PLAIN_ROWS: Final = 4
-"""Rows that the plain loop advances together, to use each element of a panel that often."""
+"""Rows that the plain loop in float32 advances together, to use an element of a panel as often."""
+
+PLAIN_ROWS_WIDE: Final = 2
+"""The same in float64: twice as many would be more accumulators than registers."""
 
 # Twice the accumulators are more registers than narrower machines have.
 ROUNDED_ROWS: Final = 2 if get_host_cpu_features().get("avx512f") else 1
@@ -166,6 +177,24 @@ def _data(context: Any, builder: ir.IRBuilder, kind: Any, array: Any) -> tuple[i
     return fields.data, shape[-1]
 
 
+def _lanes_of(dtype: Any) -> _Lanes:
+    """The vectors of float32 or float64 numbers."""
+    return {
+        types.float32: _Lanes(ir.FloatType(), 32),
+        types.float64: _Lanes(ir.DoubleType(), 64),
+    }[dtype]
+
+
+def _rows_of(
+    context: Any, builder: ir.IRBuilder, kind: Any, place: Sequence[ir.Value], rows: int
+) -> list[ir.Value]:
+    """The data of some rows of an array, from a term on: `place` is the array, row and term."""
+    a, row, origin = place
+    data, length = _data(context, builder, kind, a)
+    starts = [builder.mul(builder.add(row, _INDEX(r)), length) for r in range(rows)]
+    return [builder.gep(data, [builder.add(start, origin)]) for start in starts]
+
+
 def _tile_intrinsic(rows: int, emit: Callable[..., ir.Value], last: Any = types.intp) -> Any:
     """An intrinsic ``f(a, row, origin, panel, accumulators, step, last, parameters)`` of a tile.
 
@@ -179,24 +208,19 @@ def _tile_intrinsic(rows: int, emit: Callable[..., ir.Value], last: Any = types.
     ):
         index = types.intp
         signature = index(a, index, index, panel, accumulators, index, last, parameters)
-        lanes = {
-            types.float32: _Lanes(ir.FloatType(), 32),
-            types.float64: _Lanes(ir.DoubleType(), 64),
-        }[a.dtype]
 
         def generate(  # type: ignore[no-untyped-def]
             context, builder, signature, arguments
         ):
             kinds = signature.args
-            a_data, row_length = _data(context, builder, kinds[0], arguments[0])
             panel_data, _ = _data(context, builder, kinds[3], arguments[3])
             tile_data, _ = _data(context, builder, kinds[4], arguments[4])
-            _, row, origin, _, _, step, last_value, parameters = arguments
+            last_value, parameters = arguments[6:]
             if isinstance(kinds[6], types.Array):
                 last_value, _ = _data(context, builder, kinds[6], last_value)
-            starts = [builder.mul(builder.add(row, _INDEX(r)), row_length) for r in range(rows)]
-            left = [builder.gep(a_data, [builder.add(start, origin)]) for start in starts]
-            tile = _Tile(lanes, builder, tile_data, rows)
+            left = _rows_of(context, builder, kinds[0], arguments[:3], rows)
+            step = arguments[5]
+            tile = _Tile(_lanes_of(a.dtype), builder, tile_data, rows)
             words = cgutils.unpack_tuple(builder, parameters, len(kinds[7]))
             return emit(builder, tile, left, panel_data, step, last_value, words)
 
@@ -219,9 +243,34 @@ def _advance(
         builder, tile, left, panel, step, last, words
     ):
         rounded_step = _RoundedStep(tile.lanes, builder, words, ranged=ranged) if rounded else None
-        return _emit_loop(builder, tile, left, panel, step, last, rounded_step, running)
+        places = [*tile.places, *tile.magnitudes, *tile.squares] if running else tile.places
+        initial = [tile.load(builder, place) for place in places]
+        reached, final = _emit_loop(
+            builder, tile, initial, left, panel, step, last, rounded_step, running
+        )
+        tile.store(builder, final, places)
+        return reached
 
     return _tile_intrinsic(rows, emit)
+
+
+def _emit_second_look(
+    builder: ir.IRBuilder,
+    tile: _Tile,
+    rounded_step: _RoundedStep,
+    factors: Sequence[tuple[ir.Value, ir.Value]],
+    old: Sequence[ir.Value],
+    undecided: ir.Value,
+) -> None:
+    """Store what is decided of a step, and the masks of what is not."""
+    new = []
+    for number, ((a, b), total) in enumerate(zip(factors, old, strict=True)):
+        value, open_ = rounded_step.second_look(a, b, total)
+        new.append(builder.select(open_, total, value))
+        mask = builder.bitcast(open_, ir.IntType(tile.lanes.count))
+        place = builder.gep(undecided, [_INDEX(number)])
+        builder.store(builder.zext(mask, _INDEX), place)
+    tile.store(builder, new, tile.places)
 
 
 def _settle(rows: int, *, ranged: bool = False) -> Any:
@@ -236,18 +285,141 @@ def _settle(rows: int, *, ranged: bool = False) -> Any:
     ):
         rounded_step = _RoundedStep(tile.lanes, builder, words, ranged=ranged)
         old = [tile.load(builder, place) for place in tile.places]
-        new = []
         factors = tile.factors(builder, left, panel, step)
-        for number, ((a, b), total) in enumerate(zip(factors, old, strict=True)):
-            value, open_ = rounded_step.second_look(a, b, total)
-            new.append(builder.select(open_, total, value))
-            mask = builder.bitcast(open_, ir.IntType(tile.lanes.count))
-            place = builder.gep(undecided, [_INDEX(number)])
-            builder.store(builder.zext(mask, _INDEX), place)
-        tile.store(builder, new, tile.places)
+        _emit_second_look(builder, tile, rounded_step, factors, old, undecided)
         return _INDEX(0)
 
     return _tile_intrinsic(rows, emit, types.Array(types.int64, 1, "C"))
+
+
+def _sum(rows: int) -> Any:
+    """An intrinsic that forms sums of blocks by the plain loop and adds those that are complete.
+
+    ``f(a, row, origin, panel, sums, totals, step, last, begins, ends)``: the sums are +0 at first
+    if the block `begins`; they are added to `totals`, in the lanes' own arithmetic, if it `ends`,
+    and are kept in `sums` otherwise.
+    """
+
+    def typed(  # type: ignore[no-untyped-def]
+        _typing_context, a, row, origin, panel, sums, totals, step, last, begins, ends
+    ):
+        index, lanes = types.intp, _lanes_of(a.dtype)
+        signature = types.none(
+            a, index, index, panel, sums, totals, index, index, types.boolean, types.boolean
+        )
+
+        def generate(  # type: ignore[no-untyped-def]
+            context, builder, signature, arguments
+        ):
+            kinds = signature.args
+            left = _rows_of(context, builder, kinds[0], arguments[:3], rows)
+            panel_data, sums_data, totals_data = (
+                _data(context, builder, kinds[i], arguments[i])[0] for i in (3, 4, 5)
+            )
+            first, stop, begins, ends = arguments[6:]
+            tile = _Tile(lanes, builder, sums_data, rows)
+            totals = _Tile(lanes, builder, totals_data, rows)
+            zero = ir.Constant(lanes.numbers, None)
+            before = builder.block
+            with builder.if_then(builder.not_(begins)):
+                kept = [tile.load(builder, place) for place in tile.places]
+                loaded = builder.block
+            initial = [builder.phi(lanes.numbers) for _ in kept]
+            for phi, value in zip(initial, kept, strict=True):
+                phi.add_incoming(zero, before)
+                phi.add_incoming(value, loaded)
+            _, final = _emit_loop(builder, tile, initial, left, panel_data, first, stop)
+            with builder.if_else(ends) as (complete, incomplete):
+                with complete:
+                    old = [totals.load(builder, place) for place in totals.places]
+                    new = [builder.fadd(x, y) for x, y in zip(old, final, strict=True)]
+                    totals.store(builder, new, totals.places)
+                with incomplete:
+                    tile.store(builder, final, tile.places)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return intrinsic(typed)
+
+
+def _add(emit: Callable[..., ir.Value], last: Any = types.intp) -> Any:
+    """An intrinsic ``f(sums, totals, row, last, parameters)`` that adds a row of sums to totals.
+
+    ``emit(builder, totals, terms, last, words)`` writes its code: `terms` has the sums as vectors
+    of the totals' lanes, `words` the parameters; an array `last` is its data.
+    """
+
+    def typed(_typing_context, sums, totals, row, last_, parameters):  # type: ignore[no-untyped-def]
+        lanes = _lanes_of(totals.dtype)
+        signature = types.intp(sums, totals, types.intp, last, parameters)
+
+        def generate(  # type: ignore[no-untyped-def]
+            context, builder, signature, arguments
+        ):
+            kinds = signature.args
+            offset = builder.mul(arguments[2], _INDEX(COLUMNS))
+            sums_data, totals_data = (
+                builder.gep(_data(context, builder, kinds[i], arguments[i])[0], [offset])
+                for i in range(2)
+            )
+            last_value = arguments[3]
+            if isinstance(kinds[3], types.Array):
+                last_value, _ = _data(context, builder, kinds[3], last_value)
+            tile = _Tile(lanes, builder, totals_data, 1)
+            terms = [
+                _load_as(builder, lanes, sums_data, v * lanes.count) for v in range(tile.vectors)
+            ]
+            words = cgutils.unpack_tuple(builder, arguments[4], len(kinds[4]))
+            return emit(builder, tile, terms, last_value, words)
+
+        return signature, generate
+
+    return intrinsic(typed)
+
+
+def _load_as(builder: ir.IRBuilder, lanes: _Lanes, data: ir.Value, start: int) -> ir.Value:
+    """A vector of numbers, widened if the lanes are wider."""
+    number = data.type.pointee
+    kind = ir.VectorType(number, lanes.count)
+    place = builder.bitcast(builder.gep(data, [_INDEX(start)]), kind.as_pointer())
+    vector = builder.load(place, align=4)
+    return vector if number == lanes.number else builder.fpext(vector, lanes.numbers)
+
+
+def _emit_plain_addition(  # type: ignore[no-untyped-def]
+    builder, totals, terms, last, words
+):
+    """Add by the lanes' own arithmetic; returns 1."""
+    old = [totals.load(builder, place) for place in totals.places]
+    new = [builder.fadd(x, y) for x, y in zip(old, terms, strict=True)]
+    totals.store(builder, new, totals.places)
+    return _INDEX(1)
+
+
+def _emit_rounded_addition(  # type: ignore[no-untyped-def]
+    builder, totals, terms, last, words
+):
+    """Add with one rounding to the format; returns 0, with nothing done, if that is doubtful."""
+    step = _RoundedStep(totals.lanes, builder, words, ranged=True)
+    step.begin_guess()
+    old = [totals.load(builder, place) for place in totals.places]
+    new = [step.guess(builder.fadd(x, y)) for x, y in zip(old, terms, strict=True)]
+    sure = builder.not_(step.is_doubtful())
+    with builder.if_then(sure, likely=True):
+        totals.store(builder, new, totals.places)
+    return builder.zext(sure, _INDEX)
+
+
+def _emit_settled_addition(  # type: ignore[no-untyped-def]
+    builder, totals, terms, undecided, words
+):
+    """A second look at a doubtful addition, see `_settle`."""
+    step = _RoundedStep(totals.lanes, builder, words, ranged=True)
+    one = totals.lanes.spread(builder, ir.Constant(totals.lanes.number, 1.0))
+    old = [totals.load(builder, place) for place in totals.places]
+    _emit_second_look(builder, totals, step, [(one, term) for term in terms], old, undecided)
+    return _INDEX(0)
 
 
 class _Tile:
@@ -300,23 +472,22 @@ class _Tile:
 def _emit_loop(
     builder: ir.IRBuilder,
     tile: _Tile,
+    initial: Sequence[ir.Value],
     left: Sequence[ir.Value],
     panel: ir.Value,
     first: ir.Value,
     stop: ir.Value,
-    rounded_step: _RoundedStep | None,
-    running: bool,
-) -> ir.Value:
-    """The loop over steps; the accumulators live in registers while it runs."""
+    rounded_step: _RoundedStep | None = None,
+    running: bool = False,
+) -> tuple[ir.Value, list[ir.Value]]:
+    """The loop over steps, whose accumulators live in registers; the step and what it leaves."""
     lanes = tile.lanes
     multiply_add = lanes.multiply_add(builder)
-    places = [*tile.places, *tile.magnitudes, *tile.squares] if running else tile.places
     count = len(tile.places)
     before = builder.block
     loop = builder.append_basic_block("advance.loop")
     proceed = builder.append_basic_block("advance.proceed")
     leave = builder.append_basic_block("advance.leave")
-    initial = [tile.load(builder, place) for place in places]
     builder.cbranch(builder.icmp_signed("<", first, stop), loop, leave)
 
     builder.position_at_end(loop)
@@ -371,12 +542,12 @@ def _emit_loop(
         reached.add_incoming(step, loop)
         for phi, value in zip(final, old, strict=True):
             phi.add_incoming(value, loop)
-    tile.store(builder, final, places)
-    return reached
+    return reached, final
 
 
 advance_plain = _advance(1)
 advance_plain_rows = _advance(PLAIN_ROWS)
+advance_plain_rows_wide = _advance(PLAIN_ROWS_WIDE)
 advance_rounded = _advance(1, rounded=True)
 advance_rounded_rows = _advance(ROUNDED_ROWS, rounded=True)
 advance_ranged = _advance(1, rounded=True, ranged=True)
@@ -387,3 +558,9 @@ settle_rounded = _settle(1)
 settle_rounded_rows = _settle(ROUNDED_ROWS)
 settle_ranged = _settle(1, ranged=True)
 settle_ranged_rows = _settle(ROUNDED_ROWS, ranged=True)
+sum_plain = _sum(1)
+sum_plain_rows = _sum(PLAIN_ROWS)
+sum_plain_rows_wide = _sum(PLAIN_ROWS_WIDE)
+add_plain = _add(_emit_plain_addition)
+add_rounded = _add(_emit_rounded_addition)
+settle_added = _add(_emit_settled_addition, types.Array(types.int64, 1, "C"))

@@ -83,7 +83,7 @@ def test_layouts_of_right_operands(layout, rows, format):
 @pytest.mark.parametrize("format", ["float32", "e8m7", "float8_e4m3fn", "float16"])
 @pytest.mark.parametrize("layout", ["rows", "columns"])
 def test_sums_do_not_depend_on_the_parts_of_a_panel(monkeypatch, depth, format, layout):
-    monkeypatch.setattr(kernels, "_DEPTH", depth)
+    monkeypatch.setattr(kernels, "_depth", lambda steps, *_: min(depth, steps))
     a, b = numbers(5, STEPS), LAYOUTS[layout](numbers(STEPS, COLUMNS))
     assert_same_bits(fpemu.matmul(a, b, fpemu.Sequential(format)), expected(format, 5))
 
@@ -92,7 +92,7 @@ def test_sums_do_not_depend_on_the_parts_of_a_panel(monkeypatch, depth, format, 
 @pytest.mark.parametrize("block", [3, 8, 64])
 @pytest.mark.parametrize("inner", ["float32", "e8m4"])
 def test_blocks_do_not_depend_on_the_parts_of_a_panel(monkeypatch, depth, block, inner):
-    monkeypatch.setattr(kernels, "_DEPTH", depth)
+    monkeypatch.setattr(kernels, "_depth", lambda steps, *_: min(depth, steps))
     a, b = numbers(5, STEPS), numbers(STEPS, 70)
     accumulator = fpemu.Blocked("float32", block, fpemu.Sequential(inner))
     definition = functools.partial(blocked, format="float32", block=block, inner=inner)
@@ -105,7 +105,7 @@ def test_blocks_do_not_depend_on_the_parts_of_a_panel(monkeypatch, depth, block,
 def test_running_sums_do_not_depend_on_the_parts_of_a_panel(monkeypatch, accumulator):
     a, b = numbers(3, STEPS), numbers(STEPS, 70)
     whole = fpemu.matmul(a, b, accumulator, running=True)[1]
-    monkeypatch.setattr(kernels, "_DEPTH", 4)
+    monkeypatch.setattr(kernels, "_depth", lambda *_: 4)
     parts = fpemu.matmul(a, b, accumulator, running=True)[1]
     assert_same_bits(parts.first, whole.first)
     assert_same_bits(parts.second, whole.second)
