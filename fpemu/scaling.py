@@ -480,7 +480,7 @@ def matmul(
     if isinstance(unit, ScaledCore):
         result = _unit_product(a, b, unit, c)
     else:
-        result = _matmul(*(_numbers(each) for each in (a, b)), unit, c=c)
+        result = _matmul(_numbers(a), _numbers(b), unit, c=c)
         result = result.astype(np.float64, copy=False)
     if a.tensor_scale == b.tensor_scale == 1.0:
         return result

@@ -61,7 +61,7 @@ class Matrix:
     """The weights of a linear layer.
 
     Large weights of a narrow format are held by codes of one or two bytes.  The operand of a step
-    is kept in the same way for the next product.  An operand that takes four bytes or more per
+    is kept in the same way for the next product.  An operand that takes more than two bytes per
     number is kept by products with few rows alone: others take far longer than rounding the
     weights.
 
@@ -160,12 +160,19 @@ class Matrix:
         if kept is not None and kept[0] == key:
             return kept[1]
         self._kept = None
-        if not (few or packed.is_narrow(step, self.size)):
+        if not (few or self._keeps(step)):
             return None
         scale = self._scale(step)
         parts = [self._narrow(step, self.columns(part), scale) for part in self._cuts(step)]
         self._kept = key, packed.joined(parts)
         return self._kept[1]
+
+    def _keeps(self, step: Product) -> bool:
+        """Whether products with many rows keep the operand, too: a byte or two per number."""
+        # Weights that are made when they are asked for take no memory: only a block format, into
+        # which it takes as long to bring them as to multiply them, is worth some.
+        quantizes = isinstance(step.operands, BlockFormat)
+        return packed.is_narrow(step, self.size) and (quantizes or self._weight is not None)
 
     def _numbers(self, few: bool) -> Any:
         """The weights if they are in memory; None in a subclass that makes them."""
