@@ -480,12 +480,35 @@ def matmul(
     if isinstance(unit, ScaledCore):
         result = _unit_product(a, b, unit, c)
     else:
-        result = _matmul(a.elements * a.spread_scales(), b.elements * b.spread_scales(), unit, c=c)
+        result = _matmul(_numbers(a), _numbers(b), unit, c=c)
+        result = result.astype(np.float64, copy=False)
     if a.tensor_scale == b.tensor_scale == 1.0:
         return result
     if c is not None:
         raise ValueError("c cannot be given where arrays have scales of their own: add it after")
     return multiply(result, multiply(a.tensor_scale, b.tensor_scale, "float32"), "float32")
+
+
+def _numbers(scaled: Scaled) -> Array:
+    """Elements of a matrix times their scales, exactly: in float32 where that is sure to hold."""
+    element, scales = scaled.format.element, scaled.scales
+    largest, least = float(np.max(scales, initial=0.0)), float(np.min(scales, initial=np.inf))
+    float32 = _formats.float32
+    narrow = (
+        largest * element.max_finite <= float32.max_finite
+        and min(least, 1.0) * element.smallest_subnormal >= float32.smallest_subnormal
+        and element.precision + scaled.format.scale.precision <= float32.precision
+    )
+    dtype = np.float32 if narrow else np.float64
+    elements, scales = (each.astype(dtype, copy=False) for each in (scaled.elements, scales))
+    block, length = scaled.format.block, scaled.shape[scaled.axis]
+    if length % block:
+        scales = np.repeat(scales, block, scaled.axis)
+        return np.asarray(elements * scales[tuple(slice(0, size) for size in scaled.shape)])
+    split = list(scaled.shape)
+    split[scaled.axis : scaled.axis + 1] = [length // block, block]
+    spread = np.expand_dims(scales, scaled.axis + 1)
+    return np.asarray((elements.reshape(split) * spread).reshape(scaled.shape))
 
 
 def _check_matrices(a: Scaled, b: Scaled) -> None:

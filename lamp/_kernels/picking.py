@@ -41,7 +41,7 @@ Mask = NDArray[np.bool_]
 Lengths = NDArray[np.int64]
 
 _GRAIN: Final = 16  # rows worth a thread
-_PIECES: Final = 64  # of an array whose largest elements are sought
+_PIECES: Final = 16  # of an array whose largest elements are sought
 _DIGIT: Final = 11  # bits of a word looked at together
 _BLOCK: Final = 64  # elements that are replaced together
 _PUT_GRAIN: Final = 2**10  # of such blocks that are worth a thread

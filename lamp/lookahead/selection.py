@@ -318,7 +318,7 @@ def select_rows(
         The number of leading components of each row that exist.
     settings : LAMP
     weights, sensitivity : ndarray, shape (rows, n), optional
-        In numbers.
+        In numbers; of weights the magnitudes count.
     arguments : ndarray, shape (rows, n), optional
         y, for the rules of arguments.
     stream : int

@@ -170,8 +170,8 @@ def attention(
     counted = None
     of_group = _by_rows if hardware.attention is None else _by_tiles
     for group in _groups(heads, query.itemsize * count * tokens, call.needs_all_heads):
-        key_heads = np.arange(group.start, group.stop) // shared
-        q, k, v = query[group], key[key_heads], value[key_heads]
+        heads_of: Any = group if shared == 1 else np.arange(group.start, group.stop) // shared
+        q, k, v = query[group], key[heads_of], value[heads_of]
         if order is not None:
             q, k = (np.take_along_axis(x, order[group, np.newaxis], axis=2) for x in (q, k))
         output[group], found = of_group(q, k, v, group, call)

@@ -61,8 +61,9 @@ class Matrix:
     """The weights of a linear layer.
 
     Large weights of a narrow format are held by codes of one or two bytes.  The operand of a step
-    is kept in the same way, for the next product with few rows.  A product with many rows does not
-    keep it: the product takes far longer than rounding the weights.
+    is kept in the same way for the next product.  An operand that takes more than two bytes per
+    number is kept by products with few rows alone: others take far longer than rounding the
+    weights.
 
     Parameters
     ----------
@@ -123,15 +124,23 @@ class Matrix:
         if ready is not None and packed.reads_codes(step):
             yield slice(0, self.shape[1]), packed.unpacked(ready)
             return
+        scale = None if ready is not None else self._scale(step)
         for part in self._cuts(step):
             if ready is not None:
                 yield part, packed.unpacked(packed.columns(ready, part))
             else:
-                yield part, self._taken(step, self.columns(part))
+                yield part, self._taken(step, self.columns(part), scale)
 
-    def _taken(self, step: Product, numbers: NDArray[Any]) -> Operand:
+    def _taken(self, step: Product, numbers: NDArray[Any], scale: float | None = None) -> Operand:
         """Numbers of the weights as a step takes them."""
-        return Operand(numbers) if self.is_operand(step) else right_operand(numbers, step, None)
+        return Operand(numbers) if self.is_operand(step) else right_operand(numbers, step, scale)
+
+    def _scale(self, step: Product) -> float | None:
+        """The scale of all weights, for steps that have one, without all numbers at a time."""
+        if not has_scale(step):
+            return None
+        largest = (np.max(np.abs(self.columns(part)), initial=0.0) for part in self._cuts(step))
+        return scale_of(float(max(largest)), step)
 
     def _cuts(self, step: Product) -> list[slice]:
         """Columns that are taken together."""
@@ -151,19 +160,27 @@ class Matrix:
         if kept is not None and kept[0] == key:
             return kept[1]
         self._kept = None
-        if not few:
+        if not (few or self._keeps(step)):
             return None
-        parts = [self._narrow(step, self.columns(part)) for part in self._cuts(step)]
+        scale = self._scale(step)
+        parts = [self._narrow(step, self.columns(part), scale) for part in self._cuts(step)]
         self._kept = key, packed.joined(parts)
         return self._kept[1]
+
+    def _keeps(self, step: Product) -> bool:
+        """Whether products with many rows keep the operand, too: a byte or two per number."""
+        # Weights that are made when they are asked for take no memory: only a block format, into
+        # which it takes as long to bring them as to multiply them, is worth some.
+        quantizes = isinstance(step.operands, BlockFormat)
+        return packed.is_narrow(step, self.size) and (quantizes or self._weight is not None)
 
     def _numbers(self, few: bool) -> Any:
         """The weights if they are in memory; None in a subclass that makes them."""
         return self._weight
 
-    def _narrow(self, step: Product, numbers: NDArray[Any]) -> Operand:
+    def _narrow(self, step: Product, numbers: NDArray[Any], scale: float | None) -> Operand:
         """Columns as a step takes them, in the width of their format."""
-        operand = right_operand(numbers, step, None)
+        operand = right_operand(numbers, step, scale)
         return packed.packed(operand, step) if packed.is_worth_it(self.size) else operand
 
     @functools.cached_property
@@ -224,6 +241,20 @@ def _operand(x: NDArray[Any], step: Product, axis: int, scale: float | None) -> 
         widths = [block.shape[axis] for block in blocks]
         divisors = np.repeat(scales, widths, axis)
     return Operand(fpemu.divide(x, divisors, step.operands, step.rounding), scales)
+
+
+def has_scale(step: Product) -> bool:
+    """Whether the right operand of a step has a scale as a whole."""
+    block_scaled = isinstance(step.operands, BlockFormat) and step.operands.tensor_scale
+    return bool(block_scaled or step.scaling == "tensor")
+
+
+def scale_of(largest: float, step: Product) -> float:
+    """The scale of a right operand as a whole, from its largest magnitude."""
+    number = np.array([largest])
+    if isinstance(step.operands, BlockFormat):
+        return scaling.quantize(number, step.operands).tensor_scale
+    return float(_scales(number, step.operands, None))
 
 
 def _block_operand(x: NDArray[Any], step: Product, axis: int, scale: float | None) -> Operand:
@@ -305,10 +336,9 @@ def _scaled(
 def columns_apart(step: Product) -> bool:
     """Whether a column of a product depends on its own column of the right operand alone.
 
-    It does not if that operand has a scale as a whole, or random bits, which go by places.
+    It does not if random bits go by places.  A scale of the whole operand is found before.
     """
-    block_scaled = isinstance(step.operands, BlockFormat) and step.operands.tensor_scale
-    return not (step.is_stochastic or step.scaling == "tensor" or block_scaled)
+    return not step.is_stochastic
 
 
 def sums_are_output(step: Product) -> bool:
@@ -383,7 +413,7 @@ def _sums(x: NDArray[Any], matrix: Matrix, step: Product) -> NDArray[Any]:
     outputs = matrix.shape[1]
     if part.stop == outputs:
         return sums
-    out = np.empty((rows, outputs), sums.dtype)
+    out = np.empty((rows, outputs), x.dtype if holds(x, step.accumulator.format) else sums.dtype)
     out[:, part] = sums
     for part, sums in found:
         out[:, part] = sums

@@ -15,6 +15,7 @@ from lamp.machines import Operand, Product
 
 __all__ = [
     "columns",
+    "is_narrow",
     "is_worth_it",
     "joined",
     "narrowest",
@@ -44,8 +45,8 @@ class PackedScaled:
 
     def scaled(self) -> Scaled:
         """The matrix as products take it."""
-        elements, scales = (x.numbers().astype(np.float64) for x in (self.elements, self.scales))
-        return Scaled._of(elements, scales, self.format, 0, self.tensor_scale)
+        scales = self.scales.numbers().astype(np.float64)
+        return Scaled._of(self.elements.numbers(), scales, self.format, 0, self.tensor_scale)
 
 
 def reads_codes(step: Product) -> bool:
@@ -59,6 +60,12 @@ def reads_codes(step: Product) -> bool:
 def is_worth_it(size: int) -> bool:
     """Whether a matrix of that many numbers is kept in the width of its format."""
     return size >= _LEAST
+
+
+def is_narrow(step: Product, size: int) -> bool:
+    """Whether the right operand of a step, of so many numbers, takes a byte or two for each."""
+    format = step.operands.element if isinstance(step.operands, BlockFormat) else step.operands
+    return is_worth_it(size) and format is not None and Packed.holds(format)
 
 
 def narrowest(x: NDArray[Any], format: Format | str) -> Any:

@@ -18,6 +18,7 @@ from fpemu import Format
 from lamp.machines import Hardware
 from lamp.models.layers import Matrix, Norm
 from lamp.models.rotary import Rotary
+from lamp.models.stored import let_go
 
 __all__ = [
     "WRAPPERS",
@@ -255,7 +256,10 @@ class Tensors:
         if self._format.precision < 24 or tensor.dtype == np.float64:
             tensor = fpemu.round(tensor, self._format)
         # A tensor in a mapped file stays there if nothing has to be done to it.
-        return np.ascontiguousarray(tensor, self._carrier)
+        held = np.ascontiguousarray(tensor, self._carrier)
+        if not np.may_share_memory(held, self._tensors[full]):
+            let_go(self._tensors[full])
+        return held
 
     def _missing(self, full: str) -> str:
         """A message about a tensor that is not there as numbers, and what is in its place."""

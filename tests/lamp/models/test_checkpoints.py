@@ -77,6 +77,32 @@ def test_weights_are_mapped_into_memory_and_not_changed(tmp_path):
     assert (path / "model.safetensors").read_bytes() == before
 
 
+def resident(file):
+    """Bytes of a file's mappings that are in memory."""
+    found, of_file = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if "-" in line.partition(" ")[0]:
+            of_file = line.endswith(str(file))
+        elif of_file and line.startswith("Rss:"):
+            found += 1024 * int(line.split()[1])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is in memory")
+def test_a_machine_that_rounds_weights_lets_the_file_go(tmp_path):
+    path = random_checkpoint(tmp_path)
+    file = path / "model.safetensors"
+    plain = GPT2.from_pretrained(path)
+    expected = plain.logits([1, 2, 3])
+    assert resident(file) > 0
+    narrow = plain.with_hardware("bf16")
+    assert resident(file) == 0
+    np.testing.assert_array_equal(
+        narrow.logits([1, 2, 3]), GPT2.from_pretrained(path, hardware="bf16").logits([1, 2, 3])
+    )
+    np.testing.assert_array_equal(plain.logits([1, 2, 3]), expected)  # read again
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("sharded", [False, True])
 def test_pytorch_files_hold_the_same_model(tmp_path, dtype, sharded):
