@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
+from fpemu import _html
 from lamp.evaluation import ESTIMATED, Compared, Metrics, Sums, ratio
 from lamp.integrations import ComparedScore, compared_scores
 from lamp.studies import Run, Store, TaskRun
@@ -234,7 +235,7 @@ class Rung(NamedTuple):
     value: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """A study and its runs.
 
@@ -260,6 +261,13 @@ class Results:
     records: tuple[Run, ...]
     environments: Mapping[str, Mapping[str, Any]]
     tasks: tuple[TaskRun, ...] = ()
+
+    def __repr__(self) -> str:
+        counted = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        return f"<Results of study {self.name!r} in {self.store!r}: {counted or 'no runs'}>"
+
+    def _repr_html_(self) -> str:
+        return _html.facts(f"Results of study {self.name} in {self.store}", self.counts.items())
 
     @cached_property
     def all(self) -> tuple[Run, ...]:
