@@ -10,15 +10,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from fpemu import _html
 from fpemu import formats as _formats
 from fpemu._arguments import integer
 from fpemu._environment import in_default_environment
+from fpemu._reprs import constructed
 from fpemu.formats import Format, FormatLike
 from fpemu.rounding import Rounding, RoundingLike, as_rounding
 
@@ -338,8 +340,14 @@ class Accumulator:
         facts = (x.mode if isinstance(x, Rounding) else str(x) for x in vars(self).values())
         return f"{type(self).__name__}({', '.join(facts)})"
 
+    def __repr__(self) -> str:
+        return constructed(self, "fpemu")
 
-@dataclass(frozen=True, init=False)
+    def _repr_html_(self) -> str:
+        return _html.facts(str(self), _facts_of(self))
+
+
+@dataclass(frozen=True, init=False, repr=False)
 class Sequential(Accumulator):
     """Term after term in index order, from +0: ``acc <- round(acc + a*b)``.
 
@@ -423,7 +431,7 @@ class Sequential(Accumulator):
         return f"sequential({', '.join(facts)})"
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Blocked(Accumulator):
     """Block after block: each summed by an inner accumulator, then ``acc <- round(acc + sum)``.
 
@@ -491,7 +499,7 @@ class Blocked(Accumulator):
         return f"blocked({self.format}, {self.rounding.mode}, {self.block} x {self.inner})"
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Pairwise(Accumulator):
     """A balanced binary tree: the sum of the left half of the terms plus that of the right half.
 
@@ -600,7 +608,7 @@ class Pairwise(Accumulator):
         return f"pairwise({', '.join(facts)})"
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Chained(Accumulator):
     """Chains of float32 multiply-adds that flush subnormal numbers: AMX and AVX-512 BF16.
 
@@ -713,7 +721,7 @@ class Chained(Accumulator):
         return f"chained({self.block} terms, chains: {self.chains})"
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Exact(Accumulator):
     """The exact inner product, rounded once: Kulisch's accumulator.
 
@@ -791,7 +799,7 @@ def _to_infinity(rounding: Rounding) -> Rounding:
     return replace(rounding, overflow="infinity")
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class TensorCore(Accumulator):
     """The fused multi-term addition of matrix units: one rounding for a block of products.
 
@@ -1001,8 +1009,11 @@ class ScaledCore:
     def __str__(self) -> str:
         return f"scaled {self.core}, {self.scale_block} to a scale in {self.scale}"
 
+    def _repr_html_(self) -> str:
+        return _html.facts(str(self), _facts_of(self))
 
-@dataclass(frozen=True, init=False)
+
+@dataclass(frozen=True, init=False, repr=False)
 class FlooredCore(Accumulator):
     """The fused addition of CDNA3's matrix cores, which rounds down.
 
@@ -1130,7 +1141,7 @@ class FlooredCore(Accumulator):
         return f"floored core({self.block} terms{halves}, {self.fraction_bits} bits)"
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Promoted(Accumulator):
     """An outer accumulator that takes an inner one's sum every so many terms.
 
@@ -1284,6 +1295,27 @@ def _positive(name: str, value: Any) -> int:
 def _set(instance: Any, name: str, value: Any) -> None:
     """Set a field of a frozen dataclass while it is being made."""
     object.__setattr__(instance, name, value)
+
+
+_SHOWN_TERMS: Final = 1024
+
+
+def _facts_of(accumulator: Accumulator | ScaledCore) -> list[tuple[str, object]]:
+    """What a notebook shows of an accumulator: what it consists of, and its error."""
+    parts = fields(accumulator) if is_dataclass(accumulator) else ()
+    facts = [(part.name, getattr(accumulator, part.name)) for part in parts]
+    rows: list[tuple[str, object]] = []
+    for name, value in facts:
+        if value is None:
+            continue
+        pair = " and ".join(map(str, value)) if isinstance(value, tuple) else value
+        rows.append((name, pair.mode if isinstance(pair, Rounding) else pair))
+    try:
+        bound = accumulator.error_bound(_SHOWN_TERMS)
+    except (NotImplementedError, TypeError, ValueError):  # of one's own that states none
+        return rows
+    sums = f"{bound:.3g} of the sum of |a b|" if bound < math.inf else "not bounded"
+    return [*rows, (f"error of {_SHOWN_TERMS:,} terms", f"at most {sums}")]
 
 
 AccumulatorLike: TypeAlias = Accumulator | FormatLike

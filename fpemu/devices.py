@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fpemu import formats
+from fpemu import _html, formats
 from fpemu.accumulators import (
     Accumulator,
     Chained,
@@ -73,6 +73,10 @@ class Device:
         """The format of a and b, or their formats if they differ."""
         own = self.accumulator.format
         return " and ".join(dict.fromkeys(str(x or own) for x in self.accumulator.input_formats))
+
+    def _repr_html_(self) -> str:
+        rows = (("inputs", self.inputs), ("sums", self.accumulator), ("source", self.source))
+        return _html.facts(self.name, rows)
 
 
 _INPUTS: Final = {

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import re
 import struct
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
 
+from fpemu import _html
 from fpemu._arguments import integer
 
 # Handed on to the judge, which imports this module alone.
@@ -37,9 +39,10 @@ _FLOAT64_PRECISION: Final = 53
 # The least emin: at most one binade of normal numbers may be float64 subnormals (P3109 has such).
 _LEAST_EMIN: Final = -1023
 _IEEE_NANS: Final = -1
+_MOST_TICKS: Final = 256  # of the strip of values in a notebook
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Format:
     """A binary floating-point format of at most 64 bits whose finite values are float64 numbers.
 
@@ -229,6 +232,70 @@ class Format:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def _short_name(self) -> str | None:
+        """The name, if it stands for the format."""
+        try:
+            named = _format_of_name(self.name)
+        except ValueError:
+            return None
+        return self.name if named == self and named.name == self.name else None
+
+    def __repr__(self) -> str:
+        if self._short_name is not None:
+            return f"fpemu.format({self.name!r})"
+        standard = {fact.name: fact.default for fact in fields(self)}
+        standard["high_nans"] = 2 ** (self.precision - 1) - 1
+        facts = [
+            f"{name}={getattr(self, name)!r}"
+            for name, usual in standard.items()
+            if name != "name" and getattr(self, name) != usual
+        ]
+        return f"fpemu.Format({self.name!r}, {', '.join(facts)})"
+
+    def _repr_html_(self) -> str:
+        kinds = {
+            "a sign": self.signed,
+            "-0": self.has_negative_zero,
+            "subnormals": self.subnormals,
+            "infinities": self.infinities,
+            "NaN": self.has_nan,
+        }
+        fields_of_codes = f"{self.exponent_bits} of the exponent, {self.precision - 1} stored"
+        rows = (
+            ("bits", f"{self.bits}: {'a sign, ' if self.signed else ''}{fields_of_codes}"),
+            ("epsilon", f"{self.epsilon:.3g}"),
+            ("largest", f"{self.max_finite:.6g}"),
+            ("smallest", f"{self.smallest_subnormal:.3g}, normal {self.smallest_normal:.3g}"),
+            ("has", ", ".join(name for name, holds in kinds.items() if holds) or "none of these"),
+            ("has no", ", ".join(name for name, holds in kinds.items() if not holds) or "-"),
+        )
+        return _html.facts(self.name, rows, below=self._strip())
+
+    def _strip(self) -> str:
+        """The positive numbers on a logarithmic line: all of them, or powers of two."""
+        every = self.max_finite_code <= _MOST_TICKS
+        step = 1 if every else 1 << (self.precision - 1)
+        codes = range(0 if every else step, self.max_finite_code + 1, step)
+        codes = codes[:: -(-len(codes) // _MOST_TICKS)]
+        logarithms = [each for each in map(self._logarithm, codes) if each is not None]
+        low, high = math.log2(self.smallest_subnormal), math.log2(self.max_finite)
+        width = (high - low) or 1.0
+        labels = [(0.0, f"{self.smallest_subnormal:.3g}"), (1.0, f"{self.max_finite:.3g}")]
+        if 0.15 < -low / width < 0.85:
+            labels.append((-low / width, "1"))
+        what = "All positive numbers" if every else "Powers of two"
+        places = [(each - low) / width for each in logarithms]
+        return _html.strip(places, labels, f"{what} of {self.name}, on a logarithmic scale")
+
+    def _logarithm(self, code: int) -> float | None:
+        """To base two, of the number of a code without its sign; None if that is zero."""
+        implicit = 1 << (self.precision - 1)
+        exponent, fraction = divmod(code, implicit)
+        if exponent >= self._lowest_normal_field:
+            return math.log2(implicit + fraction) + exponent - self.bias - self.precision + 1
+        return math.log2(fraction) + self.quantum_exponent if self.subnormals and fraction else None
 
 
 # A format, its name, or a dtype of numpy, ml_dtypes or torch (whose dtypes have no type here).

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from fpemu import _html
 from fpemu import formats as _formats
 from fpemu._environment import in_default_environment
 from fpemu.formats import Format, FormatLike
@@ -96,6 +97,10 @@ class FloatInfo:
             for left, right in rows
         ]
         return "\n".join([f"Limits of {self.format}, of {self.bits} bits", *lines])
+
+    def _repr_html_(self) -> str:
+        title, _, lines = str(self).partition("\n")
+        return _html.facts(title, [("", _html.lines(lines))])
 
 
 @in_default_environment

@@ -19,6 +19,7 @@ from fpemu import formats as _formats
 from fpemu._arguments import integer
 from fpemu._kernels import launching
 from fpemu._kernels import rounding as kernels
+from fpemu._reprs import constructed
 from fpemu.carriers import (
     Carrier,
     as_carrier,
@@ -35,10 +36,11 @@ __all__ = ["MODES", "Rounding", "RoundingLike", "round"]
 MODES: Final = tuple(kernels.MODES)
 OVERFLOWS: Final = ("ieee", "saturate", "propagate", "infinity")
 _MOST_RANDOM_BITS: Final = 64
+_NOTHING_ELSE: Final = ("ieee", None, None)
 _WITH_RANDOM_BITS: Final = ("sr", "sr_b", "sr_c")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rounding:
     """How a value that is not in the format becomes one that is.
 
@@ -120,6 +122,14 @@ class Rounding:
         most = _MOST_RANDOM_BITS - facts.more_bits
         if not 1 <= self.random_bits <= most:
             raise ValueError(f"random_bits must lie in 1..{most}, not {self.random_bits}")
+
+    @property
+    def _short_name(self) -> str | None:
+        """The mode, if that says all."""
+        return self.mode if (self.overflow, self.random_bits, self.seed) == _NOTHING_ELSE else None
+
+    def __repr__(self) -> str:
+        return constructed(self, "fpemu")
 
     @property
     def is_stochastic(self) -> bool:

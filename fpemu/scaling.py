@@ -20,11 +20,13 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import ArrayLike, NDArray
 
+from fpemu import _html
 from fpemu import formats as _formats
 from fpemu._arguments import integer
 from fpemu._kernels import launching
 from fpemu._kernels import tensor_core as fused
 from fpemu._kernels.operands import Operands
+from fpemu._reprs import constructed
 from fpemu.accumulators import Accumulator, ScaledCore
 from fpemu.arithmetic import divide, multiply
 from fpemu.carriers import Carrier, as_carrier, check_no_nan
@@ -43,7 +45,7 @@ Array = NDArray[Any]
 _LONGEST_BLOCK: Final = 2**31
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BlockFormat:
     """A block-scaled format.
 
@@ -99,6 +101,21 @@ class BlockFormat:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def _short_name(self) -> str | None:
+        """The name, if it stands for the format."""
+        return self.name if FORMATS.get(self.name) == self else None
+
+    def __repr__(self) -> str:
+        if self._short_name is not None:
+            return f"fpemu.scaling.FORMATS[{self.name!r}]"
+        return constructed(self, "fpemu.scaling")
+
+    def _repr_html_(self) -> str:
+        scale = f"{self.scale}, one for {self.block} elements"
+        whole = [("scale of an array", "float32")] if self.tensor_scale else []
+        return _html.facts(self.name, [("elements", self.element), ("scales", scale), *whole])
 
 
 # MXINT8's elements, the multiples of 2**-6 from -127/64 to 127/64 (OCP MX section 5.3.4, -2 being
@@ -223,6 +240,25 @@ class Scaled:
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.shape))
         return f"Scaled({self.format}, {shape}, blocks along axis {self.axis})"
+
+    @launching.default_environment()
+    def _repr_html_(self) -> str:
+        kind, shape = self.format, " x ".join(map(str, self.shape))
+        scales = self.scales.size
+        rows = [
+            ("elements", f"{kind.element}, blocks of {kind.block} along axis {self.axis}"),
+            ("scales", f"{kind.scale}, {scales:,} of them" + _extent(self.scales)),
+        ]
+        if kind.tensor_scale:
+            rows.append(("scale of the array", f"{self.tensor_scale!r}"))
+        numbers = np.array2string(self.elements, separator=", ", threshold=200)
+        return _html.facts(f"{kind}: {shape}", [*rows, ("values", _html.lines(numbers))])
+
+
+def _extent(scales: Array) -> str:
+    """The smallest and largest of the scales that are numbers, in words."""
+    finite = scales[np.isfinite(scales)]
+    return f", from {finite.min():.3g} to {finite.max():.3g}" if finite.size else ""
 
 
 def _carrier_of_members(x: ArrayLike, format: Format, name: str) -> Array:

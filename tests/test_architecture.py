@@ -16,6 +16,8 @@ FLOORS = {
     "fpemu": [
         "_lazy",
         "_printing",
+        "_html",
+        "_reprs",
         "_writing",
         "_arguments",
         "_environment",

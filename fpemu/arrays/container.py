@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import ArrayLike, NDArray
 
+from fpemu import _html
 from fpemu import formats as _formats
 from fpemu._environment import in_default_environment
 from fpemu.accumulators import Accumulator, AccumulatorLike, Sequential, as_accumulator
@@ -250,6 +251,17 @@ class Array(NDArrayOperatorsMixin):
     @in_default_environment
     def __str__(self) -> str:
         return str(self.values)
+
+    @in_default_environment
+    def _repr_html_(self) -> str:
+        shape = " x ".join(map(str, self.shape)) or "one number"
+        numbers = np.array2string(self.values, separator=", ", threshold=200)
+        rows = (
+            ("rounding", self.rounding.mode),
+            ("sums", self.accumulator),
+            ("values", _html.lines(numbers)),
+        )
+        return _html.facts(f"array: {shape}, {self.format}", rows)
 
     # --- methods that numpy's arrays have ---------------------------------------------------------
 

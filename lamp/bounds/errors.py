@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu import Accumulator
+from fpemu import Accumulator, _html
 from lamp._kernels.callables import telling
 from lamp._kernels.rows import Float64, outward
 from lamp.bounds.claims import keeps_claims
@@ -31,7 +31,7 @@ ORDERS: Final = ("rigorous", "first_order")
 """The ways to carry errors through a composition."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bound:
     """A bound of ``|computed - f(y)|`` for every component, and its terms.
 
@@ -70,6 +70,18 @@ class Bound:
     def covers(self) -> tuple[str, ...]:
         """The sources of error that the bound covers."""
         return tuple(self.parts)
+
+    def __repr__(self) -> str:
+        return f"<Bound of {self.composition}, {self.order}: {_extent(self.value)}>"
+
+    def _repr_html_(self) -> str:
+        title, *rest = self.explain().splitlines()
+        parts = [
+            (name, f"{_extent(part)}; {self.descriptions[name]}")
+            for name, part in self.parts.items()
+        ]
+        said = [("", line.strip()) for line in rest[len(parts) :]]
+        return _html.facts(title, [*parts, *said])
 
     def explain(self) -> str:
         """The bound and its terms, in words.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -50,7 +49,7 @@ def show_machine(
     toml: Annotated[bool, typer.Option("--toml", help="Print a TOML file to start from.")] = False,
 ) -> None:
     """Show how a machine computes each step."""
-    from lamp.machines import STEPS, in_words, spelled
+    from lamp.machines import OTHERWISE
     from lamp.machines import files as machine_files
 
     machine = options.machine(name, "NAME")
@@ -60,27 +59,13 @@ def show_machine(
     table = _table()
     table.add_column("step", no_wrap=True)
     table.add_column("how")
-    for step in ("weights", *STEPS, *(("attention",) if machine.attention else ())):
-        for label, how in _rows(step, getattr(machine, step)):
-            table.add_row(label, how)
-    for numbers, steps in machine.layers_alike():
-        table.add_row()
-        table.add_row(in_words(spelled(numbers)), "otherwise than the rest:", style="bold")
-        for step, value in steps:
-            for label, how in _rows(step, value):
-                table.add_row(label, how)
+    for label, how in machine.described():
+        heading = how == OTHERWISE
+        if heading:
+            table.add_row()
+        table.add_row(label, how, style="bold" if heading else None)
     echo(f"{machine.name}: numbers between steps in {machine.carrier} arrays")
     console().print(table)
-
-
-def _rows(step: str, value: Any) -> Iterator[tuple[str, str]]:
-    """The lines of a step: its name, and how it is computed."""
-    if step == "weights":
-        yield step, f"stored in {value}"
-    elif isinstance(value, tuple):  # several products that recompute
-        yield from ((f"{step}, {level}", str(each)) for level, each in enumerate(value, 1))
-    else:
-        yield step, "by rows" if value is None else str(value)
 
 
 @app.command("calibrate")

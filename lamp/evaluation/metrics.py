@@ -8,13 +8,14 @@ Budzinskiy et al., arXiv 2601.21623, section 5: KL divergence, flip rate, perple
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fpemu import _html
 from lamp._kernels import divergences
 from lamp._kernels.rows import exp
 from lamp.evaluation.texts import Window, windows
@@ -86,7 +87,7 @@ class Compared(NamedTuple):
     flips: Estimate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Metrics:
     """Metrics of a model against its reference on a text.
 
@@ -145,6 +146,21 @@ class Metrics:
     clusters: int = 0
     windows: int = 0
     sums: tuple[Sums, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Metrics: {', '.join(f'{name} {value}' for name, value in self._facts())}>"
+
+    def _repr_html_(self) -> str:
+        return _html.facts("Metrics", self._facts())
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        """The metrics with their standard errors, in words."""
+        yield "tokens", f"{self.tokens:,}"
+        for name in ("kl", "flip_rate", "perplexity", "reference_perplexity", "recomputation_rate"):
+            error = getattr(self, f"{name}_error")
+            about = "" if math.isnan(error) else f" ± {error:.2g}"
+            yield name.replace("_", " "), f"{getattr(self, name):.4g}{about}"
+        yield "high-precision share", f"{self.high_precision_share:.4g}"
 
     def estimate(self, name: str) -> Estimate:
         """One of the metrics with its standard error.

@@ -6,7 +6,7 @@ from lamp.machines.descriptions import summary
 from lamp.machines.differences import Difference, differences
 from lamp.machines.files import HardwareLike, hardware
 from lamp.machines.layers import in_words, layer_numbers, read_numbers, spelled
-from lamp.machines.machine import LAYER_FIELDS, STEPS, Hardware, digest
+from lamp.machines.machine import LAYER_FIELDS, OTHERWISE, STEPS, Hardware, digest
 from lamp.machines.orders import Order, sorted_channels
 from lamp.machines.presets import names
 from lamp.machines.products import Operand
@@ -14,6 +14,7 @@ from lamp.machines.steps import Function, Product, Sum, Tiled
 
 __all__ = [
     "LAYER_FIELDS",
+    "OTHERWISE",
     "STEPS",
     "Difference",
     "Function",

@@ -19,14 +19,17 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 import fpemu
+from fpemu import _html
+from fpemu._reprs import constructed
 from fpemu.scaling import BlockFormat
 from lamp.machines.definitions import definitions, kind_name
-from lamp.machines.layers import layer_numbers, place, spelled
+from lamp.machines.layers import in_words, layer_numbers, place, spelled
 from lamp.machines.steps import Function, Product, Sum, Tiled
 
 __all__ = ["LAYER_FIELDS", "STEPS", "Hardware", "digest"]
 
 _MOST_LEVELS: Final = 255  # the largest number that a mask of them holds
+OTHERWISE: Final = "otherwise than the rest:"
 _PRODUCT: Final = Product()
 _FUNCTION: Final = Function()
 _SUM: Final = Sum()
@@ -133,7 +136,7 @@ def _derived(step: Any, *labels: Any) -> Any:
 # --- machines -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Hardware:
     """A machine that runs a language model: the arithmetic of every step.
 
@@ -237,6 +240,41 @@ class Hardware:
 
     def _differs(self, steps: Mapping[str, Any], name: str) -> bool:
         return name in steps and steps[name] != getattr(self, name)
+
+    # --- what people see --------------------------------------------------------------------------
+
+    def described(self) -> Iterator[tuple[str, str]]:
+        """Every step in words, as ``lamp hardware show`` prints them.
+
+        Yields
+        ------
+        label, how : str
+            The name of a step, and how it is computed.  The steps of layers that differ follow a
+            line for these layers, whose second text is `OTHERWISE`.
+        """
+        for step in ("weights", *STEPS, *(("attention",) if self.attention else ())):
+            yield from _described(step, getattr(self, step))
+        for numbers, steps in self.layers_alike():
+            yield in_words(spelled(numbers)), OTHERWISE
+            for step, value in steps:
+                yield from _described(step, value)
+
+    def __repr__(self) -> str:
+        if self._is_named():
+            return f"lamp.hardware({self.name!r})"
+        return constructed(self, "lamp")
+
+    def _is_named(self) -> bool:
+        """Whether the name alone stands for the machine; names of files do not."""
+        if self.name.endswith(".toml"):
+            return False
+        try:
+            return type(self).named(self.name) == self
+        except (OSError, ValueError, TypeError):
+            return False
+
+    def _repr_html_(self) -> str:
+        return _html.facts(self.name, self.described())
 
     # --- layers -----------------------------------------------------------------------------------
 
@@ -476,6 +514,16 @@ class Hardware:
         """All that rounds: the steps, and the inner steps of attention."""
         steps = {name: getattr(self, name) for name in STEPS}
         return steps if self.attention is None else {**steps, "attention": self.attention}
+
+
+def _described(step: str, value: Any) -> Iterator[tuple[str, str]]:
+    """The lines of a step: its name, and how it is computed."""
+    if step == "weights":
+        yield step, f"stored in {value}"
+    elif isinstance(value, tuple):  # several products that recompute
+        yield from ((f"{step}, {level}", str(each)) for level, each in enumerate(value, 1))
+    else:
+        yield step, "by rows" if value is None else str(value)
 
 
 def _formats(machine: Hardware) -> list[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 
 import fpemu
 from fpemu import Accumulator, Format, Sequential
+from fpemu._reprs import constructed
 from fpemu.accumulators import ScaledCore
 from fpemu.formats import operand_format
 from fpemu.rounding import as_rounding
@@ -128,7 +129,7 @@ def _result(step: Any) -> str:
     return f" -> {step.output} ({rounding.mode}{OVERFLOWS[rounding.overflow]})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Product:
     """A matrix product: operands are rounded, inner products summed, the result rounded.
 
@@ -204,6 +205,9 @@ class Product:
         _set(self, "block", _checked_count(self.block, "block"))
         _set(self, "order", checked_order(self.order))
 
+    def __repr__(self) -> str:
+        return constructed(self, "lamp")
+
     def __str__(self) -> str:
         parts = [str(self.accumulator)]
         if self.operands is not None:
@@ -243,7 +247,7 @@ class Product:
         return replace(self, accumulator=accumulator, rounding=self.rounding.derived(*labels))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Function:
     """A softmax, norm or activation.
 
@@ -268,6 +272,9 @@ class Function:
         if self.steps is not None:
             _set(self, "steps", fpemu.format(self.steps))
 
+    def __repr__(self) -> str:
+        return constructed(self, "lamp")
+
     def __str__(self) -> str:
         inner = "in float64" if self.steps is None else f"every step in {self.steps}"
         return inner + _result(self)
@@ -282,7 +289,7 @@ class Function:
         return replace(self, rounding=self.rounding.derived(*labels))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sum:
     """The sum of two arrays, rounded once.
 
@@ -301,6 +308,9 @@ class Sum:
         _set(self, "output", fpemu.format(self.output))
         _set(self, "rounding", as_rounding(self.rounding))
 
+    def __repr__(self) -> str:
+        return constructed(self, "lamp")
+
     def __str__(self) -> str:
         return f"exact{_result(self)}"
 
@@ -317,7 +327,7 @@ class Sum:
 # --- attention by tiles ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tiled:
     """Attention by tiles: an online softmax, as in FlashAttention, every inner step rounded.
 
@@ -415,6 +425,9 @@ class Tiled:
             raise ValueError(
                 f"division must be {' or '.join(map(repr, DIVISIONS))}, not {self.division!r}"
             )
+
+    def __repr__(self) -> str:
+        return constructed(self, "lamp")
 
     def __str__(self) -> str:
         maximum = "exact"

@@ -18,6 +18,7 @@ import mpmath
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fpemu import _html
 from fpemu._kernels.launching import default_environment
 from lamp._kernels import rows
 from lamp.lookahead import LAMP, LookAhead
@@ -81,6 +82,24 @@ class Decoder(ABC):
         self._source = source
         self._set_machine(hardware, lamp)
         self._weights = self._load(tensors, config, self.hardware)
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name} {what}" for name, what in self._facts())
+        return f"<{self.kind}: {facts}>"
+
+    def _repr_html_(self) -> str:
+        return _html.facts(self.kind, self._facts())
+
+    def _facts(self) -> Iterator[tuple[str, str]]:
+        """What it is and runs on, in words."""
+        shape = self.shape
+        if self._source is not None:
+            yield "from", self._source.name
+        yield "layers", f"{shape.layers} of width {shape.width}"
+        yield "heads", f"{shape.heads} of dimension {shape.dimension}"
+        yield "tokens", f"{shape.vocabulary:,}, at most {shape.positions:,} of them in a text"
+        yield "machine", self.hardware.name
+        yield "look-ahead", ", ".join(map(str, self.look_ahead.rules)) or "none"
 
     def _set_machine(self, spec: HardwareLike, lamp: LAMP | Iterable[LAMP] | None) -> None:
         self.hardware: Hardware = hardware(spec)

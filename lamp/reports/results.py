@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
+from fpemu import _html
 from lamp.machines import Hardware, files
 from lamp.reports.runs import NONE, PART, but_for_seeds, front, grouped, is_part, mean, rule
 from lamp.studies import Run, Store, TaskRun
@@ -59,7 +60,7 @@ class Rung(NamedTuple):
     value: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """A study and its runs.
 
@@ -89,6 +90,13 @@ class Results:
     environments: Mapping[str, Mapping[str, Any]]
     tasks: tuple[TaskRun, ...] = ()
     layered: Mapping[str, Hardware] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        counted = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        return f"<Results of study {self.name!r} in {self.store!r}: {counted or 'no runs'}>"
+
+    def _repr_html_(self) -> str:
+        return _html.facts(f"Results of study {self.name} in {self.store}", self.counts.items())
 
     @cached_property
     def all(self) -> tuple[Run, ...]:

@@ -52,6 +52,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from fpemu import _html
+from fpemu._reprs import constructed
 from lamp._files import Document, blamed, where
 from lamp.evaluation import Setting, Source, setting_parts
 from lamp.integrations import TaskSource
@@ -111,7 +113,7 @@ class Point:
     places: Mapping[str, _Place]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
     """A grid of runs: every model reads every text on all hardware with each entry of lamp.
 
@@ -196,6 +198,14 @@ class Study:
         for name in self.grid:
             if name not in used:
                 raise self._error(f"no entry uses the variable {name!r}", "grid", name)
+
+    def __repr__(self) -> str:
+        return constructed(self, "lamp")
+
+    def _repr_html_(self) -> str:
+        record = {**self.record(), "folder": os.fspath(self.folder)}
+        title = f"Study {record.pop('name')}"
+        return _html.facts(title, [(key, _listed(value)) for key, value in record.items() if value])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Study:
@@ -378,6 +388,14 @@ def _shown(given: Any) -> str:
         return os.fspath(given)
     several = isinstance(given, Iterable) and not isinstance(given, Mapping)
     return "+".join(map(str, given if several else [given])) or _NONE
+
+
+def _listed(value: Any) -> str:
+    """A part of a study in words."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {_listed(each)}" for name, each in value.items())
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    return ", ".join(map(_listed, value)) if several else str(value)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""What is seen of machines, models, metrics, bounds, studies and results."""
+
+import pydoc
+
+import numpy as np
+import pytest
+
+import fpemu
+import lamp
+from lamp import bounds, compositions
+from lamp.evaluation import Metrics
+from lamp.reports import Results
+from tests.fpemu.test_reprs import read
+
+MACHINES = [
+    *(lamp.hardware(name) for name in ("fp32", "scores-ps4", "hopper-fp8", "nvfp4")),
+    lamp.Hardware("low <b>", scores="e8m4"),
+    lamp.hardware("hopper-fp8").with_layers({(0, -1): "bf16"}),
+    lamp.Hardware("tiled", attention=lamp.Tiled(64, 64, 2)),
+]
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+def test_the_representation_of_a_machine_makes_an_equal_one(machine):
+    assert eval(repr(machine)) == machine
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
+def test_a_machine_is_seen_as_its_command_prints_it(machine):
+    text = " ".join(read(machine).split())
+    for label, how in machine.described():
+        assert " ".join(f"{label} {how}".split()) in text
+
+
+def test_named_machines_are_represented_by_their_names():
+    assert repr(lamp.hardware("hopper-fp8")) == "lamp.hardware('hopper-fp8')"
+    assert repr(lamp.Hardware("fp32", scores="e8m4")) == (
+        "lamp.Hardware('fp32', scores=lamp.Product(fpemu.Sequential('e8m4')))"
+    )
+
+
+def test_the_help_on_machines_fits_a_screen():
+    lines = pydoc.plain(pydoc.render_doc(lamp.Hardware)).splitlines()
+    assert max(map(len, lines)) < 700
+    assert not any("bits=" in line for line in lines)
+
+
+def test_models_metrics_bounds_and_results_say_what_they_are_at_a_glance():
+    rules = lamp.LAMP.parse("softmax:normwise:1.5")
+    model = lamp.from_pretrained("embedded", hardware="scores-ps4", lamp=rules)
+    for words in ("embedded", "6 of width 256", "scores-ps4", "softmax:normwise:1.5"):
+        assert words in repr(model)
+        assert words in read(model)
+    metrics = Metrics(1000, 1.25e-3, 0.01, 30.2, 30.5, 0.02, (), {}, 0.001, kl_error=2e-5)
+    assert repr(metrics).startswith("<Metrics: tokens 1,000, kl 0.00125 ± 2e-05, flip rate 0.01, ")
+    assert "0.00125 ± 2e-05" in read(metrics)
+    a = fpemu.round(np.random.default_rng(0).normal(size=(40, 8)), "bfloat16")
+    found = bounds.products(a[:8].T @ np.eye(8), np.eye(8), fpemu.Sequential("float64"))
+    bound = bounds.bound(compositions.Softmax(), found)
+    assert repr(bound).startswith("<Bound of softmax, rigorous: at most ")
+    text = " ".join(read(bound).split())
+    for line in bound.explain().splitlines():
+        line = line.strip()
+        assert line in text or line.replace(": ", " ", 1) in text
+    empty = Results("store", "study <i>", {}, (), {})
+    assert repr(empty) == "<Results of study 'study <i>' in 'store': no runs>"
+    assert "study <i>" in read(empty)
+
+
+def test_the_representation_of_a_study_makes_an_equal_one():
+    study = lamp.Study("s", hardware=["scores-ps{mu}"], lamp=["none"], grid={"mu": [2, 4]})
+    assert repr(study) == (
+        "lamp.Study('s', hardware=['scores-ps{mu}'], lamp=['none'], grid={'mu': [2, 4]})"
+    )
+    assert eval(repr(study)) == study
+    assert "mu: 2, 4" in read(study)
