@@ -26,7 +26,7 @@ from fpemu._kernels import (
     superaccumulator,
     tensor_core,
 )
-from fpemu._kernels.operands import Operands, first_stranger, read_only, targets_of
+from fpemu._kernels.operands import Operands, first_stranger, read_only
 from fpemu._kernels.panels import Narrow
 from fpemu.accumulators import (
     Accumulator,
@@ -171,6 +171,17 @@ _PRODUCTS: Final[dict[type, Callable[[Operands, Any], Carrier]]] = {
 }
 
 
+# Those of which the right operand may be held by codes.
+_READ_CODES: Final = (
+    sequential.product,
+    sequential.blocked_product,
+    pairwise.product,
+    superaccumulator.product,
+    tensor_core.product,
+    tensor_core.floored_product,
+)
+
+
 def _product_of(accumulator: Accumulator) -> Callable[[Operands, Any], Carrier] | None:
     """What computes products by an accumulator: its own definition, or that of its class."""
     if isinstance(accumulator, Accumulator) and accumulator.has_definition():
@@ -273,8 +284,7 @@ def _check_row_lengths(row_lengths: ArrayLike | None, rows: int, columns: int) -
 def _first_stranger(x: Carrier, format: Format) -> tuple[int, ...] | None:
     """The index of the first number that is not a member of a format, if there is one."""
     dtype = working_dtype(format, result_dtype(format, x))
-    targets = targets_of((format, Rounding()), dtype=dtype)
-    found = first_stranger(read_only(x, dtype).reshape(-1), targets)
+    found = first_stranger(read_only(x, dtype).reshape(-1), format, Rounding())
     return None if found < 0 else tuple(int(i) for i in np.unravel_index(found, x.shape))
 
 
@@ -433,7 +443,10 @@ def matmul(
     if running:
         _check_running(sums)
     right_given: Any = b
-    if isinstance(b, Packed) and not _reads_codes(product, sums, running, row_lengths):
+    if isinstance(b, Packed) and not (
+        _reads_codes(product, sums, running, row_lengths)
+        and _holds(sums.input_formats[1], b.format)
+    ):
         right_given = b.numbers()
     narrow = operand_of(right_given)
     carriers = as_carrier(a, "a"), as_carrier(right_given, "b") if narrow is None else right_given
@@ -442,7 +455,8 @@ def matmul(
     given = None if convert is None else as_rounding(convert)
     a_format, b_format = sums.input_formats
     left = _members(left, a_format, given or sums.convert, "a")
-    right = _members(right, b_format, given or sums.convert, "b")
+    if narrow is None:
+        right = _members(right, b_format, given or sums.convert, "b")
     initial = _initial(c, shape, sums.initial_format, given)
     operands = _stacked(left, right if narrow is None else narrow, initial, batch, row_lengths)
     if running:
@@ -461,9 +475,20 @@ def _reads_codes(
     product: Any, accumulator: Accumulator, running: bool, row_lengths: ArrayLike | None
 ) -> bool:
     """Whether a product reads a packed matrix as it is."""
-    kernels = (sequential.product, sequential.blocked_product)
     plain = not (running or accumulator.is_stochastic) and row_lengths is None
-    return plain and product in kernels
+    return plain and product in _READ_CODES
+
+
+def _holds(format: Format | None, packed: Format) -> bool:
+    """Whether all finite members of a packed format are members of another; None takes any."""
+    return format is None or (
+        format.precision >= packed.precision
+        and format.quantum_exponent <= packed.quantum_exponent
+        and format.max_finite >= packed.max_finite
+        and format.signed
+        and format.subnormals
+        and format.has_negative_zero
+    )
 
 
 def _checked_product(accumulator: Any) -> Callable[[Operands, Any], Carrier]:

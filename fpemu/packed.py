@@ -20,10 +20,11 @@ __all__ = ["Packed"]
 class Packed:
     """A matrix that is the right operand of many products, held in the width of its format.
 
-    It takes one or two bytes per number.  Products with :class:`fpemu.Sequential` and
-    :class:`fpemu.Blocked` accumulators read these bytes and make numbers of them on the way, which
-    a product with few rows, bound by memory, does faster than it reads float32 numbers.  For other
-    accumulators the numbers are made first.
+    It takes one or two bytes per number.  Products read these bytes and make numbers of them on the
+    way, which a product with few rows, bound by memory, does faster than it reads float32 numbers.
+    That holds for sequential, blocked, pairwise and exact sums and matrix units that take members
+    of the format, where no rounding is stochastic and neither `row_lengths` nor running sums are
+    asked for.  Elsewhere the numbers are made first.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ B. D. Rouhani et al., "Microscaling data formats for deep learning", arXiv 2310.
 from __future__ import annotations
 
 import difflib
+import functools
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any, Final
@@ -26,6 +27,7 @@ from fpemu._arguments import integer
 from fpemu._kernels import launching
 from fpemu._kernels import tensor_core as fused
 from fpemu._kernels.operands import Operands
+from fpemu._kernels.panels import Narrow, narrowed
 from fpemu._reprs import constructed
 from fpemu.accumulators import Accumulator, ScaledCore
 from fpemu.arithmetic import divide, multiply
@@ -236,6 +238,11 @@ class Scaled:
         spread = np.repeat(self.scales, self.format.block, self.axis)
         inside = [slice(0, size) for size in self.shape]
         return spread[tuple(inside)]
+
+    @functools.cached_property
+    def _codes(self) -> Narrow | None:
+        """The elements of a matrix as products read them, a byte each; None if some are NaN."""
+        return narrowed(self.elements, self.format.element)
 
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self.shape))
@@ -581,8 +588,11 @@ def _unit_product(a: Scaled, b: Scaled, unit: ScaledCore, c: ArrayLike | None) -
             ) from error
         if not np.array_equal(round_into(initial, unit.core.initial), initial, equal_nan=True):
             raise ValueError(f"c has elements that are not members of {unit.core.initial}")
+    left = a.elements.astype(np.float32)[np.newaxis]
+    codes = b._codes
+    right = b.elements.astype(np.float32)[np.newaxis] if codes is None else codes
     lengths = np.full(a.shape[0], b.shape[1], np.int64)
-    operands = Operands.of(a.elements[np.newaxis], b.elements[np.newaxis], initial, lengths)
-    scales = a.spread_scales()[np.newaxis], b.spread_scales()[np.newaxis]
+    operands = Operands(left, right, initial, lengths)
+    scales = fused.Scales(a.scales[np.newaxis], b.scales[np.newaxis], unit.scale_block)
     result: Carrier = fused.scaled_product(operands, scales, unit)[0]
     return result

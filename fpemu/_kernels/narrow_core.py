@@ -1,62 +1,74 @@
-"""Blocks of tensor cores in narrow lanes: exponents in int16, products in float32, sums in int32.
+"""Products of tensor cores in narrow lanes: exponents in integers, products in float32.
 
-A block's products are scaled so that its largest exponent E becomes ``2**fraction_bits``, and
-truncated; what is left are integers.  In narrow lanes every step is exact but that truncation:
-
-- Exponents of float32 numbers are small integers.  A zero's is so far below that the sum of two,
-  one of them a zero's, still tells that the product is zero.
-- A product has at most 24 bits, and where it is not truncated to zero it lies above ``2**(E - F)``.
-  With E in ``_LOWEST .. _HIGHEST`` neither overflows in float32, nor do the last bits of the one
-  that counts go below ``2**-149``; what does is truncated to zero either way.
-- A power of two is a float32 number, so that scaling is exact; where it underflows the result is
-  truncated to zero.
-- A truncated product is below ``2**(F + 2)``, an accumulator below ``2**(F + 1)``: as many as
-  ``2**(29 - F) - 1`` products and an accumulator have a sum within int32.  Sums of longer blocks
-  are taken in parts, which are added in float64.
-
-Blocks with other exponents are doubtful: their rows are for the kernel in float64.
+See :mod:`fpemu._kernels.narrow_blocks` for the code of a block and its proof.  A thread takes a
+panel of columns for some rows of the result.  It reads the terms of the panel from the operand as
+it lies in memory, some at a time, and splits them into numbers and exponents while they are at
+hand: nothing of the right operand is copied as a whole, and one row takes as many threads as many.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol, cast
 
+import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
-from numba.np import arrayobj
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, launching, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
-from fpemu._kernels.operands import COLUMNS, Operands, aligned, read_only
-from fpemu._kernels.vectors import spread
+from fpemu._kernels.narrow_blocks import (
+    HIGHEST,
+    LOWEST,
+    ROWS,
+    ZERO,
+    Shape,
+    add_floored,
+    add_grouped,
+    add_nearest,
+    add_truncated,
+    begin_parts,
+    prepare_group,
+    prepare_pair,
+    prepare_scaled_pair,
+)
+from fpemu._kernels.operands import (
+    COLUMNS,
+    Operands,
+    aligned,
+    in_order,
+    longest,
+    pieces,
+    read_only,
+    right_of,
+)
+from fpemu._kernels.panels import fill
 
-__all__ = ["PRODUCT_BITS", "CoreFacts", "Shape", "product", "shape_of"]
+__all__ = ["CoreFacts", "FlooredFacts", "Scales", "Unit", "floored_unit", "product", "unit_of"]
 
-_LOWEST: Final = -95
-_HIGHEST: Final = 125
-_ZERO: Final = -(2**14)  # the exponent of a zero: two have the sum of the least int16
-_NOT_FINITE: Final = 128  # the exponent of infinity and NaN
-_NONE: Final = -1000  # above all sums with it, below all others
-PRODUCT_BITS: Final = 24
-"""Of a product that is exact in float32."""
-
+_FLOAT32: Final[np.dtype[Any]] = np.dtype(np.float32)
+_PRODUCT_BITS: Final = 24  # of a product that is exact in float32
 _MOST_FRACTION_BITS: Final = 27  # of which two products have a sum within int32
-_ROWS: Final = 2  # that are advanced together
-_CHUNK: Final = 64  # rows that go through a block of a panel while it is at hand
 _FLOAT32_EMIN: Final = -126
 _FLOAT32_PRECISION: Final = 24
-_INFINITY: Final = 0x7F800000
-
-_GROUPS: Final = COLUMNS // 16
-_WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
+_LONGEST_GROUP: Final = 32  # terms, a bit each
+_ZERO_WORD: Final = np.uint32(2**32 + ZERO)
+_DEPTH: Final = 256  # terms of a panel that are at hand together, about
 _NUMBERS_PER_PIECE: Final = 2**15
+_WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
+_MOST_ROWS: Final = 256  # of a piece of work: their numbers stay in a cache
+_FILLING: Final = 8  # rows that are multiplied in the time that it takes to split a panel
+
+_TRUNCATED, _NEAREST, _FLOORED, _GROUPED = range(4)
+_ADDING: Final = {
+    _TRUNCATED: add_truncated,
+    _NEAREST: add_nearest,
+    _FLOORED: add_floored,
+    _GROUPED: add_grouped,
+}
 
 
 class CoreFacts(Protocol):
@@ -67,6 +79,8 @@ class CoreFacts(Protocol):
     @property
     def rounding(self) -> RoundingFacts: ...
     @property
+    def input_formats(self) -> tuple[FormatFacts | None, FormatFacts | None]: ...
+    @property
     def block(self) -> int: ...
     @property
     def fraction_bits(self) -> int: ...
@@ -74,646 +88,460 @@ class CoreFacts(Protocol):
     def exponent_floor(self) -> int | None: ...
     @property
     def initial_format(self) -> FormatFacts: ...
+    @property
+    def order(self) -> tuple[int, ...] | None: ...
+    @property
+    def group(self) -> int: ...
+
+
+class FlooredFacts(Protocol):
+    """What is to be known of CDNA3's."""
+
+    @property
+    def format(self) -> FormatFacts: ...
+    @property
+    def rounding(self) -> RoundingFacts: ...
+    @property
+    def input_formats(self) -> tuple[FormatFacts | None, FormatFacts | None]: ...
+    @property
+    def block(self) -> int: ...
+    @property
+    def fraction_bits(self) -> int: ...
+    @property
+    def sum_fraction_bits(self) -> int: ...
+    @property
+    def result_fraction_bits(self) -> int: ...
+    @property
+    def halves(self) -> bool: ...
+    @property
+    def reach(self) -> int | None: ...
+
+
+class Unit(NamedTuple):
+    """A unit in narrow lanes."""
+
+    kind: int
+    shape: Shape
+    leasts: tuple[tuple[int, int], tuple[int, int]]  # of numbers and of scales, by operand
+    order: tuple[int, ...]  # of a run of terms
+
+
+class Scales(NamedTuple):
+    """What the numbers of both operands are multiplied by, a scale for so many terms."""
+
+    left: NDArray[Any]  # (batch, m, blocks)
+    right: NDArray[Any]  # (batch, blocks, n)
+    each: int
 
 
 class _Left(NamedTuple):
-    """A left operand: its numbers and their exponents, (batch, m, k) in whole blocks."""
+    """A left operand: its numbers and their exponents, (batch, m, k) in whole blocks.
+
+    Of groups there are exponents and masks, (batch, m, groups, 2).
+    """
 
     values: Any  # float32
-    exponents: Any  # int16
+    exponents: Any  # int16, of groups int32
 
 
-class _Right(NamedTuple):
-    """A right operand in panels: exponents stand in pairs of steps."""
+class _Plan(NamedTuple):
+    """How a product is taken."""
 
-    values: Any  # float32, (batch, panels, k, COLUMNS)
-    exponents: Any  # int16, (batch, panels, k / 2, COLUMNS, 2)
-
-
-class Shape(NamedTuple):
-    """A unit, as far as narrow lanes need to know it."""
-
-    block: int
-    part: int  # terms whose sum, and an accumulator's, lies within int32
-    fraction_bits: int
-    floor: int  # the least exponent that terms are aligned to
-    initial_least: int  # that of a subnormal accumulator
-    kept: int  # the bits of a float64 number that truncation keeps
-    least_field: int  # the bits of the format's smallest normal number in float64
-    shift: int  # what makes a power of two, added to a number, round it to the format
-    largest: int  # the bits of the largest number in float32
+    rows: int  # of the result, in a piece
+    steps: int  # of the operands, without what fills blocks up
+    each: int  # terms that share a scale
+    run: int  # terms of an order
+    leasts: tuple[int, int]
 
 
-def shape_of(core: CoreFacts) -> Shape | None:
-    """The shape of a unit; None if narrow lanes cannot hold its blocks.
+class _Work(NamedTuple):
+    """What a thread works in."""
 
-    They end a block by truncation in a format of float32's exponents, where no result is subnormal,
-    or by rounding to nearest, either with infinities beyond the largest number.
-    """
-    bits = core.fraction_bits
-    format, rounding = core.format, core.rounding
-    to_infinity = rounding.overflow == "infinity" or (
+    accumulators: Any  # float32, those of a piece and a row that is not used
+    sums: Any  # float64
+    raw: Any  # float32, terms of a panel as they are
+    scales: Any
+    values: Any  # and in the order of the unit, times their scales
+    exponents: Any  # int16, in pairs of terms: (terms / 2, COLUMNS, 2); int32: (groups, 2, COLUMNS)
+    order: Any  # where the terms that are at hand come from
+
+
+# --- units ----------------------------------------------------------------------------------------
+
+
+def _to_infinity(rounding: RoundingFacts) -> bool:
+    return rounding.overflow == "infinity" or (
         rounding.overflow == "ieee" and rounding.mode == "rne"
     )
+
+
+def _bits_of(formats: tuple[FormatFacts, FormatFacts], scale: FormatFacts | None) -> int:
+    """The bits of a product, scales included."""
+    return sum(format.precision + (0 if scale is None else scale.precision) for format in formats)
+
+
+def _group_fits(
+    core: CoreFacts, formats: tuple[FormatFacts, FormatFacts], scale: FormatFacts | None
+) -> bool:
+    """Whether float32 holds the sum of a group."""
+    most = math.prod(round(x.max_finite / x.smallest_subnormal) for x in formats)
+    scale_bits = 0 if scale is None else 2 * scale.precision
+    return (
+        scale is not None
+        and core.group <= _LONGEST_GROUP
+        and core.rounding.mode == "rtz"
+        and core.order is None
+        and (core.group * most).bit_length() + scale_bits <= _FLOAT32_PRECISION
+    )
+
+
+def unit_of(core: CoreFacts, scale: FormatFacts | None) -> Unit | None:
+    """A tensor core, whose scales have a format; None if narrow lanes cannot hold its blocks.
+
+    They end a block by truncation in a format of float32's exponents, where no result is subnormal
+    that is not exact, or by rounding to nearest, either with infinities beyond the largest number.
+    """
+    format, rounding = core.format, core.rounding
+    formats = _both(core.input_formats)
+    grouped = core.group > 1
     fits = (
-        core.block % 2 == 0
-        and 0 <= bits <= _MOST_FRACTION_BITS
-        and (rounding.mode == "rne" or (rounding.mode == "rtz" and format.emin == _FLOAT32_EMIN))
-        and to_infinity
+        (rounding.mode == "rne" or (rounding.mode == "rtz" and format.emin == _FLOAT32_EMIN))
+        and _to_infinity(rounding)
         and format.infinities
         and format.subnormals
         and format.precision <= _FLOAT32_PRECISION
         and format.emin >= _FLOAT32_EMIN
         and format.emax <= -_FLOAT32_EMIN + 1
+        and _bits_of(formats, scale) <= _PRODUCT_BITS
     )
+    if grouped:
+        fits = fits and _group_fits(core, formats, scale)
+    else:
+        fits = fits and core.block % 2 == 0 and core.fraction_bits <= _MOST_FRACTION_BITS
     if not fits:
         return None
     dropped = 53 - format.precision
-    floor = 2 * _LOWEST if core.exponent_floor is None else core.exponent_floor
-    return Shape(
+    floor = 2 * LOWEST if core.exponent_floor is None else core.exponent_floor
+    shape = _shape(
         block=core.block,
-        part=min(core.block, (2 ** (29 - bits) - 1) // 2 * 2),
-        fraction_bits=bits,
-        floor=max(floor, 2 * _LOWEST),
+        part=min(core.block, _terms_within_int32(core.fraction_bits)),
+        group=core.group,
+        fraction_bits=core.fraction_bits,
+        floor=max(floor, 2 * LOWEST),
+        highest=HIGHEST - (_FLOAT32_PRECISION if grouped else 0),
         initial_least=core.initial_format.emin,
         kept=-(2**dropped),
         least_field=(format.emin + 1023) << 52,
         shift=(dropped << 52) + 2**51,
         largest=int(np.float32(format.max_finite).view(np.int32)),
     )
+    kind = _GROUPED if grouped else _NEAREST if rounding.mode == "rne" else _TRUNCATED
+    return Unit(kind, shape, _leasts(formats, scale), core.order or (0,))
+
+
+def floored_unit(core: FlooredFacts) -> Unit | None:
+    """CDNA3's; None if narrow lanes cannot hold its blocks."""
+    formats = _both(core.input_formats)
+    bits, sum_bits, kept = core.fraction_bits, core.sum_fraction_bits, core.result_fraction_bits
+    part = core.block // 2 if core.halves else core.block
+    fits = (
+        core.rounding.mode == "rne"
+        and _to_infinity(core.rounding)
+        and part % 2 == 0
+        and 2 * part <= _terms_within_int32(bits)
+        and _bits_of(formats, None) <= _PRODUCT_BITS
+        and min(bits, kept) >= _FLOAT32_PRECISION - 1
+        and kept <= 52
+        # What is below the smallest normal number is a multiple of the last bit that is kept there.
+        and kept - _FLOAT32_EMIN + LOWEST >= max(bits, sum_bits)
+    )
+    if not fits:
+        return None
+    shape = _shape(
+        block=core.block,
+        part=part,
+        fraction_bits=bits,
+        sum_bits=sum_bits,
+        lost=2 ** (52 - kept) - 1,
+        reach=2**16 if core.reach is None else core.reach,
+    )
+    halves = (*range(0, core.block, 2), *range(1, core.block, 2))
+    return Unit(_FLOORED, shape, _leasts(formats, None), halves if core.halves else (0,))
+
+
+def _shape(**given: int) -> Shape:
+    """A shape; what a kind of block does not ask for is 0."""
+    return Shape(**{**dict.fromkeys(Shape._fields, 0), "group": 1, "highest": HIGHEST, **given})
+
+
+def _terms_within_int32(fraction_bits: int) -> int:
+    """How many truncated products and an accumulator have a sum within int32, in whole pairs."""
+    return int(2 ** max(29 - fraction_bits, 0) - 1) // 2 * 2
+
+
+def _both(formats: tuple[FormatFacts | None, FormatFacts | None]) -> Any:
+    assert None not in formats
+    return formats
+
+
+def _leasts(formats: tuple[FormatFacts, FormatFacts], scale: FormatFacts | None) -> Any:
+    """The least exponents of numbers and of scales, by operand."""
+    return tuple((format.emin, 0 if scale is None else scale.emin) for format in formats)
 
 
 # --- operands -------------------------------------------------------------------------------------
 
 
 @inline
-def _exponent(x: float, least: int) -> int:
-    """That of a float32 number, at least `least`, which is no less than float32's own."""
-    field = words.bit_and(words.shift_right(words.word(x), 23), 255)
-    return max(int(field) - 127, least)
+def _scale_field(scale: float, least: int) -> Any:
+    """The biased exponent of a float32 scale, at least that of `least`."""
+    field = words.bit_and(words.shift_right(words.word(scale), 23), 255)
+    return words.maximum(field, np.uint32(least + 127))
 
 
-@inline
-def _scale_exponent(scale: float, least: int) -> int:
-    """That of a float64 number, at least `least`."""
-    field = words.bit_and(words.shift_right(words.word(scale), 52), 2047)
-    return max(int(field) - 1023, least)
-
-
-@inline
-def _scaled(x: Any, scales: Any, place: Any, least: int, least_scale: int) -> Any:
-    """A number times its scale, the exponent of both, and whether narrow lanes hold it."""
-    if scales.size == 0:
-        exponent = _exponent(x, least)
-        return x, exponent if x != 0.0 else _ZERO, abs(x) < np.inf
-    scale = scales[place]
-    exact = np.float64(x) * scale
-    value = np.float32(exact)
-    exponent = _exponent(x, least) + _scale_exponent(scale, least_scale)
-    return value, exponent if exact != 0.0 else _ZERO, value == exact and abs(value) < np.inf
+@numba.njit(inline="always")
+def _scaled_row(x, scales, each, values, batch, row):  # type: ignore[no-untyped-def]
+    """A row of numbers times their scales; whether there is one that narrow lanes do not hold."""
+    steps = x.shape[2]
+    greatest, lost = np.uint32(0), np.uint32(0)
+    for first in range(0, steps, each):
+        scale = scales[batch, row, first // each]
+        for s in range(first, min(first + each, steps)):
+            number = x[batch, row, s]
+            value = number * scale
+            values[batch, row, s] = value
+            magnitude = words.bit_and(words.word(value), 0x7FFFFFFF)
+            greatest = words.maximum(greatest, magnitude)
+            # A product is exact unless it is subnormal.
+            doubtful = (magnitude < np.uint32(0x00800000)) & (value != number)
+            lost = words.bit_or(lost, np.uint32(1) if doubtful else np.uint32(0))
+    for s in range(steps, values.shape[2]):
+        values[batch, row, s] = 0.0
+    return (greatest >= np.uint32(0x7F800000)) | (lost != 0)
 
 
 @caching.kernel
-def _split_rows(start, stop, x, scales, least, least_scale, values, exponents, strange):  # type: ignore[no-untyped-def]
+def _split_rows(start, stop, x, scales, each, group, leasts, left, strange):  # type: ignore[no-untyped-def]
     """Rows of a left operand; `strange` tells those with a number that narrow lanes do not hold."""
+    values, exponents = left.values, left.exponents
     _, rows, steps = x.shape
     for index in range(start, stop):
         batch = index // rows
         row = index - batch * rows
-        held = True
-        for s in range(steps):
-            value, exponent, holds = _scaled(
-                x[batch, row, s], scales, (batch, row, s), least, least_scale
-            )
-            values[batch, row, s], exponents[batch, row, s] = value, exponent
-            held &= holds
+        strange[batch, row] = _scaled_row(x, scales, each, values, batch, row)
+        for first in range(0, steps, each):
+            bias = words.subtract(_scale_field(scales[batch, row, first // each], leasts[1]), 254)
+            for s in range(first, min(first + each, steps)):
+                field = _scale_field(x[batch, row, s], leasts[0])
+                exponent = words.add(field, bias) if values[batch, row, s] != 0.0 else _ZERO_WORD
+                exponents[batch, row, s] = np.int16(exponent)
         for s in range(steps, values.shape[2]):
-            values[batch, row, s], exponents[batch, row, s] = 0.0, _ZERO
-        strange[batch, row] = not held
+            exponents[batch, row, s] = ZERO
 
 
 @caching.kernel
-def _pack_panels(start, stop, x, scales, least, least_scale, values, exponents, strange):  # type: ignore[no-untyped-def]
-    """Panels of a right operand; `strange` tells those with such a number."""
-    _, steps, columns = x.shape
-    panels = values.shape[1]
+def _group_rows(start, stop, x, scales, each, group, leasts, left, strange):  # type: ignore[no-untyped-def]
+    """The same, in groups with common scales: their exponents, and what of them is not zero."""
+    values, exponents = left.values, left.exponents
+    _, rows, steps = x.shape
     for index in range(start, stop):
-        batch = index // panels
-        panel = index - batch * panels
-        first = panel * COLUMNS
-        end = min(COLUMNS, columns - first)
-        held = True
-        for s in range(values.shape[2]):
-            pair, half = s // 2, s % 2
-            inside = end if s < steps else 0
-            for j in range(inside):
-                value, exponent, holds = _scaled(
-                    x[batch, s, first + j], scales, (batch, s, first + j), least, least_scale
-                )
-                values[batch, panel, s, j] = value
-                exponents[batch, panel, pair, j, half] = exponent
-                held &= holds
-            for j in range(inside, COLUMNS):
-                values[batch, panel, s, j] = 0.0
-                exponents[batch, panel, pair, j, half] = _ZERO
-        strange[batch, panel] = not held
-
-
-def _run(
-    kernel: Callable[..., None], x: Any, scales: Any, leasts: tuple[int, int], *out: Any
-) -> Any:
-    """Run a kernel of preparation; which rows or panels narrow lanes do not hold."""
-    strange = np.empty(out[0].shape[:2], np.bool_)
-    given = np.zeros((0, 0, 0)) if scales is None else scales
-    launching.run(
-        kernel,
-        strange.size,
-        read_only(x, np.float32),
-        read_only(given, np.float64),
-        *leasts,
-        *out,
-        strange,
-        grain=max(1, _NUMBERS_PER_PIECE * strange.size // max(out[0].size, 1)),
-    )
-    return strange
+        batch = index // rows
+        row = index - batch * rows
+        strange[batch, row] = _scaled_row(x, scales, each, values, batch, row)
+        for first in range(0, values.shape[2], group):
+            field, mask = np.uint32(0), np.uint32(0)
+            if first < steps:
+                field = _scale_field(scales[batch, row, first // each], leasts[1])
+            for i in range(group):
+                bit = words.shift_left(np.uint32(1), np.uint32(i))
+                some = values[batch, row, first + i] != 0.0
+                mask = words.bit_or(mask, bit if some else np.uint32(0))
+            exponents[batch, row, first // group, 0] = np.int32(words.subtract(field, 127))
+            exponents[batch, row, first // group, 1] = np.int32(mask)
 
 
 def _split(
-    x: NDArray[Any], scales: NDArray[Any] | None, leasts: tuple[int, int], block: int
+    operands: Operands, scales: Scales | None, unit: Unit
 ) -> tuple[_Left, NDArray[np.bool_]]:
-    """A left operand in whole blocks, and which of its rows narrow lanes do not hold.
-
-    Parameters
-    ----------
-    x : ndarray, shape (batch, m, k)
-        Float32 numbers.
-    scales : ndarray of float64, shape (batch, m, k), or None
-    leasts : tuple of int
-        The least exponents of numbers and of scales.
-    block : int
-        Terms of a block.
-
-    Returns
-    -------
-    _Left
-    strange : ndarray of bool, shape (batch, m)
-    """
+    """The left operand in whole blocks, and which of its rows narrow lanes do not hold."""
+    order, shape, x = unit.order, unit.shape, operands.a
+    if len(order) > 1:
+        x = in_order(x, order, 2, len(order))
     batch, rows, steps = x.shape
-    shape = (batch, rows, steps + -steps % block)
-    left = _Left(aligned(shape, np.float32), aligned(shape, np.int16))
-    return left, _run(_split_rows, x, scales, leasts, *left)
-
-
-def _packed(
-    x: NDArray[Any], scales: NDArray[Any] | None, leasts: tuple[int, int], block: int
-) -> _Right | None:
-    """A right operand, (batch, k, n); None if narrow lanes do not hold it."""
-    batch, steps, columns = x.shape
-    panels, whole = -(-columns // COLUMNS), steps + -steps % block
-    right = _Right(
-        aligned((batch, panels, whole, COLUMNS), np.float32),
-        aligned((batch, panels, whole // 2, COLUMNS, 2), np.int16),
+    whole = steps + -steps % shape.block
+    grouped = shape.group > 1
+    exponents = (
+        aligned((batch, rows, whole // shape.group, 2), np.int32)
+        if grouped
+        else aligned((batch, rows, whole), np.int16)
     )
-    strange = _run(_pack_panels, x, scales, leasts, *right)
-    return None if strange.any() else right
-
-
-# --- a block --------------------------------------------------------------------------------------
-
-_INT16, _INT32, _INT64 = (ir.IntType(bits) for bits in (16, 32, 64))
-_BYTE: Final = ir.IntType(8).as_pointer()
-_FLOATS: Final = ir.VectorType(ir.FloatType(), 16)
-_INTS: Final = ir.VectorType(_INT32, 16)
-_PAIRS: Final = ir.VectorType(_INT16, 32)
-_DOUBLES: Final = ir.VectorType(ir.DoubleType(), 8)
-_LONGS: Final = ir.VectorType(_INT64, 8)
-
-
-def _all(kind: ir.VectorType, number: int) -> ir.Constant:
-    return ir.Constant(kind, [ir.Constant(kind.element, number)] * kind.count)
-
-
-class _Vectors:
-    """A builder of vector code."""
-
-    def __init__(self, builder: ir.IRBuilder) -> None:
-        self.builder = builder
-
-    def _address(self, base: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
-        return self.builder.bitcast(self.builder.gep(base, [index]), kind.as_pointer())
-
-    def load(self, base: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
-        """What lies at an element of an array."""
-        return self.builder.load(self._address(base, index, kind), align=2)
-
-    def store(self, value: ir.Value, base: ir.Value, index: ir.Value) -> None:
-        self.builder.store(value, self._address(base, index, value.type), align=4)
-
-    def spread(self, scalar: ir.Value, count: int = 16) -> ir.Value:
-        return spread(self.builder, scalar, count)
-
-    def half(self, vector: ir.Value, which: int) -> ir.Value:
-        """The lower or the upper eight lanes."""
-        lanes = [_INT32(8 * which + i) for i in range(8)]
-        return self.builder.shuffle_vector(
-            vector,
-            ir.Constant(vector.type, ir.Undefined),
-            ir.Constant(ir.VectorType(_INT32, 8), lanes),
-        )
-
-    def larger(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.builder.select(self.builder.icmp_signed(">", a, b), a, b)
-
-    def loop(
-        self,
-        first: ir.Value,
-        stop: ir.Value,
-        stride: int | ir.Value,
-        state: Sequence[ir.Value],
-        body: Callable[[ir.Value, list[ir.Value]], Sequence[ir.Value]],
-    ) -> list[ir.Value]:
-        """``state = body(step, state)`` for every step; there is at least one."""
-        builder = self.builder
-        before = builder.block
-        inside, after = builder.append_basic_block(), builder.append_basic_block()
-        builder.branch(inside)
-        builder.position_at_end(inside)
-        step = builder.phi(_INT64)
-        old = [builder.phi(value.type) for value in state]
-        new = list(body(step, old))
-        following = builder.add(step, stride if isinstance(stride, ir.Value) else _INT64(stride))
-        end = builder.block
-        builder.cbranch(builder.icmp_signed("<", following, stop), inside, after)
-        step.add_incoming(first, before)
-        step.add_incoming(following, end)
-        for phi, start, value in zip(old, state, new, strict=True):
-            phi.add_incoming(start, before)
-            phi.add_incoming(value, end)
-        builder.position_at_end(after)
-        return new
-
-
-class _Place(NamedTuple):
-    """Where a block's terms begin in the arrays of the operands, and accumulators in theirs."""
-
-    left: tuple[ir.Value, ...]  # a row each
-    right: ir.Value
-    accumulators: tuple[ir.Value, ...]
-
-
-class _Data(NamedTuple):
-    """Pointers to the data of arrays."""
-
-    left: ir.Value
-    left_exponents: ir.Value
-    right: ir.Value
-    right_exponents: ir.Value
-    accumulators: ir.Value
-    sums: ir.Value
-
-
-class _Block:
-    """The code of a block: vectors of 16 columns, row by row."""
-
-    def __init__(
-        self, vectors: _Vectors, data: _Data, place: _Place, shape: Shape, *, nearest: bool
-    ) -> None:
-        self.vectors, self.builder = vectors, vectors.builder
-        self.data, self.place, self.shape, self.nearest = data, place, shape, nearest
-        self.places = [
-            self._column(row, group) for row in place.accumulators for group in range(_GROUPS)
-        ]
-
-    def _column(self, start: ir.Value, group: int) -> ir.Value:
-        return self.builder.add(start, _INT64(16 * group))
-
-    def largest_exponents(self) -> list[ir.Value]:
-        """Those of the products of every column."""
-        builder, vectors, data, place = self.builder, self.vectors, self.data, self.place
-
-        def body(step: ir.Value, old: list[ir.Value]) -> list[ir.Value]:
-            left = [
-                builder.bitcast(
-                    vectors.spread(
-                        vectors.load(data.left_exponents, builder.add(row, step), _INT32)
-                    ),
-                    _PAIRS,
-                )
-                for row in place.left
-            ]
-            start = builder.add(place.right, builder.mul(step, _INT64(COLUMNS)))
-            right = [
-                vectors.load(data.right_exponents, builder.add(start, _INT64(32 * group)), _PAIRS)
-                for group in range(_GROUPS)
-            ]
-            sums = [builder.add(a, b) for a in left for b in right]
-            return [vectors.larger(a, b) for a, b in zip(old, sums, strict=True)]
-
-        least = [_all(_PAIRS, -(2**15))] * (_ROWS * _GROUPS)
-        pairs = vectors.loop(_INT64(0), self.shape.block, 2, least, body)
-        return [self._larger_of_pair(pair) for pair in pairs]
-
-    def _larger_of_pair(self, pair: ir.Value) -> ir.Value:
-        builder, both = self.builder, self.builder.bitcast(pair, _INTS)
-        sixteen = _all(_INTS, 16)
-        return self.vectors.larger(
-            builder.ashr(both, sixteen), builder.ashr(builder.shl(both, sixteen), sixteen)
-        )
-
-    def exponent_of(self, accumulator: ir.Value, least: ir.Value) -> ir.Value:
-        """That of accumulators, far below all others for zeros."""
-        builder = self.builder
-        magnitude = builder.and_(builder.bitcast(accumulator, _INTS), _all(_INTS, 2**31 - 1))
-        field = builder.lshr(magnitude, _all(_INTS, 23))
-        exponent = self.vectors.larger(builder.sub(field, _all(_INTS, 127)), least)
-        is_zero = builder.icmp_signed("==", magnitude, _all(_INTS, 0))
-        return builder.select(is_zero, _all(_INTS, _ZERO), exponent)
-
-    def power(self, exponent: ir.Value) -> ir.Value:
-        """``2**exponent`` in float32."""
-        biased = self.builder.add(exponent, _all(_INTS, 127))
-        return self.builder.bitcast(self.builder.shl(biased, _all(_INTS, 23)), _FLOATS)
-
-    def is_doubtful(self, largest: ir.Value, own: ir.Value) -> ir.Value:
-        """Whether the largest exponent, of what is not zero, is out of range.
-
-        It does not matter beside an accumulator, of the exponent `own`, that is infinite or NaN.
-        """
-        builder = self.builder
-        offset = builder.sub(largest, _all(_INTS, _LOWEST))
-        outside = builder.icmp_unsigned(">", offset, _all(_INTS, _HIGHEST - _LOWEST))
-        known = builder.icmp_signed(">", largest, _all(_INTS, _NONE))
-        finite = builder.icmp_signed("!=", own, _all(_INTS, _NOT_FINITE))
-        return builder.and_(outside, builder.and_(known, finite))
-
-    def add_truncated(
-        self, first: ir.Value, stop: ir.Value, scales: list[ir.Value], sums: list[ir.Value]
-    ) -> list[ir.Value]:
-        """Add the scaled and truncated products of a part to sums in int32."""
-        builder, vectors, data, place = self.builder, self.vectors, self.data, self.place
-
-        def add(step: ir.Value, old: list[ir.Value]) -> list[ir.Value]:
-            left = [
-                vectors.spread(vectors.load(data.left, builder.add(row, step), ir.FloatType()))
-                for row in place.left
-            ]
-            start = builder.add(place.right, builder.mul(step, _INT64(COLUMNS)))
-            right = [
-                vectors.load(data.right, self._column(start, group), _FLOATS)
-                for group in range(_GROUPS)
-            ]
-            products = [builder.fmul(a, b) for a in left for b in right]
-            return [
-                builder.add(sum_, builder.fptosi(builder.fmul(product, scale), _INTS))
-                for sum_, product, scale in zip(old, products, scales, strict=True)
-            ]
-
-        def body(step: ir.Value, old: list[ir.Value]) -> list[ir.Value]:
-            return add(builder.add(step, _INT64(1)), add(step, old))
-
-        return vectors.loop(first, stop, 2, sums, body)
-
-    def emit(self) -> ir.Value:
-        """Put the rounded sums into the accumulators; return whether one is doubtful."""
-        builder, vectors, shape = self.builder, self.vectors, self.shape
-        fraction_bits, floor, least = (
-            vectors.spread(builder.trunc(number, _INT32))
-            for number in (shape.fraction_bits, shape.floor, shape.initial_least)
-        )
-        lowest = vectors.larger(floor, _all(_INTS, _LOWEST))
-        scales, sums, ends, doubtful = [], [], [], []
-        for place, products in zip(self.places, self.largest_exponents(), strict=True):
-            accumulator = vectors.load(self.data.accumulators, place, _FLOATS)
-            own = self.exponent_of(accumulator, least)
-            largest = vectors.larger(products, own)
-            doubtful.append(self.is_doubtful(largest, own))
-            aligned_to = vectors.larger(largest, lowest)
-            scales.append(self.power(builder.sub(fraction_bits, aligned_to)))
-            ends.append(builder.sub(aligned_to, fraction_bits))
-            sums.append(builder.fptosi(builder.fmul(accumulator, scales[-1]), _INTS))
-        mask = builder.bitcast(functools.reduce(builder.or_, doubtful), _INT16)
-        doubt = builder.icmp_unsigned("!=", mask, _INT16(0))
-        with builder.if_then(builder.not_(doubt), likely=True):
-            self._sum_parts(scales, sums)
-            for number, end in enumerate(ends):
-                self._end(number, end)
-        return doubt
-
-    def _sum_parts(self, scales: list[ir.Value], sums: list[ir.Value]) -> None:
-        """Leave the sums of all parts in float64."""
-        builder, vectors, shape = self.builder, self.vectors, self.shape
-
-        def halves(parts: list[ir.Value]) -> Iterator[tuple[ir.Value, ir.Value]]:
-            for number, part in enumerate(parts):
-                for which in range(2):
-                    wide = builder.sitofp(vectors.half(part, which), _DOUBLES)
-                    yield self._sum_place(number, which), wide
-
-        for place, number in halves(self.add_truncated(_INT64(0), shape.part, scales, sums)):
-            vectors.store(number, self.data.sums, place)
-
-        def add_part(first: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            following = builder.add(first, shape.part)
-            inside = builder.icmp_signed("<", following, shape.block)
-            stop = builder.select(inside, following, shape.block)
-            nothing = [ir.Constant(_INTS, None)] * len(sums)
-            for place, number in halves(self.add_truncated(first, stop, scales, nothing)):
-                total = vectors.load(self.data.sums, place, _DOUBLES)
-                vectors.store(builder.fadd(total, number), self.data.sums, place)
-            return []
-
-        with builder.if_then(builder.icmp_signed("<", shape.part, shape.block)):
-            vectors.loop(shape.part, shape.block, shape.part, [], add_part)
-
-    def _sum_place(self, number: int, which: int) -> ir.Value:
-        return _INT64(16 * number + 8 * which)
-
-    def _end(self, number: int, end: ir.Value) -> None:
-        """Round the sums of a vector of columns; infinities and NaNs stay as they are."""
-        builder, vectors, place = self.builder, self.vectors, self.places[number]
-        rounded = []
-        for which in range(2):
-            sum_ = vectors.load(self.data.sums, self._sum_place(number, which), _DOUBLES)
-            biased = builder.add(builder.sext(vectors.half(end, which), _LONGS), _all(_LONGS, 1023))
-            power = builder.bitcast(builder.shl(biased, _all(_LONGS, 52)), _DOUBLES)
-            exact = builder.fmul(sum_, power)
-            rounded.append(builder.fptrunc(self._rounded(exact), ir.VectorType(ir.FloatType(), 8)))
-        lanes = ir.Constant(_INTS, [_INT32(i) for i in range(16)])
-        # Zero sums are positive, and sums that round to zero.
-        result = builder.fadd(builder.shuffle_vector(*rounded, lanes), ir.Constant(_FLOATS, None))
-        word = builder.bitcast(result, _INTS)
-        sign = builder.and_(word, _all(_INTS, -(2**31)))
-        largest = vectors.spread(builder.trunc(self.shape.largest, _INT32))
-        beyond = builder.icmp_signed(">", builder.xor(word, sign), largest)
-        infinity = _all(_INTS, _INFINITY)
-        word = builder.select(beyond, builder.or_(sign, infinity), word)
-        old = vectors.load(self.data.accumulators, place, _INTS)
-        magnitude = builder.and_(old, _all(_INTS, 2**31 - 1))
-        finite = builder.icmp_signed("<", magnitude, infinity)
-        vectors.store(builder.select(finite, word, old), self.data.accumulators, place)
-
-    def _rounded(self, exact: ir.Value) -> ir.Value:
-        """Float64 numbers rounded to the format, but for overflow.
-
-        To nearest: let q be the format's spacing at x.  ``1.5 * 2**52 * q + x`` has that spacing in
-        float64, is rounded to a multiple of it, ties to even, and taking the constant off is exact.
-        """
-        builder, shape = self.builder, self.shape
-        word = builder.bitcast(exact, _LONGS)
-        if not self.nearest:
-            return builder.bitcast(builder.and_(word, self.vectors.spread(shape.kept, 8)), _DOUBLES)
-        field = builder.and_(word, _all(_LONGS, 0x7FF << 52))
-        field = self.vectors.larger(field, self.vectors.spread(shape.least_field, 8))
-        constant = builder.bitcast(
-            builder.add(field, self.vectors.spread(shape.shift, 8)), _DOUBLES
-        )
-        return builder.fsub(builder.fadd(exact, constant), constant)
-
-
-def _adding(*, nearest: bool) -> Any:
-    """An intrinsic that adds a block to two rows of accumulators of a panel.
-
-    ``f(left, right, accumulators, sums, place, shape)`` reads and writes rows of `accumulators`
-    (float32) and works in `sums` (2 rows of float64).  `place` has the indices of the block's first
-    terms in both rows of the left operand and in the right one, and of both accumulators.  Returns
-    whether there is a doubtful column; the accumulators are then as they were.
-    """
-
-    def typed(_typing_context, a, b, accumulators, sums, place, shape):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            def data_of(kind: Any, array: Any) -> ir.Value:
-                return arrayobj.make_array(kind)(context, builder, array).data
-
-            def members(number: int) -> list[tuple[Any, Any]]:
-                values = cgutils.unpack_tuple(builder, arguments[number])
-                return list(zip(signature.args[number].types, values, strict=True))
-
-            arrays = [*members(0), *members(1)]
-            arrays += [(signature.args[i], arguments[i]) for i in (2, 3)]
-            indices = [value for _, value in members(4)]
-            return _Block(
-                _Vectors(builder),
-                _Data(*(data_of(*array) for array in arrays)),
-                _Place(tuple(indices[:_ROWS]), indices[_ROWS], tuple(indices[_ROWS + 1 :])),
-                Shape(*(value for _, value in members(5))),
-                nearest=nearest,
-            ).emit()
-
-        return types.boolean(a, b, accumulators, sums, place, shape), generate
-
-    return intrinsic(typed)
-
-
-_add_truncated, _add_nearest = _adding(nearest=False), _adding(nearest=True)
+    left = _Left(aligned((batch, rows, whole), np.float32), exponents)
+    strange = np.zeros((batch, rows), np.bool_)
+    launching.run(
+        _group_rows if grouped else _split_rows,
+        strange.size,
+        read_only(x, np.float32),
+        read_only(np.ones((batch, rows, 1)) if scales is None else scales.left, np.float32),
+        max(steps, 1) if scales is None else scales.each,
+        shape.group,
+        unit.leasts[0],
+        left,
+        strange,
+        grain=max(1, _NUMBERS_PER_PIECE // max(steps, 1)),
+    )
+    return left, strange
 
 
 # --- products -------------------------------------------------------------------------------------
 
 
-class _Work(NamedTuple):
-    """What a thread works in."""
-
-    accumulators: Any  # float32, a chunk of rows and one that is not used
-    sums: Any  # float64, of the rows that are advanced together
+@numba.njit(inline="always")
+def _fill_in(raw, right, batch, panel, first, stop, last):  # type: ignore[no-untyped-def]
+    """Fill the rows of a panel with terms ``first`` to ``stop``, and with zeros to ``last``."""
+    if first < stop:
+        fill(raw, right, batch, panel, first, stop)
+    for row in range(max(stop - first, 0), last - first):
+        for j in range(COLUMNS):
+            raw[row, j] = 0.0
 
 
 @functools.cache
-def _kernel(nearest: bool) -> Callable[..., None]:
-    """The kernel of products; it sets `doubtful` for rows that are to be computed another way."""
-    add_block = _add_nearest if nearest else _add_truncated
+def _kernel(kind: int, scaled: bool) -> Callable[..., None]:
+    """The kernel of a kind of blocks; it sets `doubtful` for rows to be computed another way."""
+    add_block, grouped = _ADDING[kind], kind == _GROUPED
+    prepare = prepare_scaled_pair if scaled else prepare_pair
 
     @caching.kernel
     def narrow_range(  # type: ignore[no-untyped-def]
-        start, stop, work, a, b, initial, lengths, out, doubtful, shape
+        start, stop, work, left, right, scales, initial, lengths, out, doubtful, shape, plan
     ):
-        _, rows, steps = a.values.shape
-        panels, block = b.values.shape[1], shape.block
-        acc, sums = work.accumulators, work.sums
-        begin = start
-        while begin < stop:
-            batch = begin // rows
-            top = begin - batch * rows
-            count = min(_CHUNK, stop - begin, rows - top)
-            for p in range(panels):
-                column = p * COLUMNS
+        _, rows, steps = left.values.shape
+        acc, raw, panel_scales, order = work.accumulators, work.raw, work.scales, work.order
+        block, group, depth, each = shape.block, shape.group, raw.shape[0], plan.each
+        # Made once, as every array in a tuple is counted.
+        to_split = (raw, panel_scales, work.values, work.exponents)
+        to_add = (left.values, left.exponents, work.values, work.exponents, acc, work.sums)
+        panels = (out.shape[2] + COLUMNS - 1) // COLUMNS
+        parts = (rows + plan.rows - 1) // plan.rows
+        for index in range(start, stop):
+            stack, p = index // panels, index % panels
+            batch, column = stack // parts, p * COLUMNS
+            top = (stack - batch * parts) * plan.rows
+            count = min(plan.rows, rows - top)
+            if column >= longest(lengths, top, top + count):
+                continue
+            for r in range(count + 1):
                 for j in range(COLUMNS):
-                    acc[_CHUNK, j] = 0.0
+                    acc[r, j] = 0.0
+            if initial.size > 0:
                 for r in range(count):
-                    for j in range(COLUMNS):
-                        acc[r, j] = 0.0
-                    if initial.size > 0:
-                        for j in range(min(COLUMNS, lengths[top + r] - column)):
-                            acc[r, j] = initial[batch, top + r, column + j]
-                for first in range(0, steps, block):
+                    for j in range(min(COLUMNS, lengths[top + r] - column)):
+                        acc[r, j] = initial[batch, top + r, column + j]
+            strange = False
+            for origin in range(0, steps, depth):
+                last = min(origin + depth, steps)
+                runs = min((last - origin + plan.run - 1) // plan.run * plan.run, depth)
+                inside = min(origin + runs, plan.steps)
+                _fill_in(raw, right, batch, p, origin, inside, origin + runs)
+                if scaled:
+                    blocks = (inside + each - 1) // each
+                    _fill_in(
+                        panel_scales, scales, batch, p, origin // each, blocks,
+                        (origin + runs + each - 1) // each,
+                    )  # fmt: skip
+                if grouped:
+                    for g in range((last - origin) // group):
+                        of_group = (g * group, group, g * group // each, g)
+                        strange |= prepare_group(to_split, of_group, plan.leasts)
+                else:
+                    for q in range((last - origin) // 2):
+                        one, other = order[2 * q], order[2 * q + 1]
+                        scale, other_scale = 0, 0
+                        if scaled:
+                            scale, other_scale = one // each, other // each
+                        places = (one, other, scale, other_scale, q)
+                        strange |= prepare(to_split, places, plan.leasts)
+                for first in range(0, last - origin, block):
                     for r in range(0, count, 2):
                         # A row without a neighbor is advanced twice, once for nothing.
                         other = min(r + 1, count - 1)
                         if max(lengths[top + r], lengths[top + other]) <= column:
                             continue
-                        left = (batch * rows + top) * steps + first
+                        terms = (batch * rows + top) * steps + origin + first
                         place = (
-                            left + r * steps,
-                            left + other * steps,
-                            ((batch * panels + p) * steps + first) * COLUMNS,
+                            terms + r * steps,
+                            terms + other * steps,
+                            first,
                             r * COLUMNS,
-                            (other if other > r else _CHUNK) * COLUMNS,
+                            (other if other > r else count) * COLUMNS,
                         )
-                        if add_block(a, b, acc, sums, place, shape):
+                        if add_block(to_add, place, shape):
                             doubtful[batch, top + r] = True
                             doubtful[batch, top + other] = True
-                for r in range(count):
-                    for j in range(min(COLUMNS, lengths[top + r] - column)):
-                        out[batch, top + r, column + j] = acc[r, j]
-            begin += count
+            for r in range(count):
+                if strange:
+                    doubtful[batch, top + r] = True
+                for j in range(min(COLUMNS, lengths[top + r] - column)):
+                    out[batch, top + r, column + j] = acc[r, j]
 
     return cast(Callable[..., None], narrow_range)
 
 
+def _workspace(rows: int, unit: Unit, each: int) -> _Work:
+    """What a thread works in."""
+    shape, run = unit.shape, len(unit.order)
+    step = math.lcm(shape.block, run, each)
+    depth = step * max(1, _DEPTH // step)
+    if shape.group > 1:
+        exponents = aligned((depth // shape.group, 2, COLUMNS), np.int32)
+    else:
+        exponents = aligned((depth // 2, COLUMNS, 2), np.int16)
+    sums = np.zeros((max(2 * ROWS * 2, shape.block // shape.group), COLUMNS))
+    begin_parts(sums)
+    return _Work(
+        accumulators=aligned((rows + 1, COLUMNS), np.float32),
+        sums=sums,
+        raw=aligned((depth, COLUMNS), np.float32),
+        scales=aligned((depth // each, COLUMNS), np.float32),
+        values=aligned((depth, COLUMNS), np.float32),
+        exponents=exponents,
+        order=(np.arange(0, depth, run)[:, None] + np.array(unit.order)).reshape(-1),
+    )
+
+
 def product(
-    operands: Operands,
-    scales: tuple[NDArray[Any] | None, NDArray[Any] | None],
-    leasts: tuple[tuple[int, int], tuple[int, int]],
-    shape: Shape,
-    nearest: bool,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
-    """The product of a tensor core, and the rows of which it is not known.
+    operands: Operands, scales: Scales | None, unit: Unit
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The product of a matrix unit, and the rows of which it is not known.
 
     Parameters
     ----------
     operands : Operands
-        Float32 numbers whose products have at most 24 bits.
-    scales : tuple of two ndarrays or None
-        What the numbers are multiplied by.
-    leasts : tuple of two tuples of int
-        The least exponents of numbers and scales, for each operand.
-    shape : Shape
-        The unit.
-    nearest : bool
-        Whether it rounds to nearest rather than toward zero.
+        Float32 numbers.
+    scales : Scales or None
+    unit : Unit
 
     Returns
     -------
-    tuple of ndarray, shape (batch, m, n), and ndarray of bool, shape (batch, m); or None
-        None if narrow lanes do not hold the right operand.
+    tuple of ndarray, shape (batch, m, n), and ndarray of bool, shape (batch, m)
     """
-    right = _packed(operands.b, scales[1], leasts[1], shape.block)
-    if right is None:
-        return None
-    left, doubtful = _split(operands.a, scales[0], leasts[0], shape.block)
+    left, doubtful = _split(operands, scales, unit)
     out = np.zeros(operands.shape, np.float32)
+    rows, count, grain = pieces(operands, most=_MOST_ROWS, filling=_FILLING, work=_WORK_PER_PIECE)
+    each = 1 if scales is None else scales.each
     launching.run(
-        _kernel(nearest),
-        doubtful.size,
+        _kernel(unit.kind, scales is not None),
+        count,
         left,
-        right,
+        right_of(operands.b, _FLOAT32),
+        right_of(np.zeros((1, 1, 1)) if scales is None else scales.right, _FLOAT32),
         operands.initial_as(np.float32),
         read_only(operands.row_lengths, np.int64),
         out,
         doubtful,
-        shape,
-        grain=max(1, _WORK_PER_PIECE // max(operands.steps * out.shape[2], 1)),
-        workspace=lambda: _Work(
-            aligned((_CHUNK + 1, COLUMNS), np.float32), aligned((_ROWS, COLUMNS))
-        ),
+        unit.shape,
+        _Plan(rows, operands.steps, each, len(unit.order), unit.leasts[1]),
+        grain=grain,
+        workspace=lambda: _workspace(min(rows, operands.shape[1]), unit, each),
     )
     return out, doubtful

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -16,7 +16,14 @@ from numpy.typing import DTypeLike, NDArray
 from fpemu._kernels import caching, launching, random_bits, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
-from fpemu._kernels.panels import COLUMNS, aligned, last_bit_exponent, panels, right_of
+from fpemu._kernels.panels import (
+    COLUMNS,
+    Narrow,
+    aligned,
+    last_bit_exponent,
+    panels,
+    right_of,
+)
 from fpemu._kernels.rounding import LAYOUTS, Carrier, Target, target_of, unused_bits
 
 __all__ = [
@@ -33,7 +40,9 @@ __all__ = [
     "first_stranger",
     "in_order",
     "last_bit_exponent",
+    "longest",
     "panels",
+    "pieces",
     "random_of",
     "read_only",
     "right_of",
@@ -46,6 +55,8 @@ INNER, PRODUCTS, VIA, OUTER = range(4)
 
 _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _CHUNK: Final = 1024  # numbers between two looks at what was found
+_STRIP: Final = 2**16  # numbers that are looked at at once
+_PIECES_PER_THREAD: Final = 4
 
 
 class Arrays(NamedTuple):
@@ -143,6 +154,10 @@ class Operands:
         """Whether all numbers in `a` and `b` are float32 numbers."""
         return bool(self.a.dtype == self.b.dtype == np.float32)
 
+    def with_numbers(self) -> Operands:
+        """The same with the numbers of a right operand that is held by codes."""
+        return replace(self, b=self.b.numbers()) if isinstance(self.b, Narrow) else self
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of the product."""
@@ -202,6 +217,43 @@ class Operands:
         return exponent
 
 
+def pieces(operands: Operands, *, most: int, filling: int, work: int) -> tuple[int, int, int]:
+    """Pieces of work, a panel of columns for some rows each.
+
+    There are more pieces than threads even if there are few panels.
+
+    Parameters
+    ----------
+    operands : Operands
+    most : int
+        The most rows of a piece.
+    filling : int
+        How many rows can be multiplied in the time that it takes to fill a panel.
+    work : int
+        Multiply-adds worth a thread.
+
+    Returns
+    -------
+    tuple of int
+        The rows of a piece, the number of pieces, and how many of them are worth a thread.
+    """
+    batch, rows, columns = operands.shape
+    panels = batch * -(-columns // COLUMNS)
+    wanted = -(-_PIECES_PER_THREAD * launching.thread_count() // max(panels, 1))
+    each = min(max(-(-rows // wanted), filling), most)
+    taken = (min(each, rows) + filling) * max(operands.steps, 1) * COLUMNS
+    return each, panels * -(-rows // each), max(1, work // taken)
+
+
+@inline
+def longest(lengths: Any, first: int, last: int) -> int:
+    """The largest of some row lengths."""
+    most = 0
+    for row in range(first, last):
+        most = max(most, lengths[row])
+    return most
+
+
 @inline
 def _strange(bits: Any, target: Target) -> Any:
     """Whether a number is not a member of the format; NaN counts as one."""
@@ -230,20 +282,78 @@ def _strange(bits: Any, target: Target) -> Any:
     return strange
 
 
+class _Members(NamedTuple):
+    """What quickly tells most members of a format, as numbers of a carrier and their words."""
+
+    least: Any  # the smallest normal number
+    shift: Any  # to which a smaller number is added and from which it is taken: that rounds it
+    largest: Any
+    tail: Any  # the bits that normal numbers do not have
+
+    @classmethod
+    def of(cls, format: FormatFacts, dtype: np.dtype[Any]) -> _Members:
+        """Those of a format; of one without subnormals or signed zeros nothing is told quickly."""
+        layout = LAYOUTS[dtype]
+        number, word = layout.dtype, layout.word
+        bits = layout.precision - format.precision
+        plain = format.signed and format.subnormals and format.has_negative_zero
+        exponent = format.quantum_exponent + layout.precision - 1
+        if not (plain and bits >= 0 and 2 - layout.bias <= exponent <= layout.bias):
+            return cls(number(0), number(0), number(-1), word(0))
+        return cls(
+            number(format.smallest_normal),
+            number(2.0**exponent),
+            number(format.max_finite),
+            word(2**bits - 1),
+        )
+
+
+@inline
+def _is_plain_member(x: Any, members: _Members) -> Any:
+    """Whether a number is a member of a format, for sure."""
+    magnitude = abs(x)
+    rounded = (magnitude + members.shift) - members.shift
+    whole = words.bit_and(words.word(magnitude), members.tail) == 0
+    return (magnitude <= members.largest) & (
+        whole if magnitude >= members.least else rounded == magnitude
+    )
+
+
 @caching.kernel
-def first_stranger(x, targets):  # type: ignore[no-untyped-def]
-    """The index of the first number of a flat array that is not a member of a format, or -1."""
+def _strangers_range(start, stop, x, targets, members, found):  # type: ignore[no-untyped-def]
+    """The index in each strip of a flat array of the first number that is not a member, or -1."""
     target = target_at(targets, 0)
-    for first in range(0, x.size, _CHUNK):
-        last = min(first + _CHUNK, x.size)
-        found = False
-        for i in range(first, last):
-            found |= _strange(words.word(x[i]), target)
-        if found:
-            for i in range(first, last):
-                if _strange(words.word(x[i]), target):
-                    return i
-    return -1
+    for piece in range(start, stop):
+        found[piece] = -1
+        strip = x[piece * _STRIP : (piece + 1) * _STRIP]
+        for first in range(0, strip.size, _CHUNK):
+            chunk = strip[first : first + _CHUNK]
+            doubtful = False
+            for i in range(chunk.size):
+                doubtful |= not _is_plain_member(chunk[i], members)
+            if doubtful and found[piece] < 0:
+                for i in range(chunk.size):
+                    if found[piece] < 0 and _strange(words.word(chunk[i]), target):
+                        found[piece] = first + i
+
+
+def first_stranger(x: NDArray[Any], format: FormatFacts, rounding: RoundingFacts) -> int:
+    """The index of the first number of a flat array that is not a member of a format, or -1.
+
+    Parameters
+    ----------
+    x : ndarray of float32 or float64, read-only
+    format, rounding : FormatFacts, RoundingFacts
+
+    Returns
+    -------
+    int
+    """
+    found = np.empty(-(-x.size // _STRIP), np.int64)
+    targets = targets_of((format, rounding), dtype=x.dtype)
+    launching.run(_strangers_range, found.size, x, targets, _Members.of(format, x.dtype), found)
+    strips = np.flatnonzero(found >= 0)
+    return int(strips[0] * _STRIP + found[strips[0]]) if strips.size else -1
 
 
 def as_float32(x: Any) -> Any:

@@ -309,16 +309,44 @@ def _way_of(accumulator: PairwiseFacts, narrow: bool, lone: bool) -> int:
 
 def _is_quick(operands: Operands, accumulator: PairwiseFacts, block: int) -> bool:
     """Whether the product is one for :mod:`quick_trees`."""
-    plain = accumulator.fused and accumulator.flush is None and not operands.wants_running
+    format, rounding = accumulator.format, accumulator.rounding
+    if operands.wants_running or not operands.narrow:
+        return False
+    if accumulator.fused:
+        return accumulator.flush is None and quick_trees.takes(format, rounding, block)
     return (
-        plain
-        and operands.narrow
-        and quick_trees.takes(accumulator.format, accumulator.rounding, block)
+        accumulator.flush == "signed"
+        and accumulator.product in (None, format)
+        and quick_trees.takes_odd(format, rounding, accumulator.inputs, block)
     )
 
 
-def _flushed_inputs(operands: Operands, accumulator: PairwiseFacts) -> Operands:
-    """The operands as the unit reads them: subnormals made zeros if it does that."""
+def _quick_product(
+    operands: Operands, accumulator: PairwiseFacts, block: int, add_trees: bool
+) -> Carrier:
+    """A product by the processor's arithmetic; rows that are not known, by the general kernel."""
+    # What the kernel reads of b it flushes itself.
+    flushed = _flushed_inputs(operands, accumulator, right=False)
+    out, doubtful = quick_trees.product(
+        flushed, accumulator.format, accumulator.rounding, block, add_trees
+    )
+    rows = np.flatnonzero(doubtful.any(axis=0))
+    if rows.size:
+        initial = operands.initial
+        again = replace(
+            operands,
+            a=operands.a[:, rows],
+            initial=None if initial is None else initial[:, rows],
+            row_lengths=operands.row_lengths[rows],
+        )
+        out[:, rows] = _general_product(again, accumulator, block, add_trees)
+    return out
+
+
+def _flushed_inputs(
+    operands: Operands, accumulator: PairwiseFacts, *, right: bool = True
+) -> Operands:
+    """The operands as the unit reads them, b only if that is asked for: subnormals made zeros."""
 
     def flushed(x: Any, format: FormatFacts | None) -> Any:
         if x is None or format is None or accumulator.flush is None:
@@ -329,7 +357,7 @@ def _flushed_inputs(operands: Operands, accumulator: PairwiseFacts) -> Operands:
     return replace(
         operands,
         a=flushed(operands.a, accumulator.inputs),
-        b=flushed(operands.b, accumulator.inputs),
+        b=flushed(operands.b, accumulator.inputs) if right else operands.b,
         initial=flushed(operands.initial, accumulator.format),
     )
 
@@ -358,9 +386,19 @@ def _stack(dtype: np.dtype[Any], *, waiting: bool, running: bool) -> _Stack:
 
 def product(operands: Operands, accumulator: PairwiseFacts) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays, summed by trees."""
-    format, rounding = accumulator.format, accumulator.rounding
     block = accumulator.block or max(operands.steps, 1)
     add_trees = accumulator.block is not None or operands.initial is not None
+    if _is_quick(operands, accumulator, block):
+        return _quick_product(operands, accumulator, block, add_trees)
+    return _general_product(operands, accumulator, block, add_trees)
+
+
+def _general_product(
+    operands: Operands, accumulator: PairwiseFacts, block: int, add_trees: bool
+) -> Carrier:
+    """A product whose terms are taken one by one, in any rounding."""
+    operands = operands.with_numbers()
+    format, rounding = accumulator.format, accumulator.rounding
     lone = block == 1 and not add_trees
     flush = accumulator.flush is not None
     way = _way_of(accumulator, operands.narrow, lone)
@@ -380,8 +418,6 @@ def product(operands: Operands, accumulator: PairwiseFacts) -> Carrier:
         random=random_of(rounding),
     )
     operands = _whole_trees(_flushed_inputs(operands, accumulator), block)
-    if _is_quick(operands, accumulator, block):
-        return quick_trees.product(operands, format, rounding, block, add_trees)
     waiting = way == _WIDE and accumulator.fused
     launching.run(
         # Those of Arm's units, and stochastic ones, take a fifth longer by the code for any mode.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -29,10 +30,12 @@ from fpemu._kernels.vectors import spread
 
 __all__ = [
     "COLUMNS",
+    "Extent",
     "Narrow",
     "Right",
     "Widening",
     "aligned",
+    "extent",
     "fill",
     "last_bit_exponent",
     "narrowed",
@@ -48,7 +51,7 @@ _LINE: Final = 64  # bytes
 _LANES: Final = 16  # numbers of a vector; narrower machines split it, with no change of result
 _SQUARE: Final = 16  # rows and columns of a block that is transposed in a cache
 _NOT_FINITE: Final = -(2**20)  # the exponent of a last bit that is not there
-_STRIP: Final = 2**18  # numbers that are looked at at once
+_STRIP: Final = 2**16  # numbers that are looked at at once
 _DEPTH: Final = 64  # terms of a panel that are made codes at once
 _WORK_PER_PIECE: Final = 2**18  # numbers worth a thread
 
@@ -197,12 +200,12 @@ class Narrow:
         return Narrow(codes, self.widening, (1, self.shape[1], last - first))
 
     @functools.cached_property
-    def last_bit_exponent(self) -> int:
-        """An e such that every number is a multiple of 2**e; very small unless all are finite."""
+    def extent(self) -> Extent:
+        """That of its numbers."""
         height = max(1, _STRIP // (max(self.shape[1], 1) * COLUMNS)) * COLUMNS
         columns = self.shape[2]
         strips = (self.part(i, min(i + height, columns)) for i in range(0, columns, height))
-        return min((last_bit_exponent(panels(strip, _FLOAT32)) for strip in strips), default=0)
+        return Extent.of_all(extent(panels(strip, _FLOAT32)) for strip in strips)
 
     def numbers(self) -> NDArray[np.float32]:
         """All numbers, of shape (1, k, n)."""
@@ -241,30 +244,84 @@ def narrowed(b: NDArray[Any], format: FormatFacts) -> Narrow | None:
     return Narrow(codes, widening, (1, steps, columns))
 
 
-def last_bit_exponent(x: Any) -> int:
-    """An e such that every number is a multiple of 2**e; very small unless all are finite."""
+class Extent(NamedTuple):
+    """What the numbers of an array have in common.
+
+    Every number is a multiple of ``2**last_bit`` and has no more than `precision` bits; `greatest`
+    is the greatest magnitude, NaN if there is one.  Of zeros alone, the last bit is that of 1.
+    """
+
+    last_bit: int
+    precision: int
+    greatest: float
+
+    @classmethod
+    def of_all(cls, extents: Iterable[Extent]) -> Extent:
+        """That of several arrays."""
+        known = list(extents)
+        nonzero = [each for each in known if each.greatest != 0.0]
+        return cls(
+            min((each.last_bit for each in nonzero), default=0),
+            max((each.precision for each in nonzero), default=1),
+            float(np.max([each.greatest for each in known], initial=0.0)),
+        )
+
+
+def extent(x: Any) -> Extent:
+    """The extent of an array of float32 or float64, or of what is held by codes.
+
+    One that is not finite has the greatest precision, and a last bit far below all others.
+    """
     if isinstance(x, Narrow):
-        return x.last_bit_exponent
+        return x.extent
     flat = np.ravel(x, "K").view()
     flat.flags.writeable = False
-    least, greatest = _extremes(flat, LAYOUTS[x.dtype].word(1))
+    layout = LAYOUTS[x.dtype]
+    word, implicit = layout.word, 2 ** (layout.precision - 1)
+    pieces = -(-flat.size // _STRIP)
+    found = np.zeros((pieces, 3), word)
+    launching.run(_extents_range, pieces, flat, word(1), word(implicit - 1), found)
+    greatest = float(found[:, 1].max(initial=0).view(x.dtype))
     if not np.isfinite(greatest):
-        return _NOT_FINITE
-    return int(np.frexp(least)[1]) - LAYOUTS[x.dtype].precision if greatest > 0 else 0
+        return Extent(_NOT_FINITE, layout.precision, greatest)
+    if greatest == 0.0:
+        return Extent(0, 1, 0.0)
+    last_bit = (found[:, 0].min() + word(1)).view(x.dtype)
+    bits = int(np.bitwise_or.reduce(found[:, 2])) | implicit
+    precision = layout.precision + 1 - (bits & -bits).bit_length()
+    return Extent(int(np.frexp(last_bit)[1]) - 1, precision, greatest)
+
+
+def last_bit_exponent(x: Any) -> int:
+    """An e such that every number is a multiple of 2**e; very small unless all are finite."""
+    return extent(x).last_bit
 
 
 @caching.kernel
-def _extremes(x, one):  # type: ignore[no-untyped-def]
-    """The least nonzero and the greatest magnitude; NaN counts as greater than infinity."""
+def _extents_range(start, stop, x, one, fraction_bits, found):  # type: ignore[no-untyped-def]
+    """The least last bit, the greatest magnitude and the bits of each strip of a flat array.
+
+    Clearing the lowest bit of a word clears that of the number's fraction, if there is one; what it
+    takes from the number is its last bit.
+    """
     nothing = words.subtract(one, one)
-    magnitude_bits = words.shift_right(words.subtract(nothing, one), 1)
-    # Taking one off turns zero into the greatest word, out of the way of the minimum.
-    least, greatest = words.subtract(nothing, one), nothing
-    for i in range(x.size):
-        magnitude = words.bit_and(words.word(x[i]), magnitude_bits)
-        least = words.minimum(least, words.subtract(magnitude, one))
-        greatest = words.maximum(greatest, magnitude)
-    return words.floating(words.add(least, one)), words.floating(greatest)
+    ones = words.subtract(nothing, one)
+    magnitude_bits = words.shift_right(ones, 1)
+    for piece in range(start, stop):
+        least, greatest, bits = ones, nothing, nothing
+        strip = x[piece * _STRIP : (piece + 1) * _STRIP]
+        for i in range(strip.size):
+            magnitude = words.bit_and(words.word(strip[i]), magnitude_bits)
+            cleared = words.bit_and(magnitude, words.subtract(magnitude, one))
+            number = words.floating(magnitude)
+            rest = words.floating(cleared)
+            fraction = words.bit_and(magnitude, fraction_bits)
+            last = words.word(number - rest if fraction != 0 else number)
+            # Taking one off turns zero into the greatest word, out of the way of the minimum.
+            least = words.minimum(least, words.subtract(last, one))
+            greatest = words.maximum(greatest, magnitude)
+            bits = words.bit_or(bits, fraction)
+        found[piece, 0], found[piece, 1], found[piece, 2] = least, greatest, bits
 
 
 # --- panels ---------------------------------------------------------------------------------------

@@ -35,10 +35,14 @@ from fpemu._kernels.operands import (
     Operands,
     Random,
     aligned,
+    longest,
+    pieces,
     random_of,
+    right_of,
     target_at,
     targets_of,
 )
+from fpemu._kernels.panels import extent, fill
 from fpemu._kernels.rounding import (
     STOCHASTIC,
     Carrier,
@@ -60,6 +64,8 @@ _MOST_TERMS: Final = 2**30
 _FLOAT64_BITS: Final = 53
 _ALMOST_ONE: Final = 1.0 - 2.0**-40
 _WORK_PER_PIECE: Final = 2**14  # multiply-adds worth a thread
+_MOST_ROWS: Final = 256  # of a piece of work
+_FEW_ROWS: Final = 8  # for which it takes longer to look at all numbers than to sum them
 
 
 class ExactFacts(Protocol):
@@ -77,19 +83,21 @@ class _Sum(NamedTuple):
     """How a kernel forms a sum, as far as that is data."""
 
     block: int
+    rows: int  # of the result, in a piece of work
     short: bool  # whether a sum of two numbers is tried first
     targets: Any  # one
     random: Random
 
 
 class _Work(NamedTuple):
-    """What a thread works in: a superaccumulator, and a number for every column."""
+    """What a thread works in: a superaccumulator, a number for every column, and a panel."""
 
     digits: Any
     total: Any
     rounded: Any
     errors: Any
     lost: Any
+    panel: Any  # of the right operand
 
 
 @inline
@@ -223,17 +231,25 @@ def _product_kernel(kind: int) -> Callable[..., None]:
     def exact_range(start, stop, work, arrays, sums):  # type: ignore[no-untyped-def]
         _, rows, steps = arrays.left.shape
         target, block = target_at(sums.targets, 0), sums.block
-        total, columns = work.total, arrays.out.shape[2]
+        total, right, columns = work.total, work.panel, arrays.out.shape[2]
+        panels = (columns + COLUMNS - 1) // COLUMNS
+        parts = (rows + sums.rows - 1) // sums.rows
         random = ZERO
-        for p in range(arrays.right.shape[1]):
-            column = p * COLUMNS
-            for index in range(start, stop):
-                batch = index // rows
-                row = index - batch * rows
+        for piece in range(start, stop):
+            stack, p = piece // panels, piece % panels
+            batch, column = stack // parts, p * COLUMNS
+            top = (stack - batch * parts) * sums.rows
+            bottom = min(top + sums.rows, rows)
+            if column >= longest(arrays.lengths, top, bottom):
+                continue
+            if steps > 0:
+                fill(right, arrays.right, batch, p, 0, steps)
+            for row in range(top, bottom):
+                index = batch * rows + row
                 end = min(COLUMNS, arrays.lengths[row] - column)
                 if end <= 0:
                     continue
-                left, right = arrays.left[batch, row], arrays.right[batch, p]
+                left = arrays.left[batch, row]
                 for j in range(COLUMNS):
                     total[j] = 0.0
                     work.lost[j] = 1.0
@@ -267,14 +283,9 @@ def _product_kernel(kind: int) -> Callable[..., None]:
     return cast(Callable[..., None], exact_range)
 
 
-def _last_bit(x: Carrier) -> int:
-    """The exponent of the lowest bit that is set in any of the finite numbers; 0 without one."""
-    fractions, exponents = np.frexp(x[x != 0].astype(np.float64))
-    if fractions.size == 0:
-        return 0
-    integers = np.ldexp(fractions, _FLOAT64_BITS).astype(np.int64)
-    lowest = np.frexp((integers & -integers).astype(np.float64))[1] - 1
-    return int(np.min(exponents + lowest)) - _FLOAT64_BITS
+def _workspace(steps: int) -> _Work:
+    panel = aligned((max(steps, 1), COLUMNS))
+    return _Work._make([np.zeros(DIGITS, np.int64), *aligned((4, COLUMNS)), panel])
 
 
 def _float64_product(operands: Operands) -> NDArray[np.float64] | None:
@@ -284,20 +295,18 @@ def _float64_product(operands: Operands) -> NDArray[np.float64] | None:
     """
     if not operands.narrow:
         return None
-    if not all(np.isfinite(x).all() for x in (operands.a, operands.b)):
-        return None
-    exponent = _last_bit(operands.a) + _last_bit(operands.b)
+    exponent, greatest = 0, 1.0
+    for each in (operands.a, operands.b):
+        found = extent(each)
+        exponent, greatest = exponent + found.last_bit, greatest * found.greatest
+    bound = max(operands.steps, 1) * greatest
     if operands.initial is not None:
-        if not np.isfinite(operands.initial).all():
-            return None
-        exponent = min(exponent, _last_bit(operands.initial))
-    greatest = [float(np.max(np.abs(x), initial=0.0)) for x in (operands.a, operands.b)]
-    bound = max(operands.a.shape[2], 1) * greatest[0] * greatest[1]
-    if operands.initial is not None:
-        bound += float(np.max(np.abs(operands.initial), initial=0.0))
+        initial = extent(np.asarray(operands.initial))
+        exponent, bound = min(exponent, initial.last_bit), bound + initial.greatest
     # The bound itself is rounded, if only a little.
     if not -1022 <= exponent <= 900 or not bound < np.ldexp(_ALMOST_ONE, exponent + _FLOAT64_BITS):
         return None
+    operands = operands.with_numbers()
     result = np.matmul(operands.a.astype(np.float64), operands.b.astype(np.float64))
     if operands.initial is not None:
         result += operands.initial
@@ -307,12 +316,14 @@ def _float64_product(operands: Operands) -> NDArray[np.float64] | None:
 
 def product(operands: Operands, accumulator: ExactFacts) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays, rounded once or once a block."""
-    steps, columns = operands.steps, operands.shape[2]
+    steps = operands.steps
     if steps >= _MOST_TERMS:
         raise ValueError(f"an exact sum takes fewer than 2**30 terms, not {steps}")
     format, rounding = accumulator.format, accumulator.rounding
     whole = accumulator.block is None or accumulator.block >= steps
-    exact = _float64_product(operands) if whole and not rounding.is_stochastic else None
+    short = operands.narrow and holds_float32_sums(format)
+    few = short and operands.shape[0] * operands.shape[1] <= _FEW_ROWS
+    exact = None if few or not whole or rounding.is_stochastic else _float64_product(operands)
     if exact is not None:
         rounded = np.empty_like(exact)
         round_flat(exact.reshape(-1), rounded.reshape(-1), format, rounding)
@@ -320,17 +331,19 @@ def product(operands: Operands, accumulator: ExactFacts) -> Carrier:
             operands.running[:] = np.abs(rounded), np.square(rounded, dtype=np.float64)
         return rounded
     out = np.zeros(operands.shape)
+    rows, count, grain = pieces(operands, most=_MOST_ROWS, filling=1, work=_WORK_PER_PIECE)
     launching.run(
         _product_kernel(kind_of(rounding)),
-        out.shape[0] * out.shape[1],
-        operands.arrays(np.float64, out),
+        count,
+        operands.arrays(np.float64, out, right_of(operands.b, np.float64)),
         _Sum(
             accumulator.block or max(steps, 1),
-            operands.narrow and holds_float32_sums(format),
+            rows,
+            short,
             targets_of((format, rounding)),
             random_of(rounding),
         ),
-        grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * max(columns, 1))),
-        workspace=lambda: _Work(np.zeros(DIGITS, np.int64), *aligned((4, COLUMNS))),
+        grain=grain,
+        workspace=lambda: _workspace(steps),
     )
     return out

@@ -29,6 +29,7 @@ from fpemu._kernels import caching, launching, narrow_core, random_bits, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.exact import fma_word_at
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
+from fpemu._kernels.narrow_core import CoreFacts, FlooredFacts, Scales
 from fpemu._kernels.operands import (
     COLUMNS,
     OUTER,
@@ -54,7 +55,7 @@ from fpemu._kernels.rounding import (
 )
 from fpemu._kernels.significands import ZERO
 
-__all__ = ["floored_product", "product", "scaled_product", "with_canonical_nan"]
+__all__ = ["Scales", "floored_product", "product", "scaled_product", "with_canonical_nan"]
 
 _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _EXPONENT: Final = np.uint64(0x7FF << 52)
@@ -66,47 +67,13 @@ _WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
 _STRIP: Final = 2**22  # numbers of a right operand that are taken at once
 
 
-class TensorCoreFacts(narrow_core.CoreFacts, Protocol):
-    """What is to be known of a :class:`fpemu.TensorCore`."""
-
-    @property
-    def input_formats(self) -> tuple[FormatFacts | None, FormatFacts | None]: ...
-    @property
-    def order(self) -> tuple[int, ...] | None: ...
-    @property
-    def group(self) -> int: ...
-
-
 class ScaledCoreFacts(Protocol):
     """What is to be known of a :class:`fpemu.ScaledCore`."""
 
     @property
-    def core(self) -> TensorCoreFacts: ...
+    def core(self) -> CoreFacts: ...
     @property
     def scale(self) -> FormatFacts: ...
-
-
-class FlooredCoreFacts(Protocol):
-    """What is to be known of a :class:`fpemu.FlooredCore`."""
-
-    @property
-    def format(self) -> FormatFacts: ...
-    @property
-    def rounding(self) -> RoundingFacts: ...
-    @property
-    def input_formats(self) -> tuple[FormatFacts | None, FormatFacts | None]: ...
-    @property
-    def block(self) -> int: ...
-    @property
-    def fraction_bits(self) -> int: ...
-    @property
-    def sum_fraction_bits(self) -> int: ...
-    @property
-    def result_fraction_bits(self) -> int: ...
-    @property
-    def halves(self) -> bool: ...
-    @property
-    def reach(self) -> int | None: ...
 
 
 class _Side(NamedTuple):
@@ -512,7 +479,7 @@ def _draws(operands: Operands, rounding: RoundingFacts) -> Callable[[slice], _Dr
     return lambda here: _Drawn(random, columns, here.start)
 
 
-def _core_unit(core: TensorCoreFacts, drawn: _Drawn, *, group: int, others: bool) -> _Unit:
+def _core_unit(core: CoreFacts, drawn: _Drawn, *, group: int, others: bool) -> _Unit:
     floor = core.exponent_floor
     return _Unit(
         block=core.block,
@@ -531,98 +498,79 @@ def _core_unit(core: TensorCoreFacts, drawn: _Drawn, *, group: int, others: bool
     )
 
 
-class _Narrow(NamedTuple):
-    """What a product in narrow lanes takes beside its operands."""
-
-    leasts: tuple[tuple[int, int], tuple[int, int]]
-    shape: narrow_core.Shape
-    nearest: bool
-
-
-def _narrow(core: TensorCoreFacts, scale: FormatFacts | None) -> _Narrow | None:
-    """How narrow lanes do the products of a unit; None if they cannot."""
-    formats = core.input_formats
-    scale_bits, scale_least = (0, 0) if scale is None else (scale.precision, scale.emin)
-    bits = sum(format.precision + scale_bits for format in formats if format is not None)
-    shape = narrow_core.shape_of(core)
-    if shape is None or core.group > 1 or bits > narrow_core.PRODUCT_BITS:
-        return None
-    left, right = ((format.emin, scale_least) for format in formats if format is not None)
-    return _Narrow((left, right), shape, core.rounding.mode == "rne")
-
-
 def _best(
     operands: Operands,
-    scales: tuple[NDArray[Any] | None, NDArray[Any] | None],
-    narrow: _Narrow | None,
-    wide: Callable[[Operands, tuple[NDArray[Any] | None, NDArray[Any] | None]], Carrier],
+    scales: Scales | None,
+    unit: narrow_core.Unit | None,
+    wide: Callable[[Operands, Scales | None], Carrier],
 ) -> Carrier:
     """A product in narrow lanes; rows that they do not hold, and others, in float64."""
-    done = None
-    if narrow is not None and operands.narrow:
-        done = narrow_core.product(operands, scales, *narrow)
-    if done is None:
-        return wide(operands, scales)
-    out, doubtful = done
+    if unit is None or not operands.narrow:
+        return wide(operands.with_numbers(), scales)
+    out, doubtful = narrow_core.product(operands, scales, unit)
     rows = np.flatnonzero(doubtful.any(axis=0))
     if rows.size:
-        initial, left = operands.initial, scales[0]
+        initial = operands.initial
         again = replace(
-            operands,
+            operands.with_numbers(),
             a=operands.a[:, rows],
             initial=None if initial is None else initial[:, rows],
             row_lengths=operands.row_lengths[rows],
         )
-        out[:, rows] = wide(again, (None if left is None else left[:, rows], scales[1]))
+        some = None if scales is None else scales._replace(left=scales.left[:, rows])
+        out[:, rows] = wide(again, some)
     return with_canonical_nan(out)
 
 
-def product(operands: Operands, accumulator: TensorCoreFacts) -> Carrier:
+def product(operands: Operands, accumulator: CoreFacts) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays on a tensor core."""
     drawn, order = _draws(operands, accumulator.rounding), accumulator.order
-    narrow = _narrow(accumulator, None)
 
     def product_of(strip: Operands, here: slice) -> Carrier:
-        def wide(operands: Operands, _: Any) -> Carrier:
-            left, right, others = _sides(operands, accumulator.input_formats)
-            unit = _core_unit(accumulator, drawn(here), group=1, others=others)
-            return _run(operands, left, right, _TENSOR, unit, accumulator.rounding)
-
         if order is not None:
             strip = replace(
                 strip,
                 a=in_order(strip.a, order, 2, len(order)),
                 b=in_order(strip.b, order, 1, len(order)),
             )
-        return _best(strip, (None, None), narrow, wide)
+        left, right, others = _sides(strip, accumulator.input_formats)
+        unit = _core_unit(accumulator, drawn(here), group=1, others=others)
+        return _run(strip, left, right, _TENSOR, unit, accumulator.rounding)
 
-    return _in_strips(operands, product_of)
+    def wide(operands: Operands, _: Any) -> Carrier:
+        return _in_strips(operands, product_of)
+
+    return _best(operands, None, narrow_core.unit_of(accumulator, None), wide)
 
 
-def scaled_product(
-    operands: Operands, scales: tuple[NDArray[Any], NDArray[Any]], unit: ScaledCoreFacts
-) -> Carrier:
-    """The product of (batch, m, k) and (batch, k, n) arrays of elements, given each one's scale."""
+def scaled_product(operands: Operands, scales: Scales, unit: ScaledCoreFacts) -> Carrier:
+    """The product of (batch, m, k) and (batch, k, n) arrays of elements and their scales."""
     core = unit.core
     drawn = _draws(operands, core.rounding)
     variant = _GROUPED if core.group > 1 else _TENSOR
-    narrow = _narrow(core, unit.scale)
 
-    def product_of(strip: Operands, here: slice) -> Carrier:
-        def wide(operands: Operands, scales: Any) -> Carrier:
+    def wide(operands: Operands, scales: Any) -> Carrier:
+        steps = operands.steps
+        of_left = np.repeat(scales.left, scales.each, 2)[:, :, :steps]
+        of_right = np.repeat(scales.right, scales.each, 1)[:, :steps]
+
+        def product_of(strip: Operands, here: slice) -> Carrier:
             left, right = (
                 _scaled_side(x, scale, format, unit)
                 for x, scale, format in zip(
-                    (operands.a, operands.b), scales, core.input_formats, strict=True
+                    (strip.a, strip.b),
+                    (of_left, of_right[:, :, here]),
+                    core.input_formats,
+                    strict=True,
                 )
             )
             others = not all(np.isfinite(side.raw).all() for side in (left, right))
             described = _core_unit(core, drawn(here), group=core.group, others=others)
-            return _run(operands, left, right, variant, described, core.rounding)
+            return _run(strip, left, right, variant, described, core.rounding)
 
-        return _best(strip, (scales[0], scales[1][:, :, here]), narrow, wide)
+        return _in_strips(operands, product_of)
 
-    return _in_strips(operands, product_of)
+    return _best(operands, scales, narrow_core.unit_of(core, unit.scale), wide)
 
 
 def _scaled_side(
@@ -636,7 +584,7 @@ def _scaled_side(
     return _Side(values * scale_values, powers, x.astype(np.float64) * scale)
 
 
-def floored_product(operands: Operands, accumulator: FlooredCoreFacts) -> Carrier:
+def floored_product(operands: Operands, accumulator: FlooredFacts) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays on CDNA3's matrix core."""
     drawn = _draws(operands, accumulator.rounding)
     reach = accumulator.reach
@@ -662,4 +610,7 @@ def floored_product(operands: Operands, accumulator: FlooredCoreFacts) -> Carrie
         variant = _HALVES if accumulator.halves else _FLOORED
         return _run(strip, left, right, variant, unit, accumulator.rounding)
 
-    return _in_strips(operands, product_of)
+    def wide(operands: Operands, _: Any) -> Carrier:
+        return _in_strips(operands, product_of)
+
+    return _best(operands, None, narrow_core.floored_unit(accumulator), wide)

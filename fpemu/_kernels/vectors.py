@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["prefer_wide_vectors", "spread"]
+__all__ = [
+    "DOUBLES",
+    "FLOATS",
+    "INT16",
+    "INT32",
+    "INT64",
+    "INTS",
+    "LANES",
+    "LONGS",
+    "PAIRS",
+    "Vectors",
+    "every",
+    "prefer_wide_vectors",
+    "spread",
+]
+
+LANES: Final = 16
+"""Numbers of a vector; narrower machines split it, with no change of result."""
+
+INT16, INT32, INT64 = (ir.IntType(bits) for bits in (16, 32, 64))
+FLOATS: Final = ir.VectorType(ir.FloatType(), LANES)
+INTS: Final = ir.VectorType(INT32, LANES)
+PAIRS: Final = ir.VectorType(INT16, 2 * LANES)
+DOUBLES: Final = ir.VectorType(ir.DoubleType(), LANES // 2)
+LONGS: Final = ir.VectorType(INT64, LANES // 2)
 
 
 @intrinsic
@@ -29,6 +55,100 @@ def prefer_wide_vectors(_typing_context: Any) -> Any:
 def spread(builder: ir.IRBuilder, scalar: ir.Value, count: int) -> ir.Value:
     """A vector of so many lanes that all are the scalar."""
     undefined = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
-    first = builder.insert_element(undefined, scalar, ir.IntType(32)(0))
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), count), None)
+    first = builder.insert_element(undefined, scalar, INT32(0))
+    lanes = ir.Constant(ir.VectorType(INT32, count), None)
     return builder.shuffle_vector(first, undefined, lanes)
+
+
+def every(kind: ir.VectorType, number: float) -> ir.Constant:
+    """A constant vector whose lanes all are a number."""
+    return ir.Constant(kind, [ir.Constant(kind.element, number)] * kind.count)
+
+
+class Vectors:
+    """A builder of vector code."""
+
+    def __init__(self, builder: ir.IRBuilder) -> None:
+        self.builder = builder
+
+    def _address(self, base: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
+        return self.builder.bitcast(self.builder.gep(base, [index]), kind.as_pointer())
+
+    def load(self, base: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
+        """What lies at an element of an array."""
+        return self.builder.load(self._address(base, index, kind), align=2)
+
+    def store(self, value: ir.Value, base: ir.Value, index: ir.Value) -> None:
+        """Put a value at an element of an array."""
+        self.builder.store(value, self._address(base, index, value.type), align=2)
+
+    def spread(self, scalar: ir.Value, count: int = LANES) -> ir.Value:
+        """A vector whose lanes all are the scalar."""
+        return spread(self.builder, scalar, count)
+
+    def half(self, vector: ir.Value, which: int) -> ir.Value:
+        """The lower or the upper half of the lanes."""
+        count = LANES // 2
+        lanes = [INT32(count * which + i) for i in range(count)]
+        return self.builder.shuffle_vector(
+            vector,
+            ir.Constant(vector.type, ir.Undefined),
+            ir.Constant(ir.VectorType(INT32, count), lanes),
+        )
+
+    def joined(self, lower: ir.Value, upper: ir.Value) -> ir.Value:
+        """Both halves of the lanes."""
+        lanes = ir.Constant(INTS, [INT32(i) for i in range(LANES)])
+        return self.builder.shuffle_vector(lower, upper, lanes)
+
+    def larger(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The larger of signed integers."""
+        return self.builder.select(self.builder.icmp_signed(">", a, b), a, b)
+
+    def smaller(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The smaller of signed integers."""
+        return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
+
+    def call(self, name: str, *arguments: ir.Value) -> ir.Value:
+        """An intrinsic of the compiler, of vectors of one kind."""
+        kind = arguments[0].type
+        suffix = "f32" if kind.element == ir.FloatType() else "f64"
+        function = cgutils.get_or_insert_function(
+            self.builder.module,
+            ir.FunctionType(kind, [kind] * len(arguments)),
+            f"llvm.{name}.v{kind.count}{suffix}",
+        )
+        return self.builder.call(function, arguments)
+
+    def any(self, flags: ir.Value) -> ir.Value:
+        """Whether a lane is true."""
+        bits = ir.IntType(flags.type.count)
+        return self.builder.icmp_unsigned("!=", self.builder.bitcast(flags, bits), bits(0))
+
+    def loop(
+        self,
+        first: ir.Value,
+        stop: ir.Value,
+        stride: int | ir.Value,
+        state: Sequence[ir.Value],
+        body: Callable[[ir.Value, list[ir.Value]], Sequence[ir.Value]],
+    ) -> list[ir.Value]:
+        """``state = body(step, state)`` for every step; there is at least one."""
+        builder = self.builder
+        before = builder.block
+        inside, after = builder.append_basic_block(), builder.append_basic_block()
+        builder.branch(inside)
+        builder.position_at_end(inside)
+        step = builder.phi(INT64)
+        old = [builder.phi(value.type) for value in state]
+        new: list[Any] = list(body(step, old))
+        following = builder.add(step, stride if isinstance(stride, ir.Value) else INT64(stride))
+        end = builder.block
+        builder.cbranch(builder.icmp_signed("<", following, stop), inside, after)
+        step.add_incoming(first, before)
+        step.add_incoming(following, end)
+        for phi, start, value in zip(old, state, new, strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(value, end)
+        builder.position_at_end(after)
+        return new

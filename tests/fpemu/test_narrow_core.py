@@ -7,7 +7,8 @@ import fpemu
 from fpemu import devices, scaling
 from fpemu._kernels import narrow_core, tensor_core
 
-# One unit for each number of fraction bits and terms of a block, and for each way to end a block.
+# One unit for each number of fraction bits and terms of a block, for each way to end a block, for
+# each order of terms and each kind of block.
 UNITS = (
     "volta.mma.float16",
     "volta.mma.float16.float16",
@@ -18,28 +19,38 @@ UNITS = (
     "hopper.wgmma.e4m3-e5m2.float16",
     "blackwell.tcgen05.e5m2",
     "blackwell.tcgen05.e4m3.float16",
+    "hopper.mma.e4m3",
+    "cdna3.mfma.bfloat16",
+    "cdna3.mfma.tf32",
+    "cdna3.mfma.e5m2fnuz-e4m3fnuz",
 )
+SCALED = {
+    "blackwell.tcgen05-mxf8f6f4.e4m3-e8m0-32": "mxfp8_e4m3",
+    "blackwell.tcgen05-mxf4nvf4.e2m1-ue4m3-16": "nvfp4",
+    "blackwell.tcgen05-mxf4nvf4.e2m1-e8m0-32": "mxfp4",
+}
 
 
 @pytest.fixture
 def taken(monkeypatch):
-    """What narrow lanes gave at each call: the share of rows that they left, or None."""
+    """The share of rows that narrow lanes left at each call."""
     shares = []
     product = narrow_core.product
 
     def watched(*arguments):
         found = product(*arguments)
-        shares.append(None if found is None else float(found[1].mean()))
+        shares.append(float(found[1].mean()))
         return found
 
     monkeypatch.setattr(narrow_core, "product", watched)
     return shares
 
 
-def wide(monkeypatch, *arguments, **options):
+def wide(monkeypatch, *arguments, matmul=fpemu.matmul, **options):
     with monkeypatch.context() as context:
-        context.setattr(tensor_core, "_narrow", lambda *_: None)
-        return fpemu.matmul(*arguments, **options)
+        for unit_of in ("unit_of", "floored_unit"):
+            context.setattr(narrow_core, unit_of, lambda *_: None)
+        return matmul(*arguments, **options)
 
 
 def members(generator, shape, format, spread):
@@ -99,7 +110,6 @@ def test_narrow_lanes_keep_every_bit(name, spread, monkeypatch, taken):
             for c in (None, initial):
                 assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
     assert taken
-    assert None not in taken
     if spread == 0:
         assert max(taken) == 0.0
 
@@ -116,7 +126,7 @@ def test_infinities_and_nans_take_their_rows_to_float64(name, monkeypatch, taken
     assert 0.0 < taken[0] < 1.0
     b[7, 7] = -np.inf
     assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
-    assert taken[1:] == [None]
+    assert taken[1:] == [1.0]
 
 
 def test_sums_that_overflow_stay_infinite(monkeypatch, taken):
@@ -161,13 +171,75 @@ def test_stacks_triangles_and_strips(name, monkeypatch, taken):
     assert set(taken) == {0.0}
 
 
-def test_scaled_operands(monkeypatch, taken):
-    unit = devices.get("blackwell.tcgen05-mxf8f6f4.e4m3-e8m0-32")
+def test_floored_blocks_drop_and_floor_what_is_far_below(monkeypatch, taken):
+    """Random numbers do not show it: terms one bit above and below where they are lost."""
+    generator = np.random.default_rng(5)
+    for name in ("cdna3.mfma.bfloat16", "cdna3.mfma.e4m3fnuz", "cdna3.mfma-k4.bfloat16"):
+        unit = devices.get(name)
+        k = unit.block
+        for shift in range(20, 36):
+            a = np.zeros((64, k), np.float32)
+            a[:, 0] = generator.choice([-1.0, 1.0], 64)
+            a[:, 1:] = generator.choice([0.0, -1.0, 1.0, -1.875, 1.875], (64, k - 1))
+            a[:, 2:] *= np.float32(2.0 ** -(shift % 7))
+            b = np.ones((k, 3), np.float32)
+            b[1:] *= np.float32(2.0 ** -(shift // 4))
+            c = generator.choice(np.float32([-1.0, 1.0, 1.9999999]), (64, 3))
+            c *= np.float32(2.0) ** generator.choice([-shift, shift, 0], (64, 3)).astype(np.float32)
+            assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
+    assert set(taken) == {0.0}
+
+
+@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("spread", [1, 12])
+def test_scaled_operands(name, spread, monkeypatch, taken):
+    unit, format = devices.get(name), SCALED[name]
     generator = np.random.default_rng(3)
-    a = scaling.quantize(members(generator, (9, 96), "float32", 6), "mxfp8_e4m3")
-    b = scaling.quantize(members(generator, (96, 70), "float32", 6), "mxfp8_e4m3", axis=0)
+    for change in (_plain, _canceling, _sparse, _blank):
+        for m, k, n in ((9, 96, 70), (1, 70, 5)):
+            a, b = change(
+                generator,
+                members(generator, (m, k), "float32", spread),
+                members(generator, (k, n), "float32", spread),
+            )
+            a = scaling.quantize(a, format, axis=1, tensor_scale=1.0)
+            b = scaling.quantize(b, format, axis=0, tensor_scale=1.0)
+            for c in (None, members(generator, (m, n), "float32", 2 * spread)):
+                found = scaling.matmul(a, b, unit, c=c)
+                expected = wide(monkeypatch, a, b, unit, matmul=scaling.matmul, c=c)
+                assert_same(found, expected)
+    assert set(taken) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "right"),
+    [
+        ("blackwell.tcgen05-mxf8f6f4.e4m3-e8m0-32", 2.0**-60, 2.0**-50),
+        ("blackwell.tcgen05-mxf4nvf4.e2m1-e8m0-32", 2.0**-70, 2.0**-60),
+        ("blackwell.tcgen05-mxf4nvf4.e2m1-e8m0-32", 2.0**60, 2.0**55),
+    ],
+)
+def test_far_scales_are_done_in_float64(name, left, right, monkeypatch, taken):
+    unit, format = devices.get(name), SCALED[name]
+    generator = np.random.default_rng(4)
+    a, b = generator.standard_normal((4, 64)), generator.standard_normal((64, 3))
+    a[1] *= left
+    b *= right
+    a, b = scaling.quantize(a, format, axis=1), scaling.quantize(b, format, axis=0)
     found = scaling.matmul(a, b, unit)
-    with monkeypatch.context() as context:
-        context.setattr(tensor_core, "_narrow", lambda *_: None)
-        assert_same(found, scaling.matmul(a, b, unit))
-    assert taken == [0.0]
+    assert_same(found, wide(monkeypatch, a, b, unit, matmul=scaling.matmul))
+    assert 0.0 < taken[0] <= 1.0
+
+
+def test_scales_and_elements_that_are_nan(monkeypatch, taken):
+    unit = devices.get("blackwell.tcgen05-mxf8f6f4.e4m3-e8m0-32")
+    a, b = np.ones((3, 64)), np.ones((64, 70))
+    a[1, 40] = np.nan
+    a, b = (scaling.quantize(x, "mxfp8_e4m3", axis=axis) for x, axis in ((a, 1), (b, 0)))
+    elements = b.elements.copy()
+    elements[3, 69] = np.nan
+    b = scaling.Scaled(elements, b.scales, b.format, 0)
+    found = scaling.matmul(a, b, unit)
+    assert_same(found, wide(monkeypatch, a, b, unit, matmul=scaling.matmul))
+    assert np.isnan(found).sum() == 70 + 2
+    assert taken == [1.0]

@@ -46,14 +46,26 @@ def test_products_are_those_of_the_numbers(format, order):
         assert_same_bits(found, fpemu.matmul(a, b, accumulator))
 
 
+def unit(name):
+    return fpemu.devices.get(name), {}
+
+
 OTHERS = {
     "float64": (fpemu.Sequential("float64"), {}),
     "rtz": (fpemu.Sequential("float32", "rtz"), {}),
     "random": (fpemu.Sequential("e8m7", fpemu.Rounding("sr", seed=3)), {}),
     "blocked": (fpemu.Blocked("float32", 16), {}),
     "pairwise": (fpemu.Pairwise("float32"), {}),
+    "pairwise, rtz": (fpemu.Pairwise("float32", "rtz"), {}),
     "exact": (fpemu.Exact("float32"), {}),
-    "unit": (fpemu.devices.get("hopper.wgmma.bfloat16"), {}),
+    "exact, in blocks": (fpemu.Exact("float32", block=8), {}),
+    "hopper": unit("hopper.wgmma.bfloat16"),
+    "ordered": unit("hopper.mma.bfloat16"),
+    "floored": unit("cdna3.mfma.bfloat16"),
+    "to odd": unit("arm.bfdot.bfloat16"),
+    "chained": unit("intel.avx512.bfloat16"),
+    "promoted": (fpemu.Promoted(fpemu.Pairwise("float32"), "float32", 32), {}),
+    "of wider inputs": unit("cdna3.mfma.float32"),
     "row lengths": (fpemu.Sequential("float32"), {"row_lengths": [3, 70, 130]}),
     "c": (fpemu.Sequential("float32"), {"c": np.arange(130.0)}),
 }
@@ -68,6 +80,27 @@ def test_every_accumulator_takes_packed_matrices(name, dtype):
     expected = fpemu.matmul(a, b, accumulator, **options)
     assert_same_bits(found, expected)
     assert found.dtype == expected.dtype
+
+
+def test_numbers_that_are_far_below_are_read_from_codes_too():
+    """Rows that narrow lanes leave to float64."""
+    accumulator, _ = unit("hopper.wgmma.bfloat16")
+    a, b = members("bfloat16", 3, 70), members("bfloat16", 70, 130)
+    a[1] *= np.float32(2.0**-110)
+    assert_same_bits(
+        fpemu.matmul(a, fpemu.Packed(b, "bfloat16"), accumulator), fpemu.matmul(a, b, accumulator)
+    )
+
+
+def test_members_of_another_format_are_not_taken_for_the_inputs():
+    a, b = members("float16", 3, 20), members("bfloat16", 20, 9) * np.float32(2.0**-30)
+    hopper, _ = unit("hopper.wgmma.float16")
+    packed = fpemu.Packed(b, "bfloat16")
+    with pytest.raises(ValueError, match=r"b\[0, 0\] is .*not a member of float16"):
+        fpemu.matmul(a, packed, hopper)
+    assert_same_bits(
+        fpemu.matmul(a, packed, hopper, convert="rtz"), fpemu.matmul(a, b, hopper, convert="rtz")
+    )
 
 
 def test_columns_share_the_memory():

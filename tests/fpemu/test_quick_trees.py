@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fpemu
-from fpemu._kernels import pairwise, quick_trees
+from fpemu._kernels import pairwise, panels, quick_trees
 
 
 @pytest.fixture
@@ -102,14 +102,87 @@ def test_quick_trees_keep_every_bit(format, inputs, terms, monkeypatch, taken):
         assert set(taken) == {quick_trees._WIDE}
 
 
+def _flushed(generator, shape):
+    """Subnormal inputs, and products and sums on either side of the smallest normal number."""
+    x = generator.standard_normal(shape) * 2.0 ** generator.integers(-66, -60, shape)
+    x[generator.random(shape) < 0.1] = 2.0**-127
+    return x
+
+
+def _far(generator, shape):
+    """Every other product is below the last bit of the one before it, by a bit or by many."""
+    return _alternating(generator, shape, 1 + 2.0**-7, 2.0**-13 * (1 - 2.0**-8))
+
+
+ODD = fpemu.Rounding("rto", "infinity")
+
+
+@pytest.mark.parametrize("block", [2, 3, 7])
+def test_sums_rounded_to_odd_keep_every_bit(block, monkeypatch, taken):
+    unit = fpemu.Pairwise(
+        "float32", ODD, fused=False, block=block, inputs="bfloat16", flush="signed"
+    )
+    if block == 2:
+        assert unit == fpemu.devices.get("arm.bfdot.bfloat16")
+    generator = np.random.default_rng(block)
+    for numbers in (*NUMBERS, _flushed, _far):
+        a = members(numbers(generator, (6, 30)), "bfloat16")
+        b = members(numbers(generator, (70, 30)), "bfloat16").T.copy()
+        a[1, 1::2], b[1::2, :9] = -a[1, :30:2], b[:30:2, :9]
+        c = generator.standard_normal((6, 70)).astype(np.float32)
+        c[2] *= np.float32(2.0**-127)
+        for initial in (None, c):
+            with np.errstate(all="ignore"):
+                found = fpemu.matmul(a, b, unit, c=initial)
+                expected = slow(monkeypatch, a, b, unit, c=initial)
+            np.testing.assert_array_equal(
+                found.view(np.uint32), np.float32(expected).view(np.uint32)
+            )
+    assert taken == [quick_trees._ODD] * 2 * (len(NUMBERS) + 2)
+
+
+def test_sums_near_the_largest_number_are_the_general_kernels(monkeypatch):
+    """Rounded to odd, a sum between the largest number and 2**128 is the largest number."""
+    unit = fpemu.devices.get("arm.bfdot.bfloat16")
+    doubtful = []
+    product = quick_trees.product
+
+    def watched(*arguments):
+        found = product(*arguments)
+        doubtful.append(found[1][0].tolist())
+        return found
+
+    monkeypatch.setattr(quick_trees, "product", watched)
+    largest = np.finfo(np.float32).max
+    a = np.float32([[2.0, 0.0], [2.0, 2.0], [0.5, 0.0]])
+    b = np.float32([[2.0**102], [2.0**102]])
+    found = fpemu.matmul(a, b, unit, c=np.float32([[largest], [largest], [0.0]]))
+    assert doubtful == [[True, True, False]]
+    assert found.tolist() == [[float(largest)], [np.inf], [2.0**101]]
+
+
 @pytest.mark.parametrize(
-    ("x", "bits"), [(1.0, 1), (1.5, 2), (2.0**-149, 24), (3 * 2.0**-20, 2), (1 + 2.0**-23, 24)]
+    ("numbers", "expected"),
+    [
+        ([0.0, -0.0], (0, 1, 0.0)),
+        ([0.0, 1.0, -2.0], (0, 1, 2.0)),
+        ([0.0, 1.5, -2.0], (-1, 2, 2.0)),
+        ([2.0**-149], (-149, 24, 2.0**-149)),
+        ([3 * 2.0**-20, 2.0**40], (-20, 2, 2.0**40)),
+        ([1 + 2.0**-23, 2.0**-10], (-23, 24, 1 + 2.0**-23)),
+        ([-3.0, np.inf], (panels._NOT_FINITE, 24, np.inf)),
+        ([np.nan, 1.0], (panels._NOT_FINITE, 24, np.nan)),
+    ],
 )
-def test_precision_is_read_from_the_numbers(x, bits):
-    assert quick_trees._precision(np.float32([[0.0, x, -2.0]])) == bits
+def test_the_extent_of_numbers(numbers, expected, monkeypatch):
+    monkeypatch.setattr(panels, "_STRIP", 2)
+    for x in (np.float32([numbers]), np.float32([*numbers, 0.0, 0.0, numbers[-1]])):
+        np.testing.assert_equal(tuple(panels.extent(x)), expected)
+    assert panels.extent(np.zeros((0, 3), np.float32)) == (0, 1, 0.0)
 
 
 def test_rows_of_triangles(monkeypatch):
+    monkeypatch.setattr(quick_trees, "_WORK_PER_PIECE", 1)
     generator = np.random.default_rng(5)
     a, b = (generator.standard_normal(shape).astype(np.float32) for shape in ((90, 10), (10, 90)))
     lengths = np.arange(90)
