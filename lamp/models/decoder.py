@@ -499,6 +499,11 @@ class Decoder(ABC):
         ...     print(model.decode([token]), end="|")
          not| know| her|,|
         """
+        if not self.continues_texts:
+            raise ValueError(
+                f"{self!r} does not continue texts: expected a decoder with a head, which says at "
+                "each token what the next one is"
+            )
         sampler = Sampler(temperature, top_k, top_p, seed)
         text = check_tokens(tokens, self.shape)
         if not isinstance(count, (int, np.integer)) or count < 0:
@@ -575,7 +580,8 @@ class Decoder(ABC):
         ------
         ValueError
             If there are no tokens, more in all than the model has positions, a token is not in the
-            vocabulary, a parameter is out of range, or a logit is NaN.
+            vocabulary, a parameter is out of range, or a logit is NaN; if the model does not
+            continue texts.
         TypeError
             If tokens are not integers.
 

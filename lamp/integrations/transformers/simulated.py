@@ -170,6 +170,11 @@ class Simulated(Decoder):
             raise ValueError(
                 f"{type(self._original).__name__} reads two texts: call its `model` itself"
             )
+        if self.model.get_output_embeddings() is None:
+            raise ValueError(
+                f"{type(self._original).__name__} has no head that gives logits of tokens: load "
+                "one that has, by AutoModelForCausalLM, or call its `model` itself"
+            )
         run, given = self._run, {}
         if cache is not None:
             given = {"use_cache": True, _cache_name(self.model): cache.past}

@@ -142,6 +142,21 @@ def test_rules_that_a_structure_has_no_place_for_are_refused(name, rule, message
         lamp.simulate(model, "ps4", rule)
 
 
+def test_a_model_without_a_head_gives_no_logits():
+    simulated = lamp.simulate(random_model("qwen2").model, "bf16")
+    assert simulated.model(TEXTS).last_hidden_state.shape == (2, TOKENS, 32)
+    for act in (simulated.logits, simulated.depth_map, lambda text: simulated.trace(text, 0)):
+        with pytest.raises(ValueError, match="Qwen2Model has no head that gives logits"):
+            act(TEXTS[0].numpy())
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_encoders_do_not_continue_texts(name):
+    simulated = lamp.simulate(random_model(name), "bf16")
+    with pytest.raises(ValueError, match=f"{type(simulated.model).__name__} on bf16 does not cont"):
+        simulated.generate([5, 6], 2)
+
+
 FOLLOWED = {
     "certificates": lambda model: lamp.certify(model, [5, 6]),
     "certificates of a machine": lambda model: lamp.certify(model, [5, 6], "bf16"),
