@@ -54,19 +54,19 @@ def short_percent(share: float) -> str:
 
 
 def cell_percent(share: float) -> str:
-    """A share in percent in at most six letters, for the cells of heat maps.
+    """A share in percent in few letters, for the cells of heat maps.
 
     Examples
     --------
     >>> from lamp.reports.numbers import cell_percent
-    >>> [cell_percent(share) for share in (0.5268, 0.00105, 0.000232, 2.7e-5, -3e-4, 0.0)]
-    ['52.7%', '0.105%', '0.02%', '<0.01%', '-0.03%', '0']
+    >>> [cell_percent(share) for share in (0.5268, 0.0105, 0.00232, 2.7e-5, -3e-4, 0.0)]
+    ['52.7%', '1.05%', '0.23%', '<.01%', '-0.03%', '0']
     """
     if (special := _special(share)) is not None:
         return special
-    if abs(share) >= 1e-3:
+    if abs(share) >= 1e-2:
         return short_percent(share)
-    return f"{share:.2%}" if abs(share) >= 1e-4 else "<0.01%" if share > 0 else "-0.00%"
+    return f"{share:.2%}" if share < 0 or share >= 1e-4 else "<.01%"
 
 
 def decimals(number: float, places: int = 3) -> str:

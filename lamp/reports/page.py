@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["page", "write_page"]
 
-_NUMBER: Final = re.compile(r"((?<![^\s\[(])-?\d[\d.]*(?:e[-+]\d+)?(?: ± [\d.e+-]*\d)?)")
+_NUMBER: Final = re.compile(r"((?<![^\s\[(])-?\d(?:[\d.]*\d)?(?:e[-+]\d+)?(?: ± [\d.e+-]*\d)?)")
 _FIRST: Final = ("host", "processor", "system", "cores", "threads", "memory")
 
 

@@ -41,7 +41,7 @@ from lamp.reports import (
     svg,
     tables,
 )
-from lamp.reports.page import page
+from lamp.reports.page import _unbroken, page
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, described
 from lamp.reports.runs import NONE, compared, front, rule
 from lamp.reports.scales import Scale
@@ -320,6 +320,25 @@ def test_what_a_study_is_stands_on_the_page(tree):
     assert facts["when"].startswith("2026-01-01 00:30 to 2026-01-28 23:30 UTC, ")
     assert "here, 2 cores, 2 threads, 16 GiB, numpy 2.4" in facts["where"]
     assert 'nested {"b": [1, 2]}' in facts["where"]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "numbers_"),
+    [
+        ("by 1.64e-12 ± 6.1e-14 nats, and ps3 most.", ["1.64e-12 ± 6.1e-14"]),
+        (
+            "KL 1.89e-03 [1.82e-03, 1.95e-03], 23% of it.",
+            ["1.89e-03", "1.82e-03", "1.95e-03", "23"],
+        ),
+        ("on hopper-fp8@0,-1=bf16: -0.245 ± 0.030, to 0.415.", ["-0.245 ± 0.030", "0.415"]),
+        ("<b>none</b> & e-05", []),
+    ],
+)
+def test_no_line_ends_within_a_number(sentence, numbers_):
+    written = _unbroken(sentence)
+    root = Tree(f"<p>{written}</p>").root
+    assert text(root) == sentence
+    assert [text(each) for each in every(root, "span", "number")] == numbers_
 
 
 def test_labels_are_text_whatever_they_look_like(written, tree):

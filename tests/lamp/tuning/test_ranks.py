@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from lamp import LAMP, Hardware, Product, reports
 from lamp.cli.application import app
 from lamp.evaluation import Setting, Source, compare
 from lamp.reports import charts, ranks
+from lamp.reports.page import page
 from lamp.tuning import Part, Rank, rank, rank_study
 from tests.lamp.tiny_studies import TEXT, save_checkpoint
 
@@ -194,7 +196,9 @@ def test_what_cannot_be_ranked_is_refused(asked, changes, message):
 def test_the_page_shows_shares_in_place_of_a_row_for_each_machine(folder, found):
     (study,) = reports.read(folder / "rank.sqlite")
     titles = {chart.title: chart.pictures for chart in charts.charts(study)}
-    assert titles.keys() == {"What each step costs"}
+    assert titles.keys() == {"What each step costs", "Machines by layer"}
+    headings = re.findall("<h3>(.*?)</h3>", page([study]))
+    assert headings.index("What each step costs") < headings.index("Runs")
     (drawn,) = titles["What each step costs"]
     assert drawn == replace(ranks.picture(found), draw=drawn.draw)
     sheet = drawn.draw()
