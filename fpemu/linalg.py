@@ -439,7 +439,8 @@ def matmul(
     given = None if convert is None else as_rounding(convert)
     a_format, b_format = accumulator.input_formats
     left = _members(left, a_format, given or accumulator.convert, "a")
-    right = _members(right, b_format, given or accumulator.convert, "b")
+    if not (isinstance(b, Packed) and b.format == b_format):  # whose numbers are members
+        right = _members(right, b_format, given or accumulator.convert, "b")
     initial = _initial(c, shape, accumulator.initial_format, given)
     operands = _stacked(left, right if narrow is None else narrow, initial, batch, row_lengths)
     if running:
