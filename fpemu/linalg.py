@@ -455,7 +455,8 @@ def matmul(
     given = None if convert is None else as_rounding(convert)
     a_format, b_format = sums.input_formats
     left = _members(left, a_format, given or sums.convert, "a")
-    if narrow is None:
+    # Packed numbers of the unit's format are members.
+    if narrow is None and not (isinstance(b, Packed) and b.format == b_format):
         right = _members(right, b_format, given or sums.convert, "b")
     initial = _initial(c, shape, sums.initial_format, given)
     operands = _stacked(left, right if narrow is None else narrow, initial, batch, row_lengths)

@@ -45,7 +45,8 @@ _PIECES: Final = 16  # of an array whose largest elements are sought
 _DIGIT: Final = 11  # bits of a word looked at together
 _BLOCK: Final = 64  # elements that are replaced together
 _PUT_GRAIN: Final = 2**10  # of such blocks that are worth a thread
-_RUN: Final = 16  # elements sorted by insertion
+_DIGITS: Final = 4  # by which keys are sorted
+_BINS: Final = 2**8
 _UNITS: Final = 2.0**52  # in one, of numbers in fixed point
 
 
@@ -503,14 +504,19 @@ def least_normwise(z: NDArray[Any], lengths: Lengths, tau: float, counts: Length
 
     ``kappa(S) = sum_{j not in S} z_j + max(0, 1 - 2 min_{i not in S} z_i)``, 0 if S is all.
     """
-    mask = np.zeros(z.shape, np.bool_)
-    rows, limit = Rows(z, z, lengths), _limit(len(z), tau, counts)
-    launching.run(_least_normwise_rows, len(z), rows, limit, mask, grain=_GRAIN)
+    return _run_least(_least_normwise_rows, Rows(z, z, lengths), tau, counts)
+
+
+def _run_least(kernel: Any, rows: Rows, tau: float, counts: Lengths | None) -> Mask:
+    mask: Mask = np.zeros(rows.z.shape, np.bool_)
+    count, columns = rows.z.shape
+    arguments = rows, _limit(count, tau, counts), mask
+    launching.run(kernel, count, *arguments, grain=_GRAIN, workspace=lambda: _sorting(columns))
     return mask
 
 
 @caching.kernel
-def _least_normwise_rows(start, stop, rows, limit, mask):  # type: ignore[no-untyped-def]
+def _least_normwise_rows(start, stop, work, rows, limit, mask):  # type: ignore[no-untyped-def]
     """The components left out are a window of the row in ascending order.
 
     Fix the smallest of them: that fixes the second term, and the cheapest ones to leave out with it
@@ -518,32 +524,32 @@ def _least_normwise_rows(start, stop, rows, limit, mask):  # type: ignore[no-unt
     second term falls: the end never has to move back.
     """
     columns = rows.z.shape[1]
-    values, sums = np.empty(columns, np.float64), np.zeros(columns + 1)
-    order, spare = np.empty(columns, np.int64), np.empty(columns, np.int64)
+    given, sums = np.empty(columns, np.float64), np.zeros(columns + 1)
+    values, order = work.keys, work.order
     for row in range(start, stop):
         length, count = rows.lengths[row], limit.counts[row]
         total = 0.0
         for j in range(length):
-            values[j] = np.float64(rows.z[row, j])
-            total += values[j]
+            given[j] = np.float64(rows.z[row, j])
+            total += given[j]
         if not total < np.inf:  # a NaN
             _pick_first(mask, row, length if count < 0 else count, length)
             continue
-        _sort(values, length, order, spare)
+        _sort(given, length, work)
         for j in range(length):
-            sums[j + 1] = sums[j] + values[order[j]]
+            sums[j + 1] = sums[j] + values[j]
         begin, end, least = 0, 0, np.inf
         if count >= 0:
             size = length - count
             for first in range(length - size + 1 if size > 0 else 0):
-                cap = max(0.0, 1.0 - 2.0 * values[order[first]])
+                cap = max(0.0, 1.0 - 2.0 * values[first])
                 kappa = sums[first + size] - sums[first] + cap
                 if kappa < least:
                     begin, end, least = first, first + size, kappa
         else:
             last = 0
             for first in range(length):
-                cap = max(0.0, 1.0 - 2.0 * values[order[first]])
+                cap = max(0.0, 1.0 - 2.0 * values[first])
                 last = max(last, first)
                 while last < length and sums[last + 1] - sums[first] + cap <= limit.tau:
                     last += 1
@@ -563,14 +569,11 @@ def least_componentwise(
 
     ``kappa(S) = sum_{j not in S} w_j z_j + max(0, max_{i not in S} w_i (1 - 2 z_i))``.
     """
-    mask = np.zeros(z.shape, np.bool_)
-    rows, limit = Rows(z, w, lengths), _limit(len(z), tau, counts)
-    launching.run(_least_componentwise_rows, len(z), rows, limit, mask, grain=_GRAIN)
-    return mask
+    return _run_least(_least_componentwise_rows, Rows(z, w, lengths), tau, counts)
 
 
 @caching.kernel
-def _least_componentwise_rows(start, stop, rows, limit, mask):  # type: ignore[no-untyped-def]
+def _least_componentwise_rows(start, stop, work, rows, limit, mask):  # type: ignore[no-untyped-def]
     """The second term is one of n caps.  They are visited upward, with a heap of what is left out.
 
     Under a cap, the most that can be left out are those with the smallest ``w z``.  What was taken
@@ -578,21 +581,21 @@ def _least_componentwise_rows(start, stop, rows, limit, mask):  # type: ignore[n
     and less is left of tau.
     """
     columns = rows.z.shape[1]
-    caps, costs = np.empty(columns, np.float64), np.empty(columns, np.float64)
+    given, costs = np.empty(columns, np.float64), np.empty(columns, np.float64)
+    caps, order = work.keys, work.order
     keys, places = np.empty(columns, np.float64), np.empty(columns, np.int64)
-    order, spare = np.empty(columns, np.int64), np.empty(columns, np.int64)
     for row in range(start, stop):
         length, count = rows.lengths[row], limit.counts[row]
         total = 0.0
         for j in range(length):
             weight, share = abs(np.float64(rows.weights[row, j])), np.float64(rows.z[row, j])
-            caps[j] = max(0.0, weight * (1.0 - 2.0 * share))
+            given[j] = max(0.0, weight * (1.0 - 2.0 * share))
             costs[j] = weight * share if share > 0.0 else 0.0 * share
-            total += costs[j] + caps[j]
+            total += costs[j] + given[j]
         if not total < np.inf:  # a NaN, or an infinite weight
             _pick_first(mask, row, length if count < 0 else count, length)
             continue
-        _sort(caps, length, order, spare)
+        _sort(given, length, work)
         most = length - count if count >= 0 else length
         best, best_size, least = 0, np.int64(0), np.inf
         size = np.int64(0)
@@ -604,13 +607,13 @@ def _least_componentwise_rows(start, stop, rows, limit, mask):  # type: ignore[n
                 size += 1
                 _raise(keys, places, size - 1)
                 kept += costs[place]
-                left = limit.tau - caps[place] if count < 0 else np.inf
+                left = limit.tau - caps[k] if count < 0 else np.inf
                 while size > 0 and (kept > left or size > most):
                     kept -= keys[0]
                     size = _pop(keys, places, size)
                 if size == 0:
                     kept = 0.0
-                kappa = kept + caps[place]
+                kappa = kept + caps[k]
                 better = size == best_size and kappa < least
                 if visit == 0 and size > 0 and (size > best_size or better):
                     best, best_size, least = k + 1, size, kappa
@@ -629,33 +632,66 @@ def _pick_first(mask, row, count, length):  # type: ignore[no-untyped-def]
 # --- orders -------------------------------------------------------------------------------------
 
 
-@caching.kernel
-def _sort(values, length, order, spare):  # type: ignore[no-untyped-def]
-    """The places of values in ascending order, of equal ones the smaller place first.
+class Sorting(NamedTuple):
+    """What a row is sorted in: the sorted keys and their places, words twice, and counts."""
 
-    Runs by insertion, then merged.  Numba's own merge sort takes two seconds to compile.
+    keys: NDArray[np.float64]
+    order: NDArray[np.int64]
+    words: NDArray[np.uint64]
+    spare: NDArray[np.uint64]
+    counts: NDArray[np.int64]
+
+
+def _sorting(columns: int) -> Sorting:
+    return Sorting(
+        np.empty(columns),
+        np.empty(columns, np.int64),
+        np.empty(columns, np.uint64),
+        np.empty(columns, np.uint64),
+        np.empty((_DIGITS, _BINS), np.int64),
+    )
+
+
+@caching.kernel
+def _sort(keys, length, work):  # type: ignore[no-untyped-def]
+    """Keys that are not negative in ascending order, and their places, of equal ones the first.
+
+    The upper halves of their bits are sorted digit by digit, with the places in the lower halves;
+    the few keys that differ in their lower halves alone are put right by insertion.
     """
+    counts, given, sorted_ = work.counts, work.words, work.spare
+    for digit in range(_DIGITS):
+        for bin_ in range(_BINS):
+            counts[digit, bin_] = 0
     for j in range(length):
-        place = j
-        while place % _RUN > 0 and values[order[place - 1]] > values[j]:
-            order[place] = order[place - 1]
-            place -= 1
-        order[place] = j
-    width = _RUN
-    while width < length:
-        for first in range(0, length, 2 * width):
-            middle, end = min(first + width, length), min(first + 2 * width, length)
-            left, right = first, middle
-            for j in range(first, end):
-                if left < middle and (right == end or values[order[left]] <= values[order[right]]):
-                    spare[j] = order[left]
-                    left += 1
-                else:
-                    spare[j] = order[right]
-                    right += 1
-        for j in range(length):
-            order[j] = spare[j]
-        width *= 2
+        word = words.word(keys[j]) & np.uint64(0x7FFFFFFF00000000)
+        given[j] = word | np.uint64(j)
+        for digit in range(_DIGITS):
+            counts[digit, _bin_of(word, digit)] += 1
+    for digit in range(_DIGITS):
+        if length > 0 and counts[digit, _bin_of(given[0], digit)] < length:
+            place = np.int64(0)
+            for bin_ in range(_BINS):
+                count = counts[digit, bin_]
+                counts[digit, bin_] = place
+                place += count
+            for j in range(length):
+                bin_ = _bin_of(given[j], digit)
+                sorted_[counts[digit, bin_]] = given[j]
+                counts[digit, bin_] += 1
+            given, sorted_ = sorted_, given
+    for j in range(length):
+        place = np.int64(given[j] & np.uint64(0xFFFFFFFF))
+        key, slot = keys[place], j
+        while slot > 0 and work.keys[slot - 1] > key:
+            work.keys[slot], work.order[slot] = work.keys[slot - 1], work.order[slot - 1]
+            slot -= 1
+        work.keys[slot], work.order[slot] = key, place
+
+
+@caching.inline
+def _bin_of(word, digit):  # type: ignore[no-untyped-def]
+    return np.int64((word >> np.uint64(32 + 8 * digit)) & np.uint64(_BINS - 1))
 
 
 # --- heaps ----------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ from lamp.models.seen import Seen
 __all__ = ["Attended", "Variant", "attention", "softmax"]
 
 _ROW_GRAIN: Final = 16  # rows worth a thread
-_GROUP_BYTES: Final = 2**24  # of the scores of a group of heads
+_GROUP_BYTES: Final = 2**23  # of the scores of a group of heads: memory that is used again
 _ROUNDED_ROWS: Final = 1024  # rows of probabilities in float64 at a time
 
 

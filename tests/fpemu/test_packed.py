@@ -150,3 +150,10 @@ def test_empty_matrices():
         assert packed.numbers().shape == packed.shape == shape
         found = fpemu.matmul(np.zeros((2, shape[0])), packed, fpemu.Sequential("float32"))
         assert_same_bits(found, np.zeros((2, shape[1])))
+
+
+def test_numbers_of_another_format_are_members_or_an_error():
+    unit = fpemu.devices.get("hopper.wgmma.bfloat16")
+    packed = fpemu.Packed([[1.0 + 2.0**-9]], "float16")
+    with pytest.raises(ValueError, match=r"b\[0, 0\] is 1\.001953125, which is not a member"):
+        fpemu.matmul([[1.0]], packed, unit)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lamp import LAMP, select
+from lamp._kernels import picking
 from lamp.bounds.compositions import Entrywise, LayerNorm, SoftmaxProduct
 from lamp.lookahead import LookAhead
 from lamp.lookahead.rules import RULES
@@ -249,6 +250,19 @@ def test_bad_arrays_are_refused():
         select(z, tau=1.5, row_lengths=3)
     with pytest.raises(ValueError, match="at least one dimension"):
         select(0.5, tau=1.5)
+
+
+def test_rows_are_sorted_whatever_their_numbers():
+    generator = np.random.default_rng(2)
+    close = 1.0 + generator.integers(0, 40, 300) * 2.0**-52  # the upper halves of words are equal
+    wide = np.exp(generator.uniform(-740, 700, 300))
+    few = generator.choice([0.0, 5e-324, 0.25, 1e300], 300)
+    work = picking._sorting(300)
+    for keys in (close, wide, few, np.concatenate([close[:100], wide[:100], few[:100]]), few[:1]):
+        picking._sort(keys, len(keys), work)
+        order = np.argsort(keys, kind="stable")
+        np.testing.assert_array_equal(work.order[: len(keys)], order)
+        np.testing.assert_array_equal(work.keys[: len(keys)], keys[order])
 
 
 # --- optimality, by brute force over all subsets --------------------------------------------------
