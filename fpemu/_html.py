@@ -11,7 +11,7 @@ from typing import Final
 
 from fpemu._printing import clean
 
-__all__ = ["Raw", "facts", "lines", "strip", "table", "text"]
+__all__ = ["Raw", "facts", "lines", "page", "strip", "table", "text"]
 
 _BOX: Final = "color:inherit;font-size:90%;line-height:1.45;max-width:60em;overflow-x:auto"
 _CELL: Final = "text-align:left;vertical-align:top;padding:0 1.2em 0 0;border:none;background:none"
@@ -118,4 +118,26 @@ def strip(places: Iterable[float], labels: Sequence[tuple[float, str]], descript
         f'font-size="11"><title>{text(description)}</title>'
         f'<path d="{ticks}" stroke="currentColor" stroke-width="1" opacity=".75"/>'
         f'<path d="M8 12H{_WIDTH - 8}" stroke="currentColor" stroke-width="1"/>{words}</svg>'
+    )
+
+
+def page(title: str, body: str) -> Raw:
+    """A whole page, light or dark as the reader has it.
+
+    Parameters
+    ----------
+    title : str
+    body : str
+        HTML, as the other functions make it.
+
+    Returns
+    -------
+    Raw
+    """
+    return Raw(
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{text(title)}</title>'
+        '<meta name="viewport" content="width=device-width">'
+        "<style>:root{color-scheme:light dark}body{font:15px/1.4 sans-serif;margin:1.5em}"
+        "td{font-variant-numeric:tabular-nums;white-space:nowrap}</style></head>"
+        f"<body>{body}</body></html>"
     )

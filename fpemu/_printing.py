@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
-__all__ = ["clean", "console", "echo"]
+__all__ = ["clean", "console", "echo", "print_table"]
+
+_WHOLE: Final = 100_000  # columns, of a table that no terminal shows
+_LEAST_COLUMN: Final = 20  # characters of a column whose words are wrapped
 
 # Control characters but for tabs and ends of lines, marks that turn the direction of what follows,
 # other ends of lines, halves of characters, and what Unicode says is no character.
@@ -80,3 +86,51 @@ def console(*, stderr: bool = False, markup: bool = False) -> Console:
             return super().render_str(clean(text), **options)
 
     return Clean(highlight=False, markup=markup, emoji=False, stderr=stderr)
+
+
+def print_table(table: Table) -> None:
+    """Print a table without cutting a value, however narrow the terminal is.
+
+    What is no terminal, such as a pipe, gets every row on one line, unless the environment says how
+    many COLUMNS there are.  Where a terminal is too narrow for the columns, each row becomes a few
+    lines: its first value, and the others with their headings.
+
+    Parameters
+    ----------
+    table : rich.table.Table
+        Its cells are texts.
+    """
+    from rich.measure import Measurement
+    from rich.text import Text
+
+    shown = console()
+    if not (shown.is_terminal or os.environ.get("COLUMNS", "").isdecimal()):
+        shown.width = _WHOLE
+    for column in table.columns:
+        if not column.no_wrap:
+            longest = max([len(str(cell)) for cell in column.cells], default=0)
+            column.min_width = min(longest, _LEAST_COLUMN)
+    options = shown.options.update(width=_WHOLE, max_width=_WHOLE)
+    if Measurement.get(shown, options, table).minimum <= shown.width:
+        shown.print(table, soft_wrap=shown.width == _WHOLE)
+        return
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        first, *others = map(str, row)
+        shown.print(Text(clean(first), style="bold"), soft_wrap=True)
+        for column, cell in zip(table.columns[1:], others, strict=True):
+            if cell:
+                shown.print(
+                    Text(clean(_wrapped(str(column.header), cell, shown.width))), soft_wrap=True
+                )
+
+
+def _wrapped(heading: str, value: str, width: int) -> str:
+    """A heading and a value within a width, but for words that are longer."""
+    return textwrap.fill(
+        f"{heading}: {value}",
+        max(width, 8),
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

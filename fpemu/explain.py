@@ -9,17 +9,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from fpemu import _writing
+from fpemu._arguments import integer
 from fpemu._environment import in_default_environment
 from fpemu.codec import encode
 from fpemu.formats import Format
-from fpemu.reference import round_exact
+from fpemu.reference import decode_exact, round_exact
 
-__all__ = ["Anatomy", "RoundingStep", "anatomy", "number", "plot_formats", "rounding_steps"]
+__all__ = [
+    "Anatomy",
+    "Code",
+    "RoundingStep",
+    "StochasticStep",
+    "anatomy",
+    "codes",
+    "number",
+    "plain",
+    "plot_formats",
+    "rounding_steps",
+    "stochastic_steps",
+]
 
 _MANY: Final = Fraction(10) ** 300  # ulps, of which no float can hold more by far
 _EXPONENT_DIGITS: Final = 4
@@ -70,7 +83,7 @@ def number(text: str) -> float | Fraction:
         If the text is no number, or has an exponent of more than four digits.
     """
     if hexadecimal := _HEXADECIMAL.fullmatch(text.strip().lower()):
-        return _plain(_exact_hexadecimal(*hexadecimal.groups(default="")), text.strip()[0] == "-")
+        return plain(_exact_hexadecimal(*hexadecimal.groups(default="")), text.strip()[0] == "-")
     try:
         nearest = float(text)
     except ValueError:
@@ -80,11 +93,11 @@ def number(text: str) -> float | Fraction:
         return nearest  # inf or nan
     if len(exponent.strip().lstrip("+-0")) > _EXPONENT_DIGITS:
         raise ValueError(f"the exponent of {text!r} has more than {_EXPONENT_DIGITS} digits")
-    return _plain(Fraction(text.strip()), math.copysign(1.0, nearest) < 0)
+    return plain(Fraction(text.strip()), math.copysign(1.0, nearest) < 0)
 
 
-def _plain(exact: Fraction, negative: bool) -> float | Fraction:
-    """A number as a float if it is a float64 number."""
+def plain(exact: Fraction, negative: bool) -> float | Fraction:
+    """A number as a float if it is a float64 number, a zero with the sign that it has."""
     if exact == 0:
         return -0.0 if negative else 0.0
     try:
@@ -119,7 +132,11 @@ def anatomy(value: float, format: Format) -> Anatomy:
     ValueError
         If `value` is not a value of the format.
     """
-    code = int(encode(value, format))
+    return _fields(int(encode(value, format)), value, format)
+
+
+def _fields(code: int, value: float, format: Format) -> Anatomy:
+    """The bit fields of a code, whose value is known."""
     bits = f"{code:0{format.bits}b}"
     if format.twos_complement:
         multiple = round(math.ldexp(value, -format.quantum_exponent))
@@ -129,6 +146,53 @@ def anatomy(value: float, format: Format) -> Anatomy:
     exponent = bits[len(sign) : len(sign) + format.exponent_bits]
     fraction = bits[len(sign) + format.exponent_bits :]
     return Anatomy(code, sign, exponent, fraction, _meaning(value, format))
+
+
+@dataclass(frozen=True)
+class Code:
+    """A code of a format: its fields, the kind of its value, and the value."""
+
+    code: int
+    anatomy: Anatomy
+    kind: str
+    value: float
+
+    @property
+    def bits(self) -> str:
+        """The fields, with spaces between them."""
+        parts = (self.anatomy.sign, self.anatomy.exponent, self.anatomy.fraction)
+        return " ".join(part for part in parts if part)
+
+
+@in_default_environment
+def codes(format: Format) -> list[Code]:
+    """Every code of a format.
+
+    Parameters
+    ----------
+    format : Format
+        A format of few bits.
+
+    Returns
+    -------
+    list of Code
+        In ascending order of their codes.
+    """
+    found = []
+    for code in range(2**format.bits):
+        value = decode_exact(code, format)
+        found.append(Code(code, _fields(code, value, format), _kind(value, format), value))
+    return found
+
+
+def _kind(value: float, format: Format) -> str:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "infinity"
+    if value == 0:
+        return "zero"
+    return "normal" if abs(value) >= format.smallest_normal else "subnormal"
 
 
 def _meaning(value: float, format: Format) -> str:
@@ -148,9 +212,18 @@ def bracket(value: float | Fraction, format: Format) -> tuple[float, float]:
     return round_exact(value, format, "rtn"), round_exact(value, format, "rtp")
 
 
+@dataclass(frozen=True)
+class StochasticStep:
+    """The results of a stochastic mode: each with its probability, the one toward zero first."""
+
+    mode: str
+    results: tuple[tuple[float, Fraction], ...]
+    reason: str
+
+
 @in_default_environment
 def rounding_steps(
-    value: float | Fraction, format: Format, overflow: str = "ieee"
+    value: float | Fraction, format: Format, overflow: str = "ieee", *, cancelled: bool = False
 ) -> list[RoundingStep]:
     """The rounding of a number in every deterministic mode.
 
@@ -162,6 +235,9 @@ def rounding_steps(
         The format.
     overflow : {"ieee", "saturate", "propagate", "infinity"}
         The result of overflow, as in :class:`fpemu.Rounding`.
+    cancelled : bool
+        Whether `value` is a zero that is an exact sum of numbers of both signs, which is -0 if it
+        is rounded down (IEEE 754-2019, section 6.3).
 
     Returns
     -------
@@ -174,11 +250,77 @@ def rounding_steps(
         If `value` is NaN and the format has no NaN, or `overflow` is unknown.
     """
     results = {mode: round_exact(value, format, mode, overflow) for mode in MODES}
+    if cancelled and format.has_negative_zero:
+        results["rtn"] = -0.0
     return [
         RoundingStep(
             mode, result, _error(value, result, format), _reason(value, format, mode, result)
         )
         for mode, result in results.items()
+    ]
+
+
+@in_default_environment
+def stochastic_steps(
+    value: float | Fraction, format: Format, overflow: str = "ieee", random_bits: int = 8
+) -> list[StochasticStep]:
+    """The results of a number in every stochastic mode, and how probable they are.
+
+    Parameters
+    ----------
+    value : float or Fraction
+        A number; NaN only if the format has it.
+    format : Format
+        The format.
+    overflow : {"ieee", "saturate", "propagate", "infinity"}
+        The result of overflow, as in :class:`fpemu.Rounding`.
+    random_bits : int
+        How many of them the modes sr_b and sr_c draw, and sr a second time: 1 to 63.
+
+    Returns
+    -------
+    list of StochasticStep
+        Mode sr, the same and sr_b and sr_c with `random_bits`, and sr_equal.
+    """
+    low, high, fraction = _around(value, format)
+    ends = [round_exact(each, format, "rne", overflow) for each in (low, high)]
+    steps = []
+    for mode, (reason, chance) in _chances(fraction, integer("random_bits", random_bits, 1, 63)):
+        up = chance if fraction else Fraction(0)
+        pairs = ((ends[0], 1 - up), (ends[1], up))
+        reason = reason if fraction else "nothing is discarded"
+        steps.append(StochasticStep(mode, tuple(each for each in pairs if each[1]), reason))
+    return steps
+
+
+def _around(value: float | Fraction, format: Format) -> tuple[Any, Any, Fraction]:
+    """The multiples of the spacing toward and away from zero, and the fraction between them.
+
+    The spacing goes on beyond the largest number: what is rounded to a multiple there overflows.
+    """
+    if not _is_finite(value) or value == 0:
+        return value, value, Fraction(0)
+    unit = _unit(value, format)
+    below = abs(Fraction(value)) // unit
+    sign = -1 if value < 0 else 1
+    low = sign * below * unit if below else math.copysign(0.0, sign)
+    if not (below or format.has_zero):
+        low = sign * Fraction(format.smallest_normal)
+    return low, sign * (below + 1) * unit, abs(Fraction(value)) / unit - below
+
+
+def _chances(fraction: Fraction, bits: int) -> list[tuple[str, tuple[str, Fraction]]]:
+    """For each mode, why, and the probability of going away from zero (see `fpemu.Rounding`)."""
+    steps = 2**bits
+    cut = math.floor(fraction * steps)
+    centered = (math.floor(fraction * 2 * steps) + 1) // 2
+    nearest = round(fraction * steps)
+    return [
+        ("sr", ("the fraction discarded", fraction)),
+        (f"sr, {bits} bits", ("the fraction cut off", Fraction(cut, steps))),
+        (f"sr_b, {bits} bits", ("random bits centered", Fraction(centered, steps))),
+        (f"sr_c, {bits} bits", ("the fraction to nearest", Fraction(nearest, steps))),
+        ("sr_equal", ("both alike", Fraction(1, 2))),
     ]
 
 

@@ -42,6 +42,7 @@ FLOORS = {
         "reference",
         "testing",
         "explain",
+        "expressions",
         "cli",
     ],
     "lamp": [

@@ -6,18 +6,21 @@ What a subcommand needs is imported when it runs, so that ``fpemu --help`` is qu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from fpemu._printing import console, echo
+from fpemu._printing import echo, print_table
 from fpemu.cli import documents, options, process, warming
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fpemu.explain import Code
+    from fpemu.expressions import Computed
     from fpemu.formats import Format
 
 __all__ = ["app", "main"]
@@ -68,10 +71,6 @@ def _table(padding: int) -> Table:
     return Table(box=None, header_style="bold", padding=(0, padding, 0, 0))
 
 
-def _print(table: Table) -> None:
-    console().print(table)
-
-
 @app.command()
 def formats() -> None:
     """List the named formats and their limits."""
@@ -97,7 +96,7 @@ def formats() -> None:
             f"{format.smallest_subnormal:.3g}" if format.subnormals else "-",
             " ".join(name for name, present in specials.items() if present),
         )
-    _print(table)
+    print_table(table)
     echo("\nnormal, subnormal: the smallest positive numbers of each kind.")
     echo("Other names: e{E}m{M}, ps{M} = e8m{M}, and P3109's Binary{K}p{P}{s|u}{e|f}.")
 
@@ -120,7 +119,7 @@ def devices(
     table.add_column("source", style="dim")
     for unit in found:
         table.add_row(unit.name, str(unit.accumulator), unit.source)
-    _print(table)
+    print_table(table)
     echo("\nThe documentation of fpemu.devices lists the sources: pydoc fpemu.devices")
 
 
@@ -128,24 +127,43 @@ def devices(
 def show(
     format: Annotated[str, typer.Argument(help="The format, such as float8_e4m3fn or e5m7.")],
     value: Annotated[
-        str, typer.Argument(help="A number, taken exactly: 0.3, -1e9, 0x1.8p-3, inf or nan.")
+        str,
+        typer.Argument(
+            help="A number, taken exactly: 0.3, -1e9, 0x1.8p-3, inf or nan; a code, 0x2a; or an "
+            "expression: 0.1+0.2, 3*0.7, sqrt(2), 'fma(0.1, 3, 2)'."
+        ),
     ],
     overflow: Annotated[
         str, typer.Option(help="The result of overflow: ieee, saturate, propagate, infinity.")
     ] = "ieee",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Round only the result of an expression.")
+    ] = False,
+    random_bits: Annotated[
+        int, typer.Option(help="Random bits of the stochastic modes that have them.")
+    ] = 8,
 ) -> None:
-    """Show how a number is rounded into a format in each rounding mode, and why."""
-    from fpemu import explain
+    """Show how a number is rounded into a format in each rounding mode, and why.
+
+    The numbers of an expression, and the results of all its operations but the last, are first
+    rounded into the format, to nearest, as on a machine that has no other.
+    """
+    from fpemu import explain, expressions
     from fpemu.rounding import Rounding
 
     chosen = _format(format)
     with options.usage("--overflow"):
         Rounding(overflow=overflow)
     with options.usage("VALUE"):
-        number = explain.number(value)
-        steps = explain.rounding_steps(number, chosen, overflow)
+        computed = expressions.compute(value, chosen, exact=exact)
+        number = computed.value
+        steps = explain.rounding_steps(number, chosen, overflow, cancelled=computed.cancelled)
+    with options.usage("--random-bits"):
+        chances = explain.stochastic_steps(number, chosen, overflow, random_bits)
     nearest = explain.anatomy(steps[0].result, chosen)
-    echo(f"{repr(number) if isinstance(number, float) else value} in {chosen}")
+    echo(_title(value, computed, chosen))
+    for part in computed.rounded:
+        echo(f"operand  {part.text} is rounded to {part.result!r}")
     fields = {"sign": nearest.sign, "exponent": nearest.exponent, "fraction": nearest.fraction}
     bits = "  ".join(f"{name} {field}" for name, field in fields.items() if field)
     echo(f"rne      {steps[0].result!r}  (code {nearest.code:#x})")
@@ -155,7 +173,7 @@ def show(
         below, above = explain.bracket(number, chosen)
         echo(f"next     {below!r} below, {above!r} above")
     table = _table(2)
-    table.add_column("mode")
+    table.add_column("mode", no_wrap=True)
     table.add_column("result", justify="right", no_wrap=True)
     table.add_column("error, ulp", justify="right", no_wrap=True)
     table.add_column("because")
@@ -163,26 +181,119 @@ def show(
         error = "-" if math.isnan(step.error) else f"{step.error:+.3g}"
         table.add_row(step.mode, repr(step.result), error, step.reason)
     echo()
-    _print(table)
+    print_table(table)
+    if all(len(chance.results) == 1 for chance in chances):
+        return
+    table = _table(2)
+    table.add_column("stochastic", no_wrap=True)
+    table.add_column("results and their probabilities")
+    table.add_column("because")
+    for chance in chances:
+        table.add_row(chance.mode, _chances(chance.results), chance.reason)
+    echo()
+    print_table(table)
+
+
+def _title(text: str, computed: Computed, format: Format) -> str:
+    """What is shown, and its exact value if that is not what was given."""
+    value = computed.value
+    if computed.code is not None:
+        return f"{text}, the code of {value!r}, in {format}"
+    if not isinstance(value, float):
+        return f"{text} in {format}"
+    try:
+        given = repr(float(text))
+    except ValueError:  # an expression, or a hexadecimal number
+        return f"{text} = {value!r} in {format}"
+    return f"{given} in {format}"
+
+
+def _chances(results: Sequence[tuple[float, Fraction]]) -> str:
+    """Results and their probabilities in percent; those that are not exact are marked."""
+    words = []
+    for result, chance in results:
+        percent = float(chance * 100)
+        about = "" if Fraction(f"{percent:.4g}") == chance * 100 else "about "
+        words.append(f"{result!r}: {about}{percent:.4g}%")
+    return ", ".join(words)
 
 
 @app.command()
 def table(
     format: Annotated[str, typer.Argument(help=f"A format of at most {_TABLE_BITS} bits.")],
+    csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON document.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="Print a page of HTML.")] = False,
 ) -> None:
-    """List every code of a small format: its bits and its value."""
-    from fpemu.codec import decode
+    """List every code of a small format: its bits, its kind and its value."""
+    from fpemu import explain
 
     chosen = _format(format)
     if chosen.bits > _TABLE_BITS:
         message = f"{chosen} has {chosen.bits} bits, too many codes to list: at most {_TABLE_BITS}"
         raise typer.BadParameter(message, param_hint="FORMAT")
-    for code in range(2**chosen.bits):
-        value = float(decode(code, chosen))
-        bits = f"{code:0{chosen.bits}b}"
-        split = int(chosen.signed), int(chosen.signed) + chosen.exponent_bits
-        parts = (bits[: split[0]], bits[split[0] : split[1]], bits[split[1] :])
-        echo(f"{code:#06x}  {' '.join(part for part in parts if part)}  {value!r}")
+    asked = [name for name, given in (("csv", csv), ("json", json), ("html", html)) if given]
+    if len(asked) > 1:
+        raise typer.BadParameter(f"one of --{' and --'.join(asked)}", param_hint="table")
+    _LAYOUTS[asked[0] if asked else "text"](chosen, explain.codes(chosen))
+
+
+_HEADINGS: Final = ("code", "sign", "exponent", "fraction", "kind", "value")
+
+
+def _print_text(format: Format, codes: Sequence[Code]) -> None:
+    digits = 2 + -(-format.bits // 4)
+    table = _table(2)
+    for heading in _HEADINGS:
+        left = heading in ("code", "kind")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for each in codes:
+        bits = (each.anatomy.sign, each.anatomy.exponent, each.anatomy.fraction)
+        table.add_row(f"{each.code:#0{digits}x}", *bits, each.kind, repr(each.value))
+    print_table(table)
+
+
+def _print_csv(format: Format, codes: Sequence[Code]) -> None:
+    echo(",".join(_HEADINGS))
+    for each in codes:
+        bits = (each.anatomy.sign, each.anatomy.exponent, each.anatomy.fraction)
+        echo(",".join((str(each.code), *bits, each.kind, repr(each.value))))
+
+
+def _print_json(format: Format, codes: Sequence[Code]) -> None:
+    import dataclasses
+    import json
+
+    # JSON has no infinities and NaN: values are texts that Python's float and others read.
+    rows = [
+        {
+            "code": each.code,
+            "sign": each.anatomy.sign,
+            "exponent": each.anatomy.exponent,
+            "fraction": each.anatomy.fraction,
+            "kind": each.kind,
+            "value": repr(each.value),
+        }
+        for each in codes
+    ]
+    echo(json.dumps({"format": dataclasses.asdict(format), "codes": rows}, indent=1))
+
+
+def _print_html(format: Format, codes: Sequence[Code]) -> None:
+    from fpemu import _html
+
+    digits = 2 + -(-format.bits // 4)
+    rows = [(f"{each.code:#0{digits}x}", each.bits, each.kind, each.value) for each in codes]
+    table = _html.table(("code", "bits", "kind", "value"), rows)
+    echo(_html.page(format.name, f"{format._repr_html_()}{table}"))
+
+
+_LAYOUTS: Final[dict[str, Callable[[Format, Sequence[Code]], None]]] = {
+    "text": _print_text,
+    "csv": _print_csv,
+    "json": _print_json,
+    "html": _print_html,
+}
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fpemu._printing import console, echo
+from fpemu._printing import echo, print_table
 from fpemu.cli.options import usage
 from lamp.cli import options
 
@@ -39,7 +39,7 @@ def list_machines() -> None:
         same = machine.scores == machine.qkv
         scores = "the same" if same else summary(machine, "scores")
         table.add_row(name, machine.residual.output.name, summary(machine, "qkv"), scores)
-    console().print(table)
+    print_table(table)
     echo("\nmu: 0 to 23 stored significand bits, shown for 4.  Or a file that ends in .toml.")
 
 
@@ -65,7 +65,7 @@ def show_machine(
             table.add_row()
         table.add_row(label, how, style="bold" if heading else None)
     echo(f"{machine.name}: numbers between steps in {machine.carrier} arrays")
-    console().print(table)
+    print_table(table)
 
 
 @app.command("calibrate")

@@ -1,5 +1,8 @@
 """The `fpemu` command as people call it."""
 
+import csv
+import json
+import os
 import re
 import subprocess
 import sys
@@ -84,13 +87,82 @@ def test_show_agrees_with_round_in_every_mode(command):
             assert table[mode] == repr(expected)
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0.1+0.2", ["0.1+0.2 = 0.3046875 in", "0.1 is rounded to 0.1015625", "rne 0.3125 (code"]),
+        ("0.1 + 0.2 --exact", ["0.1 + 0.2 in", "0.28125: 40%, 0.3125: 60%"]),
+        ("fma(1.125, 1.125, -1)", ["= 0.265625 in", "halfway"]),
+        ("0x2a", ["0x2a, the code of 0.3125, in float8_e4m3fn", "rne 0.3125 (code 0x2a)"]),
+        ("2-2", ["rtn -0.0 +0 zero"]),
+        ("0.3", ["sr 0.28125: 40%, 0.3125: 60% the fraction", "sr_equal 0.28125: 50%"]),
+        ("0.3 --random-bits 3", ["sr, 3 bits 0.28125: 50%, 0.3125: 50% the fraction cut off"]),
+    ],
+)
+def test_show_takes_expressions_codes_and_stochastic_modes(command, value, expected):
+    expression, *others = re.split(" (?=--|3$)", value)
+    run = command("show", "float8_e4m3fn", expression, *others)
+    assert run.returncode == 0, run.stderr
+    for words in expected:
+        assert words in " ".join(run.stdout.split())
+
+
 def test_table_lists_every_code(command):
-    lines = command("table", "float6_e3m2fn").stdout.splitlines()
+    heading, *lines = command("table", "float6_e3m2fn").stdout.splitlines()
+    assert heading.split() == ["code", "sign", "exponent", "fraction", "kind", "value"]
     assert len(lines) == 64
-    assert lines[0b100101].split() == ["0x0025", "1", "001", "01", "-0.3125"]
+    assert lines[0b100101].split() == ["0x25", "1", "001", "01", "normal", "-0.3125"]
+    assert {len(line.rstrip()) for line in lines} == {len(heading.rstrip())}  # to the right
     assert [float(line.split()[-1]) for line in lines] == [
         float(value) for value in fpemu.decode(np.arange(64), "float6_e3m2fn")
     ]
+
+
+def test_table_is_written_for_other_programs(command):
+    run = command("table", "Binary4p2se", "--csv")
+    rows = [*csv.DictReader(run.stdout.splitlines())]
+    values = fpemu.decode(np.arange(16), "Binary4p2se").tolist()
+    assert [repr(float(row["value"])) for row in rows] == [*map(repr, values)]
+    assert rows[1]["kind"] == "subnormal"
+    document = json.loads(command("table", "Binary4p2se", "--json").stdout)
+    assert fpemu.Format(**document["format"]) == fpemu.format("Binary4p2se")
+    assert [row["value"] for row in document["codes"]] == [*map(repr, values)]
+    page = command("table", "Binary4p2se", "--html").stdout
+    assert page.startswith("<!doctype html>")
+    assert page.count("<tr>") == 17
+    run = command("table", "Binary4p2se", "--html", "--csv")
+    assert (run.returncode, run.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+@pytest.mark.parametrize(
+    "arguments", [("devices",), ("show", "float8_e4m3fn", "0.3"), ("formats",)]
+)
+def test_no_value_is_cut_however_narrow_the_terminal_is(command, monkeypatch, columns, arguments):
+    monkeypatch.setenv("COLUMNS", "1000")
+    whole = command(*arguments).stdout.split()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    narrow = command(*arguments).stdout
+    assert "\u2026" not in narrow
+    # Where rows become a few lines each, the first value has no heading.
+    lost = set(whole) - {*narrow.split(), *(word.rstrip(":") for word in narrow.split())}
+    assert lost <= {"unit", "mode", "stochastic", "format"}
+    for line in narrow.split("\n\n")[0].splitlines():
+        # A line is longer than the terminal only if one word is.
+        assert arguments[0] == "show" or len(line.rstrip()) <= columns or len(line.split()) <= 2
+
+
+def test_a_pipe_gets_every_row_on_one_line():
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    command = [sys.executable, "-m", "fpemu", "devices", "blackwell"]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    rows = run.stdout.split("\n\n")[0].splitlines()[1:]
+    units = [unit for unit in fpemu.devices.entries() if "blackwell" in unit.name]
+    assert len(rows) == len(units)
+    for row, unit in zip(rows, units, strict=True):
+        assert row.split("  ")[0].strip() == unit.name
+        assert str(unit.accumulator) in row
+        assert unit.source in row
 
 
 def test_plot_writes_a_picture(command, tmp_path):
