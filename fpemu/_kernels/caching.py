@@ -384,17 +384,21 @@ def inline(function: Any) -> Any:
     return _Inlined(py_func=function, targetoptions=options, pipeline_class=_Compiler)
 
 
-def specialized(template: Any, **functions: Any) -> Any:
+def specialized(template: Any, known_as: str = "", **globals_: Any) -> Any:
     """The kernel that a function becomes when some of its global names stand for others.
 
     Parameters
     ----------
     template : function
         Not compiled yet.
-    **functions : callable
-        What its global names stand for: functions compiled by Numba.  If they are of modules of
-        ``_kernels``, so that a name stands for a function and all that it calls, the kernel is
-        compiled once a machine, else once a process.
+    known_as : str, optional
+        What tells the kernel from others of the template, all of whose global names stand for what
+        ``_kernels`` has.
+    **globals_ : callable or bool
+        What its global names stand for: functions compiled by Numba, and choices made when it is
+        compiled.  If it is known by a name, or all are functions of modules of ``_kernels``, so
+        that a name stands for a function and all that it calls, the kernel is compiled once a
+        machine, else once a process.
 
     Returns
     -------
@@ -402,12 +406,16 @@ def specialized(template: Any, **functions: Any) -> Any:
         The compiled kernel.
     """
     # As global variables: to Numba's cache a function in a closure is a new one in each process.
-    variables = {**template.__globals__, **functions}
+    variables = {**template.__globals__, **globals_}
     function = FunctionType(template.__code__, variables, template.__name__)
-    function.__module__ = next(iter(functions.values())).__module__
+    function.__module__ = template.__module__
+    if not known_as:
+        function.__module__ = next(iter(globals_.values())).__module__
     compiled = _compiled(no_cfunc_wrapper=True)(function)
-    if all(map(_is_known_by_name, functions.values())):
-        _cached(compiled, "-".join(map(_name_of, (template, *functions.values()))))
+    if known_as:
+        _cached(compiled, f"{_name_of(template)}-{known_as}")
+    elif all(map(_is_known_by_name, globals_.values())):
+        _cached(compiled, "-".join(map(_name_of, (template, *globals_.values()))))
     return compiled
 
 

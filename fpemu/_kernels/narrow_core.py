@@ -405,86 +405,98 @@ def _fill_in(raw, right, batch, panel, first, stop, last):  # type: ignore[no-un
             raw[row, j] = 0.0
 
 
+# What a kernel is made for.
+add_block: Any = None
+prepare: Any = None
+grouped: Any = None
+scaled: Any = None
+
+
+def _narrow_range(  # type: ignore[no-untyped-def]
+    start, stop, work, left, right, scales, initial, lengths, out, doubtful, shape, plan
+):
+    _, rows, steps = left.values.shape
+    acc, raw, panel_scales, order = work.accumulators, work.raw, work.scales, work.order
+    block, group, depth, each = shape.block, shape.group, raw.shape[0], plan.each
+    # Made once, as every array in a tuple is counted.
+    to_split = (raw, panel_scales, work.values, work.exponents)
+    to_add = (left.values, left.exponents, work.values, work.exponents, acc, work.sums)
+    panels = (out.shape[2] + COLUMNS - 1) // COLUMNS
+    parts = (rows + plan.rows - 1) // plan.rows
+    for index in range(start, stop):
+        stack, p = index // panels, index % panels
+        batch, column = stack // parts, p * COLUMNS
+        top = (stack - batch * parts) * plan.rows
+        count = min(plan.rows, rows - top)
+        if column >= longest(lengths, top, top + count):
+            continue
+        for r in range(count + 1):
+            for j in range(COLUMNS):
+                acc[r, j] = 0.0
+        if initial.size > 0:
+            for r in range(count):
+                for j in range(min(COLUMNS, lengths[top + r] - column)):
+                    acc[r, j] = initial[batch, top + r, column + j]
+        strange = False
+        for origin in range(0, steps, depth):
+            last = min(origin + depth, steps)
+            runs = min((last - origin + plan.run - 1) // plan.run * plan.run, depth)
+            inside = min(origin + runs, plan.steps)
+            _fill_in(raw, right, batch, p, origin, inside, origin + runs)
+            if scaled:
+                blocks = (inside + each - 1) // each
+                _fill_in(
+                    panel_scales, scales, batch, p, origin // each, blocks,
+                    (origin + runs + each - 1) // each,
+                )  # fmt: skip
+            if grouped:
+                for g in range((last - origin) // group):
+                    of_group = (g * group, group, g * group // each, g)
+                    strange |= prepare_group(to_split, of_group, plan.leasts)
+            else:
+                for q in range((last - origin) // 2):
+                    one, other = order[2 * q], order[2 * q + 1]
+                    scale, other_scale = 0, 0
+                    if scaled:
+                        scale, other_scale = one // each, other // each
+                    places = (one, other, scale, other_scale, q)
+                    strange |= prepare(to_split, places, plan.leasts)
+            for first in range(0, last - origin, block):
+                for r in range(0, count, 2):
+                    # A row without a neighbor is advanced twice, once for nothing.
+                    other = min(r + 1, count - 1)
+                    if max(lengths[top + r], lengths[top + other]) <= column:
+                        continue
+                    terms = (batch * rows + top) * steps + origin + first
+                    place = (
+                        terms + r * steps,
+                        terms + other * steps,
+                        first,
+                        r * COLUMNS,
+                        (other if other > r else count) * COLUMNS,
+                    )
+                    if add_block(to_add, place, shape):
+                        doubtful[batch, top + r] = True
+                        doubtful[batch, top + other] = True
+        for r in range(count):
+            if strange:
+                doubtful[batch, top + r] = True
+            for j in range(min(COLUMNS, lengths[top + r] - column)):
+                out[batch, top + r, column + j] = acc[r, j]
+
+
 @functools.cache
 def _kernel(kind: int, scaled: bool) -> Callable[..., None]:
     """The kernel of a kind of blocks; it sets `doubtful` for rows to be computed another way."""
-    add_block, grouped = _ADDING[kind], kind == _GROUPED
-    prepare = prepare_scaled_pair if scaled else prepare_pair
-
-    @caching.kernel
-    def narrow_range(  # type: ignore[no-untyped-def]
-        start, stop, work, left, right, scales, initial, lengths, out, doubtful, shape, plan
-    ):
-        _, rows, steps = left.values.shape
-        acc, raw, panel_scales, order = work.accumulators, work.raw, work.scales, work.order
-        block, group, depth, each = shape.block, shape.group, raw.shape[0], plan.each
-        # Made once, as every array in a tuple is counted.
-        to_split = (raw, panel_scales, work.values, work.exponents)
-        to_add = (left.values, left.exponents, work.values, work.exponents, acc, work.sums)
-        panels = (out.shape[2] + COLUMNS - 1) // COLUMNS
-        parts = (rows + plan.rows - 1) // plan.rows
-        for index in range(start, stop):
-            stack, p = index // panels, index % panels
-            batch, column = stack // parts, p * COLUMNS
-            top = (stack - batch * parts) * plan.rows
-            count = min(plan.rows, rows - top)
-            if column >= longest(lengths, top, top + count):
-                continue
-            for r in range(count + 1):
-                for j in range(COLUMNS):
-                    acc[r, j] = 0.0
-            if initial.size > 0:
-                for r in range(count):
-                    for j in range(min(COLUMNS, lengths[top + r] - column)):
-                        acc[r, j] = initial[batch, top + r, column + j]
-            strange = False
-            for origin in range(0, steps, depth):
-                last = min(origin + depth, steps)
-                runs = min((last - origin + plan.run - 1) // plan.run * plan.run, depth)
-                inside = min(origin + runs, plan.steps)
-                _fill_in(raw, right, batch, p, origin, inside, origin + runs)
-                if scaled:
-                    blocks = (inside + each - 1) // each
-                    _fill_in(
-                        panel_scales, scales, batch, p, origin // each, blocks,
-                        (origin + runs + each - 1) // each,
-                    )  # fmt: skip
-                if grouped:
-                    for g in range((last - origin) // group):
-                        of_group = (g * group, group, g * group // each, g)
-                        strange |= prepare_group(to_split, of_group, plan.leasts)
-                else:
-                    for q in range((last - origin) // 2):
-                        one, other = order[2 * q], order[2 * q + 1]
-                        scale, other_scale = 0, 0
-                        if scaled:
-                            scale, other_scale = one // each, other // each
-                        places = (one, other, scale, other_scale, q)
-                        strange |= prepare(to_split, places, plan.leasts)
-                for first in range(0, last - origin, block):
-                    for r in range(0, count, 2):
-                        # A row without a neighbor is advanced twice, once for nothing.
-                        other = min(r + 1, count - 1)
-                        if max(lengths[top + r], lengths[top + other]) <= column:
-                            continue
-                        terms = (batch * rows + top) * steps + origin + first
-                        place = (
-                            terms + r * steps,
-                            terms + other * steps,
-                            first,
-                            r * COLUMNS,
-                            (other if other > r else count) * COLUMNS,
-                        )
-                        if add_block(to_add, place, shape):
-                            doubtful[batch, top + r] = True
-                            doubtful[batch, top + other] = True
-            for r in range(count):
-                if strange:
-                    doubtful[batch, top + r] = True
-                for j in range(min(COLUMNS, lengths[top + r] - column)):
-                    out[batch, top + r, column + j] = acc[r, j]
-
-    return cast(Callable[..., None], narrow_range)
+    found = caching.specialized(
+        _narrow_range,
+        known_as=f"{kind}-{scaled}",
+        add_block=_ADDING[kind],
+        prepare=prepare_scaled_pair if scaled else prepare_pair,
+        grouped=kind == _GROUPED,
+        scaled=scaled,
+    )
+    return cast(Callable[..., None], found)
 
 
 def _workspace(rows: int, unit: Unit, each: int) -> _Work:
