@@ -24,6 +24,7 @@ __all__ = ["TABLE_KINDS", "as_text", "write_tables"]
 
 _TABLES: Final[Mapping[str, Callable[[Results], Table]]] = {
     "Texts": tables.texts,
+    "Machines compared": tables.tuned,
     "Rules compared": tables.comparisons,
     "Seeds": tables.seeds,
     "Tasks": tables.scores,

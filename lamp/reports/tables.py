@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import compress
 from operator import attrgetter, itemgetter
@@ -45,6 +45,7 @@ __all__ = [
     "seeds",
     "texts",
     "times",
+    "tuned",
 ]
 
 _LONG: Final = 24  # letters that may stand in a line of a narrow column
@@ -339,6 +340,59 @@ def comparisons(study: Results) -> Table:
     """Each setting of look-ahead beside the baseline of its model, text and machine."""
     found = list(compared(study.averaged.records))
     return Table(f"comparisons of {study.name}", _COMPARED, found, "compared")
+
+
+# --- tuning ---------------------------------------------------------------------------------------
+
+
+def _reading(text: str) -> Callable[[Mapping[str, Any]], float]:
+    """The divergence of a machine on a text; numbers that JSON cannot hold are None."""
+    return lambda item: _real(item["divergence"][text]["value"])
+
+
+def _real(number: float | None) -> float:
+    return math.nan if number is None else number
+
+
+def _ends(item: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = item["divergence"]["held_out"]["interval"]
+    return _real(low), _real(high)
+
+
+_BESIDE: Final = (
+    Column("machine", itemgetter("name")),
+    Column("is", itemgetter("is")),
+    Column("cost", itemgetter("times"), _if_known(numbers.factor), "over the tuned machine's"),
+    Column(
+        "predicted",
+        lambda item: _real(item["predicted"]),
+        _if_known(numbers.scientific),
+        "the divergence on the calibration text, as the sum of what choices add alone",
+    ),
+    Column("calibration", _reading("calibration"), numbers.scientific, "measured there"),
+    Column("held-out", _reading("held_out"), numbers.scientific, "measured on other text"),
+    Column("95% interval", _ends, _interval(numbers.scientific), "of that"),
+)
+_ROLES: Final = {
+    "tuned": "the result",
+    "front": "on the front",
+    "uniform": "one option everywhere",
+    "allowed": "what is allowed",
+}
+
+
+def tuned(study: Results) -> Table:
+    """What tuning has found beside uniform machines and corners of the front, cheapest first."""
+    found: list[dict[str, Any]] = []
+    if (record := study.tuned) is not None:
+        result = {**record, "name": record["hardware"], "kind": "tuned"}
+        found = [
+            {**each, "is": _ROLES[each["kind"]], "times": _real(each["cost"]) / record["cost"]}
+            for each in (result, *record["front"], *record["others"])
+            if each["divergence"]
+        ]
+    ordered = sorted(found, key=lambda each: (math.isnan(each["times"]), each["times"]))
+    return Table(f"machines of {study.name}", _BESIDE, ordered, "compared")
 
 
 # --- times ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from lamp import Hardware, reports
 from lamp.cli.application import app
 from lamp.evaluation import Source, compare
 from lamp.machines import digest
-from lamp.reports import charts, fronts
+from lamp.reports import charts, fronts, tables
 from lamp.studies import Store, worker
 from lamp.tuning import Menu, measuring, tune
 from lamp.tuning.decisions import assembled
@@ -226,12 +226,31 @@ def test_results_are_files(found, tmp_path):
     assert [path.read_bytes() for path in fronts.write_tuned(found, tmp_path / "out")] == before
 
 
+def check_machines(table, found):
+    """Every machine that was measured, the cheapest first, in the numbers of the result."""
+    measured = [found.result, *(each for each in (*found.front, *found.others) if each.readings)]
+    ordered = sorted(measured, key=lambda each: each.cost)
+    assert [item["name"] for item in table.items] == [each.name for each in ordered]
+    for row, each in zip(table.rows, ordered, strict=True):
+        _, role, cost, predicted, calibration, held_out, interval = (cell.text for cell in row)
+        assert (role == "the result") == (each is found.result)
+        assert float(cost) == pytest.approx(each.cost / found.result.cost, rel=6e-3)
+        assert float(predicted) == pytest.approx(each.predicted, rel=6e-3)
+        assert float(calibration) == pytest.approx(each.readings["calibration"].value, rel=6e-3)
+        reading = each.readings["held_out"]
+        assert float(held_out) == pytest.approx(reading.value, rel=6e-3)
+        low, high = map(float, interval.split(" to "))
+        assert (low, high) == pytest.approx((reading.low, reading.high), rel=6e-3)
+
+
 def test_the_page_shows_the_front_and_what_was_chosen(folder, found):
     studies = reports.read(folder / "study.sqlite")
     (study,) = (each for each in studies if each.tuned and each.name.startswith("tiny, kl 3e-05"))
     assert {each.name for each in studies if each.is_stage} >= {"tiny, alone"}
     assert reports.story(study) == [fronts.sentence(found.record())]
     assert found.machine.name in fronts.sentence(found.record())
+    check_machines(tables.tuned(study), found)
+    assert not any(tables.tuned(each).items for each in studies if not each.tuned)
     chart = next(each for each in charts.charts(study) if each.title == "The tuned machine")
     front, chosen = (picture.draw() for picture in chart.pictures)
     tooltips = [text for _, own in chosen.marked.values() for text in own]
