@@ -30,6 +30,8 @@ __all__ = ["LAYER_FIELDS", "STEPS", "Hardware", "digest"]
 
 _MOST_LEVELS: Final = 255  # the largest number that a mask of them holds
 OTHERWISE: Final = "otherwise than the rest:"
+"""What :meth:`Hardware.described` says of layers before their steps."""
+
 _PRODUCT: Final = Product()
 _FUNCTION: Final = Function()
 _SUM: Final = Sum()

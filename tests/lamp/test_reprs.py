@@ -1,6 +1,9 @@
 """What is seen of machines, models, metrics, bounds, studies and results."""
 
+import os
 import pydoc
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import fpemu
 import lamp
 from lamp import bounds, compositions
 from lamp.evaluation import Metrics
+from lamp.machines import names, summary
 from lamp.reports import Results
 from tests.fpemu.test_reprs import read
 
@@ -74,3 +78,22 @@ def test_the_representation_of_a_study_makes_an_equal_one():
     )
     assert eval(repr(study)) == study
     assert "mu: 2, 4" in read(study)
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 200, None])
+def test_the_list_of_machines_is_whole_in_every_width(columns):
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    if columns:
+        environment["COLUMNS"] = str(columns)
+    command = [sys.executable, "-m", "lamp", "hardware", "list"]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "\u2026" not in run.stdout
+    words = run.stdout.split()
+    for name in names():
+        assert name in words
+        machine = lamp.hardware(name.format(mu=4))
+        for word in summary(machine, "qkv").split():
+            assert word in words, (name, word)
+    if columns is None:
+        rows = run.stdout.split("\n\n")[0].splitlines()[1:]
+        assert [row.split()[0] for row in rows] == [*names()]
