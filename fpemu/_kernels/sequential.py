@@ -26,7 +26,6 @@ import numba
 import numpy as np
 
 from fpemu._kernels import caching, launching, random_bits, stochastic_sums, tiles, words
-from fpemu._kernels.caching import inline
 from fpemu._kernels.error_free import (
     add_float32,
     holds_float32_sums,
@@ -44,6 +43,8 @@ from fpemu._kernels.operands import (
     Operands,
     Random,
     aligned,
+    longest,
+    pieces,
     random_of,
     read_only,
     right_of,
@@ -82,7 +83,6 @@ _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _FAST_DROPPED: Final = 10
 _VECTOR_BYTES: Final = tiles.VECTOR_BITS // 8
 _WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread
-_PIECES_PER_THREAD: Final = 4
 _LEAST_ROWS, _MOST_ROWS = 8, 1024  # of a piece of work
 _PANEL_BYTES: Final = 2**15  # of what is filled in at once: that stays in the first cache
 _STOCHASTIC_WORK: Final = 2**14
@@ -271,15 +271,6 @@ def _clear(tile, rows):  # type: ignore[no-untyped-def]
             tile[r, j] = 0.0
 
 
-@inline
-def _longest(lengths, first, last):  # type: ignore[no-untyped-def]
-    """The largest of some row lengths."""
-    longest = 0
-    for row in range(first, last):
-        longest = max(longest, lengths[row])
-    return longest
-
-
 @numba.njit(inline="always")
 def _begin(tile, initial, batch, row, together, column):  # type: ignore[no-untyped-def]
     """Fill a tile with the initial values of its accumulators, zero where there are none."""
@@ -395,7 +386,7 @@ def _product_kernel(
             batch, column = stack // parts, p * COLUMNS
             first_row = (stack - batch * parts) * sums.rows
             last_row = min(first_row + sums.rows, rows)
-            if column >= _longest(lengths, first_row, last_row):
+            if column >= longest(lengths, first_row, last_row):
                 continue
             a = arrays.left[batch]
             row, slot = first_row, 0
@@ -415,7 +406,7 @@ def _product_kernel(
                 while row < last_row:
                     full = row + height <= last_row
                     together = height if full else 1
-                    if column < _longest(lengths, row, row + together):
+                    if column < longest(lengths, row, row + together):
                         inner, total = work.inner[slot], work.total[slot]
                         first, place = origin, origin % block
                         while first < end:
@@ -606,7 +597,9 @@ def _product(
         return out
     running = operands.wants_running
     height = 1 if running else _rows_together(chain.flavour)
-    rows, count, grain = _pieces(operands, height)
+    rows, count, grain = pieces(
+        operands, most=_MOST_ROWS, filling=_LEAST_ROWS, work=_WORK_PER_PIECE, height=height
+    )
     launching.run(
         _product_kernel(
             chain.flavour,
@@ -633,22 +626,6 @@ def _product(
         ),
     )
     return out
-
-
-def _pieces(operands: Operands, height: int) -> tuple[int, int, int]:
-    """The rows of a piece of work, the number of pieces, and how many of them are worth a thread.
-
-    A piece is a panel of columns for some rows.  There are more pieces than threads even if there
-    are few panels.
-    """
-    batch, rows, columns = operands.shape
-    panels = batch * -(-columns // COLUMNS)
-    wanted = -(-_PIECES_PER_THREAD * launching.thread_count() // panels)
-    each = min(max(-(-rows // wanted), _LEAST_ROWS), _MOST_ROWS)
-    each = -(-each // height) * height
-    # To fill a panel takes as long as to multiply it by several rows.
-    work = (min(each, rows) + _LEAST_ROWS) * max(operands.steps, 1) * COLUMNS
-    return each, panels * -(-rows // each), max(1, _WORK_PER_PIECE // work)
 
 
 def _depth(steps: int, block: int, dtype: np.dtype[Any]) -> int:

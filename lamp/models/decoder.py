@@ -57,7 +57,7 @@ class Decoder(ABC):
     """The model's type, by its name in transformers."""
 
     is_native: ClassVar[bool] = True
-    """Whether the steps are those of :mod:`lamp.models.transformer`, not of transformers."""
+    """Whether the steps are those of ``lamp.models.transformer``, not of transformers."""
 
     continues_texts: bool = True
     """Whether the model reads one text, and says at each token what the next one is."""
@@ -212,7 +212,7 @@ class Decoder(ABC):
         return machine.carrier, *formats
 
     def check_native(self, what: str) -> None:
-        """Raise a ValueError if a model's steps are not those of :mod:`lamp.models.transformer`.
+        """Raise a ValueError if a model's steps are not those of ``lamp.models.transformer``.
 
         Parameters
         ----------

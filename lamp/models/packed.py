@@ -9,7 +9,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu import Blocked, Format, Packed, Sequential
+from fpemu import (
+    Blocked,
+    Exact,
+    FlooredCore,
+    Format,
+    Packed,
+    Pairwise,
+    Sequential,
+    TensorCore,
+)
 from fpemu.scaling import BlockFormat, Scaled
 from lamp.machines import Operand, Product
 
@@ -26,6 +35,7 @@ __all__ = [
 ]
 
 _LEAST: Final = 2**18  # numbers that are worth the compilation of a kernel that reads codes
+_READERS: Final = (Sequential, Blocked, Pairwise, Exact, TensorCore, FlooredCore)
 _SCALES: Final = "bfloat16"  # holds the scales of all block formats
 
 
@@ -51,9 +61,7 @@ class PackedScaled:
 
 def reads_codes(step: Product) -> bool:
     """Whether products of a step read codes and any layout: they take a matrix as a whole."""
-    plain = (
-        isinstance(step.accumulator, Sequential | Blocked) and not step.accumulator.is_stochastic
-    )
+    plain = isinstance(step.accumulator, _READERS) and not step.accumulator.is_stochastic
     return plain and step.scaling != "block" and not isinstance(step.operands, BlockFormat)
 
 
