@@ -162,7 +162,7 @@ def _smallest(study: Results, pair: Pair) -> Iterator[str]:
 def _ranked(found: rank_maps.Shares) -> str:
     """Which step of which layer causes most."""
     (layer, step), most = max(found.alone.items(), key=lambda item: item[1])
-    where = "in no layer" if layer == "outside" else f"of layer {layer}"
+    where = "outside the layers" if layer == "outside" else f"of layer {layer}"
     told = (
         f"{found.machine} diverges by {_divergence(found.whole)} nats per token from "
         f"{found.exact}. Alone, {step} {where} causes most, {most:.0%} of that"
