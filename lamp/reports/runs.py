@@ -117,7 +117,7 @@ def evenly(
     --------
     >>> from lamp.reports.runs import evenly
     >>> evenly(range(10), 5, lambda item: item == 7)
-    [0, 3, 6, 7, 9]
+    [0, 3, 5, 7, 9]
     """
     if len(items) <= most:
         return items

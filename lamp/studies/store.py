@@ -403,6 +403,8 @@ class Store:
                 rows = [dict(row) for row in cursor.fetchmany(_BATCH)]
             if not rows:
                 return
+            for row in rows:  # which are asked for by their keys before all else is checked
+                records.checked(self.path, ("key",), (row["key"],))
             yield rows
 
     def _of(

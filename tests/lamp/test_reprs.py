@@ -14,7 +14,7 @@ from lamp import bounds, compositions
 from lamp.evaluation import Metrics
 from lamp.machines import names, summary
 from lamp.reports import Results
-from tests.fpemu.test_reprs import read
+from tests.fpemu.test_fpemu_reprs import read
 
 MACHINES = [
     *(lamp.hardware(name) for name in ("fp32", "scores-ps4", "hopper-fp8", "nvfp4")),
