@@ -1,11 +1,33 @@
 """``fpemu warm``, and compiling ahead in processes."""
 
+import subprocess
+import sys
 from functools import partial
 
 import pytest
 
 from fpemu import devices
 from fpemu.cli import application, warming
+
+
+AGAIN = """
+from numba.core import event
+from fpemu.cli import warming
+
+class Compilations(event.Listener):
+    def on_start(self, each):
+        function = each.data["dispatcher"].py_func
+        if function.__module__.startswith("fpemu"):
+            print(function.__module__, function.__qualname__, call.name)
+
+    def on_end(self, each):
+        pass
+
+calls = [*warming._elementwise(), *warming._products()]
+event.register("numba:compile", Compilations())
+for call in calls:
+    call.run()
+"""
 
 
 def test_every_call_runs_and_every_unit_is_among_them():
@@ -15,6 +37,11 @@ def test_every_call_runs_and_every_unit_is_among_them():
     scaled = [name for name in devices.list() if name not in {call.name for call in calls}]
     assert all("e8m0" in name or "ue4m3" in name for name in scaled)
     assert {"round sr", "fma", "softmax", *warming._SCALED} <= {call.name for call in calls}
+    # What they compiled is kept: another process compiles nothing.
+    again = subprocess.run(
+        [sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True
+    )
+    assert again.stdout == ""
 
 
 def leave(path):
