@@ -9,7 +9,6 @@ import pytest
 from fpemu import devices
 from fpemu.cli import application, warming
 
-
 AGAIN = """
 from numba.core import event
 from fpemu.cli import warming
