@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["clean", "console", "echo", "print_table"]
+__all__ = ["clean", "console", "echo", "plain_table", "print_table"]
 
 _WHOLE: Final = 100_000  # columns, of a table that no terminal shows
 _LEAST_COLUMN: Final = 20  # characters of a column whose words are wrapped
@@ -86,6 +86,23 @@ def console(*, stderr: bool = False, markup: bool = False) -> Console:
             return super().render_str(clean(text), **options)
 
     return Clean(highlight=False, markup=markup, emoji=False, stderr=stderr)
+
+
+def plain_table(padding: int = 2) -> Table:
+    """A table without lines, for :func:`print_table`.
+
+    Parameters
+    ----------
+    padding : int
+        The spaces between its columns.
+
+    Returns
+    -------
+    rich.table.Table
+    """
+    from rich.table import Table
+
+    return Table(box=None, header_style="bold", padding=(0, padding, 0, 0))
 
 
 def print_table(table: Table) -> None:

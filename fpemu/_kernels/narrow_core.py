@@ -71,8 +71,8 @@ _ADDING: Final = {
 }
 
 
-class CoreFacts(Protocol):
-    """What is to be known of a unit."""
+class _CommonFacts(Protocol):
+    """What is to be known of every unit."""
 
     @property
     def format(self) -> FormatFacts: ...
@@ -84,6 +84,11 @@ class CoreFacts(Protocol):
     def block(self) -> int: ...
     @property
     def fraction_bits(self) -> int: ...
+
+
+class CoreFacts(_CommonFacts, Protocol):
+    """What is to be known of a unit that truncates or rounds once a block."""
+
     @property
     def exponent_floor(self) -> int | None: ...
     @property
@@ -94,19 +99,9 @@ class CoreFacts(Protocol):
     def group(self) -> int: ...
 
 
-class FlooredFacts(Protocol):
+class FlooredFacts(_CommonFacts, Protocol):
     """What is to be known of CDNA3's."""
 
-    @property
-    def format(self) -> FormatFacts: ...
-    @property
-    def rounding(self) -> RoundingFacts: ...
-    @property
-    def input_formats(self) -> tuple[FormatFacts | None, FormatFacts | None]: ...
-    @property
-    def block(self) -> int: ...
-    @property
-    def fraction_bits(self) -> int: ...
     @property
     def sum_fraction_bits(self) -> int: ...
     @property

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from fpemu._printing import echo, print_table
+from fpemu._printing import echo, plain_table, print_table
 from fpemu.cli import documents, options, process, warming
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from fpemu.explain import Code
     from fpemu.expressions import Computed
     from fpemu.formats import Format
@@ -64,19 +62,12 @@ def _format(name: str) -> Format:
         return formats.format(name)
 
 
-def _table(padding: int) -> Table:
-    """A table without lines, with spaces between its columns."""
-    from rich.table import Table
-
-    return Table(box=None, header_style="bold", padding=(0, padding, 0, 0))
-
-
 @app.command()
 def formats() -> None:
     """List the named formats and their limits."""
     from fpemu.formats import named_formats
 
-    table = _table(1)
+    table = plain_table(1)
     table.add_column("format", no_wrap=True)
     for heading in ("p", "emin", "emax", "largest", "normal", "subnormal"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -113,7 +104,7 @@ def devices(
     found = [unit for unit in units.entries() if pattern in unit.name]
     if not found:
         raise ValueError(f"no unit has {pattern!r} in its name: fpemu devices lists all units")
-    table = _table(2)
+    table = plain_table()
     table.add_column("unit", no_wrap=True)
     table.add_column("how it sums")
     table.add_column("source", style="dim")
@@ -172,7 +163,7 @@ def show(
     if not isinstance(number, float) or math.isfinite(number):
         below, above = explain.bracket(number, chosen)
         echo(f"next     {below!r} below, {above!r} above")
-    table = _table(2)
+    table = plain_table()
     table.add_column("mode", no_wrap=True)
     table.add_column("result", justify="right", no_wrap=True)
     table.add_column("error, ulp", justify="right", no_wrap=True)
@@ -184,7 +175,7 @@ def show(
     print_table(table)
     if all(len(chance.results) == 1 for chance in chances):
         return
-    table = _table(2)
+    table = plain_table()
     table.add_column("stochastic", no_wrap=True)
     table.add_column("results and their probabilities")
     table.add_column("because")
@@ -243,7 +234,7 @@ _HEADINGS: Final = ("code", "sign", "exponent", "fraction", "kind", "value")
 
 def _print_text(format: Format, codes: Sequence[Code]) -> None:
     digits = 2 + -(-format.bits // 4)
-    table = _table(2)
+    table = plain_table()
     for heading in _HEADINGS:
         left = heading in ("code", "kind")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from fpemu._printing import console, echo
+from fpemu._printing import console, echo, plain_table, print_table
 
 __all__ = ["docs"]
 
@@ -30,14 +30,12 @@ def docs(
     if page:
         _show(pages, page.removesuffix(".md"))
         return
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table = plain_table()
     table.add_column("page", no_wrap=True)
     table.add_column("title")
     for name, path in pages.items():
         table.add_row(name, _title(path))
-    console().print(table)
+    print_table(table)
     echo(f"\n{pages[_INDEX].parent}")
 
 

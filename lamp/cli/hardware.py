@@ -7,22 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fpemu._printing import echo, print_table
+from fpemu._printing import echo, plain_table, print_table
 from fpemu.cli.options import usage
 from lamp.cli import options
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 app = typer.Typer(
     help="List, show and calibrate the machines that models run on.", no_args_is_help=True
 )
-
-
-def _table() -> Table:
-    from rich.table import Table
-
-    return Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
 
 
 @app.command("list")
@@ -30,7 +24,7 @@ def list_machines() -> None:
     """List the named machines."""
     from lamp.machines import hardware, names, summary
 
-    table = _table()
+    table = plain_table()
     table.add_column("name", no_wrap=True)
     for column in ("stored in", "products of weights", "scores"):
         table.add_column(column)
@@ -56,7 +50,7 @@ def show_machine(
     if toml:
         echo(machine_files.dumps(machine), nl=False)
         return
-    table = _table()
+    table = plain_table()
     table.add_column("step", no_wrap=True)
     table.add_column("how")
     for label, how in machine.described():
