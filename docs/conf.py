@@ -17,6 +17,7 @@ extensions = [
     "myst_parser",
     "docstrings",
     "mathml",
+    "names",
     "tables",
 ]
 exclude_patterns = ["extensions"]
