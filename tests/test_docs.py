@@ -118,7 +118,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def documents(site):
-    return {path: Document(path.read_text()) for path in sorted(site.glob("*.html"))}
+    return {path: Document(path.read_text()) for path in sorted(site.rglob("*.html"))}
 
 
 def test_every_page_is_built(documents):
