@@ -17,6 +17,7 @@ extensions = [
     "myst_nb",
     "docstrings",
     "mathml",
+    "names",
     "tables",
 ]
 exclude_patterns = ["extensions"]

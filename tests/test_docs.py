@@ -41,6 +41,7 @@ from tests.test_architecture import FLOORS
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+REFERENCE = sorted((ROOT / "docs" / "reference").rglob("*.md"))
 PUBLIC = (
     *(fpemu, functions, jit, reference, devices, scaling, fpemu.torch),
     *(lamp, bounds, checkpoints, compositions, evaluation, evaluations, integrations),
@@ -121,8 +122,11 @@ def documents(site):
     return {path: Document(path.read_text()) for path in sorted(site.rglob("*.html"))}
 
 
-def test_every_page_is_built(documents):
-    assert {path.stem for path in documents} >= set(names(PAGES))
+def test_every_page_is_built(site, documents):
+    built = {path.relative_to(site).with_suffix("") for path in documents}
+    pages = {path.relative_to(ROOT / "docs").with_suffix("") for path in (*PAGES, *REFERENCE)}
+    assert len(pages) > len(PAGES) > 1
+    assert built >= pages
 
 
 def test_nothing_is_loaded_from_the_network(site, documents):
@@ -148,7 +152,7 @@ def test_links_within_the_site_lead_somewhere(documents):
                 known = documents.get(target)
                 there = known is None or unquote(parts.fragment) in known.anchors
             if not there:
-                broken.append((path.name, link))
+                broken.append((str(path), link))
     assert broken == []
 
 
@@ -181,6 +185,15 @@ def names_in(module, name):
 def test_everything_public_is_in_the_reference(documents, module):
     anchors = set().union(*(document.anchors for document in documents.values()))
     assert [name for name in public_names(module) if not names_in(module, name) & anchors] == []
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_everything_public_is_in_the_table_of_its_package(site, documents, module):
+    """The first page of each reference leads to every name on the pages below it."""
+    index = documents[site / f"{module.__name__.partition('.')[0]}-reference.html"]
+    linked = {urlsplit(link).fragment for link in index.links}
+    things = [name for name in public_names(module) if not ismodule(getattr(module, name))]
+    assert [name for name in things if not names_in(module, name) & linked] == []
 
 
 @pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
@@ -314,11 +327,11 @@ def test_excerpts_are_lines_of_the_packages():
 
 KINDS = {"python", "console", "sh", "{code-block} python"}
 FILES = {"{code-block} toml", "{code-block} yaml", "{code-block} text"}  # which commands read
-GENERATED = {"{eval-rst}", "{toctree}", "{include} ../CHANGELOG.md"}
+GENERATED = {"{eval-rst}", "{names}", "{toctree}", "{include} ../CHANGELOG.md"}
 
 
 def test_no_code_is_of_a_kind_that_nobody_runs():
-    for page in PAGES:
+    for page in (*PAGES, *REFERENCE):
         for each in _FENCE.finditer(page.read_text()):
             generated = each["kind"] in GENERATED or each["kind"].startswith("{facts} ")
             assert generated or each["kind"] in KINDS | FILES, (page.name, each["kind"])

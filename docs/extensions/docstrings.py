@@ -1,5 +1,6 @@
 """Docstrings as they are written: cross references by short names, headings in modules."""
 
+import inspect
 import re
 from importlib import import_module
 from typing import Any
@@ -70,8 +71,16 @@ def soften(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: lis
     lines[:0] = [f".. rubric:: :code:`{name}`", ""]
 
 
+def silence(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Leave out the text of a constant's type, which says nothing of the constant."""
+    text = inspect.getdoc(type(obj))
+    if what == "data" and text and lines and lines[0].split() == text.split("\n")[0].split():
+        lines.clear()
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Offer it to Sphinx."""
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-docstring", soften)
+    app.connect("autodoc-process-docstring", silence, priority=400)  # before numpydoc
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -57,9 +57,9 @@ def _pages() -> dict[str, Path]:
 
 
 def _holds_text(path: Path) -> bool:
-    """Whether a page is more than directives, such as a reference made from docstrings."""
+    """Whether a page is more than a table of names, as those of the references are."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return text.startswith("# ") and "```{eval-rst}" not in text
+    return text.startswith("# ") and "```{names}" not in text
 
 
 def _title(path: Path) -> str:
