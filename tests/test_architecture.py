@@ -36,6 +36,8 @@ FLOORS = {
         "functions",
         "scaling",
         "devices",
+        "names",
+        "errors",
         "arrays",
         "jit",
         "torch",
@@ -43,6 +45,7 @@ FLOORS = {
         "testing",
         "explain",
         "expressions",
+        "pictures",
         "cli",
     ],
     "lamp": [
