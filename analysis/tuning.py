@@ -40,7 +40,7 @@ from lamp.reports import fronts
 from lamp.tuning import Menu, Tuned
 
 BLOCK: Final = 16
-SHORT: Final = {"accumulators": (1, 3, 4, 8, 9), "units": (0, 3, 5, 6, 8)}  # of the menus
+SHORT: Final = {"accumulators": (1, 3, 4, 8, 9), "units": (0, 3, 4, 5, 8)}  # of the menus
 PRODUCTS: Final = tuple(
     name for name, kind in STEPS.items() if kind is Product and name != "recomputed"
 )

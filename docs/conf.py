@@ -1,4 +1,4 @@
-"""How the documentation is built: Sphinx, Markdown by MyST, no network."""
+"""How the documentation is built: Sphinx, Markdown and notebooks by MyST, no network."""
 
 import sys
 from importlib import metadata
@@ -14,7 +14,7 @@ release = metadata.version("fpemu-lamp")
 extensions = [
     "sphinx.ext.autodoc",
     "numpydoc",
-    "myst_parser",
+    "myst_nb",
     "docstrings",
     "mathml",
     "names",
@@ -34,6 +34,9 @@ default_role = "code"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 myst_url_schemes = ["http", "https"]
+
+# Notebooks are shown with the outputs that they keep, which analysis/notebooks.py writes.
+nb_execution_mode = "off"
 
 # Types stand in the docstrings, in words.
 autodoc_typehints = "none"

@@ -40,21 +40,24 @@ def compare(
     shuffled = options.shuffle_seed(shuffle, seed)
     settings = options.settings(machines)
     exact = options.machine(reference, "--reference")
-    network = integrations.from_pretrained(model, hardware=settings[0].hardware)
-    read = inputs.read_text(
-        network,
-        text=source,
-        token_ids=token_ids,
-        tokens=tokens,
-        length=length,
-        stride=stride,
-        shuffled=shuffled,
-        field=field,
-        special_tokens=special_tokens,
-    )
-    total = read.compared * len(settings)
-    with outputs.progress_bar(f"{len(settings)} machines", total) as progress:
-        found = evaluation.side_by_side(network, read, settings, reference=exact, progress=progress)
+    with outputs.noted():
+        network = integrations.from_pretrained(model, hardware=settings[0].hardware)
+        read = inputs.read_text(
+            network,
+            text=source,
+            token_ids=token_ids,
+            tokens=tokens,
+            length=length,
+            stride=stride,
+            shuffled=shuffled,
+            field=field,
+            special_tokens=special_tokens,
+        )
+        total = read.compared * len(settings)
+        with outputs.progress_bar(f"{len(settings)} machines", total) as progress:
+            found = evaluation.side_by_side(
+                network, read, settings, reference=exact, progress=progress
+            )
     look_ahead = any(each.lamp for each in settings)
     differing = differences([each.hardware for each in settings], recomputed=look_ahead)
     if json:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from fpemu._printing import console, echo
 from lamp import evaluation
+from lamp.machines import UnusedStepWarning
 from lamp.models import Decoder
 
 if TYPE_CHECKING:
@@ -85,6 +87,14 @@ def print_notes(console: Console, notes: Mapping[str, list[str]]) -> None:
     written = [f"{about}: {'; '.join(each)}." for about, each in notes.items() if each]
     for line in ["", *written] if written else []:
         console.print(line)
+
+
+@contextmanager
+def noted() -> Iterator[None]:
+    """Leave to the notes on results what they say: no warning says it, too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusedStepWarning)
+        yield
 
 
 @contextmanager

@@ -36,20 +36,21 @@ def run(
     shuffled = options.shuffle_seed(shuffle, seed)
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
     exact = options.machine(reference, "--reference")
-    network = integrations.from_pretrained(model, hardware=setting.hardware)
-    read = inputs.read_text(
-        network,
-        text=source,
-        token_ids=token_ids,
-        tokens=tokens,
-        length=length,
-        stride=stride,
-        shuffled=shuffled,
-        field=field,
-        special_tokens=special_tokens,
-    )
-    with outputs.progress_bar(setting.hardware.name, read.compared) as progress:
-        found = evaluation.compare(network, read, setting, reference=exact, progress=progress)
+    with outputs.noted():
+        network = integrations.from_pretrained(model, hardware=setting.hardware)
+        read = inputs.read_text(
+            network,
+            text=source,
+            token_ids=token_ids,
+            tokens=tokens,
+            length=length,
+            stride=stride,
+            shuffled=shuffled,
+            field=field,
+            special_tokens=special_tokens,
+        )
+        with outputs.progress_bar(setting.hardware.name, read.compared) as progress:
+            found = evaluation.compare(network, read, setting, reference=exact, progress=progress)
     if json:
         outputs.print_json(
             {

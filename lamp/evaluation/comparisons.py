@@ -46,6 +46,8 @@ class Comparison:
         The number of tokens that went through them, context included.
     not_finite, reference_not_finite : int
         The number of compared positions at which a logit is NaN or infinite.
+    model_notes : tuple of str
+        What the model on the machine says of itself, see :meth:`lamp.models.Decoder.notes`.
     """
 
     setting: Setting
@@ -56,6 +58,7 @@ class Comparison:
     read: int
     not_finite: int
     reference_not_finite: int
+    model_notes: tuple[str, ...] = ()
 
     @property
     def speed(self) -> float:
@@ -63,8 +66,8 @@ class Comparison:
         return self.read / self.seconds
 
     def notes(self) -> list[str]:
-        """Say in words which numbers are missing or overflowed."""
-        metrics, notes = self.metrics, []
+        """Say in words which numbers are missing or overflowed, and what the model says."""
+        metrics, notes = self.metrics, [*self.model_notes]
         for whose, count in (
             ("the machine's", self.not_finite),
             ("the reference's", self.reference_not_finite),
@@ -238,6 +241,7 @@ def side_by_side(
             machine.read,
             machine.not_finite,
             exact_not_finite,
+            tuple(machine.model.notes()),
         )
         for setting, machine in zip(settings, machines, strict=True)
     ]

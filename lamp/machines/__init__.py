@@ -6,7 +6,14 @@ from lamp.machines.descriptions import summary
 from lamp.machines.differences import Difference, differences
 from lamp.machines.files import HardwareLike, hardware
 from lamp.machines.layers import in_words, layer_numbers, read_numbers, spelled
-from lamp.machines.machine import LAYER_FIELDS, OTHERWISE, STEPS, Hardware, digest
+from lamp.machines.machine import (
+    LAYER_FIELDS,
+    OTHERWISE,
+    STEPS,
+    Hardware,
+    UnusedStepWarning,
+    digest,
+)
 from lamp.machines.orders import Order, sorted_channels
 from lamp.machines.presets import names
 from lamp.machines.products import Operand
@@ -25,6 +32,7 @@ __all__ = [
     "Product",
     "Sum",
     "Tiled",
+    "UnusedStepWarning",
     "definitions",
     "differences",
     "digest",

@@ -11,7 +11,7 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Final
@@ -26,11 +26,18 @@ from lamp.machines.definitions import definitions, kind_name
 from lamp.machines.layers import in_words, layer_numbers, place, spelled
 from lamp.machines.steps import Function, Product, Sum, Tiled
 
-__all__ = ["LAYER_FIELDS", "STEPS", "Hardware", "digest"]
+__all__ = ["LAYER_FIELDS", "STEPS", "Hardware", "UnusedStepWarning", "digest"]
 
 _MOST_LEVELS: Final = 255  # the largest number that a mask of them holds
 OTHERWISE: Final = "otherwise than the rest:"
 """What :meth:`Hardware.described` says of layers before their steps."""
+
+# Steps that machines usually compute alike.
+_ALIKE: Final = (
+    ("qkv", "attention_output", "mlp_up", "mlp_down", "lm_head"),
+    ("norm", "softmax", "activation"),
+    ("embedding", "residual"),
+)
 
 _PRODUCT: Final = Product()
 _FUNCTION: Final = Function()
@@ -40,6 +47,10 @@ _SUM: Final = Sum()
 def _set(instance: Any, name: str, value: Any) -> None:
     """Set a field of a frozen dataclass in its ``__post_init__``."""
     object.__setattr__(instance, name, value)
+
+
+class UnusedStepWarning(UserWarning):
+    """A machine names a step that a model does not have, see :meth:`Hardware.named_steps`."""
 
 
 # --- checks of fields -----------------------------------------------------------------------------
@@ -459,6 +470,37 @@ class Hardware:
         """The products that recompute, the lowest precision first: one or several."""
         recomputed = self.recomputed
         return recomputed if isinstance(recomputed, tuple) else (recomputed,)
+
+    def named_steps(self, among: Collection[str]) -> tuple[str, ...]:
+        """The steps among some that the machine computes otherwise than the others of their kind.
+
+        Products of weights are of a kind, functions, and sums: most machines compute each kind in
+        one way.  What layers do otherwise does not count.
+
+        Parameters
+        ----------
+        among : collection of str
+            Names of steps.
+
+        Returns
+        -------
+        tuple of str
+            All of a kind of which there are no others.
+
+        Examples
+        --------
+        >>> import lamp
+        >>> lamp.hardware("hopper-fp8").named_steps({"lm_head", "activation"})
+        ()
+        >>> lamp.Hardware("low logits", lm_head="e8m4").named_steps({"lm_head", "activation"})
+        ('lm_head',)
+        """
+        found = []
+        for kind in _ALIKE:
+            others = [getattr(self, name) for name in kind if name not in among]
+            usual = max(others, key=others.count, default=None)
+            found += [name for name in kind if name in among and getattr(self, name) != usual]
+        return tuple(found)
 
     @property
     def carrier(self) -> np.dtype[Any]:

@@ -230,6 +230,16 @@ class Decoder(ABC):
                 "models, lamp.evaluate and depth_map without digits compare a machine with float64"
             )
 
+    def notes(self) -> list[str]:
+        """Say what the machine names and the model does not have, and what it does not compute.
+
+        Returns
+        -------
+        list of str
+            Empty for a native model, which has all steps, and computes nothing else.
+        """
+        return []
+
     # --- text -------------------------------------------------------------------------------------
 
     @cached_property

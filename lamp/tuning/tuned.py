@@ -346,7 +346,8 @@ class _Tuning:
         else:
             (runs,) = bench.runs("allowed", [Setting(limit)], TEXTS)
             allowed = {text: bench.reading(run).value for text, run in runs.items()}
-        corners = tuner.tuned(bench, found, allowed, rounds=rounds)
+        uniform = list(self._uniform().values())
+        corners = tuner.tuned(bench, found, allowed, uniform=uniform, rounds=rounds)
         best = found.best
         if best is None:
             raise ValueError(self._nothing(found, allowed))

@@ -13,8 +13,11 @@
    of what is allowed that it took: less if the assignment does not hold, more if it leaves room.
    Between a limit that held and one that did not, the next is halfway, in logarithms.
 
-The cheapest assignment that holds is the result, after a number of rounds or when it leaves no more
-than a twentieth of what is allowed.  Nothing is random.
+The rounds end after a number of them or when the assignment leaves no more than a twentieth of what
+is allowed.  Then uniform assignments that are cheaper are measured: where sums are rough, one of
+them may hold.  If one does, the rounds that are left go down from it: they take the cheaper options
+whose additions fit into what it leaves, and half of that if the outcome does not hold.  The
+cheapest assignment that holds is the result.  Nothing is random.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -44,6 +47,7 @@ _EXPLAINED: Final = 0.2
 _ROOM: Final = 0.95  # of what is allowed: an assignment that takes more leaves no room
 _SAFE: Final = 0.99
 _TINY: Final = 1e-300
+_ROUNDING: Final = 1e-12  # relative: a sum in another order is the same
 _CLOSE: Final = 1.01  # the ratio of two limits between which nothing is looked for
 _STEEPEST: Final = 8.0  # by which a limit is divided at once, at most
 _MOST_COMBINED: Final = 4096  # options of decisions that became one
@@ -252,7 +256,12 @@ def alone(bench: Bench, sizes: Sequence[int]) -> Found:
 
 
 def tuned(
-    bench: Bench, found: Found, allowed: Mapping[str, float], *, rounds: int = _ROUNDS
+    bench: Bench,
+    found: Found,
+    allowed: Mapping[str, float],
+    *,
+    uniform: Sequence[Assignment] = (),
+    rounds: int = _ROUNDS,
 ) -> list[tuple[Corner, Assignment]]:
     """Solve, verify and repair until an assignment holds and leaves no room.
 
@@ -263,15 +272,21 @@ def tuned(
         What :func:`alone` gives; rounds and interactions are added to it.
     allowed : mapping of str to float
         What is allowed on each text.
+    uniform : sequence of tuple of int
+        Assignments that are no dearer than the result if they hold.
     rounds : int
-        How often assignments are measured, at most.
+        How often assignments are measured, at most, without these.
 
     Returns
     -------
     list of tuple of (Corner, Assignment)
         The corners of the convex front at the end, as predicted.
     """
-    return _Tuner(bench, found, allowed).run(rounds)
+    return _Tuner(bench, found, allowed).run(uniform, rounds)
+
+
+_Plan = tuple[float, Solution, Assignment]
+"""What a sum may be, the solution of the problem, and the assignment that is measured."""
 
 
 class _Tuner:
@@ -287,8 +302,16 @@ class _Tuner:
         self._paired: set[tuple[tuple[int, int], tuple[int, int]]] = set()
         self._low, self._high = 0.0, math.inf  # limits that held, and that did not
 
-    def run(self, rounds: int) -> list[tuple[Corner, Assignment]]:
-        """Go through the rounds."""
+    def run(self, uniform: Sequence[Assignment], rounds: int) -> list[tuple[Corner, Assignment]]:
+        """Go through the rounds, and down from a uniform assignment that is cheaper."""
+        self._repair(rounds)
+        started = self._uniform(uniform)
+        if started is not None:
+            self._go_down(started, rounds)
+        return self._problem().front()
+
+    def _repair(self, rounds: int) -> None:
+        """Solve, measure and repair."""
         limit, seen = self._room, set[Assignment]()
         for number in range(1, rounds + 1):
             problem = self._problem()
@@ -298,30 +321,98 @@ class _Tuner:
                 solved = problem.solve(limit := problem.least)
             if solved is None:
                 break
-            latest = self._measured(number, limit, *solved)
+            (latest,) = self._measured(f"round {number}", [(limit, *solved)])
             again = latest.assignment in seen
             seen.add(latest.assignment)
             if latest.holds and (latest.taken > _ROOM or again):
                 repair, following = "", None
             else:
                 repair, following = self._repaired(number, latest)
-            self._found.rounds.append(_with(latest, repair))
+            self._found.rounds.append(replace(latest, repair=repair))
             if following is None:
                 break
             limit = following
-        return self._problem().front()
+
+    def _uniform(self, uniform: Sequence[Assignment]) -> Round | None:
+        """The cheapest uniform assignment that holds, if it is cheaper than all rounds."""
+        best = self._found.best
+        cheaper = [each for each in uniform if best is None or self._cost(each) < best.cost]
+        plans = [plan for each in cheaper if (plan := self._plan(each)) is not None]
+        holding = [each for each in self._measured("uniform", plans) if each.holds]
+        if not holding:
+            return None
+        cheapest = min(holding, key=lambda each: (each.cost, each.taken))
+        self._found.rounds.append(replace(cheapest, repair="uniform and cheaper: it holds"))
+        return cheapest
+
+    def _go_down(self, start: Round, rounds: int) -> None:
+        """Take cheaper options than those of an assignment that holds, as long as all holds."""
+        share = 1.0
+        for number in range(len(self._found.rounds), rounds + 1):
+            room = min(self._allowed[text] - start.readings[text].value for text in self._allowed)
+            plan = self._plan(self._below(start.assignment, share * room))
+            if plan is None or plan[-1] == start.assignment:
+                break
+            (latest,) = self._measured(f"round {number}", [plan])
+            self._found.rounds.append(latest)
+            start, share = (latest, 1.0) if latest.holds else (start, share / 2)
+
+    def _below(self, start: Assignment, room: float) -> Assignment:
+        """The cheapest assignment that changes only options of another into cheaper ones.
+
+        What they add sums to a room at most; what would take away, by chance perhaps, adds nothing.
+        """
+        options, groups = [], []
+        for decision, now in enumerate(start):
+            costs, added = self._costs[decision], self._found.added
+            least = self._bench.cost(decision, now)
+            cheaper = [choice for choice, cost in enumerate(costs) if cost < least]
+            beyond = [added(decision, choice) - added(decision, now) for choice in cheaper]
+            options.append([now, *cheaper])
+            groups.append(
+                Group(
+                    [least, *(costs[choice] for choice in cheaper)],
+                    [0.0, *np.maximum(beyond, 0.0)],
+                )
+            )
+        solution = knapsack.solve(groups, room)
+        if solution is None:
+            return start
+        return tuple(own[i] for own, i in zip(options, solution.choices, strict=True))
+
+    def _plan(self, assignment: Assignment) -> _Plan | None:
+        """An assignment beside the solution of the problem for the sum that it is predicted."""
+        limit = self._found.predicted(assignment) - self._found.base.value
+        solved = self._problem().solve(limit * (1 + _ROUNDING)) if limit < math.inf else None
+        if solved is None:
+            return None
+        solution = replace(solved[0], cost=self._cost(assignment), divergence=limit)
+        return limit, solution, assignment
+
+    def _cost(self, assignment: Assignment) -> float:
+        return math.fsum(self._bench.cost(i, choice) for i, choice in enumerate(assignment))
 
     def _problem(self) -> _Problem:
         return _Problem(self._found, self._costs, _SHARE * self._room)
 
-    def _measured(
-        self, number: int, limit: float, solution: Solution, assignment: Assignment
+    def _measured(self, stage: str, plans: Sequence[_Plan]) -> list[Round]:
+        assignments = [assignment for _, _, assignment in plans]
+        measured = self._bench.measure(stage, assignments, list(self._allowed)) if plans else []
+        return [
+            self._round(*plan, readings) for plan, readings in zip(plans, measured, strict=True)
+        ]
+
+    def _round(
+        self,
+        limit: float,
+        solution: Solution,
+        assignment: Assignment,
+        readings: Mapping[str, Reading],
     ) -> Round:
-        (readings,) = self._bench.measure(f"round {number}", [assignment], list(self._allowed))
         shares = [readings[text].value / self._allowed[text] for text in self._allowed]
         return Round(
             assignment,
-            math.fsum(self._bench.cost(i, choice) for i, choice in enumerate(assignment)),
+            self._cost(assignment),
             self._found.predicted(assignment),
             readings,
             max(shares) if not any(map(math.isnan, shares)) else math.inf,
@@ -378,8 +469,3 @@ class _Tuner:
         if not (0 < limit < math.inf) or room <= _CLOSE:
             return "", None
         return f"the sum {'loosened' if latest.holds else 'tightened'} to {limit:.3g}", limit
-
-
-def _with(latest: Round, repair: str) -> Round:
-    values = {name: getattr(latest, name) for name in latest.__dataclass_fields__}
-    return Round(**{**values, "repair": repair})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +25,7 @@ from lamp.integrations.transformers.sizes import continues, sizes
 from lamp.integrations.transformers.structure import ATTENTION, watch
 from lamp.integrations.transformers.weights import large, memory
 from lamp.lookahead import LAMP
-from lamp.machines import Hardware, HardwareLike
+from lamp.machines import Hardware, HardwareLike, UnusedStepWarning, in_words, spelled
 from lamp.models import Decoder, Forward, Shape
 
 __all__ = ["Simulated", "simulate"]
@@ -50,6 +51,11 @@ def simulate(
     Returns
     -------
     Simulated
+
+    Warns
+    -----
+    UnusedStepWarning
+        If the machine names a step that the model does not have.
 
     Raises
     ------
@@ -117,7 +123,29 @@ class Simulated(Decoder):
         self.shape = sizes(self.config, self.structure)
         self._source = source
         self._set_machine(hardware, lamp)
+        self._warn(callers=2)
         self._put()
+
+    def _warn(self, callers: int) -> None:
+        """Warn of steps that the machine names in vain, in the name of a caller."""
+        for said in self._unused():
+            warnings.warn(said, UnusedStepWarning, stacklevel=callers + 2)
+
+    def _unused(self) -> list[str]:
+        """Say which steps the machine names and the model does not have."""
+        kind, said = type(self._original).__name__, []
+        for step, layers in self.structure.named_in_vain(self.hardware).items():
+            some = 0 < len(layers) < self.shape.layers
+            where = f"{in_words(spelled(layers))} of {kind}" if some else kind
+            has = "have" if some and len(layers) > 1 else "has"
+            said.append(f"{self.hardware.name!r} names {step}, but {where} {has} no such step")
+        return said
+
+    def notes(self) -> list[str]:
+        """Say which steps the machine names in vain, and what torch computes of positions."""
+        operations = ", ".join(self.structure.positional)
+        in_torch = f"torch computes numbers that depend on positions alone: {operations}"
+        return [*self._unused(), *([in_torch] if operations else [])]
 
     def _put(self) -> None:
         """Make the copy of the model that runs on the machine."""
@@ -145,6 +173,7 @@ class Simulated(Decoder):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._set_machine(hardware, lamp)
+        other._warn(callers=1)
         other._put()
         return other
 

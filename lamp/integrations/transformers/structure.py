@@ -8,7 +8,7 @@ behind attention is its output, and those after it are the feed-forward layer.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from fpemu import Format
-from fpemu.torch import EXACT_OPERATIONS, Dispatch
+from fpemu.torch import EXACT, EXACT_OPERATIONS, Dispatch
 from lamp.integrations.transformers import kinds
 from lamp.integrations.transformers.kinds import NormKind, RotaryKind
-from lamp.machines import Hardware
+from lamp.machines import LAYER_FIELDS, STEPS, Hardware
 
 __all__ = ["ATTENTION", "Product", "Structure", "watch"]
 
@@ -29,6 +29,9 @@ ATTENTION: Final = "lamp"
 _TOKENS: Final = 3  # that are sent through a model
 _NORMS_OF_HEADS: Final = ("query_norm", "key_norm", "value_norm")
 _INLINE: Final = ("add", "sub", "rsub", "mul", "div")
+_ACTIVATIONS: Final = ("gelu", "relu", "sigmoid", "silu", "tanh")
+# What layers are told by, and what any of them does with the residual stream.
+_IN_LAYERS: Final = frozenset({"scores", "softmax", "values", "residual"})
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,11 @@ class Structure:
     gates : mapping of str to tuple
         For a product that an activation reads: the activation, the product that the activated gate
         is multiplied by, or None, and the product that reads the result.
+    steps : tuple of frozenset of str
+        The steps that each layer has, and at last those outside of layers.
+    positional : tuple of str
+        The operations between modules on numbers that depend on positions alone: they are left to
+        torch's own arithmetic.
     """
 
     layers: tuple[str, ...]
@@ -90,6 +98,35 @@ class Structure:
     experts: tuple[str, ...]
     next_norms: Mapping[str, str]
     gates: Mapping[str, tuple[str, str | None, str]]
+    steps: tuple[frozenset[str], ...]
+    positional: tuple[str, ...]
+
+    def named_in_vain(self, machine: Hardware) -> dict[str, tuple[int, ...]]:
+        """The steps that a machine names and the model does not have.
+
+        Parameters
+        ----------
+        machine : Hardware
+
+        Returns
+        -------
+        dict of str to tuple of int
+            By step, the numbers of the layers that lack it; none if it is a step outside of layers.
+        """
+        machines = machine.counted(len(self.layers)).machines
+        inside, outside = set(LAYER_FIELDS), set(STEPS) - set(LAYER_FIELDS)
+        rest = [layer for layer in range(len(self.layers)) if layer not in machines]
+        found: dict[str, tuple[int, ...]] = {}
+        for number, own in machines.items():
+            if number is None:
+                known, layers = outside | (inside if rest else set()), rest
+                has = self.steps[-1].union(*(self.steps[layer] for layer in rest))
+            else:
+                known, layers, has = inside, [number], self.steps[number]
+            for step in own.named_steps(known - has):
+                lacking = layers if step in inside else []
+                found[step] = tuple(sorted({*found.get(step, ()), *lacking}))
+        return found
 
     def format_of(self, name: str, machine: Hardware) -> Format:
         """The format in which a machine holds the weights of a module, or a parameter.
@@ -106,9 +143,14 @@ class Structure:
         """
         if not machine.layers:
             return machine.weights  # type: ignore[no-any-return]
-        count = len(self.layers)
-        inside = (i for i, layer in enumerate(self.layers) if f"{name}.".startswith(f"{layer}."))
-        return machine.of_layer(next(inside, count), count).weights  # type: ignore[no-any-return]
+        number = _number_of(name, self.layers)
+        return machine.of_layer(number, len(self.layers)).weights  # type: ignore[no-any-return]
+
+
+def _number_of(name: str, layers: tuple[str, ...]) -> int:
+    """The number of the layer that a module is in; that of layers if it is in none."""
+    inside = (i for i, layer in enumerate(layers) if f"{name}.".startswith(f"{layer}."))
+    return next(inside, len(layers))
 
 
 # --- watching -------------------------------------------------------------------------------------
@@ -133,12 +175,20 @@ class _Watched:
     inside: list[str] = field(default_factory=list)
     kept: list[torch.Tensor] = field(default_factory=list)
     attention_calls: list[str] = field(default_factory=list)
+    activated: set[str] = field(default_factory=set)
+    positional: dict[str, None] = field(default_factory=dict)
+    from_positions: set[int] = field(default_factory=set)
 
     def memory(self, *given: Any) -> tuple[int, ...]:
         """Where the floating-point tensors among some objects are."""
-        found = [x for x in given if isinstance(x, torch.Tensor) and x.is_floating_point()]
-        self.kept += found
-        return tuple(x.untyped_storage().data_ptr() for x in found)
+        found: list[int] = []
+        for x in given:
+            if isinstance(x, list | tuple):
+                found += self.memory(*x)
+            elif isinstance(x, torch.Tensor) and x.is_floating_point():
+                self.kept.append(x)
+                found.append(x.untyped_storage().data_ptr())
+        return tuple(found)
 
 
 def watch(model: nn.Module) -> Structure:
@@ -173,6 +223,7 @@ def watch(model: nn.Module) -> Structure:
         )
     layers = _layers(watched, model)
     products = _products(watched, model, layers, linears)
+    experts = tuple(name for module, name in names.items() if kinds.is_experts(module))
     return Structure(
         layers=layers,
         attentions={
@@ -184,9 +235,19 @@ def watch(model: nn.Module) -> Structure:
         activations=activations,
         rotaries=rotaries,
         embeddings=_embeddings(watched, names, layers),
-        experts=tuple(name for module, name in names.items() if kinds.is_experts(module)),
+        experts=experts,
         next_norms=_next_norms(watched, linears, norms),
         gates=_gates(watched, linears, activations),
+        steps=_steps(
+            layers,
+            [
+                *((name, product.step) for name, product in products.items()),
+                *((name, "norm") for name in norms),
+                *((name, "activation") for name in (*activations, *watched.activated, *experts)),
+                *((name, step) for name in experts for step in ("mlp_up", "mlp_down")),
+            ],
+        ),
+        positional=tuple(watched.positional),
     )
 
 
@@ -237,7 +298,7 @@ def _run(model: nn.Module, names: Mapping[nn.Module, str], whole: set[str]) -> _
 
 
 class _Watching(Dispatch):
-    """Notes the arithmetic between modules."""
+    """Notes the arithmetic between modules, and which of it depends on positions alone."""
 
     def __init__(self, watched: _Watched, whole: set[str]) -> None:
         super().__init__({**EXACT_OPERATIONS}, unknown="pass")
@@ -245,14 +306,28 @@ class _Watching(Dispatch):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = super().__torch_dispatch__(func, types, args, kwargs)
-        inside = self._watched.inside
-        packet = func.overloadpacket.__name__.rstrip("_")
-        if packet in _INLINE and not (inside and inside[-1] in self._whole):
-            read, gave = self._watched.memory(*args), self._watched.memory(result)
-            if gave:
-                place = inside[-1] if inside else ""
-                self._watched.calls.append(_Call("inline", packet, read, gave, place))
+        watched = self._watched
+        place = watched.inside[-1] if watched.inside else ""
+        if place in self._whole:
+            return result
+        packet = func.overloadpacket.__name__.strip("_")
+        read, gave = watched.memory(*args), watched.memory(result)
+        if packet in _ACTIVATIONS:
+            watched.activated.add(place)
+        if packet in _INLINE and gave:
+            watched.calls.append(_Call("inline", packet, read, gave, place))
+        if not watched.from_positions.issuperset(read):
+            watched.from_positions.difference_update(gave if func._schema.is_mutable else ())
+        elif gave:
+            watched.from_positions.update(gave)
+            if read and self._rounds(func):
+                watched.positional[packet] = None
         return result
+
+    def _rounds(self, func: Any) -> bool:
+        """Whether an operation is arithmetic."""
+        entry = self.table.get(func, self.table.get(func.overloadpacket))
+        return entry != EXACT and not func.is_view
 
 
 def _tokens(model: nn.Module) -> dict[str, Any]:
@@ -345,6 +420,16 @@ def _steps_of_layer(
             is_last = position == len(products) - 1
             down = outputs == width and (inputs != width or is_last)
             yield call, "mlp_down" if down else "mlp_up"
+
+
+def _steps(
+    layers: tuple[str, ...], places: Iterable[tuple[str, str]]
+) -> tuple[frozenset[str], ...]:
+    """The steps of each layer and outside of them, from names of modules and their steps."""
+    found = [*(set(_IN_LAYERS) for _ in layers), {"embedding"}]
+    for name, step in places:
+        found[_number_of(name, layers)].add(step)
+    return tuple(map(frozenset, found))
 
 
 def _sizes(model: nn.Module, name: str) -> tuple[int, int]:

@@ -57,6 +57,29 @@ def test_sizes_are_those_of_the_weights(any_family):
     assert outputs == (shape.heads + 2 * shape.key_heads) * shape.dimension
 
 
+def test_models_with_a_head_have_all_steps(any_family):
+    _, _, simulated = any_family
+    steps = simulated.structure.steps
+    assert {"embedding", "lm_head"} <= steps[-1]
+    inside = set(lamp.machines.LAYER_FIELDS) & set(lamp.machines.STEPS)
+    assert steps[:-1] == (inside - {"recomputed"},) * simulated.shape.layers
+
+
+def test_what_torch_computes_of_positions_is_named(any_family):
+    # Slopes are powers, and biases their products with positions; Falcon divides by the root of d,
+    # and T5 has logarithms of distances.
+    expected = {
+        "bloom": {"pow", "mul"},
+        "falcon": {"pow", "to_copy", "mul", "div"},
+        "t5": {"log", "mul", "div"},
+    }
+    family, _, simulated = any_family
+    has_slopes = simulated.family != "falcon" or family.options.get("alibi", False)
+    named = expected.get(simulated.family, set()) if has_slopes else set()
+    assert set(simulated.structure.positional) == named
+    assert len(simulated.notes()) == bool(named)
+
+
 def test_padding_of_a_batch_changes_nothing(any_family):
     family, _, simulated = any_family
     machine = simulated.with_hardware("hopper", LAMP("strict", tau=0.3))

@@ -151,6 +151,41 @@ def test_the_most_accurate_assignment_is_measured_even_if_its_sum_is_too_large()
     assert found.best.assignment == (0, 0)
 
 
+def helping(count, costs):
+    """Decisions of three options; all of the second together lose half of what they add alone."""
+    alone = [[0.0, 0.1, 0.101]] * count
+    pairs = {((i, 1), (i + 1, 1)): -0.05 * count / (count - 1) for i in range(count - 1)}
+    return Toy(alone, [costs] * count, pairs)
+
+
+def test_a_uniform_assignment_that_is_cheaper_and_holds_is_gone_down_from():
+    # By the sum, three of the four may be the second option; all four are, and one the third.
+    toy = helping(4, [10.0, 5.0, 4.0])
+    blind, _ = tune(toy, 0.32, rounds=1)
+    found, _ = tune(toy, 0.32, uniform=[(0,) * 4, (1,) * 4, (2,) * 4], rounds=8)
+    assert blind.best.cost > 20.0
+    begun = [each.assignment for each in found.rounds].index((1, 1, 1, 1))
+    assert found.rounds[begun].repair.startswith("uniform")
+    assert all(not each.holds or each.cost > 20.0 for each in found.rounds[:begun])
+    later = found.rounds[begun + 1 :]
+    assert later
+    assert all(each.cost < 20.0 for each in later)
+    assert found.best.holds
+    assert found.best.cost < 20.0
+    stages = [stage for stage, _ in toy.measured]
+    assert stages.count("uniform") == 2  # the one that is dearer is not measured
+    for each in found.rounds:
+        assert each.cost == sum(toy.costs[i][choice] for i, choice in enumerate(each.assignment))
+        assert each.solution.relaxed <= each.cost
+
+
+def test_a_uniform_assignment_that_does_not_hold_changes_nothing():
+    toy = two_layers()
+    plain, _ = tune(toy, 0.5)
+    found, _ = tune(toy, 0.5, uniform=[(1, 1), (0, 0)])
+    assert found.rounds == plain.rounds
+
+
 def test_rounds_end_after_their_number():
     toy = two_layers()
     found, _ = tune(toy, 0.5, rounds=1)
