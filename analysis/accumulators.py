@@ -2,7 +2,8 @@
 
     python analysis/accumulators.py [--largest 1048576] [--draws 4] [--output .]
 
-Writes accumulators.csv (median and maximum over the draws, and the bound) and accumulators.png.
+Writes accumulators.csv (median and maximum over the draws, and the bound), and the figures
+sums_in_few_bits.svg and sums_on_units.svg of the documentation.
 Errors are relative to the sum of magnitudes; the data are members of each unit's input format.
 """
 
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from rich.progress import track
 
@@ -57,6 +60,8 @@ SHOWN_UNITS = (
     "CDNA3 bf16",
 )
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+MARKERS = "osD^vPX"
+FIGURES = {"sums_in_few_bits": (SHOWN_SMALL, 1e-6), "sums_on_units": (SHOWN_UNITS, 1e-10)}
 
 
 @dataclass(frozen=True)
@@ -95,42 +100,35 @@ def measure(name: str, accumulator: Accumulator, data: str, draws: int, length: 
     return Row(data, name, length, float(np.median(errors)), float(errors.max()), bound)
 
 
-def plot(rows: list[Row], path: Path) -> None:
-    """Small accumulators above, machines below; positive data left, mixed signs right."""
-    figure = Figure(figsize=(12, 9), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(2, 2, sharex=True, sharey="row")
-    panels = (("small formats", SHOWN_SMALL), ("machines", SHOWN_UNITS))
-    for (what, names), line in zip(panels, grid, strict=True):
-        for data, axes in zip(("positive", "of both signs"), line, strict=True):
-            for name, colour in zip(names, COLOURS, strict=False):
-                draw_line(
-                    axes, [r for r in rows if (r.data, r.accumulator) == (data, name)], colour
-                )
-            axes.set_xscale("log", base=2)
-            axes.set_yscale("log")
-            axes.set_title(f"{what}, terms {data}", loc="left")
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
-        line[0].set_ylabel("error / sum of magnitudes")
-        line[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        line[0].set_ylim(*((1e-6, 2) if names is SHOWN_SMALL else (1e-10, 2)))
-    for axes in grid[1]:
-        axes.set_xlabel("terms")
-    figure.suptitle(
-        "The error of an inner product: median of the draws; dashed, the proved bound",
-        x=0.01,
-        ha="left",
-        weight="bold",
-    )
-    figure.savefig(path, dpi=140)
+def plot(rows: list[Row], names: Sequence[str], least: float, path: Path) -> None:
+    """Some accumulators on positive terms, left, and on terms of both signs."""
+    figure = Figure(figsize=(7.3, 3.6), layout="constrained")
+    FigureCanvasSVG(figure)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for data, axes in zip(("positive", "of both signs"), panels, strict=True):
+        for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
+            found = [row for row in rows if (row.data, row.accumulator) == (data, name)]
+            draw_line(axes, found, colour, marker)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_ylim(least, 2)
+        axes.set_title(f"terms {data}", loc="left")
+        axes.set_xlabel("number of terms")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("error / sum of magnitudes")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    with matplotlib.rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, metadata={"Date": None})
 
 
-def draw_line(axes: Any, rows: list[Row], colour: str) -> None:
+def draw_line(axes: Any, rows: list[Row], colour: str, marker: str) -> None:
+    """The medians of an accumulator, and its bound where it says anything, dashed."""
     lengths = [row.length for row in rows]
     medians = np.array([row.median for row in rows])
     axes.plot(lengths, np.where(medians > 0, medians, np.nan), color=colour,
-              label=rows[0].accumulator, marker="o", markersize=3)  # fmt: skip
+              label=rows[0].accumulator, marker=marker, markersize=3)  # fmt: skip
     bounds = np.array([row.bound for row in rows])
     axes.plot(lengths, np.where(bounds < 1, bounds, np.nan), color=colour, ls="--", lw=0.8)
 
@@ -159,9 +157,11 @@ def main() -> None:
         writer = csv.writer(file)
         writer.writerow(["data", "accumulator", "length", "median", "largest", "bound"])
         writer.writerows(vars(row).values() for row in rows)
-    picture = options.output / "accumulators.png"
-    plot(rows, picture)
-    print(f"Wrote {table} and {picture}")
+    print(f"Wrote {table}")
+    for name, (shown, least) in FIGURES.items():
+        picture = options.output / f"{name}.svg"
+        plot(rows, shown, least, picture)
+        print(f"Wrote {picture}")
 
 
 if __name__ == "__main__":

@@ -2,17 +2,20 @@
 
 import fnmatch
 import functools
+import itertools
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from doctest import DocTestParser
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from inspect import ismodule
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import numpy
 import pytest
 
 import fpemu
@@ -65,10 +68,10 @@ _EXAMPLE = re.compile(
 )
 
 
-def fences(page, kind):
-    """The bodies of the code blocks of a kind, without their options."""
+def fences(page, kind, option=""):
+    """The bodies of the code blocks of a kind that have an option, without their options."""
     found = [each for each in _FENCE.finditer(page.read_text()) if each["kind"] == kind]
-    return [_OPTION.sub("", each["body"]) for each in found]
+    return [_OPTION.sub("", each["body"]) for each in found if option in each["body"]]
 
 
 def has(page, kind):
@@ -318,11 +321,79 @@ def test_excerpts_are_lines_of_the_packages():
     excerpts = [
         line
         for page in PAGES
-        for body in fences(page, "{code-block} python")
+        for body in fences(page, "{code-block} python", ":class: excerpt\n")
         for line in body.splitlines()
     ]
     assert excerpts
     assert [line for line in excerpts if line.strip() not in sources()] == []
+
+
+WHICH = ROOT / "docs" / "which.md"
+_EVIDENCE = re.compile(r"(.*?)\(\[section\]\(([\w-]+\.md)#([\w-]+)\)\)")
+_FIGURE = re.compile(r"\d[\d.]*(?:e-\d+)?%?")
+_NAME = re.compile(r"Gemma 3|270M|R2|SmolLM2|PS\(\d+\)")
+
+
+def section(page, anchor):
+    """The text of a section, with the sections below it."""
+    parts = re.split(r"^(#+ .*)\n", page.read_text(), flags=re.MULTILINE)
+    titles, texts = parts[1::2], parts[2::2]
+    anchors = [re.sub(r"[^\w -]", "", each.lower()).strip().replace(" ", "-") for each in titles]
+    first = anchors.index(anchor)
+    level = titles[first].index(" ")
+    deeper = (each.index(" ") > level for each in titles[first + 1 :])
+    return "".join(texts[first : first + 1 + sum(itertools.takewhile(bool, deeper))])
+
+
+def figures(text):
+    return {each.rstrip(".") for each in _FIGURE.findall(_NAME.sub("", text).replace(",", " "))}
+
+
+def test_numbers_behind_answers_are_those_of_the_sections_they_name():
+    paragraphs = re.findall(
+        r"^\*Behind it:\*(.*?)\n\n", WHICH.read_text(), re.MULTILINE | re.DOTALL
+    )
+    evidence = [each for found in paragraphs for each in _EVIDENCE.findall(" ".join(found.split()))]
+    assert len(evidence) > len(paragraphs) > 10
+    for said, page, anchor in evidence:
+        assert figures(said), said
+        assert figures(said) <= figures(section(ROOT / "docs" / page, anchor)), said
+
+
+COMING_FROM = ROOT / "docs" / "coming-from.md"
+
+
+def beside_peers():
+    """The examples of other libraries, each with its name and the example here behind it."""
+    blocks = list(_FENCE.finditer(COMING_FROM.read_text()))
+    for theirs, ours in itertools.pairwise(blocks):
+        options = dict(_OPTION.findall(theirs["body"]))
+        if options.get("class") == "peer":
+            assert ours["kind"] == "python"
+            yield pytest.param(
+                _OPTION.sub("", theirs["body"]),
+                "".join(each.source for each in DocTestParser().get_examples(ours["body"])),
+                id=options["caption"],
+            )
+
+
+@pytest.mark.parametrize(("theirs", "ours"), beside_peers())
+def test_examples_beside_other_libraries_give_equal_numbers(theirs, ours, request):
+    pytest.importorskip(request.node.callspec.id)
+    found, wanted = {"fpemu": fpemu, "np": numpy}, {}
+    exec(theirs, wanted)
+    exec(ours, found)
+    shared = {name for name in wanted.keys() & found.keys() if name not in {"x", "np"}}
+    assert "y" in shared
+    for name in shared - {"__builtins__"}:
+        ours, theirs = (numpy.asarray(each[name], float) for each in (found, wanted))
+        numpy.testing.assert_array_equal(ours, theirs, name)
+
+
+def test_examples_of_other_libraries_are_short():
+    lengths = [len(each.values[0].splitlines()) for each in beside_peers()]
+    assert len(lengths) == 5
+    assert max(lengths) <= 10
 
 
 KINDS = {"python", "console", "sh", "{code-block} python"}
@@ -344,6 +415,22 @@ def test_every_wing_is_on_the_map():
     for package, floors in FLOORS.items():
         named = re.findall(rf"^\| `{package}/(\w+)(?:/|\.py)` \|", layout, re.MULTILINE)
         assert named == floors
+
+
+def test_the_gallery_shows_every_figure_and_leads_to_its_section():
+    """The section that an entry leads to has the figure, too."""
+    text = (ROOT / "docs" / "gallery.md").read_text()
+    shown = re.findall(
+        r"^\[!\[[^\]]+\]\((_static/figures/[\w-]+\.svg)\)\]\(([\w-]+\.md)#([\w-]+)\)\n(?=\w)",
+        text,
+        re.MULTILINE,
+    )
+    figures = (ROOT / "docs" / "_static" / "figures").iterdir()
+    assert sorted(path for path, *_ in shown) == sorted(
+        f"_static/figures/{each.name}" for each in figures
+    )
+    for path, page, anchor in shown:
+        assert f"]({path})" in section(ROOT / "docs" / page, anchor), path
 
 
 def test_every_script_is_told_of():

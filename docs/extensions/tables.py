@@ -1,5 +1,6 @@
 """Tables generated from the data of the packages."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
@@ -135,6 +136,15 @@ TABLES = {
 }
 
 
+_NUMBER = re.compile(r"-?[\d.]+(e[+-]?\d+)?")
+
+
+def alignment(column: Row) -> str:
+    """The line below the head of a column: numbers are aligned to the right."""
+    cells = [cell for cell in column if cell != "none"]
+    return "---:" if cells and all(map(_NUMBER.fullmatch, cells)) else "---"
+
+
 class Facts(SphinxDirective):
     """The directive ``{facts} NAME``, where the name is one of TABLES."""
 
@@ -143,7 +153,7 @@ class Facts(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The table."""
         head, *rows = TABLES[self.arguments[0]]()
-        lines = [head, ("---",) * len(head), *rows]
+        lines = [head, tuple(map(alignment, zip(*rows, strict=True))), *rows]
         cells = ((cell.replace("|", r"\|") for cell in line) for line in lines)
         return self.parse_text_to_nodes("\n".join(f"| {' | '.join(line)} |" for line in cells))
 
