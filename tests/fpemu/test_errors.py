@@ -204,7 +204,7 @@ OPTIONS = ("--terms", "4", "16", "--trials", "5", "--seed", "2", "--inputs", "bf
 
 def test_the_command_prints_what_is_measured(command, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    units = ["hopper.wgmma-promoted.e4m3", "blocked:e8m7:16"]
+    units = ["hopper.wgmma.e4m3", "blocked:e8m7:16"]
     expected = fpemu.sum_errors(units, [4, 16], trials=5, seed=2, inputs="bfloat16")
     code, text, errors = command("errors", *units, *OPTIONS)
     assert (code, errors) == (0, "")

@@ -119,19 +119,23 @@ def test_functions_are_rounded_once_more():
 
 def test_several_formats_share_panels_or_have_their_own():
     formats = ["float8_e4m3fn", fpemu.format("float8_e5m2")]
-    together = fpemu.plot_formats(formats)
-    assert len(together.axes) == 3
+    together = fpemu.plot_formats(formats, panels=["line", "spacing"])
+    assert len(together.axes) == 2
     names = [label.get_text() for label in together.axes[0].get_yticklabels()]
     assert names == ["float8_e4m3fn", "float8_e5m2"]
     hues = {line.get_color() for line in together.axes[1].lines}
     assert hues == {colors.LIGHT["c0"], colors.LIGHT["c1"]}
-    apart = fpemu.plot_formats(formats, apart=True)
-    assert len(apart.axes) == 6
+    apart = fpemu.plot_formats(formats, panels=["line", "spacing"], apart=True)
+    assert len(apart.axes) == 4
+    assert [axes.lines[0].get_color() for axes in apart.axes[2:]] == [
+        colors.LIGHT["c0"],
+        colors.LIGHT["c1"],
+    ]
     titles = [axes.get_title(loc="left") for axes in apart.axes[:2]]
     assert titles == ["float8_e4m3fn, p = 4", "float8_e5m2, p = 3"]
 
 
-@pytest.mark.parametrize("format", ["float64", "float8_e8m0fnu", "float4_e2m1fn", "Binary3p1uf"])
+@pytest.mark.parametrize("format", ["float64", "float8_e8m0fnu", "Binary3p1uf"])
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_every_kind_of_format_can_be_drawn(format, scale):
     for axes in fpemu.plot_formats(format, scale=scale).axes:
@@ -152,16 +156,14 @@ SIGNATURES = {"png": b"\x89PNG\r\n\x1a\n", "svg": b"<?xml", "pdf": b"%PDF-"}
 @pytest.mark.parametrize("kind", SIGNATURES)
 def test_the_name_of_a_file_says_its_kind(tmp_path, kind):
     path = tmp_path / f"picture.{kind.upper()}"
-    fpemu.plot_formats("float4_e2m1fn", path, panels="line")
-    first = path.read_bytes()
-    assert first.startswith(SIGNATURES[kind])
-    fpemu.plot_formats("float4_e2m1fn", path, panels="line")
-    assert path.read_bytes() == first
-
-
-def test_notebooks_show_pictures():
-    figure = fpemu.plot_formats("float4_e2m1fn", panels="line")
-    assert figure._repr_png_().startswith(SIGNATURES["png"])
+    figure = fpemu.plot_formats("float4_e2m1fn", path, panels="line")
+    written = path.read_bytes()
+    assert written.startswith(SIGNATURES[kind])
+    if kind == "png":  # which notebooks show
+        assert figure._repr_png_() == written
+    else:
+        fpemu.plot_formats("float4_e2m1fn", path, panels="line")
+        assert path.read_bytes() == written
 
 
 @pytest.mark.parametrize(
@@ -230,7 +232,7 @@ def test_medians_of_zero_are_seen_below_the_axis(found):
 def test_units_are_measured_and_the_picture_is_written(found, tmp_path):
     path = tmp_path / "errors.pdf"
     options = {"trials": 9, "inputs": "float8_e4m3fn"}
-    figure = fpemu.plot_errors(UNITS, [4, 64, 256], path, **options)
+    figure = fpemu.plot_errors("e8m4", [4, 64, 256], path, **options)
     assert path.read_bytes().startswith(SIGNATURES["pdf"])
     median = figure.axes[0].lines[0].get_ydata()
     assert list(median) == [each.median for each in found if each.unit == "e8m4"]
