@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +67,21 @@ SENTENCE = "Now is the winter of our discontent made glorious summer by this sun
 Results = Iterator[tuple[str, Callable[[], Any]]]
 
 
-def differences() -> dict[str, str]:
-    """Digests that are not the stored ones, by the name of the operation."""
+def differences(*chosen: str) -> dict[str, str]:
+    """Digests that are not the stored ones, by name of the operation; of all if none is given."""
     stored = json.loads(FILE.read_text(encoding="utf-8"))["digests"]
-    found = digests()
-    names = sorted({*stored, *found})
+    found = digests(*chosen)
+    names = chosen or sorted({*stored, *found})
     return {name: found.get(name, "gone") for name in names if stored.get(name) != found.get(name)}
 
 
-def digests() -> dict[str, str]:
-    """The digest of each operation's result, by its name."""
+def digests(*chosen: str) -> dict[str, str]:
+    """The digest of each operation's result, by its name; of all if none is given."""
     kinds = (rounded, calculated, summed, block_scaled, stepped, selected, attended, evaluated)
-    parts = (kind() for kind in kinds)
-    return {name: digest(compute()) for part in parts for name, compute in part}
+    results = (result for kind in kinds for result in kind())
+    wanted = (result for result in results if result[0] in chosen or not chosen)
+    # What comes after the last of the chosen ones is not even prepared.
+    return {name: digest(compute()) for name, compute in islice(wanted, len(chosen) or None)}
 
 
 def digest(result: Any) -> str:
