@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from fpemu.arithmetic import add, divide, fma, multiply, sqrt, subtract
     from fpemu.arrays import Array, array
     from fpemu.codec import decode, encode, pack, unpack, values
+    from fpemu.errors import SumErrors, sum_errors
     from fpemu.formats import Format, format
     from fpemu.limits import FloatInfo, finfo
     from fpemu.linalg import RunningSums, dot, matmul
     from fpemu.neighbors import nextafter, spacing, ulp
     from fpemu.packed import Packed
+    from fpemu.pictures import plot_errors, plot_formats
     from fpemu.rounding import Rounding, round
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "Rounding",
     "RunningSums",
     "Sequential",
+    "SumErrors",
     "TensorCore",
     "add",
     "array",
@@ -63,12 +66,15 @@ __all__ = [
     "multiply",
     "nextafter",
     "pack",
+    "plot_errors",
+    "plot_formats",
     "reference",
     "round",
     "scaling",
     "spacing",
     "sqrt",
     "subtract",
+    "sum_errors",
     "ulp",
     "unpack",
     "values",
@@ -83,11 +89,13 @@ _NAMES: Final = {
     "arithmetic": "add divide fma multiply sqrt subtract",
     "arrays": "Array array",
     "codec": "decode encode pack unpack values",
+    "errors": "SumErrors sum_errors",
     "formats": "Format format",
     "limits": "FloatInfo finfo",
     "linalg": "RunningSums dot matmul",
     "neighbors": "nextafter spacing ulp",
     "packed": "Packed",
+    "pictures": "plot_errors plot_formats",
     "rounding": "Rounding round",
 }
 

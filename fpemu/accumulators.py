@@ -33,6 +33,7 @@ __all__ = [
     "Pairwise",
     "Promoted",
     "AccumulatorLike",
+    "KINDS",
     "ScaledCore",
     "Sequential",
     "TensorCore",
@@ -330,10 +331,25 @@ class Accumulator:
 
     def derived(self, *labels: Any) -> Accumulator:
         """The accumulator with seeds of its own, see :meth:`fpemu.Rounding.derived`."""
+        return self._with_roundings(lambda rounding: rounding.derived(*labels))
+
+    def seeded(self, seed: int) -> Accumulator:
+        """The accumulator with a seed in every stochastic rounding that has none."""
+
+        def given(rounding: Rounding) -> Rounding:
+            lacks = rounding.is_stochastic and rounding.seed is None
+            return replace(rounding, seed=seed) if lacks else rounding
+
+        return self._with_roundings(given)
+
+    def _with_roundings(self, changed: Callable[[Rounding], Rounding]) -> Accumulator:
+        """The accumulator with other roundings, in its parts too."""
         copied = copy.copy(self)
         for name, value in vars(self).items():
-            if isinstance(value, (Rounding, Accumulator)):
-                _set(copied, name, value.derived(*labels))
+            if isinstance(value, Rounding):
+                _set(copied, name, changed(value))
+            elif isinstance(value, Accumulator):
+                _set(copied, name, value._with_roundings(changed))
         return copied
 
     def __str__(self) -> str:
@@ -1296,6 +1312,18 @@ def _set(instance: Any, name: str, value: Any) -> None:
     """Set a field of a frozen dataclass while it is being made."""
     object.__setattr__(instance, name, value)
 
+
+KINDS: Final[dict[str, type[Accumulator]]] = {
+    "sequential": Sequential,
+    "blocked": Blocked,
+    "pairwise": Pairwise,
+    "chained": Chained,
+    "exact": Exact,
+    "tensor_core": TensorCore,
+    "floored_core": FlooredCore,
+    "promoted": Promoted,
+}
+"""The classes of accumulators by the names that files and commands have for them."""
 
 _SHOWN_TERMS: Final = 1024
 

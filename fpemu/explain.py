@@ -1,19 +1,13 @@
-"""Roundings in words and pictures of formats, for the command `fpemu`."""
+"""Codes and roundings in words, for the command `fpemu`."""
 
 from __future__ import annotations
 
-import io
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
-from fpemu import _writing
 from fpemu._arguments import integer
 from fpemu._environment import in_default_environment
 from fpemu.codec import encode
@@ -29,7 +23,6 @@ __all__ = [
     "codes",
     "number",
     "plain",
-    "plot_formats",
     "rounding_steps",
     "stochastic_steps",
 ]
@@ -387,58 +380,3 @@ def _reason(value: float | Fraction, format: Format, mode: str, result: float) -
 def _rounds_to_largest(value: float | Fraction, format: Format) -> bool:
     half = _unit(format.max_finite, format) / 2
     return abs(Fraction(value)) <= Fraction(format.max_finite) + half
-
-
-def plot_formats(formats: Sequence[Format], path: Path) -> None:
-    """Plot the spacing of formats and their largest relative rounding error over their range.
-
-    The file is written whole or not at all.
-
-    Parameters
-    ----------
-    formats : sequence of Format
-        The formats.
-    path : Path
-        The picture to write; its ending says its kind.
-
-    Raises
-    ------
-    ValueError
-        If the ending is no kind of picture.
-    OSError
-        If the file cannot be written.
-    ModuleNotFoundError
-        If matplotlib is not installed.
-    """
-    _writing.check(path)
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as missing:
-        message = "pictures need matplotlib: pip install 'fpemu-lamp[plot]'"
-        raise ModuleNotFoundError(message, name=missing.name) from missing
-
-    figure = Figure(figsize=(8.0, 6.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    spacing, error = figure.subplots(2, 1, sharex=True)
-    for format in formats:
-        low, high = format.quantum_exponent, format.emax
-        exponents = np.arange(low, high + 1)
-        quantum = np.maximum(exponents - format.precision + 1, format.quantum_exponent)
-        label = f"{format} (p = {format.precision})"
-        (line,) = spacing.step(exponents, quantum, where="post", label=label)
-        # The largest relative error of rounding to nearest: half the spacing over the number.
-        error.step(exponents, quantum - 1 - exponents, where="post", color=line.get_color())
-    spacing.set_ylabel("log2 of the spacing")
-    error.set_ylabel("log2 of the largest relative error")
-    error.set_xlabel("log2 of the number, from the smallest to the largest binade")
-    for axes in (spacing, error):
-        axes.grid(alpha=0.3)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    spacing.legend(frameon=False)
-    kind, written = path.suffix[1:].lower(), io.BytesIO()
-    if kind not in (known := figure.canvas.get_supported_filetypes()):
-        raise ValueError(f"{str(path)!r} ends in no kind of picture: expected {', '.join(known)}")
-    figure.savefig(written, format=kind, dpi=160)
-    _writing.write(path, written.getvalue())

@@ -37,6 +37,8 @@ FLOORS = {
         "functions",
         "scaling",
         "devices",
+        "names",
+        "errors",
         "arrays",
         "jit",
         "torch",
@@ -44,6 +46,7 @@ FLOORS = {
         "testing",
         "explain",
         "expressions",
+        "pictures",
         "cli",
     ],
     "lamp": [

@@ -16,7 +16,7 @@ PATHS = notebooks.notebooks()
 MOST_BYTES = 400_000
 
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+%?|%)(?![\w.]*\d)")
-_NOT_PROSE = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|arXiv \S+|\]\([^)]*\)", re.DOTALL)
+_NOT_PROSE = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|arXiv\s\S+|\]\([^)]*\)", re.DOTALL)
 _OF_A_MACHINE = re.compile(r"(?<![\w.:/])/(?:home|tmp|usr|root|opt|var|Users|private)/\w")
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from fpemu._printing import echo, plain_table, print_table
-from fpemu.cli import documents, options, process, warming
+from fpemu.cli import documents, options, pictures, process, warming
 
 if TYPE_CHECKING:
     from fpemu.explain import Code
@@ -39,6 +38,8 @@ def _main(debug: options.Debug = False, version: options.Version = False) -> Non
     """Options of all subcommands."""
 
 
+app.command()(pictures.plot)
+app.command(cls=pictures.ListsOfTerms)(pictures.errors)
 app.command()(documents.docs)
 app.command()(warming.warm)
 
@@ -285,15 +286,3 @@ _LAYOUTS: Final[dict[str, Callable[[Format, Sequence[Code]], None]]] = {
     "json": _print_json,
     "html": _print_html,
 }
-
-
-@app.command()
-def plot(
-    format: Annotated[list[str], typer.Argument(help="One or more formats.")],
-    output: Annotated[Path, typer.Option(help="The picture to write.", dir_okay=False)],
-) -> None:
-    """Plot the spacing and the relative rounding error of formats over their range."""
-    from fpemu import explain
-
-    explain.plot_formats([_format(name) for name in format], output)
-    echo(f"Wrote {output}")

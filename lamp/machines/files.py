@@ -96,17 +96,7 @@ __all__ = ["HardwareLike", "dumps", "hardware", "load", "loads", "save"]
 HardwareLike = Hardware | str | os.PathLike[str]
 
 _GROUPS: Final = {"products": Product, "functions": Function, "sums": Sum}
-_KINDS: Final = {
-    "sequential": accumulators.Sequential,
-    "blocked": accumulators.Blocked,
-    "pairwise": accumulators.Pairwise,
-    "chained": accumulators.Chained,
-    "exact": accumulators.Exact,
-    "tensor_core": accumulators.TensorCore,
-    "floored_core": accumulators.FlooredCore,
-    "scaled_core": ScaledCore,
-    "promoted": accumulators.Promoted,
-}
+_KINDS: Final = {**accumulators.KINDS, "scaled_core": ScaledCore}
 _PLAIN: Final = ("name", "preset", "weights")
 _ATTENTIONS: Final = ("plain", "tiled")
 _MODULES: Final = "LAMP_MODULES"

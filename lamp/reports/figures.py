@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
+from fpemu.pictures.colors import HUES, LIGHT
 from lamp.reports import numbers
-from lamp.reports.colors import HUES, LIGHT
 from lamp.reports.runs import grouped
 from lamp.reports.scales import Scale
 

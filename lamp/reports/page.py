@@ -21,8 +21,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fpemu._printing import clean
+from fpemu.pictures import colors
 from lamp._files import writing
-from lamp.reports import colors, numbers, svg, tables
+from lamp.reports import numbers, svg, tables
 from lamp.reports.charts import charts
 from lamp.reports.results import Results
 from lamp.reports.runs import MOST

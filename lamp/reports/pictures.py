@@ -8,25 +8,18 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+from fpemu.pictures import KINDS
+from fpemu.pictures.colors import LIGHT
 from lamp._files import writing
 from lamp.reports import charts, figures
-from lamp.reports.colors import LIGHT
 from lamp.reports.figures import Entry, Picture
 from lamp.reports.results import Results
 
 __all__ = ["KINDS", "file_name", "make_folder", "painted", "write_pictures"]
 
 Kind = Literal["png", "svg", "pdf"]
-
-# Without these the same figure would not give the same bytes.
-KINDS: Final[dict[str, dict[str, Any]]] = {
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-}
-"""The kinds of files, and what is not written into them."""
 
 _DPI: Final = 160
 _LETTERS: Final = 9.5

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from lamp.reports.colors import LIGHT
+from fpemu.pictures.colors import LIGHT
 from lamp.reports.numbers import alike, power
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from fpemu._printing import clean
+from fpemu.pictures.colors import LIGHT
 from lamp.reports import figures
-from lamp.reports.colors import LIGHT
 from lamp.reports.figures import Entry, Picture
 
 if TYPE_CHECKING:

@@ -168,7 +168,19 @@ def test_a_pipe_gets_every_row_on_one_line():
 def test_plot_writes_a_picture(command, tmp_path):
     run = command("plot", "float8_e4m3fn", "bfloat16", "--output", str(tmp_path / "plot.png"))
     assert run.returncode == 0, run.stderr
-    assert matplotlib.image.imread(tmp_path / "plot.png").shape == (1040, 1280, 4)
+    height, width, _ = matplotlib.image.imread(tmp_path / "plot.png").shape
+    assert (width, height > width / 2) == (1168, True)
+
+
+def test_plot_takes_panels_and_a_range(command, tmp_path):
+    path = tmp_path / "plot.svg"
+    options = ("--panels", "line,exp", "--range", "-1", "0.5", "--scale", "linear", "--apart")
+    run = command("plot", "float8_e4m3fn", "bfloat16", *options, "--output", str(path))
+    assert run == (0, f"Wrote {path}\n", "")
+    text = path.read_text()
+    assert "exp(value)" in text
+    assert "spacing" not in text
+    assert "bfloat16, p = 8" in text
 
 
 @pytest.mark.parametrize(
@@ -186,6 +198,9 @@ def test_plot_writes_a_picture(command, tmp_path):
         (["table", "float9"], 2, "FORMAT: unknown format 'float9'"),
         (["plot", "bfloat16"], 2, "output"),
         (["plot", "bfloat16", "float9", "--output", "plot.png"], 2, "unknown format 'float9'"),
+        (["plot", "bfloat16", "--output", "plot.tiff"], 2, "ends in no kind of picture"),
+        (["plot", "bfloat16", "--panels", "all", "--output", "plot.png"], 2, "panels has 'all'"),
+        (["plot", "bfloat16", "--range", "2", "1", "--output", "a.png"], 2, "range must be two"),
         (["fly"], 2, "fly"),
         # failures
         (["plot", "bfloat16", "--output", "missing/plot.png"], 1, "missing"),
@@ -209,7 +224,7 @@ def test_debug_shows_the_traceback():
 
 
 def test_help_and_version(command):
-    names = ("formats", "devices", "show", "table", "plot")
+    names = ("formats", "devices", "show", "table", "plot", "errors")
     helped = command("--help")
     assert helped.returncode == 0
     for name in names:

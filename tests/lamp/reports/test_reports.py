@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from matplotlib.markers import MarkerStyle
 
 from fpemu._printing import clean
+from fpemu.pictures import colors
 from lamp import reports
 from lamp.cli.application import main
 from lamp.evaluation import Metrics, Sums
@@ -31,7 +32,6 @@ from lamp.integrations import Score, TaskResult
 from lamp.lookahead import LAMP
 from lamp.reports import (
     charts,
-    colors,
     console,
     exports,
     figures,

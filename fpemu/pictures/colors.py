@@ -1,4 +1,4 @@
-"""The colors of reports, on a light and on a dark ground."""
+"""The colors of pictures and pages, on a light and on a dark ground."""
 
 from __future__ import annotations
 
