@@ -178,7 +178,9 @@ def _draw(axes: Axes, unit: _Unit) -> None:
     # Where half of the errors are zero, the others go on to the end of the axis.
     least = np.where(np.isnan(median), axes.get_ylim()[0], median)
     axes.fill_between(terms, least, largest, color=unit.color, alpha=0.15, lw=0)
-    axes.plot(terms, bound, color=unit.color, lw=1.1, ls=_DASHED)
+    axes.vlines(terms, least, largest, color=unit.color, alpha=0.3, lw=1.0)
+    alone = "_" if len(terms) == 1 else ""  # of which there is no line
+    axes.plot(terms, bound, color=unit.color, marker=alone, ms=12, lw=1.1, ls=_DASHED)
 
 
 def _draw_zeros(axes: Axes, units: Sequence[_Unit]) -> None:
