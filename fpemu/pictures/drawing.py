@@ -157,6 +157,6 @@ def logarithmic(axes: Axes, way: str, ends: tuple[float, float], base: int) -> N
     ticks = powers(*ends, base)
     labels = [f"${base}^{{{round(math.log(each) / math.log(base))}}}$" for each in ticks]
     if len(ticks) < 2:  # within a binade
-        ticks, labels = [*ends], [f"{end:g}" for end in ends]
+        ticks, labels = [*ends], [f"{end:.3g}" for end in ends]
     axis.set_ticks(ticks, labels)
     axis.set_minor_locator(NullLocator())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -94,32 +94,55 @@ def _measured(units: Any, terms: Any, options: dict[str, Any]) -> Sequence[SumEr
 
 
 def _drawn(found: Sequence[SumErrors]) -> Picture:
+    """Errors that are not zero above, and zeros, if there are any, below."""
     drawing = loading.drawing()
-    rows = {name: [each for each in found if each.unit == name] for name in
-            dict.fromkeys(each.unit for each in found)}  # fmt: skip
-    zeros = [name for name in rows if any(each.median == 0 for each in rows[name])]
-    strip = _STRIP * (len(zeros) + 0.6) if zeros else 0.0
+    units = _looks(found)
+    zeros = [unit for unit in units if any(each.median == 0 for each in unit.found)]
+    heights = [_HEIGHT, _STRIP * (len(zeros) + 0.6)] if zeros else [_HEIGHT]
     with drawing.rc_context(drawing.STYLE):
-        height = _HEIGHT + strip + 0.22 * len(rows)
-        picture: Picture = drawing.Picture(figsize=(drawing.WIDTH, height), layout="constrained")
-        heights = [_HEIGHT, strip] if zeros else [_HEIGHT]
+        size = drawing.WIDTH, sum(heights) + _STRIP * len(units)
+        picture: Picture = drawing.Picture(figsize=size, layout="constrained")
         grid = picture.subplots(len(heights), sharex=True, squeeze=False, height_ratios=heights)
         axes, below = grid[0, 0], grid[-1, 0]
         drawing.logarithmic(axes, "y", _limits(found), 10)
-        looks = {}
-        for number, name in enumerate(rows):
-            looks[name] = drawing.color(number), drawing.SHAPES[number % len(drawing.SHAPES)]
-            _draw(axes, rows[name], *looks[name])
+        for unit in units:
+            _draw(axes, unit)
         _set_lengths(axes, sorted({each.terms for each in found}))
         axes.set_ylabel(r"error / $\Sigma\,|a_i b_i|$")
         if zeros:
-            _draw_zeros(below, [(rows[name], *looks[name]) for name in zeros])
+            _draw_zeros(below, zeros)
         below.set_xlabel(f"terms ({_summary(found)})")
-        handles = [drawing.handle(drawing.label(n), c, marker=m) for n, (c, m) in looks.items()]
+        handles = [
+            drawing.handle(drawing.label(unit.name), unit.color, marker=unit.marker)
+            for unit in units
+        ]
         handles.append(drawing.handle("proved bound", "0.4", _DASHED))
         handles.append(drawing.handle("up to the largest error", "0.85", width=7))
         drawing.legend(picture, handles)
     return picture
+
+
+class _Unit(NamedTuple):
+    """The errors of a unit, and how they look."""
+
+    name: str
+    found: Sequence[SumErrors]
+    color: str
+    marker: str
+
+
+def _looks(found: Sequence[SumErrors]) -> list[_Unit]:
+    """All units; a color and a marker together have many combinations."""
+    drawing = loading.drawing()
+    return [
+        _Unit(
+            name,
+            [each for each in found if each.unit == name],
+            drawing.color(number),
+            drawing.SHAPES[number % len(drawing.SHAPES)],
+        )
+        for number, name in enumerate(dict.fromkeys(each.unit for each in found))
+    ]
 
 
 def _summary(found: Sequence[SumErrors]) -> str:
@@ -143,28 +166,29 @@ def _set_lengths(axes: Axes, terms: Sequence[int]) -> None:
     axes.set_xticks(terms[::step], [f"{each:,}" for each in terms[::step]])
 
 
-def _draw(axes: Axes, found: Sequence[SumErrors], color: str, marker: str) -> None:
+def _draw(axes: Axes, unit: _Unit) -> None:
     """The errors of a unit, zeros left out, and its bounds."""
     terms, median, largest, bound = np.array(
-        [(each.terms, each.median, each.largest, each.bound) for each in found], np.float64
+        [(each.terms, each.median, each.largest, each.bound) for each in unit.found], np.float64
     ).T
     median, largest, bound = (
         np.where((x > 0) & np.isfinite(x), x, np.nan) for x in (median, largest, bound)
     )
-    axes.plot(terms, median, color=color, marker=marker, ms=4.5, lw=1.5)
+    axes.plot(terms, median, color=unit.color, marker=unit.marker, ms=4.5, lw=1.5)
     # Where half of the errors are zero, the others go on to the end of the axis.
-    axes.fill_between(
-        terms, np.where(np.isnan(median), axes.get_ylim()[0], median), largest,
-        color=color, alpha=0.15, lw=0,
-    )  # fmt: skip
-    axes.plot(terms, bound, color=color, lw=1.1, ls=_DASHED)
+    least = np.where(np.isnan(median), axes.get_ylim()[0], median)
+    axes.fill_between(terms, least, largest, color=unit.color, alpha=0.15, lw=0)
+    axes.vlines(terms, least, largest, color=unit.color, alpha=0.3, lw=1.0)
+    alone = "_" if len(terms) == 1 else ""  # of which there is no line
+    axes.plot(terms, bound, color=unit.color, marker=alone, ms=12, lw=1.1, ls=_DASHED)
 
 
-def _draw_zeros(axes: Axes, units: Sequence[tuple[Sequence[SumErrors], str, str]]) -> None:
+def _draw_zeros(axes: Axes, units: Sequence[_Unit]) -> None:
     """A row for each unit with a mark for every length at which half of its sums are exact."""
-    for row, (found, color, marker) in enumerate(units):
-        terms = [each.terms for each in found if each.median == 0]
-        axes.plot(terms, [row] * len(terms), color=color, marker=marker, ms=4.5, lw=1.5)
+    for row, unit in enumerate(units):
+        terms = [each.terms for each in unit.found if each.median == 0]
+        rows = [row] * len(terms)
+        axes.plot(terms, rows, color=unit.color, marker=unit.marker, ms=4.5, lw=1.5)
     axes.set_ylim(len(units) - 0.4, -0.6)
     axes.set_yticks([(len(units) - 1) / 2], ["median 0"])
     axes.grid(visible=False, axis="y")

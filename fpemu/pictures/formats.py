@@ -24,7 +24,6 @@ from fpemu.rounding import round as round_into
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
     from fpemu.pictures.drawing import Picture
 
@@ -376,22 +375,39 @@ def _drawn(
             line[0].set_ylabel(panel.label)
             if panel.limits:
                 drawing.logarithmic(line[0], "y", panel.limits(formats, window), 2)
-            if panel.per_format:
-                names = [] if apart else [drawing.label(format.name) for format in formats]
-                line[0].set_yticks([*range(len(names))], names)
-        for axes in grid[-1]:
-            axes.set_xlabel("value")
         picture.align_ylabels(
             [line[0] for line, panel in zip(grid, panels, strict=True) if not panel.per_format]
         )
-        handles = [] if apart else [_handle(format, color) for format, color in marked]
-        if apart:
-            for axes, format in zip(grid[0], formats, strict=True):
-                axes.set_title(_title(format), loc="left")
-        if _KINDS["error"] in panels:
-            handles.append(drawing.handle("unit roundoff u = $2^{-p}$", "0.4", (0, (4, 3))))
-        drawing.legend(picture, handles)
+        for axes in grid[-1]:
+            axes.set_xlabel("value")
+        _name(picture, grid, panels, marked, apart)
     return picture
+
+
+def _name(
+    picture: Picture,
+    grid: Any,
+    panels: Sequence[_Panel],
+    marked: Sequence[tuple[Format, str]],
+    apart: bool,
+) -> None:
+    """The names of formats: above their columns, or in a legend and beside their lines."""
+    drawing = loading.drawing()
+    titles = [f"{drawing.label(format.name)}, p = {format.precision}" for format, _ in marked]
+    handles = []
+    if apart:
+        for axes, title in zip(grid[0], titles, strict=True):
+            axes.set_title(title, loc="left")
+    else:
+        colors = [color for _, color in marked]
+        handles = [drawing.handle(*each) for each in zip(titles, colors, strict=True)]
+    names = [] if apart else [drawing.label(format.name) for format, _ in marked]
+    for line, panel in zip(grid, panels, strict=True):
+        if panel.per_format:
+            line[0].set_yticks([*range(len(names))], names)
+    if _KINDS["error"] in panels:
+        handles.append(drawing.handle("unit roundoff u = $2^{-p}$", "0.4", (0, (4, 3))))
+    drawing.legend(picture, handles)
 
 
 def _draw(axes: Axes, panel: _Panel, window: _Window, column: Sequence[tuple[Format, str]]) -> None:
@@ -407,12 +423,3 @@ def _draw(axes: Axes, panel: _Panel, window: _Window, column: Sequence[tuple[For
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-
-
-def _title(format: Format) -> str:
-    return f"{loading.drawing().label(format.name)}, p = {format.precision}"
-
-
-def _handle(format: Format, color: str) -> Line2D:
-    handle: Line2D = loading.drawing().handle(_title(format), color)
-    return handle

@@ -106,6 +106,15 @@ def test_numbers_depend_on_the_seed_alone():
     assert all(a.mean != b.mean for a, b in zip(found, others, strict=True))
 
 
+def test_seeds_reach_all_parts_that_have_none():
+    own = fpemu.Rounding("sr", seed=7)
+    inner = fpemu.Sequential("e8m7", "sr")
+    seeded = fpemu.Promoted(fpemu.Blocked("e8m7", 4, inner, own), "float32", 8, "rne").seeded(3)
+    assert seeded.inner.inner.rounding == fpemu.Rounding("sr", seed=3)
+    assert (seeded.inner.rounding, seeded.rounding.seed) == (own, None)
+    assert inner.rounding.seed is None
+
+
 @dataclass(frozen=True)
 class Careless(fpemu.Accumulator):
     """Forgets all terms but the first, and states no bound."""
