@@ -412,9 +412,11 @@ class Decoder(ABC):
             raise ValueError(f"layer {layer!r} is not in 0..{self.shape.layers}")
         traced = TracedSteps(int(layer))
         self._forward(check_tokens(tokens, self.shape), None, traced)
-        return Trace(traced.layer, traced.steps, self._errors(traced.steps))
+        return Trace(traced.layer, traced.steps, self._errors(traced.steps, traced.layer))
 
-    def _errors(self, steps: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+    def _errors(
+        self, steps: Mapping[str, NDArray[Any]], layer: int
+    ) -> dict[str, NDArray[np.float64]]:
         """What a trace says of the errors of its steps."""
         return score_errors(steps, self.shape) if "query" in steps else {}
 

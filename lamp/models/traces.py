@@ -60,10 +60,13 @@ class Trace:
           all heads together;
         - ``"attention_output_norm"`` and ``"mlp_down_norm"``, (tokens, width), of what is added to
           the residual stream, or of the sum;
-        - with experts, ``"router"``, (tokens, experts), and nothing of the experts themselves.
+        - with experts, in place of ``"mlp_up"`` and ``"activation"``: ``"router"``, (tokens,
+          experts), its logits; ``"experts"``, (tokens, k), the numbers of each token's experts, and
+          ``"shares"``, what their outputs are multiplied by; then of each of them ``"expert_up"``,
+          (tokens, k, m), gate and factor as the model has them; ``"expert_activation"``, (tokens,
+          k, inner); and ``"expert_down"``, (tokens, k, width).
     errors : mapping of str to ndarray of float64
-        ``"scores"`` and ``"probabilities"`` minus those of the same queries and keys in float64;
-        of a native model alone.
+        ``"scores"`` and ``"probabilities"`` minus those of the same queries and keys in float64.
     """
 
     layer: int

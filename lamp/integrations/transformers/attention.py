@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,9 +13,10 @@ from torch import nn
 import fpemu
 from lamp.integrations.transformers.fitting import Fitting
 from lamp.integrations.transformers.running import Run, array, tensor
+from lamp.machines import hardware
 from lamp.models import attention as attentions
 
-__all__ = ["attention"]
+__all__ = ["attention", "errors"]
 
 _IGNORED: Final = frozenset(
     {
@@ -114,19 +115,34 @@ def _attend_text(
     heads, rows, _ = query.shape
     pairs = _causal_pairs(rows, key.shape[1]) if mask is None else mask.pairs
     run.multiply_adds += heads * pairs * (key.shape[2] + value.shape[2])
+    variant = attentions.Variant(
+        None if mask is None else mask.seen, given.scale, given.cap, bias, given.sinks
+    )
+    if run.observer is not None:
+        run.variants[layer] = variant
     found = attentions.attention(
         *(np.ascontiguousarray(x) for x in (query, key, value)),
         hardware=run.machine,
         lamp=run.rules.softmax,
         layer=layer,
-        variant=attentions.Variant(
-            None if mask is None else mask.seen, given.scale, given.cap, bias, given.sinks
-        ),
+        variant=variant,
         observe=None if run.observer is None else run.observe,
     )
     if run.look_ahead.softmax is not None:
         run.count("scores", found.recomputation)
     out[slice(None) if mask is None else mask.rows] = found.output.transpose(1, 0, 2)
+
+
+def errors(
+    steps: Mapping[str, NDArray[Any]], variant: attentions.Variant
+) -> dict[str, NDArray[np.float64]]:
+    """Scores and probabilities of a layer minus those of its queries and keys in float64."""
+    exact: dict[str, NDArray[Any]] = {}
+    query, key = (steps[name].astype(np.float64) for name in ("query", "key"))
+    attentions.attention(
+        query, key, key, hardware=hardware("fp64"), variant=variant, observe=exact.__setitem__
+    )
+    return {name: steps[name] - exact[name] for name in ("scores", "probabilities")}
 
 
 class _Given(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import fpemu
 from lamp.integrations.transformers.fitting import Fitting
@@ -34,7 +35,18 @@ def experts(fitting: Fitting, name: str) -> Callable[..., Any]:
     up = "gate_up_proj" if module.has_gate else "up_proj"
     ups, downs = (_experts(fitting, name, each) for each in (up, "down_proj"))
 
-    def forward(hidden: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    def forward(
+        hidden: torch.Tensor,
+        chosen: torch.Tensor,
+        shares: torch.Tensor,
+        steps: dict[str, NDArray[Any]] | None,
+    ) -> torch.Tensor:
+        def keep(name: str, numbers: torch.Tensor) -> None:
+            if steps is not None:
+                if name not in steps:
+                    steps[name] = np.zeros((*index.shape, numbers.shape[1]), run.carrier)
+                steps[name][tokens, places] = array(numbers)
+
         out = np.zeros(tuple(hidden.shape), run.carrier)
         h, index, share = (array(x) for x in (hidden, chosen, shares))
         machine = run.machine
@@ -45,23 +57,34 @@ def experts(fitting: Fitting, name: str) -> Callable[..., Any]:
             rows_ = tensor(h[tokens])
             count_work(run, rows_, up_matrix)
             risen = linear(rows_, up_matrix, machine.mlp_up)
+            keep("expert_up", risen)
             gated = module._apply_gate(risen) if module.has_gate else module.act_fn(risen)
+            keep("expert_activation", gated)
             count_work(run, gated, down_matrix)
-            fallen = array(linear(gated, down_matrix, machine.mlp_down))
+            product = linear(gated, down_matrix, machine.mlp_down)
+            keep("expert_down", product)
+            fallen = array(product)
             given = np.broadcast_to(share[tokens, places][:, np.newaxis], fallen.shape)
             step = machine.residual
             weighted = fpemu.multiply(fallen, given, step.output, step.rounding)
             out[tokens] = layers.add(out[tokens], np.asarray(weighted), step)
         return tensor(out)
 
-    def unobserved(*given: torch.Tensor) -> torch.Tensor:
+    def observed(hidden: torch.Tensor, chosen: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         run.adding = ""
+        steps = (
+            {"experts": array(chosen), "shares": array(shares)}
+            if run.observer is not None
+            else None
+        )
         with run.unobserved():  # the steps of an expert are of some tokens only
-            found = forward(*given)
+            found = forward(hidden, chosen, shares, steps)
+        for name, numbers in (steps or {}).items():
+            run.observe(name, numbers)
         run.adding = "mlp_down"
         return found
 
-    return unobserved
+    return observed
 
 
 def _experts(fitting: Fitting, name: str, of: str) -> list[Shared]:

@@ -42,4 +42,4 @@ def linear(x: torch.Tensor, matrix: Matrix, step: Any) -> torch.Tensor:
 
 def count_work(run: Run, x: torch.Tensor, matrix: Matrix) -> None:
     """Count the multiply-adds of a product."""
-    run.multiply_adds += x.numel() // x.shape[-1] * matrix.size
+    run.multiply_adds += x.numel() * matrix.shape[1]

@@ -7,7 +7,7 @@ computed in float64 and rounded where rotated parts are added, and by attention.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import fpemu
 from fpemu.torch import EXACT, EXACT_OPERATIONS, Dispatch
-from lamp.integrations.transformers.running import Run, array, tensor, view
+from lamp.integrations.transformers.running import Run, array, tensor
 from lamp.integrations.transformers.weights import held
 from lamp.machines import Function, Sum
 from lamp.models import attention, layers
@@ -37,6 +37,7 @@ _IN_FLOAT64: Final[Mapping[str, Callable[..., Any]]] = {
     "div": np.divide,
 }
 _ACTIVATIONS: Final = ("silu", "relu", "sigmoid", "tanh")
+_SEQUENCES: Final = (list, tuple)
 _POSITIONAL: Final = "_lamp_positional"
 """Marks memory whose numbers come from positions, not from the model: they are torch's affair."""
 
@@ -46,14 +47,20 @@ class _Kind(NamedTuple):
 
     Parameters
     ----------
+    operation : object
+        The operation itself.  It is kept, so that no other one gets its id.
     is_view, is_exact, is_embedding, is_mutable : bool
         An exact one rounds nothing, and gives new tensors.
+    handler : callable or None
+        What computes its result, if this is all that it does.
     """
 
+    operation: Any
     is_view: bool
     is_exact: bool
     is_embedding: bool
     is_mutable: bool
+    handler: Callable[..., Any] | None
 
 
 class Inline(Dispatch):
@@ -81,23 +88,31 @@ class Inline(Dispatch):
             _ATEN.embedding: self._embedding,
         }
         super().__init__(table)
-        self._kinds: dict[Any, _Kind] = {}
+        self._kinds: dict[int, _Kind] = {}
+        self._has_marked = False
 
+    # Generation runs this a thousand times per token: it asks nothing twice.
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        kind = self._kinds.get(func) or self._kind(func)
+        kind = self._kinds.get(id(func)) or self._kind(func)
         if kind.is_view:
             return func(*args, **kwargs)
-        read = _read(args, kwargs)
-        if all(hasattr(memory, _POSITIONAL) for memory in read):
+        read = _read(args)
+        if kwargs:
+            read += _read(kwargs.values())
+        if not read or (self._has_marked and all(hasattr(memory, _POSITIONAL) for memory in read)):
             result = func(*args, **kwargs)
-            _mark(result, True)
+            self._has_marked |= _mark(result, True)
             return result
         if not kind.is_embedding:
             self._check_held(func, read)
         if kind.is_exact:
             return func(*args, **kwargs)
         try:
+            if kind.handler is not None:
+                result = _handled(func, kind.handler, args, kwargs)
+                if result is not NotImplemented:
+                    return result
             result = super().__torch_dispatch__(func, types, args, kwargs)
             if kind.is_mutable:
                 _mark(result, False)  # numbers of the model have been written to it
@@ -111,19 +126,23 @@ class Inline(Dispatch):
     def _kind(self, func: Any) -> _Kind:
         """What is known of an operation, asked once."""
         packet, is_mutable = func.overloadpacket, func._schema.is_mutable
-        is_exact = self.table.get(func, self.table.get(packet)) == EXACT and not is_mutable
-        found = _Kind(func.is_view, is_exact, packet is _ATEN.embedding, is_mutable)
-        self._kinds[func] = found
+        entry = None if is_mutable else self.table.get(func, self.table.get(packet))
+        handler = entry if callable(entry) else None
+        is_embedding = packet is _ATEN.embedding
+        found = _Kind(func, func.is_view, entry == EXACT, is_embedding, is_mutable, handler)
+        self._kinds[id(func)] = found
         return found
 
     def _check_held(self, func: Any, read: list[Any]) -> None:
         """Raise an error if an operation reads weights that are yet to be rounded."""
         large = self.run.large
-        if any(memory.data_ptr() in large for memory in read):
-            raise NotImplementedError(
-                f"{func} reads weights of a linear layer, of experts or of an embedding in layer "
-                f"{self.run.layer}, at {self.run.place}: only these modules themselves read them"
-            )
+        for memory in read:
+            if memory.data_ptr() in large:
+                raise NotImplementedError(
+                    f"{func} reads weights of a linear layer, of experts or of an embedding in "
+                    f"layer {self.run.layer}, at {self.run.place}: only these modules themselves "
+                    "read them"
+                )
 
     # --- handlers ---------------------------------------------------------------------------------
 
@@ -151,16 +170,16 @@ class Inline(Dispatch):
                 run.show(run.adding, found)
                 return found
         both = np.ndim(x) > 0 and np.ndim(y) > 0
-        found = tensor(self._rounded(_BINARY[name], self._step(name, both), x, y))
+        found = _tensor(self._rounded(_BINARY[name], self._step(name, both), x, y))
         if name == "add" and both and run.adding:
             run.show(run.adding, found)
         return found
 
     def _in_front_of_attention(self, name: str, x: Any, y: Any) -> Any:
         """Rotations of queries and keys, in float64; their sums are rounded as queries are."""
-        out = _IN_FLOAT64[name](np.asarray(x, np.float64), np.asarray(y, np.float64))
+        out = _IN_FLOAT64[name](x, y, dtype=np.float64)
         if name in ("mul", "div"):
-            return view(np.asarray(out))
+            return torch.from_numpy(np.asarray(out))
         run = self.run
         step, which = run.machine.qkv, ("query", "key")[min(run.rotated, 1)]
         run.rotated += 1
@@ -172,7 +191,7 @@ class Inline(Dispatch):
 
         if rounding.is_stochastic and out.ndim == 4:
             return tensor(np.stack([rounded(np.ascontiguousarray(text)) for text in out]))
-        return tensor(rounded(out))
+        return _tensor(rounded(out))
 
     # --- products by bare weights -----------------------------------------------------------------
 
@@ -275,32 +294,58 @@ class Inline(Dispatch):
         return found
 
 
+def _handled(func: Any, handler: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """A handler's result; errors are those of :class:`fpemu.torch.Dispatch`."""
+    try:
+        return handler(*args, **kwargs)
+    except TypeError as error:
+        raise RuntimeError(f"{func}: {error}") from error
+    except ValueError as error:
+        error.add_note(f"in {func}")
+        raise
+
+
 def _number(x: Any) -> Any:
     """A tensor's numbers, or a Python number."""
-    return array(x) if isinstance(x, torch.Tensor) else x
+    if not isinstance(x, torch.Tensor):
+        return x
+    return (x.detach() if x.requires_grad else x).numpy()
+
+
+def _tensor(x: NDArray[Any]) -> torch.Tensor:
+    """An array as a tensor, without a copy: in a handler no mode is on that would see it."""
+    return torch.from_numpy(np.ascontiguousarray(x))
 
 
 def _is_floating(x: Any) -> bool:
     return isinstance(x, np.ndarray) and x.dtype.kind == "f"
 
 
-def _read(args: Any, kwargs: Any) -> list[Any]:
+def _read(args: Iterable[Any]) -> list[Any]:
     """The memory of the floating-point tensors among arguments."""
     found = []
-    for given in (*args, *kwargs.values()):
+    for given in args:
         if isinstance(given, torch.Tensor):
             if given.is_floating_point():
                 found.append(given.untyped_storage())
-        elif isinstance(given, list | tuple):
-            found += _read(given, {})
+        elif isinstance(given, _SEQUENCES):
+            found += _read(given)
     return found
 
 
-def _mark(result: Any, positional: bool) -> None:
-    """Note whether floating-point numbers come from positions, for all views of their memory."""
-    if isinstance(result, torch.Tensor) and result.is_floating_point():
-        memory = result.untyped_storage()
-        if positional:
-            setattr(memory, _POSITIONAL, True)
-        elif hasattr(memory, _POSITIONAL):
-            delattr(memory, _POSITIONAL)
+def _mark(result: Any, positional: bool) -> bool:
+    """Note whether floating-point numbers come from positions, for all views of their memory.
+
+    Returns
+    -------
+    bool
+        Whether they do.
+    """
+    if not isinstance(result, torch.Tensor) or not result.is_floating_point():
+        return False
+    memory = result.untyped_storage()
+    if positional:
+        setattr(memory, _POSITIONAL, True)
+    elif hasattr(memory, _POSITIONAL):
+        delattr(memory, _POSITIONAL)
+    return positional

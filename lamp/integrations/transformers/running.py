@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lamp.lookahead import Recomputation
 from lamp.models import Forward, State
+from lamp.models.attention import Variant
 
 __all__ = ["Run", "array", "by_text", "one_thread", "tensor", "view", "wide"]
 
@@ -118,6 +119,8 @@ class Run(State):
         What was recomputed, by step and layer.
     masks : dict
         What is known of the masks of the pass, each of which many layers read.
+    variants : dict
+        Where there is an observer, what each layer's attention did to the scores of its last text.
     carrier : numpy.dtype
         That of the machine.
     weights : frozenset
@@ -136,6 +139,7 @@ class Run(State):
     calls: dict[int, int] = field(default_factory=dict, init=False)
     counts: dict[str, dict[int, Recomputation]] = field(default_factory=dict, init=False)
     masks: dict[Any, Any] = field(default_factory=dict, init=False)
+    variants: dict[int, Variant] = field(default_factory=dict, init=False)
     weights: frozenset[int] = field(default=frozenset(), init=False)
     large: frozenset[int] = field(default=frozenset(), init=False)
     carrier: np.dtype[Any] = field(init=False)
@@ -152,6 +156,7 @@ class Run(State):
         self.multiply_adds = 0
         for each in (self.held, self.candidates, self.calls, self.counts, self.masks):
             each.clear()
+        self.variants.clear()
 
     def is_weight(self, x: torch.Tensor) -> bool:
         """Whether a tensor is one of the model's weights, or a view of one."""

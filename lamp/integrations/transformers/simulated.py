@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.masking_utils import sdpa_mask
 
 from fpemu._kernels.launching import default_environment
+from lamp.integrations.transformers.attention import errors
 from lamp.integrations.transformers.copies import configurations, on_machine, skeleton
 from lamp.integrations.transformers.modules import put_on_machine
 from lamp.integrations.transformers.operators import Inline
@@ -177,9 +178,11 @@ class Simulated(Decoder):
         other._put()
         return other
 
-    def _errors(self, steps: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
-        """None: they depend on what the model does to its scores."""
-        return {}
+    def _errors(
+        self, steps: Mapping[str, NDArray[Any]], layer: int
+    ) -> dict[str, NDArray[np.float64]]:
+        """Those of a trace's scores, by what the model does to its scores."""
+        return errors(steps, self._run.variants[layer]) if "query" in steps else {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model as transformers does."""

@@ -53,6 +53,10 @@ def test_every_step_is_that_of_the_native_model(pair, run):
         for name, numbers in expected.steps.items():
             assert found.steps[name].dtype == numbers.dtype
             np.testing.assert_array_equal(found.steps[name], numbers, err_msg=name)
+        assert list(found.errors) == list(expected.errors)
+        for name, numbers in expected.errors.items():
+            assert np.abs(numbers).max() > 1e-9  # float64's own errors are far smaller
+            np.testing.assert_allclose(found.errors[name], numbers, 0, 1e-12, err_msg=name)
     if run == "rules":
         assert {"attention_output_mask", "mlp_up_mask", "error_weights"} < {
             *native.trace(TOKENS, 0).steps
@@ -65,6 +69,7 @@ def test_every_step_is_that_of_the_native_model(pair, run):
 ATTENTION = ["query", "key", "value", "low_scores", "mask", "scores", "probabilities", "heads"]
 FEED_FORWARD = ["norm_2", "mlp_up", "activation"]
 INTO_LAYER = ["stream", "norm_1"]
+EXPERTS = ["router", "experts", "shares", "expert_up", "expert_activation", "expert_down"]
 STEPS = {
     "qwen3": [
         *INTO_LAYER,
@@ -89,9 +94,8 @@ STEPS = {
         *("attention_output_norm", "attention_output"),
         *("mlp_up", "activation", "mlp_down_norm", "mlp_down"),
     ],
-    # Experts show nothing of themselves.
-    "mixtral": [*INTO_LAYER, *ATTENTION, "attention_output", "norm_2", "router", "mlp_down"],
-    "gpt_oss": [*INTO_LAYER, *ATTENTION, "attention_output", "norm_2", "router", "mlp_down"],
+    "mixtral": [*INTO_LAYER, *ATTENTION, "attention_output", "norm_2", *EXPERTS, "mlp_down"],
+    "gpt_oss": [*INTO_LAYER, *ATTENTION, "attention_output", "norm_2", *EXPERTS, "mlp_down"],
     # Attention and feed-forward layer side by side: no stream between them, one norm or two.
     "gpt_neox": [*INTO_LAYER, *ATTENTION, *FEED_FORWARD, "mlp_down"],
     "gptj": [*INTO_LAYER, *ATTENTION, "mlp_up", "activation", "mlp_down"],
@@ -204,6 +208,44 @@ def test_steps_are_the_numbers_of_transformers_in_float64(family, layer):
     np.testing.assert_allclose(trace.steps["stream"], states[layer], 0, 1e-11)
     if layer + 1 < len(wide.model.layers):  # the last one is given behind the final norm
         np.testing.assert_allclose(trace.steps["mlp_down"], states[layer + 1], 0, 1e-11)
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_steps_of_experts_are_those_of_their_weights(family):
+    model = random_model(family)
+    steps = lamp.simulate(model, "fp64").trace(TOKENS, 1).steps
+    experts = model.model.layers[1].mlp.experts
+    up, down = (x.detach().double().numpy() for x in (experts.gate_up_proj, experts.down_proj))
+    chosen = np.argsort(-steps["router"], axis=1)[:, :2]
+    np.testing.assert_array_equal(steps["experts"], chosen)
+    powers = np.exp(steps["router"])
+    shares = np.take_along_axis(powers, chosen, axis=1)
+    of = shares if family == "mixtral" else powers  # the sum over the chosen experts, or all
+    found = {"shares": shares / of.sum(axis=1, keepdims=True)}
+    found["expert_up"] = np.einsum("tkmn,tn->tkm", up[chosen], steps["norm_2"])
+    gate, factor = np.split(found["expert_up"], 2, axis=-1)
+    found["expert_activation"] = gate / (1.0 + np.exp(-gate)) * factor
+    found["expert_down"] = np.einsum("tkmn,tkn->tkm", down[chosen], found["expert_activation"])
+    weighted = (found["shares"][..., np.newaxis] * found["expert_down"]).sum(axis=1)
+    found["mlp_down"] = steps["attention_output"] + weighted
+    for name, numbers in found.items():
+        assert steps[name].shape == numbers.shape
+        close = 1e-12 * np.abs(numbers).max()
+        np.testing.assert_allclose(steps[name], numbers, 0, close, err_msg=name)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt_oss", "bert", "bloom"])
+def test_errors_of_scores_are_those_of_the_model(family):
+    # Soft-capping and a window, sinks, no causality, a bias: exact on fp64, and small on bf16.
+    simulated = lamp.simulate(random_model(family), "bf16")
+    exact = simulated.with_hardware("fp64").trace(TOKENS, 0)
+    for name, errors in exact.errors.items():
+        assert np.abs(errors).max() < 1e-12, name
+    trace = simulated.trace(TOKENS, 0)
+    for name, errors in trace.errors.items():
+        size = np.abs(trace.steps[name]).max()
+        assert 1e-4 * size < np.abs(errors).max() < 2e-2 * size, name
+        assert not errors[trace.steps["probabilities"] == 0].any()
 
 
 def test_a_model_that_reads_two_texts_has_no_trace():
