@@ -50,7 +50,7 @@ def _set(instance: Any, name: str, value: Any) -> None:
 
 
 class UnusedStepWarning(UserWarning):
-    """A machine names a step that a model does not have, see :meth:`Hardware.named_steps`."""
+    """A machine names a step that a model does not have, see :meth:`lamp.Hardware.named_steps`."""
 
 
 # --- checks of fields -----------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def simulate(
 
     Warns
     -----
-    UnusedStepWarning
+    lamp.machines.UnusedStepWarning
         If the machine names a step that the model does not have.
 
     Raises
