@@ -40,6 +40,8 @@ PAGE: Final = ROOT / "docs" / "threads.md"
 BEYOND: Final = (4, 8, 16)  # threads of the model
 ELEMENTS: Final = 10**7
 SIDE: Final = 768
+LARGE: Final = 10**6  # elements or multiply-adds of which one call in a turn is enough
+MOST_REPEATED: Final = 300
 
 Call = Callable[[], Any]
 
@@ -121,6 +123,16 @@ def on(threads: int, call: Call) -> Call:
     return limited
 
 
+def repeatedly(call: Call, times: int) -> Call:
+    """Many calls of what is short, of which the first alone comes to cold caches and threads."""
+
+    def again() -> None:
+        for _ in range(times):
+            call()
+
+    return again
+
+
 def measured_threads(turns: int, seconds: float) -> list[Threads]:
     """Each kind of kernel on one thread, two, and all."""
     cores = numba.config.NUMBA_NUM_THREADS
@@ -153,8 +165,10 @@ def measured_sizes(turns: int, seconds: float) -> list[Size]:
     for side in (1, 4, 16, 64, 256, 1024):
         calls["`Sequential` float32", side**3] = product(fpemu.Sequential("float32"), side)
         calls["hopper.wgmma.e4m3", side**3] = product(devices.get("hopper.wgmma.e4m3"), side)
-    times = seconds_in_turns({str(key): call for key, call in calls.items()}, turns, seconds)
-    return [Size(work, count, min(times[str((work, count))])) for work, count in calls]
+    often = {key: min(MOST_REPEATED, 1 + LARGE // key[1]) for key in calls}
+    repeated = {str(key): repeatedly(call, often[key]) for key, call in calls.items()}
+    times = seconds_in_turns(repeated, turns, seconds)
+    return [Size(*key, min(times[str(key)]) / often[key]) for key in calls]
 
 
 # --- the model and the tables ---------------------------------------------------------------------
