@@ -9,7 +9,8 @@ import pytest
 ANALYSIS = Path(__file__).parents[1] / "analysis"
 
 
-@pytest.mark.parametrize("format", ["float8_e4m3fn", pytest.param("e5m7", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("format", ["float8_e4m3fn", "e5m7"])
 def test_algorithms_in_a_small_arithmetic_keep_what_theory_promises(format):
     command = [sys.executable, str(ANALYSIS / "user_kernels.py"), format]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
