@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -346,7 +347,7 @@ class _Tuning:
         else:
             (runs,) = bench.runs("allowed", [Setting(limit)], TEXTS)
             allowed = {text: bench.reading(run).value for text, run in runs.items()}
-        uniform = list(self._uniform().values())
+        uniform = [*self._uniform.values()]
         corners = tuner.tuned(bench, found, allowed, uniform=uniform, rounds=rounds)
         best = found.best
         if best is None:
@@ -382,7 +383,7 @@ class _Tuning:
         """The result, beside corners of the front and uniform machines, all on both texts."""
         bench, limit = self._bench, self._menu.limit
         picked = _spread(len(corners), front)
-        uniform = self._uniform()
+        uniform = self._uniform
         wanted = [best.assignment, *(corners[i][1] for i in picked), *uniform.values()]
         settings = [bench.setting(each) for each in wanted]
         whole = [] if isinstance(limit, float) else [Setting(limit)]
@@ -437,6 +438,7 @@ class _Tuning:
         parts = (self._bench.cost(i, choice) for i, choice in enumerate(assignment))
         return math.fsum([self._bench.fixed, *parts])
 
+    @functools.cached_property
     def _uniform(self) -> dict[str, Assignment]:
         """Each option that all products have, or all functions or sums, everywhere.
 

@@ -47,7 +47,6 @@ _EXPLAINED: Final = 0.2
 _ROOM: Final = 0.95  # of what is allowed: an assignment that takes more leaves no room
 _SAFE: Final = 0.99
 _TINY: Final = 1e-300
-_ROUNDING: Final = 1e-12  # relative: a sum in another order is the same
 _CLOSE: Final = 1.01  # the ratio of two limits between which nothing is looked for
 _STEEPEST: Final = 8.0  # by which a limit is divided at once, at most
 _MOST_COMBINED: Final = 4096  # options of decisions that became one
@@ -383,7 +382,7 @@ class _Tuner:
     def _plan(self, assignment: Assignment) -> _Plan | None:
         """An assignment beside the solution of the problem for the sum that it is predicted."""
         limit = self._found.predicted(assignment) - self._found.base.value
-        solved = self._problem().solve(limit * (1 + _ROUNDING)) if limit < math.inf else None
+        solved = self._problem().solve(limit) if limit < math.inf else None
         if solved is None:
             return None
         solution = replace(solved[0], cost=self._cost(assignment), divergence=limit)
