@@ -266,6 +266,38 @@ def test_a_thread_that_cannot_be_started_leaves_no_work_behind(monkeypatch, inpu
     assert done == []
 
 
+def test_nobody_waits_for_threads_that_have_not_begun(monkeypatch):
+    """A call whose threads are all busy elsewhere ends all the same, and they do nothing later."""
+    free = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        busy = executor.submit(free.wait, 60)
+        monkeypatch.setattr(launching._pool, "_executor_of", lambda workers: executor)
+        monkeypatch.setattr(launching, "thread_count", lambda: 4)
+        done = []
+        launching.run(lambda start, stop: done.append((start, stop)), 64)
+        ended_first = not busy.done()
+        free.set()
+    assert ended_first
+    assert [stop for _, stop in done] == list(range(4, 65, 4))
+
+
+def test_a_call_waits_for_threads_that_have_begun(monkeypatch):
+    """The last piece is done when the call returns, whoever has taken it."""
+    monkeypatch.setattr(launching, "thread_count", lambda: 2)
+    both, done = threading.Barrier(2, timeout=60), []
+
+    def piece(start, stop):
+        if start < 16:  # the first two pieces are taken by two threads
+            both.wait()
+        if threading.current_thread() is not caller:
+            ended.wait(0.05)
+        done.append((start, stop))
+
+    caller, ended = threading.current_thread(), threading.Event()
+    launching.run(piece, 64)
+    assert sorted(stop for _, stop in done) == list(range(8, 65, 8))
+
+
 @pytest.mark.skipif(
     platform.machine() not in UPWARD, reason="the C library's constant is not known"
 )
