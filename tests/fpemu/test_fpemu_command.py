@@ -199,6 +199,7 @@ def test_plot_takes_panels_and_a_range(command, tmp_path):
         (["plot", "bfloat16"], 2, "output"),
         (["plot", "bfloat16", "float9", "--output", "plot.png"], 2, "unknown format 'float9'"),
         (["plot", "bfloat16", "--output", "plot.tiff"], 2, "ends in no kind of picture"),
+        (["plot", "bfloat16", "--output", "plot.tiff"], 2, "Invalid value for --output"),
         (["plot", "bfloat16", "--panels", "all", "--output", "plot.png"], 2, "panels has 'all'"),
         (["plot", "bfloat16", "--range", "2", "1", "--output", "a.png"], 2, "range must be two"),
         (["fly"], 2, "fly"),
