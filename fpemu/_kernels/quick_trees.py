@@ -53,7 +53,7 @@ _FLOAT32_EMIN: Final = -126
 _FLOAT32_EMAX: Final = 127
 _DEEPEST: Final = 64  # rows of sums, those below included
 _WORK_PER_PIECE: Final = 2**16  # multiply-adds worth a thread
-_MOST_ROWS: Final = 256  # of a piece of work
+_MOST_ROWS: Final = 1024  # of a piece of work
 _FEW_ROWS: Final = 16  # for which the right operand is not looked at
 _FILLING: Final = 4  # rows that are multiplied in the time that it takes to fill a panel
 
