@@ -121,7 +121,7 @@ def _attend_text(
     if run.observer is not None:
         run.variants[layer] = variant
     found = attentions.attention(
-        *(np.ascontiguousarray(x) for x in (query, key, value)),
+        *map(_by_rows, (query, key, value)),
         hardware=run.machine,
         lamp=run.rules.softmax,
         layer=layer,
@@ -131,6 +131,13 @@ def _attend_text(
     if run.look_ahead.softmax is not None:
         run.count("scores", found.recomputation)
     out[slice(None) if mask is None else mask.rows] = found.output.transpose(1, 0, 2)
+
+
+def _by_rows(x: NDArray[Any]) -> NDArray[Any]:
+    """Numbers whose heads are contiguous each; kept keys have room behind those of a head."""
+    _, across, along = x.strides
+    is_contiguous = (across, along) == (x.shape[2] * x.itemsize, x.itemsize)
+    return x if is_contiguous else np.ascontiguousarray(x)
 
 
 def errors(

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lamp.integrations.transformers import attention, experts, functions, products
+from lamp.integrations.transformers import attention, experts, functions, products, rotations
 from lamp.integrations.transformers.fitting import Fitting
 from lamp.integrations.transformers.running import Run
 from lamp.integrations.transformers.structure import Structure
@@ -38,7 +38,8 @@ def put_on_machine(model: nn.Module, structure: Structure, run: Run) -> None:
     for name, number in structure.attentions.items():
         module = model.get_submodule(name)
         module._lamp_attend = attention.attention(fitting, name, number)
-        fitting.replace(name, _attending(fitting, module.forward))
+        forward = rotations.in_one_piece(module.forward, run)
+        fitting.replace(name, _attending(fitting, forward))
     for number, name in enumerate(structure.layers):
         fitting.replace(name, _layer(fitting, number, model.get_submodule(name).forward))
 

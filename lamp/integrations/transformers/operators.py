@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import fpemu
 from fpemu.torch import EXACT, EXACT_OPERATIONS, Dispatch
+from lamp.integrations.transformers import rotations
 from lamp.integrations.transformers.running import Run, array, tensor
 from lamp.integrations.transformers.weights import held
 from lamp.machines import Function, Sum
@@ -180,18 +181,7 @@ class Inline(Dispatch):
         out = _IN_FLOAT64[name](x, y, dtype=np.float64)
         if name in ("mul", "div"):
             return torch.from_numpy(np.asarray(out))
-        run = self.run
-        step, which = run.machine.qkv, ("query", "key")[min(run.rotated, 1)]
-        run.rotated += 1
-        rounding = step.rounding.derived("rotary", which)
-        carrier = run.carrier
-
-        def rounded(text: NDArray[Any]) -> NDArray[Any]:
-            return np.asarray(fpemu.round(text, step.output, rounding)).astype(carrier, copy=False)
-
-        if rounding.is_stochastic and out.ndim == 4:
-            return tensor(np.stack([rounded(np.ascontiguousarray(text)) for text in out]))
-        return _tensor(rounded(out))
+        return torch.from_numpy(rotations.rounded(out, self.run))
 
     # --- products by bare weights -----------------------------------------------------------------
 

@@ -19,11 +19,10 @@ from lamp.lookahead import Recomputation
 from lamp.models import Forward, State
 from lamp.models.attention import Variant
 
-__all__ = ["Run", "array", "by_text", "one_thread", "tensor", "view", "wide"]
+__all__ = ["Run", "array", "by_text", "one_thread", "tensor", "unseen", "view", "wide"]
 
-
-# Going from one library to the other is no operation of the model: a mode need not see it.
-_UNSEEN: Final[Any] = torch._C._DisableTorchDispatch
+unseen: Final[Any] = torch._C._DisableTorchDispatch
+"""Hides operations from modes: going from one library to the other is none of the model's."""
 
 
 @contextmanager
@@ -42,20 +41,20 @@ def one_thread() -> Iterator[None]:
 
 def array(x: torch.Tensor) -> NDArray[Any]:
     """The numbers of a tensor, without a copy."""
-    with _UNSEEN():
+    with unseen():
         found: NDArray[Any] = (x.detach() if x.requires_grad else x).numpy()
         return found
 
 
 def wide(x: torch.Tensor) -> NDArray[Any]:
     """The numbers of a tensor of floating-point numbers, in float32 at least."""
-    with _UNSEEN():
+    with unseen():
         return np.asarray((x if x.dtype == torch.float64 else x.float()).detach().numpy())
 
 
 def tensor(x: NDArray[Any]) -> torch.Tensor:
     """An array as a tensor, without a copy."""
-    with _UNSEEN():
+    with unseen():
         return torch.from_numpy(np.ascontiguousarray(x))
 
 
@@ -89,7 +88,7 @@ def by_text(
 
 def view(x: NDArray[Any]) -> torch.Tensor:
     """An array as a tensor in the same memory, whatever its strides."""
-    with _UNSEEN():
+    with unseen():
         return torch.from_numpy(x)
 
 

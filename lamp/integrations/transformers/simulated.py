@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from fpemu._kernels.launching import default_environment
 from lamp.integrations.transformers.attention import errors
+from lamp.integrations.transformers.caches import Kept
 from lamp.integrations.transformers.copies import configurations, on_machine, skeleton
 from lamp.integrations.transformers.modules import put_on_machine
 from lamp.integrations.transformers.operators import Inline
@@ -223,7 +224,7 @@ class Simulated(Decoder):
         return run.result(array(result.logits)[0])
 
     def _new_cache(self, capacity: int) -> Any:
-        return _Kept(DynamicCache(config=self.model.config))
+        return Kept(self.model.config, capacity)
 
     @staticmethod
     def _configure(config: Mapping[str, Any]) -> Any:
@@ -236,25 +237,6 @@ class Simulated(Decoder):
     @staticmethod
     def _load(tensors: Any, config: Any, hardware: Hardware) -> Any:
         raise NotImplementedError
-
-
-class _Kept:
-    """A cache of transformers and how many tokens it has read."""
-
-    def __init__(self, past: Any) -> None:
-        self.past, self.length = past, 0
-
-    def cut(self, length: int) -> bool:
-        """Keep the first tokens alone; False if a window has let go of what they need."""
-        if length < self.length:
-            try:
-                self.past.crop(length - self.length)  # a negative number: how many to remove
-            except (RuntimeError, ValueError):
-                return False
-            if self.past.get_seq_length() != length:
-                return False
-        self.length = length
-        return True
 
 
 def _rules(lamp: Any) -> list[LAMP]:
