@@ -44,7 +44,6 @@ from fpemu._kernels.operands import (
     Random,
     aligned,
     longest,
-    pieces,
     random_of,
     read_only,
     right_of,
@@ -83,8 +82,14 @@ _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _FAST_DROPPED: Final = 10
 _VECTOR_BYTES: Final = tiles.VECTOR_BITS // 8
 _WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread
-_LEAST_ROWS, _MOST_ROWS = 8, 1024  # of a piece of work
-_PANEL_BYTES: Final = 2**15  # of what is filled in at once: that stays in the first cache
+_LEAST_ROWS = 32  # that take as long as filling a panel
+_PART_ROWS, _MOST_ROWS = 128, 1024  # of a thread's share, if there are as many
+_ROWS_PER_PANEL: Final = 64  # that a share has at least, if it has several panels
+_SHARES_PER_THREAD: Final = 4
+_PANEL_BYTES: Final = 2**17  # of what is filled in at once: that stays in the second cache
+_PANELS_BYTES: Final = 2**19  # of those of a share: half of a second cache
+_RUN: Final = 64  # terms that are looked at at once for zeros at the end of rows
+_UNKNOWN: Final = -1
 _STOCHASTIC_WORK: Final = 2**14
 
 
@@ -125,6 +130,7 @@ class _Sum(NamedTuple):
 
     block: int
     rows: int  # of the output that a thread takes at once
+    panels: int  # side by side that it takes at once
     targets: Any  # in rows, as random bits are in streams: INNER, PRODUCTS, VIA, OUTER
     fast: tuple[Any, ...]  # see `_fast_parameters`
     outer_fast: tuple[Any, ...]  # the same of the outer accumulators
@@ -136,23 +142,53 @@ class _Tile(NamedTuple):
 
     inner: Any  # tiles of accumulators; below each its running sums, if those are wanted
     total: Any  # the outer accumulators, in the same way
+    terms: Any  # for each tile: how many terms of its rows may be other than zero
     undecided: Any  # a bit for every accumulator of a tile, a number for every vector of them
-    panel: Any  # some terms of a panel of the right operand
+    panels: Any  # some terms of panels of the right operand
+    finite: Any  # for each panel: whether all its numbers are finite, or _UNKNOWN
 
 
 # --- the steps of a tile ------------------------------------------------------------------------
 
 
 @numba.njit(inline="always")
-def _advance_plain(a, row, origin, full, panel, tile, first, stop, fast, wide):  # type: ignore[no-untyped-def]
-    """Take a tile from step ``first`` to ``stop`` by the lanes' own arithmetic."""
-    if full:
+def _sum_plain(  # type: ignore[no-untyped-def]
+    a, row, last_row, origin, panel, tile, first, stop, begins, ends, target, at, column, wide
+):
+    """Take sums from step ``first`` to ``stop`` by the lanes' own arithmetic, and put them."""
+    if last_row - row > 1:
         if wide:
-            tiles.advance_plain_rows_wide(a, row, origin, panel, tile, first, stop, fast)
+            tiles.sum_plain_rows_wide(
+                a, row, last_row, origin, panel, tile, first, stop, begins, ends, target, at, column
+            )
         else:
-            tiles.advance_plain_rows(a, row, origin, panel, tile, first, stop, fast)
+            tiles.sum_plain_rows(
+                a, row, last_row, origin, panel, tile, first, stop, begins, ends, target, at, column
+            )
     else:
-        tiles.advance_plain(a, row, origin, panel, tile, first, stop, fast)
+        tiles.sum_plain(
+            a, row, last_row, origin, panel, tile, first, stop, begins, ends, target, at, column
+        )
+
+
+@numba.njit(inline="always")
+def _add_block_plain(  # type: ignore[no-untyped-def]
+    a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, wide
+):
+    """The same for a block, or a part of it, whose sums are added to the outer accumulators."""
+    if last_row - row > 1:
+        if wide:
+            tiles.add_block_plain_rows_wide(
+                a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, 0, 0
+            )
+        else:
+            tiles.add_block_plain_rows(
+                a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, 0, 0
+            )
+    else:
+        tiles.add_block_plain(
+            a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, 0, 0
+        )
 
 
 @numba.njit(inline="always")
@@ -282,17 +318,56 @@ def _begin(tile, initial, batch, row, together, column):  # type: ignore[no-unty
 
 
 @numba.njit(inline="always")
-def _sum_plain(  # type: ignore[no-untyped-def]
-    a, row, origin, full, panel, tile, total, first, stop, begins, ends, wide
-):
-    """Form the sums of a block, or of a part of it, and add complete ones, in plain arithmetic."""
-    if full:
-        if wide:
-            tiles.sum_plain_rows_wide(a, row, origin, panel, tile, total, first, stop, begins, ends)
-        else:
-            tiles.sum_plain_rows(a, row, origin, panel, tile, total, first, stop, begins, ends)
-    else:
-        tiles.sum_plain(a, row, origin, panel, tile, total, first, stop, begins, ends)
+def _terms(a, row, last_row):  # type: ignore[no-untyped-def]
+    """How many leading terms of some rows are to be taken, at least one: the others are zeros."""
+    steps = a.shape[1]
+    most = min(1, steps)
+    for r in range(row, last_row):
+        terms, found = steps, False
+        while terms > most:
+            run = a[r, max(terms - _RUN, 0) : terms]
+            for i in range(run.size):
+                found |= run[i] != 0
+            if found:
+                break
+            terms -= run.size
+        most = max(most, terms)
+    return most
+
+
+@numba.njit(inline="always")
+def _has_negative_zero(tile):  # type: ignore[no-untyped-def]
+    """Whether an accumulator is a negative zero, which a product of zeros may change."""
+    found = False
+    for r in range(tile.shape[0]):
+        for j in range(COLUMNS):
+            found |= tile[r, j] == 0 and np.signbit(tile[r, j])
+    return found
+
+
+@numba.njit(inline="always")
+def _is_finite(panel, terms):  # type: ignore[no-untyped-def]
+    """Whether the products of zeros and the numbers of a panel are zeros."""
+    found = True
+    for step in range(terms):
+        for j in range(COLUMNS):
+            found &= abs(panel[step, j]) < np.inf
+    return found
+
+
+@numba.njit(inline="always")
+def _together(rows, height, plain):  # type: ignore[no-untyped-def]
+    """How many of the rows that are left the next tile has; plain ones may miss some."""
+    return min(height, rows) if plain or rows >= height else 1
+
+
+@numba.njit(inline="always")
+def _is_whole(lengths, row, rows, height, column):  # type: ignore[no-untyped-def]
+    """Whether all accumulators of a tile are wanted."""
+    whole = rows == height
+    for r in range(row, row + rows):
+        whole &= column + COLUMNS <= lengths[r]
+    return whole
 
 
 @numba.njit(inline="always")
@@ -325,6 +400,31 @@ def _outer_sum(total, term, target, kind, wide):  # type: ignore[no-untyped-def]
         bits = fma_word(1.0, np.float64(term), np.float64(total), target, kind)
         return words.floating(bits)
     return add_float32(np.float64(total), np.float64(term), target, kind)
+
+
+@numba.njit(inline="always")
+def _put(out, tile, lengths, row, together, column, canonical):  # type: ignore[no-untyped-def]
+    """Write what is wanted of a tile, and zeros behind it."""
+    width = min(COLUMNS, out.shape[1] - column)
+    for r in range(together):
+        wanted = max(0, min(width, lengths[row + r] - column))
+        place = out[row + r, column : column + width]
+        for j in range(wanted):
+            number = tile[r, j]
+            if canonical and number != number:
+                number = np.nan  # the processor's have a sign
+            place[j] = number
+        for j in range(wanted, width):
+            place[j] = 0.0
+
+
+@numba.njit(inline="always")
+def _put_zeros(out, row, together, column):  # type: ignore[no-untyped-def]
+    width = min(COLUMNS, out.shape[1] - column)
+    for r in range(row, row + together):
+        place = out[r, column : column + width]
+        for j in range(width):
+            place[j] = 0.0
 
 
 # --- the kernel ---------------------------------------------------------------------------------
@@ -367,11 +467,17 @@ def _product_kernel(
     plain_outer = outer in (_PLAIN_NARROW, _PLAIN_WIDE)
     quick_outer = outer in (_FAST_NARROW, _FAST_WIDE)
     together_outer = plain and outer == flavour
+    single = plain and not blocked
     height = 1 if running else _rows_together(flavour)
 
     @caching.kernel
     def product_range(start, stop, work, arrays, sums):  # type: ignore[no-untyped-def]
-        """Panels of columns, each for some rows of the output."""
+        """Panels of columns side by side, for some rows of the output.
+
+        Tiles go row by row through all panels: the rows stay in the first cache and the panels in
+        the second, and the output is written in the order of memory.  There is one tile if all
+        terms are filled in at once, else one for each place.
+        """
         _, rows, steps = arrays.left.shape
         right, lengths, out, block = arrays.right, arrays.lengths, arrays.out, sums.block
         target = with_mode(target_at(sums.targets, INNER), mode)
@@ -379,66 +485,95 @@ def _product_kernel(
         of_via = with_mode(target_at(sums.targets, VIA), mode)
         outer_target = target_at(sums.targets, OUTER)
         panels = (out.shape[2] + COLUMNS - 1) // COLUMNS
+        groups = (panels + sums.panels - 1) // sums.panels
         parts = (rows + sums.rows - 1) // sums.rows
-        panel, depth = work.panel, work.panel.shape[0]
+        depth = work.panels.shape[1]
+        slots = 1 if steps > depth else 0  # of a tile
+        fresh = single and steps > 0 and arrays.initial.size == 0  # zero without being filled
         for index in range(start, stop):
-            stack, p = index // panels, index % panels
-            batch, column = stack // parts, p * COLUMNS
+            stack, group = index // groups, index % groups
+            batch, first_panel = stack // parts, group * sums.panels
             first_row = (stack - batch * parts) * sums.rows
             last_row = min(first_row + sums.rows, rows)
-            if column >= longest(lengths, first_row, last_row):
-                continue
+            last_panel = min(first_panel + sums.panels, panels)
+            most = longest(lengths, first_row, last_row)
             a = arrays.left[batch]
-            row, slot = first_row, 0
-            while row < last_row:
-                together = height if row + height <= last_row else 1
-                if blocked:
-                    _clear(work.inner[slot], work.inner.shape[1])
-                    _begin(work.total[slot], arrays.initial, batch, row, together, column)
-                else:
-                    _begin(work.inner[slot], arrays.initial, batch, row, together, column)
-                row += together
-                slot += 1
-            for origin in range(0, steps, depth):
+            for origin in range(0, max(steps, 1), depth):
                 end = min(origin + depth, steps)
-                fill(panel, right, batch, p, origin, end)
+                for p in range(first_panel, last_panel):
+                    if p * COLUMNS < most:
+                        fill(work.panels[p - first_panel], right, batch, p, origin, end)
+                        work.finite[p - first_panel] = _UNKNOWN
                 row, slot = first_row, 0
                 while row < last_row:
-                    full = row + height <= last_row
-                    together = height if full else 1
-                    if column < longest(lengths, row, row + together):
+                    together = _together(last_row - row, height, plain)
+                    full = together == height
+                    reach = longest(lengths, row, row + together)
+                    if single and origin == 0:
+                        terms = _terms(a, row, row + together)
+                        for p in range(last_panel - first_panel):
+                            work.terms[slot + p * slots] = terms
+                    for p in range(first_panel, last_panel):
+                        column, panel = p * COLUMNS, work.panels[p - first_panel]
                         inner, total = work.inner[slot], work.total[slot]
+                        if column >= reach:
+                            if end == steps:
+                                _put_zeros(out[batch], row, together, column)
+                            slot += slots
+                            continue
+                        if origin == 0:
+                            if blocked:
+                                _clear(inner, inner.shape[0])
+                                _begin(total, arrays.initial, batch, row, together, column)
+                            elif not fresh:
+                                _begin(inner, arrays.initial, batch, row, together, column)
+                        is_put = False
                         first, place = origin, origin % block
                         while first < end:
                             last = min(first + block - place, end)
                             begins = place == 0
                             ends = last == first + block - place or last == steps
-                            if together_outer:
+                            if single:
+                                terms = work.terms[slot]
+                                if first >= terms:  # zeros are left
+                                    finite = work.finite[p - first_panel]
+                                    if finite == _UNKNOWN:
+                                        finite = np.int64(_is_finite(panel, end - origin))
+                                        work.finite[p - first_panel] = finite
+                                    if finite and not _has_negative_zero(inner):
+                                        break
+                                    work.terms[slot] = terms = steps
+                                last = min(last, terms)
+                                is_put = last == steps and _is_whole(
+                                    lengths, row, together, height, column
+                                )
                                 _sum_plain(
-                                    a, row, origin, full, panel, inner, total,
-                                    first - origin, last - origin, begins, ends, wide,
+                                    a, row, row + together, origin, panel, inner,
+                                    first - origin, last - origin, fresh and first == 0, is_put,
+                                    out[batch], row, column, wide,
                                 )  # fmt: skip
-                                first, place = last, 0
-                                continue
-                            if blocked and begins:
-                                _clear(inner, height)
-                            if plain:
-                                _advance_plain(
-                                    a, row, origin, full, panel, inner,
-                                    first - origin, last - origin, sums.fast, wide,
+                            elif plain:
+                                _add_block_plain(
+                                    a, row, row + together, origin, panel, inner,
+                                    first - origin, last - origin, begins, ends and together_outer,
+                                    total, wide,
                                 )  # fmt: skip
                             elif quick:
+                                if blocked and begins:
+                                    _clear(inner, height)
                                 _advance_quickly(
                                     a, row, origin, full, panel, inner, work.undecided,
                                     first - origin, last - origin, sums.fast, target, wide, kind,
                                     ranged, running,
                                 )  # fmt: skip
                             else:
+                                if blocked and begins:
+                                    _clear(inner, height)
                                 _advance_exactly(
                                     a, row, origin, panel, inner, first - origin, last - origin,
                                     target, of_product, of_via, wide, kind, unfused, via, running,
                                 )  # fmt: skip
-                            if blocked and ends:
+                            if blocked and ends and not together_outer:
                                 _add_block(
                                     total, inner, height, work.undecided, sums.outer_fast,
                                     outer_target, outer_kind, plain_outer, quick_outer, wide_outer,
@@ -446,28 +581,19 @@ def _product_kernel(
                                 if running:
                                     _add_running(total)
                             first, place = last, 0
+                        if end == steps and not is_put:
+                            result = total if blocked else inner
+                            _put(out[batch], result, lengths, row, together, column, blocked)
+                        if end == steps and running:
+                            for j in range(min(COLUMNS, lengths[row] - column)):
+                                for i in range(2):
+                                    inner_sum = inner[1 + i, j]
+                                    if blocked:
+                                        share = sums.inner_share ** (1 + i)
+                                        inner_sum = total[1 + i, j] + share * inner_sum
+                                    arrays.running[i, batch, row, column + j] = inner_sum
+                        slot += slots
                     row += together
-                    slot += 1
-            row, slot = first_row, 0
-            while row < last_row:
-                together = height if row + height <= last_row else 1
-                result = work.total[slot] if blocked else work.inner[slot]
-                for r in range(together):
-                    for j in range(min(COLUMNS, lengths[row + r] - column)):
-                        number = result[r, j]
-                        if blocked and number != number:
-                            number = np.nan  # the processor's have a sign
-                        out[batch, row + r, column + j] = number
-                if running:
-                    for j in range(min(COLUMNS, lengths[row] - column)):
-                        for i in range(2):
-                            inner_sum = work.inner[slot, 1 + i, j]
-                            if blocked:
-                                share = sums.inner_share ** (1 + i)
-                                inner_sum = result[1 + i, j] + share * inner_sum
-                            arrays.running[i, batch, row, column + j] = inner_sum
-                row += together
-                slot += 1
 
     return cast(Callable[..., None], product_range)
 
@@ -592,14 +718,13 @@ def _product(
     chain = _chain_of(accumulator, operands, blocked=outer is not None)
     outer_chain = None if outer is None else _outer_chain(chain, operands, accumulator, outer)
     final = outer_chain or chain
-    out = np.zeros(operands.shape, final.dtype)
+    out = np.empty(operands.shape, final.dtype)
     if out.size == 0:
         return out
     running = operands.wants_running
     height = 1 if running else _rows_together(chain.flavour)
-    rows, count, grain = pieces(
-        operands, most=_MOST_ROWS, filling=_LEAST_ROWS, work=_WORK_PER_PIECE, height=height
-    )
+    depth = _depth(operands.steps, 1 if outer is None else outer.block, chain.dtype)
+    share = _share(operands, height, depth * COLUMNS * chain.dtype.itemsize)
     launching.run(
         _product_kernel(
             chain.flavour,
@@ -613,14 +738,14 @@ def _product(
             kind_of(roundings[-1]),
             running,
         ),
-        count,
+        share.number,
         operands.arrays(chain.dtype, out, right_of(operands.b, chain.dtype)),
-        _sum_of(operands, accumulator, outer, rows, chain.fast, final.fast),
-        grain=grain,
+        _sum_of(operands, accumulator, outer, share, chain.fast, final.fast),
+        grain=share.grain,
         workspace=lambda: _tiles(
-            rows // height + height - 1,
+            share.panels * share.tiles if operands.steps > depth else 1,
             height * (3 if running else 1),
-            _depth(operands.steps, 1 if outer is None else outer.block, chain.dtype),
+            (share.panels, depth, COLUMNS),
             chain.dtype,
             None if outer_chain is None else outer_chain.dtype,
         ),
@@ -634,15 +759,53 @@ def _depth(steps: int, block: int, dtype: np.dtype[Any]) -> int:
     return max(1, min(steps, most - most % block if block < most else most))
 
 
+class _Share(NamedTuple):
+    """What a thread takes at once: some rows, and panels side by side."""
+
+    rows: int = 1
+    panels: int = 1
+    tiles: int = 1  # of rows
+    number: int = 1  # of all shares
+    grain: int = 1  # how many are worth a thread
+
+
+def _share(operands: Operands, height: int, panel_bytes: int) -> _Share:
+    """Shares of which there are more than threads, with as many panels as a cache has room for.
+
+    Few rows take less time than filling the panels does, and are not worth parts.
+    """
+    batch, rows, columns = operands.shape
+    panels = -(-columns // COLUMNS)
+    each = max(1, min(panels, _PANELS_BYTES // panel_bytes, rows // _ROWS_PER_PANEL))
+    groups = -(-panels // each)
+    wanted = -(-_SHARES_PER_THREAD * launching.thread_count() // batch)
+    parts = max(1, -(-rows // _MOST_ROWS), min(rows // _PART_ROWS, -(-wanted // groups)))
+    each = -(-panels // max(groups, min(panels, -(-wanted // parts))))
+    tall = -(-rows // (parts * height)) * height
+    work = (min(tall, rows) + _LEAST_ROWS) * max(operands.steps, 1) * COLUMNS * each
+    return _Share(
+        rows=tall,
+        panels=each,
+        tiles=tall // height + height - 1,
+        number=batch * -(-rows // tall) * -(-panels // each),
+        grain=max(1, _WORK_PER_PIECE // work),
+    )
+
+
 def _tiles(
-    slots: int, rows: int, depth: int, dtype: np.dtype[Any], outer_dtype: np.dtype[Any] | None
+    slots: int,
+    rows: int,
+    panels: tuple[int, int, int],
+    dtype: np.dtype[Any],
+    outer_dtype: np.dtype[Any] | None,
 ) -> _Tile:
     """A workspace; only sums of blocks have outer accumulators."""
     inner = aligned((slots, rows, COLUMNS), dtype)
     total = inner if outer_dtype is None else aligned(inner.shape, outer_dtype)
     vectors = max(inner[0].nbytes, total[0, 0].nbytes) // _VECTOR_BYTES
-    panel = aligned((depth, COLUMNS), dtype)
-    return _Tile(inner, total, np.zeros(vectors, np.int64), panel)
+    counts = slots, vectors, panels[0]
+    terms, undecided, finite = (np.zeros(count, np.int64) for count in counts)
+    return _Tile(inner, total, terms, undecided, aligned(panels, dtype), finite)
 
 
 def _outer_chain(
@@ -667,7 +830,7 @@ def _sum_of(
     operands: Operands,
     accumulator: SequentialFacts,
     outer: BlockedFacts | None,
-    rows: int = 1,
+    share: _Share | None = None,
     fast: tuple[Any, ...] = (0.0,),
     outer_fast: tuple[Any, ...] = (0.0,),
 ) -> _Sum:
@@ -675,7 +838,8 @@ def _sum_of(
     format, rounding = accumulator.format, accumulator.rounding
     return _Sum(
         block=max(operands.steps, 1) if outer is None else outer.block,
-        rows=rows,
+        rows=1 if share is None else share.rows,
+        panels=1 if share is None else share.panels,
         targets=targets_of(
             (format, rounding),
             (accumulator.product or format, rounding),

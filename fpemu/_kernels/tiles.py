@@ -25,11 +25,11 @@ __all__ = [
     "PLAIN_ROWS_WIDE",
     "ROUNDED_ROWS",
     "VECTOR_BITS",
+    "add_block_plain",
+    "add_block_plain_rows",
+    "add_block_plain_rows_wide",
     "add_plain",
     "add_rounded",
-    "advance_plain",
-    "advance_plain_rows",
-    "advance_plain_rows_wide",
     "advance_ranged",
     "advance_ranged_rows",
     "advance_ranged_running",
@@ -46,14 +46,19 @@ __all__ = [
     "sum_plain_rows_wide",
 ]
 
-PLAIN_ROWS: Final = 4
-"""Rows that the plain loop in float32 advances together, to use an element of a panel as often."""
+_MANY_REGISTERS: Final = bool(get_host_cpu_features().get("avx512f"))
 
-PLAIN_ROWS_WIDE: Final = 2
-"""The same in float64: twice as many would be more accumulators than registers."""
+PLAIN_ROWS: Final = 6 if _MANY_REGISTERS else 4
+"""Rows that the plain loop in float32 advances together, to use an element of a panel as often.
+
+These are 24 of the 32 registers of a processor with AVX-512.
+"""
+
+PLAIN_ROWS_WIDE: Final = 3 if _MANY_REGISTERS else 2
+"""The same in float64."""
 
 # Twice the accumulators are more registers than narrower machines have.
-ROUNDED_ROWS: Final = 2 if get_host_cpu_features().get("avx512f") else 1
+ROUNDED_ROWS: Final = 2 if _MANY_REGISTERS else 1
 """Rows that the rounded loops advance together."""
 
 VECTOR_BITS: Final = 512  # narrower machines split a vector, with no change of result
@@ -186,12 +191,27 @@ def _lanes_of(dtype: Any) -> _Lanes:
 
 
 def _rows_of(
-    context: Any, builder: ir.IRBuilder, kind: Any, place: Sequence[ir.Value], rows: int
+    context: Any,
+    builder: ir.IRBuilder,
+    kind: Any,
+    place: Sequence[ir.Value],
+    rows: int,
+    last_row: ir.Value | None = None,
 ) -> list[ir.Value]:
-    """The data of some rows of an array, from a term on: `place` is the array, row and term."""
+    """The data of some rows of an array, from a term on: `place` is the array, row and term.
+
+    The row before `last_row` stands for those behind it.
+    """
     a, row, origin = place
     data, length = _data(context, builder, kind, a)
-    starts = [builder.mul(builder.add(row, _INDEX(r)), length) for r in range(rows)]
+    numbers = [builder.add(row, _INDEX(r)) for r in range(rows)]
+    if last_row is not None:
+        most = builder.sub(last_row, _INDEX(1))
+        numbers = [
+            builder.select(builder.icmp_signed("<", number, most), number, most)
+            for number in numbers
+        ]
+    starts = [builder.mul(number, length) for number in numbers]
     return [builder.gep(data, [builder.add(start, origin)]) for start in starts]
 
 
@@ -229,20 +249,18 @@ def _tile_intrinsic(rows: int, emit: Callable[..., ir.Value], last: Any = types.
     return intrinsic(typed)
 
 
-def _advance(
-    rows: int, *, rounded: bool = False, ranged: bool = False, running: bool = False
-) -> Any:
-    """An intrinsic that takes a tile from a step on up to the step ``last``.
+def _advance(rows: int, *, ranged: bool = False, running: bool = False) -> Any:
+    """An intrinsic that takes a tile from a step on up to the step ``last``, rounding each sum.
 
     Each step adds ``a[row + r, origin + step] * panel[step, c]`` to ``accumulators[r, c]`` for
-    ``r < rows`` and all columns.  The plain loop ends with the steps, the rounded one before the
-    first step that is doubtful.  Returns the number of the step it has reached.
+    ``r < rows`` and all columns.  The loop ends before the first step that is doubtful.  Returns
+    the number of the step it has reached.
     """
 
     def emit(  # type: ignore[no-untyped-def]
         builder, tile, left, panel, step, last, words
     ):
-        rounded_step = _RoundedStep(tile.lanes, builder, words, ranged=ranged) if rounded else None
+        rounded_step = _RoundedStep(tile.lanes, builder, words, ranged=ranged)
         places = [*tile.places, *tile.magnitudes, *tile.squares] if running else tile.places
         initial = [tile.load(builder, place) for place in places]
         reached, final = _emit_loop(
@@ -292,33 +310,36 @@ def _settle(rows: int, *, ranged: bool = False) -> Any:
     return _tile_intrinsic(rows, emit, types.Array(types.int64, 1, "C"))
 
 
-def _sum(rows: int) -> Any:
-    """An intrinsic that forms sums of blocks by the plain loop and adds those that are complete.
+def _sum(rows: int, *, added: bool) -> Any:
+    """An intrinsic that forms sums by the plain loop.
 
-    ``f(a, row, origin, panel, sums, totals, step, last, begins, ends)``: the sums are +0 at first
-    if the block `begins`; they are added to `totals`, in the lanes' own arithmetic, if it `ends`,
-    and are kept in `sums` otherwise.
+    ``f(a, row, last_row, origin, panel, sums, step, last, begins, ends, target, at, column)``: sums
+    are +0 at first if they begin here (`begins`), and what lies in `sums` otherwise.  If they end
+    here (`ends`), they are put into `target`, from its row `at` and a column on, or `added` to what
+    is there, in the lanes' own arithmetic; if not, they are left in `sums`.  The row before
+    `last_row` stands for those that are missing.
     """
 
     def typed(  # type: ignore[no-untyped-def]
-        _typing_context, a, row, origin, panel, sums, totals, step, last, begins, ends
-    ):
-        index, lanes = types.intp, _lanes_of(a.dtype)
+        _typing_context, a, row, last_row, origin, panel, sums, step, last, begins, ends, target,
+        at, column,
+    ):  # fmt: skip
+        index, flag, lanes = types.intp, types.boolean, _lanes_of(a.dtype)
         signature = types.none(
-            a, index, index, panel, sums, totals, index, index, types.boolean, types.boolean
+            a, index, index, index, panel, sums, index, index, flag, flag, target, index, index
         )
 
         def generate(  # type: ignore[no-untyped-def]
             context, builder, signature, arguments
         ):
             kinds = signature.args
-            left = _rows_of(context, builder, kinds[0], arguments[:3], rows)
-            panel_data, sums_data, totals_data = (
-                _data(context, builder, kinds[i], arguments[i])[0] for i in (3, 4, 5)
+            a, row, last_row, origin = arguments[:4]
+            left = _rows_of(context, builder, kinds[0], (a, row, origin), rows, last_row)
+            panel_data, sums_data = (
+                _data(context, builder, kinds[i], arguments[i])[0] for i in (4, 5)
             )
-            first, stop, begins, ends = arguments[6:]
+            first, stop, begins, ends = arguments[6:10]
             tile = _Tile(lanes, builder, sums_data, rows)
-            totals = _Tile(lanes, builder, totals_data, rows)
             zero = ir.Constant(lanes.numbers, None)
             before = builder.block
             with builder.if_then(builder.not_(begins)):
@@ -331,9 +352,16 @@ def _sum(rows: int) -> Any:
             _, final = _emit_loop(builder, tile, initial, left, panel_data, first, stop)
             with builder.if_else(ends) as (complete, incomplete):
                 with complete:
-                    old = [totals.load(builder, place) for place in totals.places]
-                    new = [builder.fadd(x, y) for x, y in zip(old, final, strict=True)]
-                    totals.store(builder, new, totals.places)
+                    starts = _rows_of(context, builder, kinds[10], arguments[10:], rows)
+                    places = [
+                        tile.place(builder, start, _INDEX(0), v)
+                        for start in starts
+                        for v in range(tile.vectors)
+                    ]
+                    if added:
+                        old = [tile.load(builder, place) for place in places]
+                        put = [builder.fadd(x, y) for x, y in zip(old, final, strict=True)]
+                    tile.store(builder, put if added else final, places)
                 with incomplete:
                     tile.store(builder, final, tile.places)
             return context.get_dummy_value()
@@ -441,6 +469,11 @@ class _Tile:
             for band in range(3)
         )
 
+        # All registers hold what there is less of, and one what there is more of.
+        width = self.vectors
+        by_columns = [r * width + v for v in range(width) for r in range(rows)]
+        self.order = by_columns if rows < width else list(range(rows * width))
+
     def place(self, builder: ir.IRBuilder, data: ir.Value, offset: ir.Value, v: int) -> ir.Value:
         start = builder.add(offset, _INDEX(v * self.lanes.count))
         return builder.bitcast(builder.gep(data, [start]), self.lanes.numbers.as_pointer())
@@ -494,11 +527,9 @@ def _emit_loop(
     step = builder.phi(_INDEX)
     old = [builder.phi(lanes.numbers) for _ in initial]
     factors = tile.factors(builder, left, panel, step)
-    sums = [
-        builder.call(multiply_add, [a, b, total])
-        for (a, b), total in zip(factors, old[:count], strict=True)
-    ]
-    new = sums
+    new = sums = list(old[:count])
+    for number in tile.order:
+        sums[number] = builder.call(multiply_add, [*factors[number], old[number]])
     if rounded_step is None:
         builder.branch(proceed)
     else:
@@ -545,22 +576,22 @@ def _emit_loop(
     return reached, final
 
 
-advance_plain = _advance(1)
-advance_plain_rows = _advance(PLAIN_ROWS)
-advance_plain_rows_wide = _advance(PLAIN_ROWS_WIDE)
-advance_rounded = _advance(1, rounded=True)
-advance_rounded_rows = _advance(ROUNDED_ROWS, rounded=True)
-advance_ranged = _advance(1, rounded=True, ranged=True)
-advance_ranged_rows = _advance(ROUNDED_ROWS, rounded=True, ranged=True)
-advance_rounded_running = _advance(1, rounded=True, running=True)
-advance_ranged_running = _advance(1, rounded=True, ranged=True, running=True)
+advance_rounded = _advance(1)
+advance_rounded_rows = _advance(ROUNDED_ROWS)
+advance_ranged = _advance(1, ranged=True)
+advance_ranged_rows = _advance(ROUNDED_ROWS, ranged=True)
+advance_rounded_running = _advance(1, running=True)
+advance_ranged_running = _advance(1, ranged=True, running=True)
 settle_rounded = _settle(1)
 settle_rounded_rows = _settle(ROUNDED_ROWS)
 settle_ranged = _settle(1, ranged=True)
 settle_ranged_rows = _settle(ROUNDED_ROWS, ranged=True)
-sum_plain = _sum(1)
-sum_plain_rows = _sum(PLAIN_ROWS)
-sum_plain_rows_wide = _sum(PLAIN_ROWS_WIDE)
+sum_plain = _sum(1, added=False)
+sum_plain_rows = _sum(PLAIN_ROWS, added=False)
+sum_plain_rows_wide = _sum(PLAIN_ROWS_WIDE, added=False)
+add_block_plain = _sum(1, added=True)
+add_block_plain_rows = _sum(PLAIN_ROWS, added=True)
+add_block_plain_rows_wide = _sum(PLAIN_ROWS_WIDE, added=True)
 add_plain = _add(_emit_plain_addition)
 add_rounded = _add(_emit_rounded_addition)
 settle_added = _add(_emit_settled_addition, types.Array(types.int64, 1, "C"))

@@ -138,3 +138,26 @@ def test_row_lengths_and_stacks_of_every_layout():
     assert_same_bits(found, np.where(np.arange(70) < lengths[:, None], full, np.float32(0)))
     repeated = np.broadcast_to(b[1], b.shape)
     assert_same_bits(fpemu.matmul(a, repeated, **options)[2], fpemu.matmul(a[2], b[1], **options))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", ["numbers", "signs of zeros", "infinity", "NaN"])
+def test_zeros_at_the_end_of_rows_count_as_terms(case, dtype):
+    steps, format = 140, np.dtype(dtype).name
+    terms = np.repeat([0, 65, 77, 140], 6)[:, None]  # a tile each
+    a, b = numbers(len(terms), steps, dtype=dtype), numbers(steps, 5, dtype=dtype)
+    a = np.where(np.arange(steps) < terms, a, np.copysign(dtype(0), a))
+    if case == "signs of zeros":  # products that underflow, and zeros of one sign behind them
+        smallest = np.finfo(dtype).smallest_subnormal
+        a, b = np.sign(a).astype(dtype) * smallest, np.abs(np.sign(b)) * dtype(0.25)
+        a = -np.abs(a)
+        b[:, 1::2] *= -1
+        b[100:] *= -1
+        b[100:, 4] *= -1
+    if case == "infinity":
+        b[120, 3] = np.inf
+    if case == "NaN":
+        b[139, 0] = np.nan
+    found = fpemu.matmul(a, b, fpemu.Sequential(format))
+    rounded = functools.partial(sequential, format=format, rounding=fpemu.Rounding())
+    assert_same_bits(found, oracle(a, b, rounded).astype(dtype))
