@@ -19,10 +19,21 @@ leaves a multiple of 2**-87, another one the leading bits of its accumulator, an
 2**32.  So accumulators that at first are zero or of magnitudes in ``2**-95 .. 2**112`` stay zero or
 in ``2**-95 .. 2**113``, as long as there are fewer than 2**80 terms: their exponents, M and what a
 block leaves are those of normal numbers.  Other accumulators are refused before they come here.
+
+A **chopped** block is one of :mod:`fpemu._kernels.narrow_blocks` with more fraction bits, in int32,
+whose sum is converted to float32 toward zero:
+
+- Products alone have a sum within int32 if ``4 * block * 2**F <= 2**31``.  Where an accumulator may
+  bring it out of that, a sum that overflows is doubtful.
+- The sum times ``2**(E - F)`` is a normal number or zero, and infinite from 2**128 on, as it is in
+  formats of float32's exponents: no block leaves a number below ``2**(LOWEST - F)``.
+- An accumulator's exponent is its field.  Subnormal ones, and all below 2**-95, are refused at
+  first, and no block leaves one.  An infinite one is doubtful.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 import numpy as np
@@ -32,7 +43,16 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from fpemu._kernels.narrow_blocks import ROWS, Block, Operand, adding, arrays_of
+from fpemu._kernels.narrow_blocks import (
+    HIGHEST,
+    LOWEST,
+    NONE,
+    ROWS,
+    Block,
+    Operand,
+    adding,
+    arrays_of,
+)
 from fpemu._kernels.panels import COLUMNS
 from fpemu._kernels.vectors import FLOATS, INT32, INT64, INTS, LANES, every
 
@@ -43,6 +63,8 @@ __all__ = [
     "ZERO",
     "ZERO_BYTE",
     "ZERO_WORD",
+    "add_chopped",
+    "add_chopped_crowded",
     "add_directed",
     "are_there",
     "fits",
@@ -69,6 +91,7 @@ _FRACTION_BITS: Final = range(12, _SUM_BITS)  # fewer would bring M near float32
 _TOWARD_ZERO: Final = 3 | 8  # and no exceptions
 _BYTE: Final = ir.IntType(8)
 _BYTES: Final = ir.VectorType(_BYTE, COLUMNS)
+_MAGNITUDE: Final = 2**31 - 1
 _FIELD: Final = 0x7F800000
 _GROUPS: Final = COLUMNS // LANES
 
@@ -80,7 +103,7 @@ def are_there() -> bool:
 
 
 def fits(block: int, fraction_bits: int, exponents: list[tuple[int, int]]) -> bool:
-    """Whether blocks of a unit can be summed so, by the least and greatest exponents it takes."""
+    """Whether float32 holds a unit's blocks, by the least and greatest exponents it takes."""
     return (
         (4 * block + 2) * 2**fraction_bits <= 2**_SUM_BITS
         and fraction_bits in _FRACTION_BITS
@@ -219,4 +242,66 @@ class _Directed(Block):
         return new
 
 
+class _Chopped(Block):
+    """A block of products and an accumulator whose sum in int32 is converted toward zero."""
+
+    crowded = False  # whether the accumulator may bring the sum out of int32
+
+    def emit(self) -> ir.Value:
+        builder, vectors = self.builder, self.vectors
+        fraction_bits, precision_mask = self.spread_all(self.shape.fraction_bits, self.shape.kept)
+        bias = every(INTS, 127)
+        to_scale = builder.add(fraction_bits, every(INTS, 254))
+        products = self.largest_exponents(INT64(0), self.shape.block)
+        scales, firsts, doubtful = [], [], []
+        for place, of_products in zip(self.places, products, strict=True):
+            accumulator = vectors.load(self.data.accumulators, place, FLOATS)
+            magnitude = builder.and_(builder.bitcast(accumulator, INTS), every(INTS, _MAGNITUDE))
+            own = builder.lshr(magnitude, every(INTS, 23))
+            largest = vectors.larger(builder.add(of_products, bias), own)
+            offset = builder.sub(largest, every(INTS, LOWEST + 127))
+            outside = builder.icmp_unsigned(">", offset, every(INTS, HIGHEST - LOWEST))
+            some = builder.or_(
+                builder.icmp_signed(">", of_products, every(INTS, NONE)),
+                builder.icmp_signed("!=", own, every(INTS, 0)),
+            )
+            doubtful.append(builder.and_(outside, some))
+            largest = vectors.larger(largest, every(INTS, LOWEST + 127))
+            scale = builder.shl(builder.sub(to_scale, largest), every(INTS, 23))
+            scales.append(builder.bitcast(scale, FLOATS))
+            firsts.append(builder.fptosi(builder.fmul(accumulator, scales[-1]), INTS))
+        sums = [ir.Constant(INTS, None)] * len(firsts) if self.crowded else firsts
+        sums = self.add_truncated(INT64(0), self.shape.block, scales, sums)
+        if self.crowded:
+            totals = [builder.add(a, b) for a, b in zip(firsts, sums, strict=True)]
+            overflows = [
+                builder.and_(builder.xor(a, total), builder.xor(b, total))
+                for a, b, total in zip(firsts, sums, totals, strict=True)
+            ]
+            overflow = functools.reduce(builder.or_, overflows)
+            doubtful.append(builder.icmp_signed("<", overflow, every(INTS, 0)))
+            sums = totals
+        for place, total, scale in zip(self.places, sums, scales, strict=True):
+            word = builder.bitcast(self._converted(total), INTS)
+            number = builder.bitcast(builder.and_(word, precision_mask), FLOATS)
+            end = builder.sub(every(INTS, 254 << 23), builder.bitcast(scale, INTS))
+            result = builder.fmul(number, builder.bitcast(end, FLOATS))
+            vectors.store(result, self.data.accumulators, place)
+        return vectors.any(functools.reduce(builder.or_, doubtful))
+
+    def _converted(self, total: ir.Value) -> ir.Value:
+        """Integers as float32 numbers, rounded toward zero."""
+        function = cgutils.get_or_insert_function(
+            self.builder.module,
+            ir.FunctionType(FLOATS, [INTS, INT32]),
+            "llvm.x86.avx512.sitofp.round.v16f32.v16i32",
+        )
+        return self.builder.call(function, [total, INT32(_TOWARD_ZERO)])
+
+
+class _ChoppedCrowded(_Chopped):
+    crowded = True
+
+
 add_directed = adding(_Directed)
+add_chopped, add_chopped_crowded = adding(_Chopped), adding(_ChoppedCrowded)

@@ -350,11 +350,11 @@ class Block:
         return [self._larger_of_pair(pair) for pair in pairs]
 
     def _larger_of_pair(self, pair: ir.Value) -> ir.Value:
-        builder, both = self.builder, self.builder.bitcast(pair, INTS)
-        sixteen = every(INTS, 16)
-        return self.vectors.larger(
-            builder.ashr(both, sixteen), builder.ashr(builder.shl(both, sixteen), sixteen)
-        )
+        builder, sixteen = self.builder, every(INTS, 16)
+        both = builder.bitcast(pair, INTS)
+        turned = builder.or_(builder.shl(both, sixteen), builder.lshr(both, sixteen))
+        larger = self.vectors.larger(pair, builder.bitcast(turned, PAIRS))
+        return builder.ashr(builder.bitcast(larger, INTS), sixteen)
 
     def exponent_of(self, accumulator: ir.Value, least: ir.Value, zero: int = ZERO) -> ir.Value:
         """That of accumulators; of zeros it is one of its own, by default far below all others."""

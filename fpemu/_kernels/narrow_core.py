@@ -62,13 +62,16 @@ _WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
 _MOST_ROWS: Final = 1024  # of a piece of work: their numbers stay in a cache
 _FILLING: Final = 8  # rows that are multiplied in the time that it takes to split a panel
 
-_TRUNCATED, _NEAREST, _FLOORED, _GROUPED, _DIRECTED = range(5)
+_TRUNCATED, _NEAREST, _FLOORED, _GROUPED, _DIRECTED, _CHOPPED, _CROWDED = range(7)
+_GUARDED: Final = (_DIRECTED, _CHOPPED, _CROWDED)  # kinds that refuse some first accumulators
 _ADDING: Final = {
     _TRUNCATED: add_truncated,
     _NEAREST: add_nearest,
     _FLOORED: add_floored,
     _GROUPED: add_grouped,
     _DIRECTED: directed_blocks.add_directed,
+    _CHOPPED: directed_blocks.add_chopped,
+    _CROWDED: directed_blocks.add_chopped_crowded,
 }
 _PREPARING_PAIRS: Final = (prepare_pair, prepare_scaled_pair)
 
@@ -196,20 +199,23 @@ def _group_fits(
     )
 
 
-def _can_be_directed(
+def _toward_zero(
     core: CoreFacts, formats: tuple[FormatFacts, FormatFacts], scale: FormatFacts | None
-) -> bool:
-    """Whether float32 can sum the blocks of a unit, rounding toward zero."""
-    exponents = [(each.emin, each.emax) for each in formats]
-    return (
-        scale is None
-        and core.group == 1
-        and core.rounding.mode == "rtz"
-        and core.format.max_finite >= 2.0 * float(directed_blocks.GREATEST)
-        and (core.exponent_floor or 0) <= 0
-        and directed_blocks.fits(core.block, core.fraction_bits, exponents)
+) -> int:
+    """The kind of a unit that truncates, by what the processor has."""
+    plain = (
+        core.format.max_finite >= 2.0**127
+        and core.initial_format.emin <= directed_blocks.LEAST_EXPONENT
+        and (core.exponent_floor is None or core.exponent_floor <= LOWEST)
         and directed_blocks.are_there()
     )
+    exponents = [(each.emin, each.emax) for each in formats]
+    if plain and scale is None and directed_blocks.fits(core.block, core.fraction_bits, exponents):
+        return _DIRECTED
+    largest = 4 * core.block * 2**core.fraction_bits
+    if plain and largest <= 2**31:
+        return _CHOPPED if largest + 2 * 2**core.fraction_bits <= 2**31 else _CROWDED
+    return _TRUNCATED
 
 
 def unit_of(core: CoreFacts, scale: FormatFacts | None) -> Unit | None:
@@ -221,7 +227,11 @@ def unit_of(core: CoreFacts, scale: FormatFacts | None) -> Unit | None:
     format, rounding = core.format, core.rounding
     formats = _both(core.input_formats)
     grouped = core.group > 1
-    directed = _can_be_directed(core, formats, scale)
+    kind = _NEAREST
+    if grouped:
+        kind = _GROUPED
+    elif rounding.mode == "rtz":
+        kind = _toward_zero(core, formats, scale)
     fits = (
         (rounding.mode == "rne" or (rounding.mode == "rtz" and format.emin == _FLOAT32_EMIN))
         and _to_infinity(rounding)
@@ -245,17 +255,14 @@ def unit_of(core: CoreFacts, scale: FormatFacts | None) -> Unit | None:
         part=min(core.block, _terms_within_int32(core.fraction_bits)),
         group=core.group,
         fraction_bits=core.fraction_bits,
-        floor=max(floor, directed_blocks.LEAST_EXPONENT if directed else 2 * LOWEST),
+        floor=max(floor, directed_blocks.LEAST_EXPONENT if kind == _DIRECTED else 2 * LOWEST),
         highest=HIGHEST - (_FLOAT32_PRECISION if grouped else 0),
         initial_least=core.initial_format.emin,
-        kept=-(2 ** ((_FLOAT32_PRECISION if directed else 53) - format.precision)),
+        kept=-(2 ** ((_FLOAT32_PRECISION if kind in _GUARDED else 53) - format.precision)),
         least_field=(format.emin + 1023) << 52,
         shift=(dropped << 52) + 2**51,
         largest=int(np.float32(format.max_finite).view(np.int32)),
     )
-    kind = _NEAREST if rounding.mode == "rne" else _DIRECTED if directed else _TRUNCATED
-    if grouped:
-        kind = _GROUPED
     return Unit(kind, shape, _leasts(formats, scale), core.order or (0,))
 
 
@@ -475,6 +482,7 @@ add_block: Any = None
 prepare: Any = None
 grouped: Any = None
 directed: Any = None
+guarded: Any = None
 scaled: Any = None
 
 
@@ -503,11 +511,13 @@ def _narrow_range(  # type: ignore[no-untyped-def]
             for r in range(count):
                 refused = False
                 for j in range(min(COLUMNS, lengths[top + r] - column)):
-                    acc[r, j] = initial[batch, top + r, column + j]
-                    if directed:
-                        size = abs(acc[r, j])
+                    given = initial[batch, top + r, column + j]
+                    if guarded:
+                        size = abs(given)
                         held = (size >= directed_blocks.LEAST) & (size < directed_blocks.GREATEST)
                         refused |= not (held | (size == 0.0))
+                        given = given if held else 0.0  # no doubts for the row beside it
+                    acc[r, j] = given
                 if refused:
                     doubtful[batch, top + r] = True
         strange = False
@@ -572,6 +582,7 @@ def _kernel(kind: int, scaled: bool) -> Callable[..., None]:
         prepare=(directed_blocks.prepare_signed if kind == _DIRECTED else _PREPARING_PAIRS[scaled]),
         grouped=kind == _GROUPED,
         directed=kind == _DIRECTED,
+        guarded=kind in _GUARDED,
         scaled=scaled,
     )
     return cast(Callable[..., None], found)

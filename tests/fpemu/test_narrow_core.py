@@ -109,9 +109,9 @@ def test_narrow_lanes_keep_every_bit(name, spread, monkeypatch, taken):
             initial = members(generator, (m, n), unit.initial_format, 2 * spread)
             for c in (None, initial):
                 assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
+                # Beside an accumulator, sums as large as they can be may not be within int32.
+                assert spread or taken[-1] == 0.0 or (change is _full and c is not None)
     assert taken
-    if spread == 0:
-        assert max(taken) == 0.0
 
 
 @pytest.mark.parametrize("name", ["ampere.mma.bfloat16", "hopper.wgmma.float16.float16"])
@@ -119,8 +119,8 @@ def test_infinities_and_nans_take_their_rows_to_float64(name, monkeypatch, taken
     unit = devices.get(name)
     generator = np.random.default_rng(1)
     left, right = unit.input_formats
-    a, b = members(generator, (6, 40), left, 1), members(generator, (40, 9), right, 1)
-    c = members(generator, (6, 9), unit.initial_format, 1)
+    a, b = members(generator, (8, 40), left, 1), members(generator, (40, 9), right, 1)
+    c = members(generator, (8, 9), unit.initial_format, 1)
     a[1, 3], a[4, 0], c[2, 2], c[3, 3], c[5, 8] = np.inf, np.nan, np.inf, -np.inf, np.nan
     assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
     assert 0.0 < taken[0] < 1.0
@@ -245,9 +245,8 @@ def test_scales_and_elements_that_are_nan(monkeypatch, taken):
     assert taken == [1.0]
 
 
-@pytest.mark.parametrize("name", ["hopper.wgmma.e4m3", "ada.mma.e5m2"])
-def test_directed_sums_are_those_of_integers(name, monkeypatch):
-    """Sums that round toward zero as they add, against those that truncate first."""
+@pytest.mark.parametrize("name", ["hopper.wgmma.e4m3", "ada.mma.e5m2", "ampere.mma.tf32"])
+def test_without_roundings_toward_zero_bits_are_the_same(name, monkeypatch):
     unit = devices.get(name)
     generator = np.random.default_rng(7)
     for change in (_plain, _canceling, _sparse, _full, _blank):
@@ -264,8 +263,9 @@ def test_directed_sums_are_those_of_integers(name, monkeypatch):
 
 @pytest.mark.skipif(not directed_blocks.are_there(), reason="needs AVX-512")
 @pytest.mark.parametrize("first", [2.0**112, -(2.0**127), 2.0**-96, 2.0**-126, np.inf, np.nan])
-def test_first_accumulators_out_of_range_are_refused(first, monkeypatch, taken):
-    unit = devices.get("hopper.wgmma.e4m3")
+@pytest.mark.parametrize("name", ["hopper.wgmma.e4m3", "volta.mma.float16"])
+def test_first_accumulators_out_of_range_are_refused(name, first, monkeypatch, taken):
+    unit = devices.get(name)
     generator = np.random.default_rng(8)
     a, b = (members(generator, shape, unit.input_formats[0], 1) for shape in ((4, 64), (64, 70)))
     a[:, :32] = 0.0  # the first block leaves the accumulator alone
@@ -274,3 +274,16 @@ def test_first_accumulators_out_of_range_are_refused(first, monkeypatch, taken):
     c[2] = 2.0**111
     assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
     assert taken == [0.25]
+
+
+@pytest.mark.skipif(not directed_blocks.are_there(), reason="needs AVX-512")
+def test_sums_that_overflow_int32_are_done_in_float64(monkeypatch, taken):
+    """Sixteen products of Hopper's unit fill int32; an accumulator of their exponent overflows."""
+    unit = devices.get("hopper.wgmma.float16")
+    a = np.full((3, 16), 2.0 - 2.0**-10, np.float32)
+    b = np.full((16, 70), 2.0 - 2.0**-10, np.float32)
+    c = np.zeros((3, 70), np.float32)
+    c[1, 3] = 1.5
+    c[2, 5] = -1.5
+    assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
+    assert taken == [2 / 3]  # a row and its neighbor
