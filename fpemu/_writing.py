@@ -33,10 +33,12 @@ def check(path: str | os.PathLike[str]) -> Path:
     ------
     FileNotFoundError
         If its folder does not exist.
+    NotADirectoryError
+        If there is a file in the place of its folder.
     IsADirectoryError
         If there is a folder in its place.
     PermissionError
-        If the file may not be written to.
+        If the file or its folder may not be written to.
     OSError
         If there is something else than a regular file in its place, such as a device or a pipe, or
         a file that belongs to an SQLite file beside it.
@@ -45,6 +47,8 @@ def check(path: str | os.PathLike[str]) -> Path:
     for _ in range(_MOST_LINKS):
         folder = Path(os.path.realpath(place.parent))
         if not folder.is_dir():
+            if folder.exists():
+                raise NotADirectoryError(f"{str(place.parent)!r} is no folder for {name!r}")
             raise FileNotFoundError(f"no folder {str(place.parent)!r} for {name!r}")
         place = folder / place.name
         if _PROCESSES in place.parents:
@@ -65,6 +69,8 @@ def _check_kind(place: Path, name: str) -> None:
         raise OSError(f"{name!r} is a device or a pipe: expected a regular file to write")
     if place.exists() and not os.access(place, os.W_OK):
         raise PermissionError(f"{name!r} cannot be written to: it is read only")
+    if not os.access(place.parent, os.W_OK | os.X_OK):  # where the new file is made beside it
+        raise PermissionError(f"{name!r} cannot be written: its folder is read only")
     for ending in _OF_SQLITE:
         owner = place.with_name(place.name.removesuffix(ending))
         if owner != place and owner.exists():

@@ -30,6 +30,7 @@ from fpemu._arguments import integer
 
 # Handed on to the judge, which imports this module alone.
 from fpemu._environment import in_default_environment as in_default_environment
+from fpemu._listing import Listed
 
 __all__ = ["Format", "FormatLike", "format", "named_formats"]
 
@@ -43,7 +44,7 @@ _MOST_TICKS: Final = 256  # of the strip of values in a notebook
 
 
 @dataclass(frozen=True, repr=False)
-class Format:
+class Format(metaclass=Listed):
     """A binary floating-point format of at most 64 bits whose finite values are float64 numbers.
 
     Two formats are equal when all facts but the name agree.
@@ -86,6 +87,18 @@ class Format:
     ValueError
         If the facts contradict each other, a finite value is not a float64 number, or emin is
         below -1023.
+
+    Notes
+    -----
+    What follows from these facts are attributes:
+
+    - `emin`, `emax`, `exponent_bits`, `quantum_exponent`: exponents of the smallest normal and the
+      largest finite number, width of the field, exponent of the spacing at the low end;
+    - `smallest_subnormal`, `smallest_normal`, `max_finite`, `max_finite_code`: the ends of the
+      range;
+    - `epsilon`, `unit_roundoff`: distance from 1 to the next number, and half of it;
+    - `has_zero`, `has_negative_zero`, `has_nan`: whether there are such values;
+    - `carrier`: the numpy dtype that holds the values.
     """
 
     name: str = field(compare=False)

@@ -19,6 +19,7 @@ from fpemu import formats as _formats
 from fpemu._arguments import integer
 from fpemu._kernels import launching
 from fpemu._kernels import rounding as kernels
+from fpemu._listing import Listed
 from fpemu._reprs import constructed
 from fpemu.carriers import (
     Carrier,
@@ -41,7 +42,7 @@ _WITH_RANDOM_BITS: Final = ("sr", "sr_b", "sr_c")
 
 
 @dataclass(frozen=True, repr=False)
-class Rounding:
+class Rounding(metaclass=Listed):
     """How a value that is not in the format becomes one that is.
 
     Parameters
@@ -85,6 +86,9 @@ class Rounding:
     an infinity, to the largest finite number if they are finite formats; negative numbers go to
     zero if they are unsigned.  Mode rto goes by the code, also beyond the largest number: to
     infinity in a signed format, to the largest number in an unsigned one.
+
+    `is_stochastic` says whether results depend on random bits; `derived` makes the rounding of one
+    of several steps, with a seed of its own.
 
     References
     ----------

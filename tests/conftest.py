@@ -1,5 +1,6 @@
 """Settings that hold for every test: no deadlines, and the same examples in every run."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     here = Path(__file__).parent
     items.sort(key=lambda item: item.path.parent != here)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there by now, most of it for ever, out of all collections of garbage."""
+    gc.collect()
+    gc.freeze()

@@ -18,6 +18,7 @@ FLOORS = {
         "_printing",
         "_html",
         "_reprs",
+        "_listing",
         "_writing",
         "_arguments",
         "_environment",

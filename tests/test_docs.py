@@ -5,6 +5,7 @@ import functools
 import itertools
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -106,9 +107,11 @@ class Document(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site():
+    """Built anew where `make docs` has it, which then need not build it again."""
     pytest.importorskip("sphinx", reason="the extra docs is not installed")
-    folder = tmp_path_factory.mktemp("site")
+    folder = ROOT / "build" / "docs"
+    shutil.rmtree(folder, ignore_errors=True)
     options = ["--fail-on-warning", "--keep-going", "--quiet"]
     run = subprocess.run(
         [sys.executable, "-m", "sphinx", *options, ROOT / "docs", folder],

@@ -10,6 +10,8 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
+from fpemu._listing import Listed
+
 _UNDERLINE = re.compile(r"-{3,}")
 _PACKAGES = ("fpemu", "lamp")
 
@@ -80,6 +82,7 @@ def silence(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Offer it to Sphinx."""
+    del Listed.__dir__  # the pages have all methods
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-docstring", soften)
     app.connect("autodoc-process-docstring", silence, priority=400)  # before numpydoc

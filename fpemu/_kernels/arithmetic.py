@@ -108,7 +108,7 @@ __all__ = [
 
 ADD, MULTIPLY, DIVIDE, SQRT, FMA = range(5)
 _BLOCK: Final = 2048  # elements that stay in the first-level cache while they are read twice
-_GRAIN: Final = 2**15  # elements worth a thread
+_GRAIN: Final = 2**17  # elements worth a thread, which may sleep
 _SLOW_GRAIN: Final = 2**13  # the same where a step takes integer arithmetic
 _FLOAT32_LANES: Final = 22  # the most precise formats whose sums float32 lanes form
 

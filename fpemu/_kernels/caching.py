@@ -427,8 +427,9 @@ function_of_one_number: Any = None  # each kernel has its own
 
 
 def _map_range(start, stop, x, out):  # type: ignore[no-untyped-def]
-    for i in range(start, stop):
-        out[i] = function_of_one_number(np.float64(x[i]))
+    given, result = x[start:stop], out[start:stop]  # an index from 0 on is known not to be negative
+    for i in range(given.size):
+        result[i] = function_of_one_number(np.float64(given[i]))
 
 
 @functools.cache

@@ -119,14 +119,16 @@ def _decode_word(code: Any, codes: _Codes) -> Any:
 
 @caching.kernel
 def _encode_range(start, stop, x, out, codes):  # type: ignore[no-untyped-def]
-    for i in range(start, stop):
-        out[i] = _encode_word(words.word(x[i]), codes)
+    given, result = x[start:stop], out[start:stop]  # an index from 0 on is known not to be negative
+    for i in range(given.size):
+        result[i] = _encode_word(words.word(given[i]), codes)
 
 
 @caching.kernel
 def _decode_range(start, stop, codes_array, out, codes):  # type: ignore[no-untyped-def]
-    for i in range(start, stop):
-        out[i] = words.floating(_decode_word(np.uint64(codes_array[i]), codes))
+    given, result = codes_array[start:stop], out[start:stop]
+    for i in range(given.size):
+        result[i] = words.floating(_decode_word(np.uint64(given[i]), codes))
 
 
 def encode_flat(

@@ -227,5 +227,7 @@ def run(
     try:
         work()
     finally:
-        for future in futures:
+        # Nobody waits for a thread that has not begun: it may wake later than the work is done.
+        begun = [future for future in futures if not future.cancel()]
+        for future in begun:
             future.result()

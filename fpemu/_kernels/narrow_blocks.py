@@ -61,11 +61,15 @@ __all__ = [
     "NONE",
     "ROWS",
     "ZERO",
+    "Block",
+    "Operand",
     "Shape",
     "add_floored",
     "add_grouped",
     "add_nearest",
     "add_truncated",
+    "adding",
+    "arrays_of",
     "begin_parts",
     "prepare_group",
     "prepare_pair",
@@ -118,7 +122,7 @@ class Shape(NamedTuple):
 # --- operands -------------------------------------------------------------------------------------
 
 
-class _Operand:
+class Operand:
     """The code that splits numbers of a right operand into what blocks read."""
 
     def __init__(self, builder: ir.IRBuilder, raw: ir.Value, values: ir.Value) -> None:
@@ -135,14 +139,23 @@ class _Operand:
         builder = self.builder
         x = self.vectors.load(self.raw, place, FLOATS)
         value = x if scale is None else builder.fmul(x, scale)
-        magnitude = builder.and_(builder.bitcast(value, INTS), every(INTS, _MAGNITUDE))
-        strange = builder.icmp_unsigned(">=", magnitude, every(INTS, _INFINITY))
+        magnitude, strange = self._magnitude(value)
         if scale is not None:  # a product is exact unless it is subnormal
             small = builder.icmp_unsigned("<", magnitude, every(INTS, _SMALLEST_NORMAL))
             changed = builder.fcmp_unordered("!=", value, x)
             strange = builder.or_(strange, builder.and_(small, changed))
         self.vectors.store(value, self.values, to)
         return x, value, strange
+
+    def finite(self, place: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Numbers, and which of them are not finite."""
+        x = self.vectors.load(self.raw, place, FLOATS)
+        return x, self._magnitude(x)[1]
+
+    def _magnitude(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """The bits of magnitudes, and which of them are not finite."""
+        magnitude = self.builder.and_(self.builder.bitcast(x, INTS), every(INTS, _MAGNITUDE))
+        return magnitude, self.builder.icmp_unsigned(">=", magnitude, every(INTS, _INFINITY))
 
     def is_not_zero(self, x: ir.Value) -> ir.Value:
         return self.builder.fcmp_unordered("!=", x, ir.Constant(FLOATS, None))
@@ -155,7 +168,7 @@ class _Operand:
         return self.vectors.larger(builder.sub(field, every(INTS, 127)), least)
 
 
-def _arrays(context: Any, builder: ir.IRBuilder, kind: Any, values: Any) -> list[ir.Value]:
+def arrays_of(context: Any, builder: ir.IRBuilder, kind: Any, values: Any) -> list[ir.Value]:
     """Pointers to the data of a tuple of arrays."""
     members = cgutils.unpack_tuple(builder, values)
     return [
@@ -174,14 +187,14 @@ def _preparing_pair(*, scaled: bool) -> Any:
 
     def typed(_typing_context, arrays, rows, leasts):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            raw, scales, values, exponents = _arrays(
+            raw, scales, values, exponents = arrays_of(
                 context, builder, signature.args[0], arguments[0]
             )
             columns = INT64(COLUMNS)
             rows = [
                 builder.mul(row, columns) for row in cgutils.unpack_tuple(builder, arguments[1])
             ]
-            operand = _Operand(builder, raw, values)
+            operand = Operand(builder, raw, values)
             vectors = operand.vectors
             least, least_scale = (
                 vectors.spread(builder.trunc(each, INT32))
@@ -230,9 +243,11 @@ def prepare_group(_typing_context, arrays, places, leasts):  # type: ignore[no-u
     """
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        raw, scales, values, exponents = _arrays(context, builder, signature.args[0], arguments[0])
+        raw, scales, values, exponents = arrays_of(
+            context, builder, signature.args[0], arguments[0]
+        )
         first, count, scale, number = cgutils.unpack_tuple(builder, arguments[1])
-        operand = _Operand(builder, raw, values)
+        operand = Operand(builder, raw, values)
         vectors = operand.vectors
         _, least = cgutils.unpack_tuple(builder, arguments[2])
         least = vectors.spread(builder.trunc(least, INT32))
@@ -285,7 +300,7 @@ class _Data(NamedTuple):
     sums: ir.Value
 
 
-class _Block:
+class Block:
     """The code of a block: vectors of 16 columns, row by row."""
 
     def __init__(self, vectors: Vectors, data: _Data, place: _Place, shape: Shape) -> None:
@@ -439,7 +454,7 @@ class _Block:
         return self.builder.bitcast(self.builder.and_(word, kept), DOUBLES)
 
 
-class _Fused(_Block):
+class _Fused(Block):
     """A block of products and an accumulator that are truncated to one exponent."""
 
     nearest = False
@@ -527,7 +542,7 @@ class _FusedToNearest(_Fused):
     nearest = True
 
 
-class _Floored(_Block):
+class _Floored(Block):
     """A block of CDNA3: one part of products or two, floored with the accumulator."""
 
     def emit(self) -> ir.Value:
@@ -641,7 +656,7 @@ def begin_parts(sums: NDArray[np.float64]) -> None:
     parts[:, 0], parts[:, 1] = 0, _LEAST
 
 
-class _Grouped(_Block):
+class _Grouped(Block):
     """A block whose groups of products are summed exactly."""
 
     def emit(self) -> ir.Value:
@@ -745,7 +760,7 @@ class _Grouped(_Block):
         self.store(number, [self.narrowed(self.truncated(each)) for each in exact])
 
 
-def _adding(kind: type[_Block]) -> Any:
+def adding(kind: type[Block]) -> Any:
     """An intrinsic that adds a block to two rows of accumulators of a panel.
 
     ``f((left, left_exponents, right, right_exponents, accumulators, sums), place, shape)`` reads
@@ -760,7 +775,7 @@ def _adding(kind: type[_Block]) -> Any:
             indices = cgutils.unpack_tuple(builder, arguments[1])
             return kind(
                 Vectors(builder),
-                _Data(*_arrays(context, builder, signature.args[0], arguments[0])),
+                _Data(*arrays_of(context, builder, signature.args[0], arguments[0])),
                 _Place(tuple(indices[:ROWS]), indices[ROWS], tuple(indices[ROWS + 1 :])),
                 Shape(*cgutils.unpack_tuple(builder, arguments[2])),
             ).emit()
@@ -770,5 +785,5 @@ def _adding(kind: type[_Block]) -> Any:
     return intrinsic(typed)
 
 
-add_truncated, add_nearest = _adding(_Fused), _adding(_FusedToNearest)
-add_floored, add_grouped = _adding(_Floored), _adding(_Grouped)
+add_truncated, add_nearest = adding(_Fused), adding(_FusedToNearest)
+add_floored, add_grouped = adding(_Floored), adding(_Grouped)

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, launching, words
+from fpemu._kernels import caching, directed_blocks, launching, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.narrow_blocks import (
@@ -59,16 +59,18 @@ _ZERO_WORD: Final = np.uint32(2**32 + ZERO)
 _DEPTH: Final = 256  # terms of a panel that are at hand together, about
 _NUMBERS_PER_PIECE: Final = 2**15
 _WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
-_MOST_ROWS: Final = 256  # of a piece of work: their numbers stay in a cache
+_MOST_ROWS: Final = 1024  # of a piece of work: their numbers stay in a cache
 _FILLING: Final = 8  # rows that are multiplied in the time that it takes to split a panel
 
-_TRUNCATED, _NEAREST, _FLOORED, _GROUPED = range(4)
+_TRUNCATED, _NEAREST, _FLOORED, _GROUPED, _DIRECTED = range(5)
 _ADDING: Final = {
     _TRUNCATED: add_truncated,
     _NEAREST: add_nearest,
     _FLOORED: add_floored,
     _GROUPED: add_grouped,
+    _DIRECTED: directed_blocks.add_directed,
 }
+_PREPARING_PAIRS: Final = (prepare_pair, prepare_scaled_pair)
 
 
 class _CommonFacts(Protocol):
@@ -132,20 +134,24 @@ class Scales(NamedTuple):
 class _Left(NamedTuple):
     """A left operand: its numbers and their exponents, (batch, m, k) in whole blocks.
 
-    Of groups there are exponents and masks, (batch, m, groups, 2).
+    Of groups there are exponents and masks, (batch, m, groups, 2).  Where sums are directed, blocks
+    come before rows, and a number has two words, see :mod:`fpemu._kernels.directed_blocks`.
     """
 
     values: Any  # float32
-    exponents: Any  # int16, of groups int32
+    exponents: Any  # int16, of groups and directed sums int32
 
 
 class _Plan(NamedTuple):
     """How a product is taken."""
 
     rows: int  # of the result, in a piece
-    steps: int  # of the operands, without what fills blocks up
+    steps: int  # of the operands
+    whole: int  # steps, with what fills blocks up
     each: int  # terms that share a scale
     run: int  # terms of an order
+    row_stride: int  # of the left operand
+    block_stride: int
     leasts: tuple[int, int]
 
 
@@ -190,6 +196,22 @@ def _group_fits(
     )
 
 
+def _can_be_directed(
+    core: CoreFacts, formats: tuple[FormatFacts, FormatFacts], scale: FormatFacts | None
+) -> bool:
+    """Whether float32 can sum the blocks of a unit, rounding toward zero."""
+    exponents = [(each.emin, each.emax) for each in formats]
+    return (
+        scale is None
+        and core.group == 1
+        and core.rounding.mode == "rtz"
+        and core.format.max_finite >= 2.0 * float(directed_blocks.GREATEST)
+        and (core.exponent_floor or 0) <= 0
+        and directed_blocks.fits(core.block, core.fraction_bits, exponents)
+        and directed_blocks.are_there()
+    )
+
+
 def unit_of(core: CoreFacts, scale: FormatFacts | None) -> Unit | None:
     """A tensor core, whose scales have a format; None if narrow lanes cannot hold its blocks.
 
@@ -199,6 +221,7 @@ def unit_of(core: CoreFacts, scale: FormatFacts | None) -> Unit | None:
     format, rounding = core.format, core.rounding
     formats = _both(core.input_formats)
     grouped = core.group > 1
+    directed = _can_be_directed(core, formats, scale)
     fits = (
         (rounding.mode == "rne" or (rounding.mode == "rtz" and format.emin == _FLOAT32_EMIN))
         and _to_infinity(rounding)
@@ -222,15 +245,17 @@ def unit_of(core: CoreFacts, scale: FormatFacts | None) -> Unit | None:
         part=min(core.block, _terms_within_int32(core.fraction_bits)),
         group=core.group,
         fraction_bits=core.fraction_bits,
-        floor=max(floor, 2 * LOWEST),
+        floor=max(floor, directed_blocks.LEAST_EXPONENT if directed else 2 * LOWEST),
         highest=HIGHEST - (_FLOAT32_PRECISION if grouped else 0),
         initial_least=core.initial_format.emin,
-        kept=-(2**dropped),
+        kept=-(2 ** ((_FLOAT32_PRECISION if directed else 53) - format.precision)),
         least_field=(format.emin + 1023) << 52,
         shift=(dropped << 52) + 2**51,
         largest=int(np.float32(format.max_finite).view(np.int32)),
     )
-    kind = _GROUPED if grouped else _NEAREST if rounding.mode == "rne" else _TRUNCATED
+    kind = _NEAREST if rounding.mode == "rne" else _DIRECTED if directed else _TRUNCATED
+    if grouped:
+        kind = _GROUPED
     return Unit(kind, shape, _leasts(formats, scale), core.order or (0,))
 
 
@@ -355,6 +380,48 @@ def _group_rows(start, stop, x, scales, each, group, leasts, left, strange):  # 
             exponents[batch, row, first // group, 1] = np.int32(mask)
 
 
+@caching.kernel
+def _directed_rows(start, stop, x, scales, each, group, leasts, left, strange):  # type: ignore[no-untyped-def]
+    """The same for sums that are directed, block by block."""
+    values, exponents = left.values, left.exponents
+    _, rows, steps = x.shape
+    blocks, block = values.shape[1], values.shape[3]
+    for index in range(start, stop):
+        batch = index // rows
+        row = index - batch * rows
+        greatest = np.uint32(0)
+        for number in range(blocks):
+            first = number * block
+            to, codes = values[batch, number, row], exponents[batch, number, row]
+            inside = min(block, steps - first)
+            for i in range(inside):
+                value = x[batch, row, first + i]
+                magnitude = words.bit_and(words.word(value), 0x7FFFFFFF)
+                greatest = words.maximum(greatest, magnitude)
+                code = words.subtract(_scale_field(value, leasts[0]), 128)
+                code = directed_blocks.ZERO_BYTE if magnitude == 0 else words.bit_and(code, 255)
+                code = words.bit_or(code, words.shift_left(code, 8))
+                code = words.bit_or(code, words.shift_left(code, 16))
+                to[i] = value
+                codes[0, i] = np.int32(code)
+                codes[1, i] = words.bit_and(words.shift_right(words.word(value), 25), COLUMNS)
+            for i in range(inside, block):
+                to[i] = 0.0
+                codes[0, i] = directed_blocks.ZERO_WORD
+                codes[1, i] = 0
+        strange[batch, row] = greatest >= np.uint32(0x7F800000)
+
+
+_SPLITTING: Final = {_GROUPED: _group_rows, _DIRECTED: _directed_rows}
+
+
+def _whole(steps: int, unit: Unit) -> int:
+    """So many terms and what fills up runs of an order, and blocks."""
+    for length in (len(unit.order), unit.shape.block):
+        steps += -steps % length
+    return steps
+
+
 def _split(
     operands: Operands, scales: Scales | None, unit: Unit
 ) -> tuple[_Left, NDArray[np.bool_]]:
@@ -363,17 +430,20 @@ def _split(
     if len(order) > 1:
         x = in_order(x, order, 2, len(order))
     batch, rows, steps = x.shape
-    whole = steps + -steps % shape.block
-    grouped = shape.group > 1
-    exponents = (
-        aligned((batch, rows, whole // shape.group, 2), np.int32)
-        if grouped
-        else aligned((batch, rows, whole), np.int16)
-    )
-    left = _Left(aligned((batch, rows, whole), np.float32), exponents)
+    whole = _whole(steps, unit)
+    exponents: Any
+    numbers: tuple[int, ...] = (batch, rows, whole)
+    if unit.kind == _DIRECTED:
+        numbers = (batch, whole // shape.block, rows, shape.block)
+        exponents = aligned((*numbers[:3], 2, shape.block), np.int32)
+    elif unit.kind == _GROUPED:
+        exponents = aligned((batch, rows, whole // shape.group, 2), np.int32)
+    else:
+        exponents = aligned(numbers, np.int16)
+    left = _Left(aligned(numbers, np.float32), exponents)
     strange = np.zeros((batch, rows), np.bool_)
     launching.run(
-        _group_rows if grouped else _split_rows,
+        _SPLITTING.get(unit.kind, _split_rows),
         strange.size,
         read_only(x, np.float32),
         read_only(np.ones((batch, rows, 1)) if scales is None else scales.left, np.float32),
@@ -404,13 +474,14 @@ def _fill_in(raw, right, batch, panel, first, stop, last):  # type: ignore[no-un
 add_block: Any = None
 prepare: Any = None
 grouped: Any = None
+directed: Any = None
 scaled: Any = None
 
 
 def _narrow_range(  # type: ignore[no-untyped-def]
     start, stop, work, left, right, scales, initial, lengths, out, doubtful, shape, plan
 ):
-    _, rows, steps = left.values.shape
+    rows, steps = out.shape[1], plan.whole
     acc, raw, panel_scales, order = work.accumulators, work.raw, work.scales, work.order
     block, group, depth, each = shape.block, shape.group, raw.shape[0], plan.each
     # Made once, as every array in a tuple is counted.
@@ -430,8 +501,15 @@ def _narrow_range(  # type: ignore[no-untyped-def]
                 acc[r, j] = 0.0
         if initial.size > 0:
             for r in range(count):
+                refused = False
                 for j in range(min(COLUMNS, lengths[top + r] - column)):
                     acc[r, j] = initial[batch, top + r, column + j]
+                    if directed:
+                        size = abs(acc[r, j])
+                        held = (size >= directed_blocks.LEAST) & (size < directed_blocks.GREATEST)
+                        refused |= not (held | (size == 0.0))
+                if refused:
+                    doubtful[batch, top + r] = True
         strange = False
         for origin in range(0, steps, depth):
             last = min(origin + depth, steps)
@@ -448,6 +526,9 @@ def _narrow_range(  # type: ignore[no-untyped-def]
                 for g in range((last - origin) // group):
                     of_group = (g * group, group, g * group // each, g)
                     strange |= prepare_group(to_split, of_group, plan.leasts)
+            elif directed:
+                for q in range(last - origin):
+                    strange |= prepare(to_split, (order[q], q), plan.leasts)
             else:
                 for q in range((last - origin) // 2):
                     one, other = order[2 * q], order[2 * q + 1]
@@ -456,17 +537,18 @@ def _narrow_range(  # type: ignore[no-untyped-def]
                         scale, other_scale = one // each, other // each
                     places = (one, other, scale, other_scale, q)
                     strange |= prepare(to_split, places, plan.leasts)
-            for first in range(0, last - origin, block):
+            before = origin // block
+            for number in range((last - origin) // block):
+                terms = batch * rows * steps + (before + number) * plan.block_stride
                 for r in range(0, count, 2):
                     # A row without a neighbor is advanced twice, once for nothing.
                     other = min(r + 1, count - 1)
                     if max(lengths[top + r], lengths[top + other]) <= column:
                         continue
-                    terms = (batch * rows + top) * steps + origin + first
                     place = (
-                        terms + r * steps,
-                        terms + other * steps,
-                        first,
+                        terms + (top + r) * plan.row_stride,
+                        terms + (top + other) * plan.row_stride,
+                        number * block,
                         r * COLUMNS,
                         (other if other > r else count) * COLUMNS,
                     )
@@ -487,8 +569,9 @@ def _kernel(kind: int, scaled: bool) -> Callable[..., None]:
         _narrow_range,
         known_as=f"{kind}-{scaled}",
         add_block=_ADDING[kind],
-        prepare=prepare_scaled_pair if scaled else prepare_pair,
+        prepare=(directed_blocks.prepare_signed if kind == _DIRECTED else _PREPARING_PAIRS[scaled]),
         grouped=kind == _GROUPED,
+        directed=kind == _DIRECTED,
         scaled=scaled,
     )
     return cast(Callable[..., None], found)
@@ -499,7 +582,9 @@ def _workspace(rows: int, unit: Unit, each: int) -> _Work:
     shape, run = unit.shape, len(unit.order)
     step = math.lcm(shape.block, run, each)
     depth = step * max(1, _DEPTH // step)
-    if shape.group > 1:
+    if unit.kind == _DIRECTED:
+        exponents = aligned((depth, COLUMNS), np.int8)
+    elif shape.group > 1:
         exponents = aligned((depth // shape.group, 2, COLUMNS), np.int32)
     else:
         exponents = aligned((depth // 2, COLUMNS, 2), np.int16)
@@ -510,7 +595,7 @@ def _workspace(rows: int, unit: Unit, each: int) -> _Work:
         sums=sums,
         raw=aligned((depth, COLUMNS), np.float32),
         scales=aligned((depth // each, COLUMNS), np.float32),
-        values=aligned((depth, COLUMNS), np.float32),
+        values=aligned((depth, 2 if unit.kind == _DIRECTED else 1, COLUMNS), np.float32),
         exponents=exponents,
         order=(np.arange(0, depth, run)[:, None] + np.array(unit.order)).reshape(-1),
     )
@@ -536,6 +621,11 @@ def product(
     out = np.zeros(operands.shape, np.float32)
     rows, count, grain = pieces(operands, most=_MOST_ROWS, filling=_FILLING, work=_WORK_PER_PIECE)
     each = 1 if scales is None else scales.each
+    block = unit.shape.block
+    whole = _whole(operands.steps, unit)
+    strides = (whole, block)
+    if unit.kind == _DIRECTED:
+        strides = (block, operands.shape[1] * block)
     launching.run(
         _kernel(unit.kind, scales is not None),
         count,
@@ -547,7 +637,7 @@ def product(
         out,
         doubtful,
         unit.shape,
-        _Plan(rows, operands.steps, each, len(unit.order), unit.leasts[1]),
+        _Plan(rows, operands.steps, whole, each, len(unit.order), *strides, unit.leasts[1]),
         grain=grain,
         workspace=lambda: _workspace(min(rows, operands.shape[1]), unit, each),
     )

@@ -1,24 +1,7 @@
 """Pairwise sums by the processor's arithmetic, in float32 or a narrower format.
 
-Most are of fused products and rounded to nearest.
-
-A tree is taken as subtrees of two and three terms, whose sums are merged on a stack in float32:
-
-- ``a0*b0 + a1*b1`` in float64 has one rounding, as the first product is exact and an fma adds the
-  second.  Rounded once more to float32 it is wrong only where it is a tie of float32 and not exact,
-  or subnormal in float32: then the sum is rounded to odd first.  Where all products are exact in
-  float32, its own fma does it.
-- ``a*b + c`` of three terms is an fma of float32.
-- Sums in float32 are the processor's.
-
-Into a format of precision p, exact sums of two products go by rounding to odd in float64; sums of
-its numbers, of which float32 has at least ``2 p + 2`` bits, are rounded to float32 and once more,
-which is the same as once.
-
-Sums rounded to odd in float32 whose products are rounded first (Arm's) have subnormal numbers
-flushed to zeros of their sign.  A product that is not flushed is exact.  That of a sum needs the
-sign of the error of the processor's, which is a float32 number.  Sums that may have been rounded to
-infinity instead of to the largest number are doubtful: their rows are for the general kernel.
+Most are of fused products and rounded to nearest.  See :mod:`fpemu._kernels.subtrees` for how trees
+are summed, and why every bit is right.
 """
 
 from __future__ import annotations
@@ -31,9 +14,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, launching, words
+from fpemu._kernels import caching, launching
 from fpemu._kernels.caching import inline
-from fpemu._kernels.error_free import odd_sum
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.operands import (
     COLUMNS,
@@ -44,64 +26,46 @@ from fpemu._kernels.operands import (
     pieces,
     read_only,
     right_of,
-    target_at,
-    targets_of,
 )
-from fpemu._kernels.panels import extent, fill
-from fpemu._kernels.rounding import (
-    NEAREST_EVEN,
-    Shortcut,
-    Target,
-    is_own_format,
-    round_number,
-    round_word,
-    shortcut_of,
+from fpemu._kernels.panels import Extent, extent, fill
+from fpemu._kernels.rounding import is_own_format, shortcut_of
+from fpemu._kernels.subtrees import (
+    FIELDS,
+    NATIVE,
+    NUMBERS,
+    ODD,
+    ROWS,
+    Rounding,
+    Way,
+    sum_trees,
 )
 
 __all__ = ["product", "takes", "takes_odd"]
 
 _FLOAT32: Final[np.dtype[Any]] = np.dtype(np.float32)
-_FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
-_TAIL: Final = np.uint64(2**29 - 1)  # the bits of float64 that float32 does not have
-_HALF: Final = np.uint64(2**28)
 _SMALLEST_NORMAL: Final = 2.0**-126
+_INFINITY: Final = 0x7F800000
+_FRACTION_BITS: Final = 23
 _LEAST_EXPONENT: Final = -149
 _LARGE: Final = 2.0**128
 _FLOAT32_PRECISION: Final = 24
 _FLOAT32_EMIN: Final = -126
-_HUGE: Final = np.float32(2.0**127)  # from here on a sum may have been rounded beyond all numbers
+_FLOAT32_EMAX: Final = 127
 _DEEPEST: Final = 64  # rows of sums, those below included
 _WORK_PER_PIECE: Final = 2**16  # multiply-adds worth a thread
-_MOST_ROWS: Final = 256  # of a piece of work
+_MOST_ROWS: Final = 1024  # of a piece of work
+_FEW_ROWS: Final = 16  # for which the right operand is not looked at
 _FILLING: Final = 4  # rows that are multiplied in the time that it takes to fill a panel
-
-# How the sums of two products are formed.
-_EXACT, _WIDE, _ROUNDED, _ODD = range(4)
-
-# Rows of sums: the total, one for what replaces another, and from here on subtrees that wait.
-_TOTAL, _NEXT, _BOTTOM = range(3)
-
-
-class _Rounding(NamedTuple):
-    """How a kernel rounds from float64 and float32; no arrays, which would be counted."""
-
-    wide: Shortcut
-    narrow: Shortcut
-    wide_target: Target
-    narrow_target: Target
 
 
 class _Trees(NamedTuple):
-    """The trees of a sum, and the format of its subtrees."""
+    """The trees of a sum."""
 
-    block: int
+    block: int  # terms
     sizes: Any  # of subtrees, two or three terms, in their order
     merges: Any  # how many subtrees each completes
-    add_trees: bool
-    wide: Shortcut  # from float64
-    narrow: Shortcut  # from float32
-    wide_targets: Any
-    narrow_targets: Any
+    begin: int  # the level of the total, or -1 if there is one tree and nothing else
+    more: int  # whether a tree is added to the total
 
 
 class _Plan(NamedTuple):
@@ -116,13 +80,18 @@ class _Work(NamedTuple):
 
     sums: Any
     panel: Any  # a panel of the right operand
-    left: Any  # a row of the left one
+    left: Any  # rows of the left one in float64, if that is asked for
 
 
 def takes(format: FormatFacts, rounding: RoundingFacts, terms: int) -> bool:
     """Whether the sums of trees of so many terms can be formed here."""
     to_infinity = rounding.overflow in ("ieee", "infinity")  # the same rule to nearest
-    return terms >= 2 and rounding.mode == "rne" and to_infinity and _holds(format, rounding)
+    return (
+        terms >= 2
+        and rounding.mode == "rne"
+        and to_infinity
+        and _way_of_sums(format, rounding) is not None
+    )
 
 
 def takes_odd(
@@ -140,12 +109,39 @@ def takes_odd(
     )
 
 
-def _holds(format: FormatFacts, rounding: RoundingFacts) -> bool:
+def _way_of_sums(format: FormatFacts, rounding: RoundingFacts) -> int | None:
+    """How sums in float32 are rounded; None if they cannot be."""
+    if rounding.mode == "rto":
+        return ODD
     if is_own_format(format, _FLOAT32):
-        return True
-    return 2 * format.precision + 2 <= _FLOAT32_PRECISION and all(
-        shortcut_of(format, rounding, dtype).limit for dtype in (_FLOAT32, _FLOAT64)
+        return NATIVE
+    shortcut = shortcut_of(format, rounding, _FLOAT32)
+    same = shortcut.overflow == shortcut.overflow_negative
+    if not (shortcut.limit and same and 2 * format.precision + 2 <= _FLOAT32_PRECISION):
+        return None
+    excess = _FLOAT32_PRECISION - format.precision
+    beyond = (shortcut.largest + 2**excess, shortcut.overflow)
+    if format.emin == _FLOAT32_EMIN and beyond == (_INFINITY, _INFINITY):
+        return FIELDS
+    return NUMBERS if format.emax + 1 + excess <= _FLOAT32_EMAX else None
+
+
+def _rounding_of(format: FormatFacts, rounding: RoundingFacts, tiny: bool) -> Rounding:
+    """What the kernels of narrower formats need to know."""
+    excess = _FLOAT32_PRECISION - format.precision
+    shortcut = shortcut_of(format, rounding, _FLOAT32)
+    words = (
+        excess,
+        2**excess >> 1,
+        2**excess - 1,
+        shortcut.smallest_normal,
+        (format.emax + 1 + _FLOAT32_EMAX) << _FRACTION_BITS,
+        excess << _FRACTION_BITS,
+        shortcut.largest,
+        shortcut.overflow,
+        1 << _FRACTION_BITS if tiny else -1,
     )
+    return Rounding._make(np.int32(word) for word in words)
 
 
 @functools.lru_cache(maxsize=256)
@@ -167,12 +163,8 @@ def _subtrees(terms: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.array(sizes, np.int64), np.array(merges, np.int64)
 
 
-def _products_are_exact(operands: Operands) -> bool:
-    """Whether float32 holds all products of float32 numbers."""
-    left = extent(operands.a)
-    if left.precision >= _FLOAT32_PRECISION:
-        return False
-    right = extent(operands.b)
+def _products_are_exact(left: Extent, right: Extent) -> bool:
+    """Whether float32 holds all products."""
     return (
         left.precision + right.precision <= _FLOAT32_PRECISION
         and left.greatest * right.greatest < _LARGE
@@ -180,204 +172,121 @@ def _products_are_exact(operands: Operands) -> bool:
     )
 
 
-# --- sums of a row of columns ---------------------------------------------------------------------
-
-
-# Rows are given by their numbers: a view of one would be counted at every use.
-
-
 @inline
-def _flushed(x: Any) -> Any:
-    """A zero of its sign for a subnormal number."""
-    return np.copysign(np.float32(0.0), x) if abs(x) < np.float32(_SMALLEST_NORMAL) else x
-
-
-@inline
-def _odd(a: Any, b: Any) -> Any:
-    """The sum of two float32 numbers rounded to odd and flushed, and whether that is doubtful."""
-    total = a + b
-    part = total - a
-    error = (a - (total - part)) + (b - part)
-    bits = words.word(total)
-    opposite = words.shift_right(words.bit_xor(words.word(error), bits), 31)
-    neighbor = words.subtract(words.bit_or(bits, 1), words.shift_left(opposite, 1))
-    even = words.bit_and(bits, 1) == 0
-    odd = words.floating(neighbor if (error != np.float32(0.0)) & even else bits)
-    return _flushed(odd), not abs(total) < _HUGE
+def _plain(x: Any) -> Any:
+    """A number as it is, and for any NaN the one without a sign."""
+    return x if x == x else np.float32(np.nan)
 
 
 @numba.njit(inline="always")
-def _add_products(sums, top, left, right, s, way, rounding):  # type: ignore[no-untyped-def]
-    """Put the sum of the products of two steps, rounded once, into a row of sums."""
-    if way == _EXACT:
-        for j in range(COLUMNS):
-            exact = left[s] * right[s, j]
-            sums[top, j] = words.fused_multiply_add(left[s + 1], right[s + 1, j], exact)
-        return False
-    if way == _ODD:
-        beyond = False
-        for j in range(COLUMNS):
-            first, second = _flushed(left[s] * right[s, j]), _flushed(left[s + 1] * right[s + 1, j])
-            sums[top, j], doubt = _odd(first, second)
-            beyond |= doubt
-        return beyond
-    a, c = np.float64(left[s]), np.float64(left[s + 1])
-    doubtful = False
-    if way == _WIDE:
-        for j in range(COLUMNS):
-            exact = a * np.float64(right[s, j])
-            sum_ = words.fused_multiply_add(c, np.float64(right[s + 1, j]), exact)
-            tie = words.bit_and(words.word(sum_), _TAIL) == _HALF
-            doubtful |= tie | ((abs(sum_) < _SMALLEST_NORMAL) & (sum_ != 0.0))
-            sums[top, j] = np.float32(sum_)
-        if doubtful:
-            for j in range(COLUMNS):
-                bits = odd_sum(a * np.float64(right[s, j]), c * np.float64(right[s + 1, j]))
-                sums[top, j] = np.float32(words.floating(bits))
-        return False
-    for j in range(COLUMNS):
-        bits = odd_sum(a * np.float64(right[s, j]), c * np.float64(right[s + 1, j]))
-        sum_ = words.floating(bits)
-        doubtful |= not abs(sum_) < np.inf
-        sums[top, j] = np.float32(round_number(sum_, rounding.wide, NEAREST_EVEN))
-    if doubtful:
-        target = rounding.wide_target
-        for j in range(COLUMNS):
-            bits = odd_sum(a * np.float64(right[s, j]), c * np.float64(right[s + 1, j]))
-            sums[top, j] = np.float32(words.floating(round_word(bits, target, NEAREST_EVEN)))
-    return False
-
-
-@numba.njit(inline="always")
-def _add_product(sums, top, left, right, s, way, rounding):  # type: ignore[no-untyped-def]
-    """Add the product of a step to a row of sums, rounded once."""
-    beyond = False
-    if way == _ODD:
-        for j in range(COLUMNS):
-            sums[top, j], doubt = _odd(_flushed(left[s] * right[s, j]), sums[top, j])
-            beyond |= doubt
-        return beyond
-    if way != _ROUNDED:
-        for j in range(COLUMNS):
-            sums[top, j] = words.fused_multiply_add(left[s], right[s, j], sums[top, j])
-        return beyond
-    a, target = np.float64(left[s]), rounding.wide_target
-    for j in range(COLUMNS):
-        bits = odd_sum(a * np.float64(right[s, j]), np.float64(sums[top, j]))
-        sums[top, j] = np.float32(words.floating(round_word(bits, target, NEAREST_EVEN)))
-    return beyond
-
-
-@numba.njit(inline="always")
-def _add(sums, to, other, way, rounding):  # type: ignore[no-untyped-def]
-    """Add a row of sums to another, rounded once."""
-    beyond = False
-    if way == _ODD:
-        for j in range(COLUMNS):
-            sums[to, j], doubt = _odd(sums[to, j], sums[other, j])
-            beyond |= doubt
-        return beyond
-    if way != _ROUNDED:
-        for j in range(COLUMNS):
-            sums[to, j] += sums[other, j]
-        return beyond
-    limit, doubtful = words.floating(rounding.narrow.limit), False
-    for j in range(COLUMNS):
-        sum_ = sums[to, j] + sums[other, j]
-        doubtful |= not abs(sum_) < limit
-        sums[_NEXT, j] = round_number(sum_, rounding.narrow, NEAREST_EVEN)
-    if doubtful:
-        target = rounding.narrow_target
-        for j in range(COLUMNS):
-            bits = round_word(words.word(sums[to, j] + sums[other, j]), target, NEAREST_EVEN)
-            sums[_NEXT, j] = words.floating(bits)
-    for j in range(COLUMNS):
-        sums[to, j] = sums[_NEXT, j]
-    return beyond
-
-
-@numba.njit(inline="always")
-def _fill_panel(panel, right, batch, number, steps, way):  # type: ignore[no-untyped-def]
-    """Fill a panel with terms as the unit reads them, and with zeros behind them."""
+def _fill_panel(panel, right, batch, number, steps, cleaned, flushed):  # type: ignore[no-untyped-def]
+    """Fill a panel with terms as the kernel reads them, and with zeros behind them."""
     if steps > 0:
         fill(panel, right, batch, number, 0, steps)
     for s in range(steps, panel.shape[0]):
         for j in range(COLUMNS):
             panel[s, j] = 0.0
-    if way == _ODD:
+    if cleaned:
         for s in range(steps):
             for j in range(COLUMNS):
-                panel[s, j] = _flushed(panel[s, j])
+                panel[s, j] = _plain(panel[s, j])
+    if flushed:
+        least = np.float32(_SMALLEST_NORMAL)
+        for s in range(steps):
+            for j in range(COLUMNS):
+                x = panel[s, j]
+                panel[s, j] = np.copysign(np.float32(0.0), x) if abs(x) < least else x
+
+
+# What a kernel is made for.
+sum_rows: Any = None
+sum_row: Any = None
+wide: Any = None
+cleaned: Any = None
+flushed: Any = None
+
+
+def _tree_range(start, stop, work, arrays, trees, plan, rounding, doubtful):  # type: ignore[no-untyped-def]
+    _, rows, steps = arrays.left.shape
+    sums, panel = work.sums, work.panel
+    # Made once, as every array in a tuple is counted.
+    to_sum = (arrays.left, work.left, panel, sums, trees.sizes, trees.merges)
+    subtrees = steps // trees.block * trees.sizes.size
+    panels = (arrays.out.shape[2] + COLUMNS - 1) // COLUMNS
+    parts = (rows + plan.rows - 1) // plan.rows
+    for index in range(start, stop):
+        stack, p = index // panels, index % panels
+        batch, column = stack // parts, p * COLUMNS
+        top = (stack - batch * parts) * plan.rows
+        last = min(top + plan.rows, rows)
+        if column >= longest(arrays.lengths, top, last):
+            continue
+        _fill_panel(panel, arrays.right, batch, p, plan.steps, cleaned, flushed)
+        row = top
+        while row < last:
+            first, together = row, ROWS if last - row >= ROWS else 1
+            row += together
+            if column >= longest(arrays.lengths, first, row):
+                continue
+            for r in range(together):
+                if wide:
+                    for s in range(steps):
+                        work.left[r, s] = arrays.left[batch, first + r, s]
+                for j in range(COLUMNS):
+                    sums[0, r, j] = 0.0
+                if arrays.initial.size > 0:
+                    for j in range(min(COLUMNS, arrays.lengths[first + r] - column)):
+                        sums[0, r, j] = _plain(arrays.initial[batch, first + r, column + j])
+            beyond = False
+            if steps > 0:
+                place = ((batch * rows + first) * steps, steps, subtrees, trees.begin, trees.more)
+                if together > 1:
+                    beyond = sum_rows(to_sum, place, rounding)
+                else:
+                    beyond = sum_row(to_sum, place, rounding)
+            for r in range(together):
+                if beyond:
+                    doubtful[batch, first + r] = True
+                for j in range(min(COLUMNS, arrays.lengths[first + r] - column)):
+                    # The processor's NaN have a sign.
+                    arrays.out[batch, first + r, column + j] = _plain(sums[0, r, j])
+
+
+def _is_cleaned(way: Way) -> bool:
+    """Whether NaN have to be the plain one: in integers others are rounded to numbers.
+
+    Where all products are exact there is none.
+    """
+    return way == Way(True, FIELDS)
 
 
 @functools.cache
-def _kernel(way: int) -> Callable[..., None]:
-    """The kernel of one way to form sums of two products."""
-
-    @caching.kernel
-    def tree_range(start, stop, work, arrays, trees, plan, doubtful):  # type: ignore[no-untyped-def]
-        _, rows, steps = arrays.left.shape
-        sums, panel, left = work.sums, work.panel, work.left
-        rounding = _Rounding(
-            trees.wide,
-            trees.narrow,
-            target_at(trees.wide_targets, 0),
-            target_at(trees.narrow_targets, 0),
-        )
-        panels = (arrays.out.shape[2] + COLUMNS - 1) // COLUMNS
-        parts = (rows + plan.rows - 1) // plan.rows
-        for index in range(start, stop):
-            stack, p = index // panels, index % panels
-            batch, column = stack // parts, p * COLUMNS
-            top_row = (stack - batch * parts) * plan.rows
-            last_row = min(top_row + plan.rows, rows)
-            if column >= longest(arrays.lengths, top_row, last_row):
-                continue
-            _fill_panel(panel, arrays.right, batch, p, plan.steps, way)
-            for row in range(top_row, last_row):
-                end = min(COLUMNS, arrays.lengths[row] - column)
-                if end <= 0:
-                    continue
-                for s in range(steps):
-                    left[s] = arrays.left[batch, row, s]
-                for j in range(COLUMNS):
-                    sums[_TOTAL, j] = 0.0
-                if arrays.initial.size > 0:
-                    for j in range(end):
-                        sums[_TOTAL, j] = arrays.initial[batch, row, column + j]
-                beyond = False
-                for first in range(0, steps, trees.block):
-                    top, term = _BOTTOM - 1, first
-                    for q in range(trees.sizes.size):
-                        top += 1
-                        following = term + trees.sizes[q]
-                        pair = following - 2
-                        beyond |= _add_products(sums, top, left, panel, pair, way, rounding)
-                        if term < pair:
-                            beyond |= _add_product(sums, top, left, panel, term, way, rounding)
-                        term = following
-                        for _ in range(trees.merges[q]):
-                            top -= 1
-                            beyond |= _add(sums, top, top + 1, way, rounding)
-                    if trees.add_trees:
-                        beyond |= _add(sums, _TOTAL, _BOTTOM, way, rounding)
-                    else:
-                        for j in range(COLUMNS):
-                            sums[_TOTAL, j] = sums[_BOTTOM, j]
-                if beyond:
-                    doubtful[batch, row] = True
-                for j in range(end):
-                    arrays.out[batch, row, column + j] = sums[_TOTAL, j]
-
-    return cast(Callable[..., None], tree_range)
+def _kernel(way: Way) -> Callable[..., None]:
+    """The kernel of one way to form sums."""
+    found = caching.specialized(
+        _tree_range,
+        known_as=f"{way.wide}-{way.rounding}",
+        sum_rows=sum_trees(way, ROWS),
+        sum_row=sum_trees(way, 1),
+        wide=way.wide,
+        cleaned=_is_cleaned(way),
+        flushed=way.rounding == ODD,
+    )
+    return cast(Callable[..., None], found)
 
 
-def _way_of(operands: Operands, format: FormatFacts, rounding: RoundingFacts) -> int:
-    if rounding.mode == "rto":
-        return _ODD
-    if not is_own_format(format, _FLOAT32):
-        return _ROUNDED
-    return _EXACT if _products_are_exact(operands) else _WIDE
+def _way_of(operands: Operands, format: FormatFacts, rounding: RoundingFacts) -> tuple[Way, bool]:
+    """How sums are formed, and whether one that is subnormal in float32 may not be exact there."""
+    of_sums = _way_of_sums(format, rounding)
+    assert of_sums is not None
+    if of_sums == ODD:
+        return Way(False, of_sums), False
+    left = extent(operands.a)
+    if left.precision >= _FLOAT32_PRECISION and operands.shape[1] < _FEW_ROWS:
+        return Way(True, of_sums), True
+    right = extent(operands.b)
+    tiny = left.last_bit + right.last_bit < _LEAST_EXPONENT
+    return Way(not _products_are_exact(left, right), of_sums), tiny
 
 
 def product(
@@ -405,21 +314,23 @@ def product(
     doubtful = np.zeros(operands.shape[:2], np.bool_)
     steps = operands.steps
     whole = steps + -steps % block
-    left = np.pad(operands.a, ((0, 0), (0, 0), (0, whole - steps)))
+    left: Any = operands.a
+    if whole > steps:
+        left = np.pad(left, ((0, 0), (0, 0), (0, whole - steps)))
+    way, tiny = _way_of(operands, format, rounding)
+    if _is_cleaned(way) and np.isnan(left).any():
+        left = np.where(np.isnan(left), np.float32(np.nan), left)
     sizes, merges = _subtrees(block)
     trees = _Trees(
         block=block,
         sizes=sizes,
         merges=merges,
-        add_trees=add_trees,
-        wide=shortcut_of(format, rounding, _FLOAT64),
-        narrow=shortcut_of(format, rounding, _FLOAT32),
-        wide_targets=targets_of((format, rounding)),
-        narrow_targets=targets_of((format, rounding), dtype=_FLOAT32),
+        begin=0 if add_trees else -1,
+        more=int(add_trees),
     )
     rows, count, grain = pieces(operands, most=_MOST_ROWS, filling=_FILLING, work=_WORK_PER_PIECE)
     launching.run(
-        _kernel(_way_of(operands, format, rounding)),
+        _kernel(way),
         count,
         Arrays(
             left=read_only(left, np.float32),
@@ -431,13 +342,13 @@ def product(
         ),
         trees,
         _Plan(rows, steps),
+        _rounding_of(format, rounding, tiny),
         doubtful,
         grain=grain,
         workspace=lambda: _Work(
-            aligned((_DEEPEST, COLUMNS), np.float32),
+            aligned((_DEEPEST, ROWS, COLUMNS), np.float32),
             aligned((max(whole, 1), COLUMNS), np.float32),
-            aligned((max(whole, 1),), np.float32),
+            aligned((ROWS, whole if way.wide else 0)),
         ),
     )
-    out[np.isnan(out)] = np.nan  # the processor's have a sign
     return out, doubtful

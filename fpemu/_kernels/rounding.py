@@ -638,6 +638,8 @@ def known_mode(rounding: RoundingFacts, *modes: str) -> str:
 
 # --- arrays -------------------------------------------------------------------------------------
 
+_GRAIN: Final = 2**17  # elements worth a thread, which may sleep
+_STOCHASTIC_GRAIN: Final = 2**16  # the same with random bits
 _BLOCK: Final = 2048  # elements that stay in the first-level cache while they are read twice
 
 
@@ -791,7 +793,7 @@ def _round_stochastically(
         random_bits.key_of(rounding.seed),
         LAYOUTS[dtype].word(unused_bits(rounding, width)),
         exact,
-        grain=2**15 // per_block,
+        grain=_STOCHASTIC_GRAIN // per_block,
     )
 
 
@@ -817,5 +819,5 @@ def round_flat(
         result,
         target_of(format, rounding, source.dtype),
         shortcut_of(format, rounding, source.dtype),
-        grain=2**15,
+        grain=_GRAIN,
     )

@@ -76,11 +76,11 @@ class Vectors:
 
     def load(self, base: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
         """What lies at an element of an array."""
-        return self.builder.load(self._address(base, index, kind), align=2)
+        return self.builder.load(self._address(base, index, kind), align=1)
 
     def store(self, value: ir.Value, base: ir.Value, index: ir.Value) -> None:
         """Put a value at an element of an array."""
-        self.builder.store(value, self._address(base, index, value.type), align=2)
+        self.builder.store(value, self._address(base, index, value.type), align=1)
 
     def spread(self, scalar: ir.Value, count: int = LANES) -> ir.Value:
         """A vector whose lanes all are the scalar."""
@@ -112,11 +112,10 @@ class Vectors:
     def call(self, name: str, *arguments: ir.Value) -> ir.Value:
         """An intrinsic of the compiler, of vectors of one kind."""
         kind = arguments[0].type
-        suffix = "f32" if kind.element == ir.FloatType() else "f64"
         function = cgutils.get_or_insert_function(
             self.builder.module,
             ir.FunctionType(kind, [kind] * len(arguments)),
-            f"llvm.{name}.v{kind.count}{suffix}",
+            f"llvm.{name}.v{kind.count}{kind.element.intrinsic_name}",
         )
         return self.builder.call(function, arguments)
 

@@ -65,9 +65,12 @@ def plot(
     too close to be told apart.
     """
     from fpemu import formats, pictures
+    from fpemu.pictures import files
 
     with options.usage("FORMAT"):
         chosen = [formats.format(name) for name in format]
+    with options.usage("--output"):
+        files.check(output)
     with options.usage():
         pictures.plot_formats(
             chosen, output, panels=panels.split(","), range=range, scale=scale, apart=apart

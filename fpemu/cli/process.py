@@ -15,12 +15,15 @@ import itertools
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 from fpemu._printing import clean
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import typer
 
 __all__ = ["INTERRUPTED", "Command", "call", "run"]
@@ -30,6 +33,8 @@ Command: TypeAlias = Callable[[], None]
 FAILED: Final = 1
 INTERRUPTED: Final = 130  # 128 and the number of the signal, as shells have it
 
+_IMPORT_WAIT: Final = 0.02  # seconds after which an import is asked again whether it has ended
+
 # Whose messages speak for themselves; of all others, the type is named, too.
 _EXPECTED: Final = (ValueError, TypeError, OSError, ImportError, NotImplementedError)
 
@@ -38,8 +43,8 @@ def run(program: str, load: Callable[[], Command], distribution: str = "fpemu-la
     """Run a command as a process, which Ctrl-C ends without a traceback at any moment.
 
     While it starts and while it ends, the process exits at once.  In between, `KeyboardInterrupt`
-    is raised as usual, and :func:`call` handles it.  Once Python has called its exit functions,
-    the signal is ignored.
+    is raised as usual, but for imports, which are waited for, and :func:`call` handles it.  Once
+    Python has called its exit functions, the signal is ignored.
 
     Parameters
     ----------
@@ -73,7 +78,7 @@ def run(program: str, load: Callable[[], Command], distribution: str = "fpemu-la
     except ImportError as error:
         _stop(program, f"{error}: pip install '{distribution}' installs all that it needs", FAILED)
     try:
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, _interrupt_after_imports if listens else usual)
         try:
             command()
         finally:
@@ -90,6 +95,27 @@ def run(program: str, load: Callable[[], Command], distribution: str = "fpemu-la
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(INTERRUPTED)
+
+
+def _interrupt_after_imports(number: int, frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt`, after the imports that it comes in.
+
+    Extension modules that are interrupted while they import others raise exceptions of their own,
+    and print the interrupt.
+    """
+    if _imports(frame):
+        again = threading.Timer(_IMPORT_WAIT, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+    else:
+        signal.default_int_handler(number, frame)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a frame runs on behalf of an import."""
+    while frame is not None and frame.f_globals.get("__name__") != "importlib._bootstrap":
+        frame = frame.f_back
+    return frame is not None
 
 
 def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) -> None:

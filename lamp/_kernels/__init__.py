@@ -6,6 +6,7 @@ __all__ = [
     "divergences",
     "jacobians",
     "picking",
+    "recomputing",
     "rows",
     "tiles",
     "transformer",

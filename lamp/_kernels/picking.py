@@ -23,6 +23,7 @@ __all__ = [
     "Scoring",
     "above",
     "above_arguments",
+    "component_score",
     "largest",
     "largest_of_rows",
     "least_componentwise",
@@ -33,6 +34,7 @@ __all__ = [
     "running_largest",
     "running_score",
     "score",
+    "score_arguments",
     "shuffle",
     "uniform",
 ]
@@ -99,7 +101,7 @@ def above(
 
 
 @caching.inline
-def _score(share, weight, scoring):  # type: ignore[no-untyped-def]
+def component_score(share, weight, scoring):  # type: ignore[no-untyped-def]
     score = np.float64(share)
     if scoring.spread:
         score *= 1.0 - score
@@ -113,7 +115,7 @@ def _score(share, weight, scoring):  # type: ignore[no-untyped-def]
 def _score_rows(start, stop, given, weights, lengths, scoring, out):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
         for j in range(lengths[row]):
-            out[row, j] = _score(given[row, j], weights[row, j], scoring)
+            out[row, j] = component_score(given[row, j], weights[row, j], scoring)
         for j in range(min(scoring.leading, lengths[row])):
             out[row, j] = np.nan  # which comes first
 
@@ -122,7 +124,7 @@ def _score_rows(start, stop, given, weights, lengths, scoring, out):  # type: ig
 def _above_rows(start, stop, given, weights, lengths, scoring, threshold, mask):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
         for j in range(lengths[row]):
-            mask[row, j] = not _score(given[row, j], weights[row, j], scoring) <= threshold
+            mask[row, j] = not component_score(given[row, j], weights[row, j], scoring) <= threshold
         for j in range(min(scoring.leading, lengths[row])):
             mask[row, j] = True
         for j in range(lengths[row], mask.shape[1]):
@@ -179,7 +181,7 @@ def _run_arguments(kernel: Any, z: NDArray[Any], *arguments: Any) -> None:
 @caching.kernel
 def _above_arguments(start, stop, scores, z, y, lengths, scoring, thresholds, mask):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
-        _score_arguments(scores, z[row], y[row], lengths[row], scoring)
+        score_arguments(scores, z[row], y[row], lengths[row], scoring)
         for j in range(lengths[row]):
             mask[row, j] = not scores[j] <= thresholds[row]
         for j in range(lengths[row], mask.shape[1]):
@@ -189,14 +191,14 @@ def _above_arguments(start, stop, scores, z, y, lengths, scoring, thresholds, ma
 @caching.kernel
 def _ordered_arguments(start, stop, scores, z, y, lengths, scoring, out):  # type: ignore[no-untyped-def]
     for row in range(start, stop):
-        _score_arguments(scores, z[row], y[row], lengths[row], scoring)
+        score_arguments(scores, z[row], y[row], lengths[row], scoring)
         for j in range(lengths[row]):
             score = 1.0 / (1.0 - scores[j]) if scoring.running else scores[j]
             out[row, j] = abs(score) if score == score else np.nan
 
 
 @caching.inline
-def _score_arguments(scores, z, y, length, scoring):  # type: ignore[no-untyped-def]
+def score_arguments(scores, z, y, length, scoring):  # type: ignore[no-untyped-def]
     if scoring.running:
         _score_running(scores, y, length)
     else:
@@ -354,12 +356,15 @@ def put(low: NDArray[Any], high: NDArray[Any], mask: NDArray[np.uint8], number: 
 def _put_blocks(start, stop, low, high, mask, number):  # type: ignore[no-untyped-def]
     for block in range(start, stop):
         first, last = block * _BLOCK, min((block + 1) * _BLOCK, low.size)
-        any_ = False
-        for i in range(first, last):
-            any_ |= mask[i] == number
-        if any_:
-            for i in range(first, last):
-                low[i] = high[i] if mask[i] == number else low[i]
+        put_where(low[first:last], high[first:last], mask[first:last], number)
+
+
+@caching.inline
+def put_where(low, high, mask, number):  # type: ignore[no-untyped-def]
+    """Replace numbers of a row whose mask is a number."""
+    for j in range(low.size):
+        before, after = low[j], high[j]  # both are read: a processor then chooses among many
+        low[j] = after if mask[j] == number else before
 
 
 # --- softmax conditions ---------------------------------------------------------------------------

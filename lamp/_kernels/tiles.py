@@ -210,8 +210,9 @@ def _largest_range(start, stop, tile, out):  # type: ignore[no-untyped-def]
         r = index - head * rows
         row = tile.first_row + r
         most = -np.inf
-        for j in range(tile.first, min(tile.first + tile.width, tile.lengths[row])):
-            most = max(most, np.float64(tile.y[head, row, j]))
+        scores = tile.y[head, row, tile.first : min(tile.first + tile.width, tile.lengths[row])]
+        for j in range(scores.size):
+            most = max(most, np.float64(scores[j]))
         out[head, r] = most
 
 
@@ -227,10 +228,10 @@ def _kernel(flavor: int, quick: bool, kind: int) -> Callable[..., None]:
             head = index // rows
             r = index - head * rows
             row, maximum = tile.first_row + r, maxima[head, r]
-            scores, result = tile.y[head, row], out[head, r]
+            scores, result = tile.y[head, row, tile.first : tile.first + tile.width], out[head, r]
             count = max(min(tile.width, tile.lengths[row] - tile.first), 0)
             for j in range(count):
-                number = np.float64(scores[tile.first + j])
+                number = np.float64(scores[j])
                 if flavor == _COMPUTED:
                     result[j] = elementary.exp(number - maximum)
                 else:
@@ -247,7 +248,7 @@ def _kernel(flavor: int, quick: bool, kind: int) -> Callable[..., None]:
                     result[j] = value
             if maximum == -np.inf:
                 for j in range(count):
-                    number = np.float64(scores[tile.first + j])
+                    number = np.float64(scores[j])
                     result[j] = nothing if number == number else number
             for j in range(count, tile.width):
                 result[j] = nothing

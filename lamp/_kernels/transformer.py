@@ -12,9 +12,19 @@ from numpy.typing import NDArray
 
 from fpemu._kernels import caching, elementary, words
 
-__all__ = ["norm_rows", "quotient_rows", "softmax_rows", "softmax_workspace"]
+__all__ = [
+    "TOGETHER",
+    "divide",
+    "exponentiate",
+    "largest",
+    "norm_rows",
+    "quotient_rows",
+    "softmax_rows",
+    "softmax_workspace",
+    "sums",
+]
 
-_TOGETHER: Final = 4  # rows whose sums are formed side by side
+TOGETHER: Final = 4  # rows whose sums are formed side by side
 
 
 @caching.kernel
@@ -39,7 +49,7 @@ def norm_rows(start, stop, x, weight, bias, epsilon, centered, out):  # type: ig
 
 def softmax_workspace(columns: int) -> NDArray[np.float64]:
     """What a thread works in: the exponentials of rows that are summed together."""
-    return np.empty((_TOGETHER, columns))
+    return np.empty((TOGETHER, columns))
 
 
 @caching.kernel
@@ -48,38 +58,53 @@ def softmax_rows(start, stop, exponentials, y, lengths, out):  # type: ignore[no
 
     A sum waits for each of its terms, so four rows are summed side by side.  `out` may be `y`.
     """
-    for first in range(start, stop, _TOGETHER):
-        last = min(first + _TOGETHER, stop)
-        longest = np.int64(0)
+    for first in range(start, stop, TOGETHER):
+        last = min(first + TOGETHER, stop)
         for row in range(first, last):
-            longest = max(longest, lengths[row])
-        for slot in range(_TOGETHER):
-            length = np.int64(0)
-            if first + slot < last:
-                length = lengths[first + slot]
-                largest = _largest(y[first + slot], length)
-                for j in range(length):
-                    number = np.float64(y[first + slot, j])
-                    exponentials[slot, j] = elementary.exp(number - largest)
-            for j in range(length, longest):
-                exponentials[slot, j] = 0.0  # which changes no sum
-        a, b, c, d = 0.0, 0.0, 0.0, 0.0
-        for j in range(longest):
-            a += exponentials[0, j]
-            b += exponentials[1, j]
-            c += exponentials[2, j]
-            d += exponentials[3, j]
-        totals = a, b, c, d
+            top = largest(y[row], lengths[row])
+            exponentiate(exponentials[row - first], y[row], top, lengths[row])
+        totals = sums(exponentials, lengths, first, last)
         for row in range(first, last):
-            total = totals[row - first]
-            for j in range(lengths[row]):
-                out[row, j] = exponentials[row - first, j] / total
-            for j in range(lengths[row], out.shape[1]):
-                out[row, j] = 0.0
+            divide(exponentials[row - first], totals[row - first], lengths[row], out[row])
 
 
 @caching.inline
-def _largest(y, length):  # type: ignore[no-untyped-def]
+def exponentiate(exponentials, y, top, length):  # type: ignore[no-untyped-def]
+    """Exponentials of the first numbers of a row less its largest one, in float64."""
+    for j in range(length):
+        exponentials[j] = elementary.exp(np.float64(y[j]) - top)
+
+
+@caching.inline
+def sums(exponentials, lengths, first, last):  # type: ignore[no-untyped-def]
+    """The sums of up to four rows of exponentials, each in index order."""
+    longest = np.int64(0)
+    for row in range(first, last):
+        longest = max(longest, lengths[row])
+    for slot in range(TOGETHER):
+        length = lengths[first + slot] if first + slot < last else np.int64(0)
+        for j in range(length, longest):
+            exponentials[slot, j] = 0.0  # which changes no sum
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    for j in range(longest):
+        a += exponentials[0, j]
+        b += exponentials[1, j]
+        c += exponentials[2, j]
+        d += exponentials[3, j]
+    return a, b, c, d
+
+
+@caching.inline
+def divide(exponentials, total, length, out):  # type: ignore[no-untyped-def]
+    """A row of quotients, and zeros behind its components."""
+    for j in range(length):
+        out[j] = exponentials[j] / total
+    for j in range(length, out.size):
+        out[j] = 0.0
+
+
+@caching.inline
+def largest(y, length):  # type: ignore[no-untyped-def]
     """The largest of the first numbers, in float64; a NaN may be it.
 
     As words in the order of the numbers: a processor compares many of them at once.

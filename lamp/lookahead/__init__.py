@@ -10,7 +10,7 @@ from lamp.lookahead.recomputation import (
     replace_selected,
 )
 from lamp.lookahead.rules import LAMP
-from lamp.lookahead.selection import select, select_rows, value_distances
+from lamp.lookahead.selection import select, select_rows, threshold_of, value_distances
 
 __all__ = [
     "LAMP",
@@ -23,5 +23,6 @@ __all__ = [
     "rules",
     "select",
     "select_rows",
+    "threshold_of",
     "value_distances",
 ]

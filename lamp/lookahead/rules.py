@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fpemu._listing import Listed
 from lamp.machines import layer_numbers, spelled
 
 __all__ = ["CONTROLS", "LAMP", "PLACES", "RULES", "SCOPES", "WEIGHTS", "Rule"]
@@ -255,7 +256,7 @@ def _percent(share: float) -> str:
 
 
 @dataclass(frozen=True)
-class LAMP:
+class LAMP(metaclass=Listed):
     """Look-ahead recomputation: a rule and how much it may recompute.
 
     Parameters
@@ -296,6 +297,14 @@ class LAMP:
     layers : str or sequence of int
         The layers that the rule is for, as a machine's: ``"0-2,-1"``.  By default, those that no
         other rule for the place is for.  Logits are in no layer.
+
+    Attributes
+    ----------
+    levels : tuple of LAMP
+        The rule with one amount for each precision.
+    is_causal, needs_all_rows : bool
+        Whether what is picked in a row does not depend on the rows after it; whether it depends on
+        any other.
 
     Raises
     ------

@@ -23,10 +23,11 @@ import fpemu
 from fpemu._kernels import elementary
 from fpemu.carriers import check_not_masked
 from lamp._kernels import picking
+from lamp._kernels.recomputing import Threshold
 from lamp._kernels.rows import mapped
 from lamp.lookahead.rules import LAMP, RULES, Rule
 
-__all__ = ["select", "select_rows", "value_distances"]
+__all__ = ["select", "select_rows", "threshold_of", "value_distances"]
 
 _BISECTIONS: Final = 40
 
@@ -413,9 +414,29 @@ def _by_arguments(
     if settings.tau is None:
         scores = picking.ordered_arguments(z, y, lengths, scoring)
         return _by_budget(scores, lengths, settings)
+    return picking.above_arguments(z, y, lengths, scoring, _limits(settings, lengths))
+
+
+def _limits(settings: LAMP, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What a rule of version 2 compares the scores of each row with."""
     taus = settings.thresholds(lengths)
-    thresholds = mapped(elementary.log, taus) if running else taus
-    return picking.above_arguments(z, y, lengths, scoring, thresholds)
+    return mapped(elementary.log, taus) if RULES[settings.rule].sensitivity == "running" else taus
+
+
+def threshold_of(settings: LAMP, lengths: NDArray[np.int64]) -> Threshold | None:
+    """How a rule picks by comparing each score with a threshold; None if it needs anything else."""
+    kind = RULES[settings.rule]
+    compares = settings.tau is not None and not kind.condition and kind.sensitivity != "given"
+    if not compares or len(settings.levels) > 1 or settings.control != "none":
+        return None
+    leading, power = settings.leading_columns, 0 if settings.weights == "one" else kind.power
+    limits = np.full(len(lengths), np.float32(settings.tau), np.float64)
+    return Threshold(
+        kind.of_arguments,
+        picking.Arguments(kind.sensitivity == "running", leading),
+        picking.Scoring(kind.sensitivity == "spread", power, leading),
+        _limits(settings, lengths) if kind.of_arguments else limits,
+    )
 
 
 def _by_budget(

@@ -177,16 +177,10 @@ def load(path: str | os.PathLike[str]) -> Hardware:
     path : str or path-like
         The file.
 
-    Returns
-    -------
-    Hardware
-
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is not TOML or describes no possible machine; the message names the line.
+    FileNotFoundError, ValueError
+        As :func:`lamp.hardware`.
     """
     return _read(Document.read(path, "hardware"))
 
@@ -695,4 +689,4 @@ def _written_accumulator(accumulator: Accumulator | ScaledCore) -> Any:
 
 Hardware.load = staticmethod(load)
 Hardware.save = save
-Hardware.named = staticmethod(hardware)
+Hardware._named = staticmethod(hardware)

@@ -20,6 +20,7 @@ import numpy as np
 
 import fpemu
 from fpemu import _html
+from fpemu._listing import Listed
 from fpemu._reprs import constructed
 from fpemu.scaling import BlockFormat
 from lamp.machines.definitions import definitions, kind_name
@@ -150,66 +151,41 @@ def _derived(step: Any, *labels: Any) -> Any:
 
 
 @dataclass(frozen=True, repr=False)
-class Hardware:
+class Hardware(metaclass=Listed):
     """A machine that runs a language model: the arithmetic of every step.
 
-    Where a Product is expected, an accumulator or a format will do; where a Function or a Sum is
-    expected, the format of its output will.
+    Where a Product is expected, an accumulator or a format will do; where a
+    Function or a Sum is expected, the format of its output will.
 
-    Parameters
-    ----------
-    name : str
-        What the machine is called.
-    weights : Format or str
-        The format of stored weights.  The numbers of a checkpoint are rounded into it, to nearest.
-    embedding : Sum
-        Token embedding plus position embedding.
-    norm : Function
-        Every LayerNorm or RMSNorm.
-    qkv : Product
-        Queries, keys and values from the normalized residual stream.
-    scores : Product
-        Queries times keys, divided by the square root of the head dimension.
-    softmax : Function
-        Probabilities from scores.
-    values : Product
-        Probabilities times values.
-    attention_output : Product
-        The outputs of all heads, projected into the residual stream.
-    mlp_up : Product
-        The projection into the feed-forward layer.
-    activation : Function
-        The nonlinearity of the feed-forward layer.
-    mlp_down : Product
-        The projection of the feed-forward layer into the residual stream.
-    residual : Sum
-        The residual stream plus the output of a layer.
-    lm_head : Product
-        Logits.
-    recomputed : Product or sequence of them
-        How components that look-ahead selects are recomputed.  Several products are several
-        precisions, the lowest first: look-ahead then has an amount for each, and the components
-        that matter most are recomputed by the last.
-    attention : Tiled, optional
-        How attention goes through the keys: by tiles.  By default row by row, with the steps
-        `scores`, `softmax` and `values` one after the other.
-    layers : mapping
-        The layers that compute otherwise than the rest, as :meth:`with_layers` takes them, but for
-        names of machines.  A machine holds them as a sorted tuple of pairs of a number and of pairs
-        of a field and its value, which is not that of the rest.
+    ================  ========  ============================================
+    field             type      meaning
+    ================  ========  ============================================
+    name              str       what the machine is called
+    weights           Format    stored weights; a checkpoint is rounded into it
+    embedding         Sum       token plus position embedding
+    norm              Function  every LayerNorm or RMSNorm
+    qkv               Product   queries, keys, values of the normed stream
+    scores            Product   queries times keys / sqrt(head dimension)
+    softmax           Function  probabilities from scores
+    values            Product   probabilities times values
+    attention_output  Product   all heads, projected into the residual stream
+    mlp_up            Product   projection into the feed-forward layer
+    activation        Function  nonlinearity of the feed-forward layer
+    mlp_down          Product   projection into the residual stream
+    residual          Sum       residual stream plus the output of a layer
+    lm_head           Product   logits
+    recomputed        Product   components that look-ahead selects
+    attention         Tiled     attention by tiles; None: row by row
+    layers            mapping   layers that differ, see `with_layers`
+    ================  ========  ============================================
 
-    Raises
-    ------
-    ValueError
-        If a model cannot have such a step.
-    TypeError
-        If a step is of another kind, or `name` is not a string.
+    Methods of a machine are `described`, `with_layers`, `of_layer`, `save` and
+    others, see ``dir(machine)``.
 
     Examples
     --------
     >>> import lamp
-    >>> machine = lamp.Hardware("low scores", scores="e8m4")
-    >>> print(machine.scores.accumulator)
+    >>> print(lamp.Hardware("low scores", scores="e8m4").scores.accumulator)
     sequential(e8m4, rne)
     """
 
@@ -234,7 +210,7 @@ class Hardware:
     # Set by lamp.machines.files, which builds on this module.
     load: ClassVar[Callable[[str | os.PathLike[str]], Hardware]]
     save: ClassVar[Callable[[Hardware, str | os.PathLike[str]], None]]
-    named: ClassVar[Callable[[Any], Hardware]]
+    _named: ClassVar[Callable[[Any], Hardware]]
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -282,7 +258,7 @@ class Hardware:
         if self.name.endswith(".toml"):
             return False
         try:
-            return type(self).named(self.name) == self
+            return type(self)._named(self.name) == self
         except (OSError, ValueError, TypeError):
             return False
 
@@ -334,7 +310,7 @@ class Hardware:
                 f"layers must be a mapping of layers to machines or steps, not {layers!r}"
             )
         named = {
-            where: type(self).named(changed) if isinstance(changed, str) else changed
+            where: type(self)._named(changed) if isinstance(changed, str) else changed
             for where, changed in layers.items()
         }
         held = _collected(self.layers)

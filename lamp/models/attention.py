@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 import fpemu
 from fpemu import Rounding, Sequential
 from fpemu._kernels import elementary, launching
+from lamp._kernels import recomputing
+from lamp._kernels.recomputing import Threshold
 from lamp._kernels.rows import mapped
 from lamp._kernels.transformer import quotient_rows, softmax_rows, softmax_workspace
 from lamp.lookahead import (
@@ -31,6 +33,7 @@ from lamp.lookahead import (
     error_weights,
     put_levels,
     select_rows,
+    threshold_of,
     value_distances,
 )
 from lamp.machines import Function, Hardware, Product
@@ -256,10 +259,15 @@ def _by_rows(
     scores = _Scores(query, key, step, _Form.of(call, group), check=rule is not None)
     if call.observe is not None:
         call.observe("low_scores", call.seen.spread(scores.values).copy())
-    mask = None if rule is None else _recompute(scores, value, rule, group, call)
-    unseen = call.observe is None  # nobody asks for the scores again
-    probabilities = scores.softmax(call.hardware.softmax, in_place=unseen)
-    _show(call, scores, mask, probabilities)
+    mask: NDArray[Any] | None
+    threshold = None if rule is None else _threshold(scores, rule, call)
+    if threshold is not None:
+        mask, probabilities = _recompute_above(scores, threshold, call)
+    else:
+        mask = None if rule is None else _recompute(scores, value, rule, group, call)
+        unseen = call.observe is None  # nobody asks for the scores again
+        probabilities = scores.softmax(call.hardware.softmax, in_place=unseen)
+        _show(call, scores, mask, probabilities)
     output = _weighted(probabilities, value, call.hardware.values, call.seen)
     return Attended(output, call.recomputed(mask, query))
 
@@ -335,6 +343,29 @@ def _recompute(
     mask = selected.reshape(overflow.shape)
     put_levels(scores.values, levels, mask, overflow)
     return mask
+
+
+def _threshold(scores: _Scores, rule: LAMP, call: _Call) -> Threshold | None:
+    """The threshold by which scores can be recomputed in one pass; None if they cannot."""
+    alone = call.observe is None and not scores.has_sinks
+    if alone and _stores_softmax(scores.values, call.hardware.softmax):
+        return threshold_of(rule, scores.row_lengths)
+    return None
+
+
+def _recompute_above(
+    scores: _Scores, threshold: Threshold, call: _Call
+) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """What :func:`_recompute` and the softmax after it do, in one pass over the rows."""
+    assert call.rule is not None
+    high = scores.by(call.hardware.levels[-1]).values
+    weights = scores.error_weights(call.rule.weights, high)
+    given = (scores.values, high, scores.overflowed, scores.values if weights is None else weights)
+    low, high, mask, weights = (x.reshape(-1, x.shape[-1]) for x in given)
+    high = np.ascontiguousarray(high, low.dtype)
+    rows = recomputing.Scores(low, high, mask, weights, scores.row_lengths)
+    probabilities = recomputing.softmax_above(rows, threshold)
+    return mask, probabilities.reshape(scores.values.shape)
 
 
 def _sensitivity(
@@ -483,6 +514,11 @@ class _Scores:
         return _Scores(self._query, self._key, step, self._form)
 
     @property
+    def has_sinks(self) -> bool:
+        """Whether rows have scores that no value belongs to."""
+        return self._form.sinks is not None
+
+    @property
     def row_lengths(self) -> NDArray[np.int64]:
         """The number of scores of each row of all heads, one head after the other."""
         return np.tile(self._form.seen.lengths, len(self.values))
@@ -607,8 +643,7 @@ def softmax(
         Members of the step's output format, in the type of `y`.
     """
     out = np.empty_like(y) if out is None else out
-    written = written_type(y, step) == y.dtype and step.output == fpemu.format(y.dtype.name)
-    if step.steps is None and written:
+    if _stores_softmax(y, step):
         _run_softmax(y, lengths, out)
         return out
     # Some rows at a time, as they are float64 for a while.
@@ -616,6 +651,12 @@ def softmax(
         part = slice(start, start + _ROUNDED_ROWS)
         out[part] = _softmax_rounded(y[part], lengths[part], _for_rows(step, start))
     return out
+
+
+def _stores_softmax(y: NDArray[Any], step: Function) -> bool:
+    """Whether a softmax in float64 that is stored in the type of `y` is the step's result."""
+    stored = written_type(y, step) == y.dtype and step.output == fpemu.format(y.dtype.name)
+    return step.steps is None and stored
 
 
 def _run_softmax(y: NDArray[Any], lengths: NDArray[np.int64], out: NDArray[Any]) -> None:

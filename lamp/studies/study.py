@@ -53,6 +53,7 @@ from typing import Any, Final
 import numpy as np
 
 from fpemu import _html
+from fpemu._listing import Listed
 from fpemu._reprs import constructed
 from lamp._files import Document, blamed, where
 from lamp.evaluation import Setting, Source, setting_parts
@@ -114,10 +115,11 @@ class Point:
 
 
 @dataclass(frozen=True, repr=False)
-class Study:
+class Study(metaclass=Listed):
     """A grid of runs: every model reads every text on all hardware with each entry of lamp.
 
-    Strings may have variables of the grid in braces.
+    Strings may have variables of the grid in braces.  `points` and `walk` give the runs, `record`
+    what the study says as plain data.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ def test_pages_are_listed_with_their_titles_and_their_folder(application, capsys
 def test_a_page_is_shown_without_its_markup(capsys, name):
     code, out, _ = run(of_fpemu, capsys, name)
     assert not code
-    assert "How small can it be?" in out.splitlines()[0]
+    assert "Tuning machines" in out.splitlines()[0]
     assert "```" not in out
 
 

@@ -199,6 +199,7 @@ def test_plot_takes_panels_and_a_range(command, tmp_path):
         (["plot", "bfloat16"], 2, "output"),
         (["plot", "bfloat16", "float9", "--output", "plot.png"], 2, "unknown format 'float9'"),
         (["plot", "bfloat16", "--output", "plot.tiff"], 2, "ends in no kind of picture"),
+        (["plot", "bfloat16", "--output", "plot.tiff"], 2, "Invalid value for --output"),
         (["plot", "bfloat16", "--panels", "all", "--output", "plot.png"], 2, "panels has 'all'"),
         (["plot", "bfloat16", "--range", "2", "1", "--output", "a.png"], 2, "range must be two"),
         (["fly"], 2, "fly"),
@@ -235,3 +236,35 @@ def test_help_and_version(command):
 
 def test_ctrl_c_is_one_line_at_any_moment():
     assert_interrupted_at_any_moment("fpemu", "devices")
+
+
+def test_ctrl_c_waits_for_imports(tmp_path):
+    """Extension modules turn an interrupt of their imports into an error of their own."""
+    (tmp_path / "extension.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(0.2)\n"
+        "except KeyboardInterrupt:\n"
+        "    raise ImportError('extension failed to import')\n"
+    )
+    program = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from fpemu.cli import process\n"
+        "def command():\n"
+        "    import extension\n"
+        "    print('imported', flush=True)\n"
+        "    time.sleep(60)\n"
+        "process.run('fpemu', lambda: command)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    # The interrupt comes again right after the import.
+    assert (done.returncode, done.stderr) == (130, "fpemu: interrupted\n")
+    assert done.stdout in ("", "imported\n")

@@ -50,8 +50,9 @@ def operands_of(count):
 def test_every_function_is_its_array_function(maker):
     array_function, count = MAKERS[maker]
     operands = operands_of(count)
-    # Every mode with one format, every format with two modes: compiling is what takes time here.
-    cases = [("bfloat16", mode) for mode in MODES]
+    # Compiling is what takes time here: rounding has every mode, the operations hand theirs on to
+    # it; every format has two modes.
+    cases = [("bfloat16", mode) for mode in (MODES if maker == "rounder" else SOME_MODES)]
     cases += [(format, mode) for format in FORMATS[1:] for mode in ("rne", "rtn")]
     cases += [("float8_e4m3fn", fpemu.Rounding("rtp", "saturate"))]
     for format, mode in cases:

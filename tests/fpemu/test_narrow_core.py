@@ -5,7 +5,7 @@ import pytest
 
 import fpemu
 from fpemu import devices, scaling
-from fpemu._kernels import narrow_core, tensor_core
+from fpemu._kernels import directed_blocks, narrow_core, tensor_core
 
 # One unit for each number of fraction bits and terms of a block, for each way to end a block, for
 # each order of terms and each kind of block.
@@ -243,3 +243,34 @@ def test_scales_and_elements_that_are_nan(monkeypatch, taken):
     assert_same(found, wide(monkeypatch, a, b, unit, matmul=scaling.matmul))
     assert np.isnan(found).sum() == 70 + 2
     assert taken == [1.0]
+
+
+@pytest.mark.parametrize("name", ["hopper.wgmma.e4m3", "ada.mma.e5m2"])
+def test_directed_sums_are_those_of_integers(name, monkeypatch):
+    """Sums that round toward zero as they add, against those that truncate first."""
+    unit = devices.get(name)
+    generator = np.random.default_rng(7)
+    for change in (_plain, _canceling, _sparse, _full, _blank):
+        a = members(generator, (5, 150), unit.input_formats[0], 3)
+        b = members(generator, (150, 70), unit.input_formats[1], 3)
+        x, y = change(generator, a, b)
+        a, b = (fpemu.round(z, f) for z, f in zip((x, y), unit.input_formats, strict=True))
+        c = members(generator, (5, 70), unit.initial_format, 20)
+        found = fpemu.matmul(a, b, unit, c=c)
+        with monkeypatch.context() as context:
+            context.setattr(directed_blocks, "are_there", lambda: False)
+            assert_same(found, fpemu.matmul(a, b, unit, c=c))
+
+
+@pytest.mark.skipif(not directed_blocks.are_there(), reason="needs AVX-512")
+@pytest.mark.parametrize("first", [2.0**112, -(2.0**127), 2.0**-96, 2.0**-126, np.inf, np.nan])
+def test_first_accumulators_out_of_range_are_refused(first, monkeypatch, taken):
+    unit = devices.get("hopper.wgmma.e4m3")
+    generator = np.random.default_rng(8)
+    a, b = (members(generator, shape, unit.input_formats[0], 1) for shape in ((4, 64), (64, 70)))
+    a[:, :32] = 0.0  # the first block leaves the accumulator alone
+    c = np.full((4, 70), 2.0**-95, np.float32)
+    c[1, 69] = first
+    c[2] = 2.0**111
+    assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
+    assert taken == [0.25]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fpemu
-from fpemu._kernels import pairwise, panels, quick_trees
+from fpemu._kernels import pairwise, panels, quick_trees, subtrees
 
 
 @pytest.fixture
@@ -72,6 +72,12 @@ def _special(generator, shape):
     return x
 
 
+ROUNDINGS = {
+    "float32": subtrees.NATIVE,
+    "e8m7": subtrees.FIELDS,
+    "float16": subtrees.NUMBERS,
+    "float8_e5m2": subtrees.NUMBERS,
+}
 NUMBERS = (_plain, _spread, _ties, _subnormal_ties, _tiny, _huge, _special)
 
 
@@ -81,10 +87,10 @@ NUMBERS = (_plain, _spread, _ties, _subnormal_ties, _tiny, _huge, _special)
 def test_quick_trees_keep_every_bit(format, inputs, terms, monkeypatch, taken):
     generator = np.random.default_rng(terms)
     for numbers in NUMBERS:
-        a = members(numbers(generator, (4, terms)), inputs)
+        a = members(numbers(generator, (5, terms)), inputs)
         b = members(numbers(generator, (70, terms)), inputs).T.copy()
         a[1, 1::2], b[1::2, :9] = -a[1, : terms // 2 * 2 : 2], b[: terms // 2 * 2 : 2, :9]
-        c = members(generator.standard_normal((4, 70)), format)
+        c = members(generator.standard_normal((5, 70)), format)
         for block in (None, 2, 7):
             accumulator = fpemu.Pairwise(format, block=block)
             for initial in (None, c):
@@ -94,12 +100,24 @@ def test_quick_trees_keep_every_bit(format, inputs, terms, monkeypatch, taken):
                     found.view(np.uint32), np.float32(expected).view(np.uint32)
                 )
     assert len(taken) == 6 * len(NUMBERS)
-    if format != "float32":
-        assert set(taken) == {quick_trees._ROUNDED}
-    elif inputs == "bfloat16":  # tiny and huge products are not exact in float32
-        assert set(taken) == {quick_trees._EXACT, quick_trees._WIDE}
-    else:
-        assert set(taken) == {quick_trees._WIDE}
+    # With bfloat16 inputs, tiny and huge products are not exact in float32.
+    wide = {True, False} if inputs == "bfloat16" else {True}
+    assert set(taken) == {subtrees.Way(each, ROUNDINGS[format]) for each in wide}
+
+
+@pytest.mark.parametrize("operand", range(3))
+def test_bits_of_nan_are_no_numbers(operand):
+    """Those of NaN with a payload, rounded as if they were a number's, are those of one."""
+    generator = np.random.default_rng(operand)
+    shapes = ((5, 9), (9, 70), (5, 70))
+    a, b, c = operands = [
+        members(generator.standard_normal(shape), each)
+        for shape, each in zip(shapes, ("float32", "float32", "e8m7"), strict=True)
+    ]
+    operands[operand].view(np.uint32)[3, 1::2] = 0x7FFFFFFF
+    where = np.isnan(np.ones((5, 9)) @ b + c if operand else a @ b)
+    assert where.any()
+    np.testing.assert_array_equal(np.isnan(fpemu.matmul(a, b, fpemu.Pairwise("e8m7"), c=c)), where)
 
 
 def _flushed(generator, shape):
@@ -138,7 +156,7 @@ def test_sums_rounded_to_odd_keep_every_bit(block, monkeypatch, taken):
             np.testing.assert_array_equal(
                 found.view(np.uint32), np.float32(expected).view(np.uint32)
             )
-    assert taken == [quick_trees._ODD] * 2 * (len(NUMBERS) + 2)
+    assert taken == [subtrees.Way(False, subtrees.ODD)] * 2 * (len(NUMBERS) + 2)
 
 
 def test_sums_near_the_largest_number_are_the_general_kernels(monkeypatch):

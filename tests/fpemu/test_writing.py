@@ -55,6 +55,9 @@ def special(tmp_path, kind):
         path.mkdir()
     elif kind == "nowhere":
         return path / "file"
+    elif kind == "file":
+        path.write_bytes(b"")
+        return path / "file"
     else:
         return kind
     return path
@@ -74,18 +77,29 @@ def special(tmp_path, kind):
         ("link to standard output", "an open file of a process"),
         ("folder", "is a folder, not a file"),
         ("nowhere", "no folder '.*nowhere'"),
+        ("file", "file' is no folder for"),
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other devices")
 def test_what_is_no_regular_file_is_refused(tmp_path, kind, message):
     path = special(tmp_path, kind)
-    before = os.lstat(path) if kind != "nowhere" else None
+    before = os.lstat(path) if kind not in ("nowhere", "file") else None
     for act in (writing.check, lambda path: writing.write(path, b"new")):
         with pytest.raises(OSError, match=message) as caught:
             act(path)
         assert str(path) in str(caught.value)
     if before is not None:
         assert stat.S_IFMT(os.lstat(path).st_mode) == stat.S_IFMT(before.st_mode)
+
+
+def test_a_folder_that_is_read_only_is_said_before_anything_is_computed(tmp_path, monkeypatch):
+    # Of the system's answer, as the superuser may write everywhere.
+    allowed = os.access
+    monkeypatch.setattr(
+        writing.os, "access", lambda path, mode: path != tmp_path and allowed(path, mode)
+    )
+    with pytest.raises(PermissionError, match="its folder is read only"):
+        writing.check(tmp_path / "page")
 
 
 def test_standard_output_that_is_a_file_is_not_replaced(tmp_path):

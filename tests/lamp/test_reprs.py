@@ -4,6 +4,7 @@ import os
 import pydoc
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -44,9 +45,31 @@ def test_named_machines_are_represented_by_their_names():
 
 
 def test_the_help_on_machines_fits_a_screen():
-    lines = pydoc.plain(pydoc.render_doc(lamp.Hardware)).splitlines()
-    assert max(map(len, lines)) < 700
-    assert not any("bits=" in line for line in lines)
+    text = pydoc.plain(pydoc.render_doc(lamp.Hardware))
+    head, table = text.split("A machine that runs", 1)
+    lines = table.splitlines()
+    assert max(map(len, lines)) <= 80
+    # New Pythons break the call of the class into a line for each argument.
+    assert len(lines) <= 50
+    assert len(head) < 700
+    for field in fields(lamp.Hardware):
+        assert any(line.startswith(f" |  {field.name} ") for line in lines), field.name
+
+
+@pytest.mark.parametrize("kind", [fpemu.Format, fpemu.Rounding, lamp.LAMP, lamp.Study])
+def test_help_on_data_classes_shows_their_docstrings_and_no_machinery(kind):
+    text = pydoc.plain(pydoc.render_doc(kind))
+    assert len(text.splitlines()) <= len(kind.__doc__.splitlines()) + 30
+    for noise in ("__dataclass_fields__", "__setattr__", "__weakref__", "<factory>:"):
+        assert noise not in text
+    for field in fields(kind):
+        assert f" |  {field.name} : " in text
+
+
+def test_instances_of_data_classes_list_all_that_they_have():
+    machine = lamp.hardware("fp32")
+    assert {"with_layers", "scores", "save", "carrier", "__eq__"} <= set(dir(machine))
+    assert "load" in dir(lamp.Hardware)
 
 
 def test_models_metrics_bounds_and_results_say_what_they_are_at_a_glance():

@@ -1,6 +1,7 @@
 """Compiled kernels are kept by the contents of `_kernels`; damage to a cache hurts nobody."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,10 +52,30 @@ print(x[0], compiled.count("run"))
 """
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A folder with a package that has a kernel, and with the cache of its first run."""
+    folder = tmp_path_factory.mktemp("compiled")
+    package = written(folder / "tiny")
+    assert ran(package, folder / "cache")[:2] == (1.0, 1)
+    return folder
+
+
+@pytest.fixture
+def kept(compiled, tmp_path):
+    """Copies of that package and of that cache."""
+    shutil.copytree(compiled, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "tiny", tmp_path / "cache"
+
+
 @pytest.fixture
 def package(tmp_path):
-    """A package with a kernel, in a folder of its own."""
-    folder = tmp_path / "tiny"
+    """The package, in a folder of its own."""
+    return written(tmp_path / "tiny")
+
+
+def written(folder):
+    """A package with a kernel."""
     (folder / "_kernels").mkdir(parents=True)
     (folder / "__init__.py").touch()
     (folder / "outside.py").write_text('"""Nothing is compiled here."""\n')
@@ -90,9 +111,8 @@ def ran(package, cache, **environment):
     return ended(started(package, cache, **environment))
 
 
-def test_kernels_are_compiled_once_and_an_edit_elsewhere_compiles_none(package, tmp_path):
-    cache = tmp_path / "cache"
-    assert ran(package, cache)[:2] == (1.0, 1)
+def test_kernels_are_compiled_once_and_an_edit_elsewhere_compiles_none(kept, tmp_path):
+    package, cache = kept
     assert ran(package, cache)[:2] == (1.0, 0)
     (package / "outside.py").write_text('"""Another docstring."""\n')
     (package / "_kernels" / "adding.py").touch()  # as an installation does
@@ -102,17 +122,15 @@ def test_kernels_are_compiled_once_and_an_edit_elsewhere_compiles_none(package, 
     assert ran(moved.rename(tmp_path / "copy" / "tiny"), cache)[:2] == (1.0, 0)
 
 
-def test_an_edit_of_what_is_inlined_compiles_anew(package, tmp_path):
-    cache = tmp_path / "cache"
-    assert ran(package, cache)[:2] == (1.0, 1)
+def test_an_edit_of_what_is_inlined_compiles_anew(kept):
+    package, cache = kept
     (package / "_kernels" / "adding.py").write_text(KERNELS.format(step="2.0"))
     assert ran(package, cache)[:2] == (2.0, 1)
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage", None], ids=["empty", "garbage", "cut"])
-def test_a_damaged_file_is_compiled_anew(package, tmp_path, damage):
-    cache = tmp_path / "cache"
-    assert ran(package, cache)[:2] == (1.0, 1)
+def test_a_damaged_file_is_compiled_anew(kept, damage):
+    package, cache = kept
     (file,) = cache.rglob("tiny*.nbc")
     file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
     assert ran(package, cache)[:2] == (1.0, 1)

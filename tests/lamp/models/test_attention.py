@@ -186,6 +186,38 @@ def test_grouping_heads_to_save_memory_changes_nothing(monkeypatch):
         assert outputs[0][1] == outputs[1][1]
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        LAMP("total_variation", tau=0.02),
+        LAMP("total_variation", tau=0.02, weights="abs", leading_columns=2),
+        LAMP("kl", tau=0.001, weights="norms"),
+        LAMP("kl", tau=0.001, weights="errors"),
+        LAMP("largest", tau=0.1),
+        LAMP("strict", tau=0.1, leading_columns=1),
+        LAMP("relaxed", tau=0.2, length=8),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("scale", [1.5, 80.0], ids=["usual", "overflowing"])
+def test_thresholds_in_one_pass_are_those_step_by_step(rule, scale):
+    """Who observes the scores sees every step; nobody does, and rows are done at once."""
+    query, key, value = heads(150, count=2, scale=scale)
+    key[0, 40], key[0, 41], key[1, 9] = np.nan, np.inf, 0.0
+    value = np.abs(value)
+    machine = lamp.Hardware("test", scores=Sequential("e5m3"))
+    seen = {}
+    given = {"hardware": machine, "lamp": rule}
+    with np.errstate(all="ignore"):
+        steps, count = attention(query, key, value, **given, observe=seen.__setitem__)
+        whole, whole_count = attention(query, key, value, **given)
+    np.testing.assert_array_equal(whole.view(np.uint32), steps.view(np.uint32))
+    assert whole_count == count
+    assert 0 < np.count_nonzero(seen["mask"]) < count.components
+    overflowed = np.isinf(seen["low_scores"]).any()
+    assert overflowed == (scale > 10)
+
+
 def test_high_precision_scores_leave_nothing_to_recompute():
     query, key, value = heads()
     plain, report = attention(

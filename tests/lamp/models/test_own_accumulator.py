@@ -6,6 +6,7 @@ import fpemu
 import lamp
 from lamp import bounds
 from tests.fpemu.test_own_accumulators import Bounded, Compiled
+from tests.lamp.tiny_models import FAMILIES, TOKENS
 from tests.oracle.bits import assert_same_bits
 
 
@@ -39,11 +40,10 @@ class Lying(Compiled):
 
 
 def test_what_it_states_proves_no_token():
-    model = lamp.from_pretrained("embedded")
-    tokens = model.encode("Where precision")
+    model = FAMILIES["gpt2"].model("fp64")
 
     def bound(accumulator):
         machine = lamp.Hardware("own", lm_head=accumulator)
-        return lamp.certify(model, tokens, machine, kind="deterministic").bound
+        return lamp.certify(model, TOKENS, machine, kind="deterministic").bound
 
     assert_same_bits(bound(Lying()), bound(Bounded()))
