@@ -4,6 +4,8 @@ import functools
 import json
 import shutil
 import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -350,6 +352,10 @@ def test_the_harness_knows_the_model_by_name(language_model):
     from lm_eval.api.registry import get_model
 
     assert get_model("lamp") is language_model
+    project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())["project"]
+    (entry,) = project["entry-points"]["lm_eval.models"].items()  # for releases to come
+    assert entry[0] == "lamp"
+    assert EntryPoint(*entry, "lm_eval.models").load() is language_model
     made = language_model.create_from_arg_string(
         "pretrained=embedded,hardware=scores-ps4+softmax:tv:1%,max_length=100", {"batch_size": 4}
     )
