@@ -966,7 +966,11 @@ class TensorCore(Accumulator):
 
     def _underflow(self, terms: int, initial: bool, largest: float | None) -> float:
         """Terms are aligned to no less than the floor or the exponent of a subnormal number."""
-        least = max(self._subnormal_power(largest), self.initial.smallest_normal)
+        return self._lost(terms, self._subnormal_power(largest))
+
+    def _lost(self, terms: int, power: float) -> float:
+        """What underflow can add, given the largest power with which a subnormal product counts."""
+        least = max(power, self.initial.smallest_normal)
         if self.exponent_floor is not None:
             least = max(least, 2.0**self.exponent_floor)
         step = (self._truncated(terms) + 2.0**-self.fraction_bits) * least
@@ -1016,6 +1020,54 @@ class ScaledCore:
     def error_bound(self, terms: int, *, initial: bool = False) -> float:
         """As :meth:`Accumulator.error_bound`, for the scaled terms."""
         return self.core.error_bound(terms, initial=initial)
+
+    @in_default_environment
+    def underflow_bound(
+        self,
+        terms: int,
+        *,
+        initial: bool = False,
+        largest: float | None = None,
+        scales: tuple[float, float] | None = None,
+    ) -> float:
+        """As :meth:`Accumulator.underflow_bound`, for the scaled terms.
+
+        Parameters
+        ----------
+        terms : int
+            The number k of terms, at least 0.
+        initial : bool
+            Whether the sum begins with a value of its own.
+        largest : float, optional
+            The largest magnitude of an element; left out, that of the formats.
+        scales : pair of float, optional
+            The largest scale of a and that of b; left out, that of the format.
+
+        Returns
+        -------
+        float
+
+        Notes
+        -----
+        A product of a subnormal element counts with the exponent of the smallest normal one, and a
+        subnormal scale likewise; both are multiplied by the other scales.
+        """
+        terms = integer("terms", terms, least=0)
+        if not terms:
+            return 0.0
+        a, b = self.core.inputs
+        first, second = scales or (self.scale.max_finite, self.scale.max_finite)
+        power = max(
+            self.core._subnormal_power(largest) * first * second,
+            self.scale.smallest_normal * max(first, second) * a.max_finite * b.max_finite,
+        )
+        growth = 1 + self.error_bound(terms, initial=initial)
+        return math.nextafter(_upward(self.core._lost(terms, power) * growth), math.inf)
+
+    def seeded(self, seed: int) -> ScaledCore:
+        """As :meth:`Accumulator.seeded`."""
+        core = self.core.seeded(seed)
+        return replace(self, core=core) if isinstance(core, TensorCore) else self
 
     @property
     def ignores_trailing_zeros(self) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fpemu import formats as _formats
-from fpemu import names
+from fpemu import names, scaling
 from fpemu._arguments import integer
 from fpemu._kernels import launching
 from fpemu.accumulators import Accumulator, AccumulatorLike, Exact, ScaledCore, as_accumulator
@@ -19,6 +19,7 @@ from fpemu.formats import Format, FormatLike
 from fpemu.linalg import matmul
 from fpemu.rounding import Rounding
 from fpemu.rounding import round as round_into
+from fpemu.scaling import BlockFormat
 
 __all__ = ["DISTRIBUTIONS", "SumErrors", "UnitsLike", "sum_errors"]
 
@@ -63,7 +64,7 @@ class SumErrors:
     distribution : str
         What the elements are drawn from, one of :data:`fpemu.errors.DISTRIBUTIONS`.
     inputs : str
-        The format, or the two formats, of the elements of the vectors.
+        The format, or the two formats, of the elements of the vectors; with that of the scales.
     seed : int
         The seed of the random numbers.
     """
@@ -109,7 +110,8 @@ def sum_errors(
         to 1.
     inputs : Format or str
         The format that the elements are rounded into.  The elements of a unit with input formats
-        are then rounded into these.
+        are then rounded into these, and those of a block-scaled unit quantized into its blocks, by
+        :func:`fpemu.scaling.quantize` and without a scale of the whole array.
     seed : int
         The seed of the elements, and of stochastic roundings that have none.
 
@@ -125,7 +127,7 @@ def sum_errors(
         If a name or the distribution is unknown, a number is out of range, or an element is
         negative and the format unsigned.
     TypeError
-        If an argument is of another type, or a unit takes operands with scales.
+        If an argument is of another type.
 
     See Also
     --------
@@ -134,7 +136,8 @@ def sum_errors(
     Notes
     -----
     An error is the exact difference rounded once to float64, so that an error of zero is a sum
-    without any error.
+    without any error.  The exact sum is that of the numbers that the unit reads: errors are those
+    of its additions, not those of rounding or quantizing the elements.
 
     References
     ----------
@@ -154,7 +157,7 @@ def sum_errors(
     exact:float64 16 0.0e+00 True
     exact:float64 1024 0.0e+00 True
     """
-    chosen = {name: _checked(name, unit) for name, unit in _named(units)}
+    chosen = {name: _checked(unit) for name, unit in _named(units)}
     if not chosen:
         raise ValueError("units must have at least one accumulator")
     lengths = sorted({integer("terms", each, 1) for each in _several(terms)})
@@ -201,10 +204,8 @@ def _found(unit: Any) -> Any:
     return names.accumulator(unit) if isinstance(unit, str) else as_accumulator(unit)
 
 
-def _checked(name: str, unit: Any) -> Accumulator:
-    if isinstance(unit, ScaledCore):
-        raise TypeError(f"{name} takes operands with scales, and sum_errors draws none")
-    if not isinstance(unit, Accumulator):
+def _checked(unit: Any) -> Accumulator | ScaledCore:
+    if not isinstance(unit, Accumulator | ScaledCore):
         raise TypeError(f"units must be accumulators or names of them, not {unit!r}")
     return unit
 
@@ -231,13 +232,53 @@ def _members(x: _Numbers, format: Format | None) -> Any:
     return round_into(x, format, _SATURATING).astype(format.carrier)
 
 
-def _measured(
-    name: str, unit: Accumulator, drawn: Any, held: Format, facts: Mapping[str, Any]
-) -> SumErrors:
-    """The errors of a unit on two matrices."""
+class _Sums(NamedTuple):
+    """The inner products of a unit, and what they are of."""
+
+    computed: _Numbers
+    a: Any
+    b: Any
+    inputs: str
+    underflow: Callable[[], float]
+    """What underflow adds to an error at most."""
+
+
+def _summed(unit: Accumulator, drawn: Any, held: Format) -> _Sums:
+    """The inner products of an accumulator."""
     pair = [format or held for format in unit.input_formats]
     a, b = (_members(x, format) for x, format in zip(drawn, pair, strict=True))
     computed = matmul(a, b, unit).astype(np.float64)
+    inputs = " and ".join(dict.fromkeys(map(str, pair)))
+    largest = max(float(np.abs(a).max()), float(np.abs(b).max()))
+    return _Sums(computed, a, b, inputs, lambda: unit.underflow_bound(a.shape[1], largest=largest))
+
+
+def _summed_in_blocks(unit: ScaledCore, drawn: Any) -> _Sums:
+    """The inner products of a block-scaled unit."""
+    left, right = (
+        scaling.quantize(x, BlockFormat(str(unit), format, unit.scale, unit.scale_block), axis=axis)
+        for x, format, axis in zip(drawn, unit.input_formats, (1, 0), strict=True)
+    )
+    computed = scaling.matmul(left, right, unit).astype(np.float64)
+    elements = " and ".join(dict.fromkeys(map(str, unit.input_formats)))
+    largest = max(float(np.abs(each.elements).max()) for each in (left, right))
+    scales = float(left.scales.max()), float(right.scales.max())
+    return _Sums(
+        computed,
+        scaling.dequantize(left),
+        scaling.dequantize(right),
+        f"{elements} with a {unit.scale} per {unit.scale_block}",
+        lambda: unit.underflow_bound(left.shape[1], largest=largest, scales=scales),
+    )
+
+
+def _measured(
+    name: str, unit: Any, drawn: Any, held: Format, facts: Mapping[str, Any]
+) -> SumErrors:
+    """The errors of a unit on two matrices."""
+    in_blocks = isinstance(unit, ScaledCore)
+    sums = _summed_in_blocks(unit, drawn) if in_blocks else _summed(unit, drawn, held)
+    computed, a, b = sums.computed, sums.a, sums.b
     magnitudes = matmul(np.abs(a), np.abs(b), _EXACT).astype(np.float64)
     # From the negative result on, the exact sum is the negative error, which is rounded once.
     off = np.abs(matmul(a, b, _EXACT, c=-computed).astype(np.float64))
@@ -248,25 +289,24 @@ def _measured(
         relative = np.divide(errors, magnitudes, out=np.zeros_like(errors), where=errors != 0)
     relative[~np.isfinite(computed)] = np.inf
     terms = a.shape[1]
-    largest = max(float(np.abs(a).max()), float(np.abs(b).max()))
     return SumErrors(
         unit=name,
         terms=terms,
         mean=math.fsum(relative) / relative.size,
         median=float(np.median(relative)),
         largest=float(relative.max()),
-        bound=_bound(unit, terms, largest, float(magnitudes[magnitudes > 0].min(initial=np.inf))),
+        bound=_bound(unit, sums, float(magnitudes[magnitudes > 0].min(initial=np.inf))),
         overflows=int(np.sum(~(np.abs(computed) < unit.format.max_finite))),
-        inputs=" and ".join(dict.fromkeys(map(str, pair))),
+        inputs=sums.inputs,
         **facts,
     )
 
 
-def _bound(unit: Accumulator, terms: int, largest: float, magnitudes: float) -> float:
+def _bound(unit: Accumulator | ScaledCore, sums: _Sums, magnitudes: float) -> float:
     """What no relative error of a sum exceeds that does not overflow."""
     try:
-        relative = unit.error_bound(terms)
-        absolute = unit.underflow_bound(terms, largest=largest)
+        relative = unit.error_bound(sums.a.shape[1])
+        absolute = sums.underflow()
     except (NotImplementedError, TypeError, ValueError):  # of an accumulator of a user
         return math.inf
     return math.nextafter(relative + absolute / magnitudes * (1 + 2.0**-40), math.inf)

@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from statistics import median
 
@@ -14,6 +14,7 @@ import fpemu
 from fpemu import names
 from fpemu.cli.application import main
 from fpemu.reference import round_exact
+from tests.oracle import units
 
 
 def exactly(seed, terms, trials, inputs):
@@ -52,6 +53,90 @@ def test_errors_are_those_of_exact_rationals(terms):
     assert found.largest == pytest.approx(float(max(errors)), rel=1e-14)
     facts = (found.unit, found.terms, found.trials, found.distribution, found.inputs, found.seed)
     assert facts == ("e8m4", terms, 7, "normal", "float8_e4m3fn", 3)
+
+
+def power_scale(largest, element):
+    """OCP MX section 6.3: the exponent of the largest magnitude, less the largest element's."""
+    exponent = math.frexp(largest)[1] - 1 - (math.frexp(element.max_finite)[1] - 1)
+    return Fraction(2) ** exponent
+
+
+def nearest_scale(largest, element):
+    """NVIDIA's recipe without a scale of the array."""
+    return Fraction(round_exact(Fraction(largest) / Fraction(element.max_finite), "float8_e4m3fn"))
+
+
+def blocks(vector, element, block, scale_of):
+    """Elements and scales of a vector of rationals, in float64."""
+    elements, scales = [], []
+    for start in range(0, len(vector), block):
+        piece = vector[start : start + block]
+        scale = scale_of(float(max(map(abs, piece))), element)
+        scales.append(float(scale))
+        elements += [round_exact(x / scale, element, overflow="saturate") for x in piece]
+    return elements, scales
+
+
+@pytest.mark.parametrize("terms", [5, 300])
+@pytest.mark.parametrize(
+    ("name", "block", "scale_of"),
+    [
+        ("blackwell.tcgen05-mxf8f6f4.e5m2-e8m0-32", 32, power_scale),
+        ("blackwell.tcgen05-mxf4nvf4.e2m1-ue4m3-16", 16, nearest_scale),
+    ],
+)
+def test_errors_of_block_scaled_units_are_those_of_exact_rationals(name, block, scale_of, terms):
+    (found,) = fpemu.sum_errors(name, terms, trials=6, seed=5)
+    unit, errors = units.UNITS[name], []
+    for pair in exactly(5, terms, 6, "float32"):
+        (a, a_scales), (b, b_scales) = (
+            blocks(x, format, block, scale_of)
+            for x, format in zip(pair, unit.input_formats, strict=True)
+        )
+        computed = unit(a, b, 0.0, a_scales, b_scales)
+        products = [
+            Fraction(x)
+            * Fraction(y)
+            * Fraction(a_scales[i // block])
+            * Fraction(b_scales[i // block])
+            for i, (x, y) in enumerate(zip(a, b, strict=True))
+        ]
+        errors.append(abs(Fraction(computed) - sum(products)) / sum(map(abs, products)))
+    assert len(errors) == 6
+    assert found.largest == pytest.approx(float(max(errors)), rel=1e-14)
+    assert found.mean == pytest.approx(float(sum(errors) / 6), rel=1e-14)
+    assert found.largest <= found.bound < 1e-3
+    assert found.inputs.endswith(f" per {block}")
+
+
+def test_the_bound_of_a_block_scaled_unit_holds_where_elements_are_subnormal():
+    """A subnormal element counts with an exponent above its own, by which others are truncated."""
+    unit = fpemu.devices.get("blackwell.tcgen05-mxf8f6f4.e5m2-e8m0-32")
+    a = np.full((1, 32), 1.75 * 2.0**-11)
+    b = np.full((32, 1), 2.0**-14)
+    a[0, 0], b[0, 0] = 2.0**-16, 2.0**15
+    kind = fpemu.scaling.FORMATS["mxfp8_e5m2"]
+    for exponent in (0, 40):
+        scale = 2.0**exponent
+        left = fpemu.scaling.Scaled(a, np.full((1, 1), scale), kind, 1)
+        right = fpemu.scaling.Scaled(b, np.ones((1, 1)), kind, 0)
+        computed = fpemu.scaling.matmul(left, right, unit).item()
+        terms = [
+            Fraction(x) * Fraction(y) * Fraction(scale) for x, y in zip(a[0], b[:, 0], strict=True)
+        ]
+        off, relative = abs(Fraction(computed) - sum(terms)), unit.error_bound(32) * sum(terms)
+        assert off > relative  # or nothing would be tested
+        for more in ({"scales": (scale, 1.0)}, {"scales": (scale, 1.0), "largest": 2.0**15}, {}):
+            assert off <= relative + Fraction(unit.underflow_bound(32, **more))
+        assert unit.underflow_bound(32, scales=(scale, 1.0)) < 2.0 ** (exponent - 2)
+    assert unit.underflow_bound(0) == 0.0
+
+
+def test_stochastic_roundings_of_block_scaled_units_have_the_seed():
+    unit = fpemu.devices.get("blackwell.tcgen05-mxf8f6f4.e4m3-e8m0-32")
+    assert unit.seeded(3) == unit
+    drawn = replace(unit, core=fpemu.TensorCore(32, 25, rounding="sr", inputs="float8_e4m3fn"))
+    assert drawn.seeded(3).core.rounding.seed == 3
 
 
 def test_an_error_of_zero_is_no_error_at_all():
@@ -141,7 +226,6 @@ def test_an_accumulator_without_a_bound_has_an_infinite_one():
         (([3.0], 4), TypeError, "units must be accumulators or names of them, not 3.0"),
         (("e9", 4), ValueError, "unknown format 'e9'"),
         (("hopper.wgmma.e4m4", 4), ValueError, "unknown unit 'hopper.wgmma.e4m4': did you mean"),
-        (("blackwell.tcgen05-mxf4nvf4.e2m1-ue4m3-16", 4), TypeError, "operands with scales"),
         (("e8m4", []), ValueError, "terms must have at least one"),
         (("e8m4", [4, 0]), ValueError, "terms must be at least 1, not 0"),
         (("e8m4", "4"), TypeError, "terms must be an int, not str"),
