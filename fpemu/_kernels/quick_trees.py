@@ -139,7 +139,7 @@ def _rounding_of(format: FormatFacts, rounding: RoundingFacts, tiny: bool) -> Ro
         excess << _FRACTION_BITS,
         shortcut.largest,
         shortcut.overflow,
-        1 << _FRACTION_BITS if tiny else -1,
+        tiny,
     )
     return Rounding._make(np.int32(word) for word in words)
 

@@ -87,7 +87,7 @@ class Rounding(NamedTuple):
     shift: Any  # what multiplies a power of two so that adding it rounds to its last bit
     largest: Any
     overflow: Any
-    tiny: Any  # sums up to here may have been rounded twice
+    tiny: Any  # whether sums that are subnormal in float32 may have been rounded twice
 
 
 class _Tile(Vectors):
@@ -99,8 +99,9 @@ class _Tile(Vectors):
         super().__init__(builder)
         self.way, self.left, self.wide, self.panel, self.groups = way, left, wide, panel, groups
         self.rounding = Rounding._make(map(self.spread, rounding))
+        self.tiny = builder.icmp_signed("!=", Rounding._make(rounding).tiny, INTS.element(0))
         self.places = [(r, g) for g in range(groups) for r in range(len(left))]
-        self.tie = self.least = self.greatest = every(INTS, 0)
+        self.tie = self.greatest = every(INTS, 0)
 
     # --- operands ---
 
@@ -256,7 +257,6 @@ class _Tile(Vectors):
             *(builder.bitcast(half, INTS) for half in halves), ir.Constant(INTS, lower)
         )
         self.watch(builder.and_(builder.xor(low, every(INTS, _TIE)), every(INTS, _TAIL)))
-        self.least = self.smaller(self.least, self.magnitude(self.bits(number)))
         return number
 
     def careful(self, a: _Sums, b: _Sums) -> ir.Value:
@@ -271,13 +271,21 @@ class _Tile(Vectors):
     def settled(self, sums_of: Callable[[bool], _Sums]) -> _Sums:
         """Quick sums, or careful ones if one of them may be wrong."""
         builder = self.builder
-        self.tie = self.least = every(INTS, _MAGNITUDE)
+        self.tie = every(INTS, _MAGNITUDE)
         quick = sums_of(True)
         doubtful = self.any(builder.icmp_signed("==", self.tie, every(INTS, 0)))
         if self.way.rounding == NATIVE:
-            tiny = builder.icmp_signed("<=", self.least, self.rounding.tiny)
-            doubtful = builder.or_(doubtful, self.any(tiny))
+            [doubtful] = self.where(
+                self.tiny, lambda: [builder.or_(doubtful, self.is_tiny(quick))], [doubtful]
+            )
         return self.where(doubtful, lambda: sums_of(False), quick, likely=False)
+
+    def is_tiny(self, sums: _Sums) -> ir.Value:
+        """Whether a sum is zero or no larger than the smallest normal number."""
+        least = every(INTS, _MAGNITUDE)
+        for sum_ in sums:
+            least = self.smaller(least, self.magnitude(self.bits(sum_)))
+        return self.any(self.builder.icmp_signed("<=", least, every(INTS, _SMALLEST_NORMAL)))
 
     def third(self, step: ir.Value, sums: _Sums) -> _Sums:
         """Sums with the product of one more step."""
