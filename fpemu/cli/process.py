@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 from fpemu._printing import clean
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import typer
 
 __all__ = ["INTERRUPTED", "Command", "call", "run"]
@@ -37,9 +39,9 @@ _EXPECTED: Final = (ValueError, TypeError, OSError, ImportError, NotImplementedE
 def run(program: str, load: Callable[[], Command], distribution: str = "fpemu-lamp") -> None:
     """Run a command as a process, which Ctrl-C ends without a traceback at any moment.
 
-    While it starts and while it ends, the process exits at once.  In between, `KeyboardInterrupt`
-    is raised as usual, and :func:`call` handles it.  Once Python has called its exit functions,
-    the signal is ignored.
+    While it starts, ends or imports a module, the process exits at once.  In between,
+    `KeyboardInterrupt` is raised as usual, and :func:`call` handles it.  Once Python has called its
+    exit functions, the signal is ignored.
 
     Parameters
     ----------
@@ -57,6 +59,12 @@ def run(program: str, load: Callable[[], Command], distribution: str = "fpemu-la
         os.write(2, f"{program}: interrupted\n".encode())
         os._exit(INTERRUPTED)
 
+    def within(number: int, frame: FrameType | None) -> None:
+        # A library may take the exception for its own failure to be imported, as Numba does.
+        if _imports(frame):
+            interrupt()
+        signal.default_int_handler(number, frame)
+
     def unraisable(error: sys.UnraisableHookArgs) -> None:
         if issubclass(error.exc_type, KeyboardInterrupt):  # raised where Python has to drop it
             interrupt()
@@ -73,7 +81,7 @@ def run(program: str, load: Callable[[], Command], distribution: str = "fpemu-la
     except ImportError as error:
         _stop(program, f"{error}: pip install '{distribution}' installs all that it needs", FAILED)
     try:
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, within if listens else usual)
         try:
             command()
         finally:
@@ -90,6 +98,15 @@ def run(program: str, load: Callable[[], Command], distribution: str = "fpemu-la
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(INTERRUPTED)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported in a frame, or in one that has called it."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.image
@@ -235,3 +236,35 @@ def test_help_and_version(command):
 
 def test_ctrl_c_is_one_line_at_any_moment():
     assert_interrupted_at_any_moment("fpemu", "devices")
+
+
+TAKEN = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    raise SystemExit("nothing has happened")
+except KeyboardInterrupt:
+    raise ImportError("failed to import")
+"""
+IMPORTING = """
+import signal
+from fpemu.cli import process
+
+def command():
+    import taken
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+process.run("fpemu", lambda: command)
+"""
+
+
+def test_ctrl_c_is_no_failure_of_a_module_that_is_being_imported(tmp_path):
+    (tmp_path / "taken.py").write_text(TAKEN)
+    paths = os.pathsep.join([str(tmp_path), str(Path(fpemu.__file__).parents[1])])
+    found = subprocess.run(
+        [sys.executable, "-c", IMPORTING],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert (found.returncode, found.stderr) == (130, "fpemu: interrupted\n")
