@@ -1,5 +1,6 @@
 """The scripts in analysis/ that check what they compute."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -35,30 +36,15 @@ def test_spoilt_files_are_refused_by_name(kind, cases):
 SCRIPTS = sorted(path.name for path in ANALYSIS.glob("*.py") if "__main__" in path.read_text())
 
 
-# In one process, as most of the time is for imports.
-HELP = """
-import contextlib, io, pathlib, runpy, sys
-sys.path.insert(0, str(pathlib.Path(sys.argv[1]).parent))
-for script in sys.argv[1:]:
-    sys.argv = [script, "--help"]
-    output = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(output):
-            runpy.run_path(script, run_name="__main__")
-    except SystemExit as end:
-        assert not end.code, script
-    assert output.getvalue().startswith("usage: "), script
-    print(script)
-"""
-
-
-def test_scripts_say_what_they_do():
-    """Which imports all that they need, but for the peers of benchmarks."""
-    scripts = [str(ANALYSIS / script) for script in SCRIPTS]
-    command = [sys.executable, "-c", HELP, *scripts]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.split() == scripts
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_says_what_it_does(script, monkeypatch, capsys):
+    """Which imports all that it needs, but for the peers of benchmarks; in this process."""
+    monkeypatch.syspath_prepend(ANALYSIS)
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ANALYSIS / script), run_name="__main__")
+    assert not end.value.code
+    assert capsys.readouterr().out.startswith("usage: ")
 
 
 def test_bounds_of_a_function_of_ones_own_hold_and_are_drawn(tmp_path):

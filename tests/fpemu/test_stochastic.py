@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import fpemu
 from fpemu import Rounding
+from fpemu._kernels import caching
 from fpemu._kernels import random_bits as philox
 from fpemu._kernels import rounding as kernels
 from tests.oracle.bits import assert_same_bits
@@ -29,7 +30,7 @@ WIDTH = {np.dtype(np.float32): 32, np.dtype(np.float64): 64}
 WORD = {np.dtype(np.float32): np.uint32, np.dtype(np.float64): np.uint64}
 
 
-@numba.njit
+@caching.kernel
 def _rounded_with(words, target, randoms, equal, out):
     for i in range(words.size):
         for j in range(randoms.size):
@@ -39,7 +40,7 @@ def _rounded_with(words, target, randoms, equal, out):
                 out[i, j] = kernels.round_word_at(words[i], target, kernels.STOCHASTIC, randoms[j])
 
 
-@numba.njit
+@caching.kernel
 def _tiny(words, target):
     out = np.zeros(words.size, np.bool_)
     for i in range(words.size):
@@ -47,7 +48,7 @@ def _tiny(words, target):
     return out
 
 
-@numba.njit
+@caching.kernel
 def _tiny_ups(words, target, randoms, unused, out):
     for i in range(words.size):
         for j in range(randoms.size):
@@ -378,7 +379,7 @@ def test_bits_and_seeds_that_are_no_integers_are_refused(arguments):
         fpemu.round(1.06, "float8_e4m3fn", Rounding("sr", **arguments))
 
 
-@numba.njit
+@caching.kernel
 def _further_words(indices, key, out):
     for i in range(indices.size):
         for number in range(3):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fpemu
+from fpemu._kernels import caching
 from fpemu._kernels import random_bits as philox
 from fpemu._kernels import tensor_core as kernels
 from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, VIA
@@ -20,7 +21,7 @@ SEED = 77
 FLOAT32 = fpemu.format("float32")
 
 
-@numba.njit
+@caching.kernel
 def _step_words(element, steps, stream, key, out):
     for step in range(steps):
         out[step] = philox.step_bits(element, step, stream, key, np.uint64(0))

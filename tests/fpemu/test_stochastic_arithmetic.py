@@ -15,6 +15,7 @@ import pytest
 
 import fpemu
 from fpemu import formats
+from fpemu._kernels import caching
 from fpemu._kernels import exact as exact_arithmetic
 from fpemu._kernels import random_bits as philox
 from fpemu._kernels import rounding as kernels
@@ -130,7 +131,7 @@ def test_numbers_far_below_the_quantum_meet_the_random_bits_as_defined(mode, ran
     assert_same_bits(fpemu.round(x, format, rounding), expected, x)
 
 
-@numba.njit
+@caching.kernel
 def _fused(a, b, c, target, random, unused):
     return exact_arithmetic.fma_word_at(a, b, c, target, kernels.STOCHASTIC, random, unused)
 
@@ -150,13 +151,13 @@ def test_what_a_shift_loses_of_a_product_breaks_a_tie_of_its_fraction(less):
 # All bits of quotients and roots, as no draw shows the last of them
 
 
-@numba.njit
+@caching.kernel
 def _quotients(dividends, divisors, high, low):
     for i in range(high.size):
         high[i], low[i] = exact_arithmetic._quotient_pair(dividends[i], divisors[i])
 
 
-@numba.njit
+@caching.kernel
 def _roots(radicands, high, low):
     for i in range(high.size):
         high[i], low[i] = exact_arithmetic._root_pair(radicands[i])

@@ -5,20 +5,20 @@ import numba
 import numpy as np
 import pytest
 
-from fpemu._kernels import elementary
+from fpemu._kernels import caching, elementary
 
 UNIT = 2.0**-53
 
 
-def compiled(function):
-    @numba.njit
-    def over(x):
-        out = np.empty_like(x)
-        for i in range(x.size):
-            out[i] = function(x[i])
-        return out
+def _over(x):
+    out = np.empty_like(x)
+    for i in range(x.size):
+        out[i] = function(x[i])  # noqa: F821 - given below
+    return out
 
-    return over
+
+def compiled(function):
+    return caching.specialized(_over, function.py_func.__name__, function=function)
 
 
 def exact_sigmoid(x):
