@@ -563,6 +563,17 @@ def _quick_quotients(
     return sums, overflow.reshape(sums.shape) if check else None
 
 
+def _has_tiny(sums: NDArray[Any], divisor: float) -> bool:
+    """Whether a sum over a power of two may be no float32 number, as that would be subnormal."""
+    rows = np.ascontiguousarray(sums).reshape(-1, sums.shape[-1])
+    lengths, small = np.full(len(rows), rows.shape[1]), np.empty(len(rows), np.bool_)
+    least = np.finfo(np.float32).smallest_normal * np.float32(divisor)
+    facts = np.float32(1.0), np.float32(np.inf), least
+    nothing = np.empty((0, 0), np.bool_)
+    launching.run(quotient_rows, len(rows), rows, lengths, facts, nothing, small, grain=_ROW_GRAIN)
+    return bool(small.any())
+
+
 def _quotient(sums: NDArray[Any], divisor: float, step: Product) -> NDArray[Any]:
     """``sums / divisor``, the exact quotient rounded once into the output of a step."""
     if _is_exact(sums, divisor, step):
@@ -574,6 +585,9 @@ def _quotient(sums: NDArray[Any], divisor: float, step: Product) -> NDArray[Any]
         if _is_own(sums, step):
             np.multiply(sums, np.float32(1 / divisor), out=sums)  # rounds just so
             return sums
+        if divisor >= 1 and holds(sums, step.output) and not _has_tiny(sums, divisor):
+            np.multiply(sums, np.float32(1 / divisor), out=sums)
+            return np.asarray(fpemu.round(sums, step.output, step.rounding, out=sums))
         exact = np.multiply(sums, 1 / divisor, dtype=np.float64)
         return np.asarray(fpemu.round(exact, step.output, step.rounding))
     return np.asarray(fpemu.divide(sums, divisor, step.output, step.rounding))

@@ -21,7 +21,7 @@ from fpemu._kernels import launching
 from fpemu.scaling import BlockFormat, Scaled
 from lamp._kernels import activations
 from lamp._kernels.rows import mapped, total
-from lamp._kernels.transformer import norm_rows
+from lamp._kernels.transformer import norm_rows, scaled_rows
 from lamp.machines import Function, Operand, Product, Sum
 from lamp.models import packed
 
@@ -327,10 +327,26 @@ def _scaled(
             here = slice(index, index + 1)
             x_scales, y_scales = x_scales[..., here], y_scales[..., here, :]
         sums = fpemu.matmul(x, y, step.accumulator, row_lengths=lengths)
-        both = np.multiply(x_scales, y_scales, dtype=np.float64)  # exact, of two float32 numbers
-        scaled = fpemu.multiply(sums, both, formats.float32)
+        scaled = _times_scales(sums, x_scales, y_scales)
         result = scaled if result is None else fpemu.add(result, scaled, formats.float32)
     return np.asarray(result)
+
+
+def _times_scales(sums: NDArray[Any], left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    """Sums times the scales of their rows and columns, in float32; `sums` may be written."""
+    if sums.dtype == np.float32 and sums.flags.c_contiguous:
+        *batch, rows, columns = sums.shape
+        launching.run(
+            scaled_rows,
+            sums.size // max(columns, 1),
+            sums.reshape(-1, columns),
+            np.broadcast_to(left, (*batch, rows, 1)).reshape(-1),
+            np.broadcast_to(right, (*batch, 1, columns)).reshape(-1, columns),
+            grain=max(1, _GRAIN // max(columns, 1)),
+        )
+        return sums
+    both = np.multiply(left, right, dtype=np.float64)  # exact, of two float32 numbers
+    return np.asarray(fpemu.multiply(sums, both, formats.float32))
 
 
 def columns_apart(step: Product) -> bool:
