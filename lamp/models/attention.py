@@ -50,7 +50,8 @@ __all__ = ["Attended", "Variant", "attention", "softmax"]
 
 _ROW_GRAIN: Final = 16  # rows worth a thread
 _GROUP_BYTES: Final = 2**23  # of the scores of a group of heads: memory that is used again
-_ROUNDED_ROWS: Final = 1024  # rows of probabilities in float64 at a time
+_DRAWN_ROWS: Final = 1024  # rows of probabilities whose random bits go by their first row
+_ROUNDED_ROWS: Final = 256  # without random bits: they are float64 for a while, in a cache
 
 
 @dataclass(frozen=True)
@@ -625,9 +626,9 @@ def softmax(
     if step.steps is None and written:
         _run_softmax(y, lengths, out)
         return out
-    # Some rows at a time, as they are float64 for a while.
-    for start in range(0, len(y), _ROUNDED_ROWS):
-        part = slice(start, start + _ROUNDED_ROWS)
+    together = _DRAWN_ROWS if step.is_stochastic else _ROUNDED_ROWS
+    for start in range(0, len(y), together):
+        part = slice(start, start + together)
         out[part] = _softmax_rounded(y[part], lengths[part], _for_rows(step, start))
     return out
 
