@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, elementary, words
+from fpemu._kernels.error_free import odd, two_product
 
 __all__ = [
     "TOGETHER",
@@ -19,6 +20,7 @@ __all__ = [
     "largest",
     "norm_rows",
     "quotient_rows",
+    "scaled_rows",
     "softmax_rows",
     "softmax_workspace",
     "sums",
@@ -153,3 +155,20 @@ def quotient_rows(  # type: ignore[no-untyped-def]
                 tiny |= (abs(quotient) < least) & (number != 0)
                 sums[row, j] = quotient
         small[row] = tiny
+
+
+@caching.kernel
+def scaled_rows(start, stop, sums, left, right):  # type: ignore[no-untyped-def]
+    """Multiply float32 numbers by the scales of rows and columns, rounding each once, in place.
+
+    The product of two scales is exact in float64.  That of it and a number is rounded to odd, which
+    float64 has bits enough for, and float32 makes of that what it makes of the exact product.
+    Nothing underflows: a product and its error are zero or above ``2**-600``.
+    """
+    together = len(sums) // len(right)
+    for row in range(start, stop):
+        scales, scale = right[row // together], np.float64(left[row])
+        for j in range(sums.shape[1]):
+            product, error = two_product(np.float64(sums[row, j]), scale * np.float64(scales[j]))
+            result = np.float32(words.floating(odd(product, error)))
+            sums[row, j] = result if result == result else np.float32(np.nan)

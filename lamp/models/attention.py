@@ -53,7 +53,8 @@ __all__ = ["Attended", "Variant", "attention", "softmax"]
 
 _ROW_GRAIN: Final = 16  # rows worth a thread
 _GROUP_BYTES: Final = 2**23  # of the scores of a group of heads: memory that is used again
-_ROUNDED_ROWS: Final = 1024  # rows of probabilities in float64 at a time
+_DRAWN_ROWS: Final = 1024  # rows of probabilities whose random bits go by their first row
+_ROUNDED_ROWS: Final = 256  # without random bits: they are float64 for a while, in a cache
 
 
 @dataclass(frozen=True)
@@ -599,6 +600,17 @@ def _quick_quotients(
     return sums, overflow.reshape(sums.shape) if check else None
 
 
+def _has_tiny(sums: NDArray[Any], divisor: float) -> bool:
+    """Whether a sum over a power of two may be no float32 number, as that would be subnormal."""
+    rows = np.ascontiguousarray(sums).reshape(-1, sums.shape[-1])
+    lengths, small = np.full(len(rows), rows.shape[1]), np.empty(len(rows), np.bool_)
+    least = np.finfo(np.float32).smallest_normal * np.float32(divisor)
+    facts = np.float32(1.0), np.float32(np.inf), least
+    nothing = np.empty((0, 0), np.bool_)
+    launching.run(quotient_rows, len(rows), rows, lengths, facts, nothing, small, grain=_ROW_GRAIN)
+    return bool(small.any())
+
+
 def _quotient(sums: NDArray[Any], divisor: float, step: Product) -> NDArray[Any]:
     """``sums / divisor``, the exact quotient rounded once into the output of a step."""
     if _is_exact(sums, divisor, step):
@@ -610,6 +622,9 @@ def _quotient(sums: NDArray[Any], divisor: float, step: Product) -> NDArray[Any]
         if _is_own(sums, step):
             np.multiply(sums, np.float32(1 / divisor), out=sums)  # rounds just so
             return sums
+        if divisor >= 1 and holds(sums, step.output) and not _has_tiny(sums, divisor):
+            np.multiply(sums, np.float32(1 / divisor), out=sums)
+            return np.asarray(fpemu.round(sums, step.output, step.rounding, out=sums))
         exact = np.multiply(sums, 1 / divisor, dtype=np.float64)
         return np.asarray(fpemu.round(exact, step.output, step.rounding))
     return np.asarray(fpemu.divide(sums, divisor, step.output, step.rounding))
@@ -646,9 +661,9 @@ def softmax(
     if _stores_softmax(y, step):
         _run_softmax(y, lengths, out)
         return out
-    # Some rows at a time, as they are float64 for a while.
-    for start in range(0, len(y), _ROUNDED_ROWS):
-        part = slice(start, start + _ROUNDED_ROWS)
+    together = _DRAWN_ROWS if step.is_stochastic else _ROUNDED_ROWS
+    for start in range(0, len(y), together):
+        part = slice(start, start + together)
         out[part] = _softmax_rounded(y[part], lengths[part], _for_rows(step, start))
     return out
 

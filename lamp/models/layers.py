@@ -21,7 +21,7 @@ from fpemu._kernels import launching
 from fpemu.scaling import BlockFormat, Scaled
 from lamp._kernels import activations
 from lamp._kernels.rows import mapped, total
-from lamp._kernels.transformer import norm_rows
+from lamp._kernels.transformer import norm_rows, scaled_rows
 from lamp.machines import Function, Operand, Product, Sum
 from lamp.models import packed
 
@@ -48,7 +48,6 @@ __all__ = [
 ]
 
 _GRAIN: Final = 2**12  # elements worth a thread
-_SCALED_AT_A_TIME: Final = 2**18  # sums that are multiplied by their scales: memory used again
 MANY_ROWS: Final = 64  # rows whose product takes far longer than rounding the weights
 _PART: Final = 2**20  # weights whose rounded numbers stay in a cache until they are multiplied
 _PANEL: Final = 64  # columns that kernels take together
@@ -328,25 +327,26 @@ def _scaled(
             here = slice(index, index + 1)
             x_scales, y_scales = x_scales[..., here], y_scales[..., here, :]
         sums = fpemu.matmul(x, y, step.accumulator, row_lengths=lengths)
-        scaled = _times_scales(np.asarray(sums), x_scales, y_scales)
+        scaled = _times_scales(sums, x_scales, y_scales)
         result = scaled if result is None else fpemu.add(result, scaled, formats.float32)
     return np.asarray(result)
 
 
-def _times_scales(sums: NDArray[Any], x_scales: Any, y_scales: Any) -> NDArray[Any]:
-    """Sums times the scales of their row and column, rounded once into float32; the sums may go.
-
-    Some rows at a time: the exact products of scales are float64, as are the sums meanwhile.
-    """
-    rows = max(1, _SCALED_AT_A_TIME // max(sums.shape[-1], 1))
-    out = sums if sums.dtype == np.float32 else np.empty(sums.shape, np.float32)
-    x_scales, y_scales = (np.broadcast_to(each, sums.shape) for each in (x_scales, y_scales))
-    for matrix in np.ndindex(sums.shape[:-2]):
-        for first in range(0, sums.shape[-2], rows):
-            part = (*matrix, slice(first, first + rows))
-            both = np.multiply(x_scales[part], y_scales[part], dtype=np.float64)
-            out[part] = fpemu.multiply(sums[part], both, formats.float32)
-    return out
+def _times_scales(sums: NDArray[Any], left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    """Sums times the scales of their rows and columns, in float32; `sums` may be written."""
+    if sums.dtype == np.float32 and sums.flags.c_contiguous and sums.size:
+        *batch, rows, columns = sums.shape
+        launching.run(
+            scaled_rows,
+            sums.size // columns,
+            sums.reshape(-1, columns),
+            np.broadcast_to(left, (*batch, rows, 1)).reshape(-1),
+            np.broadcast_to(right, (*batch, 1, columns)).reshape(-1, columns),
+            grain=max(1, _GRAIN // columns),
+        )
+        return sums
+    both = np.multiply(left, right, dtype=np.float64)  # exact, of two float32 numbers
+    return np.asarray(fpemu.multiply(sums, both, formats.float32))
 
 
 def columns_apart(step: Product) -> bool:

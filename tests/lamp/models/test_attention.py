@@ -10,7 +10,7 @@ import lamp
 from fpemu import Sequential
 from fpemu.reference import round_exact
 from lamp import LAMP, select
-from lamp.models.attention import attention, softmax
+from lamp.models.attention import _quotient, attention, softmax
 
 
 def heads(tokens=20, dimension=16, count=3, seed=0, dtype=np.float32, scale=1.5):
@@ -271,3 +271,20 @@ def test_unknown_hardware_is_refused():
             lamp.hardware(name)
     with pytest.raises(TypeError, match="not int"):
         lamp.hardware(4)
+
+
+@pytest.mark.parametrize("tiny", [False, True])
+def test_float32_sums_over_a_power_of_two_are_rounded_once(tiny):
+    """A quotient that would be subnormal in float32 is rounded from its exact value."""
+    step = lamp.hardware("hopper-fp8").scores
+    rng = np.random.default_rng(22)
+    sums = rng.standard_normal((2, 3, 7)).astype(np.float32)
+    sums[0, 0, 0], sums[0, 0, 1] = 0.0, -np.inf
+    if tiny:  # float32 would round the quotient to a tie of bfloat16, and that to even
+        sums[1, 2, 6] = (8 * (2**16 + 2**15) + 4 - 8 * 2**16) * 2.0**-149
+    expected = [
+        round_exact(Fraction(float(x)) / 8, step.output) if np.isfinite(x) and x else x
+        for x in sums.ravel()
+    ]
+    found = _quotient(sums, 8.0, step)
+    np.testing.assert_array_equal(found.ravel(), np.asarray(expected, np.float32))

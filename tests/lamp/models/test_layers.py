@@ -312,3 +312,25 @@ def test_a_function_of_ones_own_is_mapped_as_it_is_now():
 
     for factor in (2.0, 3.0):
         assert rows.mapped(scaled(factor), np.array([1.5]))[0] == 1.5 * factor
+
+
+def test_sums_times_scales_are_rounded_once():
+    """Subnormal results, infinities and zeros among them, and what float64 rounds to a tie."""
+    rng = np.random.default_rng(21)
+    for binades in (0, 130):
+        sums = rng.standard_normal((2, 6, 9)) * 2.0 ** rng.integers(-binades, 2, (2, 6, 9))
+        sums = sums.astype(np.float32)
+        sums[0, 0, :4] = 0.0, -0.0, np.inf, 14184389.0
+        left = (1 + rng.random((2, 6, 1))).astype(np.float32)
+        left[0, 0], left[1, 3] = 8748301.0, 2.0**-126
+        right = (1 + rng.random((2, 1, 9))).astype(np.float32)
+        right[0, 0, 3] = 12304271.0
+        expected = [
+            round_exact(Fraction(float(x)) * Fraction(float(a)) * Fraction(float(b)), "float32")
+            if np.isfinite(x) and x
+            else x
+            for x, a, b in zip(*map(np.ravel, np.broadcast_arrays(sums, left, right)), strict=True)
+        ]
+        found = layers._times_scales(sums, left, right)
+        expected = np.reshape(np.asarray(expected, np.float32), sums.shape)
+        np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
