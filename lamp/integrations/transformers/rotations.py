@@ -73,6 +73,7 @@ def _calling(function: Any, others: Mapping[str, Callable[..., Any]]) -> Any:
         cells = tuple(CellType(copied) if _holds(cell, inner) else cell for cell in cells or ())
     found = FunctionType(function.__code__, known, function.__name__, function.__defaults__, cells)
     found.__kwdefaults__ = function.__kwdefaults__
+    found.__dict__ |= function.__dict__ | ({} if inner is None else {"__wrapped__": copied})
     return found
 
 
@@ -102,7 +103,8 @@ def _rotation(own: Callable[..., Any], run: Run) -> Callable[..., Any]:
         unsqueeze_dim: int = usual,
     ) -> Any:
         given = q, k, cos, sin
-        if run.place != "qkv" or not is_known(unsqueeze_dim, *(x.shape for x in given)):
+        shapes = (getattr(x, "shape", ()) for x in given)
+        if run.place != "qkv" or not is_known(unsqueeze_dim, *shapes):
             return own(*given, unsqueeze_dim)
         with unseen():
             numbers = tuple(x.numpy() for x in given)
@@ -151,8 +153,8 @@ def _turned(x: NDArray[Any], cosine: NDArray[Any], sine: NDArray[Any]) -> NDArra
     width, half = cosine.shape[-1], cosine.shape[-1] // 2
     with np.errstate(over="ignore", invalid="ignore"):  # where an earlier step overflowed
         out: NDArray[Any] = np.multiply(x[..., :width], cosine, dtype=np.float64)
-        out[..., :half] -= x[..., half:width] * sine[..., :half]
-        out[..., half:] += x[..., :half] * sine[..., half:]
+        out[..., :half] -= np.multiply(x[..., half:width], sine[..., :half], dtype=np.float64)
+        out[..., half:] += np.multiply(x[..., :half], sine[..., half:], dtype=np.float64)
     return out
 
 

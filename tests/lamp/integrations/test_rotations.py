@@ -8,6 +8,7 @@ from transformers.models.qwen3 import modeling_qwen3
 import lamp
 from fpemu import Rounding
 from lamp.integrations.transformers import rotations
+from lamp.integrations.transformers.kinds import RotaryKind
 from tests.lamp.integrations.random_families import random_model
 
 TEXTS = torch.tensor(np.random.default_rng(1).integers(3, 61, (2, 9)))
@@ -62,6 +63,22 @@ def test_the_bits_are_those_of_operation_by_operation(name, monkeypatch, counted
         if name in ("gpt_neox", "phi3"):
             assert counted[0][-1] == simulated.shape.dimension // 2
         counted.clear()
+
+
+def test_tables_in_float32_are_taken_as_they_are(monkeypatch, counted):
+    own = RotaryKind.tables
+
+    def narrow(*given):
+        return tuple(table.astype(np.float32) for table in own(*given))
+
+    simulated = lamp.simulate(random_model("qwen3"), "fp32")
+    wide = simulated.model(TEXTS).logits
+    monkeypatch.setattr(RotaryKind, "tables", narrow)
+    found = simulated.with_hardware("fp32").model(TEXTS).logits
+    assert len(counted) == 2 * simulated.shape.layers
+    expected = operation_by_operation(monkeypatch, simulated, "fp32").model(TEXTS).logits
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, wide)
 
 
 def in_pairs(q, k, cos, sin, unsqueeze_dim=1):
