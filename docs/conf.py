@@ -16,6 +16,7 @@ extensions = [
     "numpydoc",
     "myst_nb",
     "docstrings",
+    "literals",
     "mathml",
     "names",
     "tables",
