@@ -19,6 +19,7 @@ extensions = [
     "numpydoc",
     "myst_nb",
     "docstrings",
+    "literals",
     "mathml",
     "names",
     "tables",

@@ -16,11 +16,15 @@ _log = logging.getLogger(__name__)
 _ACCENT = re.compile(r"(\\hat\{\w\})(?=[_^])")
 _LEFT = re.compile(r"\\l([vV])ert\b")
 _RIGHT = re.compile(r"\\r([vV])ert\b")
+# docutils takes all digits, and then the next word, for the parts of a fraction without braces.
+_BARE_FRACTION = re.compile(r"\\[td]?frac\s*[^{\s]")
 
 
 def mathml(node: nodes.math | nodes.math_block, *, block: bool) -> str:
     """A formula as MathML, or as it is written with a warning."""
     tex = node.astext()
+    if _BARE_FRACTION.search(tex):
+        _log.warning("a fraction without braces in %r", tex, location=node)
     formula = _ACCENT.sub(r"\1{}", _RIGHT.sub(r"\\right\\\1ert", _LEFT.sub(r"\\left\\\1ert", tex)))
     try:
         return tex2mathml(formula, as_block=block)

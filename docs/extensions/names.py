@@ -39,6 +39,15 @@ def name(signature: desc_signature) -> str:
     return f"{signature['module']}.{signature['fullname']}"
 
 
+def code(text: str) -> nodes.literal:
+    """A dotted name that breaks behind its dots where a line is too short for it."""
+    found = nodes.literal()
+    for part in text.split(".")[:-1]:
+        found += [nodes.Text(f"{part}."), nodes.raw("", "<wbr>", format="html")]
+    found += nodes.Text(text.rpartition(".")[2])
+    return found
+
+
 def link(text: nodes.Node, uri: str) -> nodes.paragraph:
     """A paragraph that is a link."""
     return nodes.paragraph("", "", nodes.reference("", "", text, internal=True, refuri=uri))
@@ -64,7 +73,7 @@ def fill(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             uri = app.builder.get_relative_uri(docname, page)
             rows = [
                 row(
-                    link(nodes.literal("", name(signature)), f"{uri}#{signature['ids'][0]}"),
+                    link(code(name(signature)), f"{uri}#{signature['ids'][0]}"),
                     nodes.paragraph("", "", *summary),
                 )
                 for signature, summary in entries(app.env.get_doctree(page))
