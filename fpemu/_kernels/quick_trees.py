@@ -115,13 +115,17 @@ def _way_of_sums(format: FormatFacts, rounding: RoundingFacts) -> int | None:
         return ODD
     if is_own_format(format, _FLOAT32):
         return NATIVE
+    within = format.emin >= _FLOAT32_EMIN and format.emax <= _FLOAT32_EMAX
+    if not (within and 2 * format.precision + 2 <= _FLOAT32_PRECISION):
+        return None
     shortcut = shortcut_of(format, rounding, _FLOAT32)
-    same = shortcut.overflow == shortcut.overflow_negative
-    if not (shortcut.limit and same and 2 * format.precision + 2 <= _FLOAT32_PRECISION):
+    if not (shortcut.limit and shortcut.overflow == shortcut.overflow_negative):
         return None
     excess = _FLOAT32_PRECISION - format.precision
     beyond = (shortcut.largest + 2**excess, shortcut.overflow)
-    if format.emin == _FLOAT32_EMIN and beyond == (_INFINITY, _INFINITY):
+    # The only bit of a significand of precision 1 is in no field.
+    fields = format.emin == _FLOAT32_EMIN and beyond == (_INFINITY, _INFINITY)
+    if fields and format.precision > 1:
         return FIELDS
     return NUMBERS if format.emax + 1 + excess <= _FLOAT32_EMAX else None
 

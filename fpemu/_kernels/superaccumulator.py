@@ -3,10 +3,11 @@
 Digits of 32 bits are held in 64-bit integers, so that 2**30 additions fit before a carry has to be
 passed on.  A product is added into at most five neighbouring digits.
 
-Most sums do not need that.  Products of float32 numbers are float64 numbers, and a chain of error-
-free additions gives their float64 sum and, as long as the errors' own sum is exact too, what is
-missing from it.  Two numbers say all that rounding has to know; only where an error's error is not
-zero does the long number decide.
+Most sums do not need that.  Products of float32 numbers are float64 numbers, and those of not too
+many exponents are summed by :mod:`fpemu._kernels.anchored_sums`.  Else a chain of error-free
+additions gives their float64 sum and, as long as the errors' own sum is exact too, what is missing
+from it.  Two numbers say all that rounding has to know; only where an error's error is not zero
+does the long number decide.
 
 References
 ----------
@@ -24,7 +25,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, launching, random_bits, words
+from fpemu._kernels import anchored_sums, caching, launching, random_bits, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.error_free import holds_float32_sums, odd_sum, two_sum
 from fpemu._kernels.exact import round_shifted
@@ -288,21 +289,32 @@ def _workspace(steps: int) -> _Work:
     return _Work._make([np.zeros(DIGITS, np.int64), *aligned((4, COLUMNS)), panel])
 
 
-def _float64_product(operands: Operands) -> NDArray[np.float64] | None:
+class _Reach(NamedTuple):
+    """What all terms of a product's sums have in common."""
+
+    last_bit: int  # every term is a multiple of two to this power
+    bound: float  # of the magnitudes of a sum's terms, together
+
+    @classmethod
+    def of(cls, operands: Operands) -> _Reach:
+        """That of narrow operands."""
+        exponent, greatest = 0, 1.0
+        for each in (operands.a, operands.b):
+            found = extent(each)
+            exponent, greatest = exponent + found.last_bit, greatest * found.greatest
+        bound = max(operands.steps, 1) * greatest
+        if operands.initial is not None:
+            initial = extent(np.asarray(operands.initial))
+            exponent, bound = min(exponent, initial.last_bit), bound + initial.greatest
+        return cls(exponent, bound)
+
+
+def _float64_product(operands: Operands, reach: _Reach) -> NDArray[np.float64] | None:
     """The exact product, if no sum needs more bits than float64 has.
 
     Narrow operands are normal float64 numbers: nothing here can be flushed to zero.
     """
-    if not operands.narrow:
-        return None
-    exponent, greatest = 0, 1.0
-    for each in (operands.a, operands.b):
-        found = extent(each)
-        exponent, greatest = exponent + found.last_bit, greatest * found.greatest
-    bound = max(operands.steps, 1) * greatest
-    if operands.initial is not None:
-        initial = extent(np.asarray(operands.initial))
-        exponent, bound = min(exponent, initial.last_bit), bound + initial.greatest
+    exponent, bound = reach
     # The bound itself is rounded, if only a little.
     if not -1022 <= exponent <= 900 or not bound < np.ldexp(_ALMOST_ONE, exponent + _FLOAT64_BITS):
         return None
@@ -314,6 +326,25 @@ def _float64_product(operands: Operands) -> NDArray[np.float64] | None:
     return cast(NDArray[np.float64], np.where(beyond, 0.0, result + 0.0))  # no zero is negative
 
 
+def _quick_product(operands: Operands, accumulator: ExactFacts) -> Carrier | None:
+    """The product in float64 or by anchored sums, if these hold all sums."""
+    format, rounding = accumulator.format, accumulator.rounding
+    reach = _Reach.of(operands)
+    exact = _float64_product(operands, reach)
+    if exact is not None:
+        rounded = np.empty_like(exact)
+        round_flat(exact.reshape(-1), rounded.reshape(-1), format, rounding)
+        if operands.wants_running:
+            operands.running[:] = np.abs(rounded), np.square(rounded, dtype=np.float64)
+        return rounded
+    if operands.wants_running or not holds_float32_sums(format):
+        return None
+    anchors = anchored_sums.Anchors.of(reach.bound, reach.last_bit, operands.steps)
+    if anchors is None:
+        return None
+    return anchored_sums.product(operands, format, rounding, anchors)
+
+
 def product(operands: Operands, accumulator: ExactFacts) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays, rounded once or once a block."""
     steps = operands.steps
@@ -323,13 +354,10 @@ def product(operands: Operands, accumulator: ExactFacts) -> Carrier:
     whole = accumulator.block is None or accumulator.block >= steps
     short = operands.narrow and holds_float32_sums(format)
     few = short and operands.shape[0] * operands.shape[1] <= _FEW_ROWS
-    exact = None if few or not whole or rounding.is_stochastic else _float64_product(operands)
-    if exact is not None:
-        rounded = np.empty_like(exact)
-        round_flat(exact.reshape(-1), rounded.reshape(-1), format, rounding)
-        if operands.wants_running:
-            operands.running[:] = np.abs(rounded), np.square(rounded, dtype=np.float64)
-        return rounded
+    if whole and operands.narrow and not few and not rounding.is_stochastic:
+        found = _quick_product(operands, accumulator)
+        if found is not None:
+            return found
     out = np.zeros(operands.shape)
     rows, count, grain = pieces(operands, most=_MOST_ROWS, filling=1, work=_WORK_PER_PIECE)
     launching.run(

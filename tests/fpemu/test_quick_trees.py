@@ -105,6 +105,19 @@ def test_quick_trees_keep_every_bit(format, inputs, terms, monkeypatch, taken):
     assert set(taken) == {subtrees.Way(each, ROUNDINGS[format]) for each in wide}
 
 
+@pytest.mark.parametrize("format", ["e8m0", "e8m1", "e8m10", "e7m7", "float8_e4m3fn", "e11m7"])
+def test_other_formats_keep_every_bit(format, monkeypatch):
+    """Those of one bit, of the most bits, of other ends and with other exponents."""
+    generator = np.random.default_rng(0)
+    for inputs in ("bfloat16", "float32"):
+        for scale in (2.0**-70, 2.0**-5, 1.0, 2.0**5, 2.0**40):
+            a = members(generator.standard_normal((5, 13)) * scale, inputs)
+            b = members(generator.integers(-8, 9, (13, 70)) * scale, inputs)
+            found = fpemu.matmul(a, b, fpemu.Pairwise(format))
+            expected = slow(monkeypatch, a, b, fpemu.Pairwise(format))
+            np.testing.assert_array_equal(np.float64(found), np.float64(expected))
+
+
 @pytest.mark.parametrize("operand", range(3))
 def test_bits_of_nan_are_no_numbers(operand):
     """Those of NaN with a payload, rounded as if they were a number's, are those of one."""

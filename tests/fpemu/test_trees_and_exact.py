@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import fpemu
 from fpemu import formats
-from fpemu._kernels import superaccumulator
+from fpemu._kernels import anchored_sums, superaccumulator
 from fpemu._kernels.operands import Operands
 from fpemu.reference import round_exact
 from tests.oracle import trees
@@ -186,8 +186,9 @@ def test_the_quick_exact_way_and_the_superaccumulator_agree(monkeypatch):
     a, b = fpemu.round(generator.normal(size=(2, 30, 30)), "float8_e4m3fn").astype(np.float32)
     quick = fpemu.matmul(a, b, fpemu.Exact("float16"))
     operands = Operands.of(a[None], b[None], None, np.full(30, 30))
-    assert superaccumulator._float64_product(operands) is not None
-    monkeypatch.setattr(superaccumulator, "_float64_product", lambda _: None)
+    reach = superaccumulator._Reach.of(operands)
+    assert superaccumulator._float64_product(operands, reach) is not None
+    monkeypatch.setattr(superaccumulator, "_quick_product", lambda *_: None)
     assert_same_bits(fpemu.matmul(a, b, fpemu.Exact("float16")), quick)
 
 
@@ -203,10 +204,73 @@ def test_sums_of_two_numbers_and_the_superaccumulator_agree(mode, block, monkeyp
         c = fpemu.round(generator.normal(size=(40, 40)), "e8m3")
         accumulator = fpemu.Exact("e8m3", mode, block)
         with monkeypatch.context() as patch:
-            patch.setattr(superaccumulator, "_float64_product", lambda _: None)
+            patch.setattr(superaccumulator, "_quick_product", lambda *_: None)
             quick = fpemu.matmul(a, b, accumulator, c=c)
             patch.setattr(superaccumulator, "holds_float32_sums", lambda _: False)
             assert_same_bits(fpemu.matmul(a, b, accumulator, c=c), quick, about=spread)
+
+
+def without_quick_products(monkeypatch, *arguments, **options):
+    """An exact product by superaccumulators alone."""
+    with monkeypatch.context() as patch:
+        patch.setattr(superaccumulator, "_quick_product", lambda *_: None)
+        patch.setattr(superaccumulator, "holds_float32_sums", lambda _: False)
+        return fpemu.matmul(*arguments, **options)
+
+
+@pytest.fixture
+def anchored(monkeypatch):
+    """The calls of anchored sums, where float64 is said to hold none."""
+    calls = []
+    product = anchored_sums.product
+
+    def watched(*arguments):
+        calls.append(arguments)
+        return product(*arguments)
+
+    monkeypatch.setattr(anchored_sums, "product", watched)
+    monkeypatch.setattr(superaccumulator, "_float64_product", lambda *_: None)
+    return calls
+
+
+@pytest.mark.parametrize("mode", ["rne", "rna", "rtz", "rtn", "rto"])
+@pytest.mark.parametrize("steps", [9, 40])
+def test_anchored_sums_and_the_superaccumulator_agree(mode, steps, monkeypatch, anchored):
+    """Of many exponents; of rows that cancel; of what is far below what two rows have in common."""
+    generator = np.random.default_rng(steps)
+    half = steps // 2
+    for format in ("float32", "e8m3", "e10m40"):
+        spread = generator.integers(-9, 10, (2, 70, steps))
+        a, b = np.ldexp(generator.standard_normal((2, 70, steps)), spread).astype(np.float32)
+        a, b = a[:20], b.T.copy()
+        a[5:15, half : 2 * half], b[half : 2 * half] = -a[5:15, :half], b[:half]
+        accumulator = fpemu.Exact(format, mode)
+        c = fpemu.round(np.ldexp(generator.standard_normal((20, 70)), -9), format)
+        c[::3] = -fpemu.matmul(a[::3], b, accumulator)
+        for initial in (None, c):
+            found = fpemu.matmul(a, b, accumulator, c=initial)
+            expected = without_quick_products(monkeypatch, a, b, accumulator, c=initial)
+            assert_same_bits(found, expected, about=format)
+    assert len(anchored) == 6
+
+
+def test_anchored_sums_hold_what_they_take(anchored):
+    """Sums of a product many times, less all but 1 of it; a number that is taken back grows."""
+    generator = np.random.default_rng(0)
+    left, right, times = 2**24 - 1, 2 * generator.integers(2**22, 2**23, 70) + 1, 250
+    digits = [(left * right * times - 1) >> 24 * i & 2**24 - 1 for i in range(3)]
+    ones, taken = np.ones(70), []
+    for power in range(50, 72):
+        big = 2.0**power
+        a = np.tile([big, *[left] * times, 1.0, 2.0**24, 2.0**48, -big], (9, 1))
+        b = np.stack([big * ones, *[right] * times, *np.negative(digits), big * ones])
+        before = len(anchored)
+        found = fpemu.matmul(a.astype(np.float32), b.astype(np.float32), fpemu.Exact("float32"))
+        taken.append(len(anchored) > before)
+        assert (found == 1.0).all()
+    assert taken == sorted(taken, reverse=True)
+    assert taken[0]
+    assert not taken[-1]
 
 
 @DTYPES
