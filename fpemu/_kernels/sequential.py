@@ -362,15 +362,6 @@ def _together(rows, height, plain):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _is_whole(lengths, row, rows, height, column):  # type: ignore[no-untyped-def]
-    """Whether all accumulators of a tile are wanted."""
-    whole = rows == height
-    for r in range(row, row + rows):
-        whole &= column + COLUMNS <= lengths[r]
-    return whole
-
-
-@numba.njit(inline="always")
 def _add_block(  # type: ignore[no-untyped-def]
     total, tile, rows, undecided, fast, target, kind, plain, quick, wide
 ):
@@ -403,28 +394,15 @@ def _outer_sum(total, term, target, kind, wide):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _put(out, tile, lengths, row, together, column, canonical):  # type: ignore[no-untyped-def]
+def _put(out, batch, tile, lengths, row, together, column, canonical):  # type: ignore[no-untyped-def]
     """Write what is wanted of a tile, and zeros behind it."""
-    width = min(COLUMNS, out.shape[1] - column)
+    width = min(COLUMNS, out.shape[2] - column)
     for r in range(together):
-        wanted = max(0, min(width, lengths[row + r] - column))
-        place = out[row + r, column : column + width]
-        for j in range(wanted):
-            number = tile[r, j]
+        for j in range(width):
+            number = tile[r, j] if column + j < lengths[row + r] else 0.0
             if canonical and number != number:
                 number = np.nan  # the processor's have a sign
-            place[j] = number
-        for j in range(wanted, width):
-            place[j] = 0.0
-
-
-@numba.njit(inline="always")
-def _put_zeros(out, row, together, column):  # type: ignore[no-untyped-def]
-    width = min(COLUMNS, out.shape[1] - column)
-    for r in range(row, row + together):
-        place = out[r, column : column + width]
-        for j in range(width):
-            place[j] = 0.0
+            out[batch, row + r, column + j] = number
 
 
 # --- the kernel ---------------------------------------------------------------------------------
@@ -508,7 +486,9 @@ def _product_kernel(
                 while row < last_row:
                     together = _together(last_row - row, height, plain)
                     full = together == height
-                    reach = longest(lengths, row, row + together)
+                    reach, whole = 0, lengths[row] if full else 0
+                    for r in range(row, row + together):
+                        reach, whole = max(reach, lengths[r]), min(whole, lengths[r])
                     if single and origin == 0:
                         terms = _terms(a, row, row + together)
                         for p in range(last_panel - first_panel):
@@ -516,12 +496,8 @@ def _product_kernel(
                     for p in range(first_panel, last_panel):
                         column, panel = p * COLUMNS, work.panels[p - first_panel]
                         inner, total = work.inner[slot], work.total[slot]
-                        if column >= reach:
-                            if end == steps:
-                                _put_zeros(out[batch], row, together, column)
-                            slot += slots
-                            continue
-                        if origin == 0:
+                        wanted = column < reach
+                        if origin == 0 and wanted:
                             if blocked:
                                 _clear(inner, inner.shape[0])
                                 _begin(total, arrays.initial, batch, row, together, column)
@@ -529,7 +505,7 @@ def _product_kernel(
                                 _begin(inner, arrays.initial, batch, row, together, column)
                         is_put = False
                         first, place = origin, origin % block
-                        while first < end:
+                        while first < end and wanted:
                             last = min(first + block - place, end)
                             begins = place == 0
                             ends = last == first + block - place or last == steps
@@ -544,9 +520,7 @@ def _product_kernel(
                                         break
                                     work.terms[slot] = terms = steps
                                 last = min(last, terms)
-                                is_put = last == steps and _is_whole(
-                                    lengths, row, together, height, column
-                                )
+                                is_put = last == steps and column + COLUMNS <= whole
                                 _sum_plain(
                                     a, row, row + together, origin, panel, inner,
                                     first - origin, last - origin, fresh and first == 0, is_put,
@@ -583,7 +557,7 @@ def _product_kernel(
                             first, place = last, 0
                         if end == steps and not is_put:
                             result = total if blocked else inner
-                            _put(out[batch], result, lengths, row, together, column, blocked)
+                            _put(out, batch, result, lengths, row, together, column, blocked)
                         if end == steps and running:
                             for j in range(min(COLUMNS, lengths[row] - column)):
                                 for i in range(2):
