@@ -448,7 +448,10 @@ def _run(
 
 def with_canonical_nan(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Give every NaN the bits that the units give it, in place."""
-    x.view(np.uint32)[np.isnan(x)] = _CANONICAL_NAN
+    with np.errstate(invalid="ignore"):
+        least = np.min(x, initial=np.inf)
+    if np.isnan(least):  # some number is
+        x.view(np.uint32)[np.isnan(x)] = _CANONICAL_NAN
     return x
 
 
