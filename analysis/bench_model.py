@@ -59,7 +59,10 @@ PLACES: dict[str, list[tuple[Any, str]]] = {  # where the time of each kind of w
     "scores, values": [(attention, "products")],
     "divisions": [(attention, "_quick_quotients"), (attention, "_quotient")],
     "softmax": [(attention, "softmax")],
-    "selection": [(attention, name) for name in ("error_weights", "select_rows", "put_levels")],
+    "selection": [
+        *((attention, name) for name in ("error_weights", "select_rows", "put_levels")),
+        (attention.recomputing, "softmax_above"),  # both softmaxes with it, in one pass
+    ],
     "norms": [(transformer, "norm")],
     "activations": [(transformer, "activation")],
     "residuals": [(transformer, "add")],
