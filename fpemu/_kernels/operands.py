@@ -217,9 +217,7 @@ class Operands:
         return exponent
 
 
-def pieces(
-    operands: Operands, *, most: int, filling: int, work: int, height: int = 1
-) -> tuple[int, int, int]:
+def pieces(operands: Operands, *, most: int, filling: int, work: int) -> tuple[int, int, int]:
     """Pieces of work, a panel of columns for some rows each.
 
     There are more pieces than threads even if there are few panels.
@@ -233,8 +231,6 @@ def pieces(
         How many rows can be multiplied in the time that it takes to fill a panel.
     work : int
         Multiply-adds worth a thread.
-    height : int, optional
-        What the rows of a piece are a multiple of.
 
     Returns
     -------
@@ -245,7 +241,6 @@ def pieces(
     panels = batch * -(-columns // COLUMNS)
     wanted = -(-_PIECES_PER_THREAD * launching.thread_count() // max(panels, 1))
     each = min(max(-(-rows // wanted), filling), most)
-    each = -(-each // height) * height
     taken = (min(each, rows) + filling) * max(operands.steps, 1) * COLUMNS
     return each, panels * -(-rows // each), max(1, work // taken)
 

@@ -31,6 +31,7 @@ __all__ = [
     "normwise",
     "ordered_arguments",
     "put",
+    "put_where",
     "running_largest",
     "running_score",
     "score",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, launching
-from lamp._kernels.picking import Arguments, Scoring, component_score, score_arguments
+from lamp._kernels.picking import Arguments, Scoring, component_score, put_where, score_arguments
 from lamp._kernels.transformer import TOGETHER, divide, exponentiate, largest, sums
 
 __all__ = ["Scores", "Threshold", "softmax_above"]
@@ -109,9 +109,7 @@ def _softmax_above(  # type: ignore[no-untyped-def]
 
 @caching.inline
 def _put(low, high, mask, length):  # type: ignore[no-untyped-def]
-    for j in range(length):
-        before, after = low[j], high[j]  # both are read: a processor then chooses among many
-        low[j] = after if mask[j] else before
+    put_where(low[:length], high[:length], mask[:length], True)
 
 
 @caching.inline
