@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 from numba.np import arrayobj
 from numpy.typing import DTypeLike, NDArray
 
@@ -26,7 +26,7 @@ from fpemu._kernels import caching, launching, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts
 from fpemu._kernels.rounding import LAYOUTS
-from fpemu._kernels.vectors import spread
+from fpemu._kernels.vectors import Vectors, spread
 
 __all__ = [
     "COLUMNS",
@@ -46,10 +46,10 @@ __all__ = [
 COLUMNS: Final = 64
 """Columns of a panel, and of a tile of accumulators."""
 
+_INDEX: Final = ir.IntType(64)
 _FLOAT32: Final[np.dtype[Any]] = np.dtype(np.float32)
 _LINE: Final = 64  # bytes
 _LANES: Final = 16  # numbers of a vector; narrower machines split it, with no change of result
-_SQUARE: Final = 16  # rows and columns of a block that is transposed in a cache
 _NOT_FINITE: Final = -(2**20)  # the exponent of a last bit that is not there
 _STRIP: Final = 2**16  # numbers that are looked at at once
 _DEPTH: Final = 64  # terms of a panel that are made codes at once
@@ -119,45 +119,56 @@ def _widen(
     signature = types.none(codes, types.intp, panel, types.intp, widening)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, place = (
-            arrayobj.make_array(signature.args[i])(context, builder, arguments[i]).data
-            for i in (0, 2)
-        )
-        bits = ir.VectorType(ir.IntType(32), _LANES)
-        numbers = ir.VectorType(ir.FloatType(), _LANES)
-        kept = ir.VectorType(place.type.pointee, _LANES)
-        narrow = ir.VectorType(source.type.pointee, _LANES)
-
+        source, place = (_data(context, builder, signature.args[i], arguments[i]) for i in (0, 2))
         fields = cgutils.unpack_tuple(builder, arguments[4], len(Widening._fields))
-        magnitude, shift, offset, sign_shift = (spread(builder, x, _LANES) for x in fields)
-        one = ir.Constant(bits, [ir.IntType(32)(1 << 23)] * _LANES)
-        raised = builder.add(offset, one)
-        sign = ir.Constant(bits, [ir.IntType(32)(1 << 31)] * _LANES)
-        first = builder.mul(arguments[3], ir.IntType(64)(COLUMNS))
-        for lane in range(0, COLUMNS, _LANES):
-            here = builder.gep(source, [builder.add(arguments[1], ir.IntType(64)(lane))])
-            code = builder.load(builder.bitcast(here, narrow.as_pointer()), align=1)
-            code = builder.zext(code, bits)
-            shifted = builder.shl(builder.and_(code, magnitude), shift)
-            small = builder.fsub(
-                builder.bitcast(builder.add(shifted, raised), numbers),
-                builder.bitcast(raised, numbers),
-            )
-            word = builder.select(
-                builder.icmp_unsigned("<", shifted, one),
-                builder.bitcast(small, bits),
-                builder.add(shifted, offset),
-            )
-            signs = builder.and_(builder.shl(code, sign_shift), sign)
-            number = builder.bitcast(builder.or_(word, signs), numbers)
-            if kept != numbers:
-                number = builder.fpext(number, kept)
-            there = builder.gep(place, [builder.add(first, ir.IntType(64)(lane))])
-            there = builder.bitcast(there, kept.as_pointer())
-            builder.store(number, there, align=4)
+        _emit_widened(builder, source, arguments[1], place, arguments[3], fields)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _data(context: Any, builder: ir.IRBuilder, kind: types.Array, array: ir.Value) -> ir.Value:
+    return arrayobj.make_array(kind)(context, builder, array).data
+
+
+def _emit_widened(
+    builder: ir.IRBuilder,
+    codes: ir.Value,
+    start: ir.Value,
+    panel: ir.Value,
+    row: ir.Value,
+    widening: Sequence[ir.Value],
+) -> None:
+    """Code of :func:`_widen`."""
+    bits = ir.VectorType(ir.IntType(32), _LANES)
+    numbers = ir.VectorType(ir.FloatType(), _LANES)
+    kept = ir.VectorType(panel.type.pointee, _LANES)
+    narrow = ir.VectorType(codes.type.pointee, _LANES)
+
+    magnitude, shift, offset, sign_shift = (spread(builder, x, _LANES) for x in widening)
+    one = ir.Constant(bits, [ir.IntType(32)(1 << 23)] * _LANES)
+    raised = builder.add(offset, one)
+    sign = ir.Constant(bits, [ir.IntType(32)(1 << 31)] * _LANES)
+    first = builder.mul(row, _INDEX(COLUMNS))
+    vectors = Vectors(builder)
+    for lane in range(0, COLUMNS, _LANES):
+        code = vectors.load(codes, builder.add(start, _INDEX(lane)), narrow)
+        code = builder.zext(code, bits)
+        shifted = builder.shl(builder.and_(code, magnitude), shift)
+        small = builder.fsub(
+            builder.bitcast(builder.add(shifted, raised), numbers),
+            builder.bitcast(raised, numbers),
+        )
+        word = builder.select(
+            builder.icmp_unsigned("<", shifted, one),
+            builder.bitcast(small, bits),
+            builder.add(shifted, offset),
+        )
+        signs = builder.and_(builder.shl(code, sign_shift), sign)
+        number = builder.bitcast(builder.or_(word, signs), numbers)
+        if kept != numbers:
+            number = builder.fpext(number, kept)
+        vectors.store(number, panel, builder.add(first, _INDEX(lane)))
 
 
 @inline
@@ -376,46 +387,159 @@ def _memory(b: NDArray[Any], strides: tuple[int, int, int]) -> NDArray[Any]:
     return memory
 
 
-def fill(panel: Any, right: Right, batch: int, number: int, first: int, last: int) -> None:
-    """Fill the rows of a panel with terms ``first`` to ``last``; in compiled code only."""
-    raise NotImplementedError
+@intrinsic
+def fill(
+    _typing_context: Any, panel: Any, right: Any, batch: Any, number: Any, first: Any, last: Any
+) -> Any:
+    """Fill the rows of a panel with terms ``first`` to ``last`` of a right operand.
+
+    As vectors: Numba's loops would be half of what some kernels take to compile.
+    """
+    index = types.intp
+    signature = types.none(panel, right, index, index, index, index)
+    memory = right.types[0]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _data(context, builder, panel, arguments[0])
+        fields = Right._make(cgutils.unpack_tuple(builder, arguments[1], len(Right._fields)))
+        source = _data(context, builder, memory, fields.memory)
+        batch, number, first, last = arguments[2:]
+        start = builder.add(
+            builder.mul(batch, fields.batch),
+            builder.add(builder.mul(number, fields.panel), builder.mul(first, fields.step)),
+        )
+        source = builder.gep(source, [start])
+        rows = builder.sub(last, first)
+        with builder.if_then(builder.icmp_signed(">", rows, _INDEX(0))):
+            if isinstance(memory.dtype, types.Integer):
+                widening = cgutils.unpack_tuple(builder, fields.widening, len(Widening._fields))
+                _emit_widened_rows(builder, source, fields.step, place, rows, widening)
+            else:
+                there = builder.sub(fields.columns, builder.mul(number, _INDEX(COLUMNS)))
+                _emit_copy(builder, source, fields.step, fields.column, there, place, rows)
+        return context.get_dummy_value()
+
+    return signature, generate
 
 
-@overload(fill, inline="always")
-def _fill(panel, right, batch, number, first, last):  # type: ignore[no-untyped-def]
-    return _fill_codes if isinstance(right.types[0].dtype, types.Integer) else _fill_numbers
+def _emit_widened_rows(
+    builder: ir.IRBuilder,
+    codes: ir.Value,
+    step: ir.Value,
+    panel: ir.Value,
+    rows: ir.Value,
+    widening: Sequence[ir.Value],
+) -> None:
+    def make_row(row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        _emit_widened(builder, codes, builder.mul(row, step), panel, row, widening)
+        return ()
+
+    Vectors(builder).loop(_INDEX(0), rows, 1, (), make_row)
 
 
-def _fill_codes(panel, right, batch, number, first, last):  # type: ignore[no-untyped-def]
-    start = batch * right.batch + number * right.panel + first * right.step
-    for row in range(last - first):
-        _widen(right.memory, start + row * right.step, panel, row, right.widening)
+def _emit_copy(
+    builder: ir.IRBuilder,
+    source: ir.Value,
+    step: ir.Value,
+    column: ir.Value,
+    there: ir.Value,
+    panel: ir.Value,
+    rows: ir.Value,
+) -> None:
+    """Code that copies rows of numbers; behind the columns that are `there` it puts zeros.
+
+    Whole rows that lie side by side are copied as vectors; of whole columns that do, squares are
+    transposed.  What is left goes number by number.
+    """
+    whole = builder.icmp_signed(">=", there, _INDEX(COLUMNS))
+    by_rows = builder.and_(whole, builder.icmp_signed("==", column, _INDEX(1)))
+    with builder.if_else(by_rows) as (side_by_side, apart):
+        with side_by_side:
+            _emit_rows(builder, source, step, panel, rows)
+        with apart:
+            side = _lanes_of(source)
+            squares = builder.and_(rows, _INDEX(-side))
+            done = builder.select(whole, squares, _INDEX(0))
+            with builder.if_then(builder.icmp_signed("<", _INDEX(0), done)):
+                _emit_squares(builder, source, column, panel, done)
+            with builder.if_then(builder.icmp_signed("<", done, rows)):
+                width = builder.select(whole, _INDEX(COLUMNS), there)
+                _emit_single_numbers(builder, source, step, column, width, panel, done, rows)
 
 
-def _fill_numbers(panel, right, batch, number, first, last):  # type: ignore[no-untyped-def]
-    memory, step, column = right.memory, right.step, right.column
-    start = batch * right.batch + number * right.panel + first * step
-    rows, width = last - first, min(COLUMNS, right.columns - number * COLUMNS)
-    if width < COLUMNS:
-        for row in range(rows):
-            for j in range(width):
-                panel[row, j] = memory[start + row * step + j * column]
-            for j in range(width, COLUMNS):
-                panel[row, j] = 0.0
-    elif column == 1:
-        for row in range(rows):
-            for j in range(COLUMNS):
-                panel[row, j] = memory[start + row * step + j]
-    else:  # numbers of a column lie side by side
-        whole = rows - rows % _SQUARE
-        for r in range(0, whole, _SQUARE):
-            for c in range(0, COLUMNS, _SQUARE):
-                for j in range(c, c + _SQUARE):
-                    for i in range(r, r + _SQUARE):
-                        panel[i, j] = memory[start + j * column + i]
-        for row in range(whole, rows):
-            for j in range(COLUMNS):
-                panel[row, j] = memory[start + row + j * column]
+def _lanes_of(numbers: ir.Value) -> int:
+    """How many numbers at an address a vector has."""
+    return _LANES if numbers.type.pointee == ir.FloatType() else _LANES // 2
+
+
+def _emit_rows(
+    builder: ir.IRBuilder, source: ir.Value, step: ir.Value, panel: ir.Value, rows: ir.Value
+) -> None:
+    vectors, lanes = Vectors(builder), _lanes_of(source)
+    kind = ir.VectorType(source.type.pointee, lanes)
+
+    def copy_row(row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        here, there = builder.mul(row, step), builder.mul(row, _INDEX(COLUMNS))
+        for lane in range(0, COLUMNS, lanes):
+            numbers = vectors.load(source, builder.add(here, _INDEX(lane)), kind)
+            vectors.store(numbers, panel, builder.add(there, _INDEX(lane)))
+        return ()
+
+    vectors.loop(_INDEX(0), rows, 1, (), copy_row)
+
+
+def _emit_squares(
+    builder: ir.IRBuilder, source: ir.Value, column: ir.Value, panel: ir.Value, rows: ir.Value
+) -> None:
+    """Transpose squares, as many rows as make whole ones."""
+    vectors, side = Vectors(builder), _lanes_of(source)
+    kind = ir.VectorType(source.type.pointee, side)
+
+    def transpose_band(row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        def transpose_square(first: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
+            columns = []
+            for j in range(side):
+                start = builder.mul(builder.add(first, _INDEX(j)), column)
+                columns.append(vectors.load(source, builder.add(start, row), kind))
+            for i, numbers in enumerate(vectors.transposed(columns)):
+                start = builder.mul(builder.add(row, _INDEX(i)), _INDEX(COLUMNS))
+                vectors.store(numbers, panel, builder.add(start, first))
+            return ()
+
+        vectors.loop(_INDEX(0), _INDEX(COLUMNS), side, (), transpose_square)
+        return ()
+
+    vectors.loop(_INDEX(0), rows, side, (), transpose_band)
+
+
+def _emit_single_numbers(
+    builder: ir.IRBuilder,
+    source: ir.Value,
+    step: ir.Value,
+    column: ir.Value,
+    width: ir.Value,
+    panel: ir.Value,
+    first: ir.Value,
+    last: ir.Value,
+) -> None:
+    vectors, lanes = Vectors(builder), _lanes_of(source)
+    zeros = ir.Constant(ir.VectorType(source.type.pointee, lanes), None)
+
+    def copy_row(row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        here = builder.gep(source, [builder.mul(row, step)])
+        there = builder.gep(panel, [builder.mul(row, _INDEX(COLUMNS))])
+        for lane in range(0, COLUMNS, lanes):
+            vectors.store(zeros, there, _INDEX(lane))
+
+        def copy_number(j: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
+            number = builder.load(builder.gep(here, [builder.mul(j, column)]))
+            builder.store(number, builder.gep(there, [j]))
+            return ()
+
+        vectors.loop(_INDEX(0), width, 1, (), copy_number)
+        return ()
+
+    vectors.loop(first, last, 1, (), copy_row)
 
 
 @caching.kernel

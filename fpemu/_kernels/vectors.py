@@ -101,6 +101,26 @@ class Vectors:
         lanes = ir.Constant(INTS, [INT32(i) for i in range(LANES)])
         return self.builder.shuffle_vector(lower, upper, lanes)
 
+    def transposed(self, rows: Sequence[ir.Value]) -> list[ir.Value]:
+        """The columns of a square of as many vectors as these have lanes, a power of two.
+
+        One bit after the other is exchanged between the numbers of vectors and of lanes.
+        """
+        side, result = len(rows), list(rows)
+        kind = ir.VectorType(INT32, side)
+        bit = 1
+        while bit < side:
+            lower = [lane if not lane & bit else side + lane - bit for lane in range(side)]
+            masks = [ir.Constant(kind, [INT32(x + up) for x in lower]) for up in (0, bit)]
+            for i in range(side):
+                if not i & bit:
+                    pair = result[i], result[i + bit]
+                    result[i], result[i + bit] = (
+                        self.builder.shuffle_vector(*pair, mask) for mask in masks
+                    )
+            bit *= 2
+        return result
+
     def larger(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """The larger of signed integers."""
         return self.builder.select(self.builder.icmp_signed(">", a, b), a, b)
