@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -30,21 +31,30 @@ from fpemu._kernels.vectors import Vectors, spread
 
 __all__ = [
     "COLUMNS",
+    "MANY_REGISTERS",
     "Extent",
     "Narrow",
     "Right",
+    "TILE_COLUMNS",
     "Widening",
     "aligned",
     "extent",
     "fill",
+    "fill_tile",
     "last_bit_exponent",
     "narrowed",
     "panels",
     "right_of",
 ]
 
+MANY_REGISTERS: Final = bool(get_host_cpu_features().get("avx512f"))
+"""Whether the processor has 32 vector registers of 512 bits; others have half of each."""
+
 COLUMNS: Final = 64
-"""Columns of a panel, and of a tile of accumulators."""
+"""Columns of a panel."""
+
+TILE_COLUMNS: Final = 64 if MANY_REGISTERS else 32
+"""Columns of a tile whose accumulators stay in registers, and of panels for such; a part of 64."""
 
 _INDEX: Final = ir.IntType(64)
 _FLOAT32: Final[np.dtype[Any]] = np.dtype(np.float32)
@@ -121,7 +131,7 @@ def _widen(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source, place = (_data(context, builder, signature.args[i], arguments[i]) for i in (0, 2))
         fields = cgutils.unpack_tuple(builder, arguments[4], len(Widening._fields))
-        _emit_widened(builder, source, arguments[1], place, arguments[3], fields)
+        _emit_widened(builder, source, arguments[1], place, arguments[3], fields, COLUMNS)
         return context.get_dummy_value()
 
     return signature, generate
@@ -138,8 +148,9 @@ def _emit_widened(
     panel: ir.Value,
     row: ir.Value,
     widening: Sequence[ir.Value],
+    width: int,
 ) -> None:
-    """Code of :func:`_widen`."""
+    """Code that makes a row of numbers from codes."""
     bits = ir.VectorType(ir.IntType(32), _LANES)
     numbers = ir.VectorType(ir.FloatType(), _LANES)
     kept = ir.VectorType(panel.type.pointee, _LANES)
@@ -149,9 +160,9 @@ def _emit_widened(
     one = ir.Constant(bits, [ir.IntType(32)(1 << 23)] * _LANES)
     raised = builder.add(offset, one)
     sign = ir.Constant(bits, [ir.IntType(32)(1 << 31)] * _LANES)
-    first = builder.mul(row, _INDEX(COLUMNS))
+    first = builder.mul(row, _INDEX(width))
     vectors = Vectors(builder)
-    for lane in range(0, COLUMNS, _LANES):
+    for lane in range(0, width, _LANES):
         code = vectors.load(codes, builder.add(start, _INDEX(lane)), narrow)
         code = builder.zext(code, bits)
         shifted = builder.shl(builder.and_(code, magnitude), shift)
@@ -387,39 +398,61 @@ def _memory(b: NDArray[Any], strides: tuple[int, int, int]) -> NDArray[Any]:
     return memory
 
 
-@intrinsic
-def fill(
-    _typing_context: Any, panel: Any, right: Any, batch: Any, number: Any, first: Any, last: Any
-) -> Any:
-    """Fill the rows of a panel with terms ``first`` to ``last`` of a right operand.
+def _filling(width: int) -> Any:
+    """An intrinsic ``f(panel, right, batch, number, first, last)`` that fills some rows of a panel.
 
-    As vectors: Numba's loops would be half of what some kernels take to compile.
+    They get the terms ``first`` to ``last`` of columns of a right operand.  Panels are `width`
+    columns wide, all or a part of those by which codes lie.  As vectors: Numba's loops would be
+    half of what some kernels take to compile.
     """
-    index = types.intp
-    signature = types.none(panel, right, index, index, index, index)
-    memory = right.types[0]
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _data(context, builder, panel, arguments[0])
-        fields = Right._make(cgutils.unpack_tuple(builder, arguments[1], len(Right._fields)))
-        source = _data(context, builder, memory, fields.memory)
-        batch, number, first, last = arguments[2:]
-        start = builder.add(
-            builder.mul(batch, fields.batch),
-            builder.add(builder.mul(number, fields.panel), builder.mul(first, fields.step)),
-        )
-        source = builder.gep(source, [start])
-        rows = builder.sub(last, first)
-        with builder.if_then(builder.icmp_signed(">", rows, _INDEX(0))):
-            if isinstance(memory.dtype, types.Integer):
-                widening = cgutils.unpack_tuple(builder, fields.widening, len(Widening._fields))
-                _emit_widened_rows(builder, source, fields.step, place, rows, widening)
-            else:
-                there = builder.sub(fields.columns, builder.mul(number, _INDEX(COLUMNS)))
-                _emit_copy(builder, source, fields.step, fields.column, there, place, rows)
-        return context.get_dummy_value()
+    def typed(  # type: ignore[no-untyped-def]
+        _typing_context, panel, right, batch, number, first, last
+    ):
+        index = types.intp
+        signature = types.none(panel, right, index, index, index, index)
+        memory = right.types[0]
 
-    return signature, generate
+        def generate(  # type: ignore[no-untyped-def]
+            context, builder, signature, arguments
+        ):
+            place = _data(context, builder, panel, arguments[0])
+            fields = Right._make(cgutils.unpack_tuple(builder, arguments[1], len(Right._fields)))
+            source = _data(context, builder, memory, fields.memory)
+            batch, number, first, last = arguments[2:]
+            column = builder.mul(number, _INDEX(width))
+            start = _place_of(builder, fields, batch, first, column)
+            source = builder.gep(source, [start])
+            rows = builder.sub(last, first)
+            with builder.if_then(builder.icmp_signed(">", rows, _INDEX(0))):
+                if isinstance(memory.dtype, types.Integer):
+                    widening = cgutils.unpack_tuple(builder, fields.widening, len(Widening._fields))
+                    _emit_widened_rows(builder, source, fields.step, place, rows, widening, width)
+                else:
+                    there = builder.sub(fields.columns, column)
+                    copy = _Copy(builder, source, fields.step, fields.column, place, width)
+                    copy.emit(there, rows)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return intrinsic(typed)
+
+
+def _place_of(
+    builder: ir.IRBuilder, right: Right, batch: ir.Value, term: ir.Value, column: ir.Value
+) -> ir.Value:
+    """Where a number is in the memory of a right operand."""
+    terms = (
+        (batch, right.batch),
+        (builder.sdiv(column, _INDEX(COLUMNS)), right.panel),
+        (term, right.step),
+        (builder.srem(column, _INDEX(COLUMNS)), right.column),
+    )
+    place = _INDEX(0)
+    for number, apart in terms:
+        place = builder.add(place, builder.mul(number, apart))
+    return place
 
 
 def _emit_widened_rows(
@@ -429,117 +462,101 @@ def _emit_widened_rows(
     panel: ir.Value,
     rows: ir.Value,
     widening: Sequence[ir.Value],
+    width: int,
 ) -> None:
     def make_row(row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
-        _emit_widened(builder, codes, builder.mul(row, step), panel, row, widening)
+        _emit_widened(builder, codes, builder.mul(row, step), panel, row, widening, width)
         return ()
 
     Vectors(builder).loop(_INDEX(0), rows, 1, (), make_row)
 
 
-def _emit_copy(
-    builder: ir.IRBuilder,
-    source: ir.Value,
-    step: ir.Value,
-    column: ir.Value,
-    there: ir.Value,
-    panel: ir.Value,
-    rows: ir.Value,
-) -> None:
-    """Code that copies rows of numbers; behind the columns that are `there` it puts zeros.
+class _Copy:
+    """Code that copies rows of numbers, as they lie in memory, into a panel."""
 
-    Whole rows that lie side by side are copied as vectors; of whole columns that do, squares are
-    transposed.  What is left goes number by number.
-    """
-    whole = builder.icmp_signed(">=", there, _INDEX(COLUMNS))
-    by_rows = builder.and_(whole, builder.icmp_signed("==", column, _INDEX(1)))
-    with builder.if_else(by_rows) as (side_by_side, apart):
-        with side_by_side:
-            _emit_rows(builder, source, step, panel, rows)
-        with apart:
-            side = _lanes_of(source)
-            squares = builder.and_(rows, _INDEX(-side))
-            done = builder.select(whole, squares, _INDEX(0))
-            with builder.if_then(builder.icmp_signed("<", _INDEX(0), done)):
-                _emit_squares(builder, source, column, panel, done)
-            with builder.if_then(builder.icmp_signed("<", done, rows)):
-                width = builder.select(whole, _INDEX(COLUMNS), there)
-                _emit_single_numbers(builder, source, step, column, width, panel, done, rows)
+    def __init__(
+        self,
+        builder: ir.IRBuilder,
+        source: ir.Value,
+        step: ir.Value,
+        column: ir.Value,
+        panel: ir.Value,
+        width: int,
+    ) -> None:
+        self.builder = builder
+        self.vectors = Vectors(builder)
+        self.source, self.step, self.column = source, step, column
+        self.panel, self.width = panel, width
+        number = source.type.pointee
+        self.lanes = _LANES if number == ir.FloatType() else _LANES // 2
+        self.kind = ir.VectorType(number, self.lanes)
 
+    def emit(self, there: ir.Value, rows: ir.Value) -> None:
+        """Put zeros behind the columns that are `there`.
 
-def _lanes_of(numbers: ir.Value) -> int:
-    """How many numbers at an address a vector has."""
-    return _LANES if numbers.type.pointee == ir.FloatType() else _LANES // 2
+        Whole rows that lie side by side are copied as vectors; of whole columns that do, squares
+        are transposed.  What is left goes number by number.
+        """
+        builder, width = self.builder, _INDEX(self.width)
+        whole = builder.icmp_signed(">=", there, width)
+        by_rows = builder.and_(whole, builder.icmp_signed("==", self.column, _INDEX(1)))
+        with builder.if_else(by_rows) as (side_by_side, apart):
+            with side_by_side:
+                self.vectors.loop(_INDEX(0), rows, 1, (), self._copy_row)
+            with apart:
+                done = builder.and_(rows, _INDEX(-self.lanes))
+                done = builder.select(whole, done, _INDEX(0))
+                with builder.if_then(builder.icmp_signed("<", _INDEX(0), done)):
+                    self.vectors.loop(_INDEX(0), done, self.lanes, (), self._transpose_band)
+                with builder.if_then(builder.icmp_signed("<", done, rows)):
+                    self.columns = builder.select(whole, width, there)
+                    self.vectors.loop(done, rows, 1, (), self._copy_numbers)
 
+    def _row(self, row: ir.Value) -> ir.Value:
+        return self.builder.mul(row, _INDEX(self.width))
 
-def _emit_rows(
-    builder: ir.IRBuilder, source: ir.Value, step: ir.Value, panel: ir.Value, rows: ir.Value
-) -> None:
-    vectors, lanes = Vectors(builder), _lanes_of(source)
-    kind = ir.VectorType(source.type.pointee, lanes)
-
-    def copy_row(row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
-        here, there = builder.mul(row, step), builder.mul(row, _INDEX(COLUMNS))
-        for lane in range(0, COLUMNS, lanes):
-            numbers = vectors.load(source, builder.add(here, _INDEX(lane)), kind)
-            vectors.store(numbers, panel, builder.add(there, _INDEX(lane)))
+    def _copy_row(self, row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        builder, vectors = self.builder, self.vectors
+        here, there = builder.mul(row, self.step), self._row(row)
+        for lane in range(0, self.width, self.lanes):
+            numbers = vectors.load(self.source, builder.add(here, _INDEX(lane)), self.kind)
+            vectors.store(numbers, self.panel, builder.add(there, _INDEX(lane)))
         return ()
 
-    vectors.loop(_INDEX(0), rows, 1, (), copy_row)
+    def _transpose_band(self, row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        builder, vectors = self.builder, self.vectors
 
-
-def _emit_squares(
-    builder: ir.IRBuilder, source: ir.Value, column: ir.Value, panel: ir.Value, rows: ir.Value
-) -> None:
-    """Transpose squares, as many rows as make whole ones."""
-    vectors, side = Vectors(builder), _lanes_of(source)
-    kind = ir.VectorType(source.type.pointee, side)
-
-    def transpose_band(row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
         def transpose_square(first: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
             columns = []
-            for j in range(side):
-                start = builder.mul(builder.add(first, _INDEX(j)), column)
-                columns.append(vectors.load(source, builder.add(start, row), kind))
+            for j in range(self.lanes):
+                start = builder.mul(builder.add(first, _INDEX(j)), self.column)
+                columns.append(vectors.load(self.source, builder.add(start, row), self.kind))
             for i, numbers in enumerate(vectors.transposed(columns)):
-                start = builder.mul(builder.add(row, _INDEX(i)), _INDEX(COLUMNS))
-                vectors.store(numbers, panel, builder.add(start, first))
+                start = self._row(builder.add(row, _INDEX(i)))
+                vectors.store(numbers, self.panel, builder.add(start, first))
             return ()
 
-        vectors.loop(_INDEX(0), _INDEX(COLUMNS), side, (), transpose_square)
+        vectors.loop(_INDEX(0), _INDEX(self.width), self.lanes, (), transpose_square)
         return ()
 
-    vectors.loop(_INDEX(0), rows, side, (), transpose_band)
-
-
-def _emit_single_numbers(
-    builder: ir.IRBuilder,
-    source: ir.Value,
-    step: ir.Value,
-    column: ir.Value,
-    width: ir.Value,
-    panel: ir.Value,
-    first: ir.Value,
-    last: ir.Value,
-) -> None:
-    vectors, lanes = Vectors(builder), _lanes_of(source)
-    zeros = ir.Constant(ir.VectorType(source.type.pointee, lanes), None)
-
-    def copy_row(row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
-        here = builder.gep(source, [builder.mul(row, step)])
-        there = builder.gep(panel, [builder.mul(row, _INDEX(COLUMNS))])
-        for lane in range(0, COLUMNS, lanes):
-            vectors.store(zeros, there, _INDEX(lane))
+    def _copy_numbers(self, row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        builder, vectors = self.builder, self.vectors
+        here = builder.gep(self.source, [builder.mul(row, self.step)])
+        there = builder.gep(self.panel, [self._row(row)])
+        for lane in range(0, self.width, self.lanes):
+            vectors.store(ir.Constant(self.kind, None), there, _INDEX(lane))
 
         def copy_number(j: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
-            number = builder.load(builder.gep(here, [builder.mul(j, column)]))
+            number = builder.load(builder.gep(here, [builder.mul(j, self.column)]))
             builder.store(number, builder.gep(there, [j]))
             return ()
 
-        vectors.loop(_INDEX(0), width, 1, (), copy_number)
+        vectors.loop(_INDEX(0), self.columns, 1, (), copy_number)
         return ()
 
-    vectors.loop(first, last, 1, (), copy_row)
+
+fill = _filling(COLUMNS)
+fill_tile = _filling(TILE_COLUMNS)
 
 
 @caching.kernel

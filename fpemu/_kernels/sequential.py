@@ -35,7 +35,6 @@ from fpemu._kernels.error_free import (
 from fpemu._kernels.exact import fma_word, fma_word_at
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.operands import (
-    COLUMNS,
     INNER,
     OUTER,
     PRODUCTS,
@@ -50,7 +49,7 @@ from fpemu._kernels.operands import (
     target_at,
     targets_of,
 )
-from fpemu._kernels.panels import fill
+from fpemu._kernels.panels import TILE_COLUMNS, fill_tile
 from fpemu._kernels.rounding import (
     LAYOUTS,
     STOCHASTIC,
@@ -89,6 +88,7 @@ _SHARES_PER_THREAD: Final = 4
 _PANEL_BYTES: Final = 2**17  # of what is filled in at once: that stays in the second cache
 _PANELS_BYTES: Final = 2**19  # of those of a share: half of a second cache
 _RUN: Final = 64  # terms that are looked at at once for zeros at the end of rows
+_MOST_STEPS: Final = 32  # that rounded loops take before they look for doubts
 _UNKNOWN: Final = -1
 _STOCHASTIC_WORK: Final = 2**14
 
@@ -153,18 +153,13 @@ class _Tile(NamedTuple):
 
 @numba.njit(inline="always")
 def _sum_plain(  # type: ignore[no-untyped-def]
-    a, row, last_row, origin, panel, tile, first, stop, begins, ends, target, at, column, wide
+    a, row, last_row, origin, panel, tile, first, stop, begins, ends, target, at, column
 ):
     """Take sums from step ``first`` to ``stop`` by the lanes' own arithmetic, and put them."""
     if last_row - row > 1:
-        if wide:
-            tiles.sum_plain_rows_wide(
-                a, row, last_row, origin, panel, tile, first, stop, begins, ends, target, at, column
-            )
-        else:
-            tiles.sum_plain_rows(
-                a, row, last_row, origin, panel, tile, first, stop, begins, ends, target, at, column
-            )
+        tiles.sum_plain_rows(
+            a, row, last_row, origin, panel, tile, first, stop, begins, ends, target, at, column
+        )
     else:
         tiles.sum_plain(
             a, row, last_row, origin, panel, tile, first, stop, begins, ends, target, at, column
@@ -173,18 +168,13 @@ def _sum_plain(  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _add_block_plain(  # type: ignore[no-untyped-def]
-    a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, wide
+    a, row, last_row, origin, panel, tile, first, stop, begins, ends, total
 ):
     """The same for a block, or a part of it, whose sums are added to the outer accumulators."""
     if last_row - row > 1:
-        if wide:
-            tiles.add_block_plain_rows_wide(
-                a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, 0, 0
-            )
-        else:
-            tiles.add_block_plain_rows(
-                a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, 0, 0
-            )
+        tiles.add_block_plain_rows(
+            a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, 0, 0
+        )
     else:
         tiles.add_block_plain(
             a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, 0, 0
@@ -193,20 +183,21 @@ def _add_block_plain(  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _advance_fast(  # type: ignore[no-untyped-def]
-    a, row, origin, full, panel, tile, first, stop, fast, ranged, running
+    a, row, origin, full, panel, tile, first, stop, run, fast, ranged, running
 ):
     """Take a tile on to the first doubtful step, or to ``stop``."""
+    given = (run, *fast)
     if running:
         if ranged:
-            return tiles.advance_ranged_running(a, row, origin, panel, tile, first, stop, fast)
-        return tiles.advance_rounded_running(a, row, origin, panel, tile, first, stop, fast)
+            return tiles.advance_ranged_running(a, row, origin, panel, tile, first, stop, given)
+        return tiles.advance_rounded_running(a, row, origin, panel, tile, first, stop, given)
     if ranged:
         if full:
-            return tiles.advance_ranged_rows(a, row, origin, panel, tile, first, stop, fast)
-        return tiles.advance_ranged(a, row, origin, panel, tile, first, stop, fast)
+            return tiles.advance_ranged_rows(a, row, origin, panel, tile, first, stop, given)
+        return tiles.advance_ranged(a, row, origin, panel, tile, first, stop, given)
     if full:
-        return tiles.advance_rounded_rows(a, row, origin, panel, tile, first, stop, fast)
-    return tiles.advance_rounded(a, row, origin, panel, tile, first, stop, fast)
+        return tiles.advance_rounded_rows(a, row, origin, panel, tile, first, stop, given)
+    return tiles.advance_rounded(a, row, origin, panel, tile, first, stop, given)
 
 
 @numba.njit(inline="always")
@@ -234,7 +225,7 @@ def _settle_exactly(  # type: ignore[no-untyped-def]
         lane = vector * width
         while lanes != 0:
             if lanes & 1:
-                r, j = lane // COLUMNS, lane % COLUMNS
+                r, j = lane // TILE_COLUMNS, lane % TILE_COLUMNS
                 total = np.float64(tile[r, j])
                 left = np.float64(a[row + r, origin + step])
                 right = np.float64(panel[step, j])
@@ -252,16 +243,21 @@ def _advance_quickly(  # type: ignore[no-untyped-def]
     a, row, origin, full, panel, tile, undecided, first, stop, fast, target, wide, kind, ranged,
     running,
 ):  # fmt: skip
-    """Take a tile from step ``first`` to ``stop``: fast steps, and exact ones where those doubt."""
+    """Take a tile from step ``first`` to ``stop``: fast steps, and exact ones where those doubt.
+
+    As many steps are taken at once as there were from one doubt to the next.
+    """
     several = full and not running  # a tile with running sums has one row of accumulators
-    vectors = (tile.size if several else COLUMNS) // (_VECTOR_BYTES // tile.itemsize)
-    step = first
+    vectors = (tile.size if several else TILE_COLUMNS) // (_VECTOR_BYTES // tile.itemsize)
+    step, run = first, _MOST_STEPS
     while True:
+        before = step
         step = _advance_fast(
-            a, row, origin, several, panel, tile, step, stop, fast, ranged, running
+            a, row, origin, several, panel, tile, step, stop, run, fast, ranged, running
         )
         if step >= stop:
             break
+        run = min(step - before, _MOST_STEPS)
         _settle(a, row, origin, several, panel, tile, step, undecided, fast, ranged)
         _settle_exactly(a, row, origin, panel, tile, step, undecided, vectors, target, kind, wide)
         if running:
@@ -277,7 +273,7 @@ def _advance_exactly(  # type: ignore[no-untyped-def]
     """Take a tile of one row from step ``first`` to ``stop`` by exact steps alone."""
     for step in range(first, stop):
         left = a[row, origin + step]
-        for j in range(COLUMNS):
+        for j in range(TILE_COLUMNS):
             total, right = tile[0, j], panel[step, j]
             if wide:
                 tile[0, j] = multiply_add_float64(
@@ -294,7 +290,7 @@ def _advance_exactly(  # type: ignore[no-untyped-def]
 @numba.njit(inline="always")
 def _add_running(tile):  # type: ignore[no-untyped-def]
     """Add the magnitudes and squares of a row of accumulators to the rows below it."""
-    for j in range(COLUMNS):
+    for j in range(TILE_COLUMNS):
         number = np.float64(tile[0, j])
         tile[1, j] += abs(number)
         tile[2, j] += number * number
@@ -303,7 +299,7 @@ def _add_running(tile):  # type: ignore[no-untyped-def]
 @numba.njit(inline="always")
 def _clear(tile, rows):  # type: ignore[no-untyped-def]
     for r in range(rows):
-        for j in range(COLUMNS):
+        for j in range(TILE_COLUMNS):
             tile[r, j] = 0.0
 
 
@@ -313,7 +309,7 @@ def _begin(tile, initial, batch, row, together, column):  # type: ignore[no-unty
     _clear(tile, tile.shape[0])
     if initial.size > 0:
         for r in range(together):
-            for j in range(min(COLUMNS, initial.shape[2] - column)):
+            for j in range(min(TILE_COLUMNS, initial.shape[2] - column)):
                 tile[r, j] = initial[batch, row + r, column + j]
 
 
@@ -340,7 +336,7 @@ def _has_negative_zero(tile):  # type: ignore[no-untyped-def]
     """Whether an accumulator is a negative zero, which a product of zeros may change."""
     found = False
     for r in range(tile.shape[0]):
-        for j in range(COLUMNS):
+        for j in range(TILE_COLUMNS):
             found |= tile[r, j] == 0 and np.signbit(tile[r, j])
     return found
 
@@ -350,7 +346,7 @@ def _is_finite(panel, terms):  # type: ignore[no-untyped-def]
     """Whether the products of zeros and the numbers of a panel are zeros."""
     found = True
     for step in range(terms):
-        for j in range(COLUMNS):
+        for j in range(TILE_COLUMNS):
             found &= abs(panel[step, j]) < np.inf
     return found
 
@@ -372,7 +368,7 @@ def _add_block(  # type: ignore[no-untyped-def]
         elif quick:
             if tiles.add_rounded(tile, total, r, 0, fast) == 0:
                 tiles.settle_added(tile, total, r, undecided, fast)
-                for vector in range(COLUMNS // (_VECTOR_BYTES // total.itemsize)):
+                for vector in range(TILE_COLUMNS // (_VECTOR_BYTES // total.itemsize)):
                     lanes, j = undecided[vector], vector * (_VECTOR_BYTES // total.itemsize)
                     while lanes != 0:
                         if lanes & 1:
@@ -380,7 +376,7 @@ def _add_block(  # type: ignore[no-untyped-def]
                         lanes >>= 1
                         j += 1
         else:
-            for j in range(COLUMNS):
+            for j in range(TILE_COLUMNS):
                 total[r, j] = _outer_sum(total[r, j], tile[r, j], target, kind, wide)
 
 
@@ -396,7 +392,7 @@ def _outer_sum(total, term, target, kind, wide):  # type: ignore[no-untyped-def]
 @numba.njit(inline="always")
 def _put(out, batch, tile, lengths, row, together, column, canonical):  # type: ignore[no-untyped-def]
     """Write what is wanted of a tile, and zeros behind it."""
-    width = min(COLUMNS, out.shape[2] - column)
+    width = min(TILE_COLUMNS, out.shape[2] - column)
     for r in range(together):
         for j in range(width):
             number = tile[r, j] if column + j < lengths[row + r] else 0.0
@@ -408,15 +404,15 @@ def _put(out, batch, tile, lengths, row, together, column, canonical):  # type: 
 # --- the kernel ---------------------------------------------------------------------------------
 
 
-def _rows_together(flavour: int) -> int:
+def _rows_together(flavour: int, dtype: np.dtype[Any]) -> int:
     """How many rows of the output a tile has."""
     rows = {
         _PLAIN_NARROW: tiles.PLAIN_ROWS,
-        _PLAIN_WIDE: tiles.PLAIN_ROWS_WIDE,
+        _PLAIN_WIDE: tiles.PLAIN_ROWS,
         _FAST_NARROW: tiles.ROUNDED_ROWS,
         _FAST_WIDE: tiles.ROUNDED_ROWS,
     }
-    return rows.get(flavour, 1)
+    return rows[flavour].of(8 * dtype.itemsize) if flavour in rows else 1
 
 
 @functools.cache
@@ -431,8 +427,9 @@ def _product_kernel(
     wide_outer: bool,
     outer_kind: int,
     running: bool,
+    height: int,
 ) -> Callable[..., None]:
-    """The kernel of a flavour; `outer` is that of the outer accumulator, or _NO_OUTER.
+    """The kernel of a flavour in tiles of some height; `outer` is the outer one, or _NO_OUTER.
 
     An outer sum that is `wide` is not one of float32 numbers.
 
@@ -446,7 +443,6 @@ def _product_kernel(
     quick_outer = outer in (_FAST_NARROW, _FAST_WIDE)
     together_outer = plain and outer == flavour
     single = plain and not blocked
-    height = 1 if running else _rows_together(flavour)
 
     @caching.kernel
     def product_range(start, stop, work, arrays, sums):  # type: ignore[no-untyped-def]
@@ -462,7 +458,7 @@ def _product_kernel(
         of_product = with_mode(target_at(sums.targets, PRODUCTS), mode)
         of_via = with_mode(target_at(sums.targets, VIA), mode)
         outer_target = target_at(sums.targets, OUTER)
-        panels = (out.shape[2] + COLUMNS - 1) // COLUMNS
+        panels = (out.shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
         groups = (panels + sums.panels - 1) // sums.panels
         parts = (rows + sums.rows - 1) // sums.rows
         depth = work.panels.shape[1]
@@ -479,8 +475,8 @@ def _product_kernel(
             for origin in range(0, max(steps, 1), depth):
                 end = min(origin + depth, steps)
                 for p in range(first_panel, last_panel):
-                    if p * COLUMNS < most:
-                        fill(work.panels[p - first_panel], right, batch, p, origin, end)
+                    if p * TILE_COLUMNS < most:
+                        fill_tile(work.panels[p - first_panel], right, batch, p, origin, end)
                         work.finite[p - first_panel] = _UNKNOWN
                 row, slot = first_row, 0
                 while row < last_row:
@@ -494,7 +490,7 @@ def _product_kernel(
                         for p in range(last_panel - first_panel):
                             work.terms[slot + p * slots] = terms
                     for p in range(first_panel, last_panel):
-                        column, panel = p * COLUMNS, work.panels[p - first_panel]
+                        column, panel = p * TILE_COLUMNS, work.panels[p - first_panel]
                         inner, total = work.inner[slot], work.total[slot]
                         wanted = column < reach
                         if origin == 0 and wanted:
@@ -520,17 +516,17 @@ def _product_kernel(
                                         break
                                     work.terms[slot] = terms = steps
                                 last = min(last, terms)
-                                is_put = last == steps and column + COLUMNS <= whole
+                                is_put = last == steps and column + TILE_COLUMNS <= whole
                                 _sum_plain(
                                     a, row, row + together, origin, panel, inner,
                                     first - origin, last - origin, fresh and first == 0, is_put,
-                                    out[batch], row, column, wide,
+                                    out[batch], row, column,
                                 )  # fmt: skip
                             elif plain:
                                 _add_block_plain(
                                     a, row, row + together, origin, panel, inner,
                                     first - origin, last - origin, begins, ends and together_outer,
-                                    total, wide,
+                                    total,
                                 )  # fmt: skip
                             elif quick:
                                 if blocked and begins:
@@ -559,7 +555,7 @@ def _product_kernel(
                             result = total if blocked else inner
                             _put(out, batch, result, lengths, row, together, column, blocked)
                         if end == steps and running:
-                            for j in range(min(COLUMNS, lengths[row] - column)):
+                            for j in range(min(TILE_COLUMNS, lengths[row] - column)):
                                 for i in range(2):
                                     inner_sum = inner[1 + i, j]
                                     if blocked:
@@ -696,9 +692,9 @@ def _product(
     if out.size == 0:
         return out
     running = operands.wants_running
-    height = 1 if running else _rows_together(chain.flavour)
+    height = 1 if running else _rows_together(chain.flavour, chain.dtype)
     depth = _depth(operands.steps, 1 if outer is None else outer.block, chain.dtype)
-    share = _share(operands, height, depth * COLUMNS * chain.dtype.itemsize)
+    share = _share(operands, height, depth * TILE_COLUMNS * chain.dtype.itemsize)
     launching.run(
         _product_kernel(
             chain.flavour,
@@ -711,6 +707,7 @@ def _product(
             final.flavour in (_FAST_WIDE, _EXACT_WIDE),
             kind_of(roundings[-1]),
             running,
+            height,
         ),
         share.number,
         operands.arrays(chain.dtype, out, right_of(operands.b, chain.dtype)),
@@ -719,7 +716,7 @@ def _product(
         workspace=lambda: _tiles(
             share.panels * share.tiles if operands.steps > depth else 1,
             height * (3 if running else 1),
-            (share.panels, depth, COLUMNS),
+            (share.panels, depth, TILE_COLUMNS),
             chain.dtype,
             None if outer_chain is None else outer_chain.dtype,
         ),
@@ -729,7 +726,7 @@ def _product(
 
 def _depth(steps: int, block: int, dtype: np.dtype[Any]) -> int:
     """How many terms of a panel are filled in at once: whole blocks, if they are short."""
-    most = _PANEL_BYTES // (COLUMNS * dtype.itemsize)
+    most = _PANEL_BYTES // (TILE_COLUMNS * dtype.itemsize)
     return max(1, min(steps, most - most % block if block < most else most))
 
 
@@ -749,14 +746,14 @@ def _share(operands: Operands, height: int, panel_bytes: int) -> _Share:
     Few rows take less time than filling the panels does, and are not worth parts.
     """
     batch, rows, columns = operands.shape
-    panels = -(-columns // COLUMNS)
+    panels = -(-columns // TILE_COLUMNS)
     each = max(1, min(panels, _PANELS_BYTES // panel_bytes, rows // _ROWS_PER_PANEL))
     groups = -(-panels // each)
     wanted = -(-_SHARES_PER_THREAD * launching.thread_count() // batch)
     parts = max(1, -(-rows // _MOST_ROWS), min(rows // _PART_ROWS, -(-wanted // groups)))
     each = -(-panels // max(groups, min(panels, -(-wanted // parts))))
     tall = -(-rows // (parts * height)) * height
-    work = (min(tall, rows) + _LEAST_ROWS) * max(operands.steps, 1) * COLUMNS * each
+    work = (min(tall, rows) + _LEAST_ROWS) * max(operands.steps, 1) * TILE_COLUMNS * each
     return _Share(
         rows=tall,
         panels=each,
@@ -774,7 +771,7 @@ def _tiles(
     outer_dtype: np.dtype[Any] | None,
 ) -> _Tile:
     """A workspace; only sums of blocks have outer accumulators."""
-    inner = aligned((slots, rows, COLUMNS), dtype)
+    inner = aligned((slots, rows, TILE_COLUMNS), dtype)
     total = inner if outer_dtype is None else aligned(inner.shape, outer_dtype)
     vectors = max(inner[0].nbytes, total[0, 0].nbytes) // _VECTOR_BYTES
     counts = slots, vectors, panels[0]

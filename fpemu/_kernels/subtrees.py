@@ -33,7 +33,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from fpemu._kernels.panels import COLUMNS
+from fpemu._kernels.panels import COLUMNS, TILE_COLUMNS
 from fpemu._kernels.vectors import (
     DOUBLES,
     FLOATS,
@@ -420,7 +420,7 @@ def sum_trees(way: Way, rows: int) -> Any:
     the highest level of the stack that is taken, and what a whole tree is merged with beside its
     own.
     """
-    groups = COLUMNS // LANES // (2 if way.wide and rows > 1 else 1)
+    groups = TILE_COLUMNS // LANES // (2 if way.wide and rows > 1 else 1)
 
     @intrinsic
     def summed(_typing_context: Any, arrays: Any, place: Any, rounding: Any) -> Any:

@@ -8,26 +8,23 @@ in float32 and float64 lanes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-from fpemu._kernels.panels import COLUMNS
-from fpemu._kernels.vectors import spread
+from fpemu._kernels.panels import MANY_REGISTERS, TILE_COLUMNS
+from fpemu._kernels.vectors import Vectors, spread
 
 __all__ = [
     "PLAIN_ROWS",
-    "PLAIN_ROWS_WIDE",
     "ROUNDED_ROWS",
     "VECTOR_BITS",
     "add_block_plain",
     "add_block_plain_rows",
-    "add_block_plain_rows_wide",
     "add_plain",
     "add_rounded",
     "advance_ranged",
@@ -43,23 +40,32 @@ __all__ = [
     "settle_rounded_rows",
     "sum_plain",
     "sum_plain_rows",
-    "sum_plain_rows_wide",
 ]
 
-_MANY_REGISTERS: Final = bool(get_host_cpu_features().get("avx512f"))
 
-PLAIN_ROWS: Final = 6 if _MANY_REGISTERS else 4
-"""Rows that the plain loop in float32 advances together, to use an element of a panel as often.
+class Rows(NamedTuple):
+    """How many rows a loop advances together, in lanes of float32 and of float64."""
 
-These are 24 of the 32 registers of a processor with AVX-512.
+    narrow: int
+    wide: int
+
+    def of(self, bits: int) -> int:
+        """The rows in lanes of so many bits."""
+        return self.narrow if bits == 32 else self.wide
+
+
+PLAIN_ROWS: Final = Rows(6, 3) if MANY_REGISTERS else Rows(2, 1)
+"""Rows of the plain loop, to use an element of a panel as often.
+
+These are 24 of the 32 registers of a processor with AVX-512, or 8 of 16.
 """
 
-PLAIN_ROWS_WIDE: Final = 3 if _MANY_REGISTERS else 2
-"""The same in float64."""
+ROUNDED_ROWS: Final = Rows(2, 2) if MANY_REGISTERS else Rows(2, 1)
+"""Rows of the rounded loops."""
 
-# Twice the accumulators are more registers than narrower machines have.
-ROUNDED_ROWS: Final = 2 if _MANY_REGISTERS else 1
-"""Rows that the rounded loops advance together."""
+_ONE_ROW: Final = Rows(1, 1)
+
+_LEAST_RUN: Final = 4  # steps that are worth being taken at once by rounded loops
 
 VECTOR_BITS: Final = 512  # narrower machines split a vector, with no change of result
 _INDEX: Final = ir.IntType(64)
@@ -115,21 +121,26 @@ class _RoundedStep:
         )
         self.magnitude = lanes.constant(2 ** (lanes.bits - 1) - 1)
 
-    def begin_guess(self) -> None:
-        """Forget what was seen: called at the head of every step."""
-        self.lowest = self.lanes.constant(2**self.lanes.bits - 1)
-        self.farthest = self.lanes.constant(0)
+    def nothing_seen(self) -> list[ir.Value]:
+        """What tells doubtful guesses: the lowest tail, and how far out of range numbers were."""
+        return [self.lanes.constant(2**self.lanes.bits - 1), self.lanes.constant(0)]
 
-    def guess(self, number: ir.Value) -> ir.Value:
+    def guess(
+        self, numbers: Sequence[ir.Value], seen: Sequence[ir.Value]
+    ) -> tuple[list[ir.Value], list[ir.Value]]:
         """Round half up: right but for ties, whose sum with ``half`` has an empty tail."""
-        builder = self.builder
-        raised = builder.add(builder.bitcast(number, self.lanes.words), self.half)
-        low = builder.and_(raised, self.tail)
-        rounded = builder.xor(raised, low)
-        self.lowest = self._extreme("<", self.lowest, low)
-        if self.ranged:
-            self.farthest = self._extreme(">", self.farthest, self._offset(rounded))
-        return builder.bitcast(rounded, self.lanes.numbers)
+        builder, words = self.builder, self.lanes.words
+        lowest, farthest = seen
+        guesses = []
+        for number in numbers:
+            raised = builder.add(builder.bitcast(number, words), self.half)
+            low = builder.and_(raised, self.tail)
+            rounded = builder.xor(raised, low)
+            lowest = self._extreme("<", lowest, low)
+            if self.ranged:
+                farthest = self._extreme(">", farthest, self._offset(rounded))
+            guesses.append(builder.bitcast(rounded, self.lanes.numbers))
+        return guesses, [lowest, farthest]
 
     def _offset(self, rounded: ir.Value) -> ir.Value:
         return self.builder.sub(self.builder.and_(rounded, self.magnitude), self.least)
@@ -137,11 +148,12 @@ class _RoundedStep:
     def _extreme(self, order: str, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.builder.select(self.builder.icmp_unsigned(order, a, b), a, b)
 
-    def is_doubtful(self) -> ir.Value:
+    def is_doubtful(self, seen: Sequence[ir.Value]) -> ir.Value:
         """Whether a guess was a tie or out of range."""
-        flags = self.builder.icmp_unsigned("==", self.lowest, self.lanes.constant(0))
+        lowest, farthest = seen
+        flags = self.builder.icmp_unsigned("==", lowest, self.lanes.constant(0))
         if self.ranged:
-            outside = self.builder.icmp_unsigned(">", self.farthest, self.span)
+            outside = self.builder.icmp_unsigned(">", farthest, self.span)
             flags = self.builder.or_(flags, outside)
         mask = self.builder.bitcast(flags, ir.IntType(self.lanes.count))
         return self.builder.icmp_unsigned("!=", mask, mask.type(0))
@@ -215,11 +227,11 @@ def _rows_of(
     return [builder.gep(data, [builder.add(start, origin)]) for start in starts]
 
 
-def _tile_intrinsic(rows: int, emit: Callable[..., ir.Value], last: Any = types.intp) -> Any:
+def _tile_intrinsic(rows: Rows, emit: Callable[..., ir.Value], last: Any = types.intp) -> Any:
     """An intrinsic ``f(a, row, origin, panel, accumulators, step, last, parameters)`` of a tile.
 
     ``emit(builder, tile, left, panel, step, last, words)`` writes its code: `left` has the data of
-    the rows ``row`` to ``row + rows`` of `a` from the term `origin` on, that of step 0; `words` the
+    the rows of `a` from the row `row` and from the term `origin` on, that of step 0; `words` the
     parameters; an array `last` is its data.
     """
 
@@ -238,9 +250,11 @@ def _tile_intrinsic(rows: int, emit: Callable[..., ir.Value], last: Any = types.
             last_value, parameters = arguments[6:]
             if isinstance(kinds[6], types.Array):
                 last_value, _ = _data(context, builder, kinds[6], last_value)
-            left = _rows_of(context, builder, kinds[0], arguments[:3], rows)
+            lanes = _lanes_of(a.dtype)
+            count = rows.of(lanes.bits)
+            left = _rows_of(context, builder, kinds[0], arguments[:3], count)
             step = arguments[5]
-            tile = _Tile(_lanes_of(a.dtype), builder, tile_data, rows)
+            tile = _Tile(lanes, builder, tile_data, count)
             words = cgutils.unpack_tuple(builder, parameters, len(kinds[7]))
             return emit(builder, tile, left, panel_data, step, last_value, words)
 
@@ -249,27 +263,97 @@ def _tile_intrinsic(rows: int, emit: Callable[..., ir.Value], last: Any = types.
     return intrinsic(typed)
 
 
-def _advance(rows: int, *, ranged: bool = False, running: bool = False) -> Any:
+def _advance(rows: Rows, *, ranged: bool = False, running: bool = False) -> Any:
     """An intrinsic that takes a tile from a step on up to the step ``last``, rounding each sum.
 
     Each step adds ``a[row + r, origin + step] * panel[step, c]`` to ``accumulators[r, c]`` for
-    ``r < rows`` and all columns.  The loop ends before the first step that is doubtful.  Returns
-    the number of the step it has reached.
+    every row ``r`` of the tile and all columns.  The loop ends before the first step that is
+    doubtful.  Returns the number of the step it has reached.
+
+    The first of the parameters is how many steps are taken before it is asked whether one of them
+    was doubtful: then they are taken again one by one, each asked.  That keeps no sums of before a
+    step in registers.  Fewer than `_LEAST_RUN` are not worth it.
     """
 
     def emit(  # type: ignore[no-untyped-def]
         builder, tile, left, panel, step, last, words
     ):
-        rounded_step = _RoundedStep(tile.lanes, builder, words, ranged=ranged)
+        run, *parameters = words
+        rounded_step = _RoundedStep(tile.lanes, builder, parameters, ranged=ranged)
         places = [*tile.places, *tile.magnitudes, *tile.squares] if running else tile.places
-        initial = [tile.load(builder, place) for place in places]
+        values = [tile.load(builder, place) for place in places]
+        if not running:
+            step, values = _emit_runs(
+                builder, tile, values, left, panel, step, last, run, rounded_step
+            )
         reached, final = _emit_loop(
-            builder, tile, initial, left, panel, step, last, rounded_step, running
+            builder, tile, values, left, panel, step, last, rounded_step, running
         )
         tile.store(builder, final, places)
         return reached
 
     return _tile_intrinsic(rows, emit)
+
+
+def _emit_runs(
+    builder: ir.IRBuilder,
+    tile: _Tile,
+    initial: Sequence[ir.Value],
+    left: Sequence[ir.Value],
+    panel: ir.Value,
+    first: ir.Value,
+    last: ir.Value,
+    run: ir.Value,
+    rounded_step: _RoundedStep,
+) -> tuple[ir.Value, list[ir.Value]]:
+    """Runs of steps none of which is doubtful; the step that is reached, and the sums there."""
+    lanes, vectors = tile.lanes, Vectors(builder)
+    before = builder.block
+    begin, more, again, leave = (
+        builder.append_basic_block(f"runs.{name}") for name in ("begin", "more", "again", "leave")
+    )
+    wanted = builder.and_(
+        builder.icmp_signed("<=", _INDEX(_LEAST_RUN), run), builder.icmp_signed("<", first, last)
+    )
+    builder.cbranch(wanted, begin, leave)
+
+    builder.position_at_end(begin)
+    start = builder.phi(_INDEX)
+    kept = [builder.phi(lanes.numbers) for _ in initial]
+    tile.store(builder, kept, tile.places)
+    stop = builder.add(start, run)
+    stop = builder.select(builder.icmp_signed("<", stop, last), stop, last)
+
+    def take_step(step: ir.Value, state: list[ir.Value]) -> list[ir.Value]:
+        sums = tile.sums(builder, left, panel, step, state[:-2])
+        guesses, seen = rounded_step.guess(sums, state[-2:])
+        return [*guesses, *seen]
+
+    *new, lowest, farthest = vectors.loop(
+        start, stop, 1, [*kept, *rounded_step.nothing_seen()], take_step
+    )
+    builder.cbranch(rounded_step.is_doubtful([lowest, farthest]), again, more)
+
+    builder.position_at_end(more)
+    builder.cbranch(builder.icmp_signed("<", stop, last), begin, leave)
+
+    builder.position_at_end(again)
+    restored = [tile.load(builder, place) for place in tile.places]
+    builder.branch(leave)
+
+    for phi, from_before, from_more in zip(
+        [start, *kept], [first, *initial], [stop, *new], strict=True
+    ):
+        phi.add_incoming(from_before, before)
+        phi.add_incoming(from_more, more)
+    builder.position_at_end(leave)
+    reached: list[ir.Value] = []
+    for values in zip([first, *initial], [stop, *new], [start, *restored], strict=True):
+        phi = builder.phi(values[0].type)
+        for value, block in zip(values, (before, more, again), strict=True):
+            phi.add_incoming(value, block)
+        reached.append(phi)
+    return reached[0], reached[1:]
 
 
 def _emit_second_look(
@@ -291,7 +375,7 @@ def _emit_second_look(
     tile.store(builder, new, tile.places)
 
 
-def _settle(rows: int, *, ranged: bool = False) -> Any:
+def _settle(rows: Rows, *, ranged: bool = False) -> Any:
     """An intrinsic that takes a second look at a doubtful step.
 
     Accumulators that it leaves undecided stay as they were.  Their bits are set in the array
@@ -310,7 +394,7 @@ def _settle(rows: int, *, ranged: bool = False) -> Any:
     return _tile_intrinsic(rows, emit, types.Array(types.int64, 1, "C"))
 
 
-def _sum(rows: int, *, added: bool) -> Any:
+def _sum(rows: Rows, *, added: bool) -> Any:
     """An intrinsic that forms sums by the plain loop.
 
     ``f(a, row, last_row, origin, panel, sums, step, last, begins, ends, target, at, column)``: sums
@@ -334,12 +418,13 @@ def _sum(rows: int, *, added: bool) -> Any:
         ):
             kinds = signature.args
             a, row, last_row, origin = arguments[:4]
-            left = _rows_of(context, builder, kinds[0], (a, row, origin), rows, last_row)
+            count = rows.of(lanes.bits)
+            left = _rows_of(context, builder, kinds[0], (a, row, origin), count, last_row)
             panel_data, sums_data = (
                 _data(context, builder, kinds[i], arguments[i])[0] for i in (4, 5)
             )
             first, stop, begins, ends = arguments[6:10]
-            tile = _Tile(lanes, builder, sums_data, rows)
+            tile = _Tile(lanes, builder, sums_data, count)
             zero = ir.Constant(lanes.numbers, None)
             before = builder.block
             with builder.if_then(builder.not_(begins)):
@@ -352,7 +437,7 @@ def _sum(rows: int, *, added: bool) -> Any:
             _, final = _emit_loop(builder, tile, initial, left, panel_data, first, stop)
             with builder.if_else(ends) as (complete, incomplete):
                 with complete:
-                    starts = _rows_of(context, builder, kinds[10], arguments[10:], rows)
+                    starts = _rows_of(context, builder, kinds[10], arguments[10:], count)
                     places = [
                         tile.place(builder, start, _INDEX(0), v)
                         for start in starts
@@ -386,7 +471,7 @@ def _add(emit: Callable[..., ir.Value], last: Any = types.intp) -> Any:
             context, builder, signature, arguments
         ):
             kinds = signature.args
-            offset = builder.mul(arguments[2], _INDEX(COLUMNS))
+            offset = builder.mul(arguments[2], _INDEX(TILE_COLUMNS))
             sums_data, totals_data = (
                 builder.gep(_data(context, builder, kinds[i], arguments[i])[0], [offset])
                 for i in range(2)
@@ -430,10 +515,10 @@ def _emit_rounded_addition(  # type: ignore[no-untyped-def]
 ):
     """Add with one rounding to the format; returns 0, with nothing done, if that is doubtful."""
     step = _RoundedStep(totals.lanes, builder, words, ranged=True)
-    step.begin_guess()
     old = [totals.load(builder, place) for place in totals.places]
-    new = [step.guess(builder.fadd(x, y)) for x, y in zip(old, terms, strict=True)]
-    sure = builder.not_(step.is_doubtful())
+    sums = [builder.fadd(x, y) for x, y in zip(old, terms, strict=True)]
+    new, seen = step.guess(sums, step.nothing_seen())
+    sure = builder.not_(step.is_doubtful(seen))
     with builder.if_then(sure, likely=True):
         totals.store(builder, new, totals.places)
     return builder.zext(sure, _INDEX)
@@ -458,11 +543,11 @@ class _Tile:
 
     def __init__(self, lanes: _Lanes, builder: ir.IRBuilder, data: ir.Value, rows: int) -> None:
         self.lanes = lanes
-        self.vectors = COLUMNS // lanes.count
+        self.vectors = TILE_COLUMNS // lanes.count
         self.rows = rows
         self.places, self.magnitudes, self.squares = (
             [
-                self.place(builder, data, _INDEX((band * rows + r) * COLUMNS), v)
+                self.place(builder, data, _INDEX((band * rows + r) * TILE_COLUMNS), v)
                 for r in range(rows)
                 for v in range(self.vectors)
             ]
@@ -485,7 +570,7 @@ class _Tile:
         self, builder: ir.IRBuilder, left: Sequence[ir.Value], panel: ir.Value, step: ir.Value
     ) -> list[tuple[ir.Value, ir.Value]]:
         """What is multiplied in a step, accumulator by accumulator."""
-        offset = builder.mul(step, _INDEX(COLUMNS))
+        offset = builder.mul(step, _INDEX(TILE_COLUMNS))
         right = [
             self.load(builder, self.place(builder, panel, offset, v)) for v in range(self.vectors)
         ]
@@ -494,6 +579,22 @@ class _Tile:
             scalar = self.lanes.spread(builder, builder.load(builder.gep(row, [step])))
             pairs += [(scalar, column) for column in right]
         return pairs
+
+    def sums(
+        self,
+        builder: ir.IRBuilder,
+        left: Sequence[ir.Value],
+        panel: ir.Value,
+        step: ir.Value,
+        old: Sequence[ir.Value],
+    ) -> list[ir.Value]:
+        """The accumulators with the products of a step."""
+        multiply_add = self.lanes.multiply_add(builder)
+        factors = self.factors(builder, left, panel, step)
+        new = list(old)
+        for number in self.order:
+            new[number] = builder.call(multiply_add, [*factors[number], old[number]])
+        return new
 
     def store(
         self, builder: ir.IRBuilder, values: Sequence[ir.Value], places: Sequence[ir.Value]
@@ -515,7 +616,6 @@ def _emit_loop(
 ) -> tuple[ir.Value, list[ir.Value]]:
     """The loop over steps, whose accumulators live in registers; the step and what it leaves."""
     lanes = tile.lanes
-    multiply_add = lanes.multiply_add(builder)
     count = len(tile.places)
     before = builder.block
     loop = builder.append_basic_block("advance.loop")
@@ -526,21 +626,17 @@ def _emit_loop(
     builder.position_at_end(loop)
     step = builder.phi(_INDEX)
     old = [builder.phi(lanes.numbers) for _ in initial]
-    factors = tile.factors(builder, left, panel, step)
-    new = sums = list(old[:count])
-    for number in tile.order:
-        sums[number] = builder.call(multiply_add, [*factors[number], old[number]])
+    new = tile.sums(builder, left, panel, step, old[:count])
     if rounded_step is None:
         builder.branch(proceed)
     else:
-        rounded_step.begin_guess()
-        new = [rounded_step.guess(number) for number in sums]
-        builder.cbranch(rounded_step.is_doubtful(), leave, proceed)
+        new, seen = rounded_step.guess(new, rounded_step.nothing_seen())
+        builder.cbranch(rounded_step.is_doubtful(seen), leave, proceed)
 
     builder.position_at_end(proceed)
     if running:
         magnitudes, squares = old[count : 2 * count], old[2 * count :]
-        absolute = lanes.absolute(builder)
+        absolute, multiply_add = lanes.absolute(builder), lanes.multiply_add(builder)
         new = [
             *new,
             *(
@@ -576,22 +672,20 @@ def _emit_loop(
     return reached, final
 
 
-advance_rounded = _advance(1)
+advance_rounded = _advance(_ONE_ROW)
 advance_rounded_rows = _advance(ROUNDED_ROWS)
-advance_ranged = _advance(1, ranged=True)
+advance_ranged = _advance(_ONE_ROW, ranged=True)
 advance_ranged_rows = _advance(ROUNDED_ROWS, ranged=True)
-advance_rounded_running = _advance(1, running=True)
-advance_ranged_running = _advance(1, ranged=True, running=True)
-settle_rounded = _settle(1)
+advance_rounded_running = _advance(_ONE_ROW, running=True)
+advance_ranged_running = _advance(_ONE_ROW, ranged=True, running=True)
+settle_rounded = _settle(_ONE_ROW)
 settle_rounded_rows = _settle(ROUNDED_ROWS)
-settle_ranged = _settle(1, ranged=True)
+settle_ranged = _settle(_ONE_ROW, ranged=True)
 settle_ranged_rows = _settle(ROUNDED_ROWS, ranged=True)
-sum_plain = _sum(1, added=False)
+sum_plain = _sum(_ONE_ROW, added=False)
 sum_plain_rows = _sum(PLAIN_ROWS, added=False)
-sum_plain_rows_wide = _sum(PLAIN_ROWS_WIDE, added=False)
-add_block_plain = _sum(1, added=True)
+add_block_plain = _sum(_ONE_ROW, added=True)
 add_block_plain_rows = _sum(PLAIN_ROWS, added=True)
-add_block_plain_rows_wide = _sum(PLAIN_ROWS_WIDE, added=True)
 add_plain = _add(_emit_plain_addition)
 add_rounded = _add(_emit_rounded_addition)
 settle_added = _add(_emit_settled_addition, types.Array(types.int64, 1, "C"))
