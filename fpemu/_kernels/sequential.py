@@ -240,29 +240,37 @@ def _settle_exactly(  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _advance_quickly(  # type: ignore[no-untyped-def]
-    a, row, origin, full, panel, tile, undecided, first, stop, fast, target, wide, kind, ranged,
-    running,
+    a, row, origin, full, panel, tile, undecided, first, stop, run, fast, target, wide, kind,
+    ranged, running,
 ):  # fmt: skip
     """Take a tile from step ``first`` to ``stop``: fast steps, and exact ones where those doubt.
 
-    As many steps are taken at once as there were from one doubt to the next.
+    Returns how many steps it is to take at once, ``run``, the next time.
     """
     several = full and not running  # a tile with running sums has one row of accumulators
     vectors = (tile.size if several else TILE_COLUMNS) // (_VECTOR_BYTES // tile.itemsize)
-    step, run = first, _MOST_STEPS
+    step = first
     while True:
         before = step
         step = _advance_fast(
             a, row, origin, several, panel, tile, step, stop, run, fast, ranged, running
         )
+        run = _steps_at_once(run, step - before, step >= stop)
         if step >= stop:
             break
-        run = min(step - before, _MOST_STEPS)
         _settle(a, row, origin, several, panel, tile, step, undecided, fast, ranged)
         _settle_exactly(a, row, origin, panel, tile, step, undecided, vectors, target, kind, wide)
         if running:
             _add_running(tile)
         step += 1
+    return run
+
+
+@numba.njit(inline="always")
+def _steps_at_once(run, taken, certain):  # type: ignore[no-untyped-def]
+    """A quarter of the steps from doubt to doubt: more would often be taken in vain."""
+    known = min(taken // 4, _MOST_STEPS)
+    return max(run, known) if certain else known
 
 
 @numba.njit(inline="always")
@@ -463,6 +471,7 @@ def _product_kernel(
         parts = (rows + sums.rows - 1) // sums.rows
         depth = work.panels.shape[1]
         slots = 1 if steps > depth else 0  # of a tile
+        run = _MOST_STEPS
         fresh = single and steps > 0 and arrays.initial.size == 0  # zero without being filled
         for index in range(start, stop):
             stack, group = index // groups, index % groups
@@ -531,10 +540,10 @@ def _product_kernel(
                             elif quick:
                                 if blocked and begins:
                                     _clear(inner, height)
-                                _advance_quickly(
+                                run = _advance_quickly(
                                     a, row, origin, full, panel, inner, work.undecided,
-                                    first - origin, last - origin, sums.fast, target, wide, kind,
-                                    ranged, running,
+                                    first - origin, last - origin, run, sums.fast, target, wide,
+                                    kind, ranged, running,
                                 )  # fmt: skip
                             else:
                                 if blocked and begins:
