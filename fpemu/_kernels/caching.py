@@ -1,9 +1,5 @@
 """Compiling: decorators of kernels, and the cache on disk that keeps what they compile.
 
-A kernel has functions of other files compiled into it, so the cache goes by the contents of all
-files that hold compiled code: the folders ``_kernels`` of this package and of the kernel's own.  An
-edit anywhere else recompiles nothing, and equal sources share a cache wherever they are installed.
-
 Every compiled kernel is a file of its own, named by a digest of all that it depends on.  Processes
 that need the same kernel at the same time wait for the first to compile it.  A file that cannot be
 read is compiled anew; a cache that cannot be written leaves kernels in memory.
@@ -16,12 +12,10 @@ import hashlib
 import inspect
 import os
 import pickle
-import platform
 import sys
 import tempfile
 import threading
 import time
-import warnings
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final
@@ -33,7 +27,8 @@ from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import FunctionPass, register_pass
 from numba.core.registry import CPUDispatcher
 from numba.core.untyped_passes import IRProcessing
-from numba.misc.appdirs import AppDirs
+
+from fpemu._kernels import cache_folders
 
 try:
     import fcntl
@@ -48,80 +43,7 @@ if numba.config.DISABLE_JIT:
         "NUMBA_DISABLE_JIT"
     )
 
-_HERE: Final = Path(__file__).parent
 _WAIT: Final = 60.0  # seconds for another process to compile a kernel
-_STALE: Final = 30 * 86400  # seconds after which an unused cache of other sources is removed
-
-
-# --- where, and of which sources ------------------------------------------------------------------
-
-
-@functools.cache
-def _digest(sources: Path) -> str:
-    """A digest of a file or of the source files of a folder."""
-    files = sorted(sources.rglob("*.py")) if sources.is_dir() else [sources]
-    digest = hashlib.blake2b(digest_size=8)
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
-def _stamp(module: str, file: str) -> str:
-    """A digest of all sources that the code compiled for a function may come from."""
-    package = sys.modules.get(module.partition(".")[0])
-    folders = [Path(path) / "_kernels" for path in getattr(package, "__path__", ())]
-    sources = {_HERE, *(folder for folder in folders if folder.is_dir())}
-    if os.path.isfile(file) and not any(Path(file).is_relative_to(folder) for folder in sources):
-        sources.add(Path(file))
-    return "-".join(sorted(_digest(source) for source in sources))
-
-
-@functools.cache
-def _folder(stamp: str) -> Path | None:
-    """The folder of a stamp, made if it is not there; None, with a warning, if it cannot be."""
-    root = Path(numba.config.CACHE_DIR or AppDirs("fpemu", appauthor=False).user_cache_dir)
-    if not (numba.config.CACHE_DIR or root.is_absolute()):
-        _warn("there is no home directory")
-        return None
-    version = f"numba{numba.__version__}-python{platform.python_version()}"
-    folder = root / f"fpemu-{stamp}-{version}"
-    try:
-        if not folder.is_dir():
-            _remove_stale(root)
-            folder.mkdir(parents=True, exist_ok=True)
-        os.utime(folder)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        _warn(f"{folder}: {error.strerror or error}")
-        return None
-    return folder
-
-
-def _remove_stale(root: Path) -> None:
-    """Remove the caches of other sources that nobody has used for long."""
-    for folder in root.glob("fpemu-*-numba*"):
-        try:
-            if time.time() - folder.stat().st_mtime > _STALE:
-                for file in folder.iterdir():
-                    file.unlink()
-                folder.rmdir()
-        except OSError:
-            continue  # another process was quicker, or it is not ours to remove
-
-
-_warned: Final[list[str]] = []
-
-
-def _warn(reason: str) -> None:
-    """Say once in a process that kernels are not kept."""
-    if not _warned:
-        _warned.append(reason)
-        warnings.warn(
-            "compiled kernels cannot be kept on disk and are compiled again in every process "
-            f"({reason}): set NUMBA_CACHE_DIR to a folder that can be written",
-            RuntimeWarning,
-            stacklevel=2,
-        )
 
 
 class _Notice:
@@ -197,8 +119,8 @@ class _Files:
         digest, data = content[:32], content[32:]
         if hashlib.blake2b(data, digest_size=32).digest() != digest:
             return None  # damaged: to be written again
-        kept, payload = pickle.loads(data)
-        return payload if kept == key else None
+        its_key, payload = pickle.loads(data)
+        return payload if its_key == key else None
 
     def save(self, key: Any, payload: Any) -> None:
         """Keep a version; a disk that is full or read-only is no error."""
@@ -214,7 +136,7 @@ class _Files:
                 os.unlink(name)
                 raise
         except OSError as error:
-            _warn(f"{self._folder}: {error.strerror or error}")
+            cache_folders.warn(f"{self._folder}: {error.strerror or error}")
 
 
 class _Implementation(caching.CompileResultCacheImpl):  # type: ignore[misc]
@@ -344,7 +266,9 @@ _compiled: Final = functools.partial(
 def _cached(compiled: Any, name: str) -> Any:
     """Keep on disk what a dispatcher compiles."""
     function = compiled.py_func
-    folder = _folder(_stamp(function.__module__, inspect.getfile(function)))
+    folder = cache_folders.folder_of(
+        cache_folders.stamp_of(function.__module__, inspect.getfile(function))
+    )
     if folder is not None:
         compiled._cache = _Cache(function, folder, name)
     return compiled

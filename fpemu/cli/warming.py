@@ -5,6 +5,10 @@ A kernel serves all formats of a carrier, so that two formats stand for all.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -13,7 +17,7 @@ from typing import Final, NamedTuple
 
 from fpemu._printing import console
 
-__all__ = ["Call", "compile_all", "warm"]
+__all__ = ["Call", "compile_all", "compiled_beside", "warm"]
 
 _FORMATS: Final = ("bfloat16", "e11m30")  # held in float32 and in float64
 _MODES: Final = ("rne", "rtz", "sr")  # the kernel of its own, all others, and the stochastic ones
@@ -75,6 +79,44 @@ def compile_all(calls: Sequence[Call]) -> None:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         progress.update(task, description="compiled")
+
+
+@contextlib.contextmanager
+def compiled_beside(calls: Sequence[Call], package: str) -> Iterator[None]:
+    """Make calls in another process meanwhile, so that their kernels need not be compiled here.
+
+    Nothing is done where the package has compiled kernels before, or there is one core.  The other
+    process ends with the block, done or not; what fails there fails here, when it is called.
+
+    Parameters
+    ----------
+    calls : sequence of Call
+        In the order in which they are needed here, but for the first ones.
+    package : str
+        What the kernels are of.
+    """
+    from fpemu._kernels.cache_folders import is_to_be_filled
+    from fpemu._kernels.launching import thread_count
+
+    if thread_count() == 1 or not is_to_be_filled(package):
+        yield
+        return
+    process = get_context("spawn").Process(target=_run_silently, args=(calls,), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _run_silently(calls: Sequence[Call]) -> None:
+    """Make calls in a process of its own, which has nothing to say and ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with open(os.devnull, "w") as nowhere:
+        sys.stdout = sys.stderr = nowhere
+        for call in calls:
+            call.run()
 
 
 def _elementwise() -> Iterator[Call]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fpemu._printing import console, echo
+from fpemu.cli.warming import Call, compiled_beside
+
+if TYPE_CHECKING:
+    from lamp.lookahead import LAMP
 
 _STORED_BITS = (2, 4, 7)
 _TAUS = (1.5, 1.2, 1.05)
+_TOKENS = 64  # that compile all there is
 _RUNS = len(_STORED_BITS) * (1 + 3 * len(_TAUS))
 
 
@@ -42,7 +49,10 @@ def demo(
 
     results = []
     columns = (*Progress.get_default_columns()[:2], TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True, markup=True)) as progress:
+    with (
+        compiled_beside(tuple(_calls(model)), "lamp"),
+        Progress(*columns, console=console(stderr=True, markup=True)) as progress,
+    ):
         task = progress.add_task("compiling, reference", total=_RUNS)
         for result in studies.equal_rate_grid(network, chosen, _STORED_BITS, _TAUS):
             results.append(result)
@@ -54,3 +64,25 @@ def demo(
     report.write_csv(results, table)
     report.plot_results(results, picture)
     echo(f"Wrote {table} and {picture}")
+
+
+def _calls(model: str) -> Iterator[Call]:
+    """What compiles the kernels of the runs; those of the reference are compiled first."""
+    from lamp.lookahead import LAMP
+
+    rules = (
+        None,
+        LAMP("normwise", tau=_TAUS[0]),
+        LAMP("random", tau=_TAUS[0], seed=0),
+        LAMP("total_variation", budget=0.1, weights="abs"),
+    )
+    for rule in rules:
+        yield Call("scores", partial(_evaluate_scores, model, rule))
+
+
+def _evaluate_scores(model: str, rule: LAMP | None) -> None:
+    from lamp.models import GPT2
+
+    GPT2.from_pretrained(model).with_hardware(f"scores-ps{_STORED_BITS[0]}", rule).logits(
+        range(_TOKENS)
+    )

@@ -1,12 +1,15 @@
 """``fpemu warm``, and compiling ahead in processes."""
 
+import multiprocessing
 import subprocess
 import sys
+import time
 from functools import partial
 
 import pytest
 
 from fpemu import devices
+from fpemu._kernels import cache_folders, launching
 from fpemu.cli import application, warming
 
 AGAIN = """
@@ -69,3 +72,36 @@ def test_what_fails_in_a_process_is_said(monkeypatch, capsys):
         application.main(["warm"])
     assert end.value.code == 1
     assert "fpemu: disk full" in capsys.readouterr().err
+
+
+def test_calls_run_beside_a_block_and_end_with_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache_folders, "is_to_be_filled", lambda package: package == "fpemu")
+    monkeypatch.setattr(launching, "thread_count", lambda: 2)
+    path = tmp_path / "one"
+    calls = [
+        warming.Call("one", partial(leave, path)),
+        warming.Call("two", partial(time.sleep, 1e6)),
+    ]
+    with warming.compiled_beside(calls, "lamp"):
+        assert not multiprocessing.active_children()  # its cache is filled
+    with warming.compiled_beside(calls, "fpemu"):
+        while not path.exists():
+            assert multiprocessing.active_children()
+            time.sleep(0.01)
+    assert not multiprocessing.active_children()
+
+
+def test_one_core_has_no_time_for_calls_beside(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache_folders, "is_to_be_filled", lambda package: True)
+    monkeypatch.setattr(launching, "thread_count", lambda: 1)
+    with warming.compiled_beside([warming.Call("one", partial(leave, tmp_path / "one"))], "fpemu"):
+        assert not multiprocessing.active_children()
+
+
+def test_a_cache_is_to_be_filled_until_it_has_a_kernel(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache_folders, "folder_of", lambda stamp: tmp_path)
+    assert cache_folders.is_to_be_filled("fpemu")
+    (tmp_path / "kernel.nbc").touch()
+    assert not cache_folders.is_to_be_filled("fpemu")
+    monkeypatch.setattr(cache_folders, "folder_of", lambda stamp: None)  # cannot be written
+    assert not cache_folders.is_to_be_filled("fpemu")

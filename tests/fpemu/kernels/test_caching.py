@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 
-from fpemu._kernels import caching
+from fpemu._kernels import cache_folders, caching
 
 KERNELS = '''
 """A kernel, and what is inlined into it."""
@@ -160,7 +160,7 @@ def test_a_disk_that_is_full_is_no_error(tmp_path, monkeypatch):
 
     files = caching._Files(tmp_path, "kernel")
     monkeypatch.setattr(caching.tempfile, "mkstemp", full)
-    monkeypatch.setattr(caching, "_warned", [])
+    monkeypatch.setattr(cache_folders, "_warned", [])
     with pytest.warns(RuntimeWarning, match="No space left"):
         files.save("key", b"payload")
     files.save("key", b"payload")  # once is enough
