@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fpemu._printing import fitting_table
 from lamp.machines import STEPS
 from lamp.reports import numbers
 
@@ -28,7 +29,6 @@ __all__ = [
     "comparison_heading",
     "comparison_table",
     "differences_table",
-    "fitting_table",
     "headed_table",
     "metrics_table",
     "more_than_first",
@@ -45,8 +45,10 @@ LETTERS: Final = string.ascii_uppercase
 
 _HEAD: Final = "lm_head"  # the step that is in no layer
 _GAP: Final = 2  # between the columns of a table with a heading
-_LABEL: Final = 12  # the least width of a column of labels
 _RATE_WIDTH: Final = 7  # of a column of percentages, the space before it included
+_PLAIN: Final[dict[str, Any]] = {
+    **{"box": None, "padding": (0, 2, 0, 0), "pad_edge": False, "show_header": False}
+}
 
 # The rows of a table of metrics: what is shown, its name, how it and its error are, and of what.
 _percent: Final = "{:.2%}".format
@@ -103,7 +105,7 @@ def results_table(results: Sequence[EqualRateRun], title: str) -> Table:
 def metrics_table(run: Comparison, reference: str) -> Table:
     """A table of the metrics of a run, compared with the machine named `reference`."""
     metrics = run.metrics
-    table = _plain_table()
+    table = fitting_table(**_PLAIN)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right", style="bold")
     table.add_column(no_wrap=True)
@@ -162,8 +164,7 @@ def rates_table(metrics: Metrics, width: int) -> Table:
     parts = [slice(start, start + across) for start in range(0, len(columns), across)]
     blocks = [(columns[part], {step: row[part] for step, row in rates.items()}) for part in parts]
     blocks += [(["head"], head)] if head else []
-    table = _plain_table()
-    table.padding = 0
+    table = fitting_table(**_PLAIN | {"padding": 0})
     table.add_column(no_wrap=True, min_width=label)
     for _ in range(across):
         table.add_column(justify="right", no_wrap=True, min_width=_RATE_WIDTH)
@@ -227,12 +228,6 @@ def _by_value(row: Sequence[str]) -> Iterator[tuple[str, ...]]:
         label = what = ""
 
 
-def _plain_table() -> Table:
-    from rich.table import Table
-
-    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
-
-
 def headed_table(
     headings: Sequence[str], rows: Iterable[Iterable[str]] = (), left: int = 0
 ) -> Table:
@@ -246,51 +241,6 @@ def headed_table(
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def fitting_table(**look: Any) -> Table:
-    """A table; in a terminal that is too narrow for it, a few lines for each of its rows.
-
-    Parameters
-    ----------
-    look : dict
-        As ``rich.table.Table`` takes it.
-    """
-    from rich.table import Table
-
-    class Fitting(Table):
-        """A table that knows how narrow it can be."""
-
-        def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-            if sum(_GAP + _least(column) for column in self.columns) - _GAP <= options.max_width:
-                yield from super().__rich_console__(console, options)
-                return
-            yield from filter(None, [self.title])
-            names = [" ".join(str(column.header).split()) for column in self.columns]
-            for cells in zip(*(column.cells for column in self.columns), strict=True):
-                pairs = zip(names, map(str, cells), strict=True)
-                shown = [f"{name} {cell}".strip() for name, cell in pairs if cell]
-                yield _filled(shown, options.max_width)
-
-    return Fitting(**look)
-
-
-def _least(column: Any) -> int:
-    """How narrow a column of a table can be: numbers stay in one piece, labels need not."""
-    words = [word for text in (column.header, *column.cells) for word in str(text).split()]
-    longest = max(map(len, words), default=0)
-    return min(longest, _LABEL) if column.justify == "left" else longest
-
-
-def _filled(parts: Iterable[str], width: int) -> str:
-    """Parts in lines, the second and later ones indented."""
-    lines: list[str] = []
-    for part in parts:
-        if lines and len(lines[-1]) + _GAP + len(part) <= width:
-            lines[-1] += f"{' ' * _GAP}{part}"
-        else:
-            lines.append(f"{'  ' * bool(lines)}{part}")
-    return "\n".join(lines)
 
 
 def _cells(columns: _Columns, rows: Iterable[Any]) -> Iterator[list[str]]:
