@@ -146,7 +146,7 @@ def _point(each: Mapping[str, Any], color: int, shape: int) -> figures.Point:
     """The mark of a machine, with its interval on the held-out text."""
     reading = _reading(each)
     tooltip = f"{each['name']}\n{numbers.scientific(reading.value)}{interval(reading)}"
-    reach = 0.5 * (reading.high - reading.low)
+    reach = reading.high - reading.value  # the interval may be cut at 0
     return figures.Point(each["cost"], reading.value, color, shape, tooltip, y_error=reach)
 
 
