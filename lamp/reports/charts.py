@@ -18,11 +18,11 @@ from lamp.reports.figures import Block, Entry, Line, Picture, Point
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, SPEED, Quantity, described
 from lamp.reports.rank_maps import maps
 from lamp.reports.results import Pair, Results, Rung
-from lamp.reports.runs import MOST, NONE, evenly, front, grouped, is_part, metrics
+from lamp.reports.runs import MOST, NONE, evenly, front, grouped, is_part, metrics, rule
 from lamp.reports.scales import Scale
 
 if TYPE_CHECKING:
-    from lamp.studies import EqualRateRun, Run
+    from lamp.studies import Run
 
 __all__ = [
     "ERRORS",
@@ -282,26 +282,28 @@ def _block(run: Run) -> Block:
 # --- the demo -------------------------------------------------------------------------------------
 
 _RULES: Final = {
-    "none": NONE,
-    "random": "random control",
-    "normwise": "normwise, version 1's rule",
-    "total_variation, |y|": "one threshold on |y| z(1 - z)",
+    NONE: NONE,
+    "softmax:random": "random control",
+    "softmax:normwise": "normwise, version 1's rule",
+    "softmax:total_variation:weights=abs": "one threshold on |y| z(1 - z)",
 }
 _RECOMPUTED: Final = replace(RATE, title="query-key products recomputed in float32")
 
 
-def demo(results: Sequence[EqualRateRun]) -> Picture:
+def demo(study: Results) -> Picture:
     """A color for each precision, a shape for each rule, and lines that join runs of both."""
-    from lamp.studies import Run
 
-    ordered = sorted(results, key=lambda run: (run.stored_bits, [*_RULES].index(run.rule)))
-    runs = (
-        Run("", "", "", f"{run.stored_bits} stored bits", _RULES[run.rule], "", metrics=run.metrics)
-        for run in ordered
+    def named(run: Run) -> Run:
+        hardware = f"{run.variables['mu']} stored bits"
+        return replace(run, model="", text="", hardware=hardware, lamp=_RULES[rule(run.lamp)])
+
+    order = [*_RULES]
+    ordered = sorted(
+        study.records, key=lambda run: (run.variables["mu"], order.index(rule(run.lamp)))
     )
-    study = Results("", "demo", {}, tuple(replace(run, state="done") for run in runs), {})
-    (pair,) = study.pairs
-    picture = _scatter(study, pair, _RECOMPUTED, KL, _by_rule, [ERRORS])
+    shown = replace(study, records=tuple(map(named, ordered)))
+    (pair,) = shown.pairs
+    picture = _scatter(shown, pair, _RECOMPUTED, KL, _by_rule, [ERRORS])
     return replace(picture, kind="demo", title="Look-ahead in attention scores")
 
 

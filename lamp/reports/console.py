@@ -1,4 +1,4 @@
-"""Results for people: tables, CSV files and plots.
+"""Results for people: tables of the terminal.
 
 Tables fit into 80 columns, whatever the machines and models are called.
 """
@@ -9,12 +9,12 @@ import itertools
 import math
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fpemu._printing import fitting_table
 from lamp.machines import STEPS
 from lamp.reports import numbers
+from lamp.reports.runs import rule
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lamp.evaluation import Comparison, Metrics
     from lamp.integrations import Scores
     from lamp.machines import Difference
-    from lamp.studies import EqualRateRun
+    from lamp.studies import Run
 
 __all__ = [
     "LETTERS",
@@ -32,12 +32,10 @@ __all__ = [
     "headed_table",
     "metrics_table",
     "more_than_first",
-    "plot_results",
     "rates_table",
     "scores_tables",
     "results_table",
     "where_errors_are_from",
-    "write_csv",
 ]
 
 LETTERS: Final = string.ascii_uppercase
@@ -69,9 +67,9 @@ _METRICS: Final[_Columns] = (
     ("perp-\nlexity", lambda run: numbers.decimals(run.metrics.perplexity)),
 )
 _RESULTS: Final[_Columns] = (
-    ("mu", lambda run: str(run.stored_bits)),
-    ("tau", lambda run: "-" if run.tau is None else f"{run.tau:g}"),
-    ("rule", lambda run: run.rule),
+    ("mu", lambda run: str(run.variables["mu"])),
+    ("tau", lambda run: f"{run.variables['tau']:g}" if "tau" in run.variables else "-"),
+    ("rule", lambda run: _rule(run.lamp)),
     *_METRICS[:3],
     ("±", lambda run: numbers.error(run.metrics.flip_rate_error, "percent")[1:]),
     _METRICS[3],
@@ -88,17 +86,22 @@ _TIMES: Final[_Columns] = (
 )
 
 
+def _rule(lamp: str) -> str:
+    """The name of a rule for the softmax, with its weights."""
+    return rule(lamp).removeprefix("softmax:").replace(":weights=abs", ", |y|")
+
+
 def _if_any(run: Comparison, rate: float) -> str:
     return f"{rate:.2%}" if run.setting.lamp else "-"
 
 
-def results_table(results: Sequence[EqualRateRun], title: str) -> Table:
+def results_table(results: Sequence[Run], title: str) -> Table:
     """A table of the demo's runs, one per row, below a title."""
     table = headed_table([heading for heading, _ in _RESULTS], _cells(_RESULTS, results))
     table.title, table.title_justify, table.padding = title, "left", (0, 0)
     table.columns[2].justify = "left"
     for row, (run, following) in zip(table.rows, itertools.pairwise(results), strict=False):
-        row.end_section = run.stored_bits != following.stored_bits
+        row.end_section = run.hardware != following.hardware
     return table
 
 
@@ -246,34 +249,3 @@ def headed_table(
 def _cells(columns: _Columns, rows: Iterable[Any]) -> Iterator[list[str]]:
     """What stands in each row under the headings of columns."""
     return ([show(row) for _, show in columns] for row in rows)
-
-
-def write_csv(results: Sequence[EqualRateRun], path: Path) -> None:
-    """Write the demo's runs to a CSV file, one per line, whole or not at all."""
-    from lamp._files import writing
-    from lamp.evaluation import NUMBERS
-    from lamp.reports import exports
-
-    own = ("stored_bits", "rule", "tau", "seconds")
-    measured = ("tokens", *NUMBERS, "clusters", "windows")
-    lines = (
-        {name: getattr(run if name in own else run.metrics, name) for name in (*own, *measured)}
-        for run in results
-    )
-    writing.write(path, exports.written_csv((*own, *measured), lines))
-
-
-def plot_results(results: Sequence[EqualRateRun], path: Path) -> None:
-    """Plot the demo's KL divergences against recomputation rates, whole or not at all.
-
-    The ending of the path (.png, .svg, .pdf) says the kind of picture.  Another is a ValueError.
-    """
-    from lamp._files import writing
-    from lamp.reports import charts, pictures
-
-    kind = path.suffix[1:]
-    if kind not in pictures.KINDS:
-        kinds = ", ".join(f".{each}" for each in pictures.KINDS)
-        raise ValueError(f"{str(path)!r} ends in no kind of picture: expected {kinds}")
-    writing.check(path)
-    writing.write(path, pictures.painted(charts.demo(results), kind))

@@ -17,7 +17,7 @@ from lamp.reports import charts, figures
 from lamp.reports.figures import Entry, Picture
 from lamp.reports.results import Results
 
-__all__ = ["KINDS", "file_name", "make_folder", "painted", "write_pictures"]
+__all__ = ["KINDS", "file_name", "make_folder", "painted", "write_demo", "write_pictures"]
 
 Kind = Literal["png", "svg", "pdf"]
 
@@ -70,6 +70,18 @@ def make_folder(folder: Path, use: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder for {use}")
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def write_demo(study: Results, path: Path) -> None:
+    """Write the chart of the runs of :func:`lamp.studies.equal_rate_grid` as a PNG file.
+
+    Parameters
+    ----------
+    study : Results
+    path : Path
+        The file; its folder must exist.
+    """
+    writing.write(path, painted(charts.demo(study)))
 
 
 def write_pictures(studies: Sequence[Results], folder: Path, kind: str = "png") -> list[Path]:
