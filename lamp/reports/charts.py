@@ -43,6 +43,7 @@ _WORK: Final = (
 )
 ERRORS: Final = Entry("bars and bands: one standard error", role="note")
 _FRONT: Final = Entry("Pareto front of a rule", role="front")
+_HEAT: Final = figures.heat_scale("none recomputed", "all")
 _MOST: Final = 12  # runs in a heat map
 
 
@@ -267,7 +268,7 @@ def heat_maps(study: Results) -> list[Picture]:
             evenly = np.linspace(0, len(runs) - 1, min(len(runs), _MOST)).round().astype(int)
             summary = f"share recomputed by step and layer: {len(evenly)} runs of {pair.title}"
             draw = partial(figures.heat_map, [_block(runs[i]) for i in evenly])
-            found.append(Picture("layers", pair.title, summary, figures.heat_scale(), draw))
+            found.append(Picture("layers", pair.title, summary, _HEAT, draw))
     return found
 
 

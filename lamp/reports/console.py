@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from lamp.evaluation import Comparison, Metrics
     from lamp.integrations import Scores
     from lamp.machines import Difference
+    from lamp.reports.tables import Column
     from lamp.studies import Run
 
 __all__ = [
     "LETTERS",
+    "columns_table",
     "comparison_heading",
     "comparison_table",
     "differences_table",
@@ -196,13 +198,15 @@ def scores_tables(found: Scores) -> Iterator[tuple[str, Table]]:
     """A heading and a table for each task: its scores on a machine and on the reference."""
     from lamp.reports.tables import SCORES
 
-    headings = [column.heading.replace("reference", found.reference) for column in SCORES]
+    columns = [
+        column._replace(heading=column.heading.replace("reference", found.reference))
+        for column in SCORES
+    ]
     for task, group in itertools.groupby(found.scores, lambda score: score.task):
         scores = list(group)
-        cells = ([column.cell(score).text or "-" for column in SCORES] for score in scores)
         count = scores[-1].count
         documents = f", {count} document{'s' if count > 1 else ''}" if count else ""
-        yield f"{task}{documents}", headed_table(headings, cells, left=1)
+        yield f"{task}{documents}", columns_table(columns, scores)
 
 
 def differences_table(found: Sequence[Difference], width: int) -> Table:
@@ -229,6 +233,12 @@ def _by_value(row: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for value in dict.fromkeys(values):
         yield label, what, " ".join(letter for letter, own in lettered if own == value), value
         label = what = ""
+
+
+def columns_table(columns: Sequence[Column], items: Iterable[Any]) -> Table:
+    """A table with columns of the page's, the first of which has labels."""
+    rows = ([column.cell(item).text or "-" for column in columns] for item in items)
+    return headed_table([column.heading for column in columns], rows, left=1)
 
 
 def headed_table(

@@ -1037,10 +1037,12 @@ def test_pictures_are_also_svg_and_pdf(studies, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_have_names_of_their_own(study, tmp_path):
+def test_pictures_have_names_of_their_own(study):
     picture, *_ = charts.charts(study)[0].pictures
-    first = tmp_path / pictures.file_name("a", picture, "png")
-    assert pictures.file_name("a", picture, "png", [first]) == f"{first.stem}-2.png"
+    first = pictures.file_name("a", picture, "png")
+    second = f"{first.removesuffix('.png')}-2.png"
+    assert pictures.file_name("a", picture, "png", [first]) == second
+    assert pictures.file_name("a", picture, "png", [first, second]).endswith("-3.png")
     assert pictures.file_name("../..", picture, "svg").startswith("unnamed-kl-rate-")
 
 
