@@ -10,8 +10,6 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from lamp.machines import STEPS
 from lamp.reports import figures, front_maps, layer_maps
 from lamp.reports.figures import Block, Entry, Line, Picture, Point
@@ -265,9 +263,9 @@ def heat_maps(study: Results) -> list[Picture]:
         if len(runs) > _MOST:
             runs = [run for run in runs if run.position in best] or runs
         if runs:
-            evenly = np.linspace(0, len(runs) - 1, min(len(runs), _MOST)).round().astype(int)
-            summary = f"share recomputed by step and layer: {len(evenly)} runs of {pair.title}"
-            draw = partial(figures.heat_map, [_block(runs[i]) for i in evenly])
+            shown = evenly(runs, _MOST)
+            summary = f"share recomputed by step and layer: {len(shown)} runs of {pair.title}"
+            draw = partial(figures.heat_map, [*map(_block, shown)])
             found.append(Picture("layers", pair.title, summary, _HEAT, draw))
     return found
 

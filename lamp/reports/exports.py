@@ -38,7 +38,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from lamp._files import writing
 from lamp.evaluation import NUMBERS, without_nan
@@ -47,10 +47,10 @@ from lamp.studies import TaskRun
 
 if TYPE_CHECKING:
     from lamp.integrations import ComparedScore, Score
+    from lamp.reports.results import Results
     from lamp.studies import Run
 
 __all__ = [
-    "Study",
     "as_csv",
     "as_json",
     "as_parquet",
@@ -89,23 +89,7 @@ _OF_FORMULAS: Final = ("=", "+", "-", "@")
 _BLANKS: Final = ("\t", "\r", "\n")
 
 
-class Study(Protocol):
-    """What is written of a study; :class:`lamp.reports.Results` has it."""
-
-    @property
-    def records(self) -> Sequence[Run]:
-        """Its runs on texts."""
-
-    @property
-    def tasks(self) -> Sequence[TaskRun]:
-        """Its runs that are tasks."""
-
-    @property
-    def variables(self) -> Mapping[str, Sequence[Any]]:
-        """The values of each variable of its grid."""
-
-
-def write_csv(studies: Sequence[Study], path: Path) -> None:
+def write_csv(studies: Sequence[Results], path: Path) -> None:
     """Write all runs and scores as a CSV file, one per line.
 
     :mod:`lamp.reports.exports` documents the columns.
@@ -120,7 +104,7 @@ def write_csv(studies: Sequence[Study], path: Path) -> None:
     writing.write(path, as_csv(studies))
 
 
-def write_parquet(studies: Sequence[Study], path: Path) -> None:
+def write_parquet(studies: Sequence[Results], path: Path) -> None:
     """Write all runs and scores as a Parquet file, with the columns of :func:`write_csv`.
 
     Parameters
@@ -138,7 +122,7 @@ def write_parquet(studies: Sequence[Study], path: Path) -> None:
     writing.write(path, as_parquet(studies))
 
 
-def to_pandas(studies: Sequence[Study]) -> Any:
+def to_pandas(studies: Sequence[Results]) -> Any:
     """All runs and scores as a data frame, with the columns of :func:`write_csv`.
 
     Parameters
@@ -172,12 +156,12 @@ def to_pandas(studies: Sequence[Study]) -> Any:
     return pandas.DataFrame(rows, columns=columns(studies))
 
 
-def columns(studies: Iterable[Study]) -> list[str]:
+def columns(studies: Iterable[Results]) -> list[str]:
     """The names of the columns, those of the grids' variables among them."""
     return [*_BEFORE, *_variables(studies).values(), *_AFTER]
 
 
-def _variables(studies: Iterable[Study]) -> dict[str, str]:
+def _variables(studies: Iterable[Results]) -> dict[str, str]:
     """Columns by variable: they are called alike, unless another column is called so."""
     names = dict.fromkeys(name for study in studies for name in study.variables)
     taken = {*_BEFORE, *_AFTER, *names}
@@ -191,7 +175,7 @@ def _variables(studies: Iterable[Study]) -> dict[str, str]:
     return found
 
 
-def lines(studies: Sequence[Study]) -> Iterator[dict[str, Any]]:
+def lines(studies: Sequence[Results]) -> Iterator[dict[str, Any]]:
     """All runs and scores of studies, in order: column to value, None where there is none."""
     variables = _variables(studies)
     for study in studies:
@@ -240,7 +224,7 @@ def _scores(
         yield dict(zip(_OF_TASKS, values, strict=True))
 
 
-def as_csv(studies: Sequence[Study]) -> bytes:
+def as_csv(studies: Sequence[Results]) -> bytes:
     """All runs and scores as CSV."""
     return written_csv(columns(studies), lines(studies))
 
@@ -277,7 +261,7 @@ def _harmless(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value[:1] in _BLANKS else value
 
 
-def as_parquet(studies: Sequence[Study]) -> bytes:
+def as_parquet(studies: Sequence[Results]) -> bytes:
     """All runs and scores as Parquet: NaN is NaN, and None is null."""
     try:
         arrow = importlib.import_module("pyarrow")
