@@ -46,9 +46,7 @@ LETTERS: Final = string.ascii_uppercase
 _HEAD: Final = "lm_head"  # the step that is in no layer
 _GAP: Final = 2  # between the columns of a table with a heading
 _RATE_WIDTH: Final = 7  # of a column of percentages, the space before it included
-_PLAIN: Final[dict[str, Any]] = {
-    **{"box": None, "padding": (0, 2, 0, 0), "pad_edge": False, "show_header": False}
-}
+_PLAIN: Final[dict[str, Any]] = {"box": None, "pad_edge": False, "show_header": False}
 
 # The rows of a table of metrics: what is shown, its name, how it and its error are, and of what.
 _percent: Final = "{:.2%}".format
@@ -110,7 +108,7 @@ def results_table(results: Sequence[Run], title: str) -> Table:
 def metrics_table(run: Comparison, reference: str) -> Table:
     """A table of the metrics of a run, compared with the machine named `reference`."""
     metrics = run.metrics
-    table = fitting_table(**_PLAIN)
+    table = fitting_table(padding=(0, 2, 0, 0), **_PLAIN)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right", style="bold")
     table.add_column(no_wrap=True)
@@ -169,7 +167,7 @@ def rates_table(metrics: Metrics, width: int) -> Table:
     parts = [slice(start, start + across) for start in range(0, len(columns), across)]
     blocks = [(columns[part], {step: row[part] for step, row in rates.items()}) for part in parts]
     blocks += [(["head"], head)] if head else []
-    table = fitting_table(**_PLAIN | {"padding": 0})
+    table = fitting_table(padding=0, **_PLAIN)
     table.add_column(no_wrap=True, min_width=label)
     for _ in range(across):
         table.add_column(justify="right", no_wrap=True, min_width=_RATE_WIDTH)

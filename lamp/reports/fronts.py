@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lamp.machines import files
-from lamp.reports import numbers
+from lamp.reports import numbers, tables
 from lamp.reports.console import columns_table, headed_table
 from lamp.reports.front_maps import pictures_of, sentence
 
@@ -59,8 +59,6 @@ def choices_table(found: Tuned) -> Table:
 
 def machines_table(found: Tuned) -> Table:
     """The result beside uniform machines and corners of the front, the cheapest first."""
-    from lamp.reports import tables
-
     named = {"tuned": "tuned", "front": "on the front"}
     name = tables.Column("", lambda item: named.get(item["kind"], item["name"]))
     machines = tables.machines(found.record())
