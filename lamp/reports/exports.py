@@ -38,7 +38,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lamp._files import writing
 from lamp.evaluation import NUMBERS, without_nan
@@ -47,10 +47,10 @@ from lamp.studies import TaskRun
 
 if TYPE_CHECKING:
     from lamp.integrations import ComparedScore, Score
-    from lamp.reports.results import Results
     from lamp.studies import Run
 
 __all__ = [
+    "Study",
     "as_csv",
     "as_json",
     "as_parquet",
@@ -89,7 +89,25 @@ _OF_FORMULAS: Final = ("=", "+", "-", "@")
 _BLANKS: Final = ("\t", "\r", "\n")
 
 
-def write_csv(studies: Sequence[Results], path: Path) -> None:
+class Study(Protocol):
+    """What is written of a study; :class:`lamp.reports.Results` has it."""
+
+    # Results has a method that exports it, so that a type from there would be a circle.
+
+    @property
+    def records(self) -> Sequence[Run]:
+        """Its runs on texts."""
+
+    @property
+    def tasks(self) -> Sequence[TaskRun]:
+        """Its runs that are tasks."""
+
+    @property
+    def variables(self) -> Mapping[str, Sequence[Any]]:
+        """The values of each variable of its grid."""
+
+
+def write_csv(studies: Sequence[Study], path: Path) -> None:
     """Write all runs and scores as a CSV file, one per line.
 
     :mod:`lamp.reports.exports` documents the columns.
@@ -104,7 +122,7 @@ def write_csv(studies: Sequence[Results], path: Path) -> None:
     writing.write(path, as_csv(studies))
 
 
-def write_parquet(studies: Sequence[Results], path: Path) -> None:
+def write_parquet(studies: Sequence[Study], path: Path) -> None:
     """Write all runs and scores as a Parquet file, with the columns of :func:`write_csv`.
 
     Parameters
@@ -122,7 +140,7 @@ def write_parquet(studies: Sequence[Results], path: Path) -> None:
     writing.write(path, as_parquet(studies))
 
 
-def to_pandas(studies: Sequence[Results]) -> Any:
+def to_pandas(studies: Sequence[Study]) -> Any:
     """All runs and scores as a data frame, with the columns of :func:`write_csv`.
 
     Parameters
@@ -156,12 +174,12 @@ def to_pandas(studies: Sequence[Results]) -> Any:
     return pandas.DataFrame(rows, columns=columns(studies))
 
 
-def columns(studies: Iterable[Results]) -> list[str]:
+def columns(studies: Iterable[Study]) -> list[str]:
     """The names of the columns, those of the grids' variables among them."""
     return [*_BEFORE, *_variables(studies).values(), *_AFTER]
 
 
-def _variables(studies: Iterable[Results]) -> dict[str, str]:
+def _variables(studies: Iterable[Study]) -> dict[str, str]:
     """Columns by variable: they are called alike, unless another column is called so."""
     names = dict.fromkeys(name for study in studies for name in study.variables)
     taken = {*_BEFORE, *_AFTER, *names}
@@ -175,7 +193,7 @@ def _variables(studies: Iterable[Results]) -> dict[str, str]:
     return found
 
 
-def lines(studies: Sequence[Results]) -> Iterator[dict[str, Any]]:
+def lines(studies: Sequence[Study]) -> Iterator[dict[str, Any]]:
     """All runs and scores of studies, in order: column to value, None where there is none."""
     variables = _variables(studies)
     for study in studies:
@@ -224,7 +242,7 @@ def _scores(
         yield dict(zip(_OF_TASKS, values, strict=True))
 
 
-def as_csv(studies: Sequence[Results]) -> bytes:
+def as_csv(studies: Sequence[Study]) -> bytes:
     """All runs and scores as CSV."""
     return written_csv(columns(studies), lines(studies))
 
@@ -261,7 +279,7 @@ def _harmless(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value[:1] in _BLANKS else value
 
 
-def as_parquet(studies: Sequence[Results]) -> bytes:
+def as_parquet(studies: Sequence[Study]) -> bytes:
     """All runs and scores as Parquet: NaN is NaN, and None is null."""
     try:
         arrow = importlib.import_module("pyarrow")
