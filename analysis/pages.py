@@ -1,8 +1,10 @@
-"""The figures of four pages: P3109, Scale, Your model, Your PyTorch program.
+"""The figures of five pages: fpemu, P3109, Scale, Your model, Your PyTorch program.
 
     python analysis/pages.py [--output docs/_static/figures]
 
-- p3109.svg: formats of 8 bits by their precision, drawn by fpemu.plot_formats.
+- formats.svg, p3109.svg: two formats of 8 bits, and formats of 8 bits by their precision, drawn by
+  fpemu.plot_formats.
+- sum_errors.svg: the errors of sums on matrix units, drawn by fpemu.plot_errors.
 - plans.svg: time and memory of plans and stores against the number of runs, from the tables of
   docs/scale.md.
 - models.svg: divergences of two models on machines of narrow formats, from claims.csv.
@@ -27,6 +29,16 @@ from fpemu.pictures import drawing
 DOCS: Final = Path(__file__).parents[1] / "docs"
 FIGURES: Final = DOCS / "_static" / "figures"
 CLAIMS: Final = DOCS / "_static" / "data" / "claims.csv"
+
+FORMATS: Final = ("float8_e4m3fn", "float8_e5m2")
+UNITS: Final = (
+    "e8m7",
+    "hopper.wgmma.e4m3",
+    "hopper.wgmma-promoted.e4m3",
+    "blackwell.tcgen05.e4m3",
+    "exact:float64",
+)
+TERMS: Final = tuple(4**exponent for exponent in range(1, 9))
 PRECISIONS: Final = tuple(f"Binary8p{precision}se" for precision in (3, 4, 5))
 
 MODELS: Final = {"smollm2": "SmolLM2", "gemma3-270m": "Gemma 3 270M"}
@@ -60,6 +72,19 @@ def picture(width: int, height: float) -> tuple[drawing.Picture, Any]:
     """A picture of panels side by side."""
     made = drawing.Picture(figsize=(drawing.WIDTH, height), layout="constrained")
     return made, made.subplots(1, width, squeeze=False)[0]
+
+
+# --- fpemu ----------------------------------------------------------------------------------------
+
+
+def draw_formats(path: Path) -> None:
+    """Two formats of 8 bits."""
+    fpemu.plot_formats(FORMATS, path)
+
+
+def draw_sum_errors(path: Path) -> None:
+    """The errors of sums on matrix units against their length."""
+    fpemu.plot_errors(UNITS, TERMS, path, inputs="float8_e4m3fn")
 
 
 # --- P3109 ----------------------------------------------------------------------------------------
@@ -217,6 +242,8 @@ def errors(arguments: dict[str, Any]) -> np.ndarray:
 # --- all ------------------------------------------------------------------------------------------
 
 DRAWN: Final[dict[str, Callable[[Path], None]]] = {
+    "formats": draw_formats,
+    "sum_errors": draw_sum_errors,
     "p3109": draw_p3109,
     "plans": draw_plans,
     "models": draw_models,

@@ -8,13 +8,16 @@ import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from collections.abc import Iterator
 
-__all__ = ["clean", "console", "echo", "plain_table", "print_table"]
+    from rich.console import Console, ConsoleOptions
+    from rich.table import Column, Table
+
+__all__ = ["clean", "console", "echo", "fitting_table", "plain_table", "print_table"]
 
 _WHOLE: Final = 100_000  # columns, of a table that no terminal shows
 _LEAST_COLUMN: Final = 20  # characters of a column whose words are wrapped
+_LABEL: Final = 12  # the least width of a column of labels that are broken
 
 # Control characters but for tabs and ends of lines, marks that turn the direction of what follows,
 # other ends of lines, halves of characters, and what Unicode says is no character.
@@ -100,26 +103,81 @@ def plain_table(padding: int = 2) -> Table:
     -------
     rich.table.Table
     """
-    from rich.table import Table
+    return fitting_table(box=None, header_style="bold", padding=(0, padding, 0, 0))
 
-    return Table(box=None, header_style="bold", padding=(0, padding, 0, 0))
+
+def fitting_table(**look: Any) -> Table:
+    """A table whose lines end without blanks, and that cuts no value, however narrow a terminal is.
+
+    Where a terminal is too narrow for the columns, each row becomes a few lines: each value with
+    its heading.
+
+    Parameters
+    ----------
+    look : dict
+        As ``rich.table.Table`` takes it.
+
+    Returns
+    -------
+    rich.table.Table
+        Its cells are texts.
+    """
+    from rich.cells import cell_len
+    from rich.measure import Measurement
+    from rich.segment import Segment
+    from rich.table import Table
+    from rich.text import Text
+
+    class Fitting(Table):
+        """A table that knows how narrow it can be."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+            whole = options.update(width=_WHOLE, max_width=_WHOLE)
+            least = Measurement.get(console, whole, self).minimum - sum(map(_spare, self.columns))
+            if least > options.max_width:
+                yield from filter(None, [self.title])
+                yield from (Text(line, style) for line, style in self._lines(options.max_width))
+                return
+            drawn: Any = super().__rich_console__(console, options)
+            for line in Segment.split_lines(drawn):
+                text = "".join(part.text for part in line).rstrip()
+                yield from Segment.adjust_line_length(line, cell_len(text), pad=False)
+                yield Segment.line()
+
+        def _lines(self, width: int) -> Iterator[tuple[str, str]]:
+            """The rows, a few lines for each, and how these are styled."""
+            names = [" ".join(str(column.header).split()) for column in self.columns]
+            if self.columns[0].justify == "left":
+                names[0] = ""  # a label is known by itself
+            for row in zip(*(column.cells for column in self.columns), strict=True):
+                (name, first), *others = zip(names, map(clean, map(str, row)), strict=True)
+                yield _wrapped(f"{name} {first}".strip(), width), "bold"
+                for name, cell in others:
+                    if cell:
+                        yield _wrapped(f"{name}: {cell}" if name else cell, width, "  "), ""
+
+    return Fitting(**look)
+
+
+def _spare(column: Column) -> int:
+    """How much narrower than its longest word a column can be: labels are broken, numbers not."""
+    if (column.overflow, column.justify) != ("fold", "left"):
+        return 0
+    words = [word for text in (column.header, *column.cells) for word in str(text).split()]
+    return max(0, max(map(len, words), default=0) - _LABEL)
 
 
 def print_table(table: Table) -> None:
     """Print a table without cutting a value, however narrow the terminal is.
 
     What is no terminal, such as a pipe, gets every row on one line, unless the environment says how
-    many COLUMNS there are.  Where a terminal is too narrow for the columns, each row becomes a few
-    lines: its first value, and the others with their headings.
+    many COLUMNS there are.
 
     Parameters
     ----------
     table : rich.table.Table
-        Its cells are texts.
+        Of :func:`plain_table`.
     """
-    from rich.measure import Measurement
-    from rich.text import Text
-
     shown = console()
     if not (shown.is_terminal or os.environ.get("COLUMNS", "").isdecimal()):
         shown.width = _WHOLE
@@ -127,27 +185,16 @@ def print_table(table: Table) -> None:
         if not column.no_wrap:
             longest = max([len(str(cell)) for cell in column.cells], default=0)
             column.min_width = min(longest, _LEAST_COLUMN)
-    options = shown.options.update(width=_WHOLE, max_width=_WHOLE)
-    if Measurement.get(shown, options, table).minimum <= shown.width:
-        shown.print(table, soft_wrap=shown.width == _WHOLE)
-        return
-    for row in zip(*(column.cells for column in table.columns), strict=True):
-        first, *others = map(str, row)
-        shown.print(Text(clean(first), style="bold"), soft_wrap=True)
-        for column, cell in zip(table.columns[1:], others, strict=True):
-            if cell:
-                shown.print(
-                    Text(clean(_wrapped(str(column.header), cell, shown.width))), soft_wrap=True
-                )
+    shown.print(table, soft_wrap=True)
 
 
-def _wrapped(heading: str, value: str, width: int) -> str:
-    """A heading and a value within a width, but for words that are longer."""
+def _wrapped(text: str, width: int, indent: str = "") -> str:
+    """A text within a width, but for words that are longer."""
     return textwrap.fill(
-        f"{heading}: {value}",
+        text,
         max(width, 8),
-        initial_indent="  ",
-        subsequent_indent="    ",
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
         break_long_words=False,
         break_on_hyphens=False,
     )

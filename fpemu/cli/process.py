@@ -151,10 +151,17 @@ def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None)
         if debug:
             raise
         if isinstance(error, _EXPECTED):
-            _stop(program, str(error), FAILED)
+            _stop(program, _message(error), FAILED)
         # A mistake of ours, or of a library's.
         hint = f"{program} --debug COMMAND ... shows where"
         _stop(program, f"{type(error).__name__}: {error} ({hint})", FAILED)
+
+
+def _message(error: Exception) -> str:
+    """What an error says; one of the system says it without its number, and names the file."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {str(error.filename)!r}"
+    return str(error)
 
 
 def _stop(program: str, message: str, code: int) -> NoReturn:

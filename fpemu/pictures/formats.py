@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["PANELS", "plot_formats"]
 
 _Numbers: TypeAlias = NDArray[np.float64]
+_Line: TypeAlias = tuple[_Numbers, _Numbers]
 
 _POINTS: Final = 4097  # more than a picture has pixels across
 _PIXELS: Final = 700  # across a picture, about
@@ -84,7 +85,7 @@ class _Window:
 
 def _members(format: Format, window: _Window) -> _Numbers:
     """The numbers of a format in a window, one of those that no pixel keeps apart."""
-    places = window.places(window.low, window.high, _POINTS)
+    places = _across(format, window)
     ends = round_into(window.low, format, "rtp"), round_into(window.high, format, "rtn")
     found = np.unique([*np.asarray(round_into(places, format), np.float64), *map(float, ends)])
     return found[(found >= window.low) & (found <= window.high)]
@@ -106,12 +107,18 @@ def _within(format: Format, window: _Window) -> tuple[float, float]:
     return max(window.low, finfo(format).min), min(window.high, format.max_finite)
 
 
-def _spacings(format: Format, binades: _Numbers) -> _Numbers:
-    """The spacing in each binade."""
-    return np.asarray(ulp(binades[:, 0] / 2 + binades[:, 1] / 2, format), np.float64)
+def _spacings(format: Format, window: _Window) -> _Line:
+    """The binades of a format in a window, and the spacing in each."""
+    binades = _binades(format, window)
+    return binades, np.asarray(ulp(binades[:, 0] / 2 + binades[:, 1] / 2, format), np.float64)
 
 
-def _teeth(format: Format, low: float, high: float, spacing: float) -> tuple[_Numbers, _Numbers]:
+def _across(format: Format, window: _Window) -> _Numbers:
+    """Numbers from end to end of a window."""
+    return window.places(window.low, window.high, _POINTS)
+
+
+def _teeth(format: Format, low: float, high: float, spacing: float) -> _Line:
     """Errors of rounding in a binade, at places of which the members and the ties are some."""
     whole = np.arange(math.floor(low / spacing), math.ceil(high / spacing))
     x = np.add.outer(whole, _PARTS).reshape(-1) * spacing
@@ -120,7 +127,7 @@ def _teeth(format: Format, low: float, high: float, spacing: float) -> tuple[_Nu
     return x, np.abs(np.asarray(round_into(x, format), np.float64) - x) / np.abs(x)
 
 
-def _largest(window: _Window, low: float, high: float, spacing: float) -> tuple[_Numbers, _Numbers]:
+def _largest(window: _Window, low: float, high: float, spacing: float) -> _Line:
     """The largest errors of rounding to nearest in a binade."""
     x = window.places(low, high, _CORNERS)
     x = x[x != 0]
@@ -128,17 +135,14 @@ def _largest(window: _Window, low: float, high: float, spacing: float) -> tuple[
         return x, np.minimum(spacing / 2 / np.abs(x), 1.0)
 
 
-def _errors(
-    format: Format, window: _Window
-) -> tuple[tuple[_Numbers, _Numbers], tuple[_Numbers, _Numbers]]:
+def _errors(format: Format, window: _Window) -> tuple[_Line, _Line]:
     """Errors where teeth are wide enough to be seen, and elsewhere the largest errors.
 
     Lines are interrupted by NaN where the other one goes on.
     """
-    binades = _binades(format, window)
     gap = np.array([np.nan])
     seen, band = [(gap, gap)], [(gap, gap)]
-    for (low, high), spacing in zip(binades, _spacings(format, binades), strict=True):
+    for (low, high), spacing in zip(*_spacings(format, window), strict=True):
         count = high / spacing - low / spacing
         apart = window.share(low, high) * window.pixels >= _LEAST_TOOTH * count
         if apart and format.precision <= _MOST_BITS:
@@ -152,22 +156,26 @@ def _errors(
     return (x, y), (across, up)
 
 
-def _draw_line(axes: Axes, format: Format, window: _Window, color: str, row: int) -> None:
-    members = _members(format, window)
+def _draw_line(
+    axes: Axes, format: Format, window: _Window, members: _Numbers, color: str, row: int
+) -> None:
     half = np.where(np.abs(members) < format.smallest_normal, 0.18, 0.36)
     axes.vlines(members, row - half, row + half, color=color, lw=0.9)
     axes.plot(_within(format, window), [row, row], color=color, lw=0.6)
 
 
-def _draw_spacing(axes: Axes, format: Format, window: _Window, color: str, row: int) -> None:
-    binades = _binades(format, window)
-    spacings = np.repeat(_spacings(format, binades), 2)
-    axes.plot(binades.reshape(-1), spacings, color=color, lw=1.5)
+def _draw_spacing(
+    axes: Axes, format: Format, window: _Window, found: _Line, color: str, row: int
+) -> None:
+    binades, spacings = found
+    axes.plot(binades.reshape(-1), np.repeat(spacings, 2), color=color, lw=1.5)
 
 
-def _draw_error(axes: Axes, format: Format, window: _Window, color: str, row: int) -> None:
+def _draw_error(
+    axes: Axes, format: Format, window: _Window, found: tuple[_Line, _Line], color: str, row: int
+) -> None:
     u = format.unit_roundoff
-    teeth, band = _errors(format, window)
+    teeth, band = found
     axes.plot(*teeth, color=color, lw=1.0)
     axes.plot(*band, color=color, lw=1.5)
     axes.fill_between(*band, window.floor, color=color, alpha=0.15, lw=0)
@@ -179,10 +187,9 @@ def _draw_error(axes: Axes, format: Format, window: _Window, color: str, row: in
 
 
 def _draw_function(
-    name: str, axes: Axes, format: Format, window: _Window, color: str, row: int
+    name: str, axes: Axes, format: Format, window: _Window, x: _Numbers, color: str, row: int
 ) -> None:
     function = getattr(functions, name)
-    x = window.places(window.low, window.high, _POINTS)
     if row == 0:
         axes.plot(x, function(x, "float32"), color="0.6", lw=1.0)
     axes.plot(x, function(round_into(x, format), format), color=color, lw=1.3)
@@ -191,37 +198,40 @@ def _draw_function(
 # --- panels ---------------------------------------------------------------------------------------
 
 
-def _limits_of_spacing(formats: Sequence[Format], window: _Window) -> tuple[float, float]:
-    found: list[float] = []
-    for format in formats:
-        binades = _binades(format, window)
-        seen = np.abs(binades).max(axis=1, initial=0.0) > window.pixel
-        found += _spacings(format, binades)[seen].tolist()
-    least, most = min(found, default=1.0), max(found, default=1.0)
+def _limits_of_spacing(
+    formats: Sequence[Format], window: _Window, found: Sequence[_Line]
+) -> tuple[float, float]:
+    seen: list[float] = []
+    for binades, spacings in found:
+        seen += spacings[np.abs(binades).max(axis=1, initial=0.0) > window.pixel].tolist()
+    least, most = min(seen, default=1.0), max(seen, default=1.0)
     return max(least / 2, math.ulp(0.0)), min(most * 2, _MOST)
 
 
-def _limits_of_errors(formats: Sequence[Format], window: _Window) -> tuple[float, float]:
-    lines = [line for format in formats for _, line in _errors(format, window)]
+def _limits_of_errors(
+    formats: Sequence[Format], window: _Window, found: Sequence[tuple[_Line, _Line]]
+) -> tuple[float, float]:
     least = max(format.unit_roundoff for format in formats)
+    lines = [line for parts in found for _, line in parts]
     return window.floor, max(float(np.nanmax(line, initial=least)) for line in lines) * 1.5
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """What is drawn of each format, the name of the axis, heights in inches, logarithmic limits."""
+    """A format's data and how they are drawn, the axis' name, heights in inches, log limits."""
 
-    draw: Callable[[Axes, Format, _Window, str, int], None]
+    data: Callable[[Format, _Window], Any]
+    draw: Callable[[Axes, Format, _Window, Any, str, int], None]
     label: str
     height: float
     per_format: float = 0.0
-    limits: Callable[[Sequence[Format], _Window], tuple[float, float]] | None = None
+    limits: Callable[[Sequence[Format], _Window, Sequence[Any]], tuple[float, float]] | None = None
 
 
 _KINDS: Final = {
-    "line": _Panel(_draw_line, "", 0.3, 0.35),
-    "spacing": _Panel(_draw_spacing, "spacing (ulp)", 2.1, limits=_limits_of_spacing),
-    "error": _Panel(_draw_error, "relative error", 2.3, limits=_limits_of_errors),
+    "line": _Panel(_members, _draw_line, "", 0.3, 0.35),
+    "spacing": _Panel(_spacings, _draw_spacing, "spacing (ulp)", 2.1, limits=_limits_of_spacing),
+    "error": _Panel(_errors, _draw_error, "relative error", 2.3, limits=_limits_of_errors),
 }
 _FUNCTIONS: Final = tuple(sorted({*functions.__all__} - {"layer_norm", "rms_norm", "softmax"}))
 
@@ -231,7 +241,7 @@ PANELS: Final = (*_KINDS, *_FUNCTIONS)
 
 def _panel(kind: str) -> _Panel:
     if kind in _FUNCTIONS:
-        return _Panel(partial(_draw_function, kind), f"{kind}(value)", 2.3)
+        return _Panel(_across, partial(_draw_function, kind), f"{kind}(value)", 2.3)
     return _KINDS[kind]
 
 
@@ -361,7 +371,7 @@ def _drawn(
     """All panels, one below the other; formats side by side if they are apart."""
     drawing = loading.drawing()
     marked = [(format, drawing.color(number)) for number, format in enumerate(formats)]
-    columns = [[each] for each in marked] if apart else [marked]
+    columns = [[i] for i in range(len(formats))] if apart else [[*range(len(formats))]]
     heights = [panel.height + panel.per_format * len(columns[0]) for panel in panels]
     with drawing.rc_context(drawing.STYLE):
         picture: Picture = drawing.Picture(
@@ -370,11 +380,12 @@ def _drawn(
         options: Any = {"sharex": True, "sharey": "row", "squeeze": False}
         grid = picture.subplots(len(panels), len(columns), height_ratios=heights, **options)
         for line, panel in zip(grid, panels, strict=True):
+            found = [panel.data(format, window) for format in formats]
             for axes, column in zip(line, columns, strict=True):
-                _draw(axes, panel, window, column)
+                _draw(axes, panel, window, [(*marked[i], found[i]) for i in column])
             line[0].set_ylabel(panel.label)
             if panel.limits:
-                drawing.logarithmic(line[0], "y", panel.limits(formats, window), 2)
+                drawing.logarithmic(line[0], "y", panel.limits(formats, window, found), 2)
         picture.align_ylabels(
             [line[0] for line, panel in zip(grid, panels, strict=True) if not panel.per_format]
         )
@@ -410,10 +421,12 @@ def _name(
     drawing.legend(picture, handles)
 
 
-def _draw(axes: Axes, panel: _Panel, window: _Window, column: Sequence[tuple[Format, str]]) -> None:
-    """A panel with its formats, the first one on top."""
-    for row, (format, color) in enumerate(column):
-        panel.draw(axes, format, window, color, row)
+def _draw(
+    axes: Axes, panel: _Panel, window: _Window, column: Sequence[tuple[Format, str, Any]]
+) -> None:
+    """A panel with its formats and their colors and data, the first one on top."""
+    for row, (format, color, found) in enumerate(column):
+        panel.draw(axes, format, window, found, color, row)
     if window.logarithmic:
         loading.drawing().logarithmic(axes, "x", (window.low, window.high), 2)
     else:

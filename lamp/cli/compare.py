@@ -36,23 +36,14 @@ def compare(
     from lamp.cli import inputs, outputs
     from lamp.machines import differences
 
-    source = options.source(text, token_ids)
-    shuffled = options.shuffle_seed(shuffle, seed)
+    asked = inputs.Asked(
+        text, token_ids, tokens, length, stride, field, special_tokens, shuffle, seed
+    )
     settings = options.settings(machines)
     exact = options.machine(reference, "--reference")
     with outputs.noted():
         network = integrations.from_pretrained(model, hardware=settings[0].hardware)
-        read = inputs.read_text(
-            network,
-            text=source,
-            token_ids=token_ids,
-            tokens=tokens,
-            length=length,
-            stride=stride,
-            shuffled=shuffled,
-            field=field,
-            special_tokens=special_tokens,
-        )
+        read = asked.read(network)
         total = read.compared * len(settings)
         with outputs.progress_bar(f"{len(settings)} machines", total) as progress:
             found = evaluation.side_by_side(

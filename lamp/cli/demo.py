@@ -36,18 +36,20 @@ def demo(
     length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 256,
 ) -> None:
     """Run GPT-2 with low-precision attention scores, with and without look-ahead recomputation."""
+    from dataclasses import replace
+
     from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 
-    from lamp import studies
+    from lamp import reports, studies
     from lamp.models import GPT2, checkpoints
-    from lamp.reports import console as report
 
     network = GPT2.from_pretrained(model)
     tokens = network.encode(checkpoints.read_text(text))
     chosen = studies.spread_windows(tokens, length, windows)
     output.mkdir(parents=True, exist_ok=True)
 
-    results = []
+    source = "the sample" if text is None else str(text)
+    results: list[studies.Run] = []
     columns = (*Progress.get_default_columns()[:2], TimeElapsedColumn(), TimeRemainingColumn())
     with (
         compiled_beside(tuple(_calls(model)), "lamp"),
@@ -55,14 +57,17 @@ def demo(
     ):
         task = progress.add_task("compiling, reference", total=_RUNS)
         for result in studies.equal_rate_grid(network, chosen, _STORED_BITS, _TAUS):
-            results.append(result)
-            progress.update(task, advance=1, description=f"PS({result.stored_bits})")
+            results.append(
+                replace(result, study="demo", position=len(results), model=model, text=source)
+            )
+            progress.update(task, advance=1, description=f"PS({result.variables['mu']})")
 
     title = f"{model} model, {chosen.size} tokens: attention scores with mu stored bits"
-    console().print(report.results_table(results, title))
+    study = reports.Results("", "demo", {}, tuple(results), {})
+    console().print(reports.console.results_table(results, title))
     table, picture = output / "results.csv", output / "kl_vs_recomputation.png"
-    report.write_csv(results, table)
-    report.plot_results(results, picture)
+    reports.write_csv([study], table)
+    reports.write_demo(study, picture)
     echo(f"Wrote {table} and {picture}")
 
 

@@ -50,22 +50,12 @@ def depth(
     from lamp.cli import inputs, outputs
     from lamp.reports import depths
 
-    source = options.source(text, token_ids)
+    asked = inputs.Asked(text, token_ids, tokens, length, None, field, special_tokens)
     settings = options.settings(machines, least=1)
     if output is not None:
         _check(output)
     network = integrations.from_pretrained(model, hardware=settings[0].hardware)
-    read = inputs.read_text(
-        network,
-        text=source,
-        token_ids=token_ids,
-        tokens=tokens,
-        length=length,
-        stride=None,
-        shuffled=None,
-        field=field,
-        special_tokens=special_tokens,
-    )
+    read = asked.read(network)
     with outputs.progress_bar(f"{len(settings)} machines", len(settings)) as progress:
         found = {}
         for setting in settings:

@@ -88,27 +88,17 @@ def calibrate_machine(
     from lamp.cli import inputs, outputs
     from lamp.models import calibrated
 
-    source = options.source(text, token_ids)
+    asked = inputs.Asked(text, token_ids, tokens, length, None, field, special_tokens)
     machine = options.machine(name, "NAME")
     if order is not None:
-        asked = f"{machine.name}-{order}"
+        called = f"{machine.name}-{order}"
         with usage("--order"):
             machine = machine.mapped(
                 lambda each: replace(each, scores=replace(each.scores, order=order))
             )
-        machine = replace(machine, name=asked)
+        machine = replace(machine, name=called)
     network = integrations.from_pretrained(model)
-    read = inputs.read_text(
-        network,
-        text=source,
-        token_ids=token_ids,
-        tokens=tokens,
-        length=length,
-        stride=None,
-        shuffled=None,
-        field=field,
-        special_tokens=special_tokens,
-    )
+    read = asked.read(network)
     found = calibrated(machine, network, [window.tokens for window in read.windows])
     found.save(output)
     echo(outputs.describe(model, network, read))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from fpemu.cli.options import usage
@@ -23,48 +25,61 @@ _IN_WORDS: Final = {
 }
 
 
-def read_text(
-    model: Decoder,
-    *,
-    text: str,
-    token_ids: str | None,
-    tokens: str,
-    length: int | None,
-    stride: int | None,
-    shuffled: int | None,
-    field: str,
-    special_tokens: bool,
-) -> evaluation.Text:
-    """Read the text that the options of a command describe."""
-    count = options.count(tokens)
-    with usage("--length, --stride"):
-        length, stride = evaluation.window_sizes(model, length, stride)
-    if token_ids is not None:
-        return evaluation.Text.of(
-            read_token_ids(Path(token_ids)),
-            model,
-            source=token_ids,
-            count=count,
+@dataclass(frozen=True)
+class Asked:
+    """The text that the options of a command describe, in their order."""
+
+    text: str | None
+    token_ids: str | None
+    tokens: str
+    length: int | None
+    stride: int | None
+    field: str
+    special_tokens: bool
+    shuffle: bool = False
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what can be known without a model."""
+        if self.text is not None and self.token_ids is not None:
+            hint = "--text, --token-ids"
+            raise typer.BadParameter("give a text or token ids, not both", param_hint=hint)
+        if self.seed is not None and not self.shuffle:
+            message = f"{self.seed} is the seed of --shuffle, which is not given"
+            raise typer.BadParameter(message, param_hint="--seed")
+
+    def read(self, model: Decoder) -> evaluation.Text:
+        """Read it, in windows of a model's."""
+        count, shuffled = options.count(self.tokens), (self.seed or 0) if self.shuffle else None
+        with usage("--length, --stride"):
+            length, stride = evaluation.window_sizes(model, self.length, self.stride)
+        if self.token_ids is not None:
+            return evaluation.Text.of(
+                read_token_ids(Path(self.token_ids)),
+                model,
+                source=self.token_ids,
+                count=count,
+                length=length,
+                stride=stride,
+                shuffled=shuffled,
+            )
+        try:
+            model.tokenizer  # noqa: B018  (it is loaded here)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}: give token ids, by --token-ids FILE") from error
+        text = evaluation.HELD_OUT if self.text is None else self.text
+        source = evaluation.Source(
+            text,
+            field=self.field,
+            tokens=count,
             length=length,
             stride=stride,
-            shuffled=shuffled,
+            shuffled=self.shuffle,
+            seed=self.seed or 0,
+            special_tokens=self.special_tokens,
+            name=_IN_WORDS.get(text, text),
         )
-    try:
-        model.tokenizer  # noqa: B018  (it is loaded here)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}: give token ids, by --token-ids FILE") from error
-    source = evaluation.Source(
-        text,
-        field=field,
-        tokens=count,
-        length=length,
-        stride=stride,
-        shuffled=shuffled is not None,
-        seed=shuffled or 0,
-        special_tokens=special_tokens,
-        name=_IN_WORDS.get(text, text),
-    )
-    return source.read(model)
+        return source.read(model)
 
 
 def read_token_ids(path: Path) -> NDArray[np.int64]:

@@ -54,24 +54,6 @@ def settings(texts: Sequence[str], least: int = 2) -> list[Setting]:
     return found
 
 
-def source(text: str | None, token_ids: str | None) -> str:
-    """Where the text comes from, after a check that it is not given twice."""
-    from lamp.evaluation import HELD_OUT
-
-    if text is not None and token_ids is not None:
-        hint = "--text, --token-ids"
-        raise typer.BadParameter("give a text or token ids, not both", param_hint=hint)
-    return HELD_OUT if text is None else text
-
-
-def shuffle_seed(shuffle: bool, seed: int | None) -> int | None:
-    """The seed that shuffles the tokens, or None without ``--shuffle``."""
-    if seed is not None and not shuffle:
-        message = f"{seed} is the seed of --shuffle, which is not given"
-        raise typer.BadParameter(message, param_hint="--seed")
-    return (seed or 0) if shuffle else None
-
-
 def count(tokens: str) -> int | None:
     """The number of tokens to read; None for all."""
     if tokens == "all":

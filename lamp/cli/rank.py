@@ -76,10 +76,12 @@ def rank(
 
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
     exact = options.machine(reference, "--reference")
+    with usage("--steps"):
+        chosen = None if steps is None else tuning.ranked_steps(map(str.strip, steps.split(",")))
     with usage("--layers"):
         numbers = None if layers is None else read_numbers(layers)
     source = evaluation.Source(
-        options.source(text, None),
+        evaluation.HELD_OUT if text is None else text,
         field=field,
         tokens=options.count(tokens),
         length=length,
@@ -94,7 +96,7 @@ def rank(
             source=source,
             exact=exact,
             lamp=setting.lamp,
-            steps=None if steps is None else [name.strip() for name in steps.split(",")],
+            steps=chosen,
             layers=numbers,
             repaired=not alone,
             jobs=jobs,

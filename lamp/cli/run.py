@@ -32,23 +32,14 @@ def run(
     from lamp import evaluation, integrations
     from lamp.cli import inputs, outputs
 
-    source = options.source(text, token_ids)
-    shuffled = options.shuffle_seed(shuffle, seed)
+    asked = inputs.Asked(
+        text, token_ids, tokens, length, stride, field, special_tokens, shuffle, seed
+    )
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
     exact = options.machine(reference, "--reference")
     with outputs.noted():
         network = integrations.from_pretrained(model, hardware=setting.hardware)
-        read = inputs.read_text(
-            network,
-            text=source,
-            token_ids=token_ids,
-            tokens=tokens,
-            length=length,
-            stride=stride,
-            shuffled=shuffled,
-            field=field,
-            special_tokens=special_tokens,
-        )
+        read = asked.read(network)
         with outputs.progress_bar(setting.hardware.name, read.compared) as progress:
             found = evaluation.compare(network, read, setting, reference=exact, progress=progress)
     if json:

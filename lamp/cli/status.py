@@ -92,9 +92,7 @@ def _print_status(store: Store) -> None:
 
 def _print_table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table whose first column may be long."""
-    from lamp.reports.console import fitting_table
-
-    table = fitting_table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table = printing.plain_table()
     table.add_column(headings[0], overflow="fold")
     for heading in headings[1:]:
         side: Any = "left" if heading == "metric" else "right"

@@ -25,7 +25,7 @@ from lamp.evaluation.sources import (
     standard_input,
 )
 from lamp.evaluation.texts import Text, window_sizes
-from lamp.evaluation.uncertainty import Estimate, paired, ratio
+from lamp.evaluation.uncertainty import Bounded, Estimate, paired, ratio
 
 __all__ = [
     "ESTIMATED",
@@ -33,6 +33,7 @@ __all__ = [
     "NUMBERS",
     "SAMPLES",
     "STANDARD_INPUT",
+    "Bounded",
     "Compared",
     "Comparison",
     "Estimate",

@@ -19,7 +19,7 @@ from fpemu import _html
 from lamp._kernels import divergences
 from lamp._kernels.rows import exp
 from lamp.evaluation.texts import Window, windows
-from lamp.evaluation.uncertainty import Estimate, clusters_of, ratio
+from lamp.evaluation.uncertainty import Bounded, Estimate, clusters_of, ratio
 from lamp.lookahead import Tiles
 
 if TYPE_CHECKING:
@@ -36,7 +36,15 @@ __all__ = [
     "reference_logits",
 ]
 
-ESTIMATED: Final = ("kl", "flip_rate", "reference_perplexity", "perplexity", "recomputation_rate")
+# The least and the largest value that is possible of what has a standard error.
+_RANGES: Final = {
+    "kl": (0.0, math.inf),
+    "flip_rate": (0.0, 1.0),
+    "reference_perplexity": (1.0, math.inf),
+    "perplexity": (1.0, math.inf),
+    "recomputation_rate": (0.0, 1.0),
+}
+ESTIMATED: Final = tuple(_RANGES)
 """The metrics that have a standard error."""
 
 NUMBERS: Final = (
@@ -172,7 +180,7 @@ class Metrics:
         Returns
         -------
         Estimate
-            It has the confidence interval.
+            It has the confidence interval, which ends where values end that are possible.
 
         Raises
         ------
@@ -182,7 +190,8 @@ class Metrics:
         if name not in ESTIMATED:
             raise ValueError(f"no metric {name!r} with an error: expected {', '.join(ESTIMATED)}")
         clusters = self.windows if name == "recomputation_rate" else self.clusters
-        return Estimate(getattr(self, name), getattr(self, f"{name}_error"), clusters)
+        value, error = getattr(self, name), getattr(self, f"{name}_error")
+        return Bounded(value, error, clusters, *_RANGES[name])
 
     def against(self, baseline: Metrics) -> Compared | None:
         """Compare with other metrics on the same tokens, cluster by cluster.

@@ -22,7 +22,7 @@ import mpmath
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCKS", "Estimate", "clusters_of", "paired", "ratio"]
+__all__ = ["BLOCKS", "Bounded", "Estimate", "clusters_of", "paired", "ratio"]
 
 BLOCKS: Final = 16
 """How many blocks of tokens stand for the clusters of a single window."""
@@ -98,6 +98,46 @@ class Estimate:
         with np.errstate(over="ignore"):
             low, high = np.exp(logarithm.interval(level)).tolist()
         return low, high
+
+
+@dataclass(frozen=True)
+class Bounded(Estimate):
+    """An estimate of a number that cannot lie everywhere, such as a share.
+
+    Parameters
+    ----------
+    least, most : float
+        The values that are possible.
+    """
+
+    least: float = 0.0
+    most: float = math.inf
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """The ends of a confidence interval, cut to the values that are possible.
+
+        Parameters
+        ----------
+        level : float
+            As for :meth:`Estimate.interval`.
+
+        Returns
+        -------
+        tuple of (float, float)
+
+        Notes
+        -----
+        Cutting changes nothing of how often the interval holds the true number, which lies among
+        the values that are possible.
+
+        Examples
+        --------
+        >>> from lamp.evaluation import Bounded
+        >>> Bounded(0.25, 0.25, 5, most=1.0).interval()[0]
+        0.0
+        """
+        low, high = super().interval(level)  # NaN stays, as it is first
+        return max(low, min(self.least, self.value)), min(high, max(self.most, self.value))
 
 
 @functools.lru_cache(maxsize=256)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lamp.reports.exports import to_pandas, write_csv, write_parquet
     from lamp.reports.page import write_page
     from lamp.reports.papers import TABLE_KINDS, write_tables
-    from lamp.reports.pictures import write_pictures
+    from lamp.reports.pictures import write_demo, write_pictures
     from lamp.reports.results import Results, read
     from lamp.reports.stories import story
 
@@ -36,6 +36,7 @@ __all__ = [
     "story",
     "to_pandas",
     "write_csv",
+    "write_demo",
     "write_page",
     "write_parquet",
     "write_pictures",
@@ -47,7 +48,7 @@ _NAMES: Final = {
     "exports": "to_pandas write_csv write_parquet",
     "page": "write_page",
     "papers": "TABLE_KINDS write_tables",
-    "pictures": "write_pictures",
+    "pictures": "write_demo write_pictures",
     "results": "Results read",
     "stories": "story",
 }

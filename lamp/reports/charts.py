@@ -10,19 +10,17 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from lamp.machines import STEPS
 from lamp.reports import figures, front_maps, layer_maps
 from lamp.reports.figures import Block, Entry, Line, Picture, Point
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE, SPEED, Quantity, described
 from lamp.reports.rank_maps import maps
 from lamp.reports.results import Pair, Results, Rung
-from lamp.reports.runs import MOST, NONE, evenly, front, grouped, is_part, metrics
+from lamp.reports.runs import MOST, NONE, evenly, front, grouped, is_part, metrics, rule
 from lamp.reports.scales import Scale
 
 if TYPE_CHECKING:
-    from lamp.studies import EqualRateRun, Run
+    from lamp.studies import Run
 
 __all__ = [
     "ERRORS",
@@ -43,6 +41,7 @@ _WORK: Final = (
 )
 ERRORS: Final = Entry("bars and bands: one standard error", role="note")
 _FRONT: Final = Entry("Pareto front of a rule", role="front")
+_HEAT: Final = figures.heat_scale("none recomputed", "all")
 _MOST: Final = 12  # runs in a heat map
 
 
@@ -264,10 +263,10 @@ def heat_maps(study: Results) -> list[Picture]:
         if len(runs) > _MOST:
             runs = [run for run in runs if run.position in best] or runs
         if runs:
-            evenly = np.linspace(0, len(runs) - 1, min(len(runs), _MOST)).round().astype(int)
-            summary = f"share recomputed by step and layer: {len(evenly)} runs of {pair.title}"
-            draw = partial(figures.heat_map, [_block(runs[i]) for i in evenly])
-            found.append(Picture("layers", pair.title, summary, figures.heat_scale(), draw))
+            shown = evenly(runs, _MOST)
+            summary = f"share recomputed by step and layer: {len(shown)} runs of {pair.title}"
+            draw = partial(figures.heat_map, [*map(_block, shown)])
+            found.append(Picture("layers", pair.title, summary, _HEAT, draw))
     return found
 
 
@@ -282,26 +281,28 @@ def _block(run: Run) -> Block:
 # --- the demo -------------------------------------------------------------------------------------
 
 _RULES: Final = {
-    "none": NONE,
-    "random": "random control",
-    "normwise": "normwise, version 1's rule",
-    "total_variation, |y|": "one threshold on |y| z(1 - z)",
+    NONE: NONE,
+    "softmax:random": "random control",
+    "softmax:normwise": "normwise, version 1's rule",
+    "softmax:total_variation:weights=abs": "one threshold on |y| z(1 - z)",
 }
 _RECOMPUTED: Final = replace(RATE, title="query-key products recomputed in float32")
 
 
-def demo(results: Sequence[EqualRateRun]) -> Picture:
+def demo(study: Results) -> Picture:
     """A color for each precision, a shape for each rule, and lines that join runs of both."""
-    from lamp.studies import Run
 
-    ordered = sorted(results, key=lambda run: (run.stored_bits, [*_RULES].index(run.rule)))
-    runs = (
-        Run("", "", "", f"{run.stored_bits} stored bits", _RULES[run.rule], "", metrics=run.metrics)
-        for run in ordered
+    def named(run: Run) -> Run:
+        hardware = f"{run.variables['mu']} stored bits"
+        return replace(run, model="", text="", hardware=hardware, lamp=_RULES[rule(run.lamp)])
+
+    order = [*_RULES]
+    ordered = sorted(
+        study.records, key=lambda run: (run.variables["mu"], order.index(rule(run.lamp)))
     )
-    study = Results("", "demo", {}, tuple(replace(run, state="done") for run in runs), {})
-    (pair,) = study.pairs
-    picture = _scatter(study, pair, _RECOMPUTED, KL, _by_rule, [ERRORS])
+    shown = replace(study, records=tuple(map(named, ordered)))
+    (pair,) = shown.pairs
+    picture = _scatter(shown, pair, _RECOMPUTED, KL, _by_rule, [ERRORS])
     return replace(picture, kind="demo", title="Look-ahead in attention scores")
 
 

@@ -1,4 +1,4 @@
-"""Results for people: tables, CSV files and plots.
+"""Results for people: tables of the terminal.
 
 Tables fit into 80 columns, whatever the machines and models are called.
 """
@@ -9,11 +9,12 @@ import itertools
 import math
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fpemu._printing import fitting_table
 from lamp.machines import STEPS
 from lamp.reports import numbers
+from lamp.reports.runs import rule
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,23 +22,22 @@ if TYPE_CHECKING:
     from lamp.evaluation import Comparison, Metrics
     from lamp.integrations import Scores
     from lamp.machines import Difference
-    from lamp.studies import EqualRateRun
+    from lamp.reports.tables import Column
+    from lamp.studies import Run
 
 __all__ = [
     "LETTERS",
+    "columns_table",
     "comparison_heading",
     "comparison_table",
     "differences_table",
-    "fitting_table",
     "headed_table",
     "metrics_table",
     "more_than_first",
-    "plot_results",
     "rates_table",
     "scores_tables",
     "results_table",
     "where_errors_are_from",
-    "write_csv",
 ]
 
 LETTERS: Final = string.ascii_uppercase
@@ -45,8 +45,8 @@ LETTERS: Final = string.ascii_uppercase
 
 _HEAD: Final = "lm_head"  # the step that is in no layer
 _GAP: Final = 2  # between the columns of a table with a heading
-_LABEL: Final = 12  # the least width of a column of labels
 _RATE_WIDTH: Final = 7  # of a column of percentages, the space before it included
+_PLAIN: Final[dict[str, Any]] = {"box": None, "pad_edge": False, "show_header": False}
 
 # The rows of a table of metrics: what is shown, its name, how it and its error are, and of what.
 _percent: Final = "{:.2%}".format
@@ -67,9 +67,9 @@ _METRICS: Final[_Columns] = (
     ("perp-\nlexity", lambda run: numbers.decimals(run.metrics.perplexity)),
 )
 _RESULTS: Final[_Columns] = (
-    ("mu", lambda run: str(run.stored_bits)),
-    ("tau", lambda run: "-" if run.tau is None else f"{run.tau:g}"),
-    ("rule", lambda run: run.rule),
+    ("mu", lambda run: str(run.variables["mu"])),
+    ("tau", lambda run: f"{run.variables['tau']:g}" if "tau" in run.variables else "-"),
+    ("rule", lambda run: _rule(run.lamp)),
     *_METRICS[:3],
     ("±", lambda run: numbers.error(run.metrics.flip_rate_error, "percent")[1:]),
     _METRICS[3],
@@ -86,24 +86,29 @@ _TIMES: Final[_Columns] = (
 )
 
 
+def _rule(lamp: str) -> str:
+    """The name of a rule for the softmax, with its weights."""
+    return rule(lamp).removeprefix("softmax:").replace(":weights=abs", ", |y|")
+
+
 def _if_any(run: Comparison, rate: float) -> str:
     return f"{rate:.2%}" if run.setting.lamp else "-"
 
 
-def results_table(results: Sequence[EqualRateRun], title: str) -> Table:
+def results_table(results: Sequence[Run], title: str) -> Table:
     """A table of the demo's runs, one per row, below a title."""
     table = headed_table([heading for heading, _ in _RESULTS], _cells(_RESULTS, results))
     table.title, table.title_justify, table.padding = title, "left", (0, 0)
     table.columns[2].justify = "left"
     for row, (run, following) in zip(table.rows, itertools.pairwise(results), strict=False):
-        row.end_section = run.stored_bits != following.stored_bits
+        row.end_section = run.hardware != following.hardware
     return table
 
 
 def metrics_table(run: Comparison, reference: str) -> Table:
     """A table of the metrics of a run, compared with the machine named `reference`."""
     metrics = run.metrics
-    table = _plain_table()
+    table = fitting_table(padding=(0, 2, 0, 0), **_PLAIN)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right", style="bold")
     table.add_column(no_wrap=True)
@@ -162,8 +167,7 @@ def rates_table(metrics: Metrics, width: int) -> Table:
     parts = [slice(start, start + across) for start in range(0, len(columns), across)]
     blocks = [(columns[part], {step: row[part] for step, row in rates.items()}) for part in parts]
     blocks += [(["head"], head)] if head else []
-    table = _plain_table()
-    table.padding = 0
+    table = fitting_table(padding=0, **_PLAIN)
     table.add_column(no_wrap=True, min_width=label)
     for _ in range(across):
         table.add_column(justify="right", no_wrap=True, min_width=_RATE_WIDTH)
@@ -192,13 +196,15 @@ def scores_tables(found: Scores) -> Iterator[tuple[str, Table]]:
     """A heading and a table for each task: its scores on a machine and on the reference."""
     from lamp.reports.tables import SCORES
 
-    headings = [column.heading.replace("reference", found.reference) for column in SCORES]
+    columns = [
+        column._replace(heading=column.heading.replace("reference", found.reference))
+        for column in SCORES
+    ]
     for task, group in itertools.groupby(found.scores, lambda score: score.task):
         scores = list(group)
-        cells = ([column.cell(score).text or "-" for column in SCORES] for score in scores)
         count = scores[-1].count
         documents = f", {count} document{'s' if count > 1 else ''}" if count else ""
-        yield f"{task}{documents}", headed_table(headings, cells, left=1)
+        yield f"{task}{documents}", columns_table(columns, scores)
 
 
 def differences_table(found: Sequence[Difference], width: int) -> Table:
@@ -227,10 +233,10 @@ def _by_value(row: Sequence[str]) -> Iterator[tuple[str, ...]]:
         label = what = ""
 
 
-def _plain_table() -> Table:
-    from rich.table import Table
-
-    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
+def columns_table(columns: Sequence[Column], items: Iterable[Any]) -> Table:
+    """A table with columns of the page's, the first of which has labels."""
+    rows = ([column.cell(item).text or "-" for column in columns] for item in items)
+    return headed_table([column.heading for column in columns], rows, left=1)
 
 
 def headed_table(
@@ -248,82 +254,6 @@ def headed_table(
     return table
 
 
-def fitting_table(**look: Any) -> Table:
-    """A table; in a terminal that is too narrow for it, a few lines for each of its rows.
-
-    Parameters
-    ----------
-    look : dict
-        As ``rich.table.Table`` takes it.
-    """
-    from rich.table import Table
-
-    class Fitting(Table):
-        """A table that knows how narrow it can be."""
-
-        def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-            if sum(_GAP + _least(column) for column in self.columns) - _GAP <= options.max_width:
-                yield from super().__rich_console__(console, options)
-                return
-            yield from filter(None, [self.title])
-            names = [" ".join(str(column.header).split()) for column in self.columns]
-            for cells in zip(*(column.cells for column in self.columns), strict=True):
-                pairs = zip(names, map(str, cells), strict=True)
-                shown = [f"{name} {cell}".strip() for name, cell in pairs if cell]
-                yield _filled(shown, options.max_width)
-
-    return Fitting(**look)
-
-
-def _least(column: Any) -> int:
-    """How narrow a column of a table can be: numbers stay in one piece, labels need not."""
-    words = [word for text in (column.header, *column.cells) for word in str(text).split()]
-    longest = max(map(len, words), default=0)
-    return min(longest, _LABEL) if column.justify == "left" else longest
-
-
-def _filled(parts: Iterable[str], width: int) -> str:
-    """Parts in lines, the second and later ones indented."""
-    lines: list[str] = []
-    for part in parts:
-        if lines and len(lines[-1]) + _GAP + len(part) <= width:
-            lines[-1] += f"{' ' * _GAP}{part}"
-        else:
-            lines.append(f"{'  ' * bool(lines)}{part}")
-    return "\n".join(lines)
-
-
 def _cells(columns: _Columns, rows: Iterable[Any]) -> Iterator[list[str]]:
     """What stands in each row under the headings of columns."""
     return ([show(row) for _, show in columns] for row in rows)
-
-
-def write_csv(results: Sequence[EqualRateRun], path: Path) -> None:
-    """Write the demo's runs to a CSV file, one per line, whole or not at all."""
-    from lamp._files import writing
-    from lamp.evaluation import NUMBERS
-    from lamp.reports import exports
-
-    own = ("stored_bits", "rule", "tau", "seconds")
-    measured = ("tokens", *NUMBERS, "clusters", "windows")
-    lines = (
-        {name: getattr(run if name in own else run.metrics, name) for name in (*own, *measured)}
-        for run in results
-    )
-    writing.write(path, exports.written_csv((*own, *measured), lines))
-
-
-def plot_results(results: Sequence[EqualRateRun], path: Path) -> None:
-    """Plot the demo's KL divergences against recomputation rates, whole or not at all.
-
-    The ending of the path (.png, .svg, .pdf) says the kind of picture.  Another is a ValueError.
-    """
-    from lamp._files import writing
-    from lamp.reports import charts, pictures
-
-    kind = path.suffix[1:]
-    if kind not in pictures.KINDS:
-        kinds = ", ".join(f".{each}" for each in pictures.KINDS)
-        raise ValueError(f"{str(path)!r} ends in no kind of picture: expected {kinds}")
-    writing.check(path)
-    writing.write(path, pictures.painted(charts.demo(results), kind))

@@ -34,13 +34,14 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lamp._files import writing
-from lamp.evaluation import NUMBERS
+from lamp.evaluation import NUMBERS, without_nan
 from lamp.reports.runs import Beside, compared, scored
 from lamp.studies import TaskRun
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Study",
     "as_csv",
+    "as_json",
     "as_parquet",
     "columns",
     "lines",
@@ -89,6 +91,8 @@ _BLANKS: Final = ("\t", "\r", "\n")
 
 class Study(Protocol):
     """What is written of a study; :class:`lamp.reports.Results` has it."""
+
+    # Results has a method that exports it, so that a type from there would be a circle.
 
     @property
     def records(self) -> Sequence[Run]:
@@ -241,6 +245,11 @@ def _scores(
 def as_csv(studies: Sequence[Study]) -> bytes:
     """All runs and scores as CSV."""
     return written_csv(columns(studies), lines(studies))
+
+
+def as_json(record: Mapping[str, Any]) -> bytes:
+    """A record as JSON, where null stands for NaN and infinities."""
+    return f"{json.dumps(without_nan(record), indent=2, allow_nan=False)}\n".encode()
 
 
 def written_csv(names: Sequence[str], values: Iterable[Mapping[str, Any]]) -> bytes:

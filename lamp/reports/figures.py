@@ -39,6 +39,7 @@ __all__ = [
     "Picture",
     "Point",
     "Sheet",
+    "columns",
     "handle",
     "heat_map",
     "heat_scale",
@@ -403,10 +404,17 @@ def heat_map(blocks: Sequence[Block], names: Sequence[str] = ()) -> Sheet:
     return sheet
 
 
-def heat_scale() -> tuple[Entry, ...]:
-    """The legend of heat maps."""
+def columns(layers: Iterable[str]) -> list[str]:
+    """The names of the columns of a heat map: the layers from 0 on, and what is in none, if any."""
+    names = {*layers}
+    count = 1 + max((int(name) for name in names if name != OUTSIDE), default=-1)
+    return [*map(str, range(count)), *names & {OUTSIDE}]
+
+
+def heat_scale(nothing: str, all_of_it: str) -> tuple[Entry, ...]:
+    """The legend of heat maps, with words for both ends of the scale."""
     shown = {rate: numbers.short_percent(rate) for rate in _SCALE}
-    shown |= {0.0: "none recomputed", 1.0: "all"}
+    shown |= {0.0: nothing, 1.0: all_of_it}
     return tuple(Entry(text, role="rate", rate=rate) for rate, text in shown.items())
 
 

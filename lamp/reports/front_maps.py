@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from lamp.machines import read_numbers
 from lamp.reports import figures, numbers, scales
 from lamp.reports.figures import Picture
+from lamp.tuning import Reading
 
-__all__ = ["interval", "pictures_of", "sentence"]
+__all__ = ["interval", "pictures_of", "reading", "sentence"]
 
 _METRICS: Final = {"kl": "KL divergence, nats per token", "flips": "flips"}
 _SHORT: Final = {"kl": "KL", "flips": "flips"}
@@ -41,7 +42,7 @@ def sentence(record: Mapping[str, Any]) -> str:
     else:
         (machine,) = (each for each in record["others"] if each["kind"] == "allowed")
         limit = f"that of {machine['name']}"
-        times = _real(machine["cost"]) / record["cost"]
+        times = numbers.real(machine["cost"]) / record["cost"]
         if not math.isnan(times):  # as with a table of costs of one's own
             limit += f", which costs {numbers.factor(times)} times as much"
     uniform = record["cheapest_uniform"]
@@ -49,8 +50,8 @@ def sentence(record: Mapping[str, Any]) -> str:
     if uniform is not None:
         times = f"costs {record['factor']:.3g} times as much"
         beside = f"{uniform}, the cheapest uniform machine that holds, {times}"
-    reading = _reading(record)
-    measured = f"{_SHORT[metric]} {numbers.scientific(reading.value)}{interval(reading)}"
+    found = reading(record)
+    measured = f"{_SHORT[metric]} {numbers.scientific(found.value)}{interval(found)}"
     return (
         f"{record['hardware']}: {measured} on held-out text, at most {limit}.  Its accumulators "
         f"have {record['accumulator_bits']:.3g} bits on average; {beside}."
@@ -61,30 +62,17 @@ def _metric(record: Mapping[str, Any]) -> str:
     return str(next(iter(record["tuning"]["allowed"])))
 
 
-def _real(number: float | None) -> float:
-    """A number of a record, where those that JSON cannot hold are None."""
-    return math.nan if number is None else number
+def reading(record: Mapping[str, Any], text: str = "held_out") -> Reading:
+    """The divergence on a text and its interval, of a machine in a record."""
+    found = record["divergence"][text]
+    return Reading(*map(numbers.real, (found["value"], *found["interval"])))
 
 
-def _reading(record: Mapping[str, Any]) -> _Reading:
-    """The divergence on the held-out text."""
-    held_out = record["divergence"]["held_out"]
-    return _Reading(*map(_real, (held_out["value"], *held_out["interval"])))
-
-
-class _Reading(NamedTuple):
-    """A divergence, and the ends of its confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def interval(reading: Any) -> str:
+def interval(found: Reading) -> str:
     """The confidence interval of a reading in brackets, or nothing."""
-    if math.isnan(reading.low):
+    if math.isnan(found.low):
         return ""
-    return f" [{numbers.scientific(reading.low)}, {numbers.scientific(reading.high)}]"
+    return f" [{numbers.scientific(found.low)}, {numbers.scientific(found.high)}]"
 
 
 def pictures_of(record: Mapping[str, Any]) -> list[Picture]:
@@ -118,9 +106,9 @@ def _front(record: Mapping[str, Any]) -> Picture:
     line = [
         figures.Point(each["cost"], each["predicted"], 0, _FRONT, "")
         for each in record["front"]
-        if _real(each["predicted"]) > 0
+        if numbers.real(each["predicted"]) > 0
     ]
-    allowed = figures.Point(math.nan, _real(record["allowed"]["held_out"]), 0, _FRONT, "")
+    allowed = figures.Point(math.nan, numbers.real(record["allowed"]["held_out"]), 0, _FRONT, "")
     unit = "cost per token"
     if isinstance(tuning["costs"], str):
         unit = _UNITS[tuning["costs"]]
@@ -144,10 +132,10 @@ def _front(record: Mapping[str, Any]) -> Picture:
 
 def _point(each: Mapping[str, Any], color: int, shape: int) -> figures.Point:
     """The mark of a machine, with its interval on the held-out text."""
-    reading = _reading(each)
-    tooltip = f"{each['name']}\n{numbers.scientific(reading.value)}{interval(reading)}"
-    reach = 0.5 * (reading.high - reading.low)
-    return figures.Point(each["cost"], reading.value, color, shape, tooltip, y_error=reach)
+    found = reading(each)
+    tooltip = f"{each['name']}\n{numbers.scientific(found.value)}{interval(found)}"
+    reach = found.high - found.value  # the interval may be cut at 0
+    return figures.Point(each["cost"], found.value, color, shape, tooltip, y_error=reach)
 
 
 def _choices(record: Mapping[str, Any]) -> Picture:
@@ -160,9 +148,7 @@ def _choices(record: Mapping[str, Any]) -> Picture:
     for each in choices:
         layers = map(str, read_numbers(each["layers"])) if each["layers"] else [figures.OUTSIDE]
         cells |= {(each["step"], layer): options.index(each["option"]) for layer in layers}
-    count = 1 + max((int(name) for _, name in cells if name != figures.OUTSIDE), default=-1)
-    names = [*map(str, range(count))]
-    names += [figures.OUTSIDE] * any(name == figures.OUTSIDE for _, name in cells)
+    names = figures.columns(layer for _, layer in cells)
     steps = dict.fromkeys(each["step"] for each in choices)
     rows = {step: [cells.get((step, name), math.nan) for name in names] for step in steps}
     blocks = [figures.Block(record["hardware"], record["hardware"], rows, options)]

@@ -7,17 +7,15 @@ The sentence and the pictures are made from the record of a result,
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lamp._files import writing
-from lamp.evaluation import without_nan
-from lamp.reports import numbers
-from lamp.reports.console import headed_table
-from lamp.reports.front_maps import interval, pictures_of, sentence
+from lamp.machines import files
+from lamp.reports import numbers, tables
+from lamp.reports.console import columns_table, headed_table
+from lamp.reports.front_maps import pictures_of, sentence
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,21 +59,12 @@ def choices_table(found: Tuned) -> Table:
 
 def machines_table(found: Tuned) -> Table:
     """The result beside uniform machines and corners of the front, the cheapest first."""
-    measured = [each for each in (*found.front, *found.others) if each.readings]
-    headings = ("", "cost", "predicted", "calibration", "held-out", "95% interval")
-    table = headed_table(headings, left=1)
-    best = found.result
-    for each in sorted([best, *measured], key=lambda each: (math.isnan(each.cost), each.cost)):
-        held_out = each.readings["held_out"]
-        table.add_row(
-            {"tuned": "tuned", "front": "on the front"}.get(each.kind, each.name),
-            numbers.factor(each.cost / best.cost) if each.cost == each.cost else "-",
-            numbers.scientific(each.predicted) if each.predicted == each.predicted else "-",
-            numbers.scientific(each.readings["calibration"].value),
-            numbers.scientific(held_out.value),
-            interval(held_out).strip(" []"),
-            style="bold" if each is best else "",
-        )
+    named = {"tuned": "tuned", "front": "on the front"}
+    name = tables.Column("", lambda item: named.get(item["kind"], item["name"]))
+    machines = tables.machines(found.record())
+    table = columns_table((name, *tables.BESIDE[2:]), machines)
+    for row, item in zip(table.rows, machines, strict=True):
+        row.style = "bold" if item["kind"] == "tuned" else ""
     return table
 
 
@@ -128,21 +117,15 @@ def write_tuned(found: Tuned, folder: Path) -> list[Path]:
     """
     from lamp.reports import exports, pictures
 
-    pictures.make_folder(folder, "results")
-    record = json.dumps(without_nan(found.record()), indent=2, allow_nan=False)
-    front, _ = pictures_of(found.record())
-    contents = {
-        "tuned.json": f"{record}\n".encode(),
-        "front.csv": exports.written_csv(_COLUMNS, map(_line, _all(found))),
-        **{
-            f"front.{kind}": pictures.painted(front, kind, found.menu.name)
-            for kind in ("svg", "png")
-        },
-    }
-    found.machine.save(folder / "machine.toml")
-    for name, content in contents.items():
-        writing.write(folder / name, content)
-    return [folder / name for name in ("machine.toml", *contents)]
+    def contents() -> Iterator[tuple[str, bytes]]:
+        yield "machine.toml", files.dumps(found.machine).encode()
+        yield "tuned.json", exports.as_json(found.record())
+        yield "front.csv", exports.written_csv(_COLUMNS, map(_line, _all(found)))
+        front, _ = pictures_of(found.record())
+        for kind in ("svg", "png"):
+            yield f"front.{kind}", pictures.painted(front, kind, found.menu.name)
+
+    return pictures.write_folder(folder, "results", contents())
 
 
 def _all(found: Tuned) -> Sequence[Measured]:

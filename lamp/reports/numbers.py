@@ -16,6 +16,7 @@ __all__ = [
     "measured",
     "percent",
     "power",
+    "real",
     "scientific",
     "seconds",
     "short_percent",
@@ -31,6 +32,11 @@ def _special(number: float) -> str | None:
     if math.isinf(number):
         return "∞" if number > 0 else "-∞"
     return None if number else "0"
+
+
+def real(number: float | None) -> float:
+    """A number of a record, where None stands for NaN, which JSON has not."""
+    return math.nan if number is None else number
 
 
 def scientific(number: float) -> str:

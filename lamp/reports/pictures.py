@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from fpemu.pictures import KINDS
 from fpemu.pictures.colors import LIGHT
@@ -17,21 +17,18 @@ from lamp.reports import charts, figures
 from lamp.reports.figures import Entry, Picture
 from lamp.reports.results import Results
 
-__all__ = ["KINDS", "file_name", "make_folder", "painted", "write_pictures"]
-
-Kind = Literal["png", "svg", "pdf"]
+__all__ = ["KINDS", "file_name", "painted", "write_demo", "write_folder", "write_pictures"]
 
 _DPI: Final = 160
 _LETTERS: Final = 9.5
 _LONGEST: Final = 60  # bytes of a file's name that come from a label
 
 
-def file_name(study: str, picture: Picture, kind: str, taken: Iterable[Path] = ()) -> str:
+def file_name(study: str, picture: Picture, kind: str, taken: Container[str] = ()) -> str:
     """What a picture's file may be called, whatever labels look like; none of the taken names."""
     name = "-".join(map(_plain, (study, picture.kind, picture.title)))
-    names = {path.name for path in taken}
     candidates = (f"{name}{f'-{i}' if i > 1 else ''}.{kind}" for i in itertools.count(1))
-    return next(candidate for candidate in candidates if candidate not in names)
+    return next(candidate for candidate in candidates if candidate not in taken)
 
 
 def _plain(label: str) -> str:
@@ -65,11 +62,31 @@ def painted(picture: Picture, kind: str = "png", chart: str = "") -> bytes:
     return written.getvalue()
 
 
-def make_folder(folder: Path, use: str) -> None:
-    """Make a folder if there is none; what is a file instead is a NotADirectoryError."""
+def write_folder(folder: Path, use: str, contents: Iterable[tuple[str, bytes]]) -> list[Path]:
+    """Write files into a folder, which is made if there is none, by their names and contents.
+
+    What is a file in place of the folder is a NotADirectoryError.
+    """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder for {use}")
     folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, content in contents:
+        writing.write(folder / name, content)
+        written.append(folder / name)
+    return written
+
+
+def write_demo(study: Results, path: Path) -> None:
+    """Write the chart of the runs of :func:`lamp.studies.equal_rate_grid` as a PNG file.
+
+    Parameters
+    ----------
+    study : Results
+    path : Path
+        The file; its folder must exist.
+    """
+    writing.write(path, painted(charts.demo(study)))
 
 
 def write_pictures(studies: Sequence[Results], folder: Path, kind: str = "png") -> list[Path]:
@@ -96,12 +113,15 @@ def write_pictures(studies: Sequence[Results], folder: Path, kind: str = "png") 
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: expected {', '.join(KINDS)}")
-    make_folder(folder, "pictures")
-    written: list[Path] = []
+    return write_folder(folder, "pictures", _painted(studies, kind))
+
+
+def _painted(studies: Sequence[Results], kind: str) -> Iterator[tuple[str, bytes]]:
+    """The name of each picture, and its content."""
+    taken: set[str] = set()
     for study in studies:
         for chart in charts.charts(study):
             for picture in chart.pictures:
-                path = folder / file_name(study.name, picture, kind, written)
-                writing.write(path, painted(picture, kind, chart.title))
-                written.append(path)
-    return written
+                name = file_name(study.name, picture, kind, taken)
+                taken.add(name)
+                yield name, painted(picture, kind, chart.title)

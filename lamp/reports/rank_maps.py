@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lamp.machines import STEPS
-from lamp.reports import figures, numbers
-from lamp.reports.figures import OUTSIDE, Block, Entry, Picture
+from lamp.reports import figures
+from lamp.reports.figures import Block, Entry, Picture
 from lamp.reports.results import Pair, Results
 from lamp.reports.runs import NONE, PART, is_part, metrics
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from lamp.tuning import Rank
 
 __all__ = ["Shares", "maps", "picture", "shares"]
-
-_SCALE: Final = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 _Cells = Mapping[tuple[str, str], float]  # by layer and step
 
@@ -84,17 +82,12 @@ def picture(found: Rank) -> Picture:
 
 def _picture(title: str, machine: str, exact: str, shares: _Cells, won: _Cells) -> Picture:
     own = {"each step alone": shares, f"won with it in {exact}": won}
-    layers = [int(layer) for layer, _ in (*shares, *won) if layer != OUTSIDE]
-    names = [str(layer) for layer in range(max(layers, default=-1) + 1)]
-    names += [OUTSIDE] * any(layer == OUTSIDE for layer, _ in (*shares, *won))
+    names = figures.columns(layer for layer, _ in (*shares, *won))
     rows = {name: _rows(cells, names) for name, cells in own.items()}
     blocks = [Block(name, name, each) for name, each in rows.items() if each]
     legend = (
         Entry("share of the machine's divergence", role="note"),
-        *(
-            Entry(numbers.short_percent(rate) if rate else "nothing", role="rate", rate=rate)
-            for rate in _SCALE
-        ),
+        *figures.heat_scale("nothing", "100%"),
     )
     summary = f"share of the divergence of {machine} by step and layer: {len(shares)} steps"
     draw = partial(figures.heat_map, blocks, names)

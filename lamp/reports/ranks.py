@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from lamp._files import writing
-from lamp.evaluation import without_nan
 from lamp.reports import console, exports, numbers, pictures
 from lamp.reports.rank_maps import picture
 
@@ -90,18 +87,15 @@ def write_rank(found: Rank, folder: Path) -> list[Path]:
     NotADirectoryError
         If the folder is a file.
     """
-    pictures.make_folder(folder, "a rank")
-    drawn = picture(found)
-    record = json.dumps(without_nan(found.record()), indent=2, allow_nan=False)
-    contents = {
-        "rank.json": f"{record}\n".encode(),
-        "rank.csv": exports.written_csv(_COLUMNS, (_line(found, part) for part in found.ranked)),
-        "rank.svg": pictures.painted(drawn, "svg"),
-        "rank.png": pictures.painted(drawn, "png"),
-    }
-    for name, content in contents.items():
-        writing.write(folder / name, content)
-    return [folder / name for name in contents]
+
+    def contents() -> Iterator[tuple[str, bytes]]:
+        lines = (_line(found, part) for part in found.ranked)
+        yield "rank.json", exports.as_json(found.record())
+        yield "rank.csv", exports.written_csv(_COLUMNS, lines)
+        for kind in ("svg", "png"):
+            yield f"rank.{kind}", pictures.painted(picture(found), kind)
+
+    return pictures.write_folder(folder, "a rank", contents())
 
 
 def _line(found: Rank, part: Part) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lamp.evaluation import Estimate
 from lamp.reports import numbers
+from lamp.reports.front_maps import reading
 from lamp.reports.quantities import FLIPS, KL, RATE, SHARE
 from lamp.reports.results import Results
 from lamp.reports.runs import (
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     from lamp.studies import Run
 
 __all__ = [
+    "BESIDE",
     "SCORES",
     "Cell",
     "Column",
     "Table",
     "common",
     "comparisons",
+    "machines",
     "runs",
     "scores",
     "seeds",
@@ -345,34 +348,29 @@ def comparisons(study: Results) -> Table:
 # --- tuning ---------------------------------------------------------------------------------------
 
 
-def _reading(text: str) -> Callable[[Mapping[str, Any]], float]:
-    """The divergence of a machine on a text; numbers that JSON cannot hold are None."""
-    return lambda item: _real(item["divergence"][text]["value"])
-
-
-def _real(number: float | None) -> float:
-    return math.nan if number is None else number
+def _divergence(text: str) -> Callable[[Mapping[str, Any]], float]:
+    return lambda item: reading(item, text).value
 
 
 def _ends(item: Mapping[str, Any]) -> tuple[float, float]:
-    low, high = item["divergence"]["held_out"]["interval"]
-    return _real(low), _real(high)
+    return reading(item)[1:]
 
 
-_BESIDE: Final = (
+BESIDE: Final = (
     Column("machine", itemgetter("name")),
     Column("is", itemgetter("is")),
     Column("cost", itemgetter("times"), _if_known(numbers.factor), "over the tuned machine's"),
     Column(
         "predicted",
-        lambda item: _real(item["predicted"]),
+        lambda item: numbers.real(item["predicted"]),
         _if_known(numbers.scientific),
         "the divergence on the calibration text, as the sum of what choices add alone",
     ),
-    Column("calibration", _reading("calibration"), numbers.scientific, "measured there"),
-    Column("held-out", _reading("held_out"), numbers.scientific, "measured on other text"),
+    Column("calibration", _divergence("calibration"), numbers.scientific, "measured there"),
+    Column("held-out", _divergence("held_out"), numbers.scientific, "measured on other text"),
     Column("95% interval", _ends, _interval(numbers.scientific), "of that"),
 )
+"""The columns of machines beside each other, of which records are."""
 _ROLES: Final = {
     "tuned": "the result",
     "front": "on the front",
@@ -381,18 +379,21 @@ _ROLES: Final = {
 }
 
 
-def tuned(study: Results) -> Table:
+def machines(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What tuning has found beside uniform machines and corners of the front, cheapest first."""
-    found: list[dict[str, Any]] = []
-    if (record := study.tuned) is not None:
-        result = {**record, "name": record["hardware"], "kind": "tuned"}
-        found = [
-            {**each, "is": _ROLES[each["kind"]], "times": _real(each["cost"]) / record["cost"]}
-            for each in (result, *record["front"], *record["others"])
-            if each["divergence"]
-        ]
-    ordered = sorted(found, key=lambda each: (math.isnan(each["times"]), each["times"]))
-    return Table(f"machines of {study.name}", _BESIDE, ordered, "compared")
+    result = {**record, "name": record["hardware"], "kind": "tuned"}
+    found = [
+        {**each, "is": _ROLES[each["kind"]], "times": numbers.real(each["cost"]) / record["cost"]}
+        for each in (result, *record["front"], *record["others"])
+        if each["divergence"]
+    ]
+    return sorted(found, key=lambda each: (math.isnan(each["times"]), each["times"]))
+
+
+def tuned(study: Results) -> Table:
+    """The machines of a study of tuning; none of another study."""
+    found = [] if study.tuned is None else machines(study.tuned)
+    return Table(f"machines of {study.name}", BESIDE, found, "compared")
 
 
 # --- times ----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Studies: grids of runs, their sweeps on engines, and the store of their results."""
 
 from lamp.studies.engines import Engine, engine
-from lamp.studies.equal_rates import EqualRateRun, equal_rate_grid, spread_windows
+from lamp.studies.equal_rates import equal_rate_grid, spread_windows
 from lamp.studies.members import Members, in_parts
 from lamp.studies.plans import Planner, planned
 from lamp.studies.runs import Result, Run, TaskRun
@@ -13,7 +13,6 @@ from lamp.studies.tasks import file_digest
 
 __all__ = [
     "Engine",
-    "EqualRateRun",
     "Interrupted",
     "Members",
     "Planner",

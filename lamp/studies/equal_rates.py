@@ -4,51 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lamp.evaluation import Metrics, evaluate, reference_logits
+from lamp.evaluation import evaluate, reference_logits
 from lamp.lookahead import LAMP
+from lamp.studies.runs import Run
 
 if TYPE_CHECKING:
     from lamp.models import GPT2
 
-__all__ = ["EqualRateRun", "equal_rate_grid", "spread_windows"]
-
-
-@dataclass(frozen=True)
-class EqualRateRun:
-    """A run of :func:`equal_rate_grid` and its result.
-
-    Parameters
-    ----------
-    stored_bits : int
-        Stored significand bits (mu) of the scores' accumulator.
-    lamp : LAMP or None
-        The rule.
-    tau : float or None
-        The tau of the normwise run whose recomputation rate this run has.
-    metrics : Metrics
-        The model against the reference.
-    seconds : float
-        Wall time of the run.
-    """
-
-    stored_bits: int
-    lamp: LAMP | None
-    tau: float | None
-    metrics: Metrics
-    seconds: float
-
-    @property
-    def rule(self) -> str:
-        """The name of the rule, with its weights."""
-        if self.lamp is None:
-            return "none"
-        return self.lamp.rule + (", |y|" if self.lamp.weights == "abs" else "")
+__all__ = ["equal_rate_grid", "spread_windows"]
 
 
 def spread_windows(tokens: ArrayLike, length: int, count: int) -> NDArray[np.int64]:
@@ -86,7 +55,7 @@ def equal_rate_grid(
     stored_bits: Sequence[int],
     taus: Sequence[float],
     seed: int = 0,
-) -> Iterator[EqualRateRun]:
+) -> Iterator[Run]:
     """Compare rules at the recomputation rates of the rule of the paper's version 1.
 
     For each number of stored bits there is a run without recomputation; then for each tau one with
@@ -107,21 +76,26 @@ def equal_rate_grid(
 
     Yields
     ------
-    EqualRateRun
-        In the order of the grid, each as soon as it is measured.
+    Run
+        In the order of the grid, each as soon as it is measured.  Its variables are ``mu``, the
+        stored bits, and ``tau``, that of the normwise run whose rate it has.
     """
     reference = reference_logits(model.with_hardware("fp64"), windows)
 
-    def run(mu: int, lamp: LAMP | None, tau: float | None) -> EqualRateRun:
-        start = time.perf_counter()
-        metrics = evaluate(reference, model.with_hardware(f"scores-ps{mu}", lamp), windows)
-        return EqualRateRun(mu, lamp, tau, metrics, time.perf_counter() - start)
+    def run(mu: int, lamp: LAMP | None = None, **tau: float) -> Run:
+        start, machine = time.perf_counter(), f"scores-ps{mu}"
+        metrics = evaluate(reference, model.with_hardware(machine, lamp), windows)
+        seconds = time.perf_counter() - start
+        labels = "", "", machine, str(lamp or "none"), "fp64"
+        found = Run("", *labels, {"mu": mu, **tau}, metrics=metrics, seconds=seconds)
+        return replace(found, state="done")
 
     for mu in stored_bits:
-        yield run(mu, None, None)
+        yield run(mu)
         for tau in taus:
-            authors = run(mu, LAMP("normwise", tau=tau), tau)
+            authors = run(mu, LAMP("normwise", tau=tau), tau=tau)
             yield authors
-            yield run(mu, LAMP("random", tau=tau, seed=seed), tau)
+            yield run(mu, LAMP("random", tau=tau, seed=seed), tau=tau)
+            assert authors.metrics is not None
             budget = authors.metrics.recomputation_rate
-            yield run(mu, LAMP("total_variation", budget=budget, weights="abs"), tau)
+            yield run(mu, LAMP("total_variation", budget=budget, weights="abs"), tau=tau)

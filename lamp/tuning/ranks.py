@@ -31,7 +31,7 @@ from lamp.machines import LAYER_FIELDS, STEPS, Hardware, HardwareLike, hardware
 from lamp.studies import Point, Run, Study, sweep
 from lamp.tuning.decisions import PLACES, joined
 
-__all__ = ["OUTSIDE", "Part", "Rank", "RankStudy", "rank", "rank_study"]
+__all__ = ["OUTSIDE", "Part", "Rank", "RankStudy", "rank", "rank_study", "ranked_steps"]
 
 OUTSIDE: Final = ("weights", "embedding", "norm", "lm_head")
 """What is computed in no layer: the weights of embeddings, last norm and head among it."""
@@ -173,6 +173,31 @@ def _plan(
     return _Plan(asked, truth, label, count, alone, other, rules)
 
 
+def ranked_steps(steps: Iterable[str] | None = None) -> tuple[str, ...]:
+    """The steps that can be ranked, or those of them that are asked for.
+
+    Parameters
+    ----------
+    steps : iterable of str, optional
+        Names of steps.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    ValueError
+        If there is no such step.
+    """
+    known = ("weights", *(step for step in STEPS if step != "recomputed"), "attention")
+    names = known if steps is None else tuple(steps)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown step {name!r}: expected {', '.join(known)}")
+    return names
+
+
 def _chosen(
     places: Sequence[_Place],
     steps: Iterable[str] | None,
@@ -180,11 +205,7 @@ def _chosen(
     count: int,
 ) -> list[_Place]:
     """The places that are asked for; where layers are, those outside of all are not."""
-    known = ("weights", *(step for step in STEPS if step != "recomputed"), "attention")
-    names = known if steps is None else tuple(steps)
-    for name in names:
-        if name not in known:
-            raise ValueError(f"unknown step {name!r}: expected {', '.join(known)}")
+    names = ranked_steps(steps)
     if layers is None:
         return [place for place in places if place[0] in names]
     numbers = set()

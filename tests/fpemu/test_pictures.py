@@ -70,6 +70,21 @@ def test_spacing_is_the_distance_between_members(format, scale):
     assert places[-1, 0] == inside[-1]
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_is_drawn_is_computed_once(monkeypatch, apart):
+    asked = []
+    own = fpemu.pictures.formats._binades
+
+    def counted(format, window):
+        asked.append(format.name)
+        return own(format, window)
+
+    monkeypatch.setattr(fpemu.pictures.formats, "_binades", counted)
+    names = ["float8_e4m3fn", "float8_e5m2"]
+    fpemu.plot_formats(names, panels=["spacing", "error"], apart=apart)
+    assert sorted(asked) == sorted(2 * names)
+
+
 def test_teeth_are_the_errors_of_rounding():
     (axes,) = fpemu.plot_formats("float8_e4m3fn", panels="error", range=(0.004, 3.0)).axes
     teeth = np.asarray(axes.lines[0].get_xydata())

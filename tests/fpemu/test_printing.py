@@ -32,3 +32,35 @@ def test_consoles_clean_cells_and_lines(capsys):
     output, errors = capsys.readouterr()
     assert not set(UNFIT) & set(output + errors)
     assert all(f"{letter}\ufffd" in output + errors for letter in "abcde")
+
+
+@pytest.mark.parametrize("columns", [None, 24, 80])
+def test_no_line_of_a_table_ends_in_blanks(monkeypatch, capsys, columns):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", str(columns))
+    table = printing.plain_table()
+    for heading in ("name", "number", "because"):
+        table.add_column(heading, justify="right" if heading == "number" else "left")
+    table.add_row("漢字", "12345678", "many words that are wrapped in eighty columns " * 2)
+    table.add_row("a", "1", "short")
+    printing.print_table(table)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert ("  number: 1" in lines) == (columns == 24)
+    assert len(lines) == {None: 3, 80: 4, 24: 11}[columns]
+
+
+def test_a_row_of_a_narrow_table_begins_with_its_label_or_number(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    for side, first in (("left", "one"), ("right", "name one")):
+        table = printing.plain_table()
+        table.add_column("name", justify=side)
+        table.add_column("the other\ncolumn", no_wrap=True)
+        table.add_row("one", "x" * 17)
+        printing.print_table(table)
+        assert capsys.readouterr().out.splitlines() == [
+            first,
+            "  the other column:",
+            "    " + "x" * 17,
+        ]

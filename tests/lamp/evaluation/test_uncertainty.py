@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lamp
-from lamp.evaluation import Estimate, Setting, Text, Totals, paired, side_by_side
+from lamp.evaluation import (
+    ESTIMATED,
+    Bounded,
+    Estimate,
+    Metrics,
+    Setting,
+    Text,
+    Totals,
+    paired,
+    side_by_side,
+)
 from lamp.evaluation.uncertainty import BLOCKS, clusters_of, ratio
 
 
@@ -80,6 +90,21 @@ def test_what_has_no_error():
     assert ratio(np.array([1e308, 1e308]), np.ones(2)).value == math.inf
     with pytest.raises(ValueError, match="level must lie between 0 and 1, not 95"):
         Estimate(1.0, 0.1, 5).interval(95)
+
+
+def test_intervals_of_what_has_a_range_end_with_it():
+    metrics = Metrics(9, 0.01, 0.98, 1.2, 1.1, 0.5, (), {}, 0.0, clusters=2, windows=2)
+    errors = {f"{name}_error": 0.1 for name in ESTIMATED}
+    found = {name: replace(metrics, **errors).estimate(name) for name in ESTIMATED}
+    assert found["kl"].interval() == (0.0, pytest.approx(0.01 + 1.2706, abs=1e-4))
+    assert found["flip_rate"].interval() == (0.0, 1.0)
+    assert found["perplexity"].interval()[0] == 1.0
+    low, high = found["recomputation_rate"].interval(0.5)
+    assert (low, high) == pytest.approx((0.4, 0.6))  # within the range nothing is cut
+    tiny = Bounded(-1e-17, 1e-18, 2)  # a KL that rounding has made negative
+    low, high = tiny.interval()
+    assert low <= tiny.value < high
+    assert all(map(math.isnan, metrics.estimate("kl").interval()))
 
 
 def test_one_window_is_cut_into_blocks():

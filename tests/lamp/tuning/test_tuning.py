@@ -264,6 +264,17 @@ def test_the_page_shows_the_front_and_what_was_chosen(folder, found):
         assert each.readings["held_out"].value in heights
 
 
+def test_the_terminal_shows_the_machines_of_the_page(found):
+    table = fronts.machines_table(found)
+    shown = [*zip(*(column.cells for column in table.columns), strict=True)]
+    items = tables.machines(found.record())
+    rows = ([cell.text for cell in row] for row in tables.Table("", tables.BESIDE, items).rows)
+    assert [list(row[1:]) for row in shown] == [row[2:] for row in rows]
+    (bold,) = [i for i, row in enumerate(table.rows) if row.style == "bold"]
+    assert shown[bold][0] == "tuned"
+    assert {row[0] for row in shown} == {"tuned", "on the front", "fp32"}
+
+
 def test_the_front_falls_in_cost_as_the_divergence_rises(found):
     costs = [each.cost for each in found.front]
     predicted = [each.predicted for each in found.front]
