@@ -6,6 +6,9 @@ from importlib import import_module
 from typing import Any
 
 from docutils import nodes
+from jinja2 import PackageLoader
+from jinja2.sandbox import SandboxedEnvironment
+from numpydoc import docscrape_sphinx
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -83,6 +86,9 @@ def silence(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
 def setup(app: Sphinx) -> dict[str, bool]:
     """Offer it to Sphinx."""
     del Listed.__dir__  # the pages have all methods
+    # numpydoc would compile its template anew for each docstring, a tenth of the time.
+    environment = SandboxedEnvironment(loader=PackageLoader("numpydoc"))
+    docscrape_sphinx.SandboxedEnvironment = lambda loader: environment
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-docstring", soften)
     app.connect("autodoc-process-docstring", silence, priority=400)  # before numpydoc

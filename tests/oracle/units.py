@@ -17,6 +17,7 @@ Tensor Cores", arXiv 2512.07004; DeepSeek-V3, arXiv 2412.19437, section 3.3.2; A
 Reference Manual, FPCR.EBF.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -113,7 +114,7 @@ E8M13_TRUNCATED = Output(formats.format("e8m13"), "rtz", formats.float32)
 
 def rounded(x: Fraction, output: Output) -> float:
     """`x` rounded once; out of range is infinity in every mode; an exact zero is +0."""
-    if abs(x) >= value(1, output.format.emax + 1):
+    if abs(x.numerator) >> output.format.emax + 1 >= x.denominator:
         return math.inf if x > 0 else -math.inf
     return round_exact(x, output.format, output.rounding)
 
@@ -326,15 +327,10 @@ class Step:
     def __call__(self, x: Fraction) -> float:
         """Round a nonzero exact result; one that is subnormal is flushed to a zero of its sign."""
         result = rounded(x, Output(self.format, self.rounding, self.format))
-        seen = nearest(x, self.format.precision) if self.unbounded else exact_or_none(result)
-        if self.flush and seen is not None and abs(seen) < exact(self.format.smallest_normal):
-            return math.copysign(0.0, x)
-        return result
-
-
-def exact_or_none(x: float) -> Fraction | None:
-    """A finite number, or None."""
-    return exact(x) if math.isfinite(x) else None
+        if not self.flush:
+            return result
+        seen = nearest(x, self.format.precision) if self.unbounded else result
+        return math.copysign(0.0, x) if abs(seen) < self.format.smallest_normal else result
 
 
 def exponent_of(x: Fraction) -> int:
@@ -349,6 +345,7 @@ def nearest(x: Fraction, precision: int) -> Fraction:
     return round(x / quantum) * quantum
 
 
+@functools.lru_cache(2**14)  # tests ask for the same numbers; a zero has no sign here
 def exact(x: float) -> Fraction:
     """A finite number."""
     return Fraction(*x.as_integer_ratio())

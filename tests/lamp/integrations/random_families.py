@@ -1,12 +1,14 @@
 """Random models of many families, and what transformers itself makes of them in float64."""
 
 import copy
+import functools
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 import transformers
 
+import lamp
 from tests.lamp.random_llamas import Float64
 
 TOKENS = 20
@@ -115,6 +117,15 @@ def random_model(name: str, **options):
     family = FAMILIES[name]
     config = getattr(transformers, family.config)(**{**family.options, **options})
     return _model(config, family.auto)
+
+
+@functools.cache
+def simulated(name: str):
+    """The same on the fp64 machine, for tests that leave it as it is: structures take long to find.
+
+    On another machine it is ``simulated(name).with_hardware(...)``, with the same structure.
+    """
+    return lamp.simulate(random_model(name), "fp64")
 
 
 def _model(config, auto):

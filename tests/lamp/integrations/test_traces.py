@@ -7,6 +7,7 @@ import transformers
 
 import lamp
 from lamp import LAMP
+from tests.lamp.integrations import random_families
 from tests.lamp.integrations.random_families import FAMILIES, in_float64, random_model
 from tests.lamp.random_llamas import random_checkpoint, random_llama_checkpoint
 
@@ -124,7 +125,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("family", STEPS)
 def test_other_families_have_the_steps_that_they_compute(family):
-    simulated = lamp.simulate(random_model(family), "bf16")
+    simulated = random_families.simulated(family).with_hardware("bf16")
     steps = simulated.trace(TOKENS, 1).steps
     assert list(steps) == STEPS[family]
     behind = simulated.trace(TOKENS, simulated.shape.layers).steps
@@ -179,7 +180,7 @@ def heads_first(name, numbers, heads):
 @pytest.mark.parametrize("family", MODULES)
 def test_steps_are_the_numbers_of_transformers_in_float64(family, layer):
     model = random_model(family)
-    trace = lamp.simulate(model, "fp64").trace(TOKENS, layer)
+    trace = random_families.simulated(family).trace(TOKENS, layer)
     heads = {"query_norm": 4, "key_norm": 2}
     found = {}
     with in_float64(model, FAMILIES[family].own) as wide:
@@ -213,7 +214,7 @@ def test_steps_are_the_numbers_of_transformers_in_float64(family, layer):
 @pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
 def test_steps_of_experts_are_those_of_their_weights(family):
     model = random_model(family)
-    steps = lamp.simulate(model, "fp64").trace(TOKENS, 1).steps
+    steps = random_families.simulated(family).trace(TOKENS, 1).steps
     experts = model.model.layers[1].mlp.experts
     up, down = (x.detach().double().numpy() for x in (experts.gate_up_proj, experts.down_proj))
     chosen = np.argsort(-steps["router"], axis=1)[:, :2]
@@ -237,7 +238,7 @@ def test_steps_of_experts_are_those_of_their_weights(family):
 @pytest.mark.parametrize("family", ["gemma2", "gpt_oss", "bert", "bloom"])
 def test_errors_of_scores_are_those_of_the_model(family):
     # Soft-capping and a window, sinks, no causality, a bias: exact on fp64, and small on bf16.
-    simulated = lamp.simulate(random_model(family), "bf16")
+    simulated = random_families.simulated(family).with_hardware("bf16")
     exact = simulated.with_hardware("fp64").trace(TOKENS, 0)
     for name, errors in exact.errors.items():
         assert np.abs(errors).max() < 1e-12, name
