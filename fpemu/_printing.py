@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["clean", "console", "echo", "plain_table", "print_table"]
+__all__ = ["clean", "console", "echo", "note", "plain_table", "print_table"]
 
 _WHOLE: Final = 100_000  # columns, of a table that no terminal shows
 _LEAST_COLUMN: Final = 20  # characters of a column whose words are wrapped
@@ -61,6 +61,26 @@ def echo(text: object = "", *, nl: bool = True, err: bool = False) -> None:
     import typer
 
     typer.echo(clean(str(text)), nl=nl, err=err)
+
+
+def note(text: str, indent: str = "") -> None:
+    """Print a sentence, on a terminal in lines that end between two words.
+
+    What is no terminal, such as a pipe, gets it on one line, unless the environment says how many
+    COLUMNS there are.
+
+    Parameters
+    ----------
+    text : str
+        Its own ends of lines stay.
+    indent : str
+        What the second and later lines of a wrapped line begin with.
+    """
+    shown = console()
+    if not _is_wide(shown):
+        lines = (_filled(line, shown.width, indent) for line in text.split("\n"))
+        text = "\n".join(lines)
+    echo(text)
 
 
 def console(*, stderr: bool = False, markup: bool = False) -> Console:
@@ -121,7 +141,7 @@ def print_table(table: Table) -> None:
     from rich.text import Text
 
     shown = console()
-    if not (shown.is_terminal or os.environ.get("COLUMNS", "").isdecimal()):
+    if _is_wide(shown):
         shown.width = _WHOLE
     for column in table.columns:
         if not column.no_wrap:
@@ -141,13 +161,22 @@ def print_table(table: Table) -> None:
                 )
 
 
+def _is_wide(shown: Console) -> bool:
+    """Whether lines may be as long as they are: what is printed goes to no terminal."""
+    return not (shown.is_terminal or os.environ.get("COLUMNS", "").isdecimal())
+
+
 def _wrapped(heading: str, value: str, width: int) -> str:
     """A heading and a value within a width, but for words that are longer."""
+    return _filled(f"  {heading}: {value}", width, "    ")
+
+
+def _filled(line: str, width: int, indent: str) -> str:
+    """A line within a width, but for words that are longer."""
     return textwrap.fill(
-        f"{heading}: {value}",
+        line,
         max(width, 8),
-        initial_indent="  ",
-        subsequent_indent="    ",
+        subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
