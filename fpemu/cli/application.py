@@ -232,7 +232,7 @@ def table(
         raise typer.BadParameter(message, param_hint="FORMAT")
     asked = [name for name, given in (("csv", csv), ("json", json), ("html", html)) if given]
     if len(asked) > 1:
-        raise typer.BadParameter(f"one of --{' and --'.join(asked)}", param_hint="table")
+        raise typer.BadParameter(f"give only one of --{' and --'.join(asked)}")
     _LAYOUTS[asked[0] if asked else "text"](chosen, explain.codes(chosen))
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from fpemu._printing import console, echo, plain_table, print_table
+from fpemu.cli import options
 
 __all__ = ["docs"]
 
@@ -28,7 +29,9 @@ def docs(
     """List the pages of the documentation, say where they are, or show one in the terminal."""
     pages = _pages()
     if page:
-        _show(pages, page.removesuffix(".md"))
+        with options.usage("PAGE"):
+            chosen = _chosen(pages, page.removesuffix(".md"))
+        _show(chosen)
         return
     table = plain_table()
     table.add_column("page", no_wrap=True)
@@ -66,12 +69,16 @@ def _title(path: Path) -> str:
     return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
-def _show(pages: dict[str, Path], name: str) -> None:
-    from rich.markdown import Markdown
-
+def _chosen(pages: dict[str, Path], name: str) -> Path:
     if name not in pages:
         raise ValueError(f"no page {name!r}: expected one of {', '.join(pages)}")
-    text = pages[name].read_text(encoding="utf-8")
+    return pages[name]
+
+
+def _show(page: Path) -> None:
+    from rich.markdown import Markdown
+
+    text = page.read_text(encoding="utf-8")
     screen = console()
     with screen.pager(styles=True) if screen.is_terminal else nullcontext():
         screen.print(Markdown(text))

@@ -112,7 +112,7 @@ def errors(
     from fpemu.pictures import files
 
     if csv and json:
-        raise typer.BadParameter("one of --csv and --json", param_hint="errors")
+        raise typer.BadParameter("give only one of --csv and --json")
     with options.usage("--output"):
         files.check(output)
     with options.usage():

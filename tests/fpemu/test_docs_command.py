@@ -41,8 +41,8 @@ def test_a_page_is_shown_without_its_markup(capsys, name):
 
 def test_a_page_that_is_not_there_is_an_error_that_lists_the_pages(capsys):
     code, out, error = run(of_fpemu, capsys, "nothing")
-    assert (code, out) == (1, "")
-    assert error.startswith("fpemu: no page 'nothing': expected one of index, ")
+    assert (code, out) == (2, "")
+    assert "Invalid value for PAGE: no page 'nothing': expected one of index," in error
     assert "tutorial" in error
 
 
