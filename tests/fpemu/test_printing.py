@@ -19,21 +19,6 @@ def test_texts_of_all_languages_stay():
     assert printing.clean(text) == text
 
 
-def test_consoles_clean_cells_and_lines(capsys):
-    from rich.table import Table
-
-    console = printing.console()
-    table = Table("a\x1b[31m")
-    table.add_row("b\u202e")
-    console.print(table)
-    console.print("c\x1b[2J")
-    printing.echo("d\x9b")
-    printing.echo("e\x1b", err=True)
-    output, errors = capsys.readouterr()
-    assert not set(UNFIT) & set(output + errors)
-    assert all(f"{letter}\ufffd" in output + errors for letter in "abcde")
-
-
 @pytest.mark.parametrize("columns", [8, 20, 40, 200])
 def test_a_note_ends_its_lines_between_words(columns, capsys, monkeypatch):
     words = ["unit", "Errors", "relative", "to the sum of", "magnitudes:", "wgmma-promoted"]
@@ -49,3 +34,18 @@ def test_a_note_in_a_pipe_is_one_line(capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     printing.note("\n" + "word " * 50 + "\nnext")
     assert capsys.readouterr().out == "\n" + "word " * 50 + "\nnext\n"
+
+
+def test_consoles_clean_cells_and_lines(capsys):
+    from rich.table import Table
+
+    console = printing.console()
+    table = Table("a\x1b[31m")
+    table.add_row("b\u202e")
+    console.print(table)
+    console.print("c\x1b[2J")
+    printing.echo("d\x9b")
+    printing.echo("e\x1b", err=True)
+    output, errors = capsys.readouterr()
+    assert not set(UNFIT) & set(output + errors)
+    assert all(f"{letter}\ufffd" in output + errors for letter in "abcde")
