@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._listing import Listed
+from fpemu._reprs import constructed
 from lamp.machines import layer_numbers, spelled
 
 __all__ = ["CONTROLS", "LAMP", "PLACES", "RULES", "SCOPES", "WEIGHTS", "Rule"]
@@ -470,6 +471,9 @@ class LAMP(metaclass=Listed):
             return cls(rule, on=place, **values, **_amounts(amount))
         except ValueError as error:
             raise ValueError(f"{text!r}: {error}") from error
+
+    def __repr__(self) -> str:
+        return constructed(self, "lamp")
 
     def __str__(self) -> str:
         written = repr if self.budget is None else _percent
