@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.table import Column, Table
 
-__all__ = ["clean", "console", "echo", "fitting_table", "plain_table", "print_table"]
+__all__ = ["clean", "console", "echo", "fitting_table", "note", "plain_table", "print_table"]
 
 _WHOLE: Final = 100_000  # columns, of a table that no terminal shows
 _LEAST_COLUMN: Final = 20  # characters of a column whose words are wrapped
@@ -64,6 +64,26 @@ def echo(text: object = "", *, nl: bool = True, err: bool = False) -> None:
     import typer
 
     typer.echo(clean(str(text)), nl=nl, err=err)
+
+
+def note(text: str, indent: str = "") -> None:
+    """Print a sentence, on a terminal in lines that end between two words.
+
+    What is no terminal, such as a pipe, gets it on one line, unless the environment says how many
+    COLUMNS there are.
+
+    Parameters
+    ----------
+    text : str
+        Its own ends of lines stay.
+    indent : str
+        What the second and later lines of a wrapped line begin with.
+    """
+    shown = console()
+    if not _is_wide(shown):
+        lines = (_wrapped(line, shown.width, hanging=indent) for line in text.split("\n"))
+        text = "\n".join(lines)
+    echo(text)
 
 
 def console(*, stderr: bool = False, markup: bool = False) -> Console:
@@ -146,7 +166,8 @@ def fitting_table(**look: Any) -> Table:
 
         def _lines(self, width: int) -> Iterator[tuple[str, str]]:
             """The rows, a few lines for each, and how these are styled."""
-            names = [" ".join(str(column.header).split()) for column in self.columns]
+            headers = [str(column.header).replace("-\n", "") for column in self.columns]
+            names = [" ".join(header.split()) for header in headers]
             if self.columns[0].justify == "left":
                 names[0] = ""  # a label is known by itself
             for row in zip(*(column.cells for column in self.columns), strict=True):
@@ -179,7 +200,7 @@ def print_table(table: Table) -> None:
         Of :func:`plain_table`.
     """
     shown = console()
-    if not (shown.is_terminal or os.environ.get("COLUMNS", "").isdecimal()):
+    if _is_wide(shown):
         shown.width = _WHOLE
     for column in table.columns:
         if not column.no_wrap:
@@ -188,13 +209,18 @@ def print_table(table: Table) -> None:
     shown.print(table, soft_wrap=True)
 
 
-def _wrapped(text: str, width: int, indent: str = "") -> str:
+def _is_wide(shown: Console) -> bool:
+    """Whether lines may be as long as they are: what is printed goes to no terminal."""
+    return not (shown.is_terminal or os.environ.get("COLUMNS", "").isdecimal())
+
+
+def _wrapped(text: str, width: int, indent: str = "", hanging: str = "  ") -> str:
     """A text within a width, but for words that are longer."""
     return textwrap.fill(
         text,
         max(width, 8),
         initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
+        subsequent_indent=f"{indent}{hanging}",
         break_long_words=False,
         break_on_hyphens=False,
     )

@@ -13,15 +13,21 @@ References
 ----------
 [MMA-Sim] Xie, Wang, Yang, Yang, "MMA-Sim: Bit-Accurate Reference Model of Tensor Cores and Matrix
 Cores", arXiv 2511.10909, version 2; package mmasim, 2.1.1.
+
 [Fasi] M. Fasi, N. J. Higham, M. Mikaitis, S. Pranesh, "Numerical behavior of NVIDIA tensor cores",
 PeerJ Comput. Sci. 7, 2021.
+
 [Khattak] F. A. Khattak, M. Mikaitis, "Accurate Models of NVIDIA Tensor Cores", arXiv 2512.07004,
 ACM Trans. Archit. Code Optim., doi 10.1145/3830409.
+
 [DeepSeek] "DeepSeek-V3 technical report", arXiv 2412.19437, section 3.3.2.
+
 [Arm] Arm Architecture Reference Manual for A-profile, BFDOT and BFMMLA with FPCR.EBF = 0 and 1
 (``-ebf``), FDOT of 8-bit numbers with FPMR.LSCALE = 0; otherwise FPCR = 0.
+
 [Intel] Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, VDPBF16PS,
 TDPBF16PS, TDPFP16PS; Architecture Instruction Set Extensions Programming Reference, TMMULTF32PS.
+
 [silicon] Processors on which the instruction was called and agreed, see the documentation.
 """
 

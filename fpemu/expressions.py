@@ -187,7 +187,8 @@ class _Reader:
         token = self.numbers.get(node.col_offset)
         if token is None:
             if node.id.lower() not in _SPECIAL:
-                self._fail(node.col_offset, f"{node.id!r} is not a number")
+                message = f"{node.id!r} is not a number such as 0.3, 0x2a or inf"
+                self._fail(node.col_offset, message)
             return float(node.id)
         if _CODE.fullmatch(token):
             code = int(token, 16)

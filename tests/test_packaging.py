@@ -49,6 +49,12 @@ def test_the_wheel_holds_the_packages_their_data_and_nothing_else(wheel):
     for name in ("page.html", "parts.html", "page.css", "page.js"):
         assert f"lamp/reports/templates/{name}" in names
     assert "fpemu/py.typed" in names
+    documents = {name.partition(".data/data/share/doc/fpemu-lamp/")[2] for name in names}
+    assert documents - {""} == {
+        str(path.relative_to(ROOT / "docs"))
+        for pattern in ("*.md", "notebooks/*.ipynb")
+        for path in (ROOT / "docs").glob(pattern)
+    }
 
 
 def test_the_wheel_works_in_an_empty_folder(wheel, tmp_path):
@@ -78,6 +84,7 @@ def test_the_wheel_works_in_an_empty_folder(wheel, tmp_path):
         ("lamp", "--help", "Usage"),
         ("lamp", "--version", f"lamp {fpemu.__version__}\n"),
         ("lamp", "docs", str(site / "share" / "doc" / "fpemu-lamp")),
+        ("lamp", "docs", "Notebook: Design a matrix unit"),
     ):
         printed = subprocess.run(
             [sys.executable, str(site / "bin" / command), argument],

@@ -16,6 +16,8 @@ from sphinx.environment import BuildEnvironment
 from fpemu._listing import Listed
 
 _UNDERLINE = re.compile(r"-{3,}")
+_INITIAL = re.compile(r"^( *)(?=[A-Z]\. [A-Z])")
+_CONSTANT = re.compile(r"(?<==)_[A-Z_]+\b")
 _PACKAGES = ("fpemu", "lamp")
 
 
@@ -83,6 +85,26 @@ def silence(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
         lines.clear()
 
 
+def initials(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Keep a line that begins with an author's initial from being an item of a numbered list."""
+    lines[:] = [_INITIAL.sub(r"\1\\", line) for line in lines]
+
+
+def shown(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """Put the value of a private constant in place of its name, where it is a default."""
+    if not signature or not _CONSTANT.search(signature):
+        return None
+    constants = vars(import_module(obj.__module__))
+    return _CONSTANT.sub(lambda found: repr(constants[found[0]]), signature), returns
+
+
+def is_field(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the fields of named tuples, which their class describes as parameters."""
+    return True if (inspect.getdoc(obj) or "").startswith("Alias for field number") else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Offer it to Sphinx."""
     del Listed.__dir__  # the pages have all methods
@@ -91,5 +113,8 @@ def setup(app: Sphinx) -> dict[str, bool]:
     docscrape_sphinx.SandboxedEnvironment = lambda loader: environment
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-docstring", soften)
+    app.connect("autodoc-process-docstring", initials)
+    app.connect("autodoc-process-signature", shown)
+    app.connect("autodoc-skip-member", is_field)
     app.connect("autodoc-process-docstring", silence, priority=400)  # before numpydoc
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,5 +1,6 @@
 """The directive ``{names}``: what the pages below a page document, in tables of names."""
 
+import re
 from collections.abc import Iterator
 
 from docutils import nodes
@@ -40,11 +41,11 @@ def name(signature: desc_signature) -> str:
 
 
 def code(text: str) -> nodes.literal:
-    """A dotted name that breaks behind its dots where a line is too short for it."""
-    found = nodes.literal()
-    for part in text.split(".")[:-1]:
-        found += [nodes.Text(f"{part}."), nodes.raw("", "<wbr>", format="html")]
-    found += nodes.Text(text.rpartition(".")[2])
+    """A name that breaks behind its dots and underscores where a line is too short for it."""
+    first, *others = re.split(r"(?<=\.)|(?<=[^._]_)(?=[^_])", text)
+    found = nodes.literal("", "", nodes.Text(first))
+    for part in others:
+        found += [nodes.raw("", "<wbr>", format="html"), nodes.Text(part)]
     return found
 
 

@@ -63,6 +63,16 @@ def alike(device: Device) -> bool:
     return len(set(device.accumulator.input_formats)) == 1
 
 
+def whole(text: str) -> str:
+    """A text that stays on one line."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}").replace("-", "\N{NON-BREAKING HYPHEN}")
+
+
+def sources(device: Device) -> str:
+    """The sources of a unit, each on one line."""
+    return "; ".join(map(whole, device.source.split("; ")))
+
+
 def together(rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
     """Merge the rows of units that differ only in their inputs."""
     alike: dict[Row, list[str]] = {}
@@ -83,9 +93,9 @@ def tensor_cores() -> Iterator[Row]:
             (
                 str(core.block),
                 str(core.fraction_bits),
-                f"{core.format}, {core.rounding.mode}",
+                whole(f"{core.format}, {core.rounding.mode}"),
                 "none" if core.exponent_floor is None else str(core.exponent_floor),
-                device.source,
+                sources(device),
             ),
         )
         for device, core in cores
@@ -97,7 +107,7 @@ def other_units() -> Iterator[Row]:
     """Units without fused additions."""
     yield "unit", "inputs", "how it sums", "sources"
     yield from together(
-        (device.name, (str(device.accumulator), device.source))
+        (device.name, (str(device.accumulator), sources(device)))
         for device in filter(alike, devices.entries())
         if fused(device.accumulator) is None
     )

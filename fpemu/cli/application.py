@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from fpemu._printing import echo, plain_table, print_table
+from fpemu._printing import echo, note, plain_table, print_table
 from fpemu.cli import documents, options, pictures, process, warming
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 _TABLE_BITS: Final = 10
+_NAME: Final = 9  # columns of the name of a fact
 
 app = typer.Typer(
     name="fpemu",
@@ -89,8 +90,8 @@ def formats() -> None:
             " ".join(name for name, present in specials.items() if present),
         )
     print_table(table)
-    echo("\nnormal, subnormal: the smallest positive numbers of each kind.")
-    echo("Other names: e{E}m{M}, ps{M} = e8m{M}, and P3109's Binary{K}p{P}{s|u}{e|f}.")
+    note("\nnormal, subnormal: the smallest positive numbers of each kind.")
+    note("Other names: e{E}m{M}, ps{M} = e8m{M}, and P3109's Binary{K}p{P}{s|u}{e|f}.")
 
 
 @app.command()
@@ -112,7 +113,7 @@ def devices(
     for unit in found:
         table.add_row(unit.name, str(unit.accumulator), unit.source)
     print_table(table)
-    echo("\nThe documentation of fpemu.devices lists the sources: pydoc fpemu.devices")
+    note("\nThe documentation of fpemu.devices lists the sources: pydoc fpemu.devices")
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -153,17 +154,17 @@ def show(
     with options.usage("--random-bits"):
         chances = explain.stochastic_steps(number, chosen, overflow, random_bits)
     nearest = explain.anatomy(steps[0].result, chosen)
-    echo(_title(value, computed, chosen))
+    note(_title(value, computed, chosen))
     for part in computed.rounded:
-        echo(f"operand  {part.text} is rounded to {part.result!r}")
+        _print_fact("operand", f"{part.text} is rounded to {part.result!r}")
     fields = {"sign": nearest.sign, "exponent": nearest.exponent, "fraction": nearest.fraction}
     bits = "  ".join(f"{name} {field}" for name, field in fields.items() if field)
-    echo(f"rne      {steps[0].result!r}  (code {nearest.code:#x})")
-    echo(f"bits     {bits}")
-    echo(f"meaning  {nearest.meaning}")
+    _print_fact("rne", f"{steps[0].result!r}  (code {nearest.code:#x})")
+    _print_fact("bits", bits)
+    _print_fact("meaning", nearest.meaning)
     if not isinstance(number, float) or math.isfinite(number):
         below, above = explain.bracket(number, chosen)
-        echo(f"next     {below!r} below, {above!r} above")
+        _print_fact("next", f"{below!r} below, {above!r} above")
     table = plain_table()
     table.add_column("mode", no_wrap=True)
     table.add_column("result", justify="right", no_wrap=True)
@@ -184,6 +185,11 @@ def show(
         table.add_row(chance.mode, _chances(chance.results), chance.reason)
     echo()
     print_table(table)
+
+
+def _print_fact(name: str, text: str) -> None:
+    """Print a fact behind its name."""
+    note(f"{name:<{_NAME}}{text}", indent=" " * _NAME)
 
 
 def _title(text: str, computed: Computed, format: Format) -> str:
@@ -226,7 +232,7 @@ def table(
         raise typer.BadParameter(message, param_hint="FORMAT")
     asked = [name for name, given in (("csv", csv), ("json", json), ("html", html)) if given]
     if len(asked) > 1:
-        raise typer.BadParameter(f"one of --{' and --'.join(asked)}", param_hint="table")
+        raise typer.BadParameter(f"give only one of --{' and --'.join(asked)}")
     _LAYOUTS[asked[0] if asked else "text"](chosen, explain.codes(chosen))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
-from fpemu._printing import echo, plain_table, print_table
+from fpemu._printing import echo, note, plain_table, print_table
 from fpemu.cli import options
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def errors(
     from fpemu.pictures import files
 
     if csv and json:
-        raise typer.BadParameter("one of --csv and --json", param_hint="errors")
+        raise typer.BadParameter("give only one of --csv and --json")
     with options.usage("--output"):
         files.check(output)
     with options.usage():
@@ -149,13 +149,13 @@ def _print_text(found: Sequence[SumErrors]) -> None:
         table.add_row(each.unit, str(each.terms), *(f"{x:.1e}" if x else "0" for x in numbers))
     print_table(table)
     first = found[0]
-    echo(
+    note(
         "\nErrors relative to the sum of the terms' magnitudes: "
-        f"{first.trials} sums of each length,\n{first.distribution} elements, seed {first.seed}."
+        f"{first.trials} sums of each length, {first.distribution} elements, seed {first.seed}."
     )
     for each in found:
         if each.overflows:
-            echo(
+            note(
                 f"{each.unit}, {each.terms} terms: {each.overflows} of {each.trials} sums overflow "
                 "and have no bound."
             )

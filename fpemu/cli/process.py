@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import itertools
 import os
+import re
 import signal
 import sys
 import threading
@@ -37,6 +38,9 @@ _IMPORT_WAIT: Final = 0.02  # seconds after which an import is asked again wheth
 
 # Whose messages speak for themselves; of all others, the type is named, too.
 _EXPECTED: Final = (ValueError, TypeError, OSError, ImportError, NotImplementedError)
+
+# The end of a line that the next one goes on from; items of lists begin lines of their own.
+_WITHIN_PARAGRAPH: Final = re.compile(r"(?<=\S)\n(?=[^\s-])")
 
 
 def run(program: str, load: Callable[[], Command], distribution: str = "fpemu-lamp") -> None:
@@ -139,6 +143,7 @@ def call(app: typer.Typer, program: str, arguments: Sequence[str] | None = None)
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in itertools.takewhile(lambda word: word.startswith("-"), given)
+    _join_lines(app)
     try:
         app(given, prog_name=program)
     except KeyboardInterrupt:
@@ -162,6 +167,18 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.strerror}: {str(error.filename)!r}"
     return str(error)
+
+
+def _join_lines(app: typer.Typer) -> None:
+    """Let the help on commands break its lines where the terminal ends, not where docstrings do."""
+    import inspect
+
+    for command in app.registered_commands:
+        text = command.help or inspect.getdoc(command.callback) or ""
+        command.help = _WITHIN_PARAGRAPH.sub(" ", text)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _join_lines(group.typer_instance)
 
 
 def _stop(program: str, message: str, code: int) -> NoReturn:

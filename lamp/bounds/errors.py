@@ -4,8 +4,9 @@ There are two steps.  :func:`lamp.bounds.products` computes g under an accumulat
 errors; :func:`bound` carries these bounds through a composition f and adds the rounding errors of
 f.
 
-Both start from computed numbers: y^ is known, y is not, and differs from y^ by at most the bound.
-The resulting bound of ``|fl(f(y^)) - f(y)|`` is therefore a certificate that needs no exact result.
+Both start from computed numbers: the computed y is known, the exact one is not, and differs from it
+by at most the bound.  The resulting bound of ``|computed - f(y)|`` is therefore a certificate that
+needs no exact result.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ def bound(
     ValueError
         If the order is unknown, or f or a term of the bound is not what it has to be.
     TypeError
-        If `composition` or `evaluation` is none, or a compiled method does not take rows.
+        If `composition`, `arguments` or `evaluation` is none, or a compiled method does not take
+        rows.
 
     Examples
     --------
@@ -171,6 +173,8 @@ def bound(
             "evaluation must have a value and an error, as evaluations.ByKernel(kernel, "
             f"error_bound) has, not {machine!r}"
         )
+    if not isinstance(arguments, ProductErrors):
+        raise TypeError(f"arguments must be ProductErrors, as products() gives, not {arguments!r}")
     y = arguments.computed
     if y.ndim == 0:
         raise ValueError("f takes rows: the inner products need at least one dimension")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fpemu import _printing as printing
-from fpemu._printing import echo
+from fpemu._printing import note
 from lamp.cli import options
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def compare(
             }
         )
         return
-    echo(outputs.describe(model, network, read))
+    note(outputs.describe(model, network, read))
     _print(found, differing, read, exact.name)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from fpemu import _printing as printing
-from fpemu._printing import echo
+from fpemu._printing import echo, note
 from lamp._files import writing
 from lamp.cli import options
 
@@ -72,7 +72,7 @@ def depth(
         outputs.print_json({**record, "runs": depths.record(found), "notes": read.notes()})
         return
     console = printing.console()
-    echo(outputs.describe(model, network, read))
+    note(outputs.describe(model, network, read))
     console.print(
         "\nMedian relative error of the residual stream behind so many layers", style="bold"
     )

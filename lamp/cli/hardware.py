@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fpemu._printing import echo, plain_table, print_table
+from fpemu._printing import echo, note, plain_table, print_table
 from fpemu.cli.options import usage
 from lamp.cli import options
 
@@ -34,7 +34,7 @@ def list_machines() -> None:
         scores = "the same" if same else summary(machine, "scores")
         table.add_row(name, machine.residual.output.name, summary(machine, "qkv"), scores)
     print_table(table)
-    echo("\nmu: 0 to 23 stored significand bits, shown for 4.  Or a file that ends in .toml.")
+    note("\nmu: 0 to 23 stored significand bits, shown for 4.  Or a file that ends in .toml.")
 
 
 @app.command("show")
@@ -58,7 +58,7 @@ def show_machine(
         if heading:
             table.add_row()
         table.add_row(label, how, style="bold" if heading else None)
-    echo(f"{machine.name}: numbers between steps in {machine.carrier} arrays")
+    note(f"{machine.name}: numbers between steps in {machine.carrier} arrays")
     print_table(table)
 
 
@@ -101,5 +101,5 @@ def calibrate_machine(
     read = asked.read(network)
     found = calibrated(machine, network, [window.tokens for window in read.windows])
     found.save(output)
-    echo(outputs.describe(model, network, read))
+    note(outputs.describe(model, network, read))
     echo(f"{output}: {found.name}, channels {found.scores.order}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fpemu import _printing as printing
-from fpemu._printing import echo
+from fpemu._printing import note
 from lamp.cli import options
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(
             }
         )
         return
-    echo(outputs.describe(model, network, read))
+    note(outputs.describe(model, network, read))
     _print(found, read, exact.name)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from fpemu._printing import echo
+from fpemu._printing import echo, note
 from fpemu.cli import process
 
 if TYPE_CHECKING:
@@ -121,13 +121,13 @@ def interrupted() -> typer.Exit:
 def _summarise(found: Sweep) -> None:
     counts = found.counts
     left = f", {counts.missing} to do" if counts.missing else ""
-    for note in found.notes:
-        echo(f"Note: {note}.", err=True)
+    for each in found.notes:
+        echo(f"Note: {each}.", err=True)
     for record in found.failed[:_MOST_SHOWN]:
         echo(f"failed: {record}: {record.error}", err=True)
     if len(found.failed) > _MOST_SHOWN:
         echo(f"failed: {len(found.failed) - _MOST_SHOWN} more", err=True)
-    echo(
+    note(
         f"{found.study}: {_runs(counts.total)}, {found.ran} of them new, {counts.failed} failed"
         f"{left}; results in {found.store}"
     )
@@ -161,6 +161,6 @@ def _show_plan(study: Path, target: Path) -> None:
         total, missing = members.missing(finished)
     if count > _MOST_LISTED:
         echo(f"and {count - _MOST_LISTED:,} more")
-    for note in planner.notes:
-        echo(f"Note: {note}.", err=True)
-    echo(f"{_runs(total)}, {len(missing)} to do; results in {target}")
+    for each in planner.notes:
+        echo(f"Note: {each}.", err=True)
+    note(f"{_runs(total)}, {len(missing)} to do; results in {target}")

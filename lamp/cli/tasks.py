@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from fpemu import _printing as printing
-from fpemu._printing import echo
+from fpemu._printing import echo, note
 from lamp.cli import options
 from lamp.cli.sweep import interrupted
 
@@ -83,7 +83,7 @@ def evaluate(
     if json:
         outputs.print_json({"model": outputs.model_record(model, network), **found.record()})
         return
-    echo(f"{model}: {network.family}, {network.shape.layers} layers")
+    note(f"{model}: {network.family}, {network.shape.layers} layers")
     _print(found)
 
 

@@ -437,6 +437,8 @@ def evaluate(
     ValueError
         If there are no tokens, a token is out of range, logits have another shape, or length and
         stride make no windows.
+    TypeError
+        If `model` is no model, or `reference` neither a model nor logits.
 
     Examples
     --------
@@ -447,6 +449,10 @@ def evaluate(
     >>> 0 < metrics.kl < 0.1
     True
     """
+    if not hasattr(model, "forward"):
+        raise TypeError(f"model must be a model, such as from_pretrained() gives, not {model!r}")
+    if isinstance(reference, str):
+        raise TypeError(f"reference must be a model or its logits, not {reference!r}")
     totals = Totals()
     parts = windows(np.asarray(tokens), length, stride, begins)
     model_of_reference: Any = reference if hasattr(reference, "forward") else None

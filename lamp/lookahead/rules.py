@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._listing import Listed
+from fpemu._reprs import constructed
 from lamp.machines import layer_numbers, spelled
 
 __all__ = ["CONTROLS", "LAMP", "PLACES", "RULES", "SCOPES", "WEIGHTS", "Rule"]
@@ -349,6 +350,8 @@ class LAMP(metaclass=Listed):
     layers: Any = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.rule, str):
+            object.__setattr__(self, "rule", _SHORT.get(self.rule, self.rule))
         if not isinstance(self.rule, str) or self.rule not in RULES:
             raise ValueError(f"unknown rule {self.rule!r}: expected {', '.join(RULES)}")
         if self.weights not in WEIGHTS:
@@ -358,9 +361,8 @@ class LAMP(metaclass=Listed):
         if self.control not in CONTROLS:
             raise ValueError(f"unknown control {self.control!r}: expected {', '.join(CONTROLS)}")
         if (self.tau is None) == (self.budget is None):
-            raise ValueError(
-                f"rule {self.rule!r} takes either tau or a budget, not {self.tau} and {self.budget}"
-            )
+            given = "none" if self.tau is None else f"tau {self.tau} and budget {self.budget}"
+            raise ValueError(f"rule {self.rule!r} takes either tau or a budget, not {given}")
         limit = "budget" if self.tau is None else "tau"
         amounts = _each(getattr(self, limit), lambda given: _plain(limit, given, Real, float))
         object.__setattr__(self, limit, amounts)
@@ -466,9 +468,12 @@ class LAMP(metaclass=Listed):
                 if name in values:
                     raise ValueError(f"{name} is given twice")
                 values[name] = value
-            return cls(_SHORT.get(rule, rule), on=place, **values, **_amounts(amount))
+            return cls(rule, on=place, **values, **_amounts(amount))
         except ValueError as error:
             raise ValueError(f"{text!r}: {error}") from error
+
+    def __repr__(self) -> str:
+        return constructed(self, "lamp")
 
     def __str__(self) -> str:
         written = repr if self.budget is None else _percent

@@ -57,9 +57,18 @@ class UnusedStepWarning(UserWarning):
 # --- checks of fields -----------------------------------------------------------------------------
 
 
+def _made(make: Callable[[Any], Any], given: Any, name: str) -> Any:
+    """What stands for a field, made from what was given; errors name the field."""
+    try:
+        return make(given)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from error
+
+
 def _checked_step(given: Any, name: str, kind: Any) -> Any:
     """A step of a machine, from it or from what stands for it."""
-    step = given if isinstance(given, (Product, Function, Sum)) else kind(given)
+    step = given if isinstance(given, (Product, Function, Sum)) else _made(kind, given, name)
     if not isinstance(step, kind):
         raise TypeError(f"{name} must be a {kind.__name__}, not a {type(step).__name__}: {step}")
     if name != "scores" and getattr(step, "order", None) is not None:
@@ -78,7 +87,7 @@ def _checked_levels(given: Any) -> Any:
 def _checked_field(given: Any, name: str) -> Any:
     """The format of weights, a step, or how attention goes through the keys."""
     if name == "weights":
-        return fpemu.format(given)
+        return _made(fpemu.format, given, name)
     if name == "attention":
         if given is None or isinstance(given, Tiled):
             return given

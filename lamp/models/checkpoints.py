@@ -93,7 +93,12 @@ def directory(path_or_name: str | os.PathLike[str]) -> Path:
     ------
     FileNotFoundError
         If there is no such directory or model, or it holds no ``config.json``.
+    TypeError
+        If `path_or_name` is neither.
     """
+    if not isinstance(path_or_name, (str, os.PathLike)):
+        kind = type(path_or_name).__name__
+        raise TypeError(f"a model must be given by a path or a name, not {kind} {path_or_name!r}")
     if path_or_name == "embedded":
         return EMBEDDED
     if path_or_name in PACKAGED:

@@ -34,6 +34,8 @@ def check_tokens(tokens: ArrayLike, shape: Shape, *, batch: bool = False) -> NDA
     TypeError
         If tokens are not integers.
     """
+    if isinstance(tokens, str):
+        raise TypeError(f"tokens must be integers, not the text {tokens!r}: encode() gives them")
     expected = "one sequence" + (" or several of one length" if batch else "")
     try:
         numbers = np.asarray(tokens)

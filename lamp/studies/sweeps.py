@@ -206,6 +206,8 @@ def sweep(
     """
     if isinstance(study, (str, os.PathLike)):
         study = Study.load(study)
+    if not hasattr(study, "walk"):
+        raise TypeError(f"study must be a Study or the path of a file, not {study!r}")
     file = Path(store)
     with contextlib.ExitStack() as stack:
         exists = file.exists()

@@ -39,10 +39,27 @@ def test_a_page_is_shown_without_its_markup(capsys, name):
     assert "```" not in out
 
 
+def test_a_notebook_is_shown_with_its_code_and_what_it_prints(capsys):
+    code, out, _ = run(of_fpemu, capsys, "fp8")
+    assert not code
+    lines = [line.strip() for line in out.splitlines()]
+    assert "Why 0.1 + 0.2 is not 0.3 in fp8" in lines[0]
+    assert {"import fpemu", "0.30000000000000004", "(a picture, which Jupyter shows)"} <= {*lines}
+    assert "```" not in out
+
+
+def test_all_notebooks_are_listed_behind_the_pages(capsys):
+    _, out, _ = run(of_lamp, capsys)
+    listed = [line.split(maxsplit=1) for line in out.splitlines()[1:-2]]
+    notebooks = [name for name, title in listed if title.startswith("Notebook: ")]
+    assert notebooks == sorted(path.stem for path in (DOCS / "notebooks").glob("*.ipynb"))
+    assert [name for name, _ in listed][-len(notebooks) :] == notebooks
+
+
 def test_a_page_that_is_not_there_is_an_error_that_lists_the_pages(capsys):
     code, out, error = run(of_fpemu, capsys, "nothing")
-    assert (code, out) == (1, "")
-    assert error.startswith("fpemu: no page 'nothing': expected one of index, ")
+    assert (code, out) == (2, "")
+    assert "Invalid value for PAGE: no page 'nothing': expected one of index," in error
     assert "tutorial" in error
 
 

@@ -88,7 +88,7 @@ def test_operands_and_results_on_the_way_are_rounded():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0.1 + x", r"'x' is not a number: character 7 of '0.1 \+ x'"),
+        ("0.1 + x", r"'x' is not a number such as 0.3, 0x2a or inf: character 7 of '0.1 \+ x'"),
         ("(1+", "no expression of numbers: character 3"),
         ("1 2", "no expression of numbers: character 3"),
         ("2**3", r"only \+ - \* / join numbers: character 1"),

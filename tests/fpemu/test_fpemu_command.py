@@ -268,3 +268,16 @@ def test_ctrl_c_waits_for_imports(tmp_path):
     # The interrupt comes again right after the import.
     assert (done.returncode, done.stderr) == (130, "fpemu: interrupted\n")
     assert done.stdout in ("", "imported\n")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_help_on_a_command_fills_its_lines(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERMINAL_WIDTH", str(columns))
+    with pytest.raises(SystemExit):
+        main(["show", "--help"])
+    text = capsys.readouterr().out.partition("\u256d")[0]
+    *lines, last = text[text.index("The numbers") :].strip().splitlines()
+    following = [line.split()[0] for line in [*lines[1:], last]]
+    for line, word in zip(lines, following, strict=True):
+        assert len(line.strip()) + 1 + len(word) > columns - 2

@@ -19,6 +19,23 @@ def test_texts_of_all_languages_stay():
     assert printing.clean(text) == text
 
 
+@pytest.mark.parametrize("columns", [8, 20, 40, 200])
+def test_a_note_ends_its_lines_between_words(columns, capsys, monkeypatch):
+    words = ["unit", "Errors", "relative", "to the sum of", "magnitudes:", "wgmma-promoted"]
+    monkeypatch.setenv("COLUMNS", str(columns))
+    printing.note(" ".join(words), indent="  ")
+    lines = capsys.readouterr().out.splitlines()
+    assert " ".join(lines).split() == " ".join(words).split()
+    assert all(len(line) <= columns or len(line.split()) == 1 for line in lines)
+    assert all(line.startswith("  ") for line in lines[1:])
+
+
+def test_a_note_in_a_pipe_is_one_line(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    printing.note("\n" + "word " * 50 + "\nnext")
+    assert capsys.readouterr().out == "\n" + "word " * 50 + "\nnext\n"
+
+
 def test_consoles_clean_cells_and_lines(capsys):
     from rich.table import Table
 

@@ -30,6 +30,16 @@ def test_the_representation_of_a_machine_makes_an_equal_one(machine):
     assert eval(repr(machine)) == machine
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["softmax:normwise:1.2", "softmax:kl:10%,1%:layers=-1", "softmax:tv:0.1:weights=abs:scope=row"],
+)
+def test_the_representation_of_rules_makes_equal_ones(text):
+    rules = lamp.LAMP.parse(text)
+    assert eval(repr(rules)) == rules
+    assert repr(lamp.LAMP(tau=1.2)) == "lamp.LAMP(tau=1.2)"
+
+
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)
 def test_a_machine_is_seen_as_its_command_prints_it(machine):
     text = " ".join(read(machine).split())

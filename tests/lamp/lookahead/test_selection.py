@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import lamp
 from lamp import LAMP, select
 from lamp._kernels import picking
 from lamp.bounds.compositions import Entrywise, LayerNorm, SoftmaxProduct
@@ -748,7 +749,7 @@ def test_equal_numbers_make_equal_settings_and_texts(number):
     settings_ = LAMP(tau=number)
     assert (settings_, str(settings_)) == (LAMP(tau=1.5), "softmax:normwise:1.5")
     assert LAMP.parse(str(settings_)) == settings_
-    assert eval(repr(settings_)) == settings_
+    assert eval(repr(settings_), {"lamp": lamp}) == settings_
     whole = [str(LAMP(tau=each)) for each in (2, 2.0, np.int64(2), np.float32(2))]
     assert len(set(whole)) == 1
 

@@ -335,7 +335,7 @@ def test_differences_name_the_layers():
         ({"1--1": {}}, ValueError, "the range 1--1 of layers must go up, from the same side"),
         ({"0-999999999": {}}, ValueError, "the range 0-999999999 of layers must go up"),
         ({0: {"lm_head": "e8m4"}}, ValueError, "'lm_head' is no step of a layer: expected weights"),
-        ({0: {"scores": "e8"}}, ValueError, "layer 0: unknown format 'e8'"),
+        ({0: {"scores": "e8"}}, ValueError, "layer 0: scores: unknown format 'e8'"),
         ({"0-1": {"norm": Sum()}}, TypeError, "layers? 0-1: norm must be a Function, not a Sum"),
         (
             {0: {"values": Product("float32", "float8_e5m2", scaling="row")}},
