@@ -1,8 +1,9 @@
 """Products on every kind of accumulator against numpy's float32 product, with their targets.
 
-    python analysis/bench_kernels.py [--size 768] [--turns 7] [--markdown]
+    python analysis/bench_kernels.py [--size 768] [--rows 768] [--turns 7] [--markdown]
 
-Each product is timed in turns with numpy's of the same size.  The table has the median of the rates
+Each product is timed in turns with numpy's of the same size; `--rows 1` has those of generation,
+`--columns` that the right operand lies in memory by columns.  The table has the median of the rates
 in G multiply-adds a second with their least and greatest, and the median of the ratios to numpy.
 """
 
@@ -71,25 +72,27 @@ SCALED: Final = (
 )
 
 
-def square(generator: np.random.Generator, size: int, format: str) -> Any:
-    """A matrix of normal numbers, rounded."""
-    x = generator.standard_normal((size, size), np.float32)
-    return np.asarray(fpemu.round(x, format), np.float32)
+def matrices(options: argparse.Namespace, formats: tuple[str, str]) -> tuple[Any, Any]:
+    """Two matrices of normal numbers, rounded, as the options have them."""
+    generator, size = np.random.default_rng(0), options.size
+    shapes = (options.rows or size, size), (size, size)
+    a, b = (
+        np.asarray(fpemu.round(generator.standard_normal(shape, np.float32), format), np.float32)
+        for shape, format in zip(shapes, formats, strict=True)
+    )
+    return a, np.asfortranarray(b) if options.columns else b
 
 
-def product(work: Work, size: int) -> Any:
+def product(work: Work, options: argparse.Namespace) -> Any:
     """A call that multiplies two matrices."""
-    generator = np.random.default_rng(0)
-    a, b = (square(generator, size, format) for format in work.inputs)
+    a, b = matrices(options, work.inputs)
     return lambda: fpemu.matmul(a, b, work.accumulator)
 
 
-def scaled_product(name: str, format: str, size: int) -> Any:
+def scaled_product(name: str, format: str, options: argparse.Namespace) -> Any:
     """A call that multiplies two block-scaled matrices."""
-    generator = np.random.default_rng(0)
-    a, b = (
-        scaling.quantize(square(generator, size, "float32"), format, axis=axis) for axis in (1, 0)
-    )
+    given = matrices(options, ("float32", "float32"))
+    a, b = (scaling.quantize(x, format, axis=axis) for x, axis in zip(given, (1, 0), strict=True))
     unit = devices.get(name)
     return lambda: scaling.matmul(a, b, unit)
 
@@ -98,9 +101,9 @@ def row(
     name: str, call: Any, target: float | None, share: float | None, options: argparse.Namespace
 ) -> list[str]:
     """A row of the table."""
-    x = np.random.default_rng(1).standard_normal((options.size, options.size), np.float32)
-    seconds = seconds_in_turns({"numpy": lambda: x @ x, "fpemu": call}, options.turns)
-    rates = [options.size**3 / time / 1e9 for time in seconds["fpemu"]]
+    x, y = matrices(options, ("float32", "float32"))
+    seconds = seconds_in_turns({"numpy": lambda: x @ y, "fpemu": call}, options.turns)
+    rates = [x.size * options.size / time / 1e9 for time in seconds["fpemu"]]
     ratios = [n / f for n, f in zip(seconds["numpy"], seconds["fpemu"], strict=True)]
     wanted = "-" if target is None else number(target)
     wanted = wanted if share is None else f"{number(share)} of numpy's"
@@ -114,6 +117,8 @@ def row(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=768, help="of the square matrices")
+    parser.add_argument("--rows", type=int, help="of the left matrix, where they are others")
+    parser.add_argument("--columns", action="store_true", help="the right one lies by columns")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--markdown", action="store_true", help="print rows of Markdown")
     options = parser.parse_args()
@@ -125,15 +130,17 @@ def main() -> None:
             if work.inputs[0] != "bfloat16" or "." in work.name
             else (f"{work.name}, bfloat16 inputs")
         )
-        rows.append(row(name, product(work, options.size), work.target, work.share, options))
+        rows.append(row(name, product(work, options), work.target, work.share, options))
     for name, format in SCALED:
-        rows.append(row(name, scaled_product(name, format, options.size), 8, None, options))
+        rows.append(row(name, scaled_product(name, format, options), 8, None, options))
     headers = ["product", "G/s", "least to greatest", "of numpy's", "target"]
     if options.markdown:
         for cells in (headers, ["---", *["---:"] * 4], *rows):
             print("| " + " | ".join(cells) + " |")
     else:
-        print_table(f"{options.size} x {options.size} x {options.size}", headers, rows)
+        print_table(
+            f"{options.rows or options.size} x {options.size} x {options.size}", headers, rows
+        )
 
 
 if __name__ == "__main__":

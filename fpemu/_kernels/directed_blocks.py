@@ -96,6 +96,7 @@ _FIELD: Final = 0x7F800000
 _GROUPS: Final = COLUMNS // LANES
 
 
+@functools.cache
 def are_there() -> bool:
     """Whether the processor that kernels are compiled for has multiply-adds that round so."""
     _, _, features = cpu_target.target_context.codegen().magic_tuple()

@@ -79,6 +79,8 @@ _PREPARING_PAIRS: Final = (prepare_pair, prepare_scaled_pair)
 class _CommonFacts(Protocol):
     """What is to be known of every unit."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def format(self) -> FormatFacts: ...
     @property
@@ -200,14 +202,17 @@ def _group_fits(
 
 
 def _toward_zero(
-    core: CoreFacts, formats: tuple[FormatFacts, FormatFacts], scale: FormatFacts | None
+    core: CoreFacts,
+    formats: tuple[FormatFacts, FormatFacts],
+    scale: FormatFacts | None,
+    toward_zero: bool,
 ) -> int:
-    """The kind of a unit that truncates, by what the processor has."""
+    """The kind of a unit that truncates; whether the processor has arithmetic that rounds so."""
     plain = (
         core.format.max_finite >= 2.0**127
         and core.initial_format.emin <= directed_blocks.LEAST_EXPONENT
         and (core.exponent_floor is None or core.exponent_floor <= LOWEST)
-        and directed_blocks.are_there()
+        and toward_zero
     )
     exponents = [(each.emin, each.emax) for each in formats]
     if plain and scale is None and directed_blocks.fits(core.block, core.fraction_bits, exponents):
@@ -224,6 +229,11 @@ def unit_of(core: CoreFacts, scale: FormatFacts | None) -> Unit | None:
     They end a block by truncation in a format of float32's exponents, where no result is subnormal
     that is not exact, or by rounding to nearest, either with infinities beyond the largest number.
     """
+    return _unit_of(core, scale, directed_blocks.are_there())
+
+
+@functools.lru_cache(maxsize=256)  # to find it takes as long as a product of a row
+def _unit_of(core: CoreFacts, scale: FormatFacts | None, toward_zero: bool) -> Unit | None:
     format, rounding = core.format, core.rounding
     formats = _both(core.input_formats)
     grouped = core.group > 1
@@ -231,7 +241,7 @@ def unit_of(core: CoreFacts, scale: FormatFacts | None) -> Unit | None:
     if grouped:
         kind = _GROUPED
     elif rounding.mode == "rtz":
-        kind = _toward_zero(core, formats, scale)
+        kind = _toward_zero(core, formats, scale, toward_zero)
     fits = (
         (rounding.mode == "rne" or (rounding.mode == "rtz" and format.emin == _FLOAT32_EMIN))
         and _to_infinity(rounding)
@@ -266,6 +276,7 @@ def unit_of(core: CoreFacts, scale: FormatFacts | None) -> Unit | None:
     return Unit(kind, shape, _leasts(formats, scale), core.order or (0,))
 
 
+@functools.lru_cache(maxsize=256)
 def floored_unit(core: FlooredFacts) -> Unit | None:
     """CDNA3's; None if narrow lanes cannot hold its blocks."""
     formats = _both(core.input_formats)

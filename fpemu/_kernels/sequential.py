@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 import numba
 import numpy as np
 
-from fpemu._kernels import caching, launching, random_bits, stochastic_sums, tiles, words
+from fpemu._kernels import caching, few_rows, launching, random_bits, stochastic_sums, tiles, words
 from fpemu._kernels.error_free import (
     add_float32,
     holds_float32_sums,
@@ -695,6 +695,9 @@ def _product(
     if any(rounding.is_stochastic for rounding in roundings):
         return _stochastic_product(operands, accumulator, outer)
     chain = _chain_of(accumulator, operands, blocked=outer is not None)
+    plain = chain.flavour in (_PLAIN_NARROW, _PLAIN_WIDE)
+    if outer is None and plain and few_rows.takes(operands):
+        return few_rows.product(operands, chain.dtype)
     outer_chain = None if outer is None else _outer_chain(chain, operands, accumulator, outer)
     final = outer_chain or chain
     out = np.empty(operands.shape, final.dtype)

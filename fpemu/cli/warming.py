@@ -166,3 +166,8 @@ def _products() -> Iterator[Call]:
         for name, of in _SCALED.items():
             left, right = (scaling.quantize(x, of, axis=axis) for x, axis in ((a, 1), (b, 0)))
             yield Call(name, partial(scaling.matmul, left, right, units[name]))
+    for carrier in ("float32", "float64"):  # few rows by a large matrix, which is read as it lies
+        large = np.full((256, 256), 0.5, carrier)
+        for name, b in (("rows", large), ("columns", large.T)):
+            call = partial(linalg.matmul, large[:1], b, accumulators.Sequential(carrier))
+            yield Call(f"a row by {name} in {carrier}", call)

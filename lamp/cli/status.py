@@ -88,6 +88,8 @@ def _print_status(store: Store) -> None:
     failed = [each(state="failed", last=_MOST_SHOWN) for each in (store.runs, store.task_runs)]
     for run in [*failed[0], *failed[1]][:_MOST_SHOWN]:
         console.print(f"\nfailed: {run}: {run.error}")
+    for note in dict.fromkeys(note for run in [*ended, *done] for note in run.notes):
+        console.print(f"\nnote: {note}")
 
 
 def _print_table(console: Console, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -155,6 +155,11 @@ class Results:
         """The runs that failed, by reason."""
         return grouped(self.having("failed"), lambda run: run.error or "for no known reason")
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What models said of themselves on their machines, each once."""
+        return tuple(dict.fromkeys(note for run in self.all for note in run.notes))
+
     @cached_property
     def machines(self) -> tuple[str, ...]:
         """All machines; the place of one in this order is its color."""

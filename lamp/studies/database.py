@@ -17,9 +17,13 @@ from typing import Any, Final
 __all__ = ["check", "connect", "create", "explained", "first", "insert", "transaction"]
 
 _APPLICATION: Final = 0x4C414D50  # "LAMP"
-_SCHEMA: Final = 4
+_SCHEMA: Final = 5
 # Tables and views that older schemas lack, which writers add.
-_SINCE: Final = {"clusters": 3, "task_members": 4, "scores": 4, "answers": 4, "task_results": 4}
+_SINCE: Final = {
+    "clusters": 3,
+    **dict.fromkeys(("task_members", "scores", "answers", "task_results"), 4),
+    "notes": 5,
+}
 _OLDEST: Final = 2
 _PATIENCE: Final = 60.0  # seconds to wait for another process that writes
 _PATIENCE_TO_READ: Final = 3.0  # seconds: readers never wait for the writers of stores
@@ -128,6 +132,13 @@ CREATE TABLE answers (
     document INTEGER NOT NULL,
     score REAL,
     PRIMARY KEY (key, number, document)
+) WITHOUT ROWID;
+
+CREATE TABLE notes (
+    key TEXT NOT NULL REFERENCES runs (key),
+    number INTEGER NOT NULL,
+    note TEXT NOT NULL,
+    PRIMARY KEY (key, number)
 ) WITHOUT ROWID;
 
 CREATE TABLE claims (

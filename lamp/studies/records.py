@@ -164,6 +164,7 @@ _OBJECT: Final = _Kind("an object of JSON", _object)
 _KINDS: Final = {
     **dict.fromkeys(("study", *LABELS, "environment", "id", "name"), _LABEL),
     **dict.fromkeys(("key", "subject"), _KEY),
+    "note": _KEY,
     **dict.fromkeys(("definition", "configuration", "record"), _OBJECT),
     **dict.fromkeys(("error", "traceback"), _optional(_text(10**6))),
     **dict.fromkeys(("started_at", "finished_at", "planned_at"), _TIME),
@@ -223,6 +224,7 @@ def run(
     row: Mapping[str, Any],
     rates: Mapping[str, Sequence[float]],
     sums: Sequence[Sums],
+    notes: Sequence[str],
 ) -> Run:
     """Return the run of a row of the view ``results``.
 
@@ -236,6 +238,8 @@ def run(
         The recomputation rates of its layers by step.
     sums : sequence of Sums
         What its clusters add up to.
+    notes : sequence of str
+        What the model said of itself.
 
     Returns
     -------
@@ -259,7 +263,7 @@ def run(
         layers = steps.pop(ALL, ())
         given = values(METRICS)
         metrics = Metrics(layer_rates=layers, step_rates=steps, sums=tuple(sums), **given)
-    return Run(**member, **values(ENDED), metrics=metrics)
+    return Run(**member, **values(ENDED), metrics=metrics, notes=tuple(notes))
 
 
 def score(row: Mapping[str, Any], documents: Mapping[int, float]) -> Score:
@@ -290,7 +294,11 @@ def score(row: Mapping[str, Any], documents: Mapping[int, float]) -> Score:
 
 
 def task_run(
-    store: Path, row: Mapping[str, Any], scores: Sequence[Score], not_finite: int
+    store: Path,
+    row: Mapping[str, Any],
+    scores: Sequence[Score],
+    not_finite: int,
+    notes: Sequence[str],
 ) -> TaskRun:
     """Return the run of a row of the view ``task_results``.
 
@@ -304,6 +312,8 @@ def task_run(
         Its scores.
     not_finite : int
         The number of tokens whose logits held NaN or infinity.
+    notes : sequence of str
+        What the model said of itself.
 
     Returns
     -------
@@ -317,5 +327,5 @@ def task_run(
     names = [*_TASK_MEMBER, *(ENDED if row["state"] != "missing" else ())]
     values = checked(store, names, [row[name] for name in names])
     values["text"] = values.pop("task")
-    done = values["state"] == "done"
-    return TaskRun(**values, result=TaskResult(tuple(scores), not_finite) if done else None)
+    found = TaskResult(tuple(scores), not_finite) if values["state"] == "done" else None
+    return TaskRun(**values, result=found, notes=tuple(notes))

@@ -41,6 +41,8 @@ class Result:
         The process and machine that measured it; plain data.
     error, traceback : str
         Why the run failed, in a line and in full; empty if it is done.
+    notes : tuple of str
+        What the model on its machine says of itself, see :meth:`lamp.models.Decoder.notes`.
     """
 
     metrics: Metrics | TaskResult | None
@@ -50,6 +52,7 @@ class Result:
     environment: Mapping[str, Any]
     error: str = ""
     traceback: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ class Run:
         Why the run failed, in a line.
     environment : str or None
         The environment that it was measured in, a key of :meth:`Store.environments`.
+    notes : tuple of str
+        What the model on its machine said of itself when the run was done, such as the steps that
+        the machine names and the model does not have.
     """
 
     key: str
@@ -97,6 +103,7 @@ class Run:
     finished_at: str | None = None
     error: str | None = None
     environment: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rules = "" if self.lamp == "none" else f" + {self.lamp}"

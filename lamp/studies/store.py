@@ -46,6 +46,10 @@ on a disk of the machine that sweeps.  Its tables:
 ``answers``
     The ``score`` of each document, by ``key``, ``number`` and ``document``, of scores that are
     means of their documents.
+``notes``
+    What the model of a run that is done said of itself on its machine, by ``key`` and ``number``: a
+    ``note`` per line, such as the steps that the machine names and the model does not have.  Runs
+    of stores of earlier schemas have none.
 ``claims``
     Runs that a process is measuring: ``key``, ``owner``, ``host``, ``pid``, and ``expires``, when
     the claim lapses unless it is renewed (seconds since 1970).
@@ -63,7 +67,7 @@ The view ``task_results`` does the same for tasks::
     sqlite3 study.sqlite "SELECT hardware, metric, score FROM task_results JOIN scores USING (key)"
 
 In Python, :meth:`Store.runs` gives the same as :class:`Run` objects, and :meth:`Store.task_runs` as
-:class:`TaskRun` objects.  A store of schema 2 or 3 gets the tables that it lacks when it is next
+:class:`TaskRun` objects.  A store of schema 2 to 4 gets the tables that it lacks when it is next
 written to.
 """
 
@@ -332,8 +336,10 @@ class Store:
                 rates.setdefault(each["key"], {}).setdefault(each["step"], []).append(each["rate"])
             for each in self._of(keys, "clusters", Sums._fields, "cluster"):
                 sums.setdefault(each.pop("key"), []).append(Sums(**each))
+            notes = self._notes(keys)
             for key, row in zip(keys, rows, strict=True):
-                yield records.run(self.path, row, rates.get(key, {}), sums.get(key, ()))
+                own = rates.get(key, {}), sums.get(key, ()), notes.get(key, ())
+                yield records.run(self.path, row, *own)
 
     def task_runs(
         self, study: str | None = None, state: State | None = None, last: int | None = None
@@ -384,9 +390,17 @@ class Store:
                 score = records.score(each, documents.get((key, each["number"]), {}))
                 scores.setdefault(key, []).append(score)
                 overflows[key] = each["not_finite"]
+            notes = self._notes(keys)
             for key, row in zip(keys, rows, strict=True):
-                own = scores.get(key, ())
-                yield records.task_run(self.path, row, own, overflows.get(key, 0))
+                own = scores.get(key, ()), overflows.get(key, 0), notes.get(key, ())
+                yield records.task_run(self.path, row, *own)
+
+    def _notes(self, keys: Sequence[str]) -> dict[str, list[str]]:
+        """Return the notes of runs, by their keys."""
+        found: dict[str, list[str]] = {}
+        for each in self._of(keys, "notes", ("note",), "number"):
+            found.setdefault(each["key"], []).append(each["note"])
+        return found
 
     def _batches(
         self, view: str, members: str, study: str | None, state: State | None, last: int | None
@@ -676,6 +690,9 @@ class Store:
                 self._execute_many(scores, _scores(key, metrics))
                 answers = database.insert("answers", 1 + len(ANSWERS))
                 self._execute_many(answers, _answers(key, metrics))
+            if new:
+                notes = ((key, number, note) for number, note in enumerate(result.notes))
+                self._execute_many(database.insert("notes", 3), notes)
             self._execute("DELETE FROM claims WHERE key = ?", (key,))
         return new
 

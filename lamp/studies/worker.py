@@ -93,14 +93,15 @@ class Worker:
         started, start = now(), time.perf_counter()
         place = {**environment(), "threads": launching.thread_count()}
         try:
-            metrics, seconds = self._measured(task)
+            metrics, seconds, notes = self._measured(task)
         except Exception as error:  # whatever it is: the other runs go on
             seconds = time.perf_counter() - start
             reason, trace = _reason(error), traceback.format_exc()
             return Result(None, seconds, started, now(), place, reason, trace)
-        return Result(metrics, seconds, started, now(), place)
+        return Result(metrics, seconds, started, now(), place, notes=tuple(notes))
 
-    def _measured(self, task: Task) -> tuple[Metrics | TaskResult, float]:
+    def _measured(self, task: Task) -> tuple[Metrics | TaskResult, float, list[str]]:
+        """Return what a run has found, its seconds, and what the model says of itself."""
         if task.numerics != numerics.NUMERICS:
             raise RuntimeError(
                 f"the packages on {socket.gethostname()} are others than the sweep's: install the "
@@ -120,9 +121,9 @@ class Worker:
             totals.add(expected, model.forward(window.tokens), window)
             seconds += time.perf_counter() - start
             self.report(done / len(text.windows))
-        return totals.metrics(), seconds
+        return totals.metrics(), seconds, model.notes()
 
-    def _done(self, task: Task, source: TaskSource) -> tuple[TaskResult, float]:
+    def _done(self, task: Task, source: TaskSource) -> tuple[TaskResult, float, list[str]]:
         """Let the model do a task of the harness, one at a time: it has global seeds."""
         with self._lock:
             model = self._model(task)
@@ -136,7 +137,7 @@ class Worker:
                 f"the task {source.task!r} on {socket.gethostname()} is another than the sweep's: "
                 "its documents or its definition differ"
             )
-        return replace(found, results={}), seconds
+        return replace(found, results={}), seconds, model.notes()
 
     def _prepare(self, task: Task, model: Decoder, tokens: NDArray[np.int64]) -> None:
         """Compile or load the kernels before the clock runs."""

@@ -409,12 +409,12 @@ def test_a_database_of_another_program_is_refused(path):
 
 def test_a_store_of_a_newer_version_is_refused(filled):
     with contextlib.closing(sqlite3.connect(filled)) as connection:
-        connection.execute("PRAGMA user_version = 5")
-    refused(filled, "schema 5, .*; this one knows schema 4: a newer version reads it")
+        connection.execute("PRAGMA user_version = 6")
+    refused(filled, "schema 6, .*; this one knows schema 5: a newer version reads it")
 
 
 def test_a_store_of_the_last_schema_is_brought_up_to_date_by_who_writes(filled):
-    newer = ("clusters", "scores", "answers", "task_members")
+    newer = ("notes", "clusters", "scores", "answers", "task_members")
     dropped = " ".join(f"DROP TABLE {table};" for table in newer)
     tampered(filled, f"DROP VIEW task_results; {dropped} PRAGMA user_version = 2;")
     with pytest.raises(ValueError, match=r"schema 2.*lamp sweep brings it up to date"):
@@ -425,6 +425,22 @@ def test_a_store_of_the_last_schema_is_brought_up_to_date_by_who_writes(filled):
     assert old.metrics == dataclasses.replace(METRICS, sums=())
     with Store.open(filled) as store:
         assert [run.metrics for run in store.runs()] == [old.metrics, METRICS]
+
+
+def test_what_a_model_says_of_itself_is_kept_and_older_stores_have_none_of_it(filled):
+    tampered(filled, "DROP TABLE notes; PRAGMA user_version = 4;")
+    with pytest.raises(ValueError, match=r"schema 4.*lamp sweep brings it up to date"):
+        Store.open(filled)
+    notes = ("it has no norm", "Grüße")
+    with Store.open(filled, write=True) as store:
+        store.finish("b", "{}", result(None, "it broke"))
+        assert store.finish("b", "{}", dataclasses.replace(result(), notes=notes))
+        assert not store.finish("b", "{}", dataclasses.replace(result(), notes=("again",)))
+    with Store.open(filled) as store:
+        assert [run.notes for run in store.runs()] == [(), notes]
+    tampered(filled, "UPDATE notes SET note = x'00ff'")
+    with Store.open(filled) as store, pytest.raises(ValueError, match="note is b"):
+        store.runs()
 
 
 def test_an_empty_file_becomes_a_store_when_it_is_written_to(path):

@@ -665,6 +665,21 @@ def test_the_commands_from_first_to_last(tmp_path, study, command, monkeypatch):
     assert [run["metrics"]["kl"] for run in found["runs"]] == [each.kl for each in metrics]
 
 
+def test_what_models_say_of_themselves_is_told_wherever_results_are(
+    tmp_path, study, store, command, monkeypatch
+):
+    note = "'bf16' names norm, but <model> has no such step"
+    monkeypatch.setattr(lamp.GPT2, "notes", lambda model: [note])
+    (tmp_path / "study.toml").write_text(TOML)
+    command("sweep", tmp_path / "study.toml")
+    assert command("status", store)[1].splitlines()[-1] == f"note: {note}"
+    (found,) = json.loads(command("status", store, "--json")[1])["studies"]
+    assert [run["notes"] for run in found["runs"]] == [[note]] * 3
+    page = tmp_path / "page.html"
+    assert command("report", store, "--output", page)[0] == 0
+    assert page.read_text().count("names norm, but &lt;model&gt; has no such step") == 1
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ctrl_c_at_the_command_says_how_to_resume(tmp_path, study, jobs):
     # More runs than can be done before the signal comes.

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import sqlite3
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,14 +68,15 @@ def test_a_store_of_schema_3_gets_tables_for_tasks(path):
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.executescript(
             "DROP VIEW task_results; DROP TABLE scores; DROP TABLE answers; "
-            "DROP TABLE task_members; PRAGMA user_version = 3;"
+            "DROP TABLE task_members; DROP TABLE notes; PRAGMA user_version = 3;"
         )
     with pytest.raises(ValueError, match=r"schema 3.*lamp sweep brings it up to date"):
         Store.open(path)
     with Store.open(path, write=True) as store:
         store.plan("tasks", {}, [run("a")])
-        store.finish("a", "{}", finished(ANSWERED))
+        store.finish("a", "{}", replace(finished(ANSWERED), notes=("it has no norm",)))
         assert store.task_runs()[0].result.not_finite == 5
+        assert store.task_runs()[0].notes == ("it has no norm",)
         assert len(store.runs()) == 1
 
 
