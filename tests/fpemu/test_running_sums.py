@@ -299,10 +299,10 @@ def test_sums_of_more_terms_than_are_filled_in_at_once(name, dtype):
     accumulator = fpemu.Sequential(name)
     product, running = fpemu.matmul(a, b, accumulator, c=c, running=True)
     assert_same_bits(product, fpemu.matmul(a, b, accumulator, c=c))
-    sums = [fpemu.matmul(a[:, :k], b[:k], accumulator, c=c) for k in range(1, terms + 1)]
-    np.testing.assert_allclose(running.first, np.sum(np.abs(sums), axis=0), rtol=1e-11)
-    squares = np.square(np.asarray(sums, np.float64)).sum(axis=0)
-    np.testing.assert_allclose(running.second, np.sqrt(squares), rtol=1e-13)
+    parts = [fpemu.matmul(a[:, :k], b[:k], accumulator, c=c) for k in range(1, terms + 1)]
+    sums = np.asarray(parts, np.float64)
+    np.testing.assert_allclose(running.first, np.abs(sums).sum(axis=0), rtol=1e-11)
+    np.testing.assert_allclose(running.second, np.sqrt(np.square(sums).sum(axis=0)), rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["e8m4", "float16", "float32", "float64", "e11m30"])
