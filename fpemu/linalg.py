@@ -68,10 +68,10 @@ class RunningSums:
 
     Parameters
     ----------
-    first : ndarray or scalar of float64
+    first : ndarray or scalar of float64, or None
         ``R1 = sum_l |s_l|`` over the results s_l of all roundings, rounded up; roundings with a
-        unit other than the accumulator's count in proportion to it.
-    second : ndarray or scalar of float64
+        unit other than the accumulator's count in proportion to it.  None if not asked for.
+    second : ndarray or scalar of float64, or None
         ``R2 = sqrt(sum_l s_l**2)``, in the same way.
     roundoff : float
         The unit of the accumulator's own roundings, see :attr:`fpemu.Accumulator.roundoff`.
@@ -94,8 +94,16 @@ class RunningSums:
     roundoff: float
 
 
-def _check_running(accumulator: Accumulator) -> None:
-    """Raise a TypeError if an accumulator has no running sums."""
+_RUNNING: Final = {True: ("first", "second"), "first": ("first",), "second": ("second",)}
+
+
+def _asked(running: bool | str, accumulator: Accumulator) -> tuple[str, ...]:
+    """The names of the running sums that are asked for, of an accumulator that must have them."""
+    if running is False:
+        return ()
+    names = _RUNNING.get(running) if isinstance(running, bool | str) else None
+    if names is None:
+        raise ValueError(f"running must be True, False, 'first' or 'second', not {running!r}")
     if not isinstance(accumulator, Sequential | Blocked | Pairwise | Exact) or (
         not isinstance(accumulator, Pairwise | Exact) and accumulator.is_stochastic
     ):
@@ -103,6 +111,7 @@ def _check_running(accumulator: Accumulator) -> None:
             f"{accumulator} has no running sums: they are those of one rounding after another, "
             "and of sequential or blocked sums only where no rounding is stochastic"
         )
+    return names
 
 
 def _float64_product(a: Any, b: Any, operands: Operands) -> Any:
@@ -111,8 +120,8 @@ def _float64_product(a: Any, b: Any, operands: Operands) -> Any:
 
 
 def _running_sums(
-    operands: Operands, accumulator: Accumulator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    operands: Operands, accumulator: Accumulator, asked: tuple[str, ...], shape: tuple[int, ...]
+) -> RunningSums:
     """R1 and R2 from what a kernel has put into `operands`: the magnitudes and squares of its sums.
 
     Kernels leave out two kinds of roundings.  Those of products err by no more than their unit
@@ -123,17 +132,22 @@ def _running_sums(
     inner = accumulator.inner if isinstance(accumulator, Blocked) else accumulator
     if isinstance(inner, Sequential) and inner.via is not None:
         share = Sequential(inner.via, inner.rounding).roundoff / inner.roundoff
-        first = first * (1.0 + share / (1.0 - inner.roundoff))
-        squares = squares * (1.0 + share * share)
+        first *= 1.0 + share / (1.0 - inner.roundoff)
+        squares *= 1.0 + share * share
     if isinstance(inner, Sequential | Pairwise) and not inner.fused:
         product = Sequential(inner.product or inner.format, inner.rounding)
         share = product.roundoff / accumulator.roundoff
         a, b = np.abs(operands.a.astype(np.float64)), np.abs(operands.b.astype(np.float64))
         with np.errstate(over="ignore", invalid="ignore"):
-            first = first + share * _float64_product(a, b, operands)
-            squares = squares + share**2 * _float64_product(a * a, b * b, operands)
-    # More than the roundings of all these sums take away.
-    return first * (1.0 + (4.0 * operands.steps + 64.0) * 2.0**-53), np.sqrt(squares)
+            first += share * _float64_product(a, b, operands)
+            squares += share**2 * _float64_product(a * a, b * b, operands)
+    found = {}
+    if "first" in asked:  # more than the roundings of all these sums take away
+        first *= 1.0 + (4.0 * operands.steps + 64.0) * 2.0**-53
+        found["first"] = first.reshape(shape)[()]
+    if "second" in asked:
+        found["second"] = np.sqrt(squares, out=squares).reshape(shape)[()]
+    return RunningSums(found.get("first"), found.get("second"), accumulator.roundoff)
 
 
 # --- products -------------------------------------------------------------------------------------
@@ -366,7 +380,7 @@ def matmul(
     convert: RoundingLike | None = ...,
     out: Carrier | None = ...,
     row_lengths: ArrayLike | None = ...,
-    running: Literal[True],
+    running: Literal[True, "first", "second"],
 ) -> tuple[Any, RunningSums]: ...
 
 
@@ -380,7 +394,7 @@ def matmul(
     convert: RoundingLike | None = None,
     out: Carrier | None = None,
     row_lengths: ArrayLike | None = None,
-    running: bool = False,
+    running: bool | Literal["first", "second"] = False,
 ) -> Any:
     """Matrix product whose sums are formed by an accumulator.
 
@@ -403,9 +417,10 @@ def matmul(
     row_lengths : array_like of int, shape (m,), optional
         How many leading columns of each row to compute; the others are +0.  A causal attention
         needs ``arange(1, m + 1)``.
-    running : bool
-        Whether to keep the sums of the magnitudes of all partial sums and of their squares, which
-        bound the error of each element and model it.
+    running : bool, "first" or "second"
+        Whether to keep the sums of the magnitudes of all partial sums (``"first"``), which bound
+        the error of each element, and of their squares (``"second"``), which model it.  One of
+        them takes less time than both.
 
     Returns
     -------
@@ -418,8 +433,8 @@ def matmul(
     Raises
     ------
     ValueError
-        If the shapes do not match, an element is not a member of its format, or a NaN arises in a
-        format without NaN.
+        If the shapes do not match, an element is not a member of its format, a NaN arises in a
+        format without NaN, or `running` is none of its values.
     TypeError
         If `accumulator` is not one, or has no running sums though they are asked for, or `a`, `b`
         or `c` does not hold real numbers.
@@ -440,11 +455,10 @@ def matmul(
     """
     sums: Accumulator = as_accumulator(accumulator)
     product = _checked_product(sums)
-    if running:
-        _check_running(sums)
+    asked = _asked(running, sums)
     right_given: Any = b
     if isinstance(b, Packed) and not (
-        _reads_codes(product, sums, running, row_lengths)
+        _reads_codes(product, sums, bool(asked), row_lengths)
         and _holds(sums.input_formats[1], b.format)
     ):
         right_given = b.numbers()
@@ -460,16 +474,13 @@ def matmul(
         right = _members(right, b_format, given or sums.convert, "b")
     initial = _initial(c, shape, sums.initial_format, given)
     operands = _stacked(left, right if narrow is None else narrow, initial, batch, row_lengths)
-    if running:
-        operands = replace(operands, running=np.zeros((2, *operands.shape)))
+    if asked:  # zeros that are not written take no memory
+        operands = replace(operands, running=np.zeros((2, *operands.shape)), asked=asked)
     found = product(operands, sums).reshape(shape)
     result = _result(found, sums, carriers, place)
     if place is not None:
         result = out
-    if not running:
-        return result
-    first, second = (each.reshape(shape)[()] for each in _running_sums(operands, sums))
-    return result, RunningSums(first, second, sums.roundoff)
+    return (result, _running_sums(operands, sums, asked, shape)) if asked else result
 
 
 def _reads_codes(

@@ -131,6 +131,8 @@ class Operands:
         How many leading columns of each row to compute.
     running : ndarray of float64, shape (2, batch, m, n), or of size 0
         Where to put the sums of the magnitudes of all rounded sums, and of their squares.
+    asked : tuple of str
+        Which of both somebody wants, ``"first"`` and ``"second"``: a kernel may leave out others.
     """
 
     a: Carrier
@@ -138,6 +140,7 @@ class Operands:
     initial: Carrier | None
     row_lengths: NDArray[np.int64]
     running: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 0, 0, 0)))
+    asked: tuple[str, ...] = ()
 
     @classmethod
     def of(

@@ -12,7 +12,8 @@ Narrow ones take operands that are float32 numbers, wide ones any float64 number
 same bits where more than one applies.  The sums of blocks are added in one of these ways, too: by
 the carrier's addition where the outer accumulator is in its format, rounded in lanes, or exactly.
 Sums of which a rounding is stochastic are formed element by element (:func:`_stochastic_kernel`),
-or in lanes by :mod:`fpemu._kernels.stochastic_sums`.
+or in lanes by :mod:`fpemu._kernels.stochastic_sums`; those of plain and fast flavours beside which
+running sums are wanted, by :mod:`fpemu._kernels.running_sums`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 import numba
 import numpy as np
 
-from fpemu._kernels import caching, few_rows, launching, random_bits, stochastic_sums, tiles, words
+from fpemu._kernels import (
+    caching,
+    few_rows,
+    launching,
+    random_bits,
+    running_sums,
+    stochastic_sums,
+    tiles,
+    words,
+)
 from fpemu._kernels.error_free import (
     add_float32,
     holds_float32_sums,
@@ -88,7 +98,6 @@ _SHARES_PER_THREAD: Final = 4
 _PANEL_BYTES: Final = 2**17  # of what is filled in at once: that stays in the second cache
 _PANELS_BYTES: Final = 2**19  # of those of a share: half of a second cache
 _RUN: Final = 64  # terms that are looked at at once for zeros at the end of rows
-_MOST_STEPS: Final = 32  # that rounded loops take before they look for doubts
 _UNKNOWN: Final = -1
 _STOCHASTIC_WORK: Final = 2**14
 
@@ -255,7 +264,7 @@ def _advance_quickly(  # type: ignore[no-untyped-def]
         step = _advance_fast(
             a, row, origin, several, panel, tile, step, stop, run, fast, ranged, running
         )
-        run = _steps_at_once(run, step - before, step >= stop)
+        run = tiles.steps_at_once(run, step - before, step >= stop)
         if step >= stop:
             break
         _settle(a, row, origin, several, panel, tile, step, undecided, fast, ranged)
@@ -264,13 +273,6 @@ def _advance_quickly(  # type: ignore[no-untyped-def]
             _add_running(tile)
         step += 1
     return run
-
-
-@numba.njit(inline="always")
-def _steps_at_once(run, taken, certain):  # type: ignore[no-untyped-def]
-    """A quarter of the steps from doubt to doubt: more would often be taken in vain."""
-    known = min(taken // 4, _MOST_STEPS)
-    return max(run, known) if certain else known
 
 
 @numba.njit(inline="always")
@@ -471,7 +473,7 @@ def _product_kernel(
         parts = (rows + sums.rows - 1) // sums.rows
         depth = work.panels.shape[1]
         slots = 1 if steps > depth else 0  # of a tile
-        run = _MOST_STEPS
+        run = tiles.MOST_STEPS
         fresh = single and steps > 0 and arrays.initial.size == 0  # zero without being filled
         for index in range(start, stop):
             stack, group = index // groups, index % groups
@@ -643,9 +645,9 @@ class _Chain:
 def _chain_of(accumulator: SequentialFacts, operands: Operands, *, blocked: bool) -> _Chain:
     """How to run a sequential accumulator on the operands; `blocked` ones begin at zero."""
     format, rounding = accumulator.format, accumulator.rounding
-    narrow, running = operands.narrow, operands.wants_running
+    narrow, in_lanes = operands.narrow, operands.wants_running and blocked
     if rounding.mode == "rne" and accumulator.fused and accumulator.via is None:
-        if rounding.overflow == "ieee" and not running:
+        if rounding.overflow == "ieee" and not in_lanes:
             if narrow and is_own_format(format, _FLOAT32):
                 return _Chain(_PLAIN_NARROW, _FLOAT32)
             if is_own_format(format, _FLOAT64):
@@ -664,8 +666,9 @@ def _fast_chain(
     """The fast loop in lanes of float32, or of float64, or None where it applies in neither."""
     narrow = operands.narrow
     products_exponent = operands.last_bit_exponent(with_initial=not blocked)
-    # No square of a running sum overflows float64.
-    dtypes = (_FLOAT32, _FLOAT64) if narrow and not operands.wants_running else (_FLOAT64,)
+    # Running sums of blocks are formed in the lanes of their sums, and no square overflows float64.
+    in_lanes = operands.wants_running and blocked
+    dtypes = (_FLOAT32, _FLOAT64) if narrow and not in_lanes else (_FLOAT64,)
     for dtype in dtypes:
         found = _fast_parameters(format, dtype, products_exponent)
         if found is not None:
@@ -695,6 +698,16 @@ def _product(
     if any(rounding.is_stochastic for rounding in roundings):
         return _stochastic_product(operands, accumulator, outer)
     chain = _chain_of(accumulator, operands, blocked=outer is not None)
+    if operands.wants_running and outer is None and chain.flavour < _EXACT_NARROW:
+        rounded = chain.flavour in (_FAST_NARROW, _FAST_WIDE)
+        return running_sums.product(
+            operands,
+            accumulator.format,
+            accumulator.rounding,
+            chain.dtype,
+            chain.fast if rounded else None,
+            ranged=chain.ranged,
+        )
     plain = chain.flavour in (_PLAIN_NARROW, _PLAIN_WIDE)
     if outer is None and plain and few_rows.takes(operands):
         return few_rows.product(operands, chain.dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -20,6 +21,7 @@ from fpemu._kernels.panels import MANY_REGISTERS, TILE_COLUMNS
 from fpemu._kernels.vectors import Vectors, spread
 
 __all__ = [
+    "MOST_STEPS",
     "PLAIN_ROWS",
     "ROUNDED_ROWS",
     "VECTOR_BITS",
@@ -33,11 +35,14 @@ __all__ = [
     "advance_rounded",
     "advance_rounded_rows",
     "advance_rounded_running",
+    "advance_running",
     "settle_added",
     "settle_ranged",
     "settle_ranged_rows",
     "settle_rounded",
     "settle_rounded_rows",
+    "settle_running",
+    "steps_at_once",
     "sum_plain",
     "sum_plain_rows",
 ]
@@ -65,6 +70,9 @@ ROUNDED_ROWS: Final = Rows(2, 2) if MANY_REGISTERS else Rows(2, 1)
 
 _ONE_ROW: Final = Rows(1, 1)
 
+MOST_STEPS: Final = 32
+"""Steps that rounded loops take before they look for doubts."""
+
 _LEAST_RUN: Final = 4  # steps that are worth being taken at once by rounded loops
 
 VECTOR_BITS: Final = 512  # narrower machines split a vector, with no change of result
@@ -74,8 +82,8 @@ _INDEX: Final = ir.IntType(64)
 class _Lanes:
     """The vector types and constants of a float type."""
 
-    def __init__(self, number: ir.Type, bits: int) -> None:
-        self.count = VECTOR_BITS // bits
+    def __init__(self, number: ir.Type, bits: int, count: int | None = None) -> None:
+        self.count = VECTOR_BITS // bits if count is None else count
         self.bits = bits
         self.number = number
         self.numbers = ir.VectorType(number, self.count)
@@ -280,14 +288,17 @@ def _advance(rows: Rows, *, ranged: bool = False, running: bool = False) -> Any:
     ):
         run, *parameters = words
         rounded_step = _RoundedStep(tile.lanes, builder, parameters, ranged=ranged)
-        places = [*tile.places, *tile.magnitudes, *tile.squares] if running else tile.places
+        # Running sums lie below the accumulators.
+        below = _running_places(builder, tile.lanes, tile.data, (1, 2)) if running else []
+        places = [*tile.places, *below]
         values = [tile.load(builder, place) for place in places]
         if not running:
             step, values = _emit_runs(
-                builder, tile, values, left, panel, step, last, run, rounded_step
+                builder, tile, places, values, left, panel, step, last, run, rounded_step
             )
+        beside = _beside(tile.lanes, first=True, second=True) if running else None
         reached, final = _emit_loop(
-            builder, tile, values, left, panel, step, last, rounded_step, running
+            builder, tile, values, left, panel, step, last, rounded_step, beside
         )
         tile.store(builder, final, places)
         return reached
@@ -298,6 +309,7 @@ def _advance(rows: Rows, *, ranged: bool = False, running: bool = False) -> Any:
 def _emit_runs(
     builder: ir.IRBuilder,
     tile: _Tile,
+    places: Sequence[ir.Value],
     initial: Sequence[ir.Value],
     left: Sequence[ir.Value],
     panel: ir.Value,
@@ -305,9 +317,13 @@ def _emit_runs(
     last: ir.Value,
     run: ir.Value,
     rounded_step: _RoundedStep,
+    beside: Callable[..., list[ir.Value]] | None = None,
 ) -> tuple[ir.Value, list[ir.Value]]:
-    """Runs of steps none of which is doubtful; the step that is reached, and the sums there."""
-    lanes, vectors = tile.lanes, Vectors(builder)
+    """Runs of steps none of which is doubtful; the step that is reached, and the sums there.
+
+    What every run begins with is put into `places`; see `_emit_loop` for what is `beside`.
+    """
+    count, vectors = len(tile.places), Vectors(builder)
     before = builder.block
     begin, more, again, leave = (
         builder.append_basic_block(f"runs.{name}") for name in ("begin", "more", "again", "leave")
@@ -319,15 +335,16 @@ def _emit_runs(
 
     builder.position_at_end(begin)
     start = builder.phi(_INDEX)
-    kept = [builder.phi(lanes.numbers) for _ in initial]
-    tile.store(builder, kept, tile.places)
+    kept = [builder.phi(value.type) for value in initial]
+    tile.store(builder, kept, places)
     stop = builder.add(start, run)
     stop = builder.select(builder.icmp_signed("<", stop, last), stop, last)
 
     def take_step(step: ir.Value, state: list[ir.Value]) -> list[ir.Value]:
-        sums = tile.sums(builder, left, panel, step, state[:-2])
+        sums = tile.sums(builder, left, panel, step, state[:count])
         guesses, seen = rounded_step.guess(sums, state[-2:])
-        return [*guesses, *seen]
+        others = [] if beside is None else beside(builder, guesses, state[count:-2])
+        return [*guesses, *others, *seen]
 
     *new, lowest, farthest = vectors.loop(
         start, stop, 1, [*kept, *rounded_step.nothing_seen()], take_step
@@ -338,7 +355,7 @@ def _emit_runs(
     builder.cbranch(builder.icmp_signed("<", stop, last), begin, leave)
 
     builder.position_at_end(again)
-    restored = [tile.load(builder, place) for place in tile.places]
+    restored = [tile.load(builder, place) for place in places]
     builder.branch(leave)
 
     for phi, from_before, from_more in zip(
@@ -354,6 +371,123 @@ def _emit_runs(
             phi.add_incoming(value, block)
         reached.append(phi)
     return reached[0], reached[1:]
+
+
+def _running_places(
+    builder: ir.IRBuilder,
+    lanes: _Lanes,
+    data: ir.Value,
+    bands: Sequence[int],
+    columns: int = TILE_COLUMNS,
+) -> list[ir.Value]:
+    """The places of rows of float64 sums of numbers in lanes."""
+    wide = _Lanes(ir.DoubleType(), 64, lanes.count)
+    rows = (builder.gep(data, [_INDEX(band * TILE_COLUMNS)]) for band in bands)
+    return [place for row in rows for place in _Tile(wide, builder, row, 1, columns).places]
+
+
+def _beside(lanes: _Lanes, *, first: bool, second: bool) -> Callable[..., list[ir.Value]]:
+    """What adds numbers to sums of their magnitudes (`first`), and of their squares (`second`).
+
+    The sums are float64 numbers, those of the magnitudes first.  Squares are rounded before they
+    are added; those of float32 numbers are exact, and one operation does both.
+    """
+    fused = lanes.bits == 32
+    wide = _Lanes(ir.DoubleType(), 64, lanes.count)
+
+    def beside(  # type: ignore[no-untyped-def]
+        builder, numbers, sums
+    ):
+        absolute, multiply_add = lanes.absolute(builder), wide.multiply_add(builder)
+        magnitudes = [builder.call(absolute, [number]) for number in numbers]
+        if lanes.number != wide.number:
+            magnitudes = [builder.fpext(number, wide.numbers) for number in magnitudes]
+
+        def with_square(sum_, number):  # type: ignore[no-untyped-def]
+            if fused:
+                return builder.call(multiply_add, [number, number, sum_])
+            return builder.fadd(sum_, builder.fmul(number, number))
+
+        added = [builder.fadd] * first + [with_square] * second
+        terms = [(add, number) for add in added for number in magnitudes]
+        return [add(sum_, number) for sum_, (add, number) in zip(sums, terms, strict=True)]
+
+    return beside
+
+
+def _group_intrinsic(columns: int, emit: Callable[..., ir.Value], last: Any = types.intp) -> Any:
+    """An intrinsic ``f(a, row, origin, panel, tile, running, column, step, last, parameters)``.
+
+    It works on some columns of a tile of one row, from `column` on, as that of
+    :func:`_tile_intrinsic` on a whole tile; ``emit`` is given the data of their running sums, too.
+    """
+
+    def typed(  # type: ignore[no-untyped-def]
+        _typing_context, a, row, origin, panel, sums, running, column, step, last_, parameters
+    ):
+        index = types.intp
+        signature = index(a, index, index, panel, sums, running, index, index, last, parameters)
+
+        def generate(  # type: ignore[no-untyped-def]
+            context, builder, signature, arguments
+        ):
+            kinds = signature.args
+            column = arguments[6]
+            panel_data, sums_data, running_data = (
+                builder.gep(_data(context, builder, kinds[i], arguments[i])[0], [column])
+                for i in (3, 4, 5)
+            )
+            step, last_value, parameters = arguments[7:]
+            if isinstance(kinds[8], types.Array):
+                last_value, _ = _data(context, builder, kinds[8], last_value)
+            left = _rows_of(context, builder, kinds[0], arguments[:3], 1)
+            tile = _Tile(_lanes_of(a.dtype), builder, sums_data, 1, columns)
+            words = cgutils.unpack_tuple(builder, parameters, len(kinds[9]))
+            return emit(builder, tile, left, panel_data, running_data, step, last_value, words)
+
+        return signature, generate
+
+    return intrinsic(typed)
+
+
+def advance_running(columns: int, *, rounded: bool, ranged: bool, first: bool, second: bool) -> Any:
+    """An intrinsic that takes sums from a step on, with their running sums; see `_advance`.
+
+    Sums that are not `rounded` are formed by the lanes' own arithmetic.
+    """
+
+    def emit(  # type: ignore[no-untyped-def]
+        builder, tile, left, panel, running, step, last, words
+    ):
+        lanes = tile.lanes
+        bands = [band for band, wanted in enumerate((first, second)) if wanted]
+        places = [*tile.places, *_running_places(builder, lanes, running, bands, columns)]
+        values = [tile.load(builder, place) for place in places]
+        beside, rounded_step = _beside(lanes, first=first, second=second), None
+        if rounded:
+            run, *parameters = words
+            rounded_step = _RoundedStep(lanes, builder, parameters, ranged=ranged)
+            step, values = _emit_runs(
+                builder, tile, places, values, left, panel, step, last, run, rounded_step, beside
+            )
+        reached, final = _emit_loop(
+            builder, tile, values, left, panel, step, last, rounded_step, beside
+        )
+        tile.store(builder, final, places)
+        return reached
+
+    return _group_intrinsic(columns, emit)
+
+
+def settle_running(columns: int, *, ranged: bool) -> Any:
+    """An intrinsic that takes a second look at a doubtful step; see `_settle`."""
+
+    def emit(  # type: ignore[no-untyped-def]
+        builder, tile, left, panel, _running, step, undecided, words
+    ):
+        return _emit_settled_step(builder, tile, left, panel, step, undecided, words, ranged)
+
+    return _group_intrinsic(columns, emit, types.Array(types.int64, 1, "C"))
 
 
 def _emit_second_look(
@@ -375,6 +509,24 @@ def _emit_second_look(
     tile.store(builder, new, tile.places)
 
 
+def _emit_settled_step(
+    builder: ir.IRBuilder,
+    tile: _Tile,
+    left: Sequence[ir.Value],
+    panel: ir.Value,
+    step: ir.Value,
+    undecided: ir.Value,
+    words: Sequence[ir.Value],
+    ranged: bool,
+) -> ir.Value:
+    """A second look at a doubtful step, see `_settle`; returns 0."""
+    rounded_step = _RoundedStep(tile.lanes, builder, words, ranged=ranged)
+    old = [tile.load(builder, place) for place in tile.places]
+    factors = tile.factors(builder, left, panel, step)
+    _emit_second_look(builder, tile, rounded_step, factors, old, undecided)
+    return _INDEX(0)
+
+
 def _settle(rows: Rows, *, ranged: bool = False) -> Any:
     """An intrinsic that takes a second look at a doubtful step.
 
@@ -385,11 +537,7 @@ def _settle(rows: Rows, *, ranged: bool = False) -> Any:
     def emit(  # type: ignore[no-untyped-def]
         builder, tile, left, panel, step, undecided, words
     ):
-        rounded_step = _RoundedStep(tile.lanes, builder, words, ranged=ranged)
-        old = [tile.load(builder, place) for place in tile.places]
-        factors = tile.factors(builder, left, panel, step)
-        _emit_second_look(builder, tile, rounded_step, factors, old, undecided)
-        return _INDEX(0)
+        return _emit_settled_step(builder, tile, left, panel, step, undecided, words, ranged)
 
     return _tile_intrinsic(rows, emit, types.Array(types.int64, 1, "C"))
 
@@ -536,23 +684,24 @@ def _emit_settled_addition(  # type: ignore[no-untyped-def]
 
 
 class _Tile:
-    """A block of accumulators: its vectors' places in memory, and loads and stores.
+    """A block of accumulators: its vectors' places in memory, and loads and stores."""
 
-    Below its rows may lie as many rows of running sums of magnitudes, and of squares.
-    """
-
-    def __init__(self, lanes: _Lanes, builder: ir.IRBuilder, data: ir.Value, rows: int) -> None:
+    def __init__(
+        self,
+        lanes: _Lanes,
+        builder: ir.IRBuilder,
+        data: ir.Value,
+        rows: int,
+        columns: int = TILE_COLUMNS,
+    ) -> None:
         self.lanes = lanes
-        self.vectors = TILE_COLUMNS // lanes.count
-        self.rows = rows
-        self.places, self.magnitudes, self.squares = (
-            [
-                self.place(builder, data, _INDEX((band * rows + r) * TILE_COLUMNS), v)
-                for r in range(rows)
-                for v in range(self.vectors)
-            ]
-            for band in range(3)
-        )
+        self.data = data
+        self.vectors = columns // lanes.count
+        self.places = [
+            self.place(builder, data, _INDEX(r * TILE_COLUMNS), v)
+            for r in range(rows)
+            for v in range(self.vectors)
+        ]
 
         # All registers hold what there is less of, and one what there is more of.
         width = self.vectors
@@ -612,10 +761,13 @@ def _emit_loop(
     first: ir.Value,
     stop: ir.Value,
     rounded_step: _RoundedStep | None = None,
-    running: bool = False,
+    beside: Callable[..., list[ir.Value]] | None = None,
 ) -> tuple[ir.Value, list[ir.Value]]:
-    """The loop over steps, whose accumulators live in registers; the step and what it leaves."""
-    lanes = tile.lanes
+    """The loop over steps, whose accumulators live in registers; the step and what it leaves.
+
+    What is `initial` behind the accumulators is replaced in each step by
+    ``beside(builder, accumulators, numbers)``.
+    """
     count = len(tile.places)
     before = builder.block
     loop = builder.append_basic_block("advance.loop")
@@ -625,7 +777,7 @@ def _emit_loop(
 
     builder.position_at_end(loop)
     step = builder.phi(_INDEX)
-    old = [builder.phi(lanes.numbers) for _ in initial]
+    old = [builder.phi(value.type) for value in initial]
     new = tile.sums(builder, left, panel, step, old[:count])
     if rounded_step is None:
         builder.branch(proceed)
@@ -634,20 +786,8 @@ def _emit_loop(
         builder.cbranch(rounded_step.is_doubtful(seen), leave, proceed)
 
     builder.position_at_end(proceed)
-    if running:
-        magnitudes, squares = old[count : 2 * count], old[2 * count :]
-        absolute, multiply_add = lanes.absolute(builder), lanes.multiply_add(builder)
-        new = [
-            *new,
-            *(
-                builder.fadd(sum_, builder.call(absolute, [number]))
-                for sum_, number in zip(magnitudes, new, strict=True)
-            ),
-            *(
-                builder.call(multiply_add, [number, number, sum_])
-                for sum_, number in zip(squares, new, strict=True)
-            ),
-        ]
+    if beside is not None:
+        new = [*new, *beside(builder, new, old[count:])]
     following = builder.add(step, _INDEX(1))
     builder.cbranch(builder.icmp_signed("<", following, stop), loop, leave)
 
@@ -661,7 +801,7 @@ def _emit_loop(
     reached = builder.phi(_INDEX)
     reached.add_incoming(first, before)
     reached.add_incoming(following, proceed)
-    final = [builder.phi(lanes.numbers) for _ in initial]
+    final = [builder.phi(value.type) for value in initial]
     for phi, start, value in zip(final, initial, new, strict=True):
         phi.add_incoming(start, before)
         phi.add_incoming(value, proceed)
@@ -670,6 +810,13 @@ def _emit_loop(
         for phi, value in zip(final, old, strict=True):
             phi.add_incoming(value, loop)
     return reached, final
+
+
+@numba.njit(inline="always")
+def steps_at_once(run, taken, certain):  # type: ignore[no-untyped-def]
+    """A quarter of the steps from doubt to doubt: more would often be taken in vain."""
+    known = min(taken // 4, MOST_STEPS)
+    return max(run, known) if certain else known
 
 
 advance_rounded = _advance(_ONE_ROW)

@@ -50,6 +50,9 @@ _BLOCK: Final = 64  # elements that are replaced together
 _PUT_GRAIN: Final = 2**10  # of such blocks that are worth a thread
 _DIGITS: Final = 4  # by which keys are sorted
 _BINS: Final = 2**8
+_FEW: Final = 48  # keys that take longer to be sorted by digits than by insertion
+_BIN_SHIFT: Final = 49  # of a word: eight bins between two powers of 2
+_LAST_BIN: Final = _BINS - 1
 _UNITS: Final = 2.0**52  # in one, of numbers in fixed point
 
 
@@ -527,7 +530,8 @@ def _least_normwise_rows(start, stop, work, rows, limit, mask):  # type: ignore[
 
     Fix the smallest of them: that fixes the second term, and the cheapest ones to leave out with it
     are the next in order.  As the window's beginning moves up, a value leaves the sum and the
-    second term falls: the end never has to move back.
+    second term falls: the end never has to move back.  In most rows the window begins with the
+    smallest of all, for which nothing has to be sorted.
     """
     columns = rows.z.shape[1]
     given, sums = np.empty(columns, np.float64), np.zeros(columns + 1)
@@ -540,6 +544,8 @@ def _least_normwise_rows(start, stop, work, rows, limit, mask):  # type: ignore[
             total += given[j]
         if not total < np.inf:  # a NaN
             _pick_first(mask, row, length if count < 0 else count, length)
+            continue
+        if _leave_out_smallest(given, length, count, limit.tau, work, mask[row]):
             continue
         _sort(given, length, work)
         for j in range(length):
@@ -568,6 +574,72 @@ def _least_normwise_rows(start, stop, work, rows, limit, mask):  # type: ignore[
             mask[row, order[j]] = False
 
 
+@caching.kernel
+def _leave_out_smallest(given, length, count, tau, work, mask):  # type: ignore[no-untyped-def]
+    """Leave out the smallest components, as many as may be; whether no other window is as good.
+
+    Let v be the least that is picked, and z_0, z_1, ... the row in ascending order.  A window that
+    begins with z_f has f numbers, v or more, that the one of its size at the beginning has not, in
+    place of the f smallest, and its second term is less by ``2 (z_f - z_0)`` at most: its kappa is
+    larger if ``f v > (f + 2) z_f``.  If m numbers are at most ``0.333 v``, that holds for all f
+    below m.  From there on, unless it holds, z_f is at least ``v m / (m + 2)``: a window within tau
+    has at most ``2 + (tau - 1) / z_f`` numbers then, as they are no less than z_f and sum to no
+    more than ``tau - 1 + 2 z_f``, and that must be too few.  Where the size is given, m must be
+    above all f.  Sums are compared with a margin for what their order changes.
+    """
+    smallest, total = np.inf, _quick_sum(given, length)
+    for j in range(length):
+        smallest = min(smallest, given[j])
+    top = _fill_bins(given, length, work)
+    for bin_ in range(_BINS):
+        work.sums[bin_] = 0.0
+    for j in range(length if count < 0 else 0):
+        work.sums[_bin(given[j], top)] += given[j]
+    margin = (4.0 * length + 64.0) * 2.0**-53 * (1.0 + total)
+    goal = tau - max(0.0, 1.0 - 2.0 * smallest) if count < 0 else np.inf
+    most = length - count if count >= 0 else length  # that are left out
+    if length == most and total < goal - margin:
+        for j in range(length):
+            mask[j] = False
+        return True
+    if goal < margin or most <= 0:
+        return False
+    bin_, kept, left_out = _LAST_BIN, 0.0, np.int64(0)
+    while bin_ >= 0 and kept + work.sums[bin_] <= goal and left_out + work.numbers[0, bin_] <= most:
+        kept += work.sums[bin_]
+        left_out += work.numbers[0, bin_]
+        bin_ -= 1
+    if bin_ < 0:
+        return False
+    size = _gather(given, length, top, bin_, bin_, work)
+    _sort(work.gathered, size, work)
+    last = np.int64(0)
+    while last < size and kept + work.keys[last] <= goal and left_out < most:
+        kept += work.keys[last]
+        last += 1
+        left_out += 1
+    if last == size:
+        return False
+    least = work.keys[last]
+    few = np.int64(0)
+    for j in range(length):
+        few += given[j] <= 0.333 * least
+    if count >= 0:
+        sure = few > count
+    else:
+        sure = goal - kept > margin and kept + least - goal > margin
+        room = max(0.0, tau - 1.0) * (few + 2) * 1.001
+        sure = sure and room < (left_out - 2.001) * few * least
+    if not sure or least < 2000.0 * margin:
+        return False
+    for j in range(length):
+        mask[j] = given[j] >= least
+    for k in range(last):
+        if work.keys[k] == least:
+            mask[work.members[work.order[k]]] = False
+    return True
+
+
 def least_componentwise(
     z: NDArray[Any], w: NDArray[Any], lengths: Lengths, tau: float, counts: Lengths | None
 ) -> Mask:
@@ -584,30 +656,37 @@ def _least_componentwise_rows(start, stop, work, rows, limit, mask):  # type: ig
 
     Under a cap, the most that can be left out are those with the smallest ``w z``.  What was taken
     from the heap for one cap cannot be left out under a larger one: there are more components then
-    and less is left of tau.
+    and less is left of tau.  Under tau those with a larger cap are picked, and not looked at.
     """
     columns = rows.z.shape[1]
     given, costs = np.empty(columns, np.float64), np.empty(columns, np.float64)
-    caps, order = work.keys, work.order
+    caps, order, members = work.keys, work.order, np.empty(columns, np.int64)
     keys, places = np.empty(columns, np.float64), np.empty(columns, np.int64)
+    pushed, popped = np.empty(columns, np.int64), np.empty(columns, np.int64)
     for row in range(start, stop):
         length, count = rows.lengths[row], limit.counts[row]
-        total = 0.0
-        for j in range(length):
-            weight, share = abs(np.float64(rows.weights[row, j])), np.float64(rows.z[row, j])
-            given[j] = max(0.0, weight * (1.0 - 2.0 * share))
-            costs[j] = weight * share if share > 0.0 else 0.0 * share
-            total += costs[j] + given[j]
+        _caps_and_costs(
+            rows.weights[row, :length], rows.z[row, :length], given[:length], costs[:length]
+        )
+        total = _quick_sum(given, length) + _quick_sum(costs, length)
         if not total < np.inf:  # a NaN, or an infinite weight
             _pick_first(mask, row, length if count < 0 else count, length)
             continue
-        _sort(given, length, work)
+        if count >= 0 and _exchange_largest(
+            given, costs, length, count, total, work, keys, places, pushed, popped, mask[row]
+        ):
+            continue
+        number = np.int64(0)
+        for j in range(length):
+            given[number], costs[number], members[number] = given[j], costs[j], j
+            number += np.int64((count >= 0) | (given[j] <= limit.tau))
+        _sort(given, number, work)
         most = length - count if count >= 0 else length
         best, best_size, least = 0, np.int64(0), np.inf
         size = np.int64(0)
         for visit in range(2):  # find the best cap; then go there again
             size, kept = np.int64(0), 0.0
-            for k in range(length if visit == 0 else best):
+            for k in range(number if visit == 0 else best):
                 place = order[k]
                 keys[size], places[size] = costs[place], place
                 size += 1
@@ -625,7 +704,73 @@ def _least_componentwise_rows(start, stop, work, rows, limit, mask):  # type: ig
                     best, best_size, least = k + 1, size, kappa
         _pick_first(mask, row, length, length)
         for j in range(size):
-            mask[row, places[j]] = False
+            mask[row, members[places[j]]] = False
+
+
+@caching.kernel
+def _caps_and_costs(weights, z, caps, costs):  # type: ignore[no-untyped-def]
+    for j in range(z.size):
+        weight, share = abs(np.float64(weights[j])), np.float64(z[j])
+        cap = weight * (1.0 - 2.0 * share)
+        cost = weight * share
+        nothing = 0.0 * share
+        caps[j] = cap if cap > 0.0 else 0.0
+        costs[j] = cost if share > 0.0 else nothing
+
+
+@caching.kernel
+def _exchange_largest(  # type: ignore[no-untyped-def]
+    given, costs, length, count, total, work, keys, places, pushed, popped, mask
+):
+    """Pick `count` components by the few largest caps and costs; whether that is sure.
+
+    Left out are all but those with the largest caps.  These are taken in one after the other, each
+    for the one that then costs the most.  A sum has not the bits that it has in another order: the
+    choice is sure if no other comes near it.
+    """
+    for j in range(length):
+        mask[j] = count >= length
+    if count == 0 or count >= length:
+        return True
+    size = _sort_largest(given, length, count + 1, work)
+    least = work.keys[size - count - 1]  # the largest cap of those left out
+    for k in range(count):
+        pushed[k] = work.members[work.order[size - count + k]]
+        mask[pushed[k]] = True
+    kept = _quick_sum(costs, length)
+    for k in range(count):
+        kept -= costs[pushed[k]]
+    least += kept
+    size = _sort_largest(costs, length, min(2 * count, length), work)
+    waiting = np.int64(0)
+    for k in range(size - 1, -1, -1):
+        if waiting >= count and work.keys[k] != keys[waiting - 1]:
+            break
+        place = work.members[work.order[k]]
+        if not mask[place]:
+            keys[waiting], places[waiting] = work.keys[k], place
+            waiting += 1
+    _heapify(keys, places, waiting)
+    best, second = 0, np.inf
+    for k in range(count):
+        place = pushed[k]
+        keys[waiting], places[waiting] = costs[place], place
+        _raise(keys, places, waiting)
+        kept += costs[place] - keys[0]
+        popped[k] = places[0]
+        _pop(keys, places, waiting + 1)
+        kappa = kept + given[place]
+        if kappa < least:
+            best, second, least = k + 1, least, kappa
+        else:
+            second = min(second, kappa)
+    if not second - least > (8.0 * length + 64.0) * 2.0**-53 * total:
+        return False
+    for k in range(best):
+        mask[pushed[k]] = False
+    for k in range(best):
+        mask[popped[k]] = True
+    return True
 
 
 @caching.inline
@@ -639,13 +784,21 @@ def _pick_first(mask, row, count, length):  # type: ignore[no-untyped-def]
 
 
 class Sorting(NamedTuple):
-    """What a row is sorted in: the sorted keys and their places, words twice, and counts."""
+    """What a row is sorted in: the sorted keys and their places, words twice, and counts.
+
+    Of parts of a row that are sorted, the keys and their places in the row; and of bins, how many
+    keys they have and their sums.
+    """
 
     keys: NDArray[np.float64]
     order: NDArray[np.int64]
     words: NDArray[np.uint64]
     spare: NDArray[np.uint64]
     counts: NDArray[np.int64]
+    gathered: NDArray[np.float64]
+    members: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    sums: NDArray[np.float64]
 
 
 def _sorting(columns: int) -> Sorting:
@@ -655,6 +808,10 @@ def _sorting(columns: int) -> Sorting:
         np.empty(columns, np.uint64),
         np.empty(columns, np.uint64),
         np.empty((_DIGITS, _BINS), np.int64),
+        np.empty(columns + 1),
+        np.empty(columns + 1, np.int64),
+        np.empty((4, _BINS), np.int64),
+        np.empty(_BINS),
     )
 
 
@@ -666,16 +823,17 @@ def _sort(keys, length, work):  # type: ignore[no-untyped-def]
     the few keys that differ in their lower halves alone are put right by insertion.
     """
     counts, given, sorted_ = work.counts, work.words, work.spare
-    for digit in range(_DIGITS):
+    digits = _DIGITS if length > _FEW else 0
+    for digit in range(digits):
         for bin_ in range(_BINS):
             counts[digit, bin_] = 0
     for j in range(length):
         word = words.word(keys[j]) & np.uint64(0x7FFFFFFF00000000)
         given[j] = word | np.uint64(j)
-        for digit in range(_DIGITS):
+        for digit in range(digits):
             counts[digit, _bin_of(word, digit)] += 1
-    for digit in range(_DIGITS):
-        if length > 0 and counts[digit, _bin_of(given[0], digit)] < length:
+    for digit in range(digits):
+        if counts[digit, _bin_of(given[0], digit)] < length:
             place = np.int64(0)
             for bin_ in range(_BINS):
                 count = counts[digit, bin_]
@@ -698,6 +856,74 @@ def _sort(keys, length, work):  # type: ignore[no-untyped-def]
 @caching.inline
 def _bin_of(word, digit):  # type: ignore[no-untyped-def]
     return np.int64((word >> np.uint64(32 + 8 * digit)) & np.uint64(_BINS - 1))
+
+
+@caching.kernel
+def _quick_sum(keys, length):  # type: ignore[no-untyped-def]
+    """A sum in any order: four numbers are added at once."""
+    a, b, c, d = 0.0, 0.0, 0.0, 0.0
+    whole = length - length % 4
+    for j in range(0, whole, 4):
+        a += keys[j]
+        b += keys[j + 1]
+        c += keys[j + 2]
+        d += keys[j + 3]
+    for j in range(whole, length):
+        a += keys[j]
+    return (a + b) + (c + d)
+
+
+@caching.kernel
+def _fill_bins(keys, length, work):  # type: ignore[no-untyped-def]
+    """Count keys that are not negative, by bins; the height of the largest, which is in the first.
+
+    Keys side by side, which may be in one bin, are counted apart: no addition waits for another.
+    """
+    numbers = work.numbers
+    top = np.int64(0)
+    for j in range(length):
+        top = max(top, _height(keys[j]))
+    for bin_ in range(_BINS):
+        for part in range(4):
+            numbers[part, bin_] = 0
+    for j in range(length):
+        numbers[j & 3, _bin(keys[j], top)] += 1
+    for bin_ in range(_BINS):
+        numbers[0, bin_] += numbers[1, bin_] + numbers[2, bin_] + numbers[3, bin_]
+    return top
+
+
+@caching.inline
+def _height(key):  # type: ignore[no-untyped-def]
+    return np.int64(words.word(key) >> np.uint64(_BIN_SHIFT))
+
+
+@caching.inline
+def _bin(key, top):  # type: ignore[no-untyped-def]
+    return min(top - _height(key), _LAST_BIN)
+
+
+@caching.kernel
+def _gather(keys, length, top, first, last, work):  # type: ignore[no-untyped-def]
+    """The keys of bins `first` to `last`, and their places, one behind the other; how many."""
+    size = np.int64(0)
+    for j in range(length):
+        bin_ = _bin(keys[j], top)
+        work.gathered[size], work.members[size] = keys[j], j
+        size += np.int64((bin_ >= first) & (bin_ <= last))
+    return size
+
+
+@caching.kernel
+def _sort_largest(keys, length, count, work):  # type: ignore[no-untyped-def]
+    """Sort the `count` largest keys, and maybe more; how many."""
+    top, bin_, found = _fill_bins(keys, length, work), np.int64(0), work.numbers[0, 0]
+    while found < count:
+        bin_ += 1
+        found += work.numbers[0, bin_]
+    size = _gather(keys, length, top, np.int64(0), bin_, work)
+    _sort(work.gathered, size, work)
+    return size
 
 
 # --- heaps ----------------------------------------------------------------------------------------

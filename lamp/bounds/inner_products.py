@@ -202,7 +202,7 @@ def products(
     floor = accumulator.underflow_bound(terms, initial=initial)
     failure = 0.0
     if kind == "running":
-        computed, running = fpemu.matmul(left, right, accumulator, c=c, running=True)
+        computed, running = fpemu.matmul(left, right, accumulator, c=c, running="first")
         errors = outward(running.roundoff * running.first, 1) + floor
         description = f"{accumulator}, running bound over {terms} terms"
     else:

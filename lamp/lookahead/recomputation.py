@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -343,7 +343,7 @@ def error_weights(
         return found
     if operands[0].scales is not None or not isinstance(operands[0].values, np.ndarray):
         raise ValueError(f"weights {name!r} are not known where operands have scales: use others")
-    which = "first" if name == "running_1" else "second"
+    which: Literal["first", "second"] = "first" if name == "running_1" else "second"
     a, b = (operand.values for operand in operands)
     if a.ndim == 2:
         return _running(a, b, step, lengths, which).astype(left.dtype)
@@ -354,8 +354,10 @@ def error_weights(
     return weights
 
 
-def _running(a: Any, b: Any, step: Product, lengths: Any, which: str) -> NDArray[Any]:
-    _, sums = fpemu.matmul(a, b, step.accumulator, row_lengths=lengths, running=True)
+def _running(
+    a: Any, b: Any, step: Product, lengths: Any, which: Literal["first", "second"]
+) -> NDArray[Any]:
+    _, sums = fpemu.matmul(a, b, step.accumulator, row_lengths=lengths, running=which)
     return np.asarray(getattr(sums, which))
 
 

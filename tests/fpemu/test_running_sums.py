@@ -271,6 +271,56 @@ def test_threads_layout_and_parts_do_not_matter(accumulator):
 
 @pytest.mark.parametrize(
     "accumulator",
+    [fpemu.Sequential("e8m4"), fpemu.Sequential("float32"), fpemu.Blocked("e8m4", 8),
+     fpemu.Pairwise("e8m4"), fpemu.Sequential("e8m4", fused=False)],
+    ids=str,
+)  # fmt: skip
+def test_one_of_the_sums_is_that_of_both(accumulator):
+    a, b = np.random.default_rng(3).normal(size=(2, 40, 40)).astype(np.float32)
+    product, both = fpemu.matmul(a, b, accumulator, running=True)
+    for wanted, other in (("first", "second"), ("second", "first")):
+        same, one = fpemu.matmul(a, b, accumulator, running=wanted)
+        assert_same_bits(same, product)
+        assert_same_bits(getattr(one, wanted), getattr(both, wanted))
+        assert getattr(one, other) is None
+        assert one.roundoff == both.roundoff
+
+
+def test_other_sums_are_not_known():
+    with pytest.raises(ValueError, match="running must be True, False, 'first' or 'second'"):
+        fpemu.matmul(np.eye(2), np.eye(2), fpemu.Sequential("e8m4"), running="third")
+
+
+@DTYPES
+@pytest.mark.parametrize("name", ["e8m4", "float16", "float32", "float64", "e11m30"])
+def test_sums_of_more_terms_than_are_filled_in_at_once(name, dtype):
+    terms = 600  # of which 512 in float32 and 256 in float64 are
+    a, b, c = data("near one", fpemu.format(name), dtype, terms)
+    accumulator = fpemu.Sequential(name)
+    product, running = fpemu.matmul(a, b, accumulator, c=c, running=True)
+    assert_same_bits(product, fpemu.matmul(a, b, accumulator, c=c))
+    parts = [fpemu.matmul(a[:, :k], b[:k], accumulator, c=c) for k in range(1, terms + 1)]
+    sums = np.asarray(parts, np.float64)
+    np.testing.assert_allclose(running.first, np.abs(sums).sum(axis=0), rtol=1e-11)
+    np.testing.assert_allclose(running.second, np.sqrt(np.square(sums).sum(axis=0)), rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["e8m4", "float16", "float32", "float64", "e11m30"])
+def test_no_column_changes_the_sums_of_another(name):
+    generator = np.random.default_rng(4)
+    a, b = generator.normal(size=(5, 30)), generator.normal(size=(30, 150))
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    b[:, ::7] = fpemu.round(b[:, ::7], "e8m1")  # whose sums are ties more often
+    a[2] = fpemu.round(a[2], "e8m1")
+    _, whole = fpemu.matmul(a, b, fpemu.Sequential(name), running=True)
+    for column in range(0, 150, 11):
+        _, alone = fpemu.matmul(a, b[:, column : column + 1], fpemu.Sequential(name), running=True)
+        for sums in ("first", "second"):
+            assert_same_bits(getattr(whole, sums)[:, [column]], getattr(alone, sums))
+
+
+@pytest.mark.parametrize(
+    "accumulator",
     [
         devices.get("hopper.wgmma.float16"),
         devices.get("cdna3.mfma.bfloat16"),

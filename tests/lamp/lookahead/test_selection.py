@@ -266,6 +266,100 @@ def test_rows_are_sorted_whatever_their_numbers():
         np.testing.assert_array_equal(work.keys[: len(keys)], keys[order])
 
 
+# --- the rules that sort, against plain versions that do -----------------------------------------
+
+
+def plain_normwise_optimal(z, tau, count):
+    """The longest window of the ascending row within tau, or the best of all but `count`."""
+    order = np.argsort(z, kind="stable")
+    sums = np.concatenate([[0.0], np.add.accumulate(z[order])])
+    best = (0, np.inf, 0)
+    for first in range(len(z)):
+        cap = max(0.0, 1.0 - 2.0 * z[order[first]])
+        kappas = sums[first + 1 :] - sums[first] + cap
+        size = np.count_nonzero(kappas <= tau) if count is None else len(z) - count
+        if 0 < size <= len(kappas):
+            best = min(best, (-size, kappas[size - 1], first))
+    mask = np.ones(len(z), bool)
+    mask[order[best[2] : best[2] - best[0]]] = False
+    return mask
+
+
+def plain_componentwise(z, w, tau, count):
+    """Under each cap those with the smallest costs: as many as can be, or all but count."""
+    caps, costs = np.maximum(0.0, w * (1.0 - 2.0 * z)), w * z
+    best, chosen = (0, np.inf), np.empty(0, int)
+    order = np.argsort(caps, kind="stable")
+    for k in range(len(z)):
+        under = np.sort(order[: k + 1])
+        under = under[np.argsort(costs[under], kind="stable")]
+        kappas = np.add.accumulate(costs[under]) + caps[order[k]]
+        size = np.count_nonzero(kappas <= tau) if count is None else min(k + 1, len(z) - count)
+        if size and (-size, kappas[size - 1]) < best:
+            best, chosen = (-size, kappas[size - 1]), under[:size]
+    mask = np.ones(len(z), bool)
+    mask[chosen] = False
+    return mask
+
+
+def rows_to_sort():
+    """Rows near and far from equal, and some in which a few components are nearly all."""
+    generator = np.random.default_rng(5)
+    for n in (1, 2, 3, 5, 30, 200):
+        for scale in (0.1, 1.0, 3.0, 10.0):
+            yield softmax(generator.normal(size=n) * scale), generator.exponential(size=n)
+    peaks = np.concatenate([[0.5, 0.3, 0.1], np.full(40, 0.1 / 40)])
+    yield peaks * generator.uniform(0.9, 1.0, 43), generator.exponential(size=43)
+    yield np.array([0.45, 0.30, 0.24, 0.006, 0.003, 0.001]), np.array([3.0, 1, 4, 1, 5, 9])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.1, 0.5, 0.9, 1.0])
+def test_sorted_rules_pick_the_best_of_a_given_number(share):
+    for z, w in rows_to_sort():
+        count = int(np.floor(share * len(z)))
+        budget = {"budget": share, "scope": "row"}
+        np.testing.assert_array_equal(
+            select(z, rule="normwise_optimal", **budget), plain_normwise_optimal(z, None, count)
+        )
+        np.testing.assert_array_equal(
+            select(z, rule="componentwise", weights=w, **budget),
+            plain_componentwise(z, w, None, count),
+        )
+
+
+@pytest.mark.parametrize("tau", [0.05, 0.3, 0.6, 0.9, 0.999, 1.0, 1.001, 1.05, 1.2, 1.6, 1.99])
+def test_sorted_rules_pick_the_fewest_within_tau(tau):
+    for z, w in rows_to_sort():
+        np.testing.assert_array_equal(
+            select(z, rule="normwise_optimal", tau=tau), plain_normwise_optimal(z, tau, None)
+        )
+        np.testing.assert_array_equal(
+            select(z, rule="componentwise", weights=w, tau=tau),
+            plain_componentwise(z, w, tau, None),
+        )
+
+
+def test_long_rows_are_picked_without_sorting_them():
+    generator = np.random.default_rng(6)
+    rows = softmax(generator.normal(size=(50, 300)) * 2.0)
+    weights = np.abs(generator.normal(size=rows.shape))
+    places = (np.empty(300, np.int64) for _ in range(3))
+    rest = (picking._sorting(300), np.empty(300), *places, np.zeros(300, np.bool_))
+    quick = [
+        [picking._leave_out_smallest(z, 300, count, tau, rest[0], rest[-1]) for z in rows]
+        for count, tau in ((-1, 1.2), (9, 0.0))
+    ]
+    caps = np.maximum(0.0, weights * (1.0 - 2.0 * rows))
+    total = (caps + weights * rows).sum()
+    quick.append(
+        [
+            picking._exchange_largest(caps[i], weights[i] * rows[i], 300, 9, total, *rest)
+            for i in range(50)
+        ]
+    )
+    assert np.mean(quick, axis=1).min() > 0.9
+
+
 # --- optimality, by brute force over all subsets --------------------------------------------------
 
 
