@@ -40,7 +40,6 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from fpemu._kernels.narrow_blocks import (
@@ -54,7 +53,7 @@ from fpemu._kernels.narrow_blocks import (
     arrays_of,
 )
 from fpemu._kernels.panels import COLUMNS
-from fpemu._kernels.vectors import FLOATS, INT32, INT64, INTS, LANES, every
+from fpemu._kernels.vectors import FLOATS, INT32, INT64, INTS, LANES, every, has_features
 
 __all__ = [
     "GREATEST",
@@ -96,11 +95,9 @@ _FIELD: Final = 0x7F800000
 _GROUPS: Final = COLUMNS // LANES
 
 
-@functools.cache
 def are_there() -> bool:
     """Whether the processor that kernels are compiled for has multiply-adds that round so."""
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return {"+avx512f", "+avx512bw"} <= set(features.split(","))
+    return has_features("avx512f", "avx512bw")
 
 
 def fits(block: int, fraction_bits: int, exponents: list[tuple[int, int]]) -> bool:

@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -27,7 +26,7 @@ from fpemu._kernels import caching, launching, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts
 from fpemu._kernels.rounding import LAYOUTS
-from fpemu._kernels.vectors import Vectors, spread
+from fpemu._kernels.vectors import Vectors, has_features, spread
 
 __all__ = [
     "COLUMNS",
@@ -47,7 +46,7 @@ __all__ = [
     "right_of",
 ]
 
-MANY_REGISTERS: Final = bool(get_host_cpu_features().get("avx512f"))
+MANY_REGISTERS: Final = has_features("avx512f")
 """Whether the processor has 32 vector registers of 512 bits; others have half of each."""
 
 COLUMNS: Final = 64

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import numba
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, codegen
 from numba.extending import intrinsic
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "PAIRS",
     "Vectors",
     "every",
+    "has_features",
     "prefer_wide_vectors",
     "spread",
 ]
@@ -35,6 +38,20 @@ INTS: Final = ir.VectorType(INT32, LANES)
 PAIRS: Final = ir.VectorType(INT16, 2 * LANES)
 DOUBLES: Final = ir.VectorType(ir.DoubleType(), LANES // 2)
 LONGS: Final = ir.VectorType(INT64, LANES // 2)
+
+
+@functools.cache
+def _features() -> frozenset[str]:
+    given = numba.config.CPU_FEATURES
+    return frozenset((codegen.get_host_cpu_features() if given is None else given).split(","))
+
+
+def has_features(*names: str) -> bool:
+    """Whether the processor that kernels are compiled for has all these features.
+
+    The key of a kernel in the cache has them as well, so that code that is chosen by them fits.
+    """
+    return {f"+{name}" for name in names} <= _features()
 
 
 @intrinsic

@@ -9,8 +9,9 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from numba.core.registry import cpu_target
 
-from fpemu._kernels import cache_folders, caching
+from fpemu._kernels import cache_folders, caching, panels, vectors
 
 KERNELS = '''
 """A kernel, and what is inlined into it."""
@@ -190,3 +191,13 @@ def test_literal_arguments_leave_only_their_branch_to_be_compiled():
         return chosen(x, 0)
 
     assert run(np.float64(1.0)) == 2.0
+
+
+def test_code_is_chosen_by_the_features_that_are_in_the_key_of_a_kernel():
+    """A cache may be shared by processors on which tiles have other shapes."""
+    _, _, key = cpu_target.target_context.codegen().magic_tuple()
+    features = key.split(",")
+    for feature in features:
+        assert vectors.has_features(feature[1:]) == (feature[:1] == "+")
+    assert not vectors.has_features("a feature that no processor has")
+    assert panels.MANY_REGISTERS == ("+avx512f" in features)
