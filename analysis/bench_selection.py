@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def main() -> None:
     lengths = np.arange(1, tokens + 1)
     accumulator = fpemu.Sequential("e8m4")
 
-    def products(running: bool = False) -> Any:
+    def products(running: Any = False) -> Any:
         return fpemu.matmul(
             query, key.transpose(0, 2, 1), accumulator, row_lengths=lengths, running=running
         )
@@ -60,7 +61,9 @@ def main() -> None:
         f"{heads} x {tokens} x {tokens} causal scores {scores * 1e3:30.1f} ms, times their cost:\n"
     )
     report("softmax of the scores", lambda: softmax(y, row_lengths, Function()))
-    report("scores with running sums", lambda: products(True))
+    for which in (True, "first", "second"):
+        name = "both running sums" if which is True else f"the {which} running sum"
+        report(f"scores with {name}", partial(products, which))
     report(
         "distances of values from outputs",
         lambda: value_distances(z.reshape(heads, tokens, tokens), value),

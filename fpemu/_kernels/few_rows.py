@@ -27,7 +27,7 @@ from fpemu._kernels import caching, launching, words
 from fpemu._kernels.operands import COLUMNS, Operands, aligned, read_only, right_of
 from fpemu._kernels.panels import Narrow
 from fpemu._kernels.rounding import Carrier
-from fpemu._kernels.vectors import INT32, INT64, Vectors
+from fpemu._kernels.vectors import INT64, Vectors
 
 __all__ = ["product", "takes"]
 
@@ -89,27 +89,6 @@ def _add_rows(_typing_context, memory, places, left, at, out, first, last):  # t
     return types.none(memory, places, left, at, out, first, last), generate
 
 
-def _transposed(vectors: Vectors, rows: list[ir.Value]) -> list[ir.Value]:
-    """The columns of a square of vectors: halves of its blocks change places, size by size."""
-    kind = rows[0].type
-    distance = kind.count // 2
-    while distance:
-        for i in range(kind.count):
-            if i & distance:
-                continue
-            pair = rows[i], rows[i + distance]
-            for offset in (0, distance):
-                # Lanes of the second vector are numbered behind those of the first.
-                lanes = [
-                    kind.count + lane - distance + offset if lane & distance else lane + offset
-                    for lane in range(kind.count)
-                ]
-                mask = ir.Constant(ir.VectorType(INT32, kind.count), [INT32(x) for x in lanes])
-                rows[i + offset] = vectors.builder.shuffle_vector(*pair, mask)
-        distance //= 2
-    return rows
-
-
 @intrinsic
 def _add_square(_typing_context, memory, start, stride, columns, left, at, steps, rows, sums):  # type: ignore[no-untyped-def]
     """An intrinsic that adds the products of a square of terms and columns.
@@ -131,7 +110,7 @@ def _add_square(_typing_context, memory, start, stride, columns, left, at, steps
             column = vectors.smaller(INT64(lane), last)
             place = builder.add(arguments[1], builder.mul(column, arguments[2]))
             square.append(vectors.load(source, place, kind))
-        terms = _transposed(vectors, square)
+        terms = vectors.transposed(square)
 
         def body(row: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             first = builder.add(arguments[5], builder.mul(row, arguments[6]))

@@ -8,7 +8,7 @@ from typing import Final
 
 __all__ = ["NUMERICS", "versions"]
 
-NUMERICS: Final = 2
+NUMERICS: Final = 3
 """The numerics version.  Raise it whenever a result changes by a bit, for whatever reason.
 
 Results are what an operation of fpemu rounds to, the logits of a model on a machine, the

@@ -195,7 +195,11 @@ def summed() -> Results:
     a, b = members("e8m4", "left", 7, 100), members("e8m4", "right", 100, 9)
     for name, accumulator in accumulators.items():
         yield name, partial(fpemu.matmul, a, b, accumulator)
-    yield "running sums", lambda: _running(fpemu.matmul(a, b, float32, running=True))
+    for label, each in (("", float32), (" of 31 bits", fpemu.Sequential("e11m30"))):
+        yield (
+            f"running sums{label}",
+            lambda each=each: _running(fpemu.matmul(a, b, each, running=True)),
+        )
     for name in UNITS:
         yield name, partial(fpemu.matmul, a, b, fpemu.devices.get(name), convert="rne")
     yield "corners of units", _corners
