@@ -686,7 +686,7 @@ def test_tables_that_are_not_a_store_s_are_refused(filled, change, message, writ
 
 
 def test_tables_and_views_of_a_user_do_no_harm(filled):
-    tampered(filled, "CREATE VIEW best AS SELECT * FROM results; CREATE TABLE notes (note);")
+    tampered(filled, "CREATE VIEW best AS SELECT * FROM results; CREATE TABLE remarks (remark);")
     with Store.open(filled, write=True) as store:
         assert [run.state for run in store.runs()] == ["done", "missing"]
 

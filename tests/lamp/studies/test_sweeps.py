@@ -582,7 +582,7 @@ def test_runs_are_put_into_order_some_at_a_time(study, store, expected, monkeypa
 
 def test_a_brief_sweep_reads_failed_runs_alone(study, store, monkeypatch):
     def broken(worker, task):
-        if "softmax" in str(task.setting.lamp):
+        if "LAMP" in str(task.setting.lamp):
             raise ValueError("it broke")
         return real(worker, task)
 
@@ -650,7 +650,9 @@ def test_the_commands_from_first_to_last(tmp_path, study, command, monkeypatch):
     code, output, errors = command("sweep", path)
     assert code == 0, errors
     assert "3/3  model, text.txt: scores-ps3: KL" in errors
-    assert f"scores: 3 runs, 3 of them new, 0 failed; results in {store}" in output
+    assert f"scores: 3 runs, 3 of them new, 0 failed; results in {store}" in " ".join(
+        output.split()
+    )
     monkeypatch.chdir(tmp_path)
     assert "3 runs, 0 of them new" in command("sweep", "study.toml", "--store", store.name)[1]
     assert command("sweep", path, "--dry-run")[1].startswith("done     model, text.txt: scores-ps1")
@@ -831,11 +833,9 @@ def test_a_dry_run_lists_the_first_runs_and_counts_all(tmp_path, command, monkey
     code, output, _ = command("sweep", path, "--dry-run")
     lines = output.splitlines()
     assert code == 0
-    assert len(lines) == 1000 + 2
-    assert lines[-2:] == [
-        "and 3,203 more",
-        f"4203 runs, 4203 to do; results in {tmp_path / 'study.sqlite'}",
-    ]
+    assert lines[1000] == "and 3,203 more"
+    last = f"4203 runs, 4203 to do; results in {tmp_path / 'study.sqlite'}"
+    assert " ".join(lines[1001:]) == last
     assert not (tmp_path / "study.sqlite").exists()
 
 
