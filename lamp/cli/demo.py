@@ -33,7 +33,7 @@ def demo(
         Path | None, typer.Option(help="A UTF-8 text file.  By default, the embedded sample.")
     ] = None,
     windows: Annotated[int, typer.Option(min=1, help="Number of windows of the text.")] = 4,
-    length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 256,
+    length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 128,
 ) -> None:
     """Run GPT-2 with low-precision attention scores, with and without look-ahead recomputation."""
     from dataclasses import replace

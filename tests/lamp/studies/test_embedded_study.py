@@ -160,7 +160,7 @@ def test_the_demo_runs_and_says_where_its_files_are(tmp_path, capsys):
     [
         (["demo", "--text", "missing.txt"], 1, "missing.txt"),
         (["demo", "--text", "EMPTY"], 1, "empty"),
-        (["demo", "--text", "SHORT"], 1, "a window takes 256"),
+        (["demo", "--text", "SHORT"], 1, "a window takes 128"),
         (["demo", "--model", "no-such-model"], 1, "no-such-model"),
         (["demo", "--windows", "0"], 2, "windows"),
         (["fly"], 2, "fly"),
