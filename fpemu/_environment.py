@@ -6,7 +6,6 @@ linked with ``-ffast-math``, C's ``fesetround``), and new threads inherit it.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import threading
@@ -48,11 +47,11 @@ class _Depth(threading.local):
 _depth: Final = _Depth()
 
 
-class default_environment(contextlib.ContextDecorator):  # noqa: N801 - used like a function
+class default_environment:  # noqa: N801 - used like a function
     """Run a block with round-to-nearest, subnormals kept and no traps or warnings, then restore.
 
     A block within another does nothing unless something has changed the environment since: a
-    product is four of them deep.
+    product is four of them deep.  As a decorator it runs a function in such a block.
 
     Warns
     -----
@@ -63,8 +62,15 @@ class default_environment(contextlib.ContextDecorator):  # noqa: N801 - used lik
     _saved: Any = None
     _errors: Any = None
 
-    def _recreate_cm(self) -> default_environment:
-        return default_environment()  # a decorated function may call itself
+    def __call__(self, function: _Function) -> _Function:
+        @functools.wraps(function)
+        def within(*arguments: Any, **options: Any) -> Any:
+            if _depth.blocks and is_usual():
+                return function(*arguments, **options)
+            with default_environment():  # one of its own: a function may call itself
+                return function(*arguments, **options)
+
+        return cast(_Function, within)
 
     def __enter__(self) -> None:
         if _CALLS is None:

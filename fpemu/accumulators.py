@@ -8,6 +8,7 @@ machines.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -321,8 +322,10 @@ class Accumulator:
     @property
     def is_stochastic(self) -> bool:
         """Whether results depend on random bits."""
-        values = (value for part in self.parts() for value in part._fields())
-        return any(isinstance(value, Rounding) and value.is_stochastic for value in values)
+        try:
+            return _is_stochastic(self)
+        except TypeError:  # it has no hash
+            return _has_stochastic_rounding(self)
 
     @property
     def is_proved(self) -> bool:
@@ -361,6 +364,16 @@ class Accumulator:
 
     def _repr_html_(self) -> str:
         return _html.facts(str(self), _facts_of(self))
+
+
+def _has_stochastic_rounding(accumulator: Accumulator) -> bool:
+    """Whether one of the roundings, of parts too, is stochastic."""
+    values = (value for part in accumulator.parts() for value in part._fields())
+    return any(isinstance(value, Rounding) and value.is_stochastic for value in values)
+
+
+# Products ask each time, and a model has hundreds of them per token.
+_is_stochastic: Final = functools.lru_cache(maxsize=1024)(_has_stochastic_rounding)
 
 
 @dataclass(frozen=True, init=False, repr=False)

@@ -18,11 +18,10 @@ from fpemu._kernels import arithmetic as kernels
 from fpemu._kernels import launching
 from fpemu.carriers import Carrier, as_carrier, check_out, result_dtype, same_place
 from fpemu.formats import Format, FormatLike
-from fpemu.rounding import Rounding, RoundingLike, as_rounding
+from fpemu.rounding import Rounding, RoundingLike, as_rounding, is_for_processor, with_one_nan
 
 __all__ = ["add", "divide", "fma", "multiply", "sqrt", "subtract"]
 
-_NEAREST: Final = Rounding()
 _OF_PROCESSOR: Final[dict[tuple[int, bool], np.ufunc]] = {
     (kernels.ADD, False): np.add,
     (kernels.ADD, True): np.subtract,
@@ -31,7 +30,6 @@ _OF_PROCESSOR: Final[dict[tuple[int, bool], np.ufunc]] = {
     (kernels.SQRT, False): np.sqrt,
 }
 """What processors round to nearest, by operation and whether the second operand is negated."""
-_FEW: Final = 2**17  # elements that numpy computes in less time than a kernel takes to start
 _MOST_AXES: Final = 3  # that a kernel walks along
 _LEAST_ROW: Final = 16  # elements in a row for which a kernel is started
 
@@ -51,16 +49,13 @@ def _apply(
     rounding = as_rounding(rounding)
     arrays = [as_carrier(operand, name) for name, operand in operands.items()]
     dtype = result_dtype(format, *arrays)
-    try:
-        shape = np.broadcast_shapes(*(array.shape for array in arrays))
-    except ValueError:
-        shapes = ", ".join(f"{name} {a.shape}" for name, a in zip(operands, arrays, strict=True))
-        raise ValueError(f"operands do not broadcast: {shapes}") from None
+    shape = _shape(operands, arrays)
     place = None if out is None else check_out(out, shape, format)
     result, in_place = _result(arrays, shape, dtype, format, rounding, place)
-    few = math.prod(shape) <= _FEW and rounding == _NEAREST
-    if few and (operation, flip) in _OF_PROCESSOR and format == _formats.format(dtype.name):
-        _compute_few(_OF_PROCESSOR[operation, flip], arrays, result)
+    ufunc = _OF_PROCESSOR.get((operation, flip))
+    if ufunc is not None and is_for_processor(format, rounding, dtype, shape):
+        ufunc(*arrays, out=result, dtype=dtype)
+        with_one_nan(result)
     elif rounding.is_stochastic:
         _draw(operation, arrays, flip, result, format, rounding)
     elif result.size:
@@ -74,12 +69,16 @@ def _apply(
     return out
 
 
-def _compute_few(ufunc: np.ufunc, arrays: list[Carrier], result: Carrier) -> None:
-    """What a kernel does, for arrays that are not worth its compilation."""
-    ufunc(*arrays, out=result, dtype=result.dtype)
-    not_numbers = np.isnan(result)
-    if not_numbers.any():  # kernels return this NaN, whatever the operands
-        result[not_numbers] = np.nan
+def _shape(operands: dict[str, ArrayLike], arrays: list[Carrier]) -> tuple[int, ...]:
+    """The shape of a result; operands of one shape are the most."""
+    shape = arrays[0].shape
+    if all(array.shape == shape for array in arrays):
+        return shape
+    try:
+        return np.broadcast_shapes(*(array.shape for array in arrays))
+    except ValueError:
+        shapes = ", ".join(f"{name} {a.shape}" for name, a in zip(operands, arrays, strict=True))
+        raise ValueError(f"operands do not broadcast: {shapes}") from None
 
 
 def _draw(

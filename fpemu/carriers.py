@@ -24,6 +24,9 @@ __all__ = [
     "working_dtype",
 ]
 
+_FLOAT32: Final = np.dtype(np.float32)
+_FLOAT64: Final = np.dtype(np.float64)
+
 
 def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
     """An argument as a float32 or float64 array, without any loss.
@@ -132,14 +135,17 @@ def _large_integers_as_carrier(array: NDArray[Any], name: str) -> NDArray[np.flo
 
 def result_dtype(format: Format, *inputs: Carrier) -> np.dtype[Any]:
     """float32 if all inputs are and the format fits, else float64."""
-    if format.carrier == np.float32 and all(array.dtype == np.float32 for array in inputs):
-        return np.dtype(np.float32)
-    return np.dtype(np.float64)
+    if format.carrier != _FLOAT32:
+        return _FLOAT64
+    for array in inputs:
+        if array.dtype != _FLOAT32:
+            return _FLOAT64
+    return _FLOAT32
 
 
 def working_dtype(format: Format, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The carrier to compute in: `dtype`, or float64 where the format reaches below float32."""
-    return dtype if format.emin >= LAYOUTS[dtype].least_emin else np.dtype(np.float64)
+    return dtype if format.emin >= LAYOUTS[dtype].least_emin else _FLOAT64
 
 
 def same_place(a: Carrier, b: Carrier) -> bool:

@@ -185,17 +185,17 @@ class Format(metaclass=Listed):
     def _lowest_normal_field(self) -> int:
         return 1 if self.has_zero else 0
 
-    @property
+    @functools.cached_property
     def emin(self) -> int:
         """Exponent of the smallest normal number, ``2**emin``."""
         return self._lowest_normal_field - self.bias
 
-    @property
+    @functools.cached_property
     def max_finite_code(self) -> int:
         """Code of the largest finite number."""
         return (1 << (self.bits - int(self.signed))) - 1 - self.high_nans - int(self.infinities)
 
-    @property
+    @functools.cached_property
     def emax(self) -> int:
         """Exponent of the largest finite number, ``floor(log2(max_finite))``."""
         return (self.max_finite_code >> (self.precision - 1)) - self.bias
@@ -232,7 +232,7 @@ class Format(metaclass=Listed):
         """``2**(1-precision)``, the distance from 1 to the next larger number."""
         return _exact_float(1, 1 - self.precision)
 
-    @property
+    @functools.cached_property
     def carrier(self) -> np.dtype[np.floating]:
         """The numpy dtype that holds the values: float32 if they all are float32, else float64."""
         import numpy as np  # here, so that the commands need not import it

@@ -7,6 +7,7 @@ which bound its error.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -335,10 +336,14 @@ def _matrices(a: Carrier, b: Carrier) -> tuple[Any, Any, tuple[int, ...], tuple[
             f"shapes {a.shape} of a and {b.shape} of b do not match: "
             f"{left.shape[-1]} columns against {right.shape[-2]} rows"
         )
-    try:
-        batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    except ValueError as error:
-        raise ValueError(f"batch shapes of a {a.shape} and b {b.shape} do not broadcast") from error
+    batch = left.shape[:-2]
+    if batch != right.shape[:-2]:
+        try:
+            batch = np.broadcast_shapes(batch, right.shape[:-2])
+        except ValueError as error:
+            raise ValueError(
+                f"batch shapes of a {a.shape} and b {b.shape} do not broadcast"
+            ) from error
     shape = batch + left.shape[-2:-1] * (a.ndim > 1) + right.shape[-1:] * (b.ndim > 1)
     return left, right, batch, shape
 
@@ -454,7 +459,7 @@ def matmul(
     (18, True)
     """
     sums: Accumulator = as_accumulator(accumulator)
-    product = _checked_product(sums)
+    product = _product_by(sums)
     asked = _asked(running, sums)
     right_given: Any = b
     if isinstance(b, Packed) and not (
@@ -503,8 +508,14 @@ def _holds(format: Format | None, packed: Format) -> bool:
     )
 
 
-def _checked_product(accumulator: Any) -> Callable[[Operands, Any], Carrier]:
+def _product_by(accumulator: Any) -> Callable[[Operands, Any], Carrier]:
     """What computes products by an accumulator; a TypeError if nothing does."""
+    with contextlib.suppress(TypeError):  # of one without a hash, or for a reason to be said below
+        return _known_product(accumulator)
+    return _checked_product(accumulator)
+
+
+def _checked_product(accumulator: Any) -> Callable[[Operands, Any], Carrier]:
     if isinstance(accumulator, ScaledCore):
         raise TypeError(f"{accumulator} takes operands with scales: use fpemu.scaling.matmul")
     parts = accumulator.parts() if isinstance(accumulator, Accumulator) else [accumulator]
@@ -526,6 +537,9 @@ def _checked_product(accumulator: Any) -> Callable[[Operands, Any], Carrier]:
     product = _product_of(accumulator)
     assert product is not None
     return product
+
+
+_known_product: Final = functools.lru_cache(maxsize=1024)(_checked_product)
 
 
 def _result(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -30,9 +31,9 @@ from fpemu.carriers import (
     same_place,
     working_dtype,
 )
-from fpemu.formats import FormatLike
+from fpemu.formats import Format, FormatLike
 
-__all__ = ["MODES", "Rounding", "RoundingLike", "round"]
+__all__ = ["MODES", "Rounding", "RoundingLike", "is_for_processor", "round", "with_one_nan"]
 
 MODES: Final = tuple(kernels.MODES)
 OVERFLOWS: Final = ("ieee", "saturate", "propagate", "infinity")
@@ -177,6 +178,27 @@ def _of_mode(mode: str) -> Rounding:
     return Rounding(mode)
 
 
+_NEAREST: Final = _of_mode("rne")
+_OWN: Final = {np.dtype(format.name): format for format in (_formats.float32, _formats.float64)}
+_FEW: Final = 2**17  # elements that numpy computes in less time than a kernel takes to start
+
+
+def is_for_processor(
+    format: Format, rounding: Rounding, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> bool:
+    """Whether few numbers are to be rounded into a type's own format as processors round."""
+    nearest = rounding is _NEAREST or rounding == _NEAREST
+    return nearest and format == _OWN[dtype] and math.prod(shape) <= _FEW
+
+
+def with_one_nan(x: Carrier) -> Carrier:
+    """Numbers of a processor; NaN become the one that kernels return, in place."""
+    not_numbers = np.isnan(x)
+    if np.count_nonzero(not_numbers):
+        x[not_numbers] = np.nan
+    return x
+
+
 @launching.default_environment()
 def round(
     x: ArrayLike,
@@ -239,6 +261,9 @@ def round(
     check_no_nan(array, format)
     dtype = result_dtype(format, array)
     place = None if out is None else check_out(out, array.shape, format)
+    if place is None and is_for_processor(format, rounding, format.carrier, array.shape):
+        own = with_one_nan(array.astype(format.carrier))
+        return own.astype(dtype, copy=False)[()]
     working = working_dtype(format, dtype)
     if kernels.read_bits(rounding, 0) > working.itemsize * 8:
         working = np.dtype(np.float64)

@@ -160,10 +160,13 @@ def _check_arrays(arguments: Any) -> None:
     if _SCALARS.issuperset(map(type, arguments)):
         return
     for argument in arguments:
+        kind = type(argument)
+        if kind in _SCALARS:
+            continue
         if isinstance(argument, tuple):
             _check_arrays(argument)
         elif isinstance(argument, np.ndarray):
-            plain = type(argument) is np.ndarray and argument.dtype.isnative
+            plain = kind is np.ndarray and argument.dtype.isnative
             if not (plain and argument.flags.aligned):
                 raise TypeError(
                     "a kernel takes plain numpy arrays, aligned and in the byte order of the "

@@ -79,10 +79,10 @@ class Right(NamedTuple):
 
 def aligned(shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> Any:
     """An array, not filled, on a cache line: vectors across two cost a tenth of a kernel's time."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + _LINE, np.uint8)
+    dtype = np.dtype(dtype)
+    memory = np.empty(math.prod(shape) * dtype.itemsize + _LINE, np.uint8)
     start = -memory.__array_interface__["data"][0] % _LINE
-    return memory[start : start + size].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, memory, start)
 
 
 # --- codes ----------------------------------------------------------------------------------------
@@ -388,8 +388,11 @@ def _strides(b: NDArray[Any]) -> tuple[int, int, int] | None:
 
 def _memory(b: NDArray[Any], strides: tuple[int, int, int]) -> NDArray[Any]:
     """The memory from the first number of an array to its last one, read-only."""
+    by_columns = b.transpose(0, 2, 1)
     if b.flags.c_contiguous:
         memory = b.reshape(-1)
+    elif by_columns.flags.c_contiguous:
+        memory = by_columns.reshape(-1)
     else:
         extent = 1 + sum((n - 1) * stride for n, stride in zip(b.shape, strides, strict=True))
         memory = np.lib.stride_tricks.as_strided(b, (extent if b.size else 0,), (b.itemsize,))

@@ -214,10 +214,9 @@ def _causal_pairs(rows: int, tokens: int) -> int:
 
 def _masks(run: Run, mask: torch.Tensor | None, asked: _Asked) -> list[_Mask | None]:
     """What the rows of each text see; None if these are the keys up to their own."""
-    if mask is None:
-        return _read_masks(run, mask, asked)
     # Many layers have the same mask.  It is kept, so that no other one gets its memory.
-    key = mask.data_ptr(), mask.shape, mask.stride(), asked[:-1]
+    which = None if mask is None else (mask.data_ptr(), mask.shape, mask.stride())
+    key = which, asked[:-1]
     if key not in run.masks:
         run.masks[key] = mask, _read_masks(run, mask, asked)
     found: list[_Mask | None] = run.masks[key][1]

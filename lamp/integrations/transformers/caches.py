@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -52,22 +54,27 @@ class _Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
     def __init__(self, capacity: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._capacity = capacity
-        self._rooms: tuple[torch.Tensor, ...] = ()
+        self._rooms: tuple[NDArray[Any], ...] = ()
+        self._place = 0  # in memory, of the first key
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         new, start = (key_states, value_states), self.get_seq_length()
-        count = key_states.shape[2]
+        stop = start + key_states.shape[2]
         with unseen():  # nothing is rounded
             if start == 0:
-                self._rooms = tuple(
-                    x.new_empty((*x.shape[:2], self._capacity, x.shape[3])) for x in new
-                )
+                self._rooms = tuple(self._room_for(x) for x in new)
                 self.is_initialized, self.device = True, key_states.device
-            elif self.keys is None or self.keys.data_ptr() != self._rooms[0].data_ptr():
+                self._place = self._rooms[0].ctypes.data
+            elif self.keys is None or self.keys.data_ptr() != self._place:
                 raise RuntimeError("keys that a cache keeps were replaced by others")
             for room, x in zip(self._rooms, new, strict=True):
-                room.narrow(2, start, count).copy_(x)
-            self.keys, self.values = (room.narrow(2, 0, start + count) for room in self._rooms)
+                room[:, :, start:stop] = x.numpy()
+            self.keys, self.values = (torch.from_numpy(room[:, :, :stop]) for room in self._rooms)
         return self.keys, self.values
+
+    def _room_for(self, x: torch.Tensor) -> NDArray[Any]:
+        """Memory for all tokens of keys or values like some."""
+        texts, heads, _, width = x.shape
+        return np.empty((texts, heads, self._capacity, width), x.numpy().dtype)

@@ -8,7 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from lamp.integrations.transformers import attention, experts, functions, products, rotations
+from lamp.integrations.transformers import (
+    attention,
+    experts,
+    feed_forward,
+    functions,
+    products,
+    rotations,
+)
 from lamp.integrations.transformers.fitting import Fitting
 from lamp.integrations.transformers.running import Run
 from lamp.integrations.transformers.structure import Structure
@@ -30,6 +37,8 @@ def put_on_machine(model: nn.Module, structure: Structure, run: Run) -> None:
         fitting.replace(name, functions.activation(fitting, activation))
     for name, rotary in structure.rotaries.items():
         fitting.replace(name, functions.rotary(fitting, rotary))
+    for name, forward in feed_forward.in_one_piece(fitting).items():
+        fitting.replace(name, forward)
     for name in structure.experts:
         fitting.replace(name, experts.experts(fitting, name))
     for name, rounds in structure.embeddings.items():

@@ -223,20 +223,18 @@ class Inline(Dispatch):
         self, operation: Callable[..., Any], step: Sum | Function, *given: Any
     ) -> NDArray[Any]:
         """An operation, exact and rounded once; text by text where it draws random bits."""
-        carrier = self.run.carrier
+        if step.is_stochastic:
+            spread = np.broadcast_arrays(*given)
+            if spread[0].ndim >= 3 and len(spread[0]) > 1:
+                texts = (map(np.ascontiguousarray, text) for text in zip(*spread, strict=True))
+                return np.stack([self._once(operation, step, *text) for text in texts])
+        return self._once(operation, step, *given)
 
-        def once(*parts: Any) -> NDArray[Any]:
-            found = operation(*parts, step.output, step.rounding)
-            return np.asarray(found).astype(carrier, copy=False)
-
-        if not step.is_stochastic:
-            return once(*given)
-        spread = np.broadcast_arrays(*given)
-        if spread[0].ndim < 3 or len(spread[0]) == 1:
-            return once(*given)
-        return np.stack(
-            [once(*map(np.ascontiguousarray, text)) for text in zip(*spread, strict=True)]
-        )
+    def _once(
+        self, operation: Callable[..., Any], step: Sum | Function, *given: Any
+    ) -> NDArray[Any]:
+        found = operation(*given, step.output, step.rounding)
+        return np.asarray(found).astype(self.run.carrier, copy=False)
 
     def _function(self, name: str) -> Callable[..., Any]:
         def handler(x: torch.Tensor) -> torch.Tensor:

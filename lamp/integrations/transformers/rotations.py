@@ -26,6 +26,7 @@ __all__ = ["in_one_piece", "rounded"]
 _PARAMETERS: Final = ("q", "k", "cos", "sin", "unsqueeze_dim")
 _TABLES: Final = {1: np.s_[:, None], 2: np.s_[:, :, None]}
 """What makes tables of shape (texts, rows, d) broadcast, by the axis of the heads."""
+_WHOLE: Final = (slice(None),) * max(_TABLES)
 _SHAPES: Final = 64  # that a function is remembered to be known for
 
 
@@ -144,17 +145,18 @@ def _rotated(
         return first, second
     both = np.concatenate([query, key], axis)
     found = _with_rest(rounded(_turned(both, *tables), run), both)
-    first, second = np.split(found, [query.shape[axis]], axis)
+    parts = (slice(query.shape[axis]), slice(query.shape[axis], None))
+    first, second = (found[(*_WHOLE[:axis], part)] for part in parts)
     return first, second
 
 
 def _turned(x: NDArray[Any], cosine: NDArray[Any], sine: NDArray[Any]) -> NDArray[Any]:
     """Rotated in float64 as far as the tables go: two products and their sum, as natively."""
     width, half = cosine.shape[-1], cosine.shape[-1] // 2
-    with np.errstate(over="ignore", invalid="ignore"):  # where an earlier step overflowed
-        out: NDArray[Any] = np.multiply(x[..., :width], cosine, dtype=np.float64)
-        out[..., :half] -= np.multiply(x[..., half:width], sine[..., :half], dtype=np.float64)
-        out[..., half:] += np.multiply(x[..., :half], sine[..., half:], dtype=np.float64)
+    wide = x.astype(np.float64)
+    out: NDArray[Any] = wide[..., :width] * cosine
+    out[..., :half] -= wide[..., half:width] * sine[..., :half]
+    out[..., half:] += wide[..., :half] * sine[..., half:]
     return out
 
 
