@@ -73,7 +73,7 @@ def test_many_rows_random_bits_rules_and_traces_go_part_by_part(counted):
     lamp.simulate(model, lamp.Hardware("m", mlp_up=drawn)).model(FEW)
     for place in ("norm", "activation"):
         lamp.simulate(model, "ps4", lamp.LAMP(on=place, rule=place, tau=0.05)).model(FEW)
-    lamp.simulate(model, "bf16").trace(FEW[0].numpy())
+    lamp.simulate(model, "bf16").trace(FEW[0].numpy(), 0)
     assert not counted
 
 
