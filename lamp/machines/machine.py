@@ -497,7 +497,7 @@ class Hardware(metaclass=Listed):
         held = [_formats(machine) for machine in self._plain.values()]
         return np.dtype(np.result_type(*(format.carrier for formats in held for format in formats)))
 
-    @property
+    @cached_property
     def scores_are_low(self) -> bool:
         """Whether `scores` differs from the last of `levels`, which has the same channel order."""
         return bool(replace(self.scores, order=None) != self.levels[-1])

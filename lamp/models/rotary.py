@@ -200,9 +200,13 @@ class Rotary:
         ndarray of float64, shape (heads, rows, dimension)
         """
         cosine, sine = _table(self, first, heads.shape[1])
-        left, right = np.split(heads.astype(np.float64), 2, axis=-1)
+        wide, half = heads.astype(np.float64), cosine.shape[1]
+        left, right = wide[..., :half], wide[..., half:]
+        out = np.empty_like(wide)
         with np.errstate(over="ignore", invalid="ignore"):  # where an earlier step overflowed
-            return np.concatenate([left * cosine - right * sine, right * cosine + left * sine], -1)
+            np.subtract(left * cosine, right * sine, out=out[..., :half])
+            np.add(right * cosine, left * sine, out=out[..., half:])
+        return out
 
 
 def _given(parameters: Mapping[str, Any], names: tuple[str, ...], default: Any) -> Any:

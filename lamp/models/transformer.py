@@ -257,13 +257,12 @@ def attend(h: NDArray[Any], block: Block, state: State) -> NDArray[Any]:
 def split_heads(qkv: NDArray[Any], step: Product, state: State) -> Heads:
     """Queries, keys and values in the rows of a product, rotated if the model rotates them."""
     shape = state.shape
-    counts = (shape.heads, shape.key_heads, shape.key_heads)
-    ends = np.cumsum(counts) * shape.dimension
+    apart = qkv.reshape(len(qkv), -1, shape.dimension).transpose(1, 0, 2)
+    values = shape.heads + shape.key_heads
     heads = Heads(
-        *(
-            np.ascontiguousarray(part.reshape(len(qkv), count, -1).transpose(1, 0, 2))
-            for part, count in zip(np.split(qkv, ends[:-1], axis=1), counts, strict=True)
-        )
+        np.ascontiguousarray(apart[: shape.heads]),
+        np.ascontiguousarray(apart[shape.heads : values]),
+        np.ascontiguousarray(apart[values:]),
     )
     if shape.rotary is None:
         return heads
