@@ -100,6 +100,8 @@ def _running_range(start, stop, work, arrays, sums, wanted, units):  # type: ign
     panels = (out.shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
     parts, run = (rows + sums.rows - 1) // sums.rows, tiles.MOST_STEPS
     vectors = columns // (VECTOR_BYTES // work.inner.itemsize)
+    # What a run of steps begins with is put aside, for which short blocks are too short.
+    in_runs = not blocked or sums.block > tiles.MOST_STEPS
     for index in range(start, stop):
         stack, p = index // panels, index % panels
         batch, column = stack // parts, p * TILE_COLUMNS
@@ -138,7 +140,7 @@ def _running_range(start, stop, work, arrays, sums, wanted, units):  # type: ign
                                 before = step
                                 step = advance(
                                     a, row, origin, panel, tile, running, group, step,
-                                    last - origin, (run, *sums.fast),
+                                    last - origin, (run if in_runs else 0, *sums.fast),
                                 )  # fmt: skip
                                 certain = step >= last - origin
                                 run = tiles.steps_at_once(run, step - before, certain)
