@@ -291,7 +291,7 @@ def kernel(function: Any) -> Any:
         compile the kernel again.
     """
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if not isinstance(cell.cell_contents, int | float | str):
+        if not isinstance(cell.cell_contents, int | float | str | np.generic):
             raise TypeError(
                 f"{_name_of(function)} closes over {name}, a {type(cell.cell_contents).__name__}, "
                 "with which it would be compiled in each process: use specialized"
