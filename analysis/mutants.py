@@ -42,6 +42,13 @@ TESTS: Final = {
     "fpemu/_kernels/codes.py": "tests/fpemu/test_codec.py",
     "fpemu/_kernels/sequential.py": "tests/fpemu/test_accumulators.py "
     "tests/fpemu/test_stochastic_accumulators.py",
+    "fpemu/_kernels/running_sums.py": "tests/fpemu/test_running_sums.py",
+    "fpemu/_kernels/tile_steps.py": "tests/fpemu/test_running_sums.py "
+    "tests/fpemu/test_blocks_in_lanes.py tests/fpemu/test_accumulators.py",
+    "fpemu/_kernels/tiles.py": "tests/fpemu/test_running_sums.py "
+    "tests/fpemu/test_blocks_in_lanes.py tests/fpemu/test_accumulators.py",
+    "fpemu/_kernels/few_rows.py": "tests/fpemu/test_few_rows.py",
+    "fpemu/_kernels/anchored_sums.py": "tests/fpemu/test_trees_and_exact.py",
     "fpemu/_kernels/pairwise.py": "tests/fpemu/test_trees_and_exact.py",
     "fpemu/_kernels/superaccumulator.py": "tests/fpemu/test_trees_and_exact.py",
     "fpemu/_kernels/tensor_core.py": "tests/fpemu/test_devices.py",

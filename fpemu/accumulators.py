@@ -1062,8 +1062,16 @@ class ScaledCore:
 
         Notes
         -----
-        A product of a subnormal element counts with the exponent of the smallest normal one, and a
-        subnormal scale likewise; both are multiplied by the other scales.
+        Products are aligned by their exponents, and there a subnormal element or scale counts with
+        the exponent of the smallest normal one.  So a product of a subnormal number is aligned as
+        one of at most the following magnitude:
+
+        - of a subnormal element, the smallest normal element times the largest element of the other
+          operand and both largest scales;
+        - of a subnormal scale, the smallest normal scale times the larger of the largest scales and
+          the largest elements of both formats.
+
+        The bound is that of the larger one.
         """
         terms = integer("terms", terms, least=0)
         if not terms:

@@ -186,17 +186,6 @@ _PRODUCTS: Final[dict[type, Callable[[Operands, Any], Carrier]]] = {
 }
 
 
-# Those of which the right operand may be held by codes.
-_READ_CODES: Final = (
-    sequential.product,
-    sequential.blocked_product,
-    pairwise.product,
-    superaccumulator.product,
-    tensor_core.product,
-    tensor_core.floored_product,
-)
-
-
 def _product_of(accumulator: Accumulator) -> Callable[[Operands, Any], Carrier] | None:
     """What computes products by an accumulator: its own definition, or that of its class."""
     if isinstance(accumulator, Accumulator) and accumulator.has_definition():
@@ -463,7 +452,9 @@ def matmul(
     asked = _asked(running, sums)
     right_given: Any = b
     if isinstance(b, Packed) and not (
-        _reads_codes(product, sums, bool(asked), row_lengths)
+        Packed.is_read_by(sums)
+        and not asked
+        and row_lengths is None
         and _holds(sums.input_formats[1], b.format)
     ):
         right_given = b.numbers()
@@ -486,14 +477,6 @@ def matmul(
     if place is not None:
         result = out
     return (result, _running_sums(operands, sums, asked, shape)) if asked else result
-
-
-def _reads_codes(
-    product: Any, accumulator: Accumulator, running: bool, row_lengths: ArrayLike | None
-) -> bool:
-    """Whether a product reads a packed matrix as it is."""
-    plain = not (running or accumulator.is_stochastic) and row_lengths is None
-    return plain and product in _READ_CODES
 
 
 def _holds(format: Format | None, packed: Format) -> bool:

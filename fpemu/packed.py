@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fpemu._kernels import launching
 from fpemu._kernels.panels import Narrow, Widening, narrowed
+from fpemu.accumulators import (
+    AccumulatorLike,
+    Blocked,
+    Exact,
+    FlooredCore,
+    Pairwise,
+    Sequential,
+    TensorCore,
+    as_accumulator,
+)
 from fpemu.carriers import as_carrier
 from fpemu.formats import FormatLike
 from fpemu.formats import format as as_format
 
 __all__ = ["Packed"]
+
+_READERS: Final = (Sequential, Blocked, Pairwise, Exact, TensorCore, FlooredCore)
 
 
 class Packed:
@@ -66,6 +78,21 @@ class Packed:
     def holds(format: FormatLike) -> bool:
         """Whether matrices of a format can be packed."""
         return Widening.of(as_format(format)) is not None
+
+    @staticmethod
+    def is_read_by(accumulator: AccumulatorLike) -> bool:
+        """Whether products by an accumulator read the bytes as they are.
+
+        Examples
+        --------
+        >>> import fpemu
+        >>> fpemu.Packed.is_read_by("e8m7")
+        True
+        >>> fpemu.Packed.is_read_by(fpemu.Promoted(fpemu.Sequential("e8m7"), "float32", 16))
+        False
+        """
+        sums = as_accumulator(accumulator)
+        return isinstance(sums, _READERS) and not (sums.has_definition() or sums.is_stochastic)
 
     @property
     def ndim(self) -> int:

@@ -79,6 +79,7 @@ from fpemu._kernels.exact import (
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.rounding import (
     DETERMINISTIC,
+    GRAIN,
     LAYOUTS,
     NEAREST_EVEN,
     STOCHASTIC,
@@ -108,8 +109,7 @@ __all__ = [
 
 ADD, MULTIPLY, DIVIDE, SQRT, FMA = range(5)
 _BLOCK: Final = 2048  # elements that stay in the first-level cache while they are read twice
-_GRAIN: Final = 2**17  # elements worth a thread, which may sleep
-_SLOW_GRAIN: Final = 2**13  # the same where a step takes integer arithmetic
+_SLOW_GRAIN: Final = 2**13  # elements worth a thread where a step takes integer arithmetic
 _FLOAT32_LANES: Final = 22  # the most precise formats whose sums float32 lanes form
 
 # What the first loop of a kernel does: nothing, the processor's operation, or odd numbers in lanes
@@ -511,7 +511,7 @@ def apply(
         summed = operation == ADD and plan.loop == _WIDE
         given = _fused(operands) if summed else operands
         nan = dtype.type(np.nan)  # a float64 one would make the loop one of float64 numbers
-        run(plan.quick, given, _GRAIN, in_place, nan, plan.shortcut, plan.zero_sum)
+        run(plan.quick, given, GRAIN, in_place, nan, plan.shortcut, plan.zero_sum)
     if unsettled.any():
         whole = in_place or plan.loop == _NOTHING
         run(plan.exact, operands, _SLOW_GRAIN, whole, plan.target)

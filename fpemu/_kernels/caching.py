@@ -280,7 +280,22 @@ def _name_of(function: Any) -> str:
 
 
 def kernel(function: Any) -> Any:
-    """Decorator of array kernels: compiled once a machine, no GIL, no errors from divisions."""
+    """Decorator of array kernels: compiled once a machine, no GIL, no errors from divisions.
+
+    What the function closes over must be numbers and strings.
+
+    Raises
+    ------
+    TypeError
+        If it is anything else: a function in a closure is a new one in each process, which would
+        compile the kernel again.
+    """
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if not isinstance(cell.cell_contents, int | float | str | np.generic):
+            raise TypeError(
+                f"{_name_of(function)} closes over {name}, a {type(cell.cell_contents).__name__}, "
+                "with which it would be compiled in each process: use specialized"
+            )
     return _cached(_compiled(no_cfunc_wrapper=True)(function), _name_of(function))
 
 

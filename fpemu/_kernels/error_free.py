@@ -36,6 +36,7 @@ __all__ = [
     "quick_divide",
     "quick_multiply",
     "quick_sqrt",
+    "rounded_multiply_add",
     "scaled_to_odd",
     "takes_odd",
     "two_product",
@@ -136,6 +137,19 @@ def add_float32(a: float, b: float, target: Target, kind: int) -> Any:
     format that holds such sums.
     """
     return words.floating(round_word(_odd_sum(a, b, target), target, kind))
+
+
+@inline
+def rounded_multiply_add(
+    a: float, b: float, addend: float, target: Target, kind: int, wide: bool
+) -> Any:
+    """``a*b + addend`` rounded once, as :func:`add_float32` if it does, or of any `wide` numbers.
+
+    What is not `wide` has factors that are float32 numbers, or one that is 1.
+    """
+    if wide:
+        return words.floating(fma_word(a, b, addend, target, kind))
+    return add_float32(addend, a * b, target, kind)
 
 
 @inline

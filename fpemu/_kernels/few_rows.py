@@ -13,21 +13,20 @@ memory into the multiply-adds; every sum still takes one term after another, wit
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np import arrayobj
 from numpy.typing import DTypeLike
 
 from fpemu._kernels import caching, launching, words
 from fpemu._kernels.operands import COLUMNS, Operands, aligned, read_only, right_of
 from fpemu._kernels.panels import Narrow
 from fpemu._kernels.rounding import Carrier
-from fpemu._kernels.vectors import INT64, Vectors
+from fpemu._kernels.vectors import INT64, VECTOR_BYTES, Vectors, data_of, vector_of
 
 __all__ = ["product", "takes"]
 
@@ -37,19 +36,6 @@ _WORK_PER_PIECE: Final = 2**18  # multiply-adds worth a thread
 _PIECES_PER_THREAD: Final = 4
 _WIDEST: Final = 1024  # columns of a piece: their accumulators and some rows stay in a cache
 _TOGETHER: Final = 4  # rows of the right operand that are added at a time
-_VECTOR_BYTES: Final = 64
-
-
-def _lanes(number: Any) -> tuple[ir.VectorType, int]:
-    """The vector of a type of numbers, float32 or float64, and how many lanes it has."""
-    count = _VECTOR_BYTES // (number.bitwidth // 8)
-    kind = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}[number]
-    return ir.VectorType(kind, count), count
-
-
-def _data(context: Any, builder: ir.IRBuilder, kinds: Any, values: Any, index: int) -> ir.Value:
-    """The memory of an array among arguments."""
-    return arrayobj.make_array(kinds[index])(context, builder, values[index]).data
 
 
 @intrinsic
@@ -63,9 +49,10 @@ def _add_rows(_typing_context, memory, places, left, at, out, first, last):  # t
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         source, given, target = (
-            _data(context, builder, signature.args, arguments, index) for index in (0, 2, 4)
+            data_of(context, builder, signature.args[i], arguments[i]) for i in (0, 2, 4)
         )
-        vectors, (kind, count) = Vectors(builder), _lanes(memory.dtype)
+        vectors, kind = Vectors(builder), vector_of(source.type.pointee)
+        count = kind.count
         starts = cgutils.unpack_tuple(builder, arguments[1])
         factors = [
             vectors.spread(
@@ -101,9 +88,10 @@ def _add_square(_typing_context, memory, start, stride, columns, left, at, steps
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         source, given, target = (
-            _data(context, builder, signature.args, arguments, index) for index in (0, 4, 8)
+            data_of(context, builder, signature.args[i], arguments[i]) for i in (0, 4, 8)
         )
-        vectors, (kind, count) = Vectors(builder), _lanes(memory.dtype)
+        vectors, kind = Vectors(builder), vector_of(source.type.pointee)
+        count = kind.count
         last = builder.sub(arguments[3], INT64(1))
         square = []
         for lane in range(count):
@@ -133,7 +121,7 @@ def _by_rows(start, stop, left, right, out, shape, width):  # type: ignore[no-un
     """Pieces of so many columns of a right operand whose rows are contiguous."""
     rows, steps, columns = shape
     memory = right.memory
-    lanes = _VECTOR_BYTES // out.itemsize
+    lanes = VECTOR_BYTES // out.itemsize
     pieces = (columns + width - 1) // width
     for index in range(start, stop):
         batch = index // pieces
@@ -169,7 +157,7 @@ def _by_columns(start, stop, sums, left, right, out, shape, width):  # type: ign
     """Pieces of so many columns, each of which is contiguous."""
     rows, steps, columns = shape
     memory, stride = right.memory, right.column
-    lanes = _VECTOR_BYTES // out.itemsize
+    lanes = VECTOR_BYTES // out.itemsize
     pieces = (columns + width - 1) // width
     whole = steps - steps % lanes
     for index in range(start, stop):
@@ -242,6 +230,6 @@ def product(operands: Operands, dtype: DTypeLike) -> Carrier:
         (rows, operands.steps, columns),
         width,
         grain=max(1, _WORK_PER_PIECE // (rows * operands.steps * width)),
-        workspace=None if by_rows else lambda: aligned((rows * _VECTOR_BYTES,), dtype),
+        workspace=None if by_rows else lambda: aligned((rows * VECTOR_BYTES,), dtype),
     )
     return out

@@ -38,7 +38,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np import arrayobj
 from numpy.typing import NDArray
 
 from fpemu._kernels.panels import COLUMNS
@@ -52,6 +51,7 @@ from fpemu._kernels.vectors import (
     LONGS,
     PAIRS,
     Vectors,
+    data_of,
     every,
 )
 
@@ -172,7 +172,7 @@ def arrays_of(context: Any, builder: ir.IRBuilder, kind: Any, values: Any) -> li
     """Pointers to the data of a tuple of arrays."""
     members = cgutils.unpack_tuple(builder, values)
     return [
-        arrayobj.make_array(each)(context, builder, value).data
+        data_of(context, builder, each, value)
         for each, value in zip(kind.types, members, strict=True)
     ]
 

@@ -10,7 +10,6 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-from numba.np import arrayobj
 from numpy.typing import DTypeLike, NDArray
 
 from fpemu._kernels import caching, launching, random_bits, words
@@ -25,6 +24,7 @@ from fpemu._kernels.panels import (
     right_of,
 )
 from fpemu._kernels.rounding import LAYOUTS, Carrier, Target, target_of, unused_bits
+from fpemu._kernels.vectors import data_of
 
 __all__ = [
     "COLUMNS",
@@ -95,7 +95,7 @@ def target_at(_typing_context: Any, table: Any, row: Any) -> Any:
     result = types.NamedUniTuple(table.dtype, len(fields), Target)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = arrayobj.make_array(signature.args[0])(context, builder, arguments[0]).data
+        data = data_of(context, builder, signature.args[0], arguments[0])
         first = builder.mul(arguments[1], ir.Constant(arguments[1].type, len(fields)))
         places = [builder.add(first, ir.Constant(first.type, i)) for i in range(len(fields))]
         values = [builder.load(builder.gep(data, [place])) for place in places]
@@ -220,7 +220,9 @@ class Operands:
         return exponent
 
 
-def pieces(operands: Operands, *, most: int, filling: int, work: int) -> tuple[int, int, int]:
+def pieces(
+    operands: Operands, *, most: int, filling: int, work: int, width: int = COLUMNS
+) -> tuple[int, int, int]:
     """Pieces of work, a panel of columns for some rows each.
 
     There are more pieces than threads even if there are few panels.
@@ -234,6 +236,8 @@ def pieces(operands: Operands, *, most: int, filling: int, work: int) -> tuple[i
         How many rows can be multiplied in the time that it takes to fill a panel.
     work : int
         Multiply-adds worth a thread.
+    width : int
+        Columns of a panel.
 
     Returns
     -------
@@ -241,10 +245,10 @@ def pieces(operands: Operands, *, most: int, filling: int, work: int) -> tuple[i
         The rows of a piece, the number of pieces, and how many of them are worth a thread.
     """
     batch, rows, columns = operands.shape
-    panels = batch * -(-columns // COLUMNS)
+    panels = batch * -(-columns // width)
     wanted = -(-_PIECES_PER_THREAD * launching.thread_count() // max(panels, 1))
     each = min(max(-(-rows // wanted), filling), most)
-    taken = (min(each, rows) + filling) * max(operands.steps, 1) * COLUMNS
+    taken = (min(each, rows) + filling) * max(operands.steps, 1) * width
     return each, panels * -(-rows // each), max(1, work // taken)
 
 

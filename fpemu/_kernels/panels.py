@@ -19,14 +19,24 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np import arrayobj
 from numpy.typing import DTypeLike, NDArray
 
 from fpemu._kernels import caching, launching, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts
 from fpemu._kernels.rounding import LAYOUTS
-from fpemu._kernels.vectors import Vectors, has_features, spread
+from fpemu._kernels.vectors import (
+    FLOATS,
+    INT64,
+    INTS,
+    LANES,
+    Vectors,
+    data_of,
+    every,
+    has_features,
+    spread,
+    vector_of,
+)
 
 __all__ = [
     "COLUMNS",
@@ -55,10 +65,8 @@ COLUMNS: Final = 64
 TILE_COLUMNS: Final = 64 if MANY_REGISTERS else 32
 """Columns of a tile whose accumulators stay in registers, and of panels for such; a part of 64."""
 
-_INDEX: Final = ir.IntType(64)
 _FLOAT32: Final[np.dtype[Any]] = np.dtype(np.float32)
 _LINE: Final = 64  # bytes
-_LANES: Final = 16  # numbers of a vector; narrower machines split it, with no change of result
 _NOT_FINITE: Final = -(2**20)  # the exponent of a last bit that is not there
 _STRIP: Final = 2**16  # numbers that are looked at at once
 _DEPTH: Final = 64  # terms of a panel that are made codes at once
@@ -128,16 +136,12 @@ def _widen(
     signature = types.none(codes, types.intp, panel, types.intp, widening)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, place = (_data(context, builder, signature.args[i], arguments[i]) for i in (0, 2))
+        source, place = (data_of(context, builder, signature.args[i], arguments[i]) for i in (0, 2))
         fields = cgutils.unpack_tuple(builder, arguments[4], len(Widening._fields))
         _emit_widened(builder, source, arguments[1], place, arguments[3], fields, COLUMNS)
         return context.get_dummy_value()
 
     return signature, generate
-
-
-def _data(context: Any, builder: ir.IRBuilder, kind: types.Array, array: ir.Value) -> ir.Value:
-    return arrayobj.make_array(kind)(context, builder, array).data
 
 
 def _emit_widened(
@@ -150,35 +154,32 @@ def _emit_widened(
     width: int,
 ) -> None:
     """Code that makes a row of numbers from codes."""
-    bits = ir.VectorType(ir.IntType(32), _LANES)
-    numbers = ir.VectorType(ir.FloatType(), _LANES)
-    kept = ir.VectorType(panel.type.pointee, _LANES)
-    narrow = ir.VectorType(codes.type.pointee, _LANES)
+    kept = ir.VectorType(panel.type.pointee, LANES)
+    narrow = ir.VectorType(codes.type.pointee, LANES)
 
-    magnitude, shift, offset, sign_shift = (spread(builder, x, _LANES) for x in widening)
-    one = ir.Constant(bits, [ir.IntType(32)(1 << 23)] * _LANES)
+    magnitude, shift, offset, sign_shift = (spread(builder, x, LANES) for x in widening)
+    one, sign_bit = every(INTS, 1 << 23), every(INTS, 1 << 31)
     raised = builder.add(offset, one)
-    sign = ir.Constant(bits, [ir.IntType(32)(1 << 31)] * _LANES)
-    first = builder.mul(row, _INDEX(width))
+    first = builder.mul(row, INT64(width))
     vectors = Vectors(builder)
-    for lane in range(0, width, _LANES):
-        code = vectors.load(codes, builder.add(start, _INDEX(lane)), narrow)
-        code = builder.zext(code, bits)
+    for lane in range(0, width, LANES):
+        code = vectors.load(codes, builder.add(start, INT64(lane)), narrow)
+        code = builder.zext(code, INTS)
         shifted = builder.shl(builder.and_(code, magnitude), shift)
         small = builder.fsub(
-            builder.bitcast(builder.add(shifted, raised), numbers),
-            builder.bitcast(raised, numbers),
+            builder.bitcast(builder.add(shifted, raised), FLOATS),
+            builder.bitcast(raised, FLOATS),
         )
         word = builder.select(
             builder.icmp_unsigned("<", shifted, one),
-            builder.bitcast(small, bits),
+            builder.bitcast(small, INTS),
             builder.add(shifted, offset),
         )
-        signs = builder.and_(builder.shl(code, sign_shift), sign)
-        number = builder.bitcast(builder.or_(word, signs), numbers)
-        if kept != numbers:
+        signs = builder.and_(builder.shl(code, sign_shift), sign_bit)
+        number = builder.bitcast(builder.or_(word, signs), FLOATS)
+        if kept != FLOATS:
             number = builder.fpext(number, kept)
-        vectors.store(number, panel, builder.add(first, _INDEX(lane)))
+        vectors.store(number, panel, builder.add(first, INT64(lane)))
 
 
 @inline
@@ -418,15 +419,15 @@ def _filling(width: int) -> Any:
         def generate(  # type: ignore[no-untyped-def]
             context, builder, signature, arguments
         ):
-            place = _data(context, builder, panel, arguments[0])
+            place = data_of(context, builder, panel, arguments[0])
             fields = Right._make(cgutils.unpack_tuple(builder, arguments[1], len(Right._fields)))
-            source = _data(context, builder, memory, fields.memory)
+            source = data_of(context, builder, memory, fields.memory)
             batch, number, first, last = arguments[2:]
-            column = builder.mul(number, _INDEX(width))
+            column = builder.mul(number, INT64(width))
             start = _place_of(builder, fields, batch, first, column)
             source = builder.gep(source, [start])
             rows = builder.sub(last, first)
-            with builder.if_then(builder.icmp_signed(">", rows, _INDEX(0))):
+            with builder.if_then(builder.icmp_signed(">", rows, INT64(0))):
                 if isinstance(memory.dtype, types.Integer):
                     widening = cgutils.unpack_tuple(builder, fields.widening, len(Widening._fields))
                     _emit_widened_rows(builder, source, fields.step, place, rows, widening, width)
@@ -447,11 +448,11 @@ def _place_of(
     """Where a number is in the memory of a right operand."""
     terms = (
         (batch, right.batch),
-        (builder.sdiv(column, _INDEX(COLUMNS)), right.panel),
+        (builder.sdiv(column, INT64(COLUMNS)), right.panel),
         (term, right.step),
-        (builder.srem(column, _INDEX(COLUMNS)), right.column),
+        (builder.srem(column, INT64(COLUMNS)), right.column),
     )
-    place = _INDEX(0)
+    place = INT64(0)
     for number, apart in terms:
         place = builder.add(place, builder.mul(number, apart))
     return place
@@ -470,7 +471,7 @@ def _emit_widened_rows(
         _emit_widened(builder, codes, builder.mul(row, step), panel, row, widening, width)
         return ()
 
-    Vectors(builder).loop(_INDEX(0), rows, 1, (), make_row)
+    Vectors(builder).loop(INT64(0), rows, 1, (), make_row)
 
 
 class _Copy:
@@ -489,9 +490,8 @@ class _Copy:
         self.vectors = Vectors(builder)
         self.source, self.step, self.column = source, step, column
         self.panel, self.width = panel, width
-        number = source.type.pointee
-        self.lanes = _LANES if number == ir.FloatType() else _LANES // 2
-        self.kind = ir.VectorType(number, self.lanes)
+        self.kind = vector_of(source.type.pointee)
+        self.lanes = self.kind.count
 
     def emit(self, there: ir.Value, rows: ir.Value) -> None:
         """Put zeros behind the columns that are `there`.
@@ -499,30 +499,30 @@ class _Copy:
         Whole rows that lie side by side are copied as vectors; of whole columns that do, squares
         are transposed.  What is left goes number by number.
         """
-        builder, width = self.builder, _INDEX(self.width)
+        builder, width = self.builder, INT64(self.width)
         whole = builder.icmp_signed(">=", there, width)
-        by_rows = builder.and_(whole, builder.icmp_signed("==", self.column, _INDEX(1)))
+        by_rows = builder.and_(whole, builder.icmp_signed("==", self.column, INT64(1)))
         with builder.if_else(by_rows) as (side_by_side, apart):
             with side_by_side:
-                self.vectors.loop(_INDEX(0), rows, 1, (), self._copy_row)
+                self.vectors.loop(INT64(0), rows, 1, (), self._copy_row)
             with apart:
-                done = builder.and_(rows, _INDEX(-self.lanes))
-                done = builder.select(whole, done, _INDEX(0))
-                with builder.if_then(builder.icmp_signed("<", _INDEX(0), done)):
-                    self.vectors.loop(_INDEX(0), done, self.lanes, (), self._transpose_band)
+                done = builder.and_(rows, INT64(-self.lanes))
+                done = builder.select(whole, done, INT64(0))
+                with builder.if_then(builder.icmp_signed("<", INT64(0), done)):
+                    self.vectors.loop(INT64(0), done, self.lanes, (), self._transpose_band)
                 with builder.if_then(builder.icmp_signed("<", done, rows)):
                     self.columns = builder.select(whole, width, there)
                     self.vectors.loop(done, rows, 1, (), self._copy_numbers)
 
     def _row(self, row: ir.Value) -> ir.Value:
-        return self.builder.mul(row, _INDEX(self.width))
+        return self.builder.mul(row, INT64(self.width))
 
     def _copy_row(self, row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
         builder, vectors = self.builder, self.vectors
         here, there = builder.mul(row, self.step), self._row(row)
         for lane in range(0, self.width, self.lanes):
-            numbers = vectors.load(self.source, builder.add(here, _INDEX(lane)), self.kind)
-            vectors.store(numbers, self.panel, builder.add(there, _INDEX(lane)))
+            numbers = vectors.load(self.source, builder.add(here, INT64(lane)), self.kind)
+            vectors.store(numbers, self.panel, builder.add(there, INT64(lane)))
         return ()
 
     def _transpose_band(self, row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
@@ -531,14 +531,14 @@ class _Copy:
         def transpose_square(first: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
             columns = []
             for j in range(self.lanes):
-                start = builder.mul(builder.add(first, _INDEX(j)), self.column)
+                start = builder.mul(builder.add(first, INT64(j)), self.column)
                 columns.append(vectors.load(self.source, builder.add(start, row), self.kind))
             for i, numbers in enumerate(vectors.transposed(columns)):
-                start = self._row(builder.add(row, _INDEX(i)))
+                start = self._row(builder.add(row, INT64(i)))
                 vectors.store(numbers, self.panel, builder.add(start, first))
             return ()
 
-        vectors.loop(_INDEX(0), _INDEX(self.width), self.lanes, (), transpose_square)
+        vectors.loop(INT64(0), INT64(self.width), self.lanes, (), transpose_square)
         return ()
 
     def _copy_numbers(self, row: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
@@ -546,14 +546,14 @@ class _Copy:
         here = builder.gep(self.source, [builder.mul(row, self.step)])
         there = builder.gep(self.panel, [self._row(row)])
         for lane in range(0, self.width, self.lanes):
-            vectors.store(ir.Constant(self.kind, None), there, _INDEX(lane))
+            vectors.store(ir.Constant(self.kind, None), there, INT64(lane))
 
         def copy_number(j: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
             number = builder.load(builder.gep(here, [builder.mul(j, self.column)]))
             builder.store(number, builder.gep(there, [j]))
             return ()
 
-        vectors.loop(_INDEX(0), self.columns, 1, (), copy_number)
+        vectors.loop(INT64(0), self.columns, 1, (), copy_number)
         return ()
 
 

@@ -31,6 +31,7 @@ from fpemu._kernels.facts import FormatFacts, RoundingFacts
 __all__ = [
     "ALL_OF_A_FRACTION",
     "DETERMINISTIC",
+    "GRAIN",
     "LAYOUTS",
     "MODES",
     "NEAREST_EVEN",
@@ -638,7 +639,9 @@ def known_mode(rounding: RoundingFacts, *modes: str) -> str:
 
 # --- arrays -------------------------------------------------------------------------------------
 
-_GRAIN: Final = 2**17  # elements worth a thread, which may sleep
+GRAIN: Final = 2**17
+"""Elements worth a thread, which may sleep."""
+
 _STOCHASTIC_GRAIN: Final = 2**16  # the same with random bits
 _BLOCK: Final = 2048  # elements that stay in the first-level cache while they are read twice
 
@@ -819,5 +822,5 @@ def round_flat(
         result,
         target_of(format, rounding, source.dtype),
         shortcut_of(format, rounding, source.dtype),
-        grain=_GRAIN,
+        grain=GRAIN,
     )

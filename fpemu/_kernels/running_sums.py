@@ -2,7 +2,8 @@
 
 Sums are formed as in :mod:`fpemu._kernels.sequential`, in lanes of their own width; the running
 sums are float64 numbers.  Few columns are taken at once, so that all these stay in registers, and
-only the running sums that are wanted are formed.
+only the running sums that are wanted are formed.  Those of blocks are formed for the sums within
+blocks and for the outer ones, and added in proportion to the units of both.
 """
 
 from __future__ import annotations
@@ -14,21 +15,32 @@ from typing import Any, Final, NamedTuple, cast
 import numba
 import numpy as np
 
-from fpemu._kernels import caching, launching, tiles, words
-from fpemu._kernels.error_free import add_float32
-from fpemu._kernels.exact import fma_word
-from fpemu._kernels.facts import FormatFacts, RoundingFacts
+from fpemu._kernels import caching, launching, tiles
 from fpemu._kernels.operands import (
+    INNER,
+    OUTER,
+    PRODUCTS,
+    VIA,
     Operands,
     aligned,
     longest,
     pieces,
     right_of,
     target_at,
-    targets_of,
 )
 from fpemu._kernels.panels import MANY_REGISTERS, TILE_COLUMNS, fill_tile
-from fpemu._kernels.rounding import Carrier, kind_of
+from fpemu._kernels.rounding import Carrier, with_mode
+from fpemu._kernels.tile_steps import (
+    How,
+    Sum,
+    add_block,
+    advance_exactly,
+    begin,
+    clear,
+    put,
+    settle_exactly,
+)
+from fpemu._kernels.vectors import VECTOR_BYTES
 
 __all__ = ["product"]
 
@@ -39,41 +51,15 @@ _FILLING: Final = 8  # rows that take as long as filling a panel
 _WORK_PER_PIECE: Final = 2**18  # multiply-adds worth a thread
 
 
-class _Sum(NamedTuple):
-    """What of a sum is data."""
-
-    rows: int  # of the output that a thread takes at once
-    targets: Any
-    fast: tuple[Any, ...]  # parameters of the rounded loop
-
-
 class _Work(NamedTuple):
-    """What a thread works in."""
+    """What a thread works in, for each row."""
 
-    tiles: Any  # for each row: accumulators
-    running: Any  # the sums of their magnitudes and of their squares
-    undecided: Any  # a bit for every accumulator of a group, a number for every vector of them
+    inner: Any  # accumulators
+    total: Any  # the outer ones; the same where there are no blocks
+    running: Any  # the sums of the magnitudes of `inner` and of their squares
+    outer_running: Any  # those of `total`
+    undecided: Any  # a bit for every accumulator of a tile, a number for every vector of them
     panel: Any
-
-
-@numba.njit(inline="always")
-def _settle_exactly(  # type: ignore[no-untyped-def]
-    left, panel, step, tile, column, columns, undecided, target, kind, wide
-):
-    """Do what is undecided of a step."""
-    width = tiles.VECTOR_BITS // 8 // tile.itemsize
-    for vector in range(columns // width):
-        lanes, j = undecided[vector], column + vector * width
-        while lanes != 0:
-            if lanes & 1:
-                total, right = np.float64(tile[0, j]), np.float64(panel[step, j])
-                if wide:
-                    total = words.floating(fma_word(left, right, total, target, kind))
-                else:
-                    total = add_float32(total, left * right, target, kind)
-                tile[0, j] = total
-            lanes >>= 1
-            j += 1
 
 
 @numba.njit(inline="always")
@@ -85,128 +71,186 @@ def _add(tile, running, column, columns):  # type: ignore[no-untyped-def]
         running[1, j] += number * number
 
 
-@functools.cache
-def _kernel(
-    rounded: bool, ranged: bool, wide: bool, first: bool, second: bool
-) -> Callable[..., None]:
-    """The kernel of sums in the lanes' own arithmetic, or `rounded`, in a range if `ranged`.
+# What a kernel is made for.
+advance: Any = None
+settle: Any = None
+columns: Any = None  # that are advanced together
+exact: Any = None
+quick: Any = None
+wide: Any = None
+kind: Any = None
+mode: Any = None
+unfused: Any = None
+via: Any = None
+blocked: Any = None
+plain_outer: Any = None
+quick_outer: Any = None
+wide_outer: Any = None
+outer_kind: Any = None
 
-    The operands are float32 numbers unless they are `wide`.
-    """
-    columns = TILE_COLUMNS if MANY_REGISTERS or not (first and second) else _FEW_COLUMNS
-    advance = tiles.advance_running(
-        columns, rounded=rounded, ranged=ranged, first=first, second=second
-    )
-    settle = tiles.settle_running(columns, ranged=ranged)
 
-    @caching.kernel
-    def running_range(start, stop, work, arrays, sums, kind):  # type: ignore[no-untyped-def]
-        """Panels of columns, for some rows of the output, whose sums stay in the workspace."""
-        _, rows, steps = arrays.left.shape
-        lengths, out, panel = arrays.lengths, arrays.out, work.panel
-        target = target_at(sums.targets, 0)
-        panels = (out.shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
-        parts, run = (rows + sums.rows - 1) // sums.rows, tiles.MOST_STEPS
-        for index in range(start, stop):
-            stack, p = index // panels, index % panels
-            batch, column = stack // parts, p * TILE_COLUMNS
-            first_row = (stack - batch * parts) * sums.rows
-            last_row = min(first_row + sums.rows, rows)
-            a = arrays.left[batch]
-            some = longest(lengths, first_row, last_row) > column
-            for origin in range(0, max(steps, 1) if some else 0, panel.shape[0]):
-                end = min(origin + panel.shape[0], steps)
-                fill_tile(panel, arrays.right, batch, p, origin, end)
-                for row in range(first_row, last_row):
-                    tile, running = work.tiles[row - first_row], work.running[row - first_row]
-                    width = min(TILE_COLUMNS, lengths[row] - column)
-                    if origin == 0:
-                        for j in range(TILE_COLUMNS):
-                            tile[0, j] = running[0, j] = running[1, j] = 0.0
-                        for j in range(width if arrays.initial.size > 0 else 0):
-                            tile[0, j] = arrays.initial[batch, row, column + j]
-                    for group in range(0, width, columns):
-                        step = 0
-                        while True:
-                            before = step
-                            step = advance(
-                                a, row, origin, panel, tile, running, group, step, end - origin,
-                                (run, *sums.fast),
-                            )  # fmt: skip
-                            run = tiles.steps_at_once(run, step - before, step >= end - origin)
-                            if not rounded or step >= end - origin:
-                                break
-                            settle(
-                                a, row, origin, panel, tile, running, group, step, work.undecided,
-                                sums.fast,
-                            )  # fmt: skip
-                            left = np.float64(a[row, origin + step])
-                            _settle_exactly(
-                                left, panel, step, tile, group, columns, work.undecided, target,
-                                kind, wide,
-                            )  # fmt: skip
-                            _add(tile, running, group, columns)
-                            step += 1
+def _running_range(start, stop, work, arrays, sums, wanted, units):  # type: ignore[no-untyped-def]
+    """Panels of columns, for some rows of the output, whose sums stay in the workspace."""
+    _, rows, steps = arrays.left.shape
+    lengths, out, panel, undecided = arrays.lengths, arrays.out, work.panel, work.undecided
+    target = with_mode(target_at(sums.targets, INNER), mode)
+    of_product = with_mode(target_at(sums.targets, PRODUCTS), mode)
+    of_via = with_mode(target_at(sums.targets, VIA), mode)
+    outer_target = target_at(sums.targets, OUTER)
+    panels = (out.shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
+    parts, run = (rows + sums.rows - 1) // sums.rows, tiles.MOST_STEPS
+    vectors = columns // (VECTOR_BYTES // work.inner.itemsize)
+    # What a run of steps begins with is put aside, for which short blocks are too short.
+    in_runs = not blocked or sums.block > tiles.MOST_STEPS
+    for index in range(start, stop):
+        stack, p = index // panels, index % panels
+        batch, column = stack // parts, p * TILE_COLUMNS
+        first_row = (stack - batch * parts) * sums.rows
+        last_row = min(first_row + sums.rows, rows)
+        a = arrays.left[batch]
+        some = longest(lengths, first_row, last_row) > column
+        for origin in range(0, max(steps, 1) if some else 0, panel.shape[0]):
+            end = min(origin + panel.shape[0], steps)
+            fill_tile(panel, arrays.right, batch, p, origin, end)
             for row in range(first_row, last_row):
-                tile, running = work.tiles[row - first_row], work.running[row - first_row]
-                width = max(0, min(TILE_COLUMNS, lengths[row] - column))
-                for j in range(width):
-                    out[batch, row, column + j] = tile[0, j]
-                    if first:
-                        arrays.running[0, batch, row, column + j] = running[0, j]
-                    if second:
-                        arrays.running[1, batch, row, column + j] = running[1, j]
-                for j in range(column + width, min(column + TILE_COLUMNS, out.shape[2])):
-                    out[batch, row, j] = 0.0
+                slot, width = row - first_row, min(TILE_COLUMNS, lengths[row] - column)
+                tile, total = work.inner[slot], work.total[slot]
+                running, outer_running = work.running[slot], work.outer_running[slot]
+                if origin == 0:
+                    begin(total, arrays.initial, batch, row, 1, column)
+                    clear(running, 2)
+                    if blocked:
+                        clear(outer_running, 2)
+                begun, place = origin, origin % sums.block
+                while begun < end and width > 0:
+                    last = min(begun + sums.block - place, end)
+                    if blocked and place == 0:
+                        clear(tile, 1)
+                    if exact:
+                        for step in range(begun - origin, last - origin):
+                            advance_exactly(
+                                a, row, origin, panel, tile, step, step + 1, target, of_product,
+                                of_via, wide, kind, unfused, via,
+                            )  # fmt: skip
+                            _add(tile, running, 0, TILE_COLUMNS)
+                    else:
+                        for group in range(0, width, columns):
+                            step = begun - origin
+                            while True:
+                                before = step
+                                step = advance(
+                                    a, row, origin, panel, tile, running, group, step,
+                                    last - origin, (run if in_runs else 0, *sums.fast),
+                                )  # fmt: skip
+                                certain = step >= last - origin
+                                run = tiles.steps_at_once(run, step - before, certain)
+                                if not quick or certain:
+                                    break
+                                settle(
+                                    a, row, origin, panel, tile, running, group, step, undecided,
+                                    sums.fast,
+                                )  # fmt: skip
+                                settle_exactly(
+                                    a, row, origin, panel, tile, step, group, undecided, vectors,
+                                    target, kind, wide,
+                                )  # fmt: skip
+                                _add(tile, running, group, columns)
+                                step += 1
+                    if blocked and (last == begun + sums.block - place or last == steps):
+                        add_block(
+                            total, tile, 1, undecided, sums.outer_fast, outer_target, outer_kind,
+                            plain_outer, quick_outer, wide_outer,
+                        )  # fmt: skip
+                        _add(total, outer_running, 0, TILE_COLUMNS)
+                    begun, place = last, 0
+        for row in range(first_row, last_row):
+            slot, width = row - first_row, min(TILE_COLUMNS, lengths[row] - column)
+            running, outer_running = work.running[slot], work.outer_running[slot]
+            put(out, batch, work.total[slot], lengths, row, 1, column, blocked)
+            for i in range(2):
+                for j in range(width if wanted[i] else 0):
+                    sum_ = running[i, j]
+                    if blocked:
+                        sum_ = outer_running[i, j] + units[i] * sum_
+                    arrays.running[i, batch, row, column + j] = sum_
 
-    return cast(Callable[..., None], running_range)
+
+@functools.cache
+def _kernel(how: How, first: bool, second: bool) -> Callable[..., None]:
+    """The kernel of a way to form sums beside one kind of running sums, or both."""
+    together = TILE_COLUMNS if MANY_REGISTERS or not (first and second) else _FEW_COLUMNS
+    advance = tiles.advance_running(
+        together, rounded=how.quick, ranged=how.ranged, first=first, second=second
+    )
+    found = caching.specialized(
+        _running_range,
+        known_as="-".join(map(str, (*how, first, second))),
+        advance=advance,
+        settle=tiles.settle_running(together, ranged=how.ranged),
+        columns=together,
+        exact=not (how.plain or how.quick),
+        quick=how.quick,
+        wide=how.wide,
+        kind=how.kind,
+        mode=how.mode,
+        unfused=how.unfused,
+        via=how.via,
+        blocked=how.blocked,
+        plain_outer=how.plain_outer,
+        quick_outer=how.quick_outer,
+        wide_outer=how.wide_outer,
+        outer_kind=how.outer_kind,
+    )
+    return cast(Callable[..., None], found)
 
 
-def product(
-    operands: Operands,
-    format: FormatFacts,
-    rounding: RoundingFacts,
-    dtype: np.dtype[Any],
-    fast: tuple[Any, ...] | None,
-    *,
-    ranged: bool,
-) -> Carrier:
+def product(operands: Operands, how: How, sums: Sum, dtype: np.dtype[Any], unit: float) -> Carrier:
     """The product of operands that want running sums, in lanes of `dtype`.
 
     Parameters
     ----------
     operands : Operands
-    format, rounding : FormatFacts, RoundingFacts
-        What every sum is rounded into, to nearest.
+    how : How
+    sums : Sum
+        Of any number of rows and panels.
     dtype : dtype
         Of the lanes.
-    fast : tuple, or None
-        The parameters of the rounded loop; None where the lanes' own arithmetic does.
-    ranged : bool
-        Whether results outside the format's normal numbers are looked at again.
+    unit : float
+        The unit of the roundings within blocks in that of the outer ones.
 
     Returns
     -------
     ndarray, shape (batch, m, n)
     """
     out = np.empty(operands.shape, dtype)
-    wanted = "first" in operands.asked, "second" in operands.asked
     depth = max(1, min(operands.steps, _PANEL_BYTES // (TILE_COLUMNS * dtype.itemsize)))
-    rows, _, grain = pieces(operands, most=_MOST_ROWS, filling=_FILLING, work=_WORK_PER_PIECE)
-    batch, height, columns = operands.shape
-    number = batch * -(-height // max(rows, 1)) * -(-columns // TILE_COLUMNS)
+    rows, number, grain = pieces(
+        operands, most=_MOST_ROWS, filling=_FILLING, work=_WORK_PER_PIECE, width=TILE_COLUMNS
+    )
+    first, second = ("first" in operands.asked, "second" in operands.asked)
+    exact = not (how.plain or how.quick)
     launching.run(
-        _kernel(fast is not None, ranged, not operands.narrow, *wanted),
+        # Beside exact steps it takes no time to form both, and one kernel does.
+        _kernel(how, first or exact, second or exact),
         number,
         operands.arrays(dtype, out, right_of(operands.b, dtype)),
-        _Sum(rows, targets_of((format, rounding)), (0.0,) if fast is None else fast),
-        kind_of(rounding),
+        sums._replace(rows=rows),
+        (first, second),
+        (unit, unit * unit),
         grain=grain,
-        workspace=lambda: _Work(
-            aligned((rows, 1, TILE_COLUMNS), dtype),
-            aligned((rows, 2, TILE_COLUMNS), np.float64),
-            np.zeros(TILE_COLUMNS, np.int64),
-            aligned((depth, TILE_COLUMNS), dtype),
-        ),
+        workspace=lambda: _workspace(rows, depth, dtype, blocked=how.blocked),
     )
     return out
+
+
+def _workspace(rows: int, depth: int, dtype: np.dtype[Any], *, blocked: bool) -> _Work:
+    inner = aligned((rows, 1, TILE_COLUMNS), dtype)
+    running = aligned((rows, 2, TILE_COLUMNS), np.float64)
+    return _Work(
+        inner,
+        aligned(inner.shape, dtype) if blocked else inner,
+        running,
+        aligned(running.shape, np.float64) if blocked else running,
+        np.zeros(TILE_COLUMNS, np.int64),
+        aligned((depth, TILE_COLUMNS), dtype),
+    )

@@ -12,8 +12,8 @@ Narrow ones take operands that are float32 numbers, wide ones any float64 number
 same bits where more than one applies.  The sums of blocks are added in one of these ways, too: by
 the carrier's addition where the outer accumulator is in its format, rounded in lanes, or exactly.
 Sums of which a rounding is stochastic are formed element by element (:func:`_stochastic_kernel`),
-or in lanes by :mod:`fpemu._kernels.stochastic_sums`; those of plain and fast flavours beside which
-running sums are wanted, by :mod:`fpemu._kernels.running_sums`.
+or in lanes by :mod:`fpemu._kernels.stochastic_sums`; those beside which running sums are wanted, by
+:mod:`fpemu._kernels.running_sums`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,8 @@ from fpemu._kernels import (
     tiles,
     words,
 )
-from fpemu._kernels.error_free import (
-    add_float32,
-    holds_float32_sums,
-    multiply_add_float32,
-    multiply_add_float64,
-)
-from fpemu._kernels.exact import fma_word, fma_word_at
+from fpemu._kernels.error_free import holds_float32_sums
+from fpemu._kernels.exact import fma_word_at
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.operands import (
     INNER,
@@ -71,25 +66,32 @@ from fpemu._kernels.rounding import (
     word_of,
 )
 from fpemu._kernels.significands import ZERO
+from fpemu._kernels.tile_steps import (
+    EXACT_NARROW,
+    EXACT_WIDE,
+    FAST_NARROW,
+    FAST_WIDE,
+    NO_OUTER,
+    PLAIN_NARROW,
+    PLAIN_WIDE,
+    How,
+    Sum,
+    add_block,
+    advance_exactly,
+    begin,
+    clear,
+    put,
+    settle_exactly,
+)
+from fpemu._kernels.vectors import VECTOR_BYTES
 
 __all__ = ["blocked_product", "product"]
-
-(
-    _NO_OUTER,
-    _PLAIN_NARROW,
-    _PLAIN_WIDE,
-    _FAST_NARROW,
-    _FAST_WIDE,
-    _EXACT_NARROW,
-    _EXACT_WIDE,
-) = range(7)
 
 _FLOAT32: Final[np.dtype[Any]] = np.dtype(np.float32)
 _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 
 # A result is a tie once in 2**dropped times; from here on the exact steps do not matter.
 _FAST_DROPPED: Final = 10
-_VECTOR_BYTES: Final = tiles.VECTOR_BITS // 8
 _WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread
 _LEAST_ROWS = 32  # that take as long as filling a panel
 _PART_ROWS, _MOST_ROWS = 128, 1024  # of a thread's share, if there are as many
@@ -134,23 +136,11 @@ class BlockedFacts(Protocol):
     def roundoff(self) -> float: ...
 
 
-class _Sum(NamedTuple):
-    """How a kernel forms a sum, as far as that is data."""
-
-    block: int
-    rows: int  # of the output that a thread takes at once
-    panels: int  # side by side that it takes at once
-    targets: Any  # in rows, as random bits are in streams: INNER, PRODUCTS, VIA, OUTER
-    fast: tuple[Any, ...]  # see `_fast_parameters`
-    outer_fast: tuple[Any, ...]  # the same of the outer accumulators
-    inner_share: float  # the unit of the inner roundings in that of the outer ones
-
-
 class _Tile(NamedTuple):
     """What a thread works in."""
 
-    inner: Any  # tiles of accumulators; below each its running sums, if those are wanted
-    total: Any  # the outer accumulators, in the same way
+    inner: Any  # tiles of accumulators
+    total: Any  # those of the outer accumulators
     terms: Any  # for each tile: how many terms of its rows may be other than zero
     undecided: Any  # a bit for every accumulator of a tile, a number for every vector of them
     panels: Any  # some terms of panels of the right operand
@@ -192,14 +182,10 @@ def _add_block_plain(  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _advance_fast(  # type: ignore[no-untyped-def]
-    a, row, origin, full, panel, tile, first, stop, run, fast, ranged, running
+    a, row, origin, full, panel, tile, first, stop, run, fast, ranged
 ):
     """Take a tile on to the first doubtful step, or to ``stop``."""
     given = (run, *fast)
-    if running:
-        if ranged:
-            return tiles.advance_ranged_running(a, row, origin, panel, tile, first, stop, given)
-        return tiles.advance_rounded_running(a, row, origin, panel, tile, first, stop, given)
     if ranged:
         if full:
             return tiles.advance_ranged_rows(a, row, origin, panel, tile, first, stop, given)
@@ -224,103 +210,25 @@ def _settle(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _settle_exactly(  # type: ignore[no-untyped-def]
-    a, row, origin, panel, tile, step, undecided, vectors, target, kind, wide
-):
-    """Do what is undecided of a step."""
-    width = _VECTOR_BYTES // tile.itemsize
-    for vector in range(vectors):
-        lanes = undecided[vector]
-        lane = vector * width
-        while lanes != 0:
-            if lanes & 1:
-                r, j = lane // TILE_COLUMNS, lane % TILE_COLUMNS
-                total = np.float64(tile[r, j])
-                left = np.float64(a[row + r, origin + step])
-                right = np.float64(panel[step, j])
-                if wide:
-                    total = words.floating(fma_word(left, right, total, target, kind))
-                else:
-                    total = add_float32(total, left * right, target, kind)
-                tile[r, j] = total
-            lanes >>= 1
-            lane += 1
-
-
-@numba.njit(inline="always")
 def _advance_quickly(  # type: ignore[no-untyped-def]
-    a, row, origin, full, panel, tile, undecided, first, stop, run, fast, target, wide, kind,
-    ranged, running,
-):  # fmt: skip
+    a, row, origin, full, panel, tile, undecided, first, stop, run, fast, target, wide, kind, ranged
+):
     """Take a tile from step ``first`` to ``stop``: fast steps, and exact ones where those doubt.
 
     Returns how many steps it is to take at once, ``run``, the next time.
     """
-    several = full and not running  # a tile with running sums has one row of accumulators
-    vectors = (tile.size if several else TILE_COLUMNS) // (_VECTOR_BYTES // tile.itemsize)
+    vectors = (tile.size if full else TILE_COLUMNS) // (VECTOR_BYTES // tile.itemsize)
     step = first
     while True:
         before = step
-        step = _advance_fast(
-            a, row, origin, several, panel, tile, step, stop, run, fast, ranged, running
-        )
+        step = _advance_fast(a, row, origin, full, panel, tile, step, stop, run, fast, ranged)
         run = tiles.steps_at_once(run, step - before, step >= stop)
         if step >= stop:
             break
-        _settle(a, row, origin, several, panel, tile, step, undecided, fast, ranged)
-        _settle_exactly(a, row, origin, panel, tile, step, undecided, vectors, target, kind, wide)
-        if running:
-            _add_running(tile)
+        _settle(a, row, origin, full, panel, tile, step, undecided, fast, ranged)
+        settle_exactly(a, row, origin, panel, tile, step, 0, undecided, vectors, target, kind, wide)
         step += 1
     return run
-
-
-@numba.njit(inline="always")
-def _advance_exactly(  # type: ignore[no-untyped-def]
-    a, row, origin, panel, tile, first, stop, target, of_product, of_via, wide, kind, unfused, via,
-    running,
-):  # fmt: skip
-    """Take a tile of one row from step ``first`` to ``stop`` by exact steps alone."""
-    for step in range(first, stop):
-        left = a[row, origin + step]
-        for j in range(TILE_COLUMNS):
-            total, right = tile[0, j], panel[step, j]
-            if wide:
-                tile[0, j] = multiply_add_float64(
-                    total, left, right, target, of_product, of_via, kind, unfused, via
-                )
-            else:
-                tile[0, j] = multiply_add_float32(
-                    total, left, right, target, of_product, of_via, kind, unfused, via
-                )
-        if running:
-            _add_running(tile)
-
-
-@numba.njit(inline="always")
-def _add_running(tile):  # type: ignore[no-untyped-def]
-    """Add the magnitudes and squares of a row of accumulators to the rows below it."""
-    for j in range(TILE_COLUMNS):
-        number = np.float64(tile[0, j])
-        tile[1, j] += abs(number)
-        tile[2, j] += number * number
-
-
-@numba.njit(inline="always")
-def _clear(tile, rows):  # type: ignore[no-untyped-def]
-    for r in range(rows):
-        for j in range(TILE_COLUMNS):
-            tile[r, j] = 0.0
-
-
-@numba.njit(inline="always")
-def _begin(tile, initial, batch, row, together, column):  # type: ignore[no-untyped-def]
-    """Fill a tile with the initial values of its accumulators, zero where there are none."""
-    _clear(tile, tile.shape[0])
-    if initial.size > 0:
-        for r in range(together):
-            for j in range(min(TILE_COLUMNS, initial.shape[2] - column)):
-                tile[r, j] = initial[batch, row + r, column + j]
 
 
 @numba.njit(inline="always")
@@ -367,91 +275,28 @@ def _together(rows, height, plain):  # type: ignore[no-untyped-def]
     return min(height, rows) if plain or rows >= height else 1
 
 
-@numba.njit(inline="always")
-def _add_block(  # type: ignore[no-untyped-def]
-    total, tile, rows, undecided, fast, target, kind, plain, quick, wide
-):
-    """Round the sums of a block into the outer accumulators."""
-    for r in range(rows):
-        if plain:
-            tiles.add_plain(tile, total, r, 0, fast)
-        elif quick:
-            if tiles.add_rounded(tile, total, r, 0, fast) == 0:
-                tiles.settle_added(tile, total, r, undecided, fast)
-                for vector in range(TILE_COLUMNS // (_VECTOR_BYTES // total.itemsize)):
-                    lanes, j = undecided[vector], vector * (_VECTOR_BYTES // total.itemsize)
-                    while lanes != 0:
-                        if lanes & 1:
-                            total[r, j] = _outer_sum(total[r, j], tile[r, j], target, kind, wide)
-                        lanes >>= 1
-                        j += 1
-        else:
-            for j in range(TILE_COLUMNS):
-                total[r, j] = _outer_sum(total[r, j], tile[r, j], target, kind, wide)
-
-
-@numba.njit(inline="always")
-def _outer_sum(total, term, target, kind, wide):  # type: ignore[no-untyped-def]
-    """An exact sum, rounded once."""
-    if wide:
-        bits = fma_word(1.0, np.float64(term), np.float64(total), target, kind)
-        return words.floating(bits)
-    return add_float32(np.float64(total), np.float64(term), target, kind)
-
-
-@numba.njit(inline="always")
-def _put(out, batch, tile, lengths, row, together, column, canonical):  # type: ignore[no-untyped-def]
-    """Write what is wanted of a tile, and zeros behind it."""
-    width = min(TILE_COLUMNS, out.shape[2] - column)
-    for r in range(together):
-        for j in range(width):
-            number = tile[r, j] if column + j < lengths[row + r] else 0.0
-            if canonical and number != number:
-                number = np.nan  # the processor's have a sign
-            out[batch, row + r, column + j] = number
-
-
 # --- the kernel ---------------------------------------------------------------------------------
 
 
 def _rows_together(flavour: int, dtype: np.dtype[Any]) -> int:
     """How many rows of the output a tile has."""
     rows = {
-        _PLAIN_NARROW: tiles.PLAIN_ROWS,
-        _PLAIN_WIDE: tiles.PLAIN_ROWS,
-        _FAST_NARROW: tiles.ROUNDED_ROWS,
-        _FAST_WIDE: tiles.ROUNDED_ROWS,
+        PLAIN_NARROW: tiles.PLAIN_ROWS,
+        PLAIN_WIDE: tiles.PLAIN_ROWS,
+        FAST_NARROW: tiles.ROUNDED_ROWS,
+        FAST_WIDE: tiles.ROUNDED_ROWS,
     }
     return rows[flavour].of(8 * dtype.itemsize) if flavour in rows else 1
 
 
 @functools.cache
-def _product_kernel(
-    flavour: int,
-    kind: int,
-    mode: str,
-    unfused: bool,
-    via: bool,
-    ranged: bool,
-    outer: int,
-    wide_outer: bool,
-    outer_kind: int,
-    running: bool,
-    height: int,
-) -> Callable[..., None]:
-    """The kernel of a flavour in tiles of some height; `outer` is the outer one, or _NO_OUTER.
-
-    An outer sum that is `wide` is not one of float32 numbers.
-
-    The arguments are constants to the compiler: they decide what it compiles at all.
-    """
-    plain = flavour in (_PLAIN_NARROW, _PLAIN_WIDE)
-    quick = flavour in (_FAST_NARROW, _FAST_WIDE)
-    wide = flavour in (_PLAIN_WIDE, _FAST_WIDE, _EXACT_WIDE)
-    blocked = outer != _NO_OUTER
-    plain_outer = outer in (_PLAIN_NARROW, _PLAIN_WIDE)
-    quick_outer = outer in (_FAST_NARROW, _FAST_WIDE)
-    together_outer = plain and outer == flavour
+def _product_kernel(how: How, height: int) -> Callable[..., None]:
+    """The kernel of a way to form sums, in tiles of some height."""
+    plain, quick, wide, ranged, blocked = how.plain, how.quick, how.wide, how.ranged, how.blocked
+    kind, mode, unfused, via = how.kind, how.mode, how.unfused, how.via
+    plain_outer, quick_outer = how.plain_outer, how.quick_outer
+    wide_outer, outer_kind = how.wide_outer, how.outer_kind
+    together_outer = plain and how.outer == how.flavour
     single = plain and not blocked
 
     @caching.kernel
@@ -506,10 +351,10 @@ def _product_kernel(
                         wanted = column < reach
                         if origin == 0 and wanted:
                             if blocked:
-                                _clear(inner, inner.shape[0])
-                                _begin(total, arrays.initial, batch, row, together, column)
+                                clear(inner, inner.shape[0])
+                                begin(total, arrays.initial, batch, row, together, column)
                             elif not fresh:
-                                _begin(inner, arrays.initial, batch, row, together, column)
+                                begin(inner, arrays.initial, batch, row, together, column)
                         is_put = False
                         first, place = origin, origin % block
                         while first < end and wanted:
@@ -541,38 +386,28 @@ def _product_kernel(
                                 )  # fmt: skip
                             elif quick:
                                 if blocked and begins:
-                                    _clear(inner, height)
+                                    clear(inner, height)
                                 run = _advance_quickly(
                                     a, row, origin, full, panel, inner, work.undecided,
                                     first - origin, last - origin, run, sums.fast, target, wide,
-                                    kind, ranged, running,
+                                    kind, ranged,
                                 )  # fmt: skip
                             else:
                                 if blocked and begins:
-                                    _clear(inner, height)
-                                _advance_exactly(
+                                    clear(inner, height)
+                                advance_exactly(
                                     a, row, origin, panel, inner, first - origin, last - origin,
-                                    target, of_product, of_via, wide, kind, unfused, via, running,
+                                    target, of_product, of_via, wide, kind, unfused, via,
                                 )  # fmt: skip
                             if blocked and ends and not together_outer:
-                                _add_block(
+                                add_block(
                                     total, inner, height, work.undecided, sums.outer_fast,
                                     outer_target, outer_kind, plain_outer, quick_outer, wide_outer,
                                 )  # fmt: skip
-                                if running:
-                                    _add_running(total)
                             first, place = last, 0
                         if end == steps and not is_put:
                             result = total if blocked else inner
-                            _put(out, batch, result, lengths, row, together, column, blocked)
-                        if end == steps and running:
-                            for j in range(min(TILE_COLUMNS, lengths[row] - column)):
-                                for i in range(2):
-                                    inner_sum = inner[1 + i, j]
-                                    if blocked:
-                                        share = sums.inner_share ** (1 + i)
-                                        inner_sum = total[1 + i, j] + share * inner_sum
-                                    arrays.running[i, batch, row, column + j] = inner_sum
+                            put(out, batch, result, lengths, row, together, column, blocked)
                         slot += slots
                     row += together
 
@@ -649,15 +484,15 @@ def _chain_of(accumulator: SequentialFacts, operands: Operands, *, blocked: bool
     if rounding.mode == "rne" and accumulator.fused and accumulator.via is None:
         if rounding.overflow == "ieee" and not in_lanes:
             if narrow and is_own_format(format, _FLOAT32):
-                return _Chain(_PLAIN_NARROW, _FLOAT32)
+                return _Chain(PLAIN_NARROW, _FLOAT32)
             if is_own_format(format, _FLOAT64):
-                return _Chain(_PLAIN_WIDE)
+                return _Chain(PLAIN_WIDE)
         fast = _fast_chain(format, rounding, operands, blocked=blocked)
         if fast is not None:
             return fast
     formats = (format, accumulator.product or format, accumulator.via or format)
     exact_narrow = narrow and all(map(holds_float32_sums, formats))
-    return _Chain(_EXACT_NARROW if exact_narrow else _EXACT_WIDE)
+    return _Chain(EXACT_NARROW if exact_narrow else EXACT_WIDE)
 
 
 def _fast_chain(
@@ -673,7 +508,7 @@ def _fast_chain(
         found = _fast_parameters(format, dtype, products_exponent)
         if found is not None:
             parameters, ranged = found
-            flavour = _FAST_NARROW if narrow else _FAST_WIDE
+            flavour = FAST_NARROW if narrow else FAST_WIDE
             return _Chain(flavour, dtype, parameters, ranged or rounding.overflow != "ieee")
     return None
 
@@ -697,50 +532,41 @@ def _product(
     roundings = (accumulator.rounding, *([] if outer is None else [outer.rounding]))
     if any(rounding.is_stochastic for rounding in roundings):
         return _stochastic_product(operands, accumulator, outer)
+    if 0 in operands.shape:
+        return np.empty(operands.shape)
     chain = _chain_of(accumulator, operands, blocked=outer is not None)
-    if operands.wants_running and outer is None and chain.flavour < _EXACT_NARROW:
-        rounded = chain.flavour in (_FAST_NARROW, _FAST_WIDE)
-        return running_sums.product(
-            operands,
-            accumulator.format,
-            accumulator.rounding,
-            chain.dtype,
-            chain.fast if rounded else None,
-            ranged=chain.ranged,
-        )
-    plain = chain.flavour in (_PLAIN_NARROW, _PLAIN_WIDE)
-    if outer is None and plain and few_rows.takes(operands):
-        return few_rows.product(operands, chain.dtype)
     outer_chain = None if outer is None else _outer_chain(chain, operands, accumulator, outer)
     final = outer_chain or chain
+    how = How(
+        chain.flavour,
+        kind_of(accumulator.rounding),
+        known_mode(accumulator.rounding, "rtz"),
+        not accumulator.fused,
+        accumulator.via is not None,
+        chain.ranged,
+        NO_OUTER if outer_chain is None else outer_chain.flavour,
+        final.flavour in (FAST_WIDE, EXACT_WIDE),
+        kind_of(roundings[-1]),
+    )
+    if how.plain and outer is None and few_rows.takes(operands):
+        return few_rows.product(operands, chain.dtype)
+    if operands.wants_running:
+        sums = _sum_of(operands, accumulator, outer, fast=chain.fast, outer_fast=final.fast)
+        unit = 1.0 if outer is None else accumulator.roundoff / outer.roundoff
+        return running_sums.product(operands, how, sums, chain.dtype, unit)
     out = np.empty(operands.shape, final.dtype)
-    if out.size == 0:
-        return out
-    running = operands.wants_running
-    height = 1 if running else _rows_together(chain.flavour, chain.dtype)
+    height = _rows_together(chain.flavour, chain.dtype)
     depth = _depth(operands.steps, 1 if outer is None else outer.block, chain.dtype)
     share = _share(operands, height, depth * TILE_COLUMNS * chain.dtype.itemsize)
     launching.run(
-        _product_kernel(
-            chain.flavour,
-            kind_of(accumulator.rounding),
-            known_mode(accumulator.rounding, "rtz"),
-            not accumulator.fused,
-            accumulator.via is not None,
-            chain.ranged,
-            _NO_OUTER if outer_chain is None else outer_chain.flavour,
-            final.flavour in (_FAST_WIDE, _EXACT_WIDE),
-            kind_of(roundings[-1]),
-            running,
-            height,
-        ),
+        _product_kernel(how, height),
         share.number,
         operands.arrays(chain.dtype, out, right_of(operands.b, chain.dtype)),
         _sum_of(operands, accumulator, outer, share, chain.fast, final.fast),
         grain=share.grain,
         workspace=lambda: _tiles(
             share.panels * share.tiles if operands.steps > depth else 1,
-            height * (3 if running else 1),
+            height,
             (share.panels, depth, TILE_COLUMNS),
             chain.dtype,
             None if outer_chain is None else outer_chain.dtype,
@@ -798,7 +624,7 @@ def _tiles(
     """A workspace; only sums of blocks have outer accumulators."""
     inner = aligned((slots, rows, TILE_COLUMNS), dtype)
     total = inner if outer_dtype is None else aligned(inner.shape, outer_dtype)
-    vectors = max(inner[0].nbytes, total[0, 0].nbytes) // _VECTOR_BYTES
+    vectors = max(inner[0].nbytes, total[0, 0].nbytes) // VECTOR_BYTES
     counts = slots, vectors, panels[0]
     terms, undecided, finite = (np.zeros(count, np.int64) for count in counts)
     return _Tile(inner, total, terms, undecided, aligned(panels, dtype), finite)
@@ -814,12 +640,12 @@ def _outer_chain(
         dtypes = (_FLOAT32, _FLOAT64) if inner.dtype == _FLOAT32 else (_FLOAT64,)
         for dtype in dtypes:
             if is_own_format(format, dtype) and rounding.overflow == "ieee":
-                return _Chain(_PLAIN_NARROW if dtype == _FLOAT32 else _PLAIN_WIDE, dtype)
+                return _Chain(PLAIN_NARROW if dtype == _FLOAT32 else PLAIN_WIDE, dtype)
             # The sums of blocks, infinities too, are members of their format.
             fast = _fast_parameters(format, dtype, accumulator.format.quantum_exponent)
             if fast is not None:
-                return _Chain(_FAST_NARROW if narrow else _FAST_WIDE, dtype, fast[0])
-    return _Chain(_EXACT_NARROW if narrow else _EXACT_WIDE)
+                return _Chain(FAST_NARROW if narrow else FAST_WIDE, dtype, fast[0])
+    return _Chain(EXACT_NARROW if narrow else EXACT_WIDE)
 
 
 def _sum_of(
@@ -829,10 +655,10 @@ def _sum_of(
     share: _Share | None = None,
     fast: tuple[Any, ...] = (0.0,),
     outer_fast: tuple[Any, ...] = (0.0,),
-) -> _Sum:
+) -> Sum:
     """The data of a sum; without an outer accumulator all terms are one block."""
     format, rounding = accumulator.format, accumulator.rounding
-    return _Sum(
+    return Sum(
         block=max(operands.steps, 1) if outer is None else outer.block,
         rows=1 if share is None else share.rows,
         panels=1 if share is None else share.panels,
@@ -844,7 +670,6 @@ def _sum_of(
         ),
         fast=fast,
         outer_fast=outer_fast,
-        inner_share=1.0 if outer is None else accumulator.roundoff / outer.roundoff,
     )
 
 

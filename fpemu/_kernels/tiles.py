@@ -18,23 +18,29 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 
 from fpemu._kernels.panels import MANY_REGISTERS, TILE_COLUMNS
-from fpemu._kernels.vectors import Vectors, spread
+from fpemu._kernels.vectors import (
+    DOUBLES,
+    FLOATS,
+    INT64,
+    Vectors,
+    data_of,
+    every,
+    spread,
+    vector_of,
+)
 
 __all__ = [
     "MOST_STEPS",
     "PLAIN_ROWS",
     "ROUNDED_ROWS",
-    "VECTOR_BITS",
     "add_block_plain",
     "add_block_plain_rows",
     "add_plain",
     "add_rounded",
     "advance_ranged",
     "advance_ranged_rows",
-    "advance_ranged_running",
     "advance_rounded",
     "advance_rounded_rows",
-    "advance_rounded_running",
     "advance_running",
     "settle_added",
     "settle_ranged",
@@ -75,38 +81,22 @@ MOST_STEPS: Final = 32
 
 _LEAST_RUN: Final = 4  # steps that are worth being taken at once by rounded loops
 
-VECTOR_BITS: Final = 512  # narrower machines split a vector, with no change of result
-_INDEX: Final = ir.IntType(64)
-
 
 class _Lanes:
-    """The vector types and constants of a float type."""
+    """A vector of float32 or float64 numbers, and that of their words."""
 
-    def __init__(self, number: ir.Type, bits: int, count: int | None = None) -> None:
-        self.count = VECTOR_BITS // bits if count is None else count
-        self.bits = bits
-        self.number = number
-        self.numbers = ir.VectorType(number, self.count)
-        self.words = ir.VectorType(ir.IntType(bits), self.count)
+    def __init__(self, numbers: ir.VectorType) -> None:
+        self.numbers = numbers
+        self.number, self.count = numbers.element, numbers.count
+        self.bits = 32 if self.number == FLOATS.element else 64
+        self.words = ir.VectorType(ir.IntType(self.bits), self.count)
 
     def constant(self, word: int) -> ir.Constant:
-        return ir.Constant(self.words, [ir.Constant(ir.IntType(self.bits), word)] * self.count)
+        return every(self.words, word)
 
     def spread(self, builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
         """A vector whose lanes all are the scalar."""
         return spread(builder, scalar, self.count)
-
-    def multiply_add(self, builder: ir.IRBuilder) -> ir.Function:
-        """The vector fma."""
-        kind = ir.FunctionType(self.numbers, [self.numbers] * 3)
-        name = f"llvm.fma.v{self.count}f{self.bits}"
-        return cgutils.get_or_insert_function(builder.module, kind, name)
-
-    def absolute(self, builder: ir.IRBuilder) -> ir.Function:
-        """The vector of magnitudes."""
-        kind = ir.FunctionType(self.numbers, [self.numbers])
-        name = f"llvm.fabs.v{self.count}f{self.bits}"
-        return cgutils.get_or_insert_function(builder.module, kind, name)
 
 
 class _RoundedStep:
@@ -173,16 +163,16 @@ class _RoundedStep:
         ``a*b = sum - old`` and ``sum - a*b = old`` hold in the lanes' arithmetic, and for zeros.
         """
         builder, lanes = self.builder, self.lanes
-        multiply_add = lanes.multiply_add(builder)
-        number = builder.call(multiply_add, [a, b, old])
+        call = Vectors(builder).call
+        number = call("fma", a, b, old)
         bits = builder.bitcast(number, lanes.words)
         one = lanes.constant(1)
         odd = builder.and_(builder.lshr(bits, self.dropped), one)
         raised = builder.add(builder.add(bits, builder.sub(self.half, one)), odd)
         rounded = builder.xor(raised, builder.and_(raised, self.tail))
         tie = builder.icmp_unsigned("==", builder.and_(bits, self.tail), self.half)
-        rest = builder.call(multiply_add, [a, b, builder.fsub(old, number)])
-        back = builder.call(multiply_add, [builder.fneg(a), b, number])
+        rest = call("fma", a, b, builder.fsub(old, number))
+        back = call("fma", builder.fneg(a), b, number)
         zero = ir.Constant(lanes.numbers, None)
         inexact = builder.or_(
             builder.fcmp_unordered("!=", rest, zero), builder.fcmp_unordered("!=", back, old)
@@ -195,19 +185,9 @@ class _RoundedStep:
         return builder.bitcast(rounded, lanes.numbers), undecided
 
 
-def _data(context: Any, builder: ir.IRBuilder, kind: Any, array: Any) -> tuple[ir.Value, ir.Value]:
-    """The data pointer and the last extent of a C-contiguous array."""
-    fields = arrayobj.make_array(kind)(context, builder, array)
-    shape = cgutils.unpack_tuple(builder, fields.shape, kind.ndim)
-    return fields.data, shape[-1]
-
-
-def _lanes_of(dtype: Any) -> _Lanes:
-    """The vectors of float32 or float64 numbers."""
-    return {
-        types.float32: _Lanes(ir.FloatType(), 32),
-        types.float64: _Lanes(ir.DoubleType(), 64),
-    }[dtype]
+def _lanes_of(data: ir.Value) -> _Lanes:
+    """The lanes of the numbers behind a pointer."""
+    return _Lanes(vector_of(data.type.pointee))
 
 
 def _rows_of(
@@ -223,16 +203,17 @@ def _rows_of(
     The row before `last_row` stands for those behind it.
     """
     a, row, origin = place
-    data, length = _data(context, builder, kind, a)
-    numbers = [builder.add(row, _INDEX(r)) for r in range(rows)]
+    array = arrayobj.make_array(kind)(context, builder, a)
+    length = cgutils.unpack_tuple(builder, array.shape)[-1]
+    numbers = [builder.add(row, INT64(r)) for r in range(rows)]
     if last_row is not None:
-        most = builder.sub(last_row, _INDEX(1))
+        most = builder.sub(last_row, INT64(1))
         numbers = [
             builder.select(builder.icmp_signed("<", number, most), number, most)
             for number in numbers
         ]
     starts = [builder.mul(number, length) for number in numbers]
-    return [builder.gep(data, [builder.add(start, origin)]) for start in starts]
+    return [builder.gep(array.data, [builder.add(start, origin)]) for start in starts]
 
 
 def _tile_intrinsic(rows: Rows, emit: Callable[..., ir.Value], last: Any = types.intp) -> Any:
@@ -253,12 +234,13 @@ def _tile_intrinsic(rows: Rows, emit: Callable[..., ir.Value], last: Any = types
             context, builder, signature, arguments
         ):
             kinds = signature.args
-            panel_data, _ = _data(context, builder, kinds[3], arguments[3])
-            tile_data, _ = _data(context, builder, kinds[4], arguments[4])
+            panel_data, tile_data = (
+                data_of(context, builder, kinds[i], arguments[i]) for i in (3, 4)
+            )
             last_value, parameters = arguments[6:]
             if isinstance(kinds[6], types.Array):
-                last_value, _ = _data(context, builder, kinds[6], last_value)
-            lanes = _lanes_of(a.dtype)
+                last_value = data_of(context, builder, kinds[6], last_value)
+            lanes = _lanes_of(tile_data)
             count = rows.of(lanes.bits)
             left = _rows_of(context, builder, kinds[0], arguments[:3], count)
             step = arguments[5]
@@ -271,7 +253,7 @@ def _tile_intrinsic(rows: Rows, emit: Callable[..., ir.Value], last: Any = types
     return intrinsic(typed)
 
 
-def _advance(rows: Rows, *, ranged: bool = False, running: bool = False) -> Any:
+def _advance(rows: Rows, *, ranged: bool = False) -> Any:
     """An intrinsic that takes a tile from a step on up to the step ``last``, rounding each sum.
 
     Each step adds ``a[row + r, origin + step] * panel[step, c]`` to ``accumulators[r, c]`` for
@@ -288,19 +270,12 @@ def _advance(rows: Rows, *, ranged: bool = False, running: bool = False) -> Any:
     ):
         run, *parameters = words
         rounded_step = _RoundedStep(tile.lanes, builder, parameters, ranged=ranged)
-        # Running sums lie below the accumulators.
-        below = _running_places(builder, tile.lanes, tile.data, (1, 2)) if running else []
-        places = [*tile.places, *below]
-        values = [tile.load(builder, place) for place in places]
-        if not running:
-            step, values = _emit_runs(
-                builder, tile, places, values, left, panel, step, last, run, rounded_step
-            )
-        beside = _beside(tile.lanes, first=True, second=True) if running else None
-        reached, final = _emit_loop(
-            builder, tile, values, left, panel, step, last, rounded_step, beside
+        values = [tile.load(builder, place) for place in tile.places]
+        step, values = _emit_runs(
+            builder, tile, tile.places, values, left, panel, step, last, run, rounded_step
         )
-        tile.store(builder, final, places)
+        reached, final = _emit_loop(builder, tile, values, left, panel, step, last, rounded_step)
+        tile.store(builder, final, tile.places)
         return reached
 
     return _tile_intrinsic(rows, emit)
@@ -329,12 +304,12 @@ def _emit_runs(
         builder.append_basic_block(f"runs.{name}") for name in ("begin", "more", "again", "leave")
     )
     wanted = builder.and_(
-        builder.icmp_signed("<=", _INDEX(_LEAST_RUN), run), builder.icmp_signed("<", first, last)
+        builder.icmp_signed("<=", INT64(_LEAST_RUN), run), builder.icmp_signed("<", first, last)
     )
     builder.cbranch(wanted, begin, leave)
 
     builder.position_at_end(begin)
-    start = builder.phi(_INDEX)
+    start = builder.phi(INT64)
     kept = [builder.phi(value.type) for value in initial]
     tile.store(builder, kept, places)
     stop = builder.add(start, run)
@@ -378,11 +353,11 @@ def _running_places(
     lanes: _Lanes,
     data: ir.Value,
     bands: Sequence[int],
-    columns: int = TILE_COLUMNS,
+    columns: int,
 ) -> list[ir.Value]:
     """The places of rows of float64 sums of numbers in lanes."""
-    wide = _Lanes(ir.DoubleType(), 64, lanes.count)
-    rows = (builder.gep(data, [_INDEX(band * TILE_COLUMNS)]) for band in bands)
+    wide = _Lanes(ir.VectorType(DOUBLES.element, lanes.count))
+    rows = (builder.gep(data, [INT64(band * TILE_COLUMNS)]) for band in bands)
     return [place for row in rows for place in _Tile(wide, builder, row, 1, columns).places]
 
 
@@ -393,19 +368,19 @@ def _beside(lanes: _Lanes, *, first: bool, second: bool) -> Callable[..., list[i
     are added; those of float32 numbers are exact, and one operation does both.
     """
     fused = lanes.bits == 32
-    wide = _Lanes(ir.DoubleType(), 64, lanes.count)
+    wide = ir.VectorType(DOUBLES.element, lanes.count)
 
     def beside(  # type: ignore[no-untyped-def]
         builder, numbers, sums
     ):
-        absolute, multiply_add = lanes.absolute(builder), wide.multiply_add(builder)
-        magnitudes = [builder.call(absolute, [number]) for number in numbers]
-        if lanes.number != wide.number:
-            magnitudes = [builder.fpext(number, wide.numbers) for number in magnitudes]
+        call = Vectors(builder).call
+        magnitudes = [call("fabs", number) for number in numbers]
+        if lanes.numbers != wide:
+            magnitudes = [builder.fpext(number, wide) for number in magnitudes]
 
         def with_square(sum_, number):  # type: ignore[no-untyped-def]
             if fused:
-                return builder.call(multiply_add, [number, number, sum_])
+                return call("fma", number, number, sum_)
             return builder.fadd(sum_, builder.fmul(number, number))
 
         added = [builder.fadd] * first + [with_square] * second
@@ -434,14 +409,14 @@ def _group_intrinsic(columns: int, emit: Callable[..., ir.Value], last: Any = ty
             kinds = signature.args
             column = arguments[6]
             panel_data, sums_data, running_data = (
-                builder.gep(_data(context, builder, kinds[i], arguments[i])[0], [column])
+                builder.gep(data_of(context, builder, kinds[i], arguments[i]), [column])
                 for i in (3, 4, 5)
             )
             step, last_value, parameters = arguments[7:]
             if isinstance(kinds[8], types.Array):
-                last_value, _ = _data(context, builder, kinds[8], last_value)
+                last_value = data_of(context, builder, kinds[8], last_value)
             left = _rows_of(context, builder, kinds[0], arguments[:3], 1)
-            tile = _Tile(_lanes_of(a.dtype), builder, sums_data, 1, columns)
+            tile = _Tile(_lanes_of(sums_data), builder, sums_data, 1, columns)
             words = cgutils.unpack_tuple(builder, parameters, len(kinds[9]))
             return emit(builder, tile, left, panel_data, running_data, step, last_value, words)
 
@@ -504,8 +479,8 @@ def _emit_second_look(
         value, open_ = rounded_step.second_look(a, b, total)
         new.append(builder.select(open_, total, value))
         mask = builder.bitcast(open_, ir.IntType(tile.lanes.count))
-        place = builder.gep(undecided, [_INDEX(number)])
-        builder.store(builder.zext(mask, _INDEX), place)
+        place = builder.gep(undecided, [INT64(number)])
+        builder.store(builder.zext(mask, INT64), place)
     tile.store(builder, new, tile.places)
 
 
@@ -524,7 +499,7 @@ def _emit_settled_step(
     old = [tile.load(builder, place) for place in tile.places]
     factors = tile.factors(builder, left, panel, step)
     _emit_second_look(builder, tile, rounded_step, factors, old, undecided)
-    return _INDEX(0)
+    return INT64(0)
 
 
 def _settle(rows: Rows, *, ranged: bool = False) -> Any:
@@ -556,7 +531,7 @@ def _sum(rows: Rows, *, added: bool) -> Any:
         _typing_context, a, row, last_row, origin, panel, sums, step, last, begins, ends, target,
         at, column,
     ):  # fmt: skip
-        index, flag, lanes = types.intp, types.boolean, _lanes_of(a.dtype)
+        index, flag = types.intp, types.boolean
         signature = types.none(
             a, index, index, index, panel, sums, index, index, flag, flag, target, index, index
         )
@@ -566,11 +541,12 @@ def _sum(rows: Rows, *, added: bool) -> Any:
         ):
             kinds = signature.args
             a, row, last_row, origin = arguments[:4]
+            panel_data, sums_data = (
+                data_of(context, builder, kinds[i], arguments[i]) for i in (4, 5)
+            )
+            lanes = _lanes_of(sums_data)
             count = rows.of(lanes.bits)
             left = _rows_of(context, builder, kinds[0], (a, row, origin), count, last_row)
-            panel_data, sums_data = (
-                _data(context, builder, kinds[i], arguments[i])[0] for i in (4, 5)
-            )
             first, stop, begins, ends = arguments[6:10]
             tile = _Tile(lanes, builder, sums_data, count)
             zero = ir.Constant(lanes.numbers, None)
@@ -587,7 +563,7 @@ def _sum(rows: Rows, *, added: bool) -> Any:
                 with complete:
                     starts = _rows_of(context, builder, kinds[10], arguments[10:], count)
                     places = [
-                        tile.place(builder, start, _INDEX(0), v)
+                        tile.place(builder, start, INT64(0), v)
                         for start in starts
                         for v in range(tile.vectors)
                     ]
@@ -612,21 +588,21 @@ def _add(emit: Callable[..., ir.Value], last: Any = types.intp) -> Any:
     """
 
     def typed(_typing_context, sums, totals, row, last_, parameters):  # type: ignore[no-untyped-def]
-        lanes = _lanes_of(totals.dtype)
         signature = types.intp(sums, totals, types.intp, last, parameters)
 
         def generate(  # type: ignore[no-untyped-def]
             context, builder, signature, arguments
         ):
             kinds = signature.args
-            offset = builder.mul(arguments[2], _INDEX(TILE_COLUMNS))
+            offset = builder.mul(arguments[2], INT64(TILE_COLUMNS))
             sums_data, totals_data = (
-                builder.gep(_data(context, builder, kinds[i], arguments[i])[0], [offset])
+                builder.gep(data_of(context, builder, kinds[i], arguments[i]), [offset])
                 for i in range(2)
             )
             last_value = arguments[3]
             if isinstance(kinds[3], types.Array):
-                last_value, _ = _data(context, builder, kinds[3], last_value)
+                last_value = data_of(context, builder, kinds[3], last_value)
+            lanes = _lanes_of(totals_data)
             tile = _Tile(lanes, builder, totals_data, 1)
             terms = [
                 _load_as(builder, lanes, sums_data, v * lanes.count) for v in range(tile.vectors)
@@ -643,7 +619,7 @@ def _load_as(builder: ir.IRBuilder, lanes: _Lanes, data: ir.Value, start: int) -
     """A vector of numbers, widened if the lanes are wider."""
     number = data.type.pointee
     kind = ir.VectorType(number, lanes.count)
-    place = builder.bitcast(builder.gep(data, [_INDEX(start)]), kind.as_pointer())
+    place = builder.bitcast(builder.gep(data, [INT64(start)]), kind.as_pointer())
     vector = builder.load(place, align=4)
     return vector if number == lanes.number else builder.fpext(vector, lanes.numbers)
 
@@ -655,7 +631,7 @@ def _emit_plain_addition(  # type: ignore[no-untyped-def]
     old = [totals.load(builder, place) for place in totals.places]
     new = [builder.fadd(x, y) for x, y in zip(old, terms, strict=True)]
     totals.store(builder, new, totals.places)
-    return _INDEX(1)
+    return INT64(1)
 
 
 def _emit_rounded_addition(  # type: ignore[no-untyped-def]
@@ -669,7 +645,7 @@ def _emit_rounded_addition(  # type: ignore[no-untyped-def]
     sure = builder.not_(step.is_doubtful(seen))
     with builder.if_then(sure, likely=True):
         totals.store(builder, new, totals.places)
-    return builder.zext(sure, _INDEX)
+    return builder.zext(sure, INT64)
 
 
 def _emit_settled_addition(  # type: ignore[no-untyped-def]
@@ -680,7 +656,7 @@ def _emit_settled_addition(  # type: ignore[no-untyped-def]
     one = totals.lanes.spread(builder, ir.Constant(totals.lanes.number, 1.0))
     old = [totals.load(builder, place) for place in totals.places]
     _emit_second_look(builder, totals, step, [(one, term) for term in terms], old, undecided)
-    return _INDEX(0)
+    return INT64(0)
 
 
 class _Tile:
@@ -695,10 +671,9 @@ class _Tile:
         columns: int = TILE_COLUMNS,
     ) -> None:
         self.lanes = lanes
-        self.data = data
         self.vectors = columns // lanes.count
         self.places = [
-            self.place(builder, data, _INDEX(r * TILE_COLUMNS), v)
+            self.place(builder, data, INT64(r * TILE_COLUMNS), v)
             for r in range(rows)
             for v in range(self.vectors)
         ]
@@ -709,7 +684,7 @@ class _Tile:
         self.order = by_columns if rows < width else list(range(rows * width))
 
     def place(self, builder: ir.IRBuilder, data: ir.Value, offset: ir.Value, v: int) -> ir.Value:
-        start = builder.add(offset, _INDEX(v * self.lanes.count))
+        start = builder.add(offset, INT64(v * self.lanes.count))
         return builder.bitcast(builder.gep(data, [start]), self.lanes.numbers.as_pointer())
 
     def load(self, builder: ir.IRBuilder, place: ir.Value) -> ir.Value:
@@ -719,7 +694,7 @@ class _Tile:
         self, builder: ir.IRBuilder, left: Sequence[ir.Value], panel: ir.Value, step: ir.Value
     ) -> list[tuple[ir.Value, ir.Value]]:
         """What is multiplied in a step, accumulator by accumulator."""
-        offset = builder.mul(step, _INDEX(TILE_COLUMNS))
+        offset = builder.mul(step, INT64(TILE_COLUMNS))
         right = [
             self.load(builder, self.place(builder, panel, offset, v)) for v in range(self.vectors)
         ]
@@ -738,11 +713,11 @@ class _Tile:
         old: Sequence[ir.Value],
     ) -> list[ir.Value]:
         """The accumulators with the products of a step."""
-        multiply_add = self.lanes.multiply_add(builder)
+        vectors = Vectors(builder)
         factors = self.factors(builder, left, panel, step)
         new = list(old)
         for number in self.order:
-            new[number] = builder.call(multiply_add, [*factors[number], old[number]])
+            new[number] = vectors.call("fma", *factors[number], old[number])
         return new
 
     def store(
@@ -776,7 +751,7 @@ def _emit_loop(
     builder.cbranch(builder.icmp_signed("<", first, stop), loop, leave)
 
     builder.position_at_end(loop)
-    step = builder.phi(_INDEX)
+    step = builder.phi(INT64)
     old = [builder.phi(value.type) for value in initial]
     new = tile.sums(builder, left, panel, step, old[:count])
     if rounded_step is None:
@@ -788,7 +763,7 @@ def _emit_loop(
     builder.position_at_end(proceed)
     if beside is not None:
         new = [*new, *beside(builder, new, old[count:])]
-    following = builder.add(step, _INDEX(1))
+    following = builder.add(step, INT64(1))
     builder.cbranch(builder.icmp_signed("<", following, stop), loop, leave)
 
     step.add_incoming(first, before)
@@ -798,7 +773,7 @@ def _emit_loop(
         phi.add_incoming(value, proceed)
 
     builder.position_at_end(leave)
-    reached = builder.phi(_INDEX)
+    reached = builder.phi(INT64)
     reached.add_incoming(first, before)
     reached.add_incoming(following, proceed)
     final = [builder.phi(value.type) for value in initial]
@@ -823,8 +798,6 @@ advance_rounded = _advance(_ONE_ROW)
 advance_rounded_rows = _advance(ROUNDED_ROWS)
 advance_ranged = _advance(_ONE_ROW, ranged=True)
 advance_ranged_rows = _advance(ROUNDED_ROWS, ranged=True)
-advance_rounded_running = _advance(_ONE_ROW, running=True)
-advance_ranged_running = _advance(_ONE_ROW, ranged=True, running=True)
 settle_rounded = _settle(_ONE_ROW)
 settle_rounded_rows = _settle(ROUNDED_ROWS)
 settle_ranged = _settle(_ONE_ROW, ranged=True)

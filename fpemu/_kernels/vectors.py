@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils, codegen
 from numba.extending import intrinsic
+from numba.np import arrayobj
 
 __all__ = [
     "DOUBLES",
@@ -22,15 +23,21 @@ __all__ = [
     "LANES",
     "LONGS",
     "PAIRS",
+    "VECTOR_BYTES",
     "Vectors",
+    "data_of",
     "every",
     "has_features",
     "prefer_wide_vectors",
     "spread",
+    "vector_of",
 ]
 
-LANES: Final = 16
-"""Numbers of a vector; narrower machines split it, with no change of result."""
+VECTOR_BYTES: Final = 64
+"""Bytes of a vector; narrower machines split it, with no change of result."""
+
+LANES: Final = VECTOR_BYTES // 4
+"""Float32 numbers of a vector."""
 
 INT16, INT32, INT64 = (ir.IntType(bits) for bits in (16, 32, 64))
 FLOATS: Final = ir.VectorType(ir.FloatType(), LANES)
@@ -67,6 +74,16 @@ def prefer_wide_vectors(_typing_context: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(), generate
+
+
+def vector_of(number: ir.Type) -> ir.VectorType:
+    """The vector of float32 or float64 numbers."""
+    return {FLOATS.element: FLOATS, DOUBLES.element: DOUBLES}[number]
+
+
+def data_of(context: Any, builder: ir.IRBuilder, kind: types.Array, array: ir.Value) -> ir.Value:
+    """The data pointer of an array."""
+    return arrayobj.make_array(kind)(context, builder, array).data
 
 
 def spread(builder: ir.IRBuilder, scalar: ir.Value, count: int) -> ir.Value:

@@ -79,6 +79,12 @@ class Estimate:
         reach = _student_quantile(level, self.clusters - 1) * self.error
         return self.value - reach, self.value + reach
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether the sign of a difference is decided: its 95% interval does not hold zero."""
+        low, high = self.interval()
+        return low > 0 or high < 0
+
     def factor_interval(self, level: float = 0.95) -> tuple[float, float]:
         """The ends of the confidence interval of a factor, symmetric in its logarithm.
 

@@ -9,16 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fpemu import (
-    Blocked,
-    Exact,
-    FlooredCore,
-    Format,
-    Packed,
-    Pairwise,
-    Sequential,
-    TensorCore,
-)
+from fpemu import Format, Packed
 from fpemu.scaling import BlockFormat, Scaled
 from lamp.machines import Operand, Product
 
@@ -35,7 +26,6 @@ __all__ = [
 ]
 
 _LEAST: Final = 2**18  # numbers that are worth the compilation of a kernel that reads codes
-_READERS: Final = (Sequential, Blocked, Pairwise, Exact, TensorCore, FlooredCore)
 _SCALES: Final = "bfloat16"  # holds the scales of all block formats
 
 
@@ -61,8 +51,8 @@ class PackedScaled:
 
 def reads_codes(step: Product) -> bool:
     """Whether products of a step read codes and any layout: they take a matrix as a whole."""
-    plain = isinstance(step.accumulator, _READERS) and not step.accumulator.is_stochastic
-    return plain and step.scaling != "block" and not isinstance(step.operands, BlockFormat)
+    read = Packed.is_read_by(step.accumulator)
+    return read and step.scaling != "block" and not isinstance(step.operands, BlockFormat)
 
 
 def is_worth_it(size: int) -> bool:

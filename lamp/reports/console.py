@@ -142,7 +142,7 @@ def more_than_first(runs: Sequence[Comparison]) -> Iterator[str]:
         if difference is None or math.isnan(difference.error):
             continue
         low, high = difference.interval()
-        decided = "" if low > 0 or high < 0 else ", undecided"
+        decided = "" if difference.is_decided else ", undecided"
         yield (
             f"KL of {letter} less KL of A: {numbers.scientific(difference.value)}, "
             f"95% interval {numbers.scientific(low)} to {numbers.scientific(high)}{decided}"

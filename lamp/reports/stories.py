@@ -13,7 +13,6 @@ from lamp.reports.results import Pair, Results
 from lamp.reports.runs import NONE, grouped, metrics, scored
 
 if TYPE_CHECKING:
-    from lamp.evaluation import Estimate
     from lamp.studies import Run
 
 __all__ = ["story"]
@@ -184,7 +183,7 @@ def _of_tasks(study: Results) -> Iterator[str]:
         if any(run.result is not None for run in study.tasks):
             yield f"No score of a task is compared: {study.tasks[0].reference} has none yet."
         return
-    decided = [each for each in found if _is_decided(each[2])]
+    decided = [each for each in found if each[2].is_decided]
     run, score, difference = max(decided or found, key=lambda each: abs(each[2].value))
     tasks = len({score.task for _, score, _ in found})
     machine = run.hardware if run.lamp == NONE else f"{run.hardware} with {run.lamp}"
@@ -197,8 +196,3 @@ def _of_tasks(study: Results) -> Iterator[str]:
         f"changes is that of {score.metric} in {score.task}, {run.model} on {machine}: "
         f"{'+' * (difference.value > 0)}{change}, to {numbers.decimals(score.value)}."
     )
-
-
-def _is_decided(difference: Estimate) -> bool:
-    low, high = difference.interval()
-    return low > 0 or high < 0

@@ -14,14 +14,14 @@ HALF = Blocked("float16", 4, Sequential("float16", SATURATED), SATURATED)
 
 # Each with how its outer sums are added, in plain arithmetic or with a rounding, and in what lanes.
 WAYS = {
-    "plain": (Blocked("float32", 4), kernels._PLAIN_NARROW, "float32"),
-    "long blocks": (Blocked("float32", 200), kernels._PLAIN_NARROW, "float32"),
-    "plain, wide": (Blocked("float64", 4, "float64"), kernels._PLAIN_WIDE, "float64"),
-    "widened": (Blocked("float64", 4), kernels._PLAIN_WIDE, "float64"),
-    "rounded inside": (Blocked("float32", 3, "e8m4"), kernels._PLAIN_NARROW, "float32"),
-    "rounded, widened": (Blocked("e8m15", 4), kernels._FAST_NARROW, "float64"),
-    "into fewer bits": (Blocked("float32", 4, "float64"), kernels._FAST_WIDE, "float64"),
-    "saturated": (HALF, kernels._FAST_NARROW, "float32"),
+    "plain": (Blocked("float32", 4), kernels.PLAIN_NARROW, "float32"),
+    "long blocks": (Blocked("float32", 200), kernels.PLAIN_NARROW, "float32"),
+    "plain, wide": (Blocked("float64", 4, "float64"), kernels.PLAIN_WIDE, "float64"),
+    "widened": (Blocked("float64", 4), kernels.PLAIN_WIDE, "float64"),
+    "rounded inside": (Blocked("float32", 3, "e8m4"), kernels.PLAIN_NARROW, "float32"),
+    "rounded, widened": (Blocked("e8m15", 4), kernels.FAST_NARROW, "float64"),
+    "into fewer bits": (Blocked("float32", 4, "float64"), kernels.FAST_WIDE, "float64"),
+    "saturated": (HALF, kernels.FAST_NARROW, "float32"),
 }
 
 
@@ -67,10 +67,10 @@ def _exactly(monkeypatch, *arguments, **options):
     chain = kernels._outer_chain
 
     def exact(inner, operands, accumulator, outer):
-        narrow = kernels._EXACT_NARROW
+        narrow = kernels.EXACT_NARROW
         flavour = chain(inner, operands, accumulator, outer).flavour
-        known = flavour in (kernels._FAST_NARROW, narrow)
-        return kernels._Chain(narrow if known else kernels._EXACT_WIDE)
+        known = flavour in (kernels.FAST_NARROW, narrow)
+        return kernels._Chain(narrow if known else kernels.EXACT_WIDE)
 
     with monkeypatch.context() as context:
         context.setattr(kernels, "_outer_chain", exact)

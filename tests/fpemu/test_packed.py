@@ -82,6 +82,19 @@ def test_every_accumulator_takes_packed_matrices(name, dtype):
     assert found.dtype == expected.dtype
 
 
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("rtz", True), ("hopper", True), ("random", False), ("chained", False), ("promoted", False)],
+)
+def test_numbers_are_made_where_bytes_are_not_read(name, read, monkeypatch):
+    accumulator, _ = OTHERS[name]
+    made, numbers = [], fpemu.Packed.numbers
+    monkeypatch.setattr(fpemu.Packed, "numbers", lambda x: made.append(1) or numbers(x))
+    a, b = members("bfloat16", 3, 70), members("bfloat16", 70, 130)
+    fpemu.matmul(a, fpemu.Packed(b, "bfloat16"), accumulator)
+    assert fpemu.Packed.is_read_by(accumulator) == read == (not made)
+
+
 def test_numbers_that_are_far_below_are_read_from_codes_too():
     """Rows that narrow lanes leave to float64."""
     accumulator, _ = unit("hopper.wgmma.bfloat16")

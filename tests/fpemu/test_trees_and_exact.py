@@ -254,6 +254,17 @@ def test_anchored_sums_and_the_superaccumulator_agree(mode, steps, monkeypatch, 
     assert len(anchored) == 6
 
 
+def test_anchored_sums_of_stacks_and_of_rows_of_any_length(monkeypatch, anchored):
+    generator = np.random.default_rng(1)
+    shapes = (3, 20, 9), (3, 9, 130), (3, 20, 130)
+    a, b, c = (generator.standard_normal(shape).astype(np.float32) for shape in shapes)
+    options = {"c": c, "row_lengths": generator.integers(0, 131, 20)}
+    found = fpemu.matmul(a, b, fpemu.Exact("float32"), **options)
+    assert len(anchored) == 1
+    expected = without_quick_products(monkeypatch, a, b, fpemu.Exact("float32"), **options)
+    assert_same_bits(found, expected)
+
+
 def test_anchored_sums_hold_what_they_take(anchored):
     """Sums of a product many times, less all but 1 of it; a number that is taken back grows."""
     generator = np.random.default_rng(0)

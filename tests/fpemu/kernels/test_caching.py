@@ -201,3 +201,17 @@ def test_code_is_chosen_by_the_features_that_are_in_the_key_of_a_kernel():
         assert vectors.has_features(feature[1:]) == (feature[:1] == "+")
     assert not vectors.has_features("a feature that no processor has")
     assert ("+avx512f" in features) == panels.MANY_REGISTERS
+
+
+def test_a_kernel_that_closes_over_a_function_is_refused():
+    step, count = caching.inline(lambda x: x + 1), 2
+
+    def counted(x):
+        return x + count
+
+    def stepped(x):
+        return step(x)
+
+    assert caching.kernel(counted)(1) == 3
+    with pytest.raises(TypeError, match="stepped closes over step, a _Inlined"):
+        caching.kernel(stepped)

@@ -92,6 +92,16 @@ def test_what_has_no_error():
         Estimate(1.0, 0.1, 5).interval(95)
 
 
+@pytest.mark.parametrize(
+    ("value", "error", "clusters", "decided"),
+    [(1.0, 0.1, 5, True), (-1.0, 0.1, 5, True), (0.2, 0.1, 5, False), (1.0, math.nan, 1, False)],
+)
+def test_a_difference_is_decided_where_its_interval_leaves_zero_out(
+    value, error, clusters, decided
+):
+    assert Estimate(value, error, clusters).is_decided == decided
+
+
 def test_intervals_of_what_has_a_range_end_with_it():
     metrics = Metrics(9, 0.01, 0.98, 1.2, 1.1, 0.5, (), {}, 0.0, clusters=2, windows=2)
     errors = {f"{name}_error": 0.1 for name in ESTIMATED}
