@@ -1,4 +1,4 @@
-"""Tables generated from the data of the packages, and labels of all tables, which stay on a line."""
+"""Tables from the data of the packages, and labels of all tables, which keep words together."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -170,7 +170,7 @@ class Facts(SphinxDirective):
 
 
 def mark(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Give labels beside numbers a class, for which the style sheet has room, and short ones another.
+    """Give labels beside numbers classes: long ones have room, and short ones stay on a line.
 
     Numbers do not break, and would leave labels none where a table is wider than the page.
     """

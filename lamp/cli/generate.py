@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json as json_format
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -91,6 +90,7 @@ def generate(
     """Continue a text token by token."""
     from lamp import integrations
     from lamp.cli import outputs
+    from lamp.evaluation import Clock
     from lamp.models import Continuation
 
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
@@ -122,14 +122,14 @@ def generate(
             seed=seed,
             stop=text.stop,
         )
-    start = time.perf_counter()
-    pieces = text.pieces(stream)
+    clock, pieces = Clock(), text.pieces(stream)
     if not json:
-        _print(pieces, "" if in_chat else given)
-        _remark(text, time.perf_counter() - start)
+        with clock.running():
+            _print(pieces, "" if in_chat else given)
+        _remark(text, clock.seconds)
         return
-    continuation = "".join(pieces)
-    seconds = time.perf_counter() - start
+    with clock.running():
+        continuation = "".join(pieces)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     outputs.print_json(
         {
@@ -143,8 +143,8 @@ def generate(
             "ended": text.ended,
             "stop": stop or [],
             "sampling": sampling,
-            "seconds": seconds,
-            "tokens_per_second": len(text.added) / seconds,
+            "seconds": clock.seconds,
+            "tokens_per_second": len(text.added) / clock.seconds,
         }
     )
 
