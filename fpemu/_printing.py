@@ -184,10 +184,11 @@ def fitting_table(**look: Any) -> Table:
             headed = self.show_header and any(column.header for column in others)
             parts: list[tuple[Any, str]] = []
             if headed:
-                parts.append((self._drawn(others, widths, ()), _INDENT))
+                heading = [(Text(str(labels.header), "bold"), "")] if labels.header else []
+                parts += [*heading, (self._drawn(others, widths, ()), _INDENT)]
             for number, label in enumerate(map(clean, map(str, labels.cells))):
                 if label:
-                    parts.append((Text(_wrapped(label, width), "bold"), ""))
+                    parts.append((Text(_label(label, width), "bold"), ""))
                 row = self._drawn(others, widths, [number])
                 row.show_header = False
                 parts.append((row, _INDENT))
@@ -203,7 +204,7 @@ def fitting_table(**look: Any) -> Table:
                 names[0] = ""  # a label is known by itself
             for row in zip(*(column.cells for column in self.columns), strict=True):
                 (name, first), *others = zip(names, map(clean, map(str, row)), strict=True)
-                yield Text(_wrapped(f"{name} {first}".strip(), width), "bold"), ""
+                yield Text(_label(f"{name} {first}".strip(), width), "bold"), ""
                 for name, cell in others:
                     if cell:
                         text = f"{name}: {cell}" if name else cell
@@ -281,7 +282,13 @@ def _is_wide(shown: Console) -> bool:
     return not (shown.is_terminal or os.environ.get("COLUMNS", "").isdecimal())
 
 
-def _wrapped(text: str, width: int, indent: str = "", hanging: str = "  ") -> str:
+def _label(text: str, width: int) -> str:
+    """A label within a width, its later lines indented if their words leave room for it."""
+    longest = max(map(len, text.split()), default=0)
+    return _wrapped(text, width, hanging=_INDENT if longest + len(_INDENT) <= width else "")
+
+
+def _wrapped(text: str, width: int, indent: str = "", hanging: str = _INDENT) -> str:
     """A text within a width, but for words that are longer."""
     return textwrap.fill(
         text,

@@ -110,6 +110,7 @@ def labeled_table(*reasons):
         (
             40,  # labels on lines of their own
             [
+                "unit",
                 "   median  largest",
                 "sequential(float32, rne)",
                 "  1.2e-03  4.5e-03",
@@ -121,7 +122,7 @@ def labeled_table(*reasons):
             19,  # numbers too
             [
                 "sequential(float32,",
-                "  rne)",
+                "rne)",
                 "  median: 1.2e-03",
                 "  largest: 4.5e-03",
                 "hopper.wgmma-promot",
@@ -145,5 +146,6 @@ def test_no_word_is_broken_that_fits_a_line(capsys, monkeypatch, columns):
     words = {word for column in table.columns for cell in column.cells for word in cell.split()}
     printing.console().print(table)
     said = capsys.readouterr().out
-    assert {word for word in words if len(word) <= columns - 4} <= set(said.split())
+    indent = 0 if "median:" not in said else 4  # of a value that is wrapped
+    assert {word for word in words if len(word) <= columns - indent} <= set(said.split())
     assert max(map(len, said.splitlines())) <= columns
