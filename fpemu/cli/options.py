@@ -66,7 +66,7 @@ def number(
     expected = f"{noun} that is {words}" if limits else noun
 
     def parse(given: Any) -> float:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             value = kind(given)
             fits = (_LIMITS[name][2](value, limit) for name, limit in limits.items())
             if math.isfinite(value) and all(fits):
