@@ -8,7 +8,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console, ConsoleOptions
     from rich.table import Column, Table
@@ -17,7 +17,7 @@ __all__ = ["clean", "console", "echo", "fitting_table", "note", "plain_table", "
 
 _WHOLE: Final = 100_000  # columns, of a table that no terminal shows
 _LEAST_COLUMN: Final = 20  # characters of a column whose words are wrapped
-_LABEL: Final = 12  # the least width of a column of labels that are broken
+_INDENT: Final = "  "  # of what stands under a label
 
 # Control characters but for tabs and ends of lines, marks that turn the direction of what follows,
 # other ends of lines, halves of characters, and what Unicode says is no character.
@@ -127,10 +127,11 @@ def plain_table(padding: int = 2) -> Table:
 
 
 def fitting_table(**look: Any) -> Table:
-    """A table whose lines end without blanks, and that cuts no value, however narrow a terminal is.
+    """A table whose lines end without blanks, and that fits a terminal without cutting a value.
 
-    Where a terminal is too narrow for the columns, each row becomes a few lines: each value with
-    its heading.
+    Where a terminal is too narrow for the columns with their words whole, labels, which are what a
+    first column that may be folded has, are put on lines of their own.  Where it is too narrow even
+    so, each row becomes a few lines: each value with its heading.
 
     Parameters
     ----------
@@ -149,43 +150,110 @@ def fitting_table(**look: Any) -> Table:
     from rich.text import Text
 
     class Fitting(Table):
-        """A table that knows how narrow it can be."""
+        """A table that chooses its layout by the width that there is."""
 
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
-            whole = options.update(width=_WHOLE, max_width=_WHOLE)
-            least = Measurement.get(console, whole, self).minimum - sum(map(_spare, self.columns))
-            if least > options.max_width:
-                yield from filter(None, [self.title])
-                yield from (Text(line, style) for line, style in self._lines(options.max_width))
-                return
-            drawn: Any = super().__rich_console__(console, options)
-            for line in Segment.split_lines(drawn):
-                text = "".join(part.text for part in line).rstrip()
-                yield from Segment.adjust_line_length(line, cell_len(text), pad=False)
-                yield Segment.line()
+            width = options.max_width
+            parts = self._whole(console, width) or self._below_labels(console, width)
+            if options.no_wrap:  # a word that is longer than a line goes beyond its end
+                options = options.update_width(_WHOLE)
+            for part, indent in parts or self._as_lines(width):
+                for line in console.render_lines(part, options, pad=False):
+                    text = "".join(segment.text for segment in line).rstrip()
+                    yield Segment(indent if text else "")
+                    yield from Segment.adjust_line_length(line, cell_len(text), pad=False)
+                    yield Segment.line()
 
-        def _lines(self, width: int) -> Iterator[tuple[str, str]]:
+        def _whole(self, console: Console, width: int) -> list[tuple[Any, str]]:
+            """The table with all words whole; nothing if it is wider."""
+            widths = self._widths(console, self.columns, width)
+            if not widths:
+                return []
+            drawn = self._drawn(self.columns, widths, range(self.row_count))
+            drawn.title, drawn.title_justify = self.title, self.title_justify
+            return [(drawn, "")]
+
+        def _below_labels(self, console: Console, width: int) -> list[tuple[Any, str]]:
+            """Each row below its label; nothing if the first column has none, or rows are wider."""
+            labels, *others = self.columns
+            if (labels.overflow, labels.justify) != ("fold", "left") or not others:
+                return []
+            widths = self._widths(console, others, width - len(_INDENT))
+            if not widths:
+                return []
+            headed = self.show_header and any(column.header for column in others)
+            parts: list[tuple[Any, str]] = []
+            if headed:
+                heading = [(Text(str(labels.header), "bold"), "")] if labels.header else []
+                parts += [*heading, (self._drawn(others, widths, ()), _INDENT)]
+            for number, label in enumerate(map(clean, map(str, labels.cells))):
+                if label:
+                    parts.append((Text(_label(label, width), "bold"), ""))
+                row = self._drawn(others, widths, [number])
+                row.show_header = False
+                parts.append((row, _INDENT))
+            return [(self.title, ""), *parts] if self.title else parts
+
+        def _as_lines(self, width: int) -> Iterator[tuple[Any, str]]:
             """The rows, a few lines for each, and how these are styled."""
+            if self.title:
+                yield self.title, ""
             headers = [str(column.header).replace("-\n", "") for column in self.columns]
             names = [" ".join(header.split()) for header in headers]
             if self.columns[0].justify == "left":
                 names[0] = ""  # a label is known by itself
             for row in zip(*(column.cells for column in self.columns), strict=True):
                 (name, first), *others = zip(names, map(clean, map(str, row)), strict=True)
-                yield _wrapped(f"{name} {first}".strip(), width), "bold"
+                yield Text(_label(f"{name} {first}".strip(), width), "bold"), ""
                 for name, cell in others:
                     if cell:
-                        yield _wrapped(f"{name}: {cell}" if name else cell, width, "  "), ""
+                        text = f"{name}: {cell}" if name else cell
+                        yield Text(_wrapped(text, width, _INDENT)), ""
+
+        def _drawn(self, columns: Sequence[Column], widths: Sequence[int], rows: Any) -> Table:
+            """Some columns and rows in widths that are given."""
+            drawn = Table(**look)
+            drawn.padding = self.padding
+            for column, width in zip(columns, widths, strict=True):
+                drawn.add_column(
+                    column.header,
+                    width=width,
+                    justify=column.justify,
+                    vertical=column.vertical,
+                    style=column.style,
+                )
+            cells = [list(column.cells) for column in columns]
+            for number in rows:
+                row = self.rows[number]
+                of_row = (each[number] for each in cells)
+                drawn.add_row(*of_row, style=row.style, end_section=row.end_section)
+            return drawn
+
+        def _widths(
+            self, console: Console, columns: Sequence[Column], width: int
+        ) -> list[int] | None:
+            """The widths of columns that together have a width, with all words whole, if any."""
+            spans = [_span(column) for column in columns]
+            most = [high for _, high in spans]
+            wide = console.options.update(width=_WHOLE, max_width=_WHOLE)
+            around = Measurement.get(console, wide, self._drawn(columns, most, ())).maximum
+            room = width - (around - sum(most))
+            if sum(most) <= room:
+                return most
+            levels = ([min(max(low, n), high) for low, high in spans] for n in range(width))
+            return max((each for each in levels if sum(each) <= room), key=sum, default=None)
 
     return Fitting(**look)
 
 
-def _spare(column: Column) -> int:
-    """How much narrower than its longest word a column can be: labels are broken, numbers not."""
-    if (column.overflow, column.justify) != ("fold", "left"):
-        return 0
-    words = [word for text in (column.header, *column.cells) for word in str(text).split()]
-    return max(0, max(map(len, words), default=0) - _LABEL)
+def _span(column: Column) -> tuple[int, int]:
+    """The width of a column's longest word, and of its longest line."""
+    from rich.cells import cell_len
+
+    lines = [line for text in (column.header, *column.cells) for line in str(text).split("\n")]
+    words = lines if column.no_wrap else [word for line in lines for word in line.split()]
+    least = max(column.min_width or 0, *map(cell_len, words), 0)
+    return least, max(least, *map(cell_len, lines))
 
 
 def print_table(table: Table) -> None:
@@ -214,7 +282,13 @@ def _is_wide(shown: Console) -> bool:
     return not (shown.is_terminal or os.environ.get("COLUMNS", "").isdecimal())
 
 
-def _wrapped(text: str, width: int, indent: str = "", hanging: str = "  ") -> str:
+def _label(text: str, width: int) -> str:
+    """A label within a width, its later lines indented if their words leave room for it."""
+    longest = max(map(len, text.split()), default=0)
+    return _wrapped(text, width, hanging=_INDENT if longest + len(_INDENT) <= width else "")
+
+
+def _wrapped(text: str, width: int, indent: str = "", hanging: str = _INDENT) -> str:
     """A text within a width, but for words that are longer."""
     return textwrap.fill(
         text,

@@ -192,8 +192,9 @@ def test_the_judge_knows_formats_alone():
     assert known == {"fpemu.formats"} or known == {"fpemu", "fpemu.formats"}
 
 
-# Users' kernels are made where they ask for them; engines ask Numba how many threads it was given.
-COMPILING = {"fpemu.jit", "lamp.studies.engines"}
+# Users' kernels are made where they ask for them; engines ask Numba how many threads it was given,
+# and clocks how long it compiles.
+COMPILING = {"fpemu.jit", "lamp.evaluation.clocks", "lamp.studies.engines"}
 FOLDERS = {"_kernels", "_cuda"}  # for processors, and for devices
 
 

@@ -145,6 +145,13 @@ def test_nothing_is_loaded_from_the_network(site, documents):
         assert not re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", style.read_text()), style
 
 
+def test_no_page_shows_where_it_was_built_nor_addresses_of_objects(site, documents):
+    values = r"(Posix|Windows)Path\(|&lt;(class|function|object)\b| at 0x[0-9a-f]"
+    unfit = re.compile(f"{re.escape(str(ROOT))}|{values}")
+    shown = {path: unfit.search(path.read_text()) for path in documents}
+    assert {str(path): found[0] for path, found in shown.items() if found} == {}
+
+
 def test_links_within_the_site_lead_somewhere(documents):
     broken = []
     for path, document in documents.items():

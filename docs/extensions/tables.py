@@ -1,4 +1,4 @@
-"""Tables generated from the data of the packages."""
+"""Tables from the data of the packages, and labels of all tables, which keep words together."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -147,6 +147,7 @@ TABLES = {
 
 
 _NUMBER = re.compile(r"-?[\d.]+(e[+-]?\d+)?")
+_LABEL, _SHORT = 9, 24  # letters from which, and up to which
 
 
 def alignment(column: Row) -> str:
@@ -168,7 +169,21 @@ class Facts(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(f"| {' | '.join(line)} |" for line in cells))
 
 
+def mark(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Give labels beside numbers classes: long ones have room, and short ones stay on a line.
+
+    Numbers do not break, and would leave labels none where a table is wider than the page.
+    """
+    for table in doctree.findall(nodes.table):
+        cells = list(table.findall(nodes.entry))
+        labels = [cell for cell in cells if "text-right" not in cell["classes"]]
+        for cell in labels if len(labels) < len(cells) else []:
+            letters = len(cell.astext())
+            cell["classes"] += ["label"] * (letters >= _LABEL) + ["short"] * (letters <= _SHORT)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Offer it to Sphinx."""
+    app.connect("doctree-resolved", mark)
     app.add_directive("facts", Facts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

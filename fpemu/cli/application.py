@@ -133,7 +133,10 @@ def show(
         bool, typer.Option("--exact", help="Round only the result of an expression.")
     ] = False,
     random_bits: Annotated[
-        int, typer.Option(help="Random bits of the stochastic modes that have them.")
+        int,
+        options.number(
+            int, "Random bits of the stochastic modes that have them.", least=1, most=63
+        ),
     ] = 8,
 ) -> None:
     """Show how a number is rounded into a format in each rounding mode, and why.
@@ -151,8 +154,7 @@ def show(
         computed = expressions.compute(value, chosen, exact=exact)
         number = computed.value
         steps = explain.rounding_steps(number, chosen, overflow, cancelled=computed.cancelled)
-    with options.usage("--random-bits"):
-        chances = explain.stochastic_steps(number, chosen, overflow, random_bits)
+    chances = explain.stochastic_steps(number, chosen, overflow, random_bits)
     nearest = explain.anatomy(steps[0].result, chosen)
     note(_title(value, computed, chosen))
     for part in computed.rounded:

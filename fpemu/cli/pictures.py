@@ -50,7 +50,7 @@ def plot(
     ] = "line,spacing,error",
     range: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="The lowest and the highest value.", metavar="LOW HIGH"),
+        options.number(float, "The lowest and the highest value.", metavar="LOW HIGH"),
     ] = None,
     scale: Annotated[
         str | None, typer.Option(help="The scale of the values: linear or log.")
@@ -89,7 +89,7 @@ def errors(
     terms: Annotated[
         str, typer.Option(_TERMS, help="The lengths of the sums: 16 64 256.", metavar="N...")
     ] = "16,64,256,1024,4096",
-    trials: Annotated[int, typer.Option(help="Sums of each length.")] = 64,
+    trials: Annotated[int, options.number(int, "Sums of each length.", least=1)] = 64,
     distribution: Annotated[
         str,
         typer.Option(
@@ -99,7 +99,7 @@ def errors(
     inputs: Annotated[
         str, typer.Option(help="The format of the elements, where the unit takes any.")
     ] = "float32",
-    seed: Annotated[int, typer.Option(help="The seed of the elements.")] = 0,
+    seed: Annotated[int, options.number(int, "The seed of the elements.", least=0)] = 0,
     output: Annotated[Path | None, typer.Option(help=_PICTURE, dir_okay=False)] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON document.")] = False,

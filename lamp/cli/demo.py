@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fpemu._printing import console, echo
+from fpemu.cli.options import number
 from fpemu.cli.warming import Call, compiled_beside
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def demo(
     text: Annotated[
         Path | None, typer.Option(help="A UTF-8 text file.  By default, the embedded sample.")
     ] = None,
-    windows: Annotated[int, typer.Option(min=1, help="Number of windows of the text.")] = 4,
-    length: Annotated[int, typer.Option(min=2, help="Tokens per window.")] = 128,
+    windows: Annotated[int, number(int, "Number of windows of the text.", least=1)] = 4,
+    length: Annotated[int, number(int, "Tokens per window.", least=2)] = 128,
 ) -> None:
     """Run GPT-2 with low-precision attention scores, with and without look-ahead recomputation."""
     from dataclasses import replace

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json as json_format
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fpemu._printing import echo
-from fpemu.cli.options import usage
+from fpemu.cli.options import number, usage
 from lamp.cli import options
 
 if TYPE_CHECKING:
@@ -41,23 +40,28 @@ def generate(
     model: options.Model = "embedded",
     hardware: options.Machine = "fp32",
     lamp: options.Rules = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Add at most this many tokens.")] = 64,
+    tokens: Annotated[int, number(int, "Add at most this many tokens.", least=1)] = 64,
     temperature: Annotated[
         float,
-        typer.Option(
-            help="Divide the logits by this.  At 0, take the most probable token each time."
+        number(
+            float,
+            "Divide the logits by this.  At 0, take the most probable token each time.",
+            least=0,
         ),
     ] = 0.0,
     top_k: Annotated[
-        int | None, typer.Option(help="Draw from this many most probable tokens only.")
+        int | None, number(int, "Draw from this many most probable tokens only.", least=1)
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(
-            help="Draw from the fewest most probable tokens whose probabilities add up to this."
+        number(
+            float,
+            "Draw from the fewest most probable tokens whose probabilities add up to this.",
+            above=0,
+            most=1,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The seed of the draws.")] = 0,
+    seed: Annotated[int, number(int, "The seed of the draws.", least=0)] = 0,
     stop: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,11 +90,10 @@ def generate(
     """Continue a text token by token."""
     from lamp import integrations
     from lamp.cli import outputs
-    from lamp.models import Continuation, Sampler
+    from lamp.evaluation import Clock
+    from lamp.models import Continuation
 
     setting = options.setting(hardware, lamp or (), ("--hardware", "--lamp"))
-    with usage():
-        Sampler(temperature, top_k, top_p, seed)
     for name, value in (("--top-k", top_k), ("--top-p", top_p)):
         if value is not None and temperature == 0.0:
             message = f"{value} has no effect at temperature 0: give a --temperature above it"
@@ -119,14 +122,14 @@ def generate(
             seed=seed,
             stop=text.stop,
         )
-    start = time.perf_counter()
-    pieces = text.pieces(stream)
+    clock, pieces = Clock(), text.pieces(stream)
     if not json:
-        _print(pieces, "" if in_chat else given)
-        _remark(text, time.perf_counter() - start)
+        with clock.running():
+            _print(pieces, "" if in_chat else given)
+        _remark(text, clock.seconds)
         return
-    continuation = "".join(pieces)
-    seconds = time.perf_counter() - start
+    with clock.running():
+        continuation = "".join(pieces)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     outputs.print_json(
         {
@@ -140,8 +143,8 @@ def generate(
             "ended": text.ended,
             "stop": stop or [],
             "sampling": sampling,
-            "seconds": seconds,
-            "tokens_per_second": len(text.added) / seconds,
+            "seconds": clock.seconds,
+            "tokens_per_second": len(text.added) / clock.seconds,
         }
     )
 
@@ -172,10 +175,10 @@ def _conversation(path: Path) -> list[Any]:
     found = found.get("messages") if isinstance(found, dict) else found
     if not isinstance(found, list) or not found:
         raise ValueError(f"{path} is no list of messages, nor an object with one as 'messages'")
-    for number, message in enumerate(found):
+    for place, message in enumerate(found):
         role = message.get("role") if isinstance(message, dict) else None
         if not isinstance(role, str) or "content" not in message:
-            raise ValueError(f"{path}: message {number} has no 'role' and 'content'")
+            raise ValueError(f"{path}: message {place} has no 'role' and 'content'")
     return found
 
 

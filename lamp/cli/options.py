@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fpemu.cli.options import usage
+from fpemu.cli.options import number, usage
 
 if TYPE_CHECKING:
     from lamp.evaluation import Setting
@@ -135,26 +135,26 @@ Tokens = Annotated[
 ]
 Length = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        help="Tokens per window; the model reads each window as a text of its own.  By default, "
+    number(
+        int,
+        "Tokens per window; the model reads each window as a text of its own.  By default, "
         "the model's number of positions, but at most 512.",
+        least=1,
     ),
 ]
 Stride = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        help="Tokens between the starts of two windows.  Tokens that are in the window before, "
+    number(
+        int,
+        "Tokens between the starts of two windows.  Tokens that are in the window before, "
         "too, are context alone and not compared.  By default, the length.",
+        least=1,
     ),
 ]
 Shuffle = Annotated[
     bool, typer.Option("--shuffle", help="Shuffle the tokens: a control without any language.")
 ]
-ShuffleSeed = Annotated[
-    int | None, typer.Option(min=0, help="The seed of --shuffle; 0 by default.")
-]
+ShuffleSeed = Annotated[int | None, number(int, "The seed of --shuffle; 0 by default.", least=0)]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object, with numbers in full precision.")
 ]

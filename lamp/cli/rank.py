@@ -9,7 +9,7 @@ import typer
 
 from fpemu import _printing as printing
 from fpemu._printing import echo
-from fpemu.cli.options import usage
+from fpemu.cli.options import number, usage
 from lamp.cli import options
 from lamp.cli.sweep import Cluster, Jobs, Memory, interrupted
 
@@ -40,7 +40,7 @@ Alone = Annotated[
     typer.Option("--alone", help="Leave out what is won when a step is put right: half the runs."),
 ]
 Top = Annotated[
-    int, typer.Option(min=1, help="How many steps the table has; --json and --output have all.")
+    int, number(int, "How many steps the table has; --json and --output have all.", least=1)
 ]
 
 

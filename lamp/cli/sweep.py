@@ -12,6 +12,7 @@ import typer
 
 from fpemu._printing import echo, note
 from fpemu.cli import process
+from fpemu.cli.options import number
 
 if TYPE_CHECKING:
     from lamp.studies import Sweep
@@ -44,9 +45,10 @@ Target = Annotated[
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option(
-        min=0,
-        help="Number of processes.  By default, one, or one per core in a local cluster.",
+    number(
+        int,
+        "Number of processes.  By default, one, or one per core in a local cluster.",
+        least=0,
     ),
 ]
 Cluster = Annotated[

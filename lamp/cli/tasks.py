@@ -11,6 +11,7 @@ import typer
 
 from fpemu import _printing as printing
 from fpemu._printing import echo, note
+from fpemu.cli.options import number
 from lamp.cli import options
 from lamp.cli.sweep import interrupted
 
@@ -42,12 +43,14 @@ def evaluate(
     ] = None,
     reference: options.Reference = "fp64",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Do the first documents of each task only.")
+        int | None, number(int, "Do the first documents of each task only.", least=1)
     ] = None,
     shots: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Examples in front of each question.  By default, the task's own number."
+        number(
+            int,
+            "Examples in front of each question.  By default, the task's own number.",
+            least=0,
         ),
     ] = None,
     chat: Annotated[

@@ -9,6 +9,7 @@ import typer
 
 from fpemu import _printing as printing
 from fpemu._printing import echo
+from fpemu.cli.options import number
 from lamp.cli import options
 from lamp.cli.sweep import Cluster, Jobs, Memory, Target, interrupted
 
@@ -30,7 +31,7 @@ Output = Annotated[
     ),
 ]
 Rounds = Annotated[
-    int, typer.Option(min=1, help="How often a solution is measured and repaired, at most.")
+    int, number(int, "How often a solution is measured and repaired, at most.", least=1)
 ]
 
 

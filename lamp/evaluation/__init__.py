@@ -1,6 +1,7 @@
 """Evaluation: models on machines compared with a reference, on texts."""
 
 from lamp.evaluation import numerics
+from lamp.evaluation.clocks import Clock
 from lamp.evaluation.comparisons import Comparison, compare, side_by_side, without_nan
 from lamp.evaluation.metrics import (
     ESTIMATED,
@@ -34,6 +35,7 @@ __all__ = [
     "SAMPLES",
     "STANDARD_INPUT",
     "Bounded",
+    "Clock",
     "Compared",
     "Comparison",
     "Estimate",

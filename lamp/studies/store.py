@@ -12,9 +12,9 @@ on a disk of the machine that sweeps.  Its tables:
     the standard errors ``kl_error`` and so on, ``clusters`` and ``windows``, as in
     :class:`lamp.Metrics`.  SQLite has no NaN: a metric that is NULL in a run that is done is
     NaN.  Infinity is itself.  A run that has failed has ``error``, a line, and ``traceback``.
-    ``seconds`` is the wall time of the forward passes and comparisons, without loading the model
-    and without the reference; ``started_at`` and ``finished_at`` are UTC, as ISO 8601.
-    ``environment`` says where it was measured.  A run that is done never changes.
+    ``seconds`` is the wall time of the forward passes and comparisons, without loading the model,
+    without compiling kernels and without the reference; ``started_at`` and ``finished_at`` are UTC,
+    as ISO 8601.  ``environment`` says where it was measured.  A run that is done never changes.
 ``rates``
     Recomputation rates by ``key``, ``step`` and ``layer``, those of ``Metrics.step_rates``; the
     step ``all`` is all steps together (``Metrics.layer_rates``).

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from fpemu._kernels import launching
 from lamp import integrations
 from lamp._files import writing
-from lamp.evaluation import Metrics, Text, Totals, numerics, versions
+from lamp.evaluation import Clock, Metrics, Text, Totals, numerics, versions
 from lamp.integrations import TaskResult, TaskSource
 from lamp.machines import Hardware
 from lamp.models import Decoder
@@ -114,14 +114,13 @@ class Worker:
             model = self._model(task)
             references = self._reference(task, model)
         self._prepare(task, model, text.tokens[:2])
-        totals, seconds = Totals(), 0.0
+        totals, clock = Totals(), Clock()
         pairs = zip(text.windows, references, strict=True)
         for done, (window, expected) in enumerate(pairs, 1):
-            start = time.perf_counter()
-            totals.add(expected, model.forward(window.tokens), window)
-            seconds += time.perf_counter() - start
+            with clock.running():
+                totals.add(expected, model.forward(window.tokens), window)
             self.report(done / len(text.windows))
-        return totals.metrics(), seconds, model.notes()
+        return totals.metrics(), clock.seconds, model.notes()
 
     def _done(self, task: Task, source: TaskSource) -> tuple[TaskResult, float, list[str]]:
         """Let the model do a task of the harness, one at a time: it has global seeds."""
@@ -129,15 +128,15 @@ class Worker:
             model = self._model(task)
             self._prepare(task, model, np.arange(2))
             source.manager()  # imports the harness
-            start = time.perf_counter()
-            found = source.answered(model, progress=self.report)
-            seconds = time.perf_counter() - start
+            clock = Clock()
+            with clock.running():
+                found = source.answered(model, progress=self.report)
         if found.digest != task.text_digest:
             raise RuntimeError(
                 f"the task {source.task!r} on {socket.gethostname()} is another than the sweep's: "
                 "its documents or its definition differ"
             )
-        return replace(found, results={}), seconds, model.notes()
+        return replace(found, results={}), clock.seconds, model.notes()
 
     def _prepare(self, task: Task, model: Decoder, tokens: NDArray[np.int64]) -> None:
         """Compile or load the kernels before the clock runs."""

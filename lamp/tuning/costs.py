@@ -117,7 +117,10 @@ def accumulator_bits(step: Product | Function | Sum, plain: Format) -> float:
 
 
 COSTS: Final[Mapping[str, _Cost]] = {"bits": _bits, "accumulators": accumulator_bits}
-"""The measures of cost by name: functions of a step and of the format of plain operands."""
+"""The measures of cost by name: functions of a step and of the format of plain operands.
+
+:meta hide-value:
+"""
 
 
 # --- the work of a token --------------------------------------------------------------------------

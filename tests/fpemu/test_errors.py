@@ -325,7 +325,7 @@ def test_the_command_prints_what_is_measured(command, tmp_path, monkeypatch):
         (["--terms", "4"], 2, "Missing argument 'unit'"),
         (["e8m4", "--terms", "4,x"], 2, "not 'x'"),
         (["e8m4", "--terms", "4", "--csv", "--json"], 2, "--csv and --json"),
-        (["e8m4", "--terms", "4", "--trials", "0"], 2, "trials must be at least 1"),
+        (["e8m4", "--terms", "4", "--trials", "0"], 2, "that is at least 1, not '0'"),
         (["e8m4", "--output", "errors.gif"], 2, "ends in no kind of picture"),
         (["e8m4", "--output", "missing/errors.png"], 1, "missing"),
         (["blocked:e8m7", "--terms", "4"], 2, "missing 1 required"),

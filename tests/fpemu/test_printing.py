@@ -81,3 +81,71 @@ def test_a_row_of_a_narrow_table_begins_with_its_label_or_number(capsys, monkeyp
             "  the other column:",
             "    " + "x" * 17,
         ]
+
+
+def labeled_table(*reasons):
+    """A table of labels and numbers, as those of results are, and of reasons if there are any."""
+    table = printing.plain_table()
+    table.add_column("unit", overflow="fold")
+    for heading in ("median", "largest"):
+        table.add_column(heading, justify="right")
+    if reasons:
+        table.add_column("because")
+    table.add_row("sequential(float32, rne)", "1.2e-03", "4.5e-03", *reasons[:1])
+    table.add_row("hopper.wgmma-promoted.e4m3", "6.7e-08", "0", *reasons[1:])
+    return table
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (
+            46,  # all words whole
+            [
+                "unit                         median  largest",
+                "sequential(float32, rne)    1.2e-03  4.5e-03",
+                "hopper.wgmma-promoted.e4m3  6.7e-08        0",
+            ],
+        ),
+        (
+            40,  # labels on lines of their own
+            [
+                "unit",
+                "   median  largest",
+                "sequential(float32, rne)",
+                "  1.2e-03  4.5e-03",
+                "hopper.wgmma-promoted.e4m3",
+                "  6.7e-08        0",
+            ],
+        ),
+        (
+            19,  # numbers too
+            [
+                "sequential(float32,",
+                "rne)",
+                "  median: 1.2e-03",
+                "  largest: 4.5e-03",
+                "hopper.wgmma-promot",
+                "ed.e4m3",  # longer than a line
+                "  median: 6.7e-08",
+                "  largest: 0",
+            ],
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_beside_numbers_are_above_them(capsys, monkeypatch, columns, shown):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    printing.console().print(labeled_table())
+    assert capsys.readouterr().out.splitlines() == shown
+
+
+@pytest.mark.parametrize("columns", range(12, 90))
+def test_no_word_is_broken_that_fits_a_line(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table = labeled_table("between 0.25 and 0.3125", "sequential(float32, rne)")
+    words = {word for column in table.columns for cell in column.cells for word in cell.split()}
+    printing.console().print(table)
+    said = capsys.readouterr().out
+    indent = 0 if "median:" not in said else 4  # of a value that is wrapped
+    assert {word for word in words if len(word) <= columns - indent} <= set(said.split())
+    assert max(map(len, said.splitlines())) <= columns

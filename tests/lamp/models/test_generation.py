@@ -235,7 +235,7 @@ def test_temperature_zero_and_the_smallest_take_the_most_probable_token():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -0.1}, "temperature must not be negative, as -0.1 is"),
+        ({"temperature": -0.1}, "temperature must be finite and not negative, not -0.1"),
         ({"temperature": np.nan}, "temperature"),
         ({"temperature": np.inf}, "temperature"),
         ({"top_k": 0}, "top_k must be a positive integer, not 0"),
