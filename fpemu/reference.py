@@ -402,17 +402,28 @@ def dot_exact(a: Iterable[Number], b: Iterable[Number]) -> Fraction:
     left, right = _finite(a, "a"), _finite(b, "b")
     if len(left) != len(right):
         raise ValueError(f"a has {len(left)} elements and b has {len(right)}")
-    return sum((x * y for x, y in zip(left, right, strict=True)), Fraction(0))
+    # One fraction in the end: each would be reduced to its lowest terms.
+    numerator, denominator = 0, 1
+    for x, y in zip(left, right, strict=True):
+        common = math.lcm(denominator, x[1] * y[1])
+        term = x[0] * y[0] * (common // (x[1] * y[1]))
+        numerator, denominator = numerator * (common // denominator) + term, common
+    return Fraction(numerator, denominator)
 
 
-def _finite(vector: Iterable[Number], name: str) -> list[Fraction]:
-    fractions = []
+def _finite(vector: Iterable[Number], name: str) -> list[tuple[int, int]]:
+    """Numerators and denominators."""
+    ratios = []
     for index, element in enumerate(vector):
-        exact = _exact(element)
-        if isinstance(exact, float) and exact != 0:
-            raise ValueError(f"{name}[{index}] is {element}; an exact product needs finite numbers")
-        fractions.append(Fraction(exact))
-    return fractions
+        ratio = _ratio(element)
+        if isinstance(ratio, float):
+            if ratio != 0:
+                raise ValueError(
+                    f"{name}[{index}] is {element}; an exact product needs finite numbers"
+                )
+            ratio = 0, 1
+        ratios.append(ratio)
+    return ratios
 
 
 @in_default_environment
