@@ -441,7 +441,7 @@ def test_the_polynomial_of_erfc_is_the_interpolation_it_is_said_to_be():
 
 
 # To compile them anew takes a second each: here those with the parts of which the others are made.
-PARTS = {"exp", "log", "erf", "gelu_tanh"}
+PARTS = {"exp", "log", "erf", "gelu_tanh", "rsqrt"}
 
 
 @pytest.mark.parametrize(
