@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -45,7 +46,7 @@ __all__ = [
     "softmax",
 ]
 
-Number: TypeAlias = "Fraction | int | float | np.floating | np.integer | mpmath.mpf"
+Number: TypeAlias = "numbers.Rational | int | float | np.floating | np.integer | mpmath.mpf"
 
 
 class RoundingLike(Protocol):
@@ -88,7 +89,7 @@ def round_exact(
 
     Parameters
     ----------
-    x : Fraction, int, float or mpmath.mpf
+    x : Fraction or another rational number, int, float or mpmath.mpf
         The number, taken exactly; a float or mpf may be infinite or NaN, a float may be -0.
     format : Format or str
         The format to round into.
@@ -170,14 +171,12 @@ def _ratio(x: Number) -> tuple[int, int] | float:
     """Numerator and denominator of `x`, or `x` as a float if it is zero, infinite or NaN."""
     if isinstance(x, _FLOATS):
         return x.as_integer_ratio() if math.isfinite(x) and x != 0 else float(x)
-    if isinstance(x, Fraction):
-        return x.as_integer_ratio() if x.numerator else 0.0
-    if isinstance(x, int | np.integer):
-        return (int(x), 1) if x else 0.0
     if isinstance(x, mpmath.mpf):
         return _ratio_of_mpf(x)
+    if isinstance(x, numbers.Rational):
+        return (int(x.numerator), int(x.denominator)) if x else 0.0
     raise TypeError(
-        f"x must be a Fraction, an int, a float or an mpmath.mpf, not {type(x).__name__}"
+        f"x must be a rational number, a float or an mpmath.mpf, not {type(x).__name__}"
     )
 
 
@@ -314,6 +313,10 @@ def decode_exact(code: int, format: FormatLike) -> float:
     source, code = formats.format(format), operator.index(code)
     if not 0 <= code < 2**source.bits:
         raise ValueError(f"code {code} is not in 0..{2**source.bits - 1}")
+    return _decoded(code, source)
+
+
+def _decoded(code: int, source: Format) -> float:
     sign_bit = 2 ** (source.bits - 1)
     if source.twos_complement:
         multiple = code - 2**source.bits if code >= sign_bit else code
@@ -363,7 +366,7 @@ def members(format: FormatLike) -> list[float]:
     source = formats.format(format)
     if source.bits > 16:
         raise ValueError(f"format {source.name!r} has {source.bits} bits; at most 16 are listed")
-    values = (decode_exact(code, source) for code in range(2**source.bits))
+    values = (_decoded(code, source) for code in range(2**source.bits))
     if source.twos_complement:  # whose lowest code is no member
         values = (value for value in values if abs(value) <= source.max_finite)
     # Without subnormals several codes decode to zero.
@@ -399,17 +402,28 @@ def dot_exact(a: Iterable[Number], b: Iterable[Number]) -> Fraction:
     left, right = _finite(a, "a"), _finite(b, "b")
     if len(left) != len(right):
         raise ValueError(f"a has {len(left)} elements and b has {len(right)}")
-    return sum((x * y for x, y in zip(left, right, strict=True)), Fraction(0))
+    # One fraction in the end: each would be reduced to its lowest terms.
+    numerator, denominator = 0, 1
+    for x, y in zip(left, right, strict=True):
+        common = math.lcm(denominator, x[1] * y[1])
+        term = x[0] * y[0] * (common // (x[1] * y[1]))
+        numerator, denominator = numerator * (common // denominator) + term, common
+    return Fraction(numerator, denominator)
 
 
-def _finite(vector: Iterable[Number], name: str) -> list[Fraction]:
-    fractions = []
+def _finite(vector: Iterable[Number], name: str) -> list[tuple[int, int]]:
+    """Numerators and denominators."""
+    ratios = []
     for index, element in enumerate(vector):
-        exact = _exact(element)
-        if isinstance(exact, float) and exact != 0:
-            raise ValueError(f"{name}[{index}] is {element}; an exact product needs finite numbers")
-        fractions.append(Fraction(exact))
-    return fractions
+        ratio = _ratio(element)
+        if isinstance(ratio, float):
+            if ratio != 0:
+                raise ValueError(
+                    f"{name}[{index}] is {element}; an exact product needs finite numbers"
+                )
+            ratio = 0, 1
+        ratios.append(ratio)
+    return ratios
 
 
 @in_default_environment

@@ -1,9 +1,13 @@
 """Settings that hold for every test: no deadlines, and the same examples in every run."""
 
+import functools
 import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer.main
+import typer.testing
 from hypothesis import settings
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -23,3 +27,13 @@ def pytest_collection_finish() -> None:
     """Leave what is there by now, most of it for ever, out of all collections of garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _commands_are_made_once() -> Iterator[None]:
+    """Keep what typer makes of an application, which it would make anew for every call of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = functools.cache(typer.main.get_command)
+        patch.setattr(typer.main, "get_command", made)
+        patch.setattr(typer.testing, "_get_command", made)
+        yield

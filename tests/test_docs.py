@@ -6,9 +6,9 @@ import itertools
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
+import warnings
 from doctest import DocTestParser
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -40,6 +40,7 @@ from lamp import (
     tuning,
 )
 from lamp.cli.application import main as lamp_command
+from tests.oracle.forking import holds_after_fork
 from tests.test_architecture import FLOORS
 
 ROOT = Path(__file__).parents[1]
@@ -107,19 +108,21 @@ class Document(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site():
-    """Built anew where `make docs` has it, which then need not build it again."""
-    pytest.importorskip("sphinx", reason="the extra docs is not installed")
-    folder = ROOT / "build" / "docs"
+def site(tmp_path_factory):
+    """Built anew where `make docs` has it, which then need not build it again.
+
+    A forked process builds it, which has what the pages document: to import it takes seconds.
+    """
+    building = pytest.importorskip("sphinx.cmd.build", reason="the extra docs is not installed")
+    folder, said = ROOT / "build" / "docs", tmp_path_factory.mktemp("sphinx") / "warnings"
     shutil.rmtree(folder, ignore_errors=True)
-    options = ["--fail-on-warning", "--keep-going", "--quiet"]
-    run = subprocess.run(
-        [sys.executable, "-m", "sphinx", *options, ROOT / "docs", folder],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    options = ["--fail-on-warning", "--keep-going", "--quiet", "--warning-file", str(said)]
+
+    def is_built():
+        warnings.simplefilter("ignore")  # Python's, of what is deprecated in Sphinx
+        return building.main([*options, str(ROOT / "docs"), str(folder)]) == 0
+
+    assert holds_after_fork(is_built, patience=900), said.read_text()
     return folder
 
 

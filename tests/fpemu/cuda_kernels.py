@@ -1,11 +1,15 @@
 """The kernels for CUDA beside those of the processor; run where there is a device or a simulator.
 
-``python -m tests.fpemu.cuda_kernels`` prints the cases of which a bit differs, and their number.
+``python -m tests.fpemu.cuda_kernels`` prints the cases of which a bit differs, and their number;
+with the argument ``half`` it takes every other case, so that each format and each rounding, sum and
+kind of operands has its turn.
 """
 
+import itertools
 import json
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -59,16 +63,21 @@ def numbers(dtype: Any, format: Any) -> Any:
     return np.concatenate([anything, some, -some])
 
 
-def rounded() -> Iterator[tuple[str, bool]]:
-    for name in FORMATS:
+def taken(*lists: Iterable[Any], half: bool) -> Iterator[tuple[Any, ...]]:
+    """All combinations, or half of them, in which any two elements of two lists meet."""
+    for numbered in itertools.product(*map(enumerate, lists)):
+        if not (half and sum(number for number, _ in numbered) % 2):
+            yield tuple(element for _, element in numbered)
+
+
+def rounded(half: bool) -> Iterator[tuple[str, bool]]:
+    for name, dtype, each in taken(FORMATS, (np.float32, np.float64), ROUNDINGS, half=half):
         format = fpemu.format(name)
-        for dtype in (np.float32, np.float64):
-            x = numbers(dtype, format)
-            for each in ROUNDINGS:
-                results = np.empty_like(x), np.empty_like(x)
-                rounding.round_flat(x, results[0], format, each)
-                on_processor.round_flat(x, results[1], format, each)
-                yield f"{np.dtype(dtype)} into {name} by {each}", same(*results)
+        x = numbers(dtype, format)
+        results = np.empty_like(x), np.empty_like(x)
+        rounding.round_flat(x, results[0], format, each)
+        on_processor.round_flat(x, results[1], format, each)
+        yield f"{np.dtype(dtype)} into {name} by {each}", same(*results)
 
 
 def operands(dtype: Any, format: Any) -> Iterator[Operands]:
@@ -85,19 +94,21 @@ def operands(dtype: Any, format: Any) -> Iterator[Operands]:
     yield Operands.of(a, b, initial, np.full(3, 3))
 
 
-def summed() -> Iterator[tuple[str, bool]]:
-    for accumulator in ACCUMULATORS:
-        for dtype in (np.float32, np.float64):
-            for number, given in enumerate(operands(dtype, accumulator.format)):
-                results = (
-                    module.product(given, accumulator).astype(np.float64)
-                    for module in (sequential, sums_on_processor)
-                )
-                yield f"{np.dtype(dtype)} operands {number}, {accumulator}", same(*results)
+def summed(half: bool) -> Iterator[tuple[str, bool]]:
+    for accumulator, dtype, number in taken(
+        ACCUMULATORS, (np.float32, np.float64), range(2), half=half
+    ):
+        given = next(itertools.islice(operands(dtype, accumulator.format), number, None))
+        results = (
+            module.product(given, accumulator).astype(np.float64)
+            for module in (sequential, sums_on_processor)
+        )
+        yield f"{np.dtype(dtype)} operands {number}, {accumulator}", same(*results)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # the simulator adds infinities in numpy's numbers
-    cases = [*rounded(), *summed()]
+    half = "half" in sys.argv
+    cases = [*rounded(half), *summed(half)]
     different = [name for name, equal in cases if not equal]
     print(json.dumps({"cases": len(cases), "different": different}))

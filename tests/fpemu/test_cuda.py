@@ -15,17 +15,22 @@ from fpemu._kernels.operands import Operands
 from tests.fpemu.cuda_kernels import ACCUMULATORS, FORMATS, ROUNDINGS
 
 
-@pytest.mark.parametrize("place", ["simulator", "device"])
-def test_cuda_kernels_give_the_bits_of_the_processor(place):
+@pytest.mark.parametrize(
+    ("place", "share"),
+    [("simulator", "half"), pytest.param("simulator", "all", marks=pytest.mark.long),
+     ("device", "all")],
+)  # fmt: skip
+def test_cuda_kernels_give_the_bits_of_the_processor(place, share):
     if place == "device" and not cuda.is_available():
         pytest.skip("no CUDA device, or no driver for one")
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": str(int(place == "simulator"))}
-    command = [sys.executable, "-m", "tests.fpemu.cuda_kernels"]
+    command = [sys.executable, "-m", "tests.fpemu.cuda_kernels", share]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["different"] == []
-    assert found["cases"] == 2 * len(FORMATS) * len(ROUNDINGS) + 4 * len(ACCUMULATORS)
+    cases = 2 * len(FORMATS) * len(ROUNDINGS) + 4 * len(ACCUMULATORS)
+    assert found["cases"] == (cases // 2 if share == "half" else cases)
 
 
 def test_what_has_no_cuda_kernel_is_refused():

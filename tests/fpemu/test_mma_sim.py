@@ -17,7 +17,12 @@ from tests.oracle.units import UNITS
 ROWS = 48
 BY_ORACLE = 5  # of these
 
-pytestmark = pytest.mark.skipif(mma_sim.missing() is not None, reason=str(mma_sim.missing()))
+
+@pytest.fixture(autouse=True, scope="module")
+def _mma_sim():
+    """Ask for MMA-Sim where it is needed: to import it takes seconds, which collectors need not."""
+    if reason := mma_sim.missing():
+        pytest.skip(reason)
 
 
 def formats_of(name):

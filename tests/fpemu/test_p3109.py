@@ -18,15 +18,20 @@ OVERFLOWS = tuple(p3109.SATURATION)
 SEED = 7
 
 
-@functools.lru_cache(1)  # what follows differs in the overflow alone
+@functools.lru_cache(1)  # what follows differs in the mode and the overflow alone
+def numbers(format, points):
+    return np.array([format.number(point) for point in points])
+
+
+@functools.lru_cache(1)
 def rounded_by(format, points, mode):
     return [p3109.round_to_precision(format, point, mode) for point in points]
 
 
 def check(format, points, mode, overflow):
     """`round`, and arithmetic that ends in the same rounding, against the projection."""
-    x = np.array([format.number(point) for point in points])
-    rounded = rounded_by(format, tuple(points), mode)
+    points = tuple(points)
+    x, rounded = numbers(format, points), rounded_by(format, points, mode)
     saturation = p3109.SATURATION[overflow]
     expected = np.array(
         [format.number(p3109.saturate(format, point, mode, saturation)) for point in rounded]
@@ -74,11 +79,12 @@ def test_wide_formats_are_projected_as_the_report_has_it(width):
 @pytest.mark.parametrize("mode", MODES)
 def test_the_judge_projects_as_the_report_has_it(mode):
     for format in p3109.formats(range(3, 6)):
-        for point in p3109.points_around(format, range(format.largest_code + 2)):
-            for overflow in OVERFLOWS:
-                expected = p3109.project(format, point, mode, overflow)
-                judged = round_exact(format.number(point), format.name, mode, overflow)
-                assert_same_bits([judged], [expected], about=(format.name, point, mode, overflow))
+        points = p3109.points_around(format, range(format.largest_code + 2))
+        x = [format.number(point) for point in points]
+        for overflow in OVERFLOWS:
+            expected = [p3109.project(format, point, mode, overflow) for point in points]
+            judged = [round_exact(number, format.name, mode, overflow) for number in x]
+            assert_same_bits(judged, expected, x, (format.name, mode, overflow))
 
 
 def drawn(count, width):

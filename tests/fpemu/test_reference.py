@@ -102,12 +102,12 @@ def test_every_mode_leaves_float64_numbers_alone_in_float64(x):
 
 
 @functools.cache
-def magnitudes(format: Format) -> list[Fraction]:
-    values = sorted({Fraction(value) for value in members(format) if value >= 0})
-    return [*values, values[-1] + Fraction(2) ** (format.emax - format.precision + 1)]
+def magnitudes(format: Format) -> list[gmpy2.mpq]:
+    values = sorted({gmpy2.mpq(value) for value in members(format) if value >= 0})
+    return [*values, values[-1] + gmpy2.mpq(2) ** (format.emax - format.precision + 1)]
 
 
-def nearest_by_search(x: Fraction, format: Format, mode: str) -> float:
+def nearest_by_search(x: gmpy2.mpq, format: Format, mode: str) -> float:
     """What the definition of each mode picks from the list of all values.
 
     The list goes one step beyond the largest value, as if the exponent range had no end, and that
@@ -151,7 +151,7 @@ def test_rounding_is_what_a_search_through_all_values_finds(format, mode):
     points = rounding_points(format, np.float64)
     points = points[np.isfinite(points) & (points != 0)]
     for x in points[:: 1 + points.size // 400].tolist():
-        expected = nearest_by_search(Fraction(x), format, mode)
+        expected = nearest_by_search(gmpy2.mpq(x), format, mode)
         actual = round_exact(x, format, mode)
         assert actual == expected or (math.isnan(actual) and math.isnan(expected)), (x, format)
 

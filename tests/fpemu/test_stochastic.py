@@ -6,6 +6,7 @@ from fractions import Fraction
 import numba
 import numpy as np
 import pytest
+from gmpy2 import mpq
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,9 +98,7 @@ def neighbors(x, format):
 def fractions_of(x, format):
     lower, upper = neighbors(x, format)
     return [
-        (Fraction(float(abs(number))) - Fraction(low)) / (Fraction(high) - Fraction(low))
-        if high != low
-        else Fraction(0)
+        (mpq(float(abs(number))) - mpq(low)) / (mpq(high) - mpq(low)) if high != low else mpq(0)
         for number, low, high in zip(x, lower.tolist(), upper.tolist(), strict=True)
     ]
 

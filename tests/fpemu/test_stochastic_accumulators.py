@@ -1,11 +1,11 @@
 """Accumulators whose roundings are stochastic: every step against its definition."""
 
 import functools
-from fractions import Fraction
 
 import numba
 import numpy as np
 import pytest
+from gmpy2 import mpq
 
 import fpemu
 from fpemu._kernels import caching
@@ -19,6 +19,7 @@ from tests.oracle.units import aligned_sum, largest_exponent, multiply, split, v
 
 SEED = 77
 FLOAT32 = fpemu.format("float32")
+ZERO = mpq(0)
 
 
 @caching.kernel
@@ -43,11 +44,11 @@ class Steps:
 
     def __call__(self, exact, format, stream, step):
         word = words_of(self.element, stream)[step]
-        rounded = signed(Fraction(exact), False, format, self.mode, word, self.random_bits)
-        return Fraction(rounded)
+        rounded = signed(mpq(exact), False, format, self.mode, word, self.random_bits)
+        return mpq(rounded)
 
 
-def sequential(terms, steps, accumulator, start=Fraction(0)):
+def sequential(terms, steps, accumulator, start=ZERO):
     total = start
     for step, (a, b) in enumerate(terms):
         product = a * b
@@ -61,14 +62,12 @@ def sequential(terms, steps, accumulator, start=Fraction(0)):
 
 
 def blocked(terms, steps, accumulator):
-    total, inner = Fraction(0), accumulator.inner
+    total, inner = ZERO, accumulator.inner
     for number, first in enumerate(range(0, len(terms), accumulator.block)):
-        block_sum = Fraction(0)
+        block_sum = ZERO
         for a, b in terms[first : first + accumulator.block]:
             exact = block_sum + a * b
-            block_sum = (
-                Fraction(fpemu.reference.round_exact(exact, inner.format)) if exact else exact
-            )
+            block_sum = mpq(fpemu.reference.round_exact(exact, inner.format)) if exact else exact
         total = steps(total + block_sum, accumulator.format, OUTER, number)
     return total
 
@@ -93,8 +92,8 @@ def pairwise(terms, steps, accumulator):
         ]
     if accumulator.block is None:
         return tree(leaves) if len(leaves) > 1 else steps(leaves[0], accumulator.format, INNER, 0)
-    total = Fraction(0)
-    leaves += [Fraction(0)] * (-len(leaves) % accumulator.block)
+    total = ZERO
+    leaves += [ZERO] * (-len(leaves) % accumulator.block)
     for number, first in enumerate(range(0, len(leaves), accumulator.block)):
         block_sum = tree(leaves[first : first + accumulator.block])
         total = steps(total + block_sum, accumulator.format, OUTER, number)
@@ -102,7 +101,7 @@ def pairwise(terms, steps, accumulator):
 
 
 def exactly(terms, steps, accumulator):
-    total = Fraction(0)
+    total = ZERO
     block = accumulator.block or len(terms)
     for number, first in enumerate(range(0, len(terms), block)):
         total += sum(a * b for a, b in terms[first : first + block])
@@ -112,7 +111,7 @@ def exactly(terms, steps, accumulator):
 
 def tensor_core(terms, steps, accumulator):
     """Float32 inputs of a core without a floor, whose results keep their exponent's emin."""
-    total = Fraction(0)
+    total = ZERO
     for number, first in enumerate(range(0, len(terms), accumulator.block)):
         products = [
             multiply(split(float(a), FLOAT32), split(float(b), FLOAT32))
@@ -169,10 +168,7 @@ def test_every_step_draws_and_rounds_as_defined(case, name, mode, random_bits, d
         a, b = a.astype(dtype), b.astype(dtype)
         expected = np.empty((3, 3))
         for element, (i, j) in enumerate(np.ndindex(3, 3)):
-            terms = [
-                (Fraction(x), Fraction(y))
-                for x, y in zip(a[i].tolist(), b[:, j].tolist(), strict=True)
-            ]
+            terms = [(mpq(x), mpq(y)) for x, y in zip(a[i].tolist(), b[:, j].tolist(), strict=True)]
             steps = Steps(element, mode, random_bits or 64)
             expected[i, j] = oracle(terms, steps, accumulator)
         actual = fpemu.matmul(a, b, accumulator)

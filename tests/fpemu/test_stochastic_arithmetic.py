@@ -1,17 +1,17 @@
 """Stochastically rounded arithmetic, jit kernels and functions: every draw against the definition.
 
-The oracle has the exact result (a Fraction, or a square root as an integer and a rest), truncates
+The oracle has the exact result (a rational, or the square root of one), truncates
 its discarded fraction to r bits and goes up if adding the r random bits of the element carries.
 """
 
 import itertools
 import math
-from fractions import Fraction
 
 import mpmath
 import numba
 import numpy as np
 import pytest
+from gmpy2 import mpq
 
 import fpemu
 from fpemu import formats
@@ -81,7 +81,7 @@ def expected_of(operation, operands, format, mode, random_bits=64):
     words = random_words(operands.shape[1])
     return np.array(
         [
-            signed(exact(*map(Fraction, column)), False, format, mode, word, random_bits)
+            signed(exact(*map(mpq, column)), False, format, mode, word, random_bits)
             for column, word in zip(operands.T.tolist(), words, strict=True)
         ]
     )
@@ -125,7 +125,7 @@ def test_numbers_far_below_the_quantum_meet_the_random_bits_as_defined(mode, ran
     wide = dtype == np.float64 or random_bits > 31
     words = random_words(1024) if wide else [word << 32 for word in words_of_block()[:1024]]
     expected = [
-        signed(Fraction(float(number)), False, format, mode, word, random_bits)
+        signed(mpq(float(number)), False, format, mode, word, random_bits)
         for number, word in zip(x, words, strict=True)
     ]
     assert_same_bits(fpemu.round(x, format, rounding), expected, x)
@@ -346,7 +346,7 @@ DEFINITIONS = {
 
 def as_fraction(number):
     numerator, denominator = mpmath.libmp.to_rational(number._mpf_)
-    return Fraction(int(numerator), int(denominator))
+    return mpq(numerator, denominator)
 
 
 @pytest.mark.parametrize("random_bits", [None, 3])

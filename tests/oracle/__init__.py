@@ -1,1 +1,1 @@
-"""Exact oracles: slow, built on integers and Fractions, sharing no code with the kernels."""
+"""Exact oracles: slow, built on integers and rationals, sharing no code with the kernels."""

@@ -5,18 +5,18 @@ oracles, functions those of fpemu.reference.
 """
 
 import math
-from fractions import Fraction
 
 import mpmath
 import numpy as np
+from gmpy2 import mpq
 
 from fpemu import devices, reference
 from fpemu.accumulators import Promoted, ScaledCore, Sequential
 from fpemu.formats import Format
-from fpemu.reference import round_exact
 from fpemu.scaling import BlockFormat
 from lamp.machines.steps import Sum
 from tests.oracle import accumulators, operations, units
+from tests.oracle.accumulators import round_exact
 
 _NAMES = {
     "gelu_new": "gelu_tanh",
@@ -29,7 +29,7 @@ _NAMES = {
 
 
 def fraction(x):
-    return Fraction(float(x))
+    return mpq(float(x))
 
 
 # --- products -------------------------------------------------------------------------------------

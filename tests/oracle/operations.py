@@ -1,13 +1,14 @@
 """Operations on float64 numbers, exact in rationals and rounded once (IEEE 754-2019 §5.4.1, §6)."""
 
 import math
-from fractions import Fraction
+
+from gmpy2 import mpq
 
 from fpemu import formats
 from fpemu.formats import FormatLike
-from fpemu.reference import RoundingLike, round_exact
+from fpemu.reference import RoundingLike
 from tests.oracle import accumulators
-from tests.oracle.accumulators import Exact, exact
+from tests.oracle.accumulators import Exact, exact, round_exact
 
 _MORE_BITS = 200  # of a square root than any format has
 
@@ -42,7 +43,7 @@ def _quotient(a: float, b: float) -> Exact:
         return sign * math.inf
     if math.isinf(b) or a == 0:
         return sign * 0.0
-    return Fraction(a) / Fraction(b)
+    return mpq(a) / mpq(b)
 
 
 def fma(
@@ -61,8 +62,8 @@ def sqrt(a: float, format: FormatLike, rounding: str | RoundingLike = "rne") -> 
     # a * 4**k is an integer whose root has far more bits than any boundary of a format; where it is
     # not a square, the number halfway to the next integer lies on the same side of all of them.
     shift = 1100 + _MORE_BITS
-    square = Fraction(a) * 4**shift
+    square = mpq(a) * 4**shift
     root = math.isqrt(int(square))
     if root * root == square:
-        return round_exact(Fraction(root, 2**shift), format, rounding)
-    return round_exact(Fraction(2 * root + 1, 2 ** (shift + 1)), format, rounding)
+        return round_exact(mpq(root, 2**shift), format, rounding)
+    return round_exact(mpq(2 * root + 1, 2 ** (shift + 1)), format, rounding)

@@ -4,8 +4,9 @@ A point is an integer ``X`` that stands for ``X / 2**scale``, infinity, its nega
 """
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from functools import cached_property
 
 INFINITY, NEGATIVE_INFINITY, NAN = "Inf", "-Inf", "NaN"
 SATURATION = {"ieee": "SatNone", "saturate": "SatFinite", "propagate": "SatPropagate"}
@@ -22,7 +23,8 @@ ROUNDING = {
 }
 
 
-class P3109(NamedTuple):
+@dataclass(frozen=True)
+class P3109:
     width: int
     precision: int
     signed: bool
@@ -33,17 +35,17 @@ class P3109(NamedTuple):
         letters = ("s" if self.signed else "u") + ("e" if self.extended else "f")
         return f"Binary{self.width}p{self.precision}{letters}"
 
-    @property
+    @cached_property
     def bias(self):
         return 2 ** (self.width - self.precision - (1 if self.signed else 0))
 
-    @property
+    @cached_property
     def largest_code(self):
         """Of a finite positive number: NaN is the highest code if unsigned, infinity comes next."""
         codes = 2 ** (self.width - 1) if self.signed else 2**self.width - 1
         return codes - 1 - (1 if self.extended else 0)
 
-    @property
+    @cached_property
     def scale(self):
         """Enough to hold the fractions of all that is tested here."""
         return self.bias + self.precision + 40
@@ -54,10 +56,15 @@ class P3109(NamedTuple):
         significand = trailing + (2 ** (self.precision - 1) if exponent else 0)
         return significand << (max(exponent, 1) - self.bias - self.precision + 1 + self.scale)
 
+    @cached_property
+    def largest(self):
+        """The largest finite number as a point."""
+        return self.value(self.largest_code)
+
     @property
     def holds_float64(self):
         """Whether all values are float64 numbers."""
-        largest = self.value(self.largest_code).bit_length() - 1 - self.scale
+        largest = self.largest.bit_length() - 1 - self.scale
         return largest <= 1023 and 2 - self.bias - self.precision >= -1074
 
     def number(self, point):
@@ -135,7 +142,7 @@ def round_away(format, mode, point, exponent, significand, rest, shift, random_b
 
 def saturate(format, point, mode, saturation):
     """Saturate: a rounded point into the range of the format."""
-    highest = format.value(format.largest_code)
+    highest = format.largest
     lowest = -highest if format.signed else 0
     if point == NAN:
         return NAN
@@ -170,7 +177,7 @@ def points_around(format, codes):
         below, above = format.value(code), format.value(code + 1)
         step = above - below
         points |= {below, *(below + step * part // 16 for part in (4, 8, 10, 12, 13))}
-    top = format.value(format.largest_code)
+    top = format.largest
     points |= {top, 2 * top, 3 * top}
     points = {point for point in points if point}
     return [0, INFINITY, NEGATIVE_INFINITY, NAN, *sorted(points | {-point for point in points})]

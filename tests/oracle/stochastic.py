@@ -1,18 +1,19 @@
 """Stochastic rounding of exact numbers with given random bits, from its definition."""
 
 import math
-from fractions import Fraction
 
-from fpemu.reference import round_exact
+from gmpy2 import mpq
 
-HUGE = Fraction(2) ** 3000
+from tests.oracle.accumulators import round_exact
+
+HUGE = mpq(2) ** 3000
 
 
 class Root:
-    """The square root of a positive Fraction, to be compared with and truncated exactly."""
+    """The square root of a positive rational, to be compared with and truncated exactly."""
 
     def __init__(self, square):
-        self.square = square
+        self.square = mpq(square)
 
     def floor(self, scale):
         """``floor(root * scale)`` for a positive scale."""
@@ -26,17 +27,17 @@ def floor_of(exact, scale):
 
 def exponent_of(exact):
     """``floor(log2(exact))`` of a positive number."""
-    low, high = -4000, 4000
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if floor_of(exact, Fraction(2) ** -middle) else (low, middle - 1)
-    return low
+    if isinstance(exact, Root):
+        return exponent_of(exact.square) // 2
+    exponent = int(exact.numerator).bit_length() - int(exact.denominator).bit_length()
+    return exponent if exact >= mpq(2) ** exponent else exponent - 1
 
 
 def stochastic(exact, format, mode, word, random_bits=64):
     """The rounding of a positive exact number with the highest bits of `word` for random bits."""
+    exact = exact if isinstance(exact, Root) else mpq(exact)
     quantum_exponent = max(exponent_of(exact) - format.precision + 1, format.quantum_exponent)
-    per_quantum = Fraction(2) ** -quantum_exponent
+    per_quantum = mpq(2) ** -quantum_exponent
     kept = floor_of(exact, per_quantum)
     fraction = floor_of(exact, per_quantum * 2**random_bits) - (kept << random_bits)
     drawn = word >> (64 - random_bits)
@@ -56,7 +57,7 @@ def stochastic(exact, format, mode, word, random_bits=64):
     else:
         up = fraction + drawn >= 2**random_bits
     # No mode matters any more but for overflow, which goes as to nearest.
-    rounded = Fraction(kept + up) / per_quantum
+    rounded = (kept + up) / per_quantum
     return round_exact(rounded, format, "rne") if rounded else 0.0
 
 

@@ -1,11 +1,12 @@
 """Balanced trees of sums in exact rationals, one rounding a sum."""
 
 import math
-from fractions import Fraction
+
+from gmpy2 import mpq
 
 from fpemu.formats import Format
-from fpemu.reference import RoundingLike, round_exact
-from tests.oracle.accumulators import Exact, add, exact, multiply
+from fpemu.reference import RoundingLike
+from tests.oracle.accumulators import Exact, add, exact, multiply, round_exact
 
 
 def pairwise(
@@ -63,7 +64,7 @@ def exactly(
         terms = list(zip(a[first : first + size], b[first : first + size], strict=True))
         numbers = [total, *(factor for term in terms for factor in term)]
         if all(map(math.isfinite, numbers)):
-            exact_sum = sum((Fraction(x) * Fraction(y) for x, y in terms), Fraction(total))
+            exact_sum = sum((mpq(x) * mpq(y) for x, y in terms), mpq(total))
             total = round_exact(exact_sum, format, rounding) if exact_sum else 0.0
         else:
             special = 0.0 if math.isfinite(total) else total

@@ -21,12 +21,13 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any, NamedTuple
+
+from gmpy2 import mpq
 
 from fpemu import formats
 from fpemu.formats import Format
-from fpemu.reference import round_exact
+from tests.oracle.accumulators import round_exact
 
 # --- Numbers ----------------------------------------------------------------------------------
 
@@ -50,11 +51,11 @@ def multiply(x: Term, y: Term) -> Term:
     return Term(x.significand * y.significand, x.quantum + y.quantum, x.exponent + y.exponent)
 
 
-def value(significand: int, quantum: int) -> Fraction:
+def value(significand: int, quantum: int) -> mpq:
     """``significand * 2**quantum``."""
     if quantum >= 0:
-        return Fraction(significand << quantum)
-    return Fraction(significand, 1 << -quantum)
+        return mpq(significand << quantum)
+    return mpq(significand, 1 << -quantum)
 
 
 def _shift_toward_zero(significand: int, count: int) -> int:
@@ -67,7 +68,7 @@ def _shift_down(significand: int, count: int) -> int:
 
 
 def _shift_nearest(significand: int, count: int) -> int:
-    return round(Fraction(significand, 1 << count))
+    return round(mpq(significand, 1 << count))
 
 
 _SHIFTS = {"rtz": _shift_toward_zero, "rtn": _shift_down, "rne": _shift_nearest}
@@ -112,7 +113,7 @@ FLOAT16_NEAREST = Output(formats.float16, "rne", formats.float16)
 E8M13_TRUNCATED = Output(formats.format("e8m13"), "rtz", formats.float32)
 
 
-def rounded(x: Fraction, output: Output) -> float:
+def rounded(x: mpq, output: Output) -> float:
     """`x` rounded once; out of range is infinity in every mode; an exact zero is +0."""
     if abs(x.numerator) >> output.format.emax + 1 >= x.denominator:
         return math.inf if x > 0 else -math.inf
@@ -324,7 +325,7 @@ class Step:
     flush: bool = False
     unbounded: bool = False
 
-    def __call__(self, x: Fraction) -> float:
+    def __call__(self, x: mpq) -> float:
         """Round a nonzero exact result; one that is subnormal is flushed to a zero of its sign."""
         result = rounded(x, Output(self.format, self.rounding, self.format))
         if not self.flush:
@@ -333,22 +334,22 @@ class Step:
         return math.copysign(0.0, x) if abs(seen) < self.format.smallest_normal else result
 
 
-def exponent_of(x: Fraction) -> int:
+def exponent_of(x: mpq) -> int:
     """``floor(log2 |x|)`` of a nonzero number."""
     exponent = abs(x.numerator).bit_length() - x.denominator.bit_length()
     return exponent - 1 if abs(x) < value(1, exponent) else exponent
 
 
-def nearest(x: Fraction, precision: int) -> Fraction:
+def nearest(x: mpq, precision: int) -> mpq:
     """A nonzero number rounded to `precision` bits, half to even."""
     quantum = value(1, exponent_of(x) + 1 - precision)
     return round(x / quantum) * quantum
 
 
 @functools.lru_cache(2**14)  # tests ask for the same numbers; a zero has no sign here
-def exact(x: float) -> Fraction:
+def exact(x: float) -> mpq:
     """A finite number."""
-    return Fraction(*x.as_integer_ratio())
+    return mpq(x)
 
 
 def multiply_rounded(x: float, y: float, step: Step) -> float:

@@ -3,17 +3,18 @@
 import functools
 import math
 import re
-from fractions import Fraction
 
 import mpmath
 import numba
 import numpy as np
 import pytest
-from hypothesis import given
+from gmpy2 import mpq
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fpemu import Rounding, formats, functions, multiprecision, reference
 from fpemu._kernels import caching, enclosures
+from tests.oracle.accumulators import round_exact
 
 MODES = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto")
 NAMES = (*enclosures.NAMES, "relu")
@@ -62,7 +63,7 @@ SPECIAL = {
 # From here on the distance from the limit is below anything: 2**-2000 and less.
 FAR = {"erf": 45.0, "gelu": 60.0, "gelu_tanh": 30.0}
 USUALLY_FAR = 1500.0
-NEAR = Fraction(1, 2**4000)
+NEAR = mpq(1, 2**4000)
 BITS = 100
 
 
@@ -75,7 +76,7 @@ def sticky(value):
     drop = max(bits - BITS, 0)
     kept = significand >> drop
     kept |= kept << drop != significand
-    return Fraction(-kept if sign else kept) * Fraction(2) ** (exponent + drop)
+    return mpq(-kept if sign else kept) * mpq(2) ** (exponent + drop)
 
 
 def saturated(name, x):
@@ -85,7 +86,7 @@ def saturated(name, x):
     if name in ("tanh", "erf") or (name == "sigmoid" and x > 0) or (name == "expm1" and x < 0):
         return (1 - NEAR) * (1 if x > 0 else -1)
     if name in ("gelu", "gelu_tanh", "silu") and x > 0:
-        return Fraction(x) * (1 - NEAR)
+        return mpq(x) * (1 - NEAR)
     if name in ("gelu", "gelu_tanh", "silu"):
         return -NEAR
     return None
@@ -94,16 +95,16 @@ def saturated(name, x):
 def rational(name, x):
     """The value if it is rational, or None."""
     if name == "reciprocal":
-        return 1 / Fraction(x)
+        return 1 / mpq(x)
     if name == "relu":
-        return Fraction(x) if x > 0 else 0.0
+        return mpq(x) if x > 0 else 0.0
     if name == "exp2" and x == int(x) and abs(x) < 4000:
-        return Fraction(2) ** int(x)
+        return mpq(2) ** int(x)
     mantissa, exponent = math.frexp(x)
     if name == "log2" and mantissa == 0.5:
-        return Fraction(exponent - 1) or 0.0
+        return mpq(exponent - 1) or 0.0
     if name == "rsqrt" and mantissa == 0.5 and exponent % 2 == 1:
-        return Fraction(2) ** (-(exponent - 1) // 2)
+        return mpq(2) ** (-(exponent - 1) // 2)
     return 0.0 if name == "log" and x == 1.0 else None
 
 
@@ -154,7 +155,7 @@ def assert_correct(name, x, format, modes=MODES):
         x, values = x[valid], [v for v, keep in zip(values, valid, strict=True) if keep]
     for mode in modes:
         got = compute(name, x, format, mode)
-        expected = np.array([reference.round_exact(v, format, mode) for v in values])
+        expected = np.array([round_exact(v, format, mode) for v in values])
         same = (got == expected) & (np.signbit(got) == np.signbit(expected))
         wrong = np.flatnonzero(~(same | (np.isnan(got) & np.isnan(expected))))
         shown = [(float(x[i]).hex(), float(got[i]), float(expected[i])) for i in wrong[:5]]
@@ -162,6 +163,12 @@ def assert_correct(name, x, format, modes=MODES):
 
 
 # --- whole formats --------------------------------------------------------------------------------
+
+
+@functools.cache
+def members(format):
+    """All members of a 16-bit format; to list them takes longer than to test some of them."""
+    return np.array(reference.members(format), np.float32)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -174,19 +181,18 @@ def test_every_value_of_every_small_format(name):
 @pytest.mark.long
 @pytest.mark.parametrize("format", ["float16", "bfloat16"])
 def test_exp_of_every_value_of_the_16_bit_formats(format):
-    assert_correct("exp", np.array(reference.members(format), np.float32), format)
+    assert_correct("exp", members(format), format)
 
 
 @pytest.mark.parametrize("format", ["float16", "bfloat16"])
 def test_exp_of_the_16_bit_formats(format):
-    assert_correct("exp", np.array(reference.members(format)[::7], np.float32), format)
+    assert_correct("exp", members(format)[::7], format)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("format", ["float16", "bfloat16"])
 def test_functions_of_the_16_bit_formats(name, format):
-    x = np.array(reference.members(format), np.float32)
-    assert_correct(name, x[NAMES.index(name) :: 97], format)
+    assert_correct(name, members(format)[NAMES.index(name) :: 97], format)
 
 
 # --- float32 and float64 arguments ----------------------------------------------------------------
@@ -224,6 +230,7 @@ def test_float64_arguments_in_a_format_with_the_range_of_float64(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @given(x=st.lists(st.floats(width=32), min_size=1, max_size=20), mode=st.sampled_from(MODES))
+@settings(max_examples=40)  # beside hard arguments, and members of whole formats in every mode
 def test_any_float32(name, x, mode):
     assert_correct(name, np.array(x, np.float32), "float32", [mode])
 
@@ -378,6 +385,9 @@ def test_few_enclosures_are_undecided():
         assert enclosures.odd_values(name, arguments, 26)[1].sum() <= 2
 
 
+decided_by_mpmath = functools.cache(multiprecision.odd_value)  # whatever the bits to decide
+
+
 @pytest.mark.parametrize("bits", [26, 45])
 @pytest.mark.parametrize("name", enclosures.NAMES)
 def test_mpmath_decides_what_the_kernels_decide(name, bits):
@@ -386,7 +396,7 @@ def test_mpmath_decides_what_the_kernels_decide(name, bits):
     usual = np.isfinite(odd) & (odd != 0) & (abs(x) < 25) & (abs(x) > 1e-20) & ~undecided
     usual &= odd.view(np.uint64) & np.uint64(1) == 1  # exact values never go to mpmath
     assert usual.sum() > 100
-    decided = np.array([multiprecision.odd_value(name, float(v)) for v in x[usual]])
+    decided = np.array([decided_by_mpmath(name, float(v)) for v in x[usual]])
     # Of the odd numbers so many bits and whether there are more count.
     high = ~np.uint64(2 ** (53 - bits) - 1)
     np.testing.assert_array_equal(odd[usual].view(np.uint64) & high, decided.view(np.uint64) & high)
@@ -430,7 +440,14 @@ def test_the_polynomial_of_erfc_is_the_interpolation_it_is_said_to_be():
         assert [float(c) for c in solution] == list(enclosures._ERFC_POLYNOMIAL)
 
 
-@pytest.mark.parametrize("name", enclosures.NAMES)
+# To compile them anew takes a second each: here those with the parts of which the others are made.
+PARTS = {"exp", "log", "erf", "gelu_tanh", "rsqrt"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in PARTS else pytest.param(n, marks=pytest.mark.long) for n in enclosures.NAMES],
+)
 def test_no_call_to_a_mathematical_library_is_compiled(name):
     source = enclosures._kernel_of(name).py_func
     fresh = numba.njit(error_model="numpy")(source)  # what comes from the cache shows no code

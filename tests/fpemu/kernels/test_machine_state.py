@@ -90,7 +90,7 @@ def make_inputs(count):
 
 @pytest.fixture(scope="module")
 def inputs():
-    return make_inputs(40_000)
+    return make_inputs(26_000)
 
 
 def run_work(inputs):

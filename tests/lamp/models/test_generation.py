@@ -60,11 +60,17 @@ SETTINGS = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A checkpoint of each family, for tests that read it."""
+    return {name: save(tmp_path_factory.mktemp(name)) for name, save in FAMILIES.items()}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", SETTINGS)
-def test_generation_sees_the_bits_of_the_full_forward_pass(tmp_path, monkeypatch, name, family):
+def test_generation_sees_the_bits_of_the_full_forward_pass(checkpoints, monkeypatch, name, family):
     machine, settings, kept = SETTINGS[name]
-    model = lamp.from_pretrained(FAMILIES[family](tmp_path), hardware=machine, lamp=settings)
+    model = lamp.from_pretrained(checkpoints[family], hardware=machine, lamp=settings)
     seen, read = [], []
     forward = type(model)._forward
 
@@ -218,7 +224,7 @@ def shares(temperature, kept):
 )
 def test_tokens_are_drawn_with_their_probabilities(options, temperature, kept):
     sampler = Sampler(temperature, seed=5, **options)
-    count = 6_000
+    count = 3_000
     drawn = np.bincount([sampler.draw(LOGITS) for _ in range(count)], minlength=6)
     expected = shares(temperature, list(kept))
     assert not drawn[expected == 0].any()
