@@ -32,7 +32,7 @@ __all__ = ["product", "takes"]
 
 _MOST_ROWS: Final = 8  # filling panels pays for itself with some more
 _LEAST: Final = 2**16  # numbers of a right operand that are worth the compilation of a kernel
-_WORK_PER_PIECE: Final = 2**18  # multiply-adds worth a thread
+_WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread, which takes a while to wake
 _PIECES_PER_THREAD: Final = 4
 _WIDEST: Final = 1024  # columns of a piece: their accumulators and some rows stay in a cache
 _TOGETHER: Final = 4  # rows of the right operand that are added at a time

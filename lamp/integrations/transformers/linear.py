@@ -13,7 +13,7 @@ from lamp.integrations.transformers.running import Run, array, by_text, tensor
 from lamp.models import layers
 from lamp.models.layers import Matrix
 
-__all__ = ["count_work", "linear", "plain"]
+__all__ = ["count_work", "linear", "plain", "product"]
 
 
 def plain(fitting: Fitting, name: str, step: str) -> Callable[..., Any]:
@@ -32,12 +32,16 @@ def plain(fitting: Fitting, name: str, step: str) -> Callable[..., Any]:
 
 def linear(x: torch.Tensor, matrix: Matrix, step: Any) -> torch.Tensor:
     """A product by a matrix, by a step of the machine."""
-    numbers = array(x)
+    return tensor(product(x, matrix, step))
+
+
+def product(x: torch.Tensor, matrix: Matrix, step: Any) -> NDArray[Any]:
+    """The numbers of a product by a matrix."""
 
     def linear(part: NDArray[Any]) -> NDArray[Any]:
         return layers.linear(part, matrix, step)
 
-    return tensor(by_text(linear, not step.is_stochastic, numbers))
+    return by_text(linear, not step.is_stochastic, array(x))
 
 
 def count_work(run: Run, x: torch.Tensor, matrix: Matrix) -> None:

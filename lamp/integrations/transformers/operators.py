@@ -170,7 +170,7 @@ class Inline(Dispatch):
                 found = tensor(candidates(x if b is candidates.tensor else y))
                 run.show(run.adding, found)
                 return found
-        both = np.ndim(x) > 0 and np.ndim(y) > 0
+        both = getattr(x, "ndim", 0) > 0 and getattr(y, "ndim", 0) > 0
         found = _tensor(self._rounded(_BINARY[name], self._step(name, both), x, y))
         if name == "add" and both and run.adding:
             run.show(run.adding, found)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lamp.integrations.transformers import linear
 from lamp.integrations.transformers.fitting import Fitting
-from lamp.integrations.transformers.linear import count_work, linear, plain
 from lamp.integrations.transformers.recomputing import into_activation, into_norm
-from lamp.integrations.transformers.running import array, by_text, tensor, view
+from lamp.integrations.transformers.running import array, by_text, tensor, unseen
 from lamp.integrations.transformers.structure import Product
 from lamp.models import transformer
 
@@ -50,14 +50,14 @@ def _product(fitting: Fitting, name: str) -> Callable[..., Any]:
         return into_norm(fitting, name, product)
     if product.step == "mlp_up" and ahead.activation is not None:
         return into_activation(fitting, name)
-    return plain(fitting, name, product.step)
+    return linear.plain(fitting, name, product.step)
 
 
 def _qkv(fitting: Fitting, name: str, product: Product) -> Callable[..., Any]:
     """Queries, keys or values: those of the same numbers are one product."""
     run, names = fitting.run, product.joined
     if len(names) == 1:
-        return plain(fitting, name, "qkv")
+        return linear.plain(fitting, name, "qkv")
     matrix = fitting.matrix(*names)
     ends = [0, *np.cumsum([fitting.matrix(each).shape[1] for each in names]).tolist()]
     parts = [slice(*pair) for pair in itertools.pairwise(ends)]
@@ -66,10 +66,12 @@ def _qkv(fitting: Fitting, name: str, product: Product) -> Callable[..., Any]:
         held = run.held.pop(name, None)
         if held is not None and held[0] is x:
             return held[1]
-        count_work(run, x, matrix)
-        joined = array(linear(x, matrix, run.machine.qkv))
-        for other, part in zip(names, parts, strict=True):
-            run.held[other] = x, view(joined[..., part])
+        linear.count_work(run, x, matrix)
+        joined = linear.product(x, matrix, run.machine.qkv)
+        with unseen():
+            held = [torch.from_numpy(joined[..., part]) for part in parts]
+        for other, numbers in zip(names, held, strict=True):
+            run.held[other] = x, numbers
         return run.held.pop(name)[1]
 
     return forward
@@ -82,8 +84,8 @@ def _head(fitting: Fitting, name: str) -> Callable[..., Any]:
     if rule is None:
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            count_work(run, x, matrix)
-            return linear(x, matrix, run.hardware.lm_head)
+            linear.count_work(run, x, matrix)
+            return linear.linear(x, matrix, run.hardware.lm_head)
 
         return forward
 
@@ -91,7 +93,7 @@ def _head(fitting: Fitting, name: str) -> Callable[..., Any]:
         return transformer.project(h, matrix, run)
 
     def forward_recomputed(x: torch.Tensor) -> torch.Tensor:
-        count_work(run, x, matrix)
+        linear.count_work(run, x, matrix)
         return tensor(by_text(project, False, array(x)))
 
     return forward_recomputed

@@ -19,7 +19,7 @@ from lamp.lookahead import Recomputation
 from lamp.models import Forward, State
 from lamp.models.attention import Variant
 
-__all__ = ["Run", "array", "by_text", "one_thread", "tensor", "unseen", "view", "wide"]
+__all__ = ["Run", "array", "by_text", "one_thread", "tensor", "unseen", "wide"]
 
 unseen: Final[Any] = torch._C._DisableTorchDispatch
 """Hides operations from modes: going from one library to the other is none of the model's."""
@@ -84,12 +84,6 @@ def by_text(
         parts = zip(*(np.split(x, shape[0]) for x in flat), strict=True)
         out = np.concatenate([function(*part) for part in parts])
     return out.reshape(*shape[:-1], out.shape[-1])
-
-
-def view(x: NDArray[Any]) -> torch.Tensor:
-    """An array as a tensor in the same memory, whatever its strides."""
-    with unseen():
-        return torch.from_numpy(x)
 
 
 @dataclass
