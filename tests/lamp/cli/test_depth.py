@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -57,7 +58,8 @@ def test_the_command_prints_medians_and_writes_what_they_are_from(folder, expect
     found = [float(line["error"]) / float(line["size"]) for line in lines]
     np.testing.assert_array_equal(np.reshape(found, (2, 3, 30)), expected)
     lines = call(folder, "bf16").stdout.splitlines()
-    table = [line for line in lines if line[:6].strip().isdigit()]
+    # Sentences are wrapped where the name of the directory ends: a line may be a number alone.
+    table = [line for line in lines if re.fullmatch(r" *\d+ +\S+e\S+", line)]
     medians = np.median(expected[0], axis=1)
     assert [line.split() for line in table] == [
         [str(layer), f"{median:.2e}"] for layer, median in enumerate(medians)
