@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 from numba.core import event
 
+__all__ = ["Clock"]
+
 
 class Clock:
     """Adds up the wall time of blocks, but for the time in which kernels are compiled or loaded.

@@ -55,7 +55,6 @@ class _Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._capacity = capacity
         self._rooms: tuple[NDArray[Any], ...] = ()
-        self._place = 0  # in memory, of the first key
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -66,8 +65,7 @@ class _Roomy(DynamicLayer):  # type: ignore[no-untyped-call]
             if start == 0:
                 self._rooms = tuple(self._room_for(x) for x in new)
                 self.is_initialized, self.device = True, key_states.device
-                self._place = self._rooms[0].ctypes.data
-            elif self.keys is None or self.keys.data_ptr() != self._place:
+            elif self.keys is None or self.keys.data_ptr() != self._rooms[0].ctypes.data:
                 raise RuntimeError("keys that a cache keeps were replaced by others")
             for room, x in zip(self._rooms, new, strict=True):
                 room[:, :, start:stop] = x.numpy()

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from lamp.integrations.transformers.fitting import Fitting
-from lamp.integrations.transformers.running import Run, array, tensor
+from lamp.integrations.transformers.running import Run, array, by_text, tensor
 from lamp.models import layers
 from lamp.models.layers import Matrix
 
@@ -94,6 +94,9 @@ def _joined(own: Callable[..., Any], parts: _Parts, run: Run) -> Callable[..., A
     def is_known(shape: tuple[int, ...]) -> bool:
         return _is_known(own, parts, run, shape)
 
+    def computed(rows: NDArray[Any]) -> NDArray[Any]:
+        return _computed(rows, parts, run)
+
     def forward(x: torch.Tensor) -> Any:
         shape = x.shape
         if (
@@ -106,7 +109,7 @@ def _joined(own: Callable[..., Any], parts: _Parts, run: Run) -> Callable[..., A
             return own(x)
         run.multiply_adds += x.numel() // shape[-1] * parts.size
         run.adding = "mlp_down"
-        return tensor(_computed(array(x), parts, run))
+        return tensor(by_text(computed, True, array(x)))
 
     return forward
 
@@ -127,19 +130,20 @@ def _is_known(own: Callable[..., Any], parts: _Parts, run: Run, shape: tuple[int
         same = isinstance(found, torch.Tensor) and run.multiply_adds == counted + (
             given.size // shape[-1] * parts.size
         )
-        return same and np.array_equal(array(found), _computed(given, parts, run), equal_nan=True)
+        expected = _computed(given.reshape(-1, shape[-1]), parts, run)
+        return same and np.array_equal(
+            array(found), expected.reshape(*shape[:-1], -1), equal_nan=True
+        )
     finally:
         run.multiply_adds, run.adding = counted, adding
 
 
-def _computed(x: NDArray[Any], parts: _Parts, run: Run) -> NDArray[Any]:
+def _computed(rows: NDArray[Any], parts: _Parts, run: Run) -> NDArray[Any]:
     """A feed-forward layer as it is natively."""
     machine = run.machine
-    rows = x.reshape(-1, x.shape[-1])
     up = layers.linear(rows, parts.up, machine.mlp_up)
     read = up if parts.gate is None else layers.linear(rows, parts.gate, machine.mlp_up)
     inner = layers.activation(read, parts.activation, machine.activation)
     if parts.gate is not None:
         inner = layers.multiply(inner, up, machine.activation)
-    found = layers.linear(inner, parts.down, machine.mlp_down)
-    return found.reshape(*x.shape[:-1], found.shape[-1])
+    return layers.linear(inner, parts.down, machine.mlp_down)

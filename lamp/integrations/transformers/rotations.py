@@ -91,7 +91,10 @@ def _holds(cell: CellType, function: Any) -> bool:
 def _rotation(own: Callable[..., Any], run: Run) -> Callable[..., Any]:
     """What takes the place of a function of transformers that rotates queries and keys."""
     usual = inspect.signature(own).parameters[_PARAMETERS[-1]].default
-    tables: dict[tuple[torch.Tensor, torch.Tensor], Any] = {}
+
+    @functools.lru_cache(1)  # many layers have the same ones
+    def numbers_of(cos: torch.Tensor, sin: torch.Tensor) -> tuple[NDArray[Any], NDArray[Any]]:
+        return cos.numpy(), sin.numpy()
 
     @functools.lru_cache(_SHAPES)
     def is_known(axis: int, *shapes: tuple[int, ...]) -> bool:
@@ -109,10 +112,7 @@ def _rotation(own: Callable[..., Any], run: Run) -> Callable[..., Any]:
         if run.place != "qkv" or not is_known(unsqueeze_dim, *shapes):
             return own(*given, unsqueeze_dim)
         with unseen():
-            if (cos, sin) not in tables:  # many layers have the same ones
-                tables.clear()
-                tables[cos, sin] = cos.numpy(), sin.numpy()
-            numbers = q.numpy(), k.numpy(), *tables[cos, sin]
+            numbers = q.numpy(), k.numpy(), *numbers_of(cos, sin)
             return tuple(map(torch.from_numpy, _rotated(numbers, unsqueeze_dim, run)))
 
     return rotation
