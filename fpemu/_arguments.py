@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import operator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-__all__ = ["integer"]
+__all__ = ["integer", "remembered"]
+
+_Result = TypeVar("_Result")
+_REMEMBERED = 1024  # arguments
+
+
+def remembered(function: Callable[[Any], _Result]) -> Callable[[Any], _Result]:
+    """Decorator: what a function gives for an argument is computed once for all equal ones.
+
+    An argument without a hash is looked at each time.
+    """
+    known = functools.lru_cache(_REMEMBERED)(function)
+
+    @functools.wraps(function)
+    def found(argument: Any) -> _Result:
+        with contextlib.suppress(TypeError):  # for want of a hash, or one that comes again below
+            return known(argument)
+        return function(argument)
+
+    return found
 
 
 def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:

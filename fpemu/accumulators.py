@@ -8,7 +8,6 @@ machines.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -19,7 +18,7 @@ import numpy as np
 
 from fpemu import _html
 from fpemu import formats as _formats
-from fpemu._arguments import integer
+from fpemu._arguments import integer, remembered
 from fpemu._environment import in_default_environment
 from fpemu._reprs import constructed
 from fpemu.formats import Format, FormatLike
@@ -322,10 +321,7 @@ class Accumulator:
     @property
     def is_stochastic(self) -> bool:
         """Whether results depend on random bits."""
-        try:
-            return _is_stochastic(self)
-        except TypeError:  # it has no hash
-            return _has_stochastic_rounding(self)
+        return _has_stochastic_rounding(self)
 
     @property
     def is_proved(self) -> bool:
@@ -366,14 +362,11 @@ class Accumulator:
         return _html.facts(str(self), _facts_of(self))
 
 
+@remembered  # products ask each time, and a model has hundreds of them per token
 def _has_stochastic_rounding(accumulator: Accumulator) -> bool:
     """Whether one of the roundings, of parts too, is stochastic."""
     values = (value for part in accumulator.parts() for value in part._fields())
     return any(isinstance(value, Rounding) and value.is_stochastic for value in values)
-
-
-# Products ask each time, and a model has hundreds of them per token.
-_is_stochastic: Final = functools.lru_cache(maxsize=1024)(_has_stochastic_rounding)
 
 
 @dataclass(frozen=True, init=False, repr=False)

@@ -7,7 +7,6 @@ which bound its error.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any, Final, Literal, cast, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fpemu._arguments import remembered
 from fpemu._kernels import (
     chains,
     defined,
@@ -448,7 +448,7 @@ def matmul(
     (18, True)
     """
     sums: Accumulator = as_accumulator(accumulator)
-    product = _product_by(sums)
+    product = _checked_product(sums)
     asked = _asked(running, sums)
     right_given: Any = b
     if isinstance(b, Packed) and not (
@@ -491,14 +491,9 @@ def _holds(format: Format | None, packed: Format) -> bool:
     )
 
 
-def _product_by(accumulator: Any) -> Callable[[Operands, Any], Carrier]:
-    """What computes products by an accumulator; a TypeError if nothing does."""
-    with contextlib.suppress(TypeError):  # of one without a hash, or for a reason to be said below
-        return _known_product(accumulator)
-    return _checked_product(accumulator)
-
-
+@remembered
 def _checked_product(accumulator: Any) -> Callable[[Operands, Any], Carrier]:
+    """What computes products by an accumulator; a TypeError if nothing does."""
     if isinstance(accumulator, ScaledCore):
         raise TypeError(f"{accumulator} takes operands with scales: use fpemu.scaling.matmul")
     parts = accumulator.parts() if isinstance(accumulator, Accumulator) else [accumulator]
@@ -520,9 +515,6 @@ def _checked_product(accumulator: Any) -> Callable[[Operands, Any], Carrier]:
     product = _product_of(accumulator)
     assert product is not None
     return product
-
-
-_known_product: Final = functools.lru_cache(maxsize=1024)(_checked_product)
 
 
 def _result(

@@ -179,7 +179,6 @@ def _of_mode(mode: str) -> Rounding:
 
 
 _NEAREST: Final = _of_mode("rne")
-_OWN: Final = {np.dtype(format.name): format for format in (_formats.float32, _formats.float64)}
 _FEW: Final = 2**17  # elements that numpy computes in less time than a kernel takes to start
 
 
@@ -188,7 +187,7 @@ def is_for_processor(
 ) -> bool:
     """Whether few numbers are to be rounded into a type's own format as processors round."""
     nearest = rounding is _NEAREST or rounding == _NEAREST
-    return nearest and format == _OWN[dtype] and math.prod(shape) <= _FEW
+    return nearest and math.prod(shape) <= _FEW and kernels.is_own_format(format, dtype)
 
 
 def with_one_nan(x: Carrier) -> Carrier:
