@@ -80,13 +80,11 @@ quick: Any = None
 wide: Any = None
 kind: Any = None
 mode: Any = None
-unfused: Any = None
-via: Any = None
+staged: Any = None
 blocked: Any = None
 plain_outer: Any = None
 quick_outer: Any = None
 wide_outer: Any = None
-outer_kind: Any = None
 
 
 def _running_range(start, stop, work, arrays, sums, wanted, units):  # type: ignore[no-untyped-def]
@@ -94,8 +92,7 @@ def _running_range(start, stop, work, arrays, sums, wanted, units):  # type: ign
     _, rows, steps = arrays.left.shape
     lengths, out, panel, undecided = arrays.lengths, arrays.out, work.panel, work.undecided
     target = with_mode(target_at(sums.targets, INNER), mode)
-    of_product = with_mode(target_at(sums.targets, PRODUCTS), mode)
-    of_via = with_mode(target_at(sums.targets, VIA), mode)
+    of_product, of_via = target_at(sums.targets, PRODUCTS), target_at(sums.targets, VIA)
     outer_target = target_at(sums.targets, OUTER)
     panels = (out.shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
     parts, run = (rows + sums.rows - 1) // sums.rows, tiles.MOST_STEPS
@@ -129,8 +126,8 @@ def _running_range(start, stop, work, arrays, sums, wanted, units):  # type: ign
                     if exact:
                         for step in range(begun - origin, last - origin):
                             advance_exactly(
-                                a, row, origin, panel, tile, step, step + 1, target, of_product,
-                                of_via, wide, kind, unfused, via,
+                                a, row, origin, panel, tile, step, step + 1, target, kind, wide,
+                                staged, of_product, of_via, sums.unfused, sums.via,
                             )  # fmt: skip
                             _add(tile, running, 0, TILE_COLUMNS)
                     else:
@@ -158,7 +155,7 @@ def _running_range(start, stop, work, arrays, sums, wanted, units):  # type: ign
                                 step += 1
                     if blocked and (last == begun + sums.block - place or last == steps):
                         add_block(
-                            total, tile, 1, undecided, sums.outer_fast, outer_target, outer_kind,
+                            total, tile, 1, undecided, sums.outer_fast, outer_target,
                             plain_outer, quick_outer, wide_outer,
                         )  # fmt: skip
                         _add(total, outer_running, 0, TILE_COLUMNS)
@@ -188,18 +185,16 @@ def _kernel(how: How, first: bool, second: bool) -> Callable[..., None]:
         advance=advance,
         settle=tiles.settle_running(together, ranged=how.ranged),
         columns=together,
-        exact=not (how.plain or how.quick),
+        exact=how.exact,
         quick=how.quick,
         wide=how.wide,
         kind=how.kind,
         mode=how.mode,
-        unfused=how.unfused,
-        via=how.via,
+        staged=how.staged,
         blocked=how.blocked,
         plain_outer=how.plain_outer,
         quick_outer=how.quick_outer,
         wide_outer=how.wide_outer,
-        outer_kind=how.outer_kind,
     )
     return cast(Callable[..., None], found)
 
@@ -228,10 +223,9 @@ def product(operands: Operands, how: How, sums: Sum, dtype: np.dtype[Any], unit:
         operands, most=_MOST_ROWS, filling=_FILLING, work=_WORK_PER_PIECE, width=TILE_COLUMNS
     )
     first, second = ("first" in operands.asked, "second" in operands.asked)
-    exact = not (how.plain or how.quick)
     launching.run(
         # Beside exact steps it takes no time to form both, and one kernel does.
-        _kernel(how, first or exact, second or exact),
+        _kernel(how, first or how.exact, second or how.exact),
         number,
         operands.arrays(dtype, out, right_of(operands.b, dtype)),
         sums._replace(rows=rows),

@@ -56,6 +56,7 @@ from fpemu._kernels.operands import (
 )
 from fpemu._kernels.panels import TILE_COLUMNS, fill_tile
 from fpemu._kernels.rounding import (
+    DETERMINISTIC,
     LAYOUTS,
     STOCHASTIC,
     Carrier,
@@ -293,9 +294,8 @@ def _rows_together(flavour: int, dtype: np.dtype[Any]) -> int:
 def _product_kernel(how: How, height: int) -> Callable[..., None]:
     """The kernel of a way to form sums, in tiles of some height."""
     plain, quick, wide, ranged, blocked = how.plain, how.quick, how.wide, how.ranged, how.blocked
-    kind, mode, unfused, via = how.kind, how.mode, how.unfused, how.via
-    plain_outer, quick_outer = how.plain_outer, how.quick_outer
-    wide_outer, outer_kind = how.wide_outer, how.outer_kind
+    kind, mode, staged = how.kind, how.mode, how.staged
+    plain_outer, quick_outer, wide_outer = how.plain_outer, how.quick_outer, how.wide_outer
     together_outer = plain and how.outer == how.flavour
     single = plain and not blocked
 
@@ -310,8 +310,7 @@ def _product_kernel(how: How, height: int) -> Callable[..., None]:
         _, rows, steps = arrays.left.shape
         right, lengths, out, block = arrays.right, arrays.lengths, arrays.out, sums.block
         target = with_mode(target_at(sums.targets, INNER), mode)
-        of_product = with_mode(target_at(sums.targets, PRODUCTS), mode)
-        of_via = with_mode(target_at(sums.targets, VIA), mode)
+        of_product, of_via = target_at(sums.targets, PRODUCTS), target_at(sums.targets, VIA)
         outer_target = target_at(sums.targets, OUTER)
         panels = (out.shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
         groups = (panels + sums.panels - 1) // sums.panels
@@ -397,12 +396,13 @@ def _product_kernel(how: How, height: int) -> Callable[..., None]:
                                     clear(inner, height)
                                 advance_exactly(
                                     a, row, origin, panel, inner, first - origin, last - origin,
-                                    target, of_product, of_via, wide, kind, unfused, via,
+                                    target, kind, wide, staged, of_product, of_via,
+                                    sums.unfused, sums.via,
                                 )  # fmt: skip
                             if blocked and ends and not together_outer:
                                 add_block(
                                     total, inner, height, work.undecided, sums.outer_fast,
-                                    outer_target, outer_kind, plain_outer, quick_outer, wide_outer,
+                                    outer_target, plain_outer, quick_outer, wide_outer,
                                 )  # fmt: skip
                             first, place = last, 0
                         if end == steps and not is_put:
@@ -537,17 +537,7 @@ def _product(
     chain = _chain_of(accumulator, operands, blocked=outer is not None)
     outer_chain = None if outer is None else _outer_chain(chain, operands, accumulator, outer)
     final = outer_chain or chain
-    how = How(
-        chain.flavour,
-        kind_of(accumulator.rounding),
-        known_mode(accumulator.rounding, "rtz"),
-        not accumulator.fused,
-        accumulator.via is not None,
-        chain.ranged,
-        NO_OUTER if outer_chain is None else outer_chain.flavour,
-        final.flavour in (FAST_WIDE, EXACT_WIDE),
-        kind_of(roundings[-1]),
-    )
+    how = _how(chain, accumulator, outer_chain)
     if how.plain and outer is None and few_rows.takes(operands):
         return few_rows.product(operands, chain.dtype)
     if operands.wants_running:
@@ -573,6 +563,21 @@ def _product(
         ),
     )
     return out
+
+
+def _how(chain: _Chain, accumulator: SequentialFacts, outer: _Chain | None) -> How:
+    """What is to be compiled: rare ways have few kernels, for which more is data."""
+    exact = chain.flavour in (EXACT_NARROW, EXACT_WIDE)
+    staged = exact and (outer is not None or not accumulator.fused or accumulator.via is not None)
+    return How(
+        chain.flavour,
+        DETERMINISTIC if staged else kind_of(accumulator.rounding),
+        "" if staged else known_mode(accumulator.rounding, "rtz"),
+        staged,
+        chain.ranged,
+        NO_OUTER if outer is None else outer.flavour,
+        (chain if outer is None else outer).flavour in (FAST_WIDE, EXACT_WIDE),
+    )
 
 
 def _depth(steps: int, block: int, dtype: np.dtype[Any]) -> int:
@@ -636,7 +641,8 @@ def _outer_chain(
     """How the sums of blocks, of a chain, are added up: in its lanes if they do, or wider ones."""
     format, rounding = outer.format, outer.rounding
     narrow = operands.narrow and all(map(holds_float32_sums, (accumulator.format, format)))
-    if rounding.mode == "rne":
+    exact = inner.flavour in (EXACT_NARROW, EXACT_WIDE)  # whose steps take longer anyway
+    if rounding.mode == "rne" and not exact:
         dtypes = (_FLOAT32, _FLOAT64) if inner.dtype == _FLOAT32 else (_FLOAT64,)
         for dtype in dtypes:
             if is_own_format(format, dtype) and rounding.overflow == "ieee":
@@ -662,6 +668,8 @@ def _sum_of(
         block=max(operands.steps, 1) if outer is None else outer.block,
         rows=1 if share is None else share.rows,
         panels=1 if share is None else share.panels,
+        unfused=not accumulator.fused,
+        via=accumulator.via is not None,
         targets=targets_of(
             (format, rounding),
             (accumulator.product or format, rounding),

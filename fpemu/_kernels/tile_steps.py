@@ -18,6 +18,7 @@ from fpemu._kernels.error_free import (
     rounded_multiply_add,
 )
 from fpemu._kernels.panels import TILE_COLUMNS
+from fpemu._kernels.rounding import DETERMINISTIC
 from fpemu._kernels.vectors import VECTOR_BYTES
 
 __all__ = [
@@ -56,12 +57,10 @@ class How(NamedTuple):
     flavour: int
     kind: int  # of the roundings
     mode: str  # see `with_mode`
-    unfused: bool
-    via: bool
+    staged: bool  # whether a step may round products, or sums twice; `Sum` says whether it does
     ranged: bool  # whether results outside the format's normal numbers are looked at again
     outer: int  # the flavour of the sums of blocks, or NO_OUTER
     wide_outer: bool  # whether some of those are not sums of float32 numbers
-    outer_kind: int
 
     @property
     def plain(self) -> bool:
@@ -72,6 +71,11 @@ class How(NamedTuple):
     def quick(self) -> bool:
         """Whether they are rounded in lanes."""
         return self.flavour in (FAST_NARROW, FAST_WIDE)
+
+    @property
+    def exact(self) -> bool:
+        """Whether they are formed one by one."""
+        return not (self.plain or self.quick)
 
     @property
     def wide(self) -> bool:
@@ -100,6 +104,8 @@ class Sum(NamedTuple):
     block: int
     rows: int  # of the output that a thread takes at once
     panels: int  # side by side that it takes at once
+    unfused: bool
+    via: bool
     targets: Any  # in rows, as random bits are in streams: INNER, PRODUCTS, VIA, OUTER
     fast: tuple[Any, ...]  # see `_fast_parameters` of the sequential kernels
     outer_fast: tuple[Any, ...]  # the same of the outer accumulators
@@ -129,14 +135,17 @@ def settle_exactly(  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def advance_exactly(  # type: ignore[no-untyped-def]
-    a, row, origin, panel, tile, first, stop, target, of_product, of_via, wide, kind, unfused, via
-):
+    a, row, origin, panel, tile, first, stop, target, kind, wide, staged,
+    of_product, of_via, unfused, via,
+):  # fmt: skip
     """Take a tile of one row from step ``first`` to ``stop`` by exact steps alone."""
     for step in range(first, stop):
         left = a[row, origin + step]
         for j in range(TILE_COLUMNS):
             total, right = tile[0, j], panel[step, j]
-            if wide:
+            if not staged:
+                tile[0, j] = rounded_multiply_add(left, right, total, target, kind, wide)
+            elif wide:
                 tile[0, j] = multiply_add_float64(
                     total, left, right, target, of_product, of_via, kind, unfused, via
                 )
@@ -148,7 +157,7 @@ def advance_exactly(  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def add_block(  # type: ignore[no-untyped-def]
-    total, tile, rows, undecided, fast, target, kind, plain, quick, wide
+    total, tile, rows, undecided, fast, target, plain, quick, wide
 ):
     """Round the sums of a block into the outer accumulators."""
     width = VECTOR_BYTES // total.itemsize
@@ -162,17 +171,20 @@ def add_block(  # type: ignore[no-untyped-def]
                     lanes, j = undecided[vector], vector * width
                     while lanes != 0:
                         if lanes & 1:
-                            total[r, j] = _sum_of_block(total[r, j], tile[r, j], target, kind, wide)
+                            total[r, j] = _sum_of_block(total[r, j], tile[r, j], target, wide)
                         lanes >>= 1
                         j += 1
         else:
             for j in range(TILE_COLUMNS):
-                total[r, j] = _sum_of_block(total[r, j], tile[r, j], target, kind, wide)
+                total[r, j] = _sum_of_block(total[r, j], tile[r, j], target, wide)
 
 
 @numba.njit(inline="always")
-def _sum_of_block(total, term, target, kind, wide):  # type: ignore[no-untyped-def]
-    return rounded_multiply_add(1.0, np.float64(term), np.float64(total), target, kind, wide)
+def _sum_of_block(total, term, target, wide):  # type: ignore[no-untyped-def]
+    """Rounded in any mode: one addition for many terms is not worth kernels of its own."""
+    return rounded_multiply_add(
+        1.0, np.float64(term), np.float64(total), target, DETERMINISTIC, wide
+    )
 
 
 # --- begin and end ------------------------------------------------------------------------------
