@@ -35,7 +35,7 @@ try:
 except ImportError:  # Windows: processes then compile the same kernel twice
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["inline", "kernel", "mapping", "specialized"]
+__all__ = ["inline", "kernel", "mapping", "scalar", "specialized"]
 
 if numba.config.DISABLE_JIT:
     raise ImportError(
@@ -279,10 +279,22 @@ def _name_of(function: Any) -> str:
     return name.replace("<", "").replace(">", "")
 
 
+def _require_data(function: Any) -> None:
+    """Refuse a function that closes over anything but numbers, strings and tuples of them."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        content = cell.cell_contents
+        parts = content if isinstance(content, tuple) else (content,)
+        if not all(isinstance(each, int | float | str | np.generic) for each in parts):
+            raise TypeError(
+                f"{_name_of(function)} closes over {name}, a {type(content).__name__}, "
+                "with which it would be compiled in each process: use specialized"
+            )
+
+
 def kernel(function: Any) -> Any:
     """Decorator of array kernels: compiled once a machine, no GIL, no errors from divisions.
 
-    What the function closes over must be numbers and strings.
+    What the function closes over must be numbers and strings, or tuples of them.
 
     Raises
     ------
@@ -290,13 +302,18 @@ def kernel(function: Any) -> Any:
         If it is anything else: a function in a closure is a new one in each process, which would
         compile the kernel again.
     """
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if not isinstance(cell.cell_contents, int | float | str | np.generic):
-            raise TypeError(
-                f"{_name_of(function)} closes over {name}, a {type(cell.cell_contents).__name__}, "
-                "with which it would be compiled in each process: use specialized"
-            )
+    _require_data(function)
     return _cached(_compiled(no_cfunc_wrapper=True)(function), _name_of(function))
+
+
+def scalar(function: Any) -> Any:
+    """Decorator of scalar functions that Python can call, and kernels of users inline.
+
+    Compiled once a machine; what they close over is as for :func:`kernel`.
+    """
+    _require_data(function)
+    compiled = numba.njit(forceinline=True, error_model="numpy")(function)
+    return _cached(compiled, _name_of(function))
 
 
 class _Inlined(CPUDispatcher):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 import numba
 import numpy as np
 
-from fpemu._kernels import enclosures, random_bits, words
+from fpemu._kernels import caching, enclosures, random_bits, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.error_free import quick_add, quick_divide, quick_multiply, quick_sqrt
 from fpemu._kernels.exact import (
@@ -51,13 +51,13 @@ Scalar = Callable[..., float]
 
 ADD, SUBTRACT, MULTIPLY, DIVIDE = range(4)
 
-# Python can call the result, and kernels of users inline it.
+# Not kept on disk, as they close over the address of a function of this process.
 _compiled: Final = numba.njit(forceinline=True, error_model="numpy")
 
 
 @functools.lru_cache(maxsize=256)
 def rounder(target: Any, kind: int) -> Scalar:
-    @_compiled
+    @caching.scalar
     def rounded(x):  # type: ignore[no-untyped-def]
         return words.floating(round_word(words.word(np.float64(x)), target, kind))
 
@@ -66,7 +66,7 @@ def rounder(target: Any, kind: int) -> Scalar:
 
 @functools.lru_cache(maxsize=256)
 def adder(target: Any, kind: int, quick: bool, sign: float) -> Scalar:
-    @_compiled
+    @caching.scalar
     def added(a, b):  # type: ignore[no-untyped-def]
         x, y = np.float64(a), sign * np.float64(b)
         if quick:
@@ -78,7 +78,7 @@ def adder(target: Any, kind: int, quick: bool, sign: float) -> Scalar:
 
 @functools.lru_cache(maxsize=256)
 def multiplier(target: Any, kind: int, quick: bool) -> Scalar:
-    @_compiled
+    @caching.scalar
     def multiplied(a, b):  # type: ignore[no-untyped-def]
         x, y = np.float64(a), np.float64(b)
         if quick:
@@ -90,7 +90,7 @@ def multiplier(target: Any, kind: int, quick: bool) -> Scalar:
 
 @functools.lru_cache(maxsize=256)
 def divider(target: Any, kind: int, quick: bool) -> Scalar:
-    @_compiled
+    @caching.scalar
     def divided(a, b):  # type: ignore[no-untyped-def]
         x, y = np.float64(a), np.float64(b)
         if quick:
@@ -102,7 +102,7 @@ def divider(target: Any, kind: int, quick: bool) -> Scalar:
 
 @functools.lru_cache(maxsize=256)
 def square_root(target: Any, kind: int, quick: bool) -> Scalar:
-    @_compiled
+    @caching.scalar
     def rooted(a):  # type: ignore[no-untyped-def]
         x = np.float64(a)
         if quick:
@@ -114,7 +114,7 @@ def square_root(target: Any, kind: int, quick: bool) -> Scalar:
 
 @functools.lru_cache(maxsize=256)
 def fma(target: Any, kind: int) -> Scalar:
-    @_compiled
+    @caching.scalar
     def fused(a, b, c):  # type: ignore[no-untyped-def]
         bits = fma_word(np.float64(a), np.float64(b), np.float64(c), target, kind)
         return words.floating(bits)
@@ -134,7 +134,7 @@ def _drawn(i: int, key: Any, unused: Any) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def stochastic_unary(target: Any, kind: int, key: Any, unused: Any, *, root: bool) -> Scalar:
-    @_compiled
+    @caching.scalar
     def rounded(a, i):  # type: ignore[no-untyped-def]
         x, random = np.float64(a), _drawn(i, key, unused)
         if root:
@@ -146,7 +146,7 @@ def stochastic_unary(target: Any, kind: int, key: Any, unused: Any, *, root: boo
 
 @functools.lru_cache(maxsize=256)
 def stochastic_binary(target: Any, kind: int, key: Any, unused: Any, *, operation: int) -> Scalar:
-    @_compiled
+    @caching.scalar
     def rounded(a, b, i):  # type: ignore[no-untyped-def]
         x, y, random = np.float64(a), np.float64(b), _drawn(i, key, unused)
         if operation == DIVIDE:
@@ -163,7 +163,7 @@ def stochastic_binary(target: Any, kind: int, key: Any, unused: Any, *, operatio
 
 @functools.lru_cache(maxsize=256)
 def stochastic_fma(target: Any, kind: int, key: Any, unused: Any) -> Scalar:
-    @_compiled
+    @caching.scalar
     def fused(a, b, c, i):  # type: ignore[no-untyped-def]
         x, y, z, random = np.float64(a), np.float64(b), np.float64(c), _drawn(i, key, unused)
         return words.floating(fma_word_at(x, y, z, target, kind, random, unused))

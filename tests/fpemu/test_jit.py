@@ -1,5 +1,6 @@
 """Scalar functions for users' kernels: the same bits as the array functions, anywhere."""
 
+import functools
 import math
 
 import mpmath
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import fpemu
-from fpemu._kernels import arithmetic, enclosures, rounding
+from fpemu._kernels import arithmetic, enclosures, rounding, scalars
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import MODES, SOME_MODES
 
@@ -98,6 +99,24 @@ def test_functions_work_in_users_loops(parallel):
         fpemu.round(a, "float8_e5m2", "rto"),
     ]
     assert_same_bits(out, np.array(expected), np.tile(a, 7))
+
+
+def test_scalar_functions_are_kept_on_disk_by_all_that_they_are_made_of():
+    target, down = (
+        rounding.target_of(fpemu.format("e5m7"), fpemu.Rounding(mode), np.dtype(np.float64))
+        for mode in ("rtp", "rtn")
+    )
+    makers = [
+        functools.partial(scalars.adder.__wrapped__, target, 1, True, 1.0),
+        functools.partial(scalars.adder.__wrapped__, down, 1, True, 1.0),
+        functools.partial(scalars.adder.__wrapped__, down, 1, True, -1.0),
+    ]
+    for make, expected in zip(makers, (1.0078125, 1.0, -1.0), strict=True):
+        for times in (1, 2):  # the first may have been made by an earlier run
+            function = make()
+            assert function(2.0**-9 if expected > 0 else 0.0, 1.0) == expected
+            hits = sum(function.stats.cache_hits.values())
+            assert times == 1 or hits == 1
 
 
 def test_float32_and_integer_arguments_are_widened():

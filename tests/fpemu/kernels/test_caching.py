@@ -204,14 +204,21 @@ def test_code_is_chosen_by_the_features_that_are_in_the_key_of_a_kernel():
 
 
 def test_a_kernel_that_closes_over_a_function_is_refused():
-    step, count = caching.inline(lambda x: x + 1), 2
+    step, counts = caching.inline(lambda x: x + 1), (2, np.uint64(3))
+    steps = (step, 1)
 
     def counted(x):
-        return x + count
+        return x + counts[0]
 
     def stepped(x):
         return step(x)
 
-    assert caching.kernel(counted)(1) == 3
-    with pytest.raises(TypeError, match="stepped closes over step, a _Inlined"):
-        caching.kernel(stepped)
+    def stepped_often(x):
+        return steps[0](x)
+
+    for decorator in (caching.kernel, caching.scalar):
+        assert decorator(counted)(1) == 3
+        with pytest.raises(TypeError, match="stepped closes over step, a _Inlined"):
+            decorator(stepped)
+        with pytest.raises(TypeError, match="stepped_often closes over steps, a tuple"):
+            decorator(stepped_often)
