@@ -402,6 +402,15 @@ def test_mpmath_decides_what_the_kernels_decide(name, bits):
     np.testing.assert_array_equal(odd[usual].view(np.uint64) & high, decided.view(np.uint64) & high)
 
 
+def test_no_use_of_the_private_context_of_mpmath_changes_the_next_one():
+    with multiprecision.own_context() as mp:
+        mp.dps, mp.trap_complex = 300, True
+        third = mp.mpf(1) / 3
+    with multiprecision.own_context() as mp:
+        assert (mp.prec, mp.trap_complex) == (53, False)
+        assert mp.mpf(1) / 3 == 1 / 3 != third
+
+
 def test_as_many_bits_are_decided_as_a_rounding_looks_at():
     sr = functools.partial(Rounding, "sr")
     for name, rounding, bits in (
