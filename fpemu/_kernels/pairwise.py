@@ -420,9 +420,14 @@ def _general_product(
     operands = _whole_trees(_flushed_inputs(operands, accumulator), block)
     waiting = way == _WIDE and accumulator.fused
     launching.run(
-        # Those of Arm's units, and stochastic ones, take a fifth longer by the code for any mode.
+        # Those of Arm's units, which flush, and stochastic ones take a fifth longer by the code for
+        # any mode.
         _product_kernel(
-            kind_of(rounding), known_mode(rounding, "rto", "sr"), accumulator.fused, way, flush
+            kind_of(rounding),
+            known_mode(rounding, "sr", *(("rto",) if flush else ())),
+            accumulator.fused,
+            way,
+            flush,
         ),
         out.shape[0] * out.shape[1],
         operands.arrays(dtype, out),

@@ -68,6 +68,7 @@ from fpemu._kernels.rounding import (
 )
 from fpemu._kernels.significands import ZERO
 from fpemu._kernels.tile_steps import (
+    EXACT,
     EXACT_NARROW,
     EXACT_WIDE,
     FAST_NARROW,
@@ -75,6 +76,7 @@ from fpemu._kernels.tile_steps import (
     NO_OUTER,
     PLAIN_NARROW,
     PLAIN_WIDE,
+    WIDE,
     How,
     Sum,
     add_block,
@@ -537,7 +539,7 @@ def _product(
     chain = _chain_of(accumulator, operands, blocked=outer is not None)
     outer_chain = None if outer is None else _outer_chain(chain, operands, accumulator, outer)
     final = outer_chain or chain
-    how = _how(chain, accumulator, outer_chain)
+    how = _how(chain, operands, accumulator, outer_chain)
     if how.plain and outer is None and few_rows.takes(operands):
         return few_rows.product(operands, chain.dtype)
     if operands.wants_running:
@@ -565,18 +567,22 @@ def _product(
     return out
 
 
-def _how(chain: _Chain, accumulator: SequentialFacts, outer: _Chain | None) -> How:
-    """What is to be compiled: rare ways have few kernels, for which more is data."""
-    exact = chain.flavour in (EXACT_NARROW, EXACT_WIDE)
-    staged = exact and (outer is not None or not accumulator.fused or accumulator.via is not None)
+def _how(
+    chain: _Chain, operands: Operands, accumulator: SequentialFacts, outer: _Chain | None
+) -> How:
+    """What is to be compiled: rare ways have few kernels, to which more is data."""
+    rounding = accumulator.rounding
+    rare = outer is not None or operands.wants_running
+    several = not accumulator.fused or accumulator.via is not None
+    staged = chain.flavour in EXACT and (rare or several)
     return How(
         chain.flavour,
-        DETERMINISTIC if staged else kind_of(accumulator.rounding),
-        "" if staged else known_mode(accumulator.rounding, "rtz"),
+        DETERMINISTIC if staged else kind_of(rounding),
+        "" if staged else known_mode(rounding, "rtz"),
         staged,
         chain.ranged,
         NO_OUTER if outer is None else outer.flavour,
-        (chain if outer is None else outer).flavour in (FAST_WIDE, EXACT_WIDE),
+        (outer or chain).flavour in WIDE,
     )
 
 
@@ -641,8 +647,7 @@ def _outer_chain(
     """How the sums of blocks, of a chain, are added up: in its lanes if they do, or wider ones."""
     format, rounding = outer.format, outer.rounding
     narrow = operands.narrow and all(map(holds_float32_sums, (accumulator.format, format)))
-    exact = inner.flavour in (EXACT_NARROW, EXACT_WIDE)  # whose steps take longer anyway
-    if rounding.mode == "rne" and not exact:
+    if rounding.mode == "rne" and inner.flavour not in EXACT:  # whose steps take longer anyway
         dtypes = (_FLOAT32, _FLOAT64) if inner.dtype == _FLOAT32 else (_FLOAT64,)
         for dtype in dtypes:
             if is_own_format(format, dtype) and rounding.overflow == "ieee":

@@ -6,7 +6,7 @@ that it leaves undecided, or does not form at all, are formed here one by one, e
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
@@ -22,13 +22,16 @@ from fpemu._kernels.rounding import DETERMINISTIC
 from fpemu._kernels.vectors import VECTOR_BYTES
 
 __all__ = [
+    "EXACT",
     "EXACT_NARROW",
     "EXACT_WIDE",
     "FAST_NARROW",
     "FAST_WIDE",
     "NO_OUTER",
+    "PLAIN",
     "PLAIN_NARROW",
     "PLAIN_WIDE",
+    "WIDE",
     "How",
     "Sum",
     "add_block",
@@ -49,6 +52,10 @@ __all__ = [
     EXACT_NARROW,
     EXACT_WIDE,
 ) = range(7)
+PLAIN: Final = (PLAIN_NARROW, PLAIN_WIDE)  # by the lanes' own arithmetic
+QUICK: Final = (FAST_NARROW, FAST_WIDE)  # rounded in lanes
+EXACT: Final = (EXACT_NARROW, EXACT_WIDE)  # formed one by one
+WIDE: Final = (PLAIN_WIDE, FAST_WIDE, EXACT_WIDE)  # of operands that are not all float32 numbers
 
 
 class How(NamedTuple):
@@ -65,22 +72,22 @@ class How(NamedTuple):
     @property
     def plain(self) -> bool:
         """Whether the lanes' own arithmetic forms the sums."""
-        return self.flavour in (PLAIN_NARROW, PLAIN_WIDE)
+        return self.flavour in PLAIN
 
     @property
     def quick(self) -> bool:
         """Whether they are rounded in lanes."""
-        return self.flavour in (FAST_NARROW, FAST_WIDE)
+        return self.flavour in QUICK
 
     @property
     def exact(self) -> bool:
         """Whether they are formed one by one."""
-        return not (self.plain or self.quick)
+        return self.flavour in EXACT
 
     @property
     def wide(self) -> bool:
         """Whether operands are not all float32 numbers."""
-        return self.flavour in (PLAIN_WIDE, FAST_WIDE, EXACT_WIDE)
+        return self.flavour in WIDE
 
     @property
     def blocked(self) -> bool:
@@ -90,12 +97,12 @@ class How(NamedTuple):
     @property
     def plain_outer(self) -> bool:
         """As :attr:`plain`, for the outer sums."""
-        return self.outer in (PLAIN_NARROW, PLAIN_WIDE)
+        return self.outer in PLAIN
 
     @property
     def quick_outer(self) -> bool:
         """As :attr:`quick`, for the outer sums."""
-        return self.outer in (FAST_NARROW, FAST_WIDE)
+        return self.outer in QUICK
 
 
 class Sum(NamedTuple):
