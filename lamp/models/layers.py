@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -42,12 +42,12 @@ __all__ = [
     "products",
     "right_operand",
     "round_into",
-    "rounded",
     "sums_are_output",
     "written_type",
 ]
 
 _GRAIN: Final = 2**12  # elements worth a thread
+_TOGETHER: Final = 2**18  # elements that are computed before they are rounded
 MANY_ROWS: Final = 64  # rows whose product takes far longer than rounding the weights
 _PART: Final = 2**20  # weights whose rounded numbers stay in a cache until they are multiplied
 _PANEL: Final = 64  # columns that kernels take together
@@ -516,7 +516,25 @@ def written_type(x: NDArray[Any], step: Function) -> np.dtype[Any]:
     return x.dtype if narrow and x.dtype == np.float32 else np.dtype(np.float64)
 
 
-def rounded(values: NDArray[Any], x: NDArray[Any], step: Function) -> NDArray[Any]:
+def _computed_and_rounded(
+    compute: Callable[[NDArray[Any]], NDArray[Any]], x: NDArray[Any], step: Function
+) -> NDArray[Any]:
+    """What a kernel makes of rows, in :func:`written_type`, rounded into the step's output.
+
+    In parts that are still in a cache when they are rounded, unless bits are drawn for the whole.
+    """
+    rows = max(1, _TOGETHER // max(1, x[:1].size))
+    whole = step.is_stochastic or step.output in (formats.float32, formats.float64)
+    if whole or len(x) <= rows:
+        return _rounded(compute(x), x, step)
+    out = np.empty_like(x)
+    for first in range(0, len(x), rows):
+        part = x[first : first + rows]
+        out[first : first + rows] = _rounded(compute(part), part, step)
+    return out
+
+
+def _rounded(values: NDArray[Any], x: NDArray[Any], step: Function) -> NDArray[Any]:
     """What a kernel has written, rounded into the step's output, in the type of `x`."""
     if step.output == formats.float64 or values.dtype == np.float32:
         return _as_type(values, x)
@@ -561,10 +579,14 @@ def norm(x: NDArray[Any], parameters: Norm, epsilon: float, step: Function) -> N
         return _as_type(_norm_in_steps(x, parameters, epsilon, step), x)
     weight = parameters.weight
     bias = np.zeros_like(weight) if parameters.bias is None else parameters.bias
-    out = np.empty(x.shape, written_type(x, step))
-    arguments = (x, weight, bias, epsilon, parameters.centered, out)
-    launching.run(norm_rows, x.shape[0], *arguments, grain=max(1, _GRAIN // x.shape[1]))
-    return rounded(out, x, step)
+
+    def normed(rows: NDArray[Any]) -> NDArray[Any]:
+        out = np.empty(rows.shape, written_type(rows, step))
+        arguments = (rows, weight, bias, epsilon, parameters.centered, out)
+        launching.run(norm_rows, len(rows), *arguments, grain=max(1, _GRAIN // rows.shape[1]))
+        return out
+
+    return _computed_and_rounded(normed, x, step)
 
 
 def _norm_in_steps(x: NDArray[Any], parameters: Norm, epsilon: float, step: Function) -> Any:
@@ -603,4 +625,6 @@ def activation(x: NDArray[Any], name: str, step: Function) -> NDArray[Any]:
         If there is no such activation.
     """
     function = activations.activation(name).value
-    return rounded(mapped(function, x, written_type(x, step)), x, step)
+    return _computed_and_rounded(
+        lambda rows: mapped(function, rows, written_type(rows, step)), x, step
+    )

@@ -108,6 +108,22 @@ def test_functions_are_rounded_once_into_their_output(output, mode):
         np.testing.assert_array_equal(found[0], np.array(expected, np.float32))
 
 
+@pytest.mark.parametrize("rounding", ["rne", "rto", fpemu.Rounding("sr", seed=3)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_parts_in_which_functions_are_computed_do_not_matter(dtype, rounding, monkeypatch):
+    x = np.random.default_rng(8).normal(size=(23, 12)).astype(dtype)
+    parameters = Norm(*np.random.default_rng(9).normal(size=(2, 12)).astype(np.float32))
+    for output in ("bfloat16", "float32"):
+        step = Function(output, rounding)
+        whole = layers.activation(x, "gelu", step), layers.norm(x, parameters, 1e-5, step)
+        with monkeypatch.context() as patch:
+            patch.setattr(layers, "_TOGETHER", 50)  # four rows, three at the end
+            parts = layers.activation(x, "gelu", step), layers.norm(x, parameters, 1e-5, step)
+        for expected, found in zip(whole, parts, strict=True):
+            assert found.dtype == dtype
+            np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("centered", [True, False])
 def test_a_norm_in_steps_is_fpemu_s(centered):
     generator = np.random.default_rng(7)
