@@ -42,18 +42,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fpemu._kernels import directions
 from fpemu._kernels.narrow_blocks import (
     HIGHEST,
     LOWEST,
     NONE,
-    ROWS,
+    TILE_GROUPS,
     Block,
-    Operand,
     adding,
     arrays_of,
 )
-from fpemu._kernels.panels import COLUMNS
-from fpemu._kernels.vectors import FLOATS, INT32, INT64, INTS, LANES, every, has_features
+from fpemu._kernels.panels import COLUMNS, TILE_COLUMNS
+from fpemu._kernels.vectors import FLOATS, INT32, INT64, INTS, LANES, Vectors, every
 
 __all__ = [
     "GREATEST",
@@ -87,17 +87,17 @@ _EXPONENTS: Final = range(-32, 16)
 _LESS: Final = 1  # than exponents their bytes and those of their sums are: 128 more is a field
 _SUM_BITS: Final = 23
 _FRACTION_BITS: Final = range(12, _SUM_BITS)  # fewer would bring M near float32's largest numbers
-_TOWARD_ZERO: Final = 3 | 8  # and no exceptions
+_SIGN: Final = -(2**31)
 _BYTE: Final = ir.IntType(8)
-_BYTES: Final = ir.VectorType(_BYTE, COLUMNS)
+_BYTES: Final = ir.VectorType(_BYTE, TILE_COLUMNS)
+_ROW: Final = ir.VectorType(_BYTE, COLUMNS)
 _MAGNITUDE: Final = 2**31 - 1
 _FIELD: Final = 0x7F800000
-_GROUPS: Final = COLUMNS // LANES
 
 
 def are_there() -> bool:
     """Whether the processor that kernels are compiled for has multiply-adds that round so."""
-    return has_features("avx512f", "avx512bw")
+    return directions.ARE_THERE
 
 
 def fits(block: int, fraction_bits: int, exponents: list[tuple[int, int]]) -> bool:
@@ -123,28 +123,37 @@ def prepare_signed(_typing_context, arrays, places, leasts):  # type: ignore[no-
         rows = cgutils.unpack_tuple(builder, arguments[1])
         row, to = (builder.mul(each, INT64(COLUMNS)) for each in rows)
         least, _ = cgutils.unpack_tuple(builder, arguments[2])
-        operand = Operand(builder, raw, values)
-        vectors, zeros = operand.vectors, ir.Constant(FLOATS, None)
-        least = vectors.spread(builder.trunc(least, INT32))
-
-        def body(lane: ir.Value, old: list[ir.Value]) -> list[ir.Value]:
-            x, strange = operand.finite(builder.add(row, lane))
-            place = builder.add(builder.shl(to, INT64(1)), lane)
-            for offset, order in ((0, ">"), (COLUMNS, "<")):
-                part = builder.select(builder.fcmp_ordered(order, x, zeros), x, zeros)
-                vectors.store(part, values, builder.add(place, INT64(offset)))
-            exponent = operand.exponent(x, least)
-            some = operand.is_not_zero(x)
-            exponent = builder.select(some, exponent, every(INTS, ZERO))
-            code = builder.trunc(exponent, ir.VectorType(_BYTE, LANES))
-            vectors.store(code, exponents, builder.add(to, lane))
-            return [builder.or_(old[0], strange)]
-
-        none = [ir.Constant(ir.VectorType(ir.IntType(1), LANES), None)]
-        (found,) = vectors.loop(INT64(0), INT64(COLUMNS), LANES, none, body)
-        return vectors.any(found)
+        vectors, place, fields = Vectors(builder), builder.shl(to, INT64(1)), []
+        for lane in range(0, COLUMNS, LANES):
+            word = vectors.load(raw, builder.add(row, INT64(lane)), INTS)
+            for offset, part in enumerate(_signed_parts(vectors, word)):
+                column = builder.add(place, INT64(COLUMNS * offset + lane))
+                vectors.store(part, values, column)
+            fields.append(_fields(builder, word))
+        field = vectors.beside(fields)
+        most = vectors.spread(builder.trunc(builder.add(least, INT64(127)), _BYTE), COLUMNS)
+        larger = builder.select(builder.icmp_unsigned(">", field, most), field, most)
+        some = builder.icmp_unsigned("!=", field, ir.Constant(_ROW, None))
+        exponent = builder.sub(larger, every(_ROW, 127))
+        exponent = builder.select(some, exponent, every(_ROW, ZERO))
+        vectors.store(exponent, exponents, to)
+        return vectors.any(builder.icmp_unsigned("==", field, every(_ROW, 255)))
 
     return types.boolean(arrays, places, leasts), generate
+
+
+def _signed_parts(vectors: Vectors, word: ir.Value) -> list[ir.Value]:
+    """The words of numbers that are positive, others zero, and of negative ones."""
+    zeros = ir.Constant(INTS, None)
+    return [vectors.larger(word, zeros), vectors.smaller(word, zeros)]
+
+
+def _fields(builder: ir.IRBuilder, word: ir.Value) -> ir.Value:
+    """The bytes of exponents: taken so, the compiler lets them be bytes."""
+    doubled = builder.shl(word, every(INTS, 1))
+    codes = builder.bitcast(doubled, ir.VectorType(_BYTE, 4 * LANES))
+    highest = [INT32(4 * i + 3) for i in range(LANES)]
+    return builder.shuffle_vector(codes, codes, ir.Constant(INTS, highest))
 
 
 class _Directed(Block):
@@ -153,6 +162,8 @@ class _Directed(Block):
     Of a block of left numbers there are their exponents, each four times in a word, and behind them
     how far behind the start of a row of the panel those numbers are that make positive products.
     """
+
+    apart = not directions.ARE_NAMED
 
     def emit(self) -> ir.Value:
         builder, vectors = self.builder, self.vectors
@@ -163,53 +174,47 @@ class _Directed(Block):
         sums = []
         for place, field in zip(self.places, largest, strict=True):
             accumulator = vectors.load(self.data.accumulators, place, FLOATS)
-            own = builder.and_(builder.bitcast(accumulator, INTS), every(INTS, _FIELD))
+            word = builder.bitcast(accumulator, INTS)
+            own = builder.and_(word, every(INTS, _FIELD))
             above = builder.add(vectors.larger(field, own), shift)
             above = builder.bitcast(above, FLOATS)
-            zeros, ones = ir.Constant(FLOATS, None), every(FLOATS, 1.0)
-            positive = builder.select(
-                builder.fcmp_ordered(">", accumulator, zeros), accumulator, zeros
-            )
-            negative = builder.fsub(positive, accumulator)
-            sums += [self._add(positive, ones, above), self._add(negative, ones, above)]
+            for part, sign in zip(_signed_parts(vectors, word), (1.0, -1.0), strict=True):
+                part = builder.bitcast(part, FLOATS)
+                sums.append(self._add(part, every(FLOATS, sign), above))
         sums = vectors.loop(INT64(0), self.shape.block, 1, sums, self._add_products)
         for place, positive, negative in zip(self.places, sums[::2], sums[1::2], strict=True):
-            word = builder.bitcast(builder.fsub(positive, negative), INTS)
+            difference = self._add(negative, every(FLOATS, -1.0), positive)
+            word = builder.bitcast(difference, INTS)
             vectors.store(builder.and_(word, precision_mask), self.data.accumulators, place)
         return ir.IntType(1)(0)
 
     def _add(self, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
         """``a * b + total``, rounded toward zero."""
-        function = cgutils.get_or_insert_function(
-            self.builder.module,
-            ir.FunctionType(FLOATS, [FLOATS] * 3 + [INT32]),
-            "llvm.x86.avx512.vfmadd.ps.512",
-        )
-        return self.builder.call(function, [a, b, total, INT32(_TOWARD_ZERO)])
+        return directions.multiplied_and_added(self.builder, a, b, total)
 
     def _largest_fields(self) -> list[ir.Value]:
         """The bits of powers of two, those of the largest exponents of a block's products."""
         builder, vectors, data = self.builder, self.vectors, self.data
         floor = builder.sub(self.shape.floor, INT64(_LESS))
-        floor = vectors.spread(builder.trunc(floor, _BYTE), COLUMNS)
+        floor = vectors.spread(builder.trunc(floor, _BYTE), TILE_COLUMNS)
 
         def body(step: ir.Value, old: list[ir.Value]) -> list[ir.Value]:
             start = builder.mul(builder.add(self.place.right, step), INT64(COLUMNS))
-            right = vectors.load(data.right_exponents, start, _BYTES)
+            right = vectors.load(data.right_exponents, self._column(start, 0), _BYTES)
             new = []
             for row, most in zip(self.place.left, old, strict=True):
                 word = builder.add(builder.shl(row, INT64(1)), step)
                 word = vectors.load(data.left_exponents, word, INT32)
-                left = builder.bitcast(vectors.spread(word), _BYTES)
+                left = builder.bitcast(vectors.spread(word, TILE_COLUMNS // 4), _BYTES)
                 sum_ = vectors.call("sadd.sat", left, right)
                 new.append(vectors.larger(most, sum_))
             return new
 
-        found = vectors.loop(INT64(0), self.shape.block, 1, [floor] * ROWS, body)
+        found = vectors.loop(INT64(0), self.shape.block, 1, [floor] * len(self.place.left), body)
         fields = []
         for most in found:
             biased = builder.xor(most, every(_BYTES, -128))  # plus 128
-            for group in range(_GROUPS):
+            for group in range(TILE_GROUPS):
                 lanes = [INT32(LANES * group + i) for i in range(LANES)]
                 part = builder.shuffle_vector(
                     biased, ir.Constant(_BYTES, ir.Undefined), ir.Constant(INTS, lanes)
@@ -230,11 +235,11 @@ class _Directed(Block):
             offset = builder.zext(vectors.load(data.left_exponents, word, INT32), INT64)
             other = builder.xor(offset, INT64(COLUMNS))
             starts = [builder.add(start, each) for each in (offset, other)]
-            for group in range(_GROUPS):
+            for group in range(TILE_GROUPS):
                 positive, negative = (
                     vectors.load(data.right, self._column(each, group), FLOATS) for each in starts
                 )
-                sums = old[2 * (_GROUPS * number + group) :]
+                sums = old[2 * (TILE_GROUPS * number + group) :]
                 new.append(self._add(left, positive, sums[0]))
                 new.append(self._add(minus, negative, sums[1]))
         return new
@@ -280,21 +285,12 @@ class _Chopped(Block):
             doubtful.append(builder.icmp_signed("<", overflow, every(INTS, 0)))
             sums = totals
         for place, total, scale in zip(self.places, sums, scales, strict=True):
-            word = builder.bitcast(self._converted(total), INTS)
+            word = builder.bitcast(directions.converted(builder, total), INTS)
             number = builder.bitcast(builder.and_(word, precision_mask), FLOATS)
             end = builder.sub(every(INTS, 254 << 23), builder.bitcast(scale, INTS))
             result = builder.fmul(number, builder.bitcast(end, FLOATS))
             vectors.store(result, self.data.accumulators, place)
         return vectors.any(functools.reduce(builder.or_, doubtful))
-
-    def _converted(self, total: ir.Value) -> ir.Value:
-        """Integers as float32 numbers, rounded toward zero."""
-        function = cgutils.get_or_insert_function(
-            self.builder.module,
-            ir.FunctionType(FLOATS, [INTS, INT32]),
-            "llvm.x86.avx512.sitofp.round.v16f32.v16i32",
-        )
-        return self.builder.call(function, [total, INT32(_TOWARD_ZERO)])
 
 
 class _ChoppedCrowded(_Chopped):

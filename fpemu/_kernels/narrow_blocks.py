@@ -30,7 +30,7 @@ not zero: two masks with a bit in common tell that a product is not zero.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -40,7 +40,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from fpemu._kernels.panels import COLUMNS
+from fpemu._kernels.directions import call_apart
+from fpemu._kernels.panels import COLUMNS, MANY_REGISTERS, TILE_COLUMNS
 from fpemu._kernels.vectors import (
     DOUBLES,
     FLOATS,
@@ -60,6 +61,7 @@ __all__ = [
     "LOWEST",
     "NONE",
     "ROWS",
+    "TILE_GROUPS",
     "ZERO",
     "Block",
     "Operand",
@@ -87,13 +89,17 @@ NONE: Final = -1000
 """Above all sums with the exponent of a zero, below all others."""
 
 ROWS: Final = 2
-"""Rows that are advanced together."""
+"""Rows of accumulators that a call advances."""
+
+TILE_GROUPS: Final = TILE_COLUMNS // LANES
+"""Vectors of columns that are advanced together, so that registers hold their sums and scales."""
+
+_TILE_ROWS: Final = ROWS if MANY_REGISTERS else 1  # that are advanced together
 
 _NOT_FINITE: Final = 128  # the exponent of infinity and NaN
 _LEAST: Final = -(2**15)  # the exponent of products if all of them are zero
 _EMIN: Final = -126
-_GROUPS: Final = COLUMNS // LANES
-_WORDS: Final = 2 * ROWS * COLUMNS  # of a part: sums and exponents
+_WORDS: Final = 2 * _TILE_ROWS * TILE_COLUMNS  # of a part: sums and exponents
 _FLAGS: Final = ir.VectorType(ir.IntType(1), LANES)
 _MAGNITUDE: Final = 2**31 - 1
 _SMALLEST_NORMAL: Final = 0x00800000
@@ -287,6 +293,7 @@ class _Place(NamedTuple):
     left: tuple[ir.Value, ...]  # a row each
     right: ir.Value
     accumulators: tuple[ir.Value, ...]
+    column: ir.Value  # the first one of the panel
 
 
 class _Data(NamedTuple):
@@ -301,13 +308,15 @@ class _Data(NamedTuple):
 
 
 class Block:
-    """The code of a block: vectors of 16 columns, row by row."""
+    """The code of a block for some rows and columns: vectors of 16 columns, row by row."""
+
+    apart = False  # whether it rounds in another direction, see :mod:`fpemu._kernels.directions`
 
     def __init__(self, vectors: Vectors, data: _Data, place: _Place, shape: Shape) -> None:
         self.vectors, self.builder = vectors, vectors.builder
         self.data, self.place, self.shape = data, place, shape
         self.places = [
-            self._column(row, group) for row in place.accumulators for group in range(_GROUPS)
+            self._column(row, group) for row in place.accumulators for group in range(TILE_GROUPS)
         ]
 
     def emit(self) -> ir.Value:
@@ -315,7 +324,8 @@ class Block:
         raise NotImplementedError
 
     def _column(self, start: ir.Value, group: int) -> ir.Value:
-        return self.builder.add(start, INT64(LANES * group))
+        first = self.builder.add(start, self.place.column)
+        return self.builder.add(first, INT64(LANES * group))
 
     def spread_all(self, *numbers: ir.Value) -> list[ir.Value]:
         """Vectors of int32 of 64-bit integers."""
@@ -336,16 +346,17 @@ class Block:
                 for row in place.left
             ]
             start = builder.mul(builder.add(place.right, step), INT64(COLUMNS))
+            start = builder.add(start, builder.shl(place.column, INT64(1)))
             right = [
                 vectors.load(
                     data.right_exponents, builder.add(start, INT64(2 * LANES * group)), PAIRS
                 )
-                for group in range(_GROUPS)
+                for group in range(TILE_GROUPS)
             ]
             sums = [builder.add(a, b) for a in left for b in right]
             return [vectors.larger(a, b) for a, b in zip(old, sums, strict=True)]
 
-        least = [every(PAIRS, _LEAST)] * (ROWS * _GROUPS)
+        least = [every(PAIRS, _LEAST)] * len(self.places)
         pairs = vectors.loop(first, stop, 2, least, body)
         return [self._larger_of_pair(pair) for pair in pairs]
 
@@ -417,7 +428,8 @@ class Block:
         ]
         start = builder.mul(builder.add(place.right, step), INT64(COLUMNS))
         right = [
-            vectors.load(data.right, self._column(start, group), FLOATS) for group in range(_GROUPS)
+            vectors.load(data.right, self._column(start, group), FLOATS)
+            for group in range(TILE_GROUPS)
         ]
         return [(a, b) for a in left for b in right]
 
@@ -668,7 +680,7 @@ class _Grouped(Block):
             for starts in (self.place.left, (self.place.right,))
         )
         ends = [
-            self._largest(number, left[number // _GROUPS], right[0], groups)
+            self._largest(number, left[number // TILE_GROUPS], right[0], groups)
             for number in range(len(self.places))
         ]
         doubt = vectors.any(functools.reduce(builder.or_, (doubtful for _, doubtful in ends)))
@@ -709,7 +721,7 @@ class _Grouped(Block):
         def body(group: ir.Value, old: list[ir.Value]) -> list[ir.Value]:
             start = builder.shl(builder.add(left, group), INT64(1))
             row = builder.mul(builder.add(right, group), INT64(2 * COLUMNS))
-            column = builder.add(row, INT64(LANES * (number % _GROUPS)))
+            column = self._column(row, number % TILE_GROUPS)
             exponent, mask = (
                 (
                     vectors.spread(
@@ -767,22 +779,56 @@ def adding(kind: type[Block]) -> Any:
     and writes rows of `accumulators` (float32) and works in `sums` (float64).  `place` has the
     indices of the block's first terms in both rows of the left operand, the number of its first row
     in the right one, and the indices of both accumulators.  Returns whether there is a doubtful
-    column; the accumulators are then as they were.
+    column: both rows are then to be computed another way.
     """
 
     def typed(_typing_context, arrays, place, shape):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-            indices = cgutils.unpack_tuple(builder, arguments[1])
-            return kind(
-                Vectors(builder),
-                _Data(*arrays_of(context, builder, signature.args[0], arguments[0])),
-                _Place(tuple(indices[:ROWS]), indices[ROWS], tuple(indices[ROWS + 1 :])),
-                Shape(*cgutils.unpack_tuple(builder, arguments[2])),
-            ).emit()
+            parts = [
+                arrays_of(context, builder, signature.args[0], arguments[0]),
+                *(cgutils.unpack_tuple(builder, each) for each in arguments[1:]),
+            ]
+            emit = functools.partial(_emit_tiles, kind)
+            return call_apart(builder, emit, parts) if kind.apart else emit(builder, *parts)
 
         return types.boolean(arrays, place, shape), generate
 
     return intrinsic(typed)
+
+
+def _emit_tiles(
+    kind: type[Block],
+    builder: ir.IRBuilder,
+    arrays: Sequence[ir.Value],
+    place: Sequence[ir.Value],
+    numbers: Sequence[ir.Value],
+) -> ir.Value:
+    """The code of a block, tile by tile."""
+    vectors, data, shape = Vectors(builder), _Data(*arrays), Shape(*numbers)
+    lefts, right, accumulators = place[:ROWS], place[ROWS], place[ROWS + 1 :]
+
+    def of_rows(left: Sequence[ir.Value], own: Sequence[ir.Value], old: list[ir.Value]) -> Any:
+        def of_columns(column: ir.Value, old: list[ir.Value]) -> list[ir.Value]:
+            tile = _Place(tuple(left), right, tuple(own), column)
+            return [builder.or_(old[0], kind(vectors, data, tile, shape).emit())]
+
+        return vectors.loop(INT64(0), INT64(COLUMNS), TILE_COLUMNS, old, of_columns)
+
+    def of_row(row: ir.Value, old: list[ir.Value]) -> Any:
+        is_second = builder.icmp_signed(">", row, INT64(0))
+        left, own = (
+            [builder.select(is_second, each[1], each[0])] for each in (lefts, accumulators)
+        )
+        return of_rows(left, own, old)
+
+    none = [ir.IntType(1)(0)]
+    if _TILE_ROWS == ROWS:
+        (doubt,) = of_rows(lefts, accumulators, none)
+    else:  # a row beside itself is advanced once
+        alone = builder.icmp_signed("==", *lefts)
+        count = builder.select(alone, INT64(1), INT64(ROWS))
+        (doubt,) = vectors.loop(INT64(0), count, 1, none, of_row)
+    return doubt
 
 
 add_truncated, add_nearest = adding(_Fused), adding(_FusedToNearest)

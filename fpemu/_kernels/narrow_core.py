@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fpemu._kernels import caching, directed_blocks, launching, words
 from fpemu._kernels.caching import inline
+from fpemu._kernels.directions import turn_back, turn_toward_zero
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.narrow_blocks import (
     HIGHEST,
@@ -207,15 +208,15 @@ def _toward_zero(
     scale: FormatFacts | None,
     toward_zero: bool,
 ) -> int:
-    """The kind of a unit that truncates; whether the processor has arithmetic that rounds so."""
+    """The kind of a unit that truncates; `toward_zero` tells whether multiply-adds can."""
     plain = (
         core.format.max_finite >= 2.0**127
         and core.initial_format.emin <= directed_blocks.LEAST_EXPONENT
         and (core.exponent_floor is None or core.exponent_floor <= LOWEST)
-        and toward_zero
     )
     exponents = [(each.emin, each.emax) for each in formats]
-    if plain and scale is None and directed_blocks.fits(core.block, core.fraction_bits, exponents):
+    fits = directed_blocks.fits(core.block, core.fraction_bits, exponents)
+    if plain and scale is None and toward_zero and fits:
         return _DIRECTED
     largest = 4 * core.block * 2**core.fraction_bits
     if plain and largest <= 2**31:
@@ -559,6 +560,8 @@ def _narrow_range(  # type: ignore[no-untyped-def]
                     places = (one, other, scale, other_scale, q)
                     strange |= prepare(to_split, places, plan.leasts)
             before = origin // block
+            if directed:
+                rounding = turn_toward_zero()
             for number in range((last - origin) // block):
                 terms = batch * rows * steps + (before + number) * plan.block_stride
                 for r in range(0, count, 2):
@@ -576,6 +579,8 @@ def _narrow_range(  # type: ignore[no-untyped-def]
                     if add_block(to_add, place, shape):
                         doubtful[batch, top + r] = True
                         doubtful[batch, top + other] = True
+            if directed:
+                turn_back(rounding)
         for r in range(count):
             if strange:
                 doubtful[batch, top + r] = True

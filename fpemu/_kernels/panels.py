@@ -103,7 +103,9 @@ class Widening(NamedTuple):
     off by the difference of the biases, so `offset` is added to its bits.  That is wrong where the
     exponent's field is 0: such a magnitude stands for a multiple of the smallest subnormal number.
     With one more in the field it is that number plus the smallest normal one, which is subtracted,
-    exactly.
+    exactly.  Of these two numbers the right one has the bits that are the smaller integer.  Where
+    the field is 0, a fraction f gives f times the smallest normal number, and (1 + f)/2 of it by
+    the offset; else v by the offset, and 2v less the smallest normal number, or beyond infinity.
     """
 
     magnitude: Any  # the bits below the sign
@@ -170,11 +172,8 @@ def _emit_widened(
             builder.bitcast(builder.add(shifted, raised), FLOATS),
             builder.bitcast(raised, FLOATS),
         )
-        word = builder.select(
-            builder.icmp_unsigned("<", shifted, one),
-            builder.bitcast(small, INTS),
-            builder.add(shifted, offset),
-        )
+        small, large = builder.bitcast(small, INTS), builder.add(shifted, offset)
+        word = builder.select(builder.icmp_unsigned("<", small, large), small, large)
         signs = builder.and_(builder.shl(code, sign_shift), sign_bit)
         number = builder.bitcast(builder.or_(word, signs), FLOATS)
         if kept != FLOATS:

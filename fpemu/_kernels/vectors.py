@@ -132,8 +132,16 @@ class Vectors:
 
     def joined(self, lower: ir.Value, upper: ir.Value) -> ir.Value:
         """Both halves of the lanes."""
-        lanes = ir.Constant(INTS, [INT32(i) for i in range(LANES)])
-        return self.builder.shuffle_vector(lower, upper, lanes)
+        lanes = [INT32(i) for i in range(2 * lower.type.count)]
+        kind = ir.VectorType(INT32, len(lanes))
+        return self.builder.shuffle_vector(lower, upper, ir.Constant(kind, lanes))
+
+    def beside(self, parts: Sequence[ir.Value]) -> ir.Value:
+        """All lanes of vectors, one behind the other, a power of two of them."""
+        result = list(parts)
+        while len(result) > 1:
+            result = [self.joined(*result[i : i + 2]) for i in range(0, len(result), 2)]
+        return result[0]
 
     def transposed(self, rows: Sequence[ir.Value]) -> list[ir.Value]:
         """The columns of a square of as many vectors as these have lanes, a power of two.
