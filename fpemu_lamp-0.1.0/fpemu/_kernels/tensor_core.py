@@ -1,0 +1,619 @@
+"""Matrix products by fused multi-term additions: TensorCore and FlooredCore.
+
+Everything is done in float64, of which every step is exact but the truncations and the last
+rounding:
+
+- A product of two float32 numbers has 48 bits and lies within 2**-298 .. 2**256.
+- The exponent of a number stands for itself as a power of two, 0 for the number 0.  Powers are
+  multiplied where exponents are added, and the larger power is that of the larger exponent.
+- Scaling by a power of two that brings the largest exponent to `fraction_bits` gives numbers below
+  ``2**(fraction_bits + 2)``; nothing underflows, as the least product times the least scale is
+  beyond 2**-600.  What truncation leaves are integers, of which a block's sum has at most 53 bits:
+  accumulators with more are refused.
+
+Numbers that are not finite are counted apart: once a sum is infinite or NaN, they alone decide.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, Protocol, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from fpemu._kernels import caching, launching, narrow_core, random_bits, words
+from fpemu._kernels.caching import inline
+from fpemu._kernels.exact import fma_word_at
+from fpemu._kernels.facts import FormatFacts, RoundingFacts
+from fpemu._kernels.narrow_core import CoreFacts, FlooredFacts, Scales
+from fpemu._kernels.operands import (
+    COLUMNS,
+    OUTER,
+    Operands,
+    Random,
+    aligned,
+    in_order,
+    panels,
+    random_of,
+    read_only,
+)
+from fpemu._kernels.rounding import (
+    STOCHASTIC,
+    Carrier,
+    Shortcut,
+    Target,
+    kind_of,
+    known_mode,
+    round_number,
+    shortcut_of,
+    target_of,
+    with_mode,
+)
+from fpemu._kernels.significands import ZERO
+
+__all__ = ["Scales", "floored_product", "product", "scaled_product", "with_canonical_nan"]
+
+_FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
+_EXPONENT: Final = np.uint64(0x7FF << 52)
+_NO_FLOOR: Final = 2.0**-600  # below every product's exponent
+_LEAST: Final = 2.0**-126  # the least exponent of float32
+_INFINITE_PRODUCT: Final = 2.0**128  # CDNA3
+_CANONICAL_NAN: Final = 0x7FFFFFFF
+_WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
+_STRIP: Final = 2**22  # numbers of a right operand that are taken at once
+
+
+class ScaledCoreFacts(Protocol):
+    """What is to be known of a :class:`fpemu.ScaledCore`."""
+
+    @property
+    def core(self) -> CoreFacts: ...
+    @property
+    def scale(self) -> FormatFacts: ...
+
+
+class _Side(NamedTuple):
+    """One operand: finite numbers, the powers of two of their exponents, and all numbers."""
+
+    values: Any
+    powers: Any
+    raw: Any
+
+
+class _Drawn(NamedTuple):
+    """Where random bits come from, and which belong to an element of a strip of the result."""
+
+    random: Random
+    columns: int  # of the whole result
+    first: int  # column of the strip
+
+
+class _Place(NamedTuple):
+    """Which random bits belong to a row of sums: those of its first element and of the block."""
+
+    element: Any
+    number: Any
+
+
+class _Unit(NamedTuple):
+    """What a kernel is told of the unit."""
+
+    block: int
+    group: int
+    floor: float  # the least power that terms are aligned to
+    top: float  # 2**fraction_bits
+    sum_top: float  # FlooredCore: 2**sum_fraction_bits, 2**result_fraction_bits
+    result_top: float
+    reach: float
+    initial_least: float  # the power of a subnormal accumulator
+    others: bool  # whether there are infinities or NaNs
+    limit: float  # products from here on are infinite
+    shortcut: Shortcut
+    target: Target  # for the kind that needs random bits
+    drawn: _Drawn
+
+
+class _Row(NamedTuple):
+    """What a thread works in: numbers for every column."""
+
+    acc: Any
+    total: Any
+    largest: Any
+    scale: Any
+    second_total: Any
+    second_largest: Any
+    special: Any
+    groups: Any  # (groups of a block, COLUMNS)
+
+
+@inline
+def _power(x: float, least: float) -> float:
+    """``2**floor(log2 |x|)`` of a finite number, at least `least`; 0 for 0."""
+    power = words.floating(words.bit_and(words.word(x), _EXPONENT))
+    return 0.0 if x == 0.0 else max(power, least)
+
+
+@caching.kernel
+def _split(x, least, values, powers):  # type: ignore[no-untyped-def]
+    """The finite numbers of a flat array and the powers of two of their exponents, others zero.
+
+    Returns whether there are others.
+    """
+    others = False
+    for i in range(x.size):
+        number = np.float64(x[i])
+        finite = abs(number) < np.inf
+        values[i] = number if finite else 0.0
+        powers[i] = _power(number, least) if finite else 0.0
+        others |= not finite
+    return others
+
+
+def _values_and_powers(
+    x: Carrier, format: FormatFacts
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    flat = read_only(x, x.dtype).reshape(-1)
+    values, powers = np.empty(flat.size), np.empty(flat.size)
+    others = _split(flat, np.ldexp(1.0, format.emin), values, powers)
+    return values.reshape(x.shape), powers.reshape(x.shape), bool(others)
+
+
+def _row(groups: int) -> _Row:
+    """A workspace in one piece of memory."""
+    numbers = aligned((len(_Row._fields) - 1 + groups, COLUMNS))
+    return _Row._make([*numbers[:-groups], numbers[-groups:]])
+
+
+# --- the steps of a block, on a row of accumulators -----------------------------------------------
+
+
+@numba.njit(inline="always")
+def _align(largest, left, powers, first, stop, stride):  # type: ignore[no-untyped-def]
+    """Raise `largest` to the largest power of the products of a block."""
+    for step in range(first, stop, stride):
+        for j in range(COLUMNS):
+            power = left[step] * powers[step, j]
+            largest[j] = power if power > largest[j] else largest[j]
+
+
+@numba.njit(inline="always")
+def _add_truncated(total, scale, left, values, first, stop, stride):  # type: ignore[no-untyped-def]
+    """Add the scaled and truncated products of a block to `total`."""
+    for step in range(first, stop, stride):
+        for j in range(COLUMNS):
+            total[j] += words.truncate(left[step] * values[step, j] * scale[j])
+
+
+@numba.njit(inline="always")
+def _add_groups(work, left, powers_left, values, powers, first, stop, group):  # type: ignore[no-untyped-def]
+    """Sum the groups of a block exactly; raise `largest` to the power of the scales of one.
+
+    A group takes part if one of its products is not zero, even if they cancel.
+    """
+    groups, largest, part = work.groups, work.largest, work.special
+    for g in range((stop - first + group - 1) // group):
+        begin = first + g * group
+        for j in range(COLUMNS):
+            groups[g, j] = 0.0
+            part[j] = 0.0
+        for step in range(begin, min(begin + group, stop)):
+            for j in range(COLUMNS):
+                product = left[step] * values[step, j]
+                groups[g, j] += product
+                part[j] = max(part[j], abs(product))
+        for j in range(COLUMNS):
+            power = powers_left[begin] * powers[begin, j]
+            taken = part[j] != 0.0 and power > largest[j]
+            largest[j] = power if taken else largest[j]
+
+
+@inline
+def _rounded(
+    exact: float, j: int, unit: _Unit, shortcut: Shortcut, kind: int, quick: bool, place: _Place
+) -> Any:
+    """The exact sum of column `j` of a row, rounded."""
+    if quick:
+        return round_number(exact, shortcut, kind)
+    random, bits = unit.drawn.random, ZERO
+    if kind == STOCHASTIC:
+        bits = random_bits.step_bits(
+            place.element + j, place.number, OUTER, random.key, random.unused
+        )
+    return words.floating(fma_word_at(exact, 1.0, 0.0, unit.target, kind, bits, random.unused))
+
+
+@numba.njit(inline="always")
+def _fused_block(  # type: ignore[no-untyped-def]
+    work,
+    left,
+    powers_left,
+    values,
+    powers,
+    first,
+    stop,
+    unit,
+    shortcut,
+    kind,
+    quick,
+    grouped,
+    place,
+):
+    """A block of a tensor core; the rounded sums are left in `total`.
+
+    If `grouped`, its groups of products are summed exactly and enter with their scales' exponent.
+    """
+    acc, largest, scale, total = work.acc, work.largest, work.scale, work.total
+    for j in range(COLUMNS):
+        power = _power(acc[j], unit.initial_least)
+        largest[j] = power if power > unit.floor else unit.floor
+    if grouped:
+        _add_groups(work, left, powers_left, values, powers, first, stop, unit.group)
+    else:
+        _align(largest, powers_left, powers, first, stop, 1)
+    for j in range(COLUMNS):
+        scale[j] = unit.top / largest[j]
+        total[j] = words.truncate(acc[j] * scale[j])
+    if grouped:
+        for g in range((stop - first + unit.group - 1) // unit.group):
+            for j in range(COLUMNS):
+                total[j] += words.truncate(work.groups[g, j] * scale[j])
+    else:
+        _add_truncated(total, scale, left, values, first, stop, 1)
+    for j in range(COLUMNS):
+        # Zero sums are positive, and sums that round to zero.
+        exact = total[j] / scale[j] + 0.0
+        total[j] = _rounded(exact, j, unit, shortcut, kind, quick, place) + 0.0
+
+
+@numba.njit(inline="always")
+def _truncated_products(  # type: ignore[no-untyped-def]
+    largest, scale, total, left, powers_left, values, powers, first, stop, stride, top
+):
+    """The sum of products truncated behind the largest of their exponents, in units of `scale`."""
+    for j in range(COLUMNS):
+        largest[j] = 0.0
+    _align(largest, powers_left, powers, first, stop, stride)
+    for j in range(COLUMNS):
+        scale[j] = top / largest[j] if largest[j] > 0.0 else 0.0
+        total[j] = 0.0
+    _add_truncated(total, scale, left, values, first, stop, stride)
+
+
+@numba.njit(inline="always")
+def _floored_block(  # type: ignore[no-untyped-def]
+    work, left, powers_left, values, powers, first, stop, unit, shortcut, kind, quick, halves, place
+):
+    """A block of CDNA3: products truncated; their sum, the accumulator and the result floored."""
+    acc, largest, scale, total = work.acc, work.largest, work.scale, work.total
+    second_largest, second_total = work.second_largest, work.second_total
+    top, stride = unit.top, 2 if halves else 1
+    _truncated_products(
+        largest, scale, total, left, powers_left, values, powers, first, stop, stride, top
+    )
+    if halves:
+        for j in range(COLUMNS):
+            total[j] = total[j] / scale[j] if largest[j] > 0.0 else 0.0
+        _truncated_products(
+            second_largest, scale, second_total, left, powers_left, values, powers,
+            first + 1, stop, stride, top,
+        )  # fmt: skip
+        for j in range(COLUMNS):
+            second = second_total[j] / scale[j] if second_largest[j] > 0.0 else 0.0
+            both = max(largest[j], second_largest[j])
+            common = top / both if both > 0.0 else 0.0
+            total[j] = words.floor(total[j] * common) + words.floor(second * common)
+            largest[j] = both
+            scale[j] = common
+    for j in range(COLUMNS):
+        products = total[j] / scale[j] if largest[j] > 0.0 else 0.0
+        power = max(_power(acc[j], _LEAST), _LEAST)  # a zero has the least exponent
+        addend = 0.0 if power < largest[j] * unit.reach else acc[j]
+        both = max(largest[j], power)
+        floored = words.floor(products * (unit.sum_top / both)) / unit.sum_top
+        exact = (floored + words.floor(addend * (top / both)) / top) * both
+        power = max(_power(exact, _LEAST), _LEAST)
+        result = words.floor(exact * (unit.result_top / power)) * (power / unit.result_top)
+        total[j] = _rounded(result + 0.0, j, unit, shortcut, kind, quick, place)
+
+
+@numba.njit(inline="always")
+def _settle(work, left, values, first, stop, unit):  # type: ignore[no-untyped-def]
+    """Make `total` the accumulators, but where there is an infinity or a NaN among the terms."""
+    acc, total, special = work.acc, work.total, work.special
+    if not unit.others:
+        for j in range(COLUMNS):
+            acc[j] = total[j] if abs(acc[j]) < np.inf else acc[j]
+        return
+    for j in range(COLUMNS):
+        special[j] = 0.0 if abs(acc[j]) < np.inf else acc[j]
+    for step in range(first, stop):
+        for j in range(COLUMNS):
+            product = left[step] * values[step, j]
+            infinite = np.copysign(np.inf, product) if abs(product) >= unit.limit else product
+            special[j] += 0.0 if abs(infinite) < np.inf else infinite
+    for j in range(COLUMNS):
+        acc[j] = total[j] if special[j] == 0.0 else special[j]
+
+
+_TENSOR, _GROUPED, _FLOORED, _HALVES = range(4)
+
+
+@functools.cache
+def _product_kernel(variant: int, kind: int, mode: str, quick: bool) -> Callable[..., None]:
+    """The kernel of a kind of addition; the arguments are constants to the compiler.
+
+    It is `quick` if the shortcut applies to its roundings.
+    Truncation by the code for any mode would take Volta, which rounds after every four terms, a
+    third of its speed.
+    """
+    floored, halves = variant in (_FLOORED, _HALVES), variant == _HALVES
+    grouped = variant == _GROUPED
+
+    @caching.kernel
+    def fused_range(start, stop, work, a, b, initial, lengths, out, unit):  # type: ignore[no-untyped-def]
+        _, rows, steps = a.values.shape
+        acc, block, shortcut = work.acc, unit.block, with_mode(unit.shortcut, mode)
+        for p in range(b.values.shape[1]):
+            column = p * COLUMNS
+            for index in range(start, stop):
+                batch = index // rows
+                row = index - batch * rows
+                end = min(COLUMNS, lengths[row] - column)
+                if end <= 0:
+                    continue
+                for j in range(COLUMNS):
+                    acc[j] = 0.0
+                if initial.size > 0:
+                    for j in range(end):
+                        acc[j] = initial[batch, row, column + j]
+                left, powers_left = a.values[batch, row], a.powers[batch, row]
+                right, powers = b.values[batch, p], b.powers[batch, p]
+                element = index * unit.drawn.columns + unit.drawn.first + column
+                for first in range(0, steps, block):
+                    last = min(first + block, steps)
+                    place = _Place(element, first // block)
+                    if floored:
+                        _floored_block(
+                            work, left, powers_left, right, powers, first, last,
+                            unit, shortcut, kind, quick, halves, place,
+                        )  # fmt: skip
+                    else:
+                        _fused_block(
+                            work, left, powers_left, right, powers, first, last,
+                            unit, shortcut, kind, quick, grouped, place,
+                        )  # fmt: skip
+                    _settle(work, a.raw[batch, row], b.raw[batch, p], first, last, unit)
+                for j in range(end):
+                    out[batch, row, column + j] = acc[j]
+
+    return cast(Callable[..., None], fused_range)
+
+
+# --- products -------------------------------------------------------------------------------------
+
+
+def _sides(
+    operands: Operands, formats: tuple[FormatFacts | None, FormatFacts | None]
+) -> tuple[_Side, _Side, bool]:
+    """Both operands, and whether there are infinities or NaNs in them."""
+    split = [
+        _values_and_powers(x, format)
+        for x, format in zip((operands.a, operands.b), formats, strict=True)
+        if format is not None
+    ]
+    others = any(found for _, _, found in split)
+    left, right = (
+        _Side(values, powers, np.asarray(x, np.float64) if others else values)
+        for x, (values, powers, _) in zip((operands.a, operands.b), split, strict=True)
+    )
+    return left, right, others
+
+
+def _run(
+    operands: Operands, a: _Side, b: _Side, variant: int, unit: _Unit, rounding: RoundingFacts
+) -> Carrier:
+    """The product by a kernel, in float32."""
+    out = np.zeros(operands.shape)
+    if out.size == 0:
+        return out
+    steps = a.values.shape[2]
+    batch, rows, columns = out.shape
+    launching.require_shapes(
+        *((x, (batch, rows, steps)) for x in a), *((x, (batch, steps, columns)) for x in b)
+    )
+    packed = panels(b.values, _FLOAT64)
+    kind, quick = kind_of(rounding), bool(unit.shortcut.limit) and not rounding.is_stochastic
+    launching.run(
+        _product_kernel(variant, kind, known_mode(rounding, "rtz"), quick),
+        out.shape[0] * out.shape[1],
+        _Side(*(read_only(x, _FLOAT64) for x in a)),
+        _Side(
+            packed,
+            panels(b.powers, _FLOAT64),
+            packed if b.raw is b.values else panels(b.raw, _FLOAT64),
+        ),
+        operands.initial_as(_FLOAT64),
+        read_only(operands.row_lengths, np.int64),
+        out,
+        unit,
+        grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * out.shape[2])),
+        workspace=lambda: _row(unit.block // unit.group),
+    )
+    return with_canonical_nan(out.astype(np.float32))
+
+
+def with_canonical_nan(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give every NaN the bits that the units give it, in place."""
+    with np.errstate(invalid="ignore"):
+        least = np.min(x, initial=np.inf)
+    if np.isnan(least):  # some number is
+        x.view(np.uint32)[np.isnan(x)] = _CANONICAL_NAN
+    return x
+
+
+def _in_strips(operands: Operands, product: Callable[[Operands, slice], Carrier]) -> Carrier:
+    """A product by strips of columns, as what a right operand is split into is larger than it."""
+    batch, _, columns = operands.shape
+    height = max(1, batch * operands.b.shape[1])
+    width = max(1, _STRIP // height // COLUMNS) * COLUMNS
+    if columns <= width:
+        return product(operands, slice(0, columns))
+    out = np.empty(operands.shape, np.float32)
+    for first in range(0, columns, width):
+        here = slice(first, first + width)
+        initial = operands.initial
+        strip = replace(
+            operands,
+            b=operands.b[:, :, here],
+            initial=None if initial is None else initial[:, :, here],
+            row_lengths=np.clip(operands.row_lengths - first, 0, width),
+        )
+        out[:, :, here] = product(strip, here)
+    return out
+
+
+def _draws(operands: Operands, rounding: RoundingFacts) -> Callable[[slice], _Drawn]:
+    """The random bits of a product, by the columns of a strip; drawn once if there is no seed."""
+    random, columns = random_of(rounding), operands.shape[2]
+    return lambda here: _Drawn(random, columns, here.start)
+
+
+def _core_unit(core: CoreFacts, drawn: _Drawn, *, group: int, others: bool) -> _Unit:
+    floor = core.exponent_floor
+    return _Unit(
+        block=core.block,
+        group=group,
+        floor=_NO_FLOOR if floor is None else 2.0**floor,
+        top=2.0**core.fraction_bits,
+        sum_top=0.0,
+        result_top=0.0,
+        reach=0.0,
+        initial_least=2.0**core.initial_format.emin,
+        others=others,
+        limit=np.inf,
+        shortcut=shortcut_of(core.format, core.rounding, _FLOAT64),
+        target=target_of(core.format, core.rounding, _FLOAT64),
+        drawn=drawn,
+    )
+
+
+def _best(
+    operands: Operands,
+    scales: Scales | None,
+    unit: narrow_core.Unit | None,
+    wide: Callable[[Operands, Scales | None], Carrier],
+) -> Carrier:
+    """A product in narrow lanes; rows that they do not hold, and others, in float64."""
+    if unit is None or not operands.narrow:
+        return wide(operands.with_numbers(), scales)
+    out, doubtful = narrow_core.product(operands, scales, unit)
+    rows = np.flatnonzero(doubtful.any(axis=0))
+    if rows.size:
+        initial = operands.initial
+        again = replace(
+            operands.with_numbers(),
+            a=operands.a[:, rows],
+            initial=None if initial is None else initial[:, rows],
+            row_lengths=operands.row_lengths[rows],
+        )
+        some = None if scales is None else scales._replace(left=scales.left[:, rows])
+        out[:, rows] = wide(again, some)
+    return with_canonical_nan(out)
+
+
+def product(operands: Operands, accumulator: CoreFacts) -> Carrier:
+    """The product of (batch, m, k) and (batch, k, n) arrays on a tensor core."""
+    drawn, order = _draws(operands, accumulator.rounding), accumulator.order
+
+    def product_of(strip: Operands, here: slice) -> Carrier:
+        if order is not None:
+            strip = replace(
+                strip,
+                a=in_order(strip.a, order, 2, len(order)),
+                b=in_order(strip.b, order, 1, len(order)),
+            )
+        left, right, others = _sides(strip, accumulator.input_formats)
+        unit = _core_unit(accumulator, drawn(here), group=1, others=others)
+        return _run(strip, left, right, _TENSOR, unit, accumulator.rounding)
+
+    def wide(operands: Operands, _: Any) -> Carrier:
+        return _in_strips(operands, product_of)
+
+    return _best(operands, None, narrow_core.unit_of(accumulator, None), wide)
+
+
+def scaled_product(operands: Operands, scales: Scales, unit: ScaledCoreFacts) -> Carrier:
+    """The product of (batch, m, k) and (batch, k, n) arrays of elements and their scales."""
+    core = unit.core
+    drawn = _draws(operands, core.rounding)
+    variant = _GROUPED if core.group > 1 else _TENSOR
+
+    def wide(operands: Operands, scales: Any) -> Carrier:
+        steps = operands.steps
+        of_left = np.repeat(scales.left, scales.each, 2)[:, :, :steps]
+        of_right = np.repeat(scales.right, scales.each, 1)[:, :steps]
+
+        def product_of(strip: Operands, here: slice) -> Carrier:
+            left, right = (
+                _scaled_side(x, scale, format, unit)
+                for x, scale, format in zip(
+                    (strip.a, strip.b),
+                    (of_left, of_right[:, :, here]),
+                    core.input_formats,
+                    strict=True,
+                )
+            )
+            others = not all(np.isfinite(side.raw).all() for side in (left, right))
+            described = _core_unit(core, drawn(here), group=core.group, others=others)
+            return _run(strip, left, right, variant, described, core.rounding)
+
+        return _in_strips(operands, product_of)
+
+    return _best(operands, scales, narrow_core.unit_of(core, unit.scale), wide)
+
+
+def _scaled_side(
+    x: Carrier, scale: NDArray[Any], format: FormatFacts | None, unit: ScaledCoreFacts
+) -> _Side:
+    """An operand whose exponents are those of its scales and, without groups, its elements."""
+    assert format is not None
+    values, powers, _ = _values_and_powers(x, format)
+    scale_values, scale_powers, _ = _values_and_powers(scale, unit.scale)
+    powers = scale_powers if unit.core.group > 1 else powers * scale_powers
+    return _Side(values * scale_values, powers, x.astype(np.float64) * scale)
+
+
+def floored_product(operands: Operands, accumulator: FlooredFacts) -> Carrier:
+    """The product of (batch, m, k) and (batch, k, n) arrays on CDNA3's matrix core."""
+    drawn = _draws(operands, accumulator.rounding)
+    reach = accumulator.reach
+
+    def product_of(strip: Operands, here: slice) -> Carrier:
+        left, right, others = _sides(strip, accumulator.input_formats)
+        greatest = [np.max(np.abs(side.values), initial=0.0) for side in (left, right)]
+        unit = _Unit(
+            block=accumulator.block,
+            group=1,
+            floor=_NO_FLOOR,
+            top=2.0**accumulator.fraction_bits,
+            sum_top=2.0**accumulator.sum_fraction_bits,
+            result_top=2.0**accumulator.result_fraction_bits,
+            reach=0.0 if reach is None else 2.0**-reach,
+            initial_least=0.0,
+            others=others or bool(greatest[0] * greatest[1] >= _INFINITE_PRODUCT),
+            limit=_INFINITE_PRODUCT,
+            shortcut=shortcut_of(accumulator.format, accumulator.rounding, _FLOAT64),
+            target=target_of(accumulator.format, accumulator.rounding, _FLOAT64),
+            drawn=drawn(here),
+        )
+        variant = _HALVES if accumulator.halves else _FLOORED
+        return _run(strip, left, right, variant, unit, accumulator.rounding)
+
+    def wide(operands: Operands, _: Any) -> Carrier:
+        return _in_strips(operands, product_of)
+
+    return _best(operands, None, narrow_core.floored_unit(accumulator), wide)

@@ -1,0 +1,13 @@
+"""Everything of lamp that is compiled."""
+
+__all__ = [
+    "activations",
+    "callables",
+    "divergences",
+    "jacobians",
+    "picking",
+    "recomputing",
+    "rows",
+    "tiles",
+    "transformer",
+]
