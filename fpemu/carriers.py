@@ -68,6 +68,8 @@ def _kind(array: NDArray[Any]) -> str:
         return str(array.dtype)
     real = (int, float, np.number, np.bool_)
     first = next((each for each in array.ravel() if not isinstance(each, real)), array)
+    if first is array:
+        return "integers of more beside other numbers"
     exact = ", which fpemu.reference takes" if isinstance(first, Rational) else ""
     return f"{type(first).__name__}{exact}"
 

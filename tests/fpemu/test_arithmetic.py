@@ -697,6 +697,8 @@ def test_wrong_arguments_are_named():
         TypeError, match="b must hold real numbers of at most 64 bits, not NoneType"
     ):
         fpemu.add(1.0, [1.0, None], "float16")
+    with pytest.raises(TypeError, match="of at most 64 bits, not integers of more beside other"):
+        fpemu.add(1.0, [2**70, 1.5], "float16")
     with pytest.raises(ValueError, match=r"^b is no array: "):
         fpemu.add(1.0, [[1.0, 2.0], [3.0]], "float16")
 
