@@ -4,7 +4,9 @@
 
 Builds the source distribution and, from it, the wheel.  Installs the wheel in an empty environment
 of each Python that is named (by default the one that runs this), and of the first also with the
-oldest numpy and numba that pyproject.toml allows: first fpemu alone, then with the extra lamp.
+oldest packages that pyproject.toml allows: first fpemu alone, then with the extra lamp.
+A PYTHON may be a command that runs one elsewhere, such as "chroot FOLDER python3.15"; it must find
+the folder for temporary files, which TMPDIR names, under the same path and be able to write there.
 Prints the size of each, the seconds from `pip install` to the first rounded number and those of
 `lamp demo`, all kernels to be compiled, and whether the numbers of all demos are equal.  First come
 the seconds from `git clone` to the table of `make demo`, downloads included.
@@ -15,19 +17,18 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
 import tomllib
 import venv
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
 FIRST: Final = "import fpemu; assert fpemu.round(0.3, 'float8_e4m3fn') == 0.3125"
-OLDEST: Final = ("numpy", "numba")
 TIMES: Final = {"seconds"}  # columns of the demo that are no numbers of the arithmetic
 
 
@@ -49,14 +50,12 @@ def build(folder: Path) -> Path:
     return wheel
 
 
-def oldest() -> list[str]:
-    """The oldest versions, as pip takes them: the last release of each that begins so."""
+def oldest() -> str:
+    """The oldest versions, as a file of constraints: the last release of each that begins so."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [
-        requirement.replace(">=", "==") + ".*"
-        for requirement in project["dependencies"]
-        if requirement.startswith(OLDEST)
-    ]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *extras["lamp"], *extras["plot"]]
+    return "\n".join(each.replace(">=", "==") + ".*" for each in required if ">=" in each)
 
 
 def size(folder: Path) -> float:
@@ -74,33 +73,36 @@ def numbers(path: Path) -> list[tuple[str, ...]]:
 
 
 def check(
-    python: str, wheel: Path, pins: Sequence[str], folder: Path
+    python: str, wheel: Path, constraints: str, folder: Path
 ) -> tuple[str, list[tuple[str, ...]]]:
     """What was measured in an empty environment, in words, and the numbers of the demo."""
-    call(python, "-m", "venv", folder / "venv")
+    *elsewhere, interpreter = shlex.split(python)
+    # What runs it elsewhere need not hand on folder and environment.
+    inside = (*elsewhere, "env", f"--chdir={folder}", f"NUMBA_CACHE_DIR={folder / 'kernels'}")
+    call(*inside, interpreter, "-m", "venv", "venv")
     run = folder / "venv" / "bin"
     packages = folder / "venv" / "lib"
-    inside = {"cwd": folder, "env": {**os.environ, "NUMBA_CACHE_DIR": str(folder / "kernels")}}
-    pip = (run / "python", "-m", "pip", "install", "--quiet")
+    limits = folder / "constraints.txt"
+    limits.write_text(constraints)
+    pip = (*inside, run / "python", "-m", "pip", "install", "--quiet", "--constraint", limits)
     empty, start = size(packages), time.perf_counter()
-    call(*pip, wheel, *pins, **inside)
-    call(run / "python", "-c", FIRST, **inside)
+    call(*pip, wheel)
+    call(*inside, run / "python", "-c", FIRST)
     first, light = time.perf_counter() - start, size(packages) - empty
-    call(run / "fpemu", "show", "float8_e4m3fn", "0.3", **inside)
-    refused = subprocess.run([run / "lamp", "demo"], capture_output=True, text=True, **inside)
+    call(*inside, run / "fpemu", "show", "float8_e4m3fn", "0.3")
+    refused = subprocess.run([*inside, run / "lamp", "demo"], capture_output=True, text=True)
     assert refused.returncode == 1, "lamp without its extra does not say so"
     assert "pip install 'fpemu-lamp[lamp]'" in refused.stderr, refused.stderr
-    call(*pip, f"{wheel}[lamp]", *pins, **inside)
+    call(*pip, f"{wheel}[lamp]")
     whole, start = size(packages) - empty, time.perf_counter()
-    call(run / "lamp", "demo", **inside)
+    call(*inside, run / "lamp", "demo")
     demo = time.perf_counter() - start
     versions = (
         "import platform, numpy, numba; "
         "print(platform.python_version(), numpy.__version__, numba.__version__)"
     )
-    names = zip(
-        ("Python", "numpy", "numba"), call(run / "python", "-c", versions).split(), strict=True
-    )
+    found = call(*inside, run / "python", "-c", versions).split()
+    names = zip(("Python", "numpy", "numba"), found, strict=True)
     said = (
         f"{', '.join(map(' '.join, names))}: {light:.0f} MB, first number after {first:.0f} s; "
         f"with lamp {whole:.0f} MB, demo {demo:.0f} s"
@@ -129,11 +131,11 @@ def main() -> None:
         print(f"git clone to the demo's table: {seconds:.0f} s", flush=True)
         wheel = build(folder)
         found = []
-        cases: list[tuple[str, Sequence[str]]] = [*((python, ()) for python in pythons)]
-        for index, (python, pins) in enumerate([*cases, (pythons[0], oldest())]):
+        cases = [*((python, "") for python in pythons), (pythons[0], oldest())]
+        for index, (python, constraints) in enumerate(cases):
             place = folder / str(index)
             place.mkdir()
-            said, demo = check(python, wheel, pins, place)
+            said, demo = check(python, wheel, constraints, place)
             print(said, flush=True)
             found.append(demo)
     different = [index for index, demo in enumerate(found) if demo != found[0]]

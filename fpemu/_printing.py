@@ -103,7 +103,21 @@ def console(*, stderr: bool = False, markup: bool = False) -> Console:
     from rich.console import Console
 
     class Clean(Console):
-        """Cleans each text on its way to what renders it, cells of tables among them."""
+        """Cleans each text on its way to what renders it, cells of tables among them.
+
+        Lines of sentences are broken here: rich would leave the blank at their end.
+        """
+
+        def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+            if not (soft_wrap or markup):
+                objects = tuple(self._broken(x) if isinstance(x, str) else x for x in objects)
+            super().print(*objects, soft_wrap=soft_wrap, **options)
+
+        def _broken(self, text: str) -> str:
+            return "\n".join(
+                _wrapped(line, self.width, hanging="") if len(line) > self.width else line
+                for line in text.split("\n")
+            )
 
         def render_str(self, text: str, **options: Any) -> Any:
             return super().render_str(clean(text), **options)

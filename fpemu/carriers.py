@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from numbers import Rational
 from typing import Any, Final
 
 import numpy as np
@@ -42,7 +43,10 @@ def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
         If an integer is not a float64 number.
     """
     check_not_masked(x, name)
-    array = np.asarray(plain(x, name))
+    try:
+        array = np.asarray(plain(x, name))
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name} is no array: {error}") from None
     _check_listed_integers(x, array, name)
     kind = array.dtype.kind
     if kind == "f" and not (array.dtype.isnative and array.flags.aligned):
@@ -55,13 +59,26 @@ def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
         return _large_integers_as_carrier(array, name)
     if kind in "fV" and array.dtype.names is None and np.can_cast(array.dtype, np.float32):
         return array.astype(np.float32)
-    raise TypeError(f"{name} must hold real numbers of at most 64 bits, not {array.dtype}")
+    raise TypeError(f"{name} must hold real numbers of at most 64 bits, not {_kind(array)}")
+
+
+def _kind(array: NDArray[Any]) -> str:
+    """What an array holds, for the message that it holds no numbers."""
+    if array.dtype != object:
+        return str(array.dtype)
+    real = (int, float, np.number, np.bool_)
+    first = next((each for each in array.ravel() if not isinstance(each, real)), array)
+    if first is array:
+        return "integers of more beside other numbers"
+    exact = ", which fpemu.reference takes" if isinstance(first, Rational) else ""
+    return f"{type(first).__name__}{exact}"
 
 
 def is_tensor(x: Any) -> bool:
     """Whether something is a tensor of PyTorch, without an import of it."""
-    torch = sys.modules.get("torch")  # nothing is a tensor before it is imported
-    return torch is not None and isinstance(x, torch.Tensor)
+    # Nothing is a tensor before it is imported; and a folder of this name is not PyTorch.
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(x, tensor)
 
 
 def plain(x: Any, name: str) -> Any:
@@ -94,6 +111,7 @@ def check_not_masked(x: object, name: str) -> None:
         raise TypeError(f"{name} is a masked array: give its data, or x.filled(...)")
 
 
+_MOST_SHOWN: Final = 256  # bits of an integer whose digits a message has
 _MOST_INTEGER: Final = 2.0**53  # float64 holds all integers up to this one
 
 
@@ -129,7 +147,11 @@ def _large_integers_as_carrier(array: NDArray[Any], name: str) -> NDArray[np.flo
         except OverflowError:
             exact = False
         if not exact:
-            raise ValueError(f"{name} holds the integer {integer}, which is not a float64 number")
+            bits = int(integer).bit_length()
+            which = (
+                f"the integer {integer}" if bits <= _MOST_SHOWN else f"an integer of {bits} bits"
+            )
+            raise ValueError(f"{name} holds {which}, which is not a float64 number")
     return array.astype(np.float64)
 
 

@@ -53,7 +53,25 @@ from fpemu.accumulators import (
 )
 from fpemu.rounding import Rounding
 
-__all__ = ["Device", "entries", "get", "list"]
+__all__ = ["Device", "entries", "get", "list", "matching"]
+
+# Products by which people know an architecture.
+PRODUCTS: Final = {
+    "v100": "volta",
+    "t4": "turing",
+    "a100": "ampere",
+    "a2": "ampere",
+    "l4": "ada",
+    "l40s": "ada",
+    "h100": "hopper",
+    "h200": "hopper",
+    "b200": "blackwell",
+    "mi100": "cdna1",
+    "mi210": "cdna2",
+    "mi250x": "cdna2",
+    "mi300x": "cdna3",
+}
+_MOST_HINTS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -353,6 +371,30 @@ def list() -> builtins.list[str]:
     return [*_DEVICES]
 
 
+def matching(text: str) -> tuple[Device, ...]:
+    """The units that a text may mean: a part of their names, or a product that has them.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``wgmma``, ``hopper`` or ``H100``; upper and lower case are alike.
+
+    Returns
+    -------
+    tuple of Device
+
+    Examples
+    --------
+    >>> from fpemu import devices
+    >>> [unit.name for unit in devices.matching("V100")]
+    ['volta.mma.float16', 'volta.mma.float16.float16']
+    """
+    part = text.lower()
+    if part in PRODUCTS:
+        return tuple(unit for unit in entries() if unit.name.startswith(f"{PRODUCTS[part]}."))
+    return tuple(unit for unit in entries() if part in unit.name)
+
+
 def get(name: str) -> Any:
     """The accumulator of a unit, for :func:`fpemu.matmul` and :func:`fpemu.dot`.
 
@@ -381,7 +423,10 @@ def get(name: str) -> Any:
     np.float64(1.0)
     """
     if name not in _DEVICES:
-        near = difflib.get_close_matches(str(name), _DEVICES, 5, 0.4)
-        hint = f": did you mean {', '.join(near)}?" if near else ", see fpemu.devices.list()"
-        raise ValueError(f"unknown unit {name!r}{hint}")
+        text = str(name)
+        near = [unit.name for unit in matching(text)] if text else []
+        near = near or difflib.get_close_matches(text, _DEVICES, 5, 0.4)
+        more = ", ..." * (len(near) > _MOST_HINTS)
+        hint = f": did you mean {', '.join(near[:_MOST_HINTS])}{more}?" if near else ""
+        raise ValueError(f"unknown unit {name!r}{hint or ', see fpemu.devices.list()'}")
     return _DEVICES[name].accumulator

@@ -21,6 +21,7 @@ __all__ = [
     "StochasticStep",
     "anatomy",
     "codes",
+    "neighbors",
     "number",
     "plain",
     "rounding_steps",
@@ -203,6 +204,17 @@ def _meaning(value: float, format: Format) -> str:
 def bracket(value: float | Fraction, format: Format) -> tuple[float, float]:
     """The nearest values below and above a finite number, which is both if it is a value itself."""
     return round_exact(value, format, "rtn"), round_exact(value, format, "rtp")
+
+
+@in_default_environment
+def neighbors(value: float | Fraction, format: Format) -> tuple[float | None, float | None]:
+    """The nearest values of a format that are smaller and larger than a finite number, if any."""
+    exact = Fraction(value)
+    below, above = bracket(value, format)
+    if below == above:  # the value itself
+        less = _unit(value, format) / 4  # than the distance of two values
+        below, above = bracket(exact - less, format)[0], bracket(exact + less, format)[1]
+    return (below if below < exact else None), (above if above > exact else None)
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,8 @@ class _Reader:
         return result
 
     def _fail(self, place: int, reason: str) -> NoReturn:
-        raise ValueError(f"{reason}: character {place + 1} of {self.text!r}")
+        # A list of numbers begins at the parenthesis that was put before the text.
+        raise ValueError(f"{reason}: character {max(place, 0) + 1} of {self.text!r}")
 
 
 # --- exact operations -----------------------------------------------------------------------------

@@ -418,6 +418,7 @@ _OF_SHAPES: Final = {
 _SHAPE = re.compile(r"e(\d{1,2})m(\d{1,2})")
 _PS = re.compile(r"ps(\d{1,2})")
 _P3109 = re.compile(r"[Bb]inary(\d{1,2})p(\d{1,2})([su])([ef])")
+_BLOCK_SCALED = re.compile(r"(mx|nv)(fp|int)\d.*")  # which fpemu.scaling has
 
 
 def named_formats() -> dict[str, Format]:
@@ -553,13 +554,19 @@ def _format_of_name(name: str) -> Format:
     if match := _P3109.fullmatch(name):
         bits, precision = int(match[1]), int(match[2])
         return _p3109(name, bits, precision, signed=match[3] == "s", extended=match[4] == "e")
+    if _BLOCK_SCALED.fullmatch(name.lower()):
+        raise ValueError(
+            f"unknown format {name!r}: block-scaled formats are those of fpemu.scaling.quantize"
+        )
     near = difflib.get_close_matches(name.lower(), _NAMED, n=3, cutoff=0.4)
     if name.lower() in (*_ALIASES, *_AMBIGUOUS) or _SHAPE.fullmatch(name.lower()):
         near = [name.lower()]
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise ValueError(
-        f"unknown format {name!r}: {hint}Other forms are 'e5m7', 'ps7' and 'Binary8p4se'"
-    )
+    forms = "'e5m7', 'ps7' and 'Binary8p4se'"
+    if near:
+        hint = f"did you mean {' or '.join(map(repr, near))}? Other forms are {forms}"
+    else:
+        hint = f"expected one of fpemu.formats.named_formats(); other forms are {forms}"
+    raise ValueError(f"unknown format {name!r}: {hint}")
 
 
 def __getattr__(name: str) -> Format:

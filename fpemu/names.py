@@ -18,6 +18,11 @@ from fpemu.accumulators import KINDS, Accumulator, ScaledCore, Sequential
 
 __all__ = ["accumulator"]
 
+# Which have units, but are none themselves.
+_ARCHITECTURES: Final = {
+    *devices.PRODUCTS,
+    *(name.partition(".")[0] for name in devices.list()),
+}
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,9}")
 _TRUTH: Final = {"true": True, "false": False}
 
@@ -52,7 +57,7 @@ def accumulator(name: str) -> Accumulator | ScaledCore:
         return _of_kind(name, KINDS[kind], words)
     if words:
         raise ValueError(f"unknown kind {kind!r} in {name!r}: expected {', '.join(KINDS)}")
-    if "." in name:
+    if "." in name or name.lower() in _ARCHITECTURES:
         found: Accumulator | ScaledCore = devices.get(name)
         return found
     return Sequential(name)
@@ -60,7 +65,8 @@ def accumulator(name: str) -> Accumulator | ScaledCore:
 
 def _of_kind(name: str, kind: Any, words: list[str]) -> Accumulator:
     """An accumulator of a kind, whose parameters are words."""
-    known = [*inspect.signature(kind).parameters]
+    parameters = inspect.signature(kind).parameters
+    known = [*parameters]
     values: dict[str, Any] = {}
     for place, word in enumerate(words):
         key, given, text = word.rpartition("=")
@@ -69,10 +75,17 @@ def _of_kind(name: str, kind: Any, words: list[str]) -> Accumulator:
         if key not in known or key in values:
             raise ValueError(f"{name!r} has {word!r}: expected {':'.join(known)}")
         values[key] = _value(key, text)
+    missing = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.default is parameter.empty and key not in values
+    ]
+    if missing:
+        raise ValueError(f"{name!r} lacks {', '.join(missing)}: expected {':'.join(known)}")
     try:
         made: Accumulator = kind(**values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name!r}: {_plain(error)}") from None
+        raise ValueError(f"{name!r}: {error}") from None
     return made
 
 
@@ -81,8 +94,3 @@ def _value(key: str, text: str) -> Any:
     if key == "inner":
         return accumulator(text)
     return int(text) if _INTEGER.fullmatch(text) else _TRUTH.get(text, text)
-
-
-def _plain(error: Exception) -> str:
-    """A message without the name of a constructor, which nobody has written."""
-    return re.sub(r"^\w+\.__init__\(\) (is )?", "", str(error))

@@ -199,6 +199,14 @@ class Array(NDArrayOperatorsMixin):
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
         return self.on_function(function, arguments, options)
 
+    def __dlpack__(self, **options: Any) -> Any:
+        """The numbers for another library, such as PyTorch, which shares their memory."""
+        return self.values.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """The processor, as DLPack counts devices."""
+        return self.values.__dlpack_device__()
+
     # --- a container ------------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -251,6 +259,13 @@ class Array(NDArrayOperatorsMixin):
     @in_default_environment
     def __str__(self) -> str:
         return str(self.values)
+
+    @in_default_environment
+    def __format__(self, spec: str) -> str:
+        """The text of one number as a float has it; that of several takes no specification."""
+        if spec and not self.ndim:
+            return format(self.item(), spec)
+        return super().__format__(spec)
 
     @in_default_environment
     def _repr_html_(self) -> str:

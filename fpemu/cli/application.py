@@ -5,12 +5,14 @@ What a subcommand needs is imported when it runs, so that ``fpemu --help`` is qu
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
 
 from fpemu._printing import echo, note, plain_table, print_table
 from fpemu.cli import documents, options, pictures, process, warming
@@ -97,13 +99,17 @@ def formats() -> None:
 @app.command()
 def devices(
     pattern: Annotated[
-        str, typer.Argument(help="List only units whose names contain this text.")
+        str,
+        typer.Argument(
+            help="List only units whose names contain this text, such as wgmma, or those of a "
+            "product, such as H100."
+        ),
     ] = "",
 ) -> None:
     """List the matrix units of real hardware: how each forms an inner product, and the source."""
     from fpemu import devices as units
 
-    found = [unit for unit in units.entries() if pattern in unit.name]
+    found = units.matching(pattern)
     if not found:
         raise ValueError(f"no unit has {pattern!r} in its name: fpemu devices lists all units")
     table = plain_table()
@@ -116,7 +122,20 @@ def devices(
     note("\nThe documentation of fpemu.devices lists the sources: pydoc fpemu.devices")
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+class _SignedValues(TyperCommand):
+    """A command whose values may begin with a sign: ``-0.3`` is no option, ``--exakt`` is one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse a long option that is none, and leave all other words to be values."""
+        known = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        for word in itertools.takewhile("--".__ne__, args):
+            if word.startswith("--") and word.partition("=")[0] not in known:
+                return super().parse_args(ctx, [word])
+        ctx.ignore_unknown_options = True
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=_SignedValues)
 def show(
     format: Annotated[str, typer.Argument(help="The format, such as float8_e4m3fn or e5m7.")],
     value: Annotated[
@@ -165,8 +184,9 @@ def show(
     _print_fact("bits", bits)
     _print_fact("meaning", nearest.meaning)
     if not isinstance(number, float) or math.isfinite(number):
-        below, above = explain.bracket(number, chosen)
-        _print_fact("next", f"{below!r} below, {above!r} above")
+        ends = zip(explain.neighbors(number, chosen), ("below", "above"), strict=True)
+        if beside := [f"{x!r} {side}" for x, side in ends if x is not None]:
+            _print_fact("next", ", ".join(beside))
     table = plain_table()
     table.add_column("mode", no_wrap=True)
     table.add_column("result", justify="right", no_wrap=True)

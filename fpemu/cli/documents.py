@@ -32,7 +32,7 @@ def docs(
     pages = _pages()
     if page:
         with options.usage("PAGE"):
-            chosen = _chosen(pages, page.removesuffix(".md"))
+            chosen = _chosen(pages, page.removesuffix(".md").removesuffix(_NOTEBOOK))
         _show(chosen)
         return
     table = plain_table()

@@ -130,6 +130,8 @@ def select(
     >>> lamp.select([0.6, 0.25, 0.1, 0.05], rule="largest", budget=(0.5, 0.25))
     array([2, 1, 1, 0], dtype=uint8)
     """
+    if isinstance(y, LAMP):
+        raise TypeError(f"y must be the arguments of f, not the rule {y}: give rule=...")
     named = weights if isinstance(weights, str) else None
     settings = _settings(
         rule,

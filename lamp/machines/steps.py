@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 
 import fpemu
-from fpemu import Accumulator, Format, Sequential
+from fpemu import Accumulator, Format
 from fpemu._reprs import constructed
-from fpemu.accumulators import ScaledCore
+from fpemu.accumulators import ScaledCore, as_accumulator
 from fpemu.formats import operand_format
 from fpemu.rounding import as_rounding
 from fpemu.scaling import BlockFormat, block_format
@@ -45,7 +45,7 @@ def _set(instance: Any, name: str, value: Any) -> None:
 
 
 def _checked_accumulator(spec: Any) -> Accumulator | ScaledCore:
-    accumulator = Sequential(spec) if isinstance(spec, (str, Format)) else spec
+    accumulator = as_accumulator(spec)
     if not isinstance(accumulator, (Accumulator, ScaledCore)):
         raise TypeError(f"accumulator must be an accumulator or a format, not {spec!r}")
     if not is_dataclass(accumulator):

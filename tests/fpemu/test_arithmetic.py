@@ -689,6 +689,18 @@ def test_wrong_arguments_are_named():
         fpemu.sqrt("2", "float16")
     with pytest.raises(ValueError, match=f"c holds the integer {2**53 + 1}"):
         fpemu.fma(1.0, 1.0, 2**53 + 1, "float16")
+    with pytest.raises(ValueError, match="b holds an integer of 20001 bits, which"):
+        fpemu.add(1.0, 2**20000, "float16")
+    with pytest.raises(TypeError, match=r"not Fraction, which fpemu\.reference takes"):
+        fpemu.add(Fraction(1, 3), 1.0, "float16")
+    with pytest.raises(
+        TypeError, match="b must hold real numbers of at most 64 bits, not NoneType"
+    ):
+        fpemu.add(1.0, [1.0, None], "float16")
+    with pytest.raises(TypeError, match="of at most 64 bits, not integers of more beside other"):
+        fpemu.add(1.0, [2**70, 1.5], "float16")
+    with pytest.raises(ValueError, match=r"^b is no array: "):
+        fpemu.add(1.0, [[1.0, 2.0], [3.0]], "float16")
 
 
 # Laws

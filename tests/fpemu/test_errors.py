@@ -266,7 +266,9 @@ def test_accumulators_have_names(name, expected):
     ("name", "message"),
     [
         ("block:e8m7", "unknown kind 'block' in 'block:e8m7': expected sequential, blocked"),
-        ("blocked", "'blocked': missing 2 required positional arguments: 'format' and 'block'"),
+        ("blocked", "'blocked' lacks format, block: expected format:block:inner"),
+        ("hopper", r"unknown unit 'hopper': did you mean hopper\.wgmma\.float16, .*, \.\.\.\?"),
+        ("H100", r"unknown unit 'H100': did you mean hopper\."),
         ("blocked:e8m7:0", "'blocked:e8m7:0': block must lie in"),
         ("exact:float32:rne:4:e8m7:6", "has '6': expected format:rounding:block:inputs"),
         ("exact:fmt=float32", "has 'fmt=float32': expected format:"),
@@ -328,7 +330,7 @@ def test_the_command_prints_what_is_measured(command, tmp_path, monkeypatch):
         (["e8m4", "--terms", "4", "--trials", "0"], 2, "that is at least 1, not '0'"),
         (["e8m4", "--output", "errors.gif"], 2, "ends in no kind of picture"),
         (["e8m4", "--output", "missing/errors.png"], 1, "missing"),
-        (["blocked:e8m7", "--terms", "4"], 2, "missing 1 required"),
+        (["blocked:e8m7", "--terms", "4"], 2, "lacks block"),
     ],
 )
 def test_bad_usage_of_the_command_gives_one_clear_line(command, arguments, code, message):

@@ -91,6 +91,7 @@ def test_operands_and_results_on_the_way_are_rounded():
         ("0.1 + x", r"'x' is not a number such as 0.3, 0x2a or inf: character 7 of '0.1 \+ x'"),
         ("(1+", "no expression of numbers: character 3"),
         ("1 2", "no expression of numbers: character 3"),
+        ("1,5", "neither a number nor an operation: character 1 of '1,5'"),
         ("2**3", r"only \+ - \* / join numbers: character 1"),
         ("1 + 3//2", "join numbers: character 5"),
         ("~1", "stand before a number: character 1"),

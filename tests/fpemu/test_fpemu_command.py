@@ -58,6 +58,11 @@ def test_formats_lists_every_named_format_within_80_columns():
         (["float8_e4m3fn", "0.3"], ["0.28125 below, 0.3125 above", "0.3125 is nearer", "+0.4"]),
         (["float8_e4m3fn", "4.25"], ["halfway between 4.0 and 4.5", "even", "away from zero"]),
         (["float8_e4m3fn", "4.0"], ["a value of the format", "normal: 1.0 * 2**2"]),
+        (["float8_e4m3fn", "4.0"], ["next 3.75 below, 4.5 above"]),
+        (["float8_e4m3fn", "448"], ["next 416.0 below mode"]),
+        (["float8_e4m3fn", "-0.0"], ["next -0.001953125 below, 0.001953125 above"]),
+        (["float8_e8m0fnu", "-1"], ["meaning NaN mode"]),
+        (["float64", "-1e-400"], ["next -5e-324 below, -0.0 above"]),
         (["float8_e4m3fn", "0.002"], ["subnormal: 0.125 * 2**-6"]),
         (["float8_e4m3fn", "-500"], ["beyond the largest finite number, 448.0", "toward zero"]),
         (["float8_e5m2", "-500", "--overflow", "saturate"], ["-512.0"]),
@@ -194,6 +199,9 @@ def test_plot_takes_panels_and_a_range(command, tmp_path):
         (["show", "fp9", "1"], 2, "unknown format 'fp9'"),
         (["show", "bfloat16", "1", "--overflow", "wrap"], 2, "unknown overflow 'wrap'"),
         (["show", "bfloat16", "one"], 2, "number"),
+        (["show", "bfloat16", "0.3", "--mode", "rtz"], 2, "No such option: --mode"),
+        (["show", "bfloat16", "-0.3", "--exakt"], 2, "No such option: --exakt (Possible"),
+        (["errors", "hopper"], 2, "unknown unit 'hopper': did you mean hopper.wgmma.float16"),
         (["table", "bfloat16"], 2, "too many codes"),
         (["table", "float9"], 2, "FORMAT: unknown format 'float9'"),
         (["plot", "bfloat16"], 2, "output"),
@@ -222,6 +230,20 @@ def test_debug_shows_the_traceback():
     assert run.returncode == 1
     assert "Traceback" in run.stderr
     assert "ValueError: no unit has 'nosuch' in its name" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("pattern", "begin"),
+    [("Hopper", "hopper."), ("H100", "hopper."), ("b200", "blackwell."), ("MI300X", "cdna3.")],
+)
+def test_units_are_found_by_architecture_and_product(command, pattern, begin):
+    names = re.findall(r"^\w[\w-]+\.\S+", command("devices", pattern).stdout, re.MULTILINE)
+    assert names == [name for name in fpemu.devices.list() if name.startswith(begin)]
+
+
+def test_every_product_has_an_architecture_with_units():
+    for product in fpemu.devices.PRODUCTS:
+        assert fpemu.devices.matching(product), product
 
 
 def test_help_and_version(command):

@@ -36,6 +36,18 @@ def test_a_note_in_a_pipe_is_one_line(capsys, monkeypatch):
     assert capsys.readouterr().out == "\n" + "word " * 50 + "\nnext\n"
 
 
+@pytest.mark.parametrize("columns", [20, 41, 80])
+def test_no_line_of_a_sentence_ends_in_a_blank(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    sentence = "The machine's cost is  half of that of fp32, by softmax:tv:3% in two layers. " * 4
+    printing.console().print(f"\n{sentence.strip()}\nNext\n", style="bold")
+    first, *lines = capsys.readouterr().out.split("\n")
+    assert first == ""
+    assert lines[-3:] == ["Next", "", ""]
+    assert " ".join(lines).split() == [*sentence.split(), "Next"]
+    assert all(line == line.rstrip() and len(line) <= columns for line in lines)
+
+
 def test_consoles_clean_cells_and_lines(capsys):
     from rich.table import Table
 

@@ -403,3 +403,9 @@ def test_arrays_made_by_hand_are_of_the_base_class():
 def test_ceil_takes_a_power_of_two_as_it_is():
     assert scaling.quantize([4.0], "mxfp4", rule="ceil").scales.tolist() == [1.0]
     assert scaling.quantize([4.5], "mxfp4", rule="ceil").scales.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_block_scaled_format_is_no_format_of_single_numbers(name):
+    with pytest.raises(ValueError, match=rf"unknown format '{name}': block-scaled formats are"):
+        fpemu.round(0.3, name)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -55,6 +56,12 @@ def test_codes_may_be_integers_of_a_tensor():
 def test_tensors_without_numbers_of_their_own_are_refused(tensor, message):
     with pytest.raises(TypeError, match=message):
         fpemu.round(tensor, "bfloat16")
+
+
+def test_a_folder_called_torch_is_not_taken_for_pytorch(monkeypatch):
+    """As Python takes it for a package where there is no PyTorch."""
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    assert fpemu.round(0.3, "float8_e4m3fn") == 0.3125
 
 
 def test_torch_is_not_imported():

@@ -245,6 +245,23 @@ def test_means_norms_and_products():
     assert_same_bits(np.multiply.reduce(y, axis=1).values[1], product)
 
 
+def test_one_number_is_printed_as_a_float_is():
+    x = fpemu.array([3.14159, -0.0], "bfloat16")
+    assert f"{x[0]:.3f} {x[1]:+} {x[0]}" == f"{3.140625:.3f} -0.0 3.140625"
+    assert f"{x}" == str(x)
+    with pytest.raises(TypeError, match="unsupported format string"):
+        f"{x:.3f}"
+
+
+@pytest.mark.parametrize("take", ["tensor", "as_tensor", "asarray", "from_dlpack"])
+def test_pytorch_takes_the_numbers_of_an_array(take):
+    torch = pytest.importorskip("torch")
+    x = fpemu.array([[0.1, 2.0], [3.0, 4.0]], "bfloat16")
+    taken = getattr(torch, take)(x)
+    assert taken.dtype == torch.float32
+    assert_same_bits(taken.numpy(), x.values)
+
+
 def test_joining_choosing_and_moving():
     x = fpemu.array([[1.0, 2.5], [3.0, -4.0]], "float16")
     assert_same_bits(np.concatenate([x, np.array([[0.1, 7.0]])]).values[2], np.float16([0.1, 7]))

@@ -225,6 +225,8 @@ def test_bad_arrays_are_refused():
     z = np.array([0.5, 0.5])
     with pytest.raises(TypeError, match="z is a masked array"):
         select(np.ma.masked_array([0.1, 0.9], mask=[False, True]), tau=1.2)
+    with pytest.raises(TypeError, match=r"softmax:normwise:1\.2: give rule="):
+        select(z, LAMP(tau=1.2))
     with pytest.raises(ValueError, match=r"1.5 is outside \[0, 1\]"):
         select([0.5, 1.5], tau=1.5)
     with pytest.raises(ValueError, match=r"-0.5 is outside \[0, 1\]"):

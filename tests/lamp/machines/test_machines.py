@@ -174,6 +174,7 @@ def test_softmax_in_rounded_rows_is_that_of_all_rows(monkeypatch):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
+        (lambda: Product("hopper.wgmma.e4m3"), ValueError, "a matrix unit is fpemu.devices.get"),
         (lambda: Product(3), TypeError, "accumulator must be an accumulator or a format, not 3"),
         (lambda: Product("float32", scaling="rows"), ValueError, "unknown scaling 'rows'"),
         (lambda: Product("float32", scaling="row"), ValueError, "needs a format of the operands"),
