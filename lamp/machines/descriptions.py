@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from fpemu import Format, Rounding, Sequential, devices
@@ -25,9 +26,20 @@ def unit_names(accumulator: Any) -> list[str]:
     list of str
         Empty for a sequential sum, which is not specific to a unit.
     """
-    if isinstance(accumulator, Sequential):
-        return []
-    return [device.name for device in devices.entries() if device.accumulator == accumulator]
+    # An accumulator of a user's, which need not be hashable, is of no kind that units have.
+    alike = _units().get(type(accumulator))
+    return [] if alike is None else [*alike.get(accumulator, ())]
+
+
+@cache
+def _units() -> dict[type, dict[Any, list[str]]]:
+    """The names of units by their accumulators, which are grouped by kind."""
+    found: dict[type, dict[Any, list[str]]] = {}
+    for device in devices.entries():
+        if not isinstance(device.accumulator, Sequential):
+            kind = found.setdefault(type(device.accumulator), {})
+            kind.setdefault(device.accumulator, []).append(device.name)
+    return found
 
 
 def summary(machine: Hardware, step: str) -> str:

@@ -40,6 +40,9 @@ def save_checkpoint(folder: Path, seed: int = 0) -> Path:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, "\0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.save(str(folder / "tokenizer.json"))
+    # GPT-2's own class, which a configuration means by default, would need transformers.
+    general = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(general))
     return folder
 
 

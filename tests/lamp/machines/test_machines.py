@@ -11,6 +11,7 @@ from fpemu import Rounding, Sequential, devices
 from lamp import Function, Hardware, Product, Sum, Tiled
 from lamp.machines import differences
 from lamp.machines import presets as machines
+from lamp.machines.descriptions import unit_names
 from lamp.machines.machine import STEPS
 from lamp.models.attention import softmax
 from tests.lamp.tiny_models import FAMILIES, TOKENS
@@ -286,6 +287,15 @@ def test_a_preset_without_a_unit_of_its_own_is_not_there():
     architectures = {unit.split(".")[0] for unit in devices.list()}
     named = {unit.split(".")[0] for unit in used} - {"float32"}
     assert named == architectures
+
+
+def test_units_are_found_by_what_they_compute():
+    units = devices.entries()
+    for unit in units:
+        equal = [each.name for each in units if each.accumulator == unit.accumulator]
+        is_specific = not isinstance(unit.accumulator, Sequential)
+        assert unit_names(unit.accumulator) == (equal if is_specific else [])
+    assert unit_names(None) == unit_names(fpemu.Pairwise("e8m9")) == unit_names([]) == []
 
 
 def test_scales_are_numbers_of_python():

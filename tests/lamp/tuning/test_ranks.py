@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import lamp
 from lamp import LAMP, Hardware, Product, reports
 from lamp.cli.application import app
-from lamp.evaluation import Setting, Source, compare
+from lamp.evaluation import Setting, Source, compare, side_by_side
 from lamp.reports import charts, ranks
 from lamp.reports.page import page
 from lamp.tuning import Part, Rank, rank, rank_study
@@ -57,33 +57,37 @@ def found(folder, asked):
     return rank(**asked, store=folder / "rank.sqlite")
 
 
-def divergence(folder, asked, machine):
+def divergences(folder, asked, machines):
     """Measured without a store."""
     model = lamp.from_pretrained(folder / "model")
-    return compare(model, asked["source"].read(model), Setting(machine)).metrics.kl
+    settings = [Setting(machine) for machine in machines]
+    found = side_by_side(model, asked["source"].read(model), settings)
+    return [each.metrics.kl for each in found]
 
 
 def test_each_part_is_the_divergence_of_the_machine_with_that_step(folder, asked, found):
     assert [(part.step, part.layer) for part in found.parts] == EXPECTED
-    assert found.whole.value == divergence(folder, asked, MACHINE)
     alone, won = ({(p.step, p.layer): each(p) for p in found.parts} for each in (_alone, _won))
     kept = {0: {"norm": FP64.norm}, 1: {"norm": FP64.norm}}
-    for place, machine in {
+    with_one = {
         ("scores", 1): FP64.with_layers({1: {"scores": MACHINE.scores}}),
         ("mlp_down", 1): FP64.with_layers({1: {"mlp_down": "e8m5"}}),
         ("norm", 0): FP64.with_layers({0: {"norm": "bfloat16"}}),
         ("norm", None): replace(FP64, norm="bfloat16").with_layers(kept),
         ("lm_head", None): replace(FP64, lm_head=MACHINE.lm_head),
-    }.items():
-        assert alone[place] == divergence(folder, asked, machine) > 0
-    whole = found.whole.value
-    for place, machine in {
+    }
+    without_one = {
         ("mlp_down", 1): replace(MACHINE, layers=()),
         ("scores", 0): MACHINE.with_layers({0: {"scores": FP64.scores}}),
         ("lm_head", None): replace(MACHINE, lm_head=FP64.lm_head),
-    }.items():
-        expected = whole - divergence(folder, asked, machine)
-        assert won[place] == pytest.approx(expected, abs=1e-15 + 1e-12 * whole)
+    }
+    machines = [MACHINE, *with_one.values(), *without_one.values()]
+    whole, *rest = divergences(folder, asked, machines)
+    assert found.whole.value == whole
+    for place, expected in zip(with_one, rest[: len(with_one)], strict=True):
+        assert alone[place] == expected > 0
+    for place, left in zip(without_one, rest[len(with_one) :], strict=True):
+        assert won[place] == pytest.approx(whole - left, abs=1e-15 + 1e-12 * whole)
 
 
 def _alone(part):
