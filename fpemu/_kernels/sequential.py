@@ -570,7 +570,7 @@ def _product(
 def _how(
     chain: _Chain, operands: Operands, accumulator: SequentialFacts, outer: _Chain | None
 ) -> How:
-    """What is to be compiled: rare ways have few kernels, to which more is data."""
+    """What is to be compiled; rare ways share kernels, for which more of them is data."""
     rounding = accumulator.rounding
     rare = outer is not None or operands.wants_running
     several = not accumulator.fused or accumulator.via is not None

@@ -28,7 +28,6 @@ __all__ = [
     "FAST_NARROW",
     "FAST_WIDE",
     "NO_OUTER",
-    "PLAIN",
     "PLAIN_NARROW",
     "PLAIN_WIDE",
     "WIDE",
@@ -111,8 +110,8 @@ class Sum(NamedTuple):
     block: int
     rows: int  # of the output that a thread takes at once
     panels: int  # side by side that it takes at once
-    unfused: bool
-    via: bool
+    unfused: bool  # whether products are rounded
+    via: bool  # whether sums are rounded into another format on the way
     targets: Any  # in rows, as random bits are in streams: INNER, PRODUCTS, VIA, OUTER
     fast: tuple[Any, ...]  # see `_fast_parameters` of the sequential kernels
     outer_fast: tuple[Any, ...]  # the same of the outer accumulators
