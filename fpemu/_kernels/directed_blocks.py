@@ -87,7 +87,6 @@ _EXPONENTS: Final = range(-32, 16)
 _LESS: Final = 1  # than exponents their bytes and those of their sums are: 128 more is a field
 _SUM_BITS: Final = 23
 _FRACTION_BITS: Final = range(12, _SUM_BITS)  # fewer would bring M near float32's largest numbers
-_SIGN: Final = -(2**31)
 _BYTE: Final = ir.IntType(8)
 _BYTES: Final = ir.VectorType(_BYTE, TILE_COLUMNS)
 _ROW: Final = ir.VectorType(_BYTE, COLUMNS)

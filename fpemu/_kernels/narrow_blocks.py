@@ -138,30 +138,26 @@ class Operand:
     def numbers(
         self, place: ir.Value, to: ir.Value, scale: ir.Value | None
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Numbers, what they are times their scales, and which of these lanes do not hold.
+        """Numbers, what they are times their scales, and the bits of the magnitudes of these.
 
-        The products are stored.
+        The products are stored.  Of one that lanes do not hold the bits are at least infinity's.
         """
         builder = self.builder
         x = self.vectors.load(self.raw, place, FLOATS)
         value = x if scale is None else builder.fmul(x, scale)
-        magnitude, strange = self._magnitude(value)
+        magnitude = builder.and_(builder.bitcast(value, INTS), every(INTS, _MAGNITUDE))
         if scale is not None:  # a product is exact unless it is subnormal
             small = builder.icmp_unsigned("<", magnitude, every(INTS, _SMALLEST_NORMAL))
             changed = builder.fcmp_unordered("!=", value, x)
-            strange = builder.or_(strange, builder.and_(small, changed))
+            lost = builder.and_(small, changed)
+            magnitude = builder.select(lost, every(INTS, _MAGNITUDE), magnitude)
         self.vectors.store(value, self.values, to)
-        return x, value, strange
+        return x, value, magnitude
 
-    def finite(self, place: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Numbers, and which of them are not finite."""
-        x = self.vectors.load(self.raw, place, FLOATS)
-        return x, self._magnitude(x)[1]
-
-    def _magnitude(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """The bits of magnitudes, and which of them are not finite."""
-        magnitude = self.builder.and_(self.builder.bitcast(x, INTS), every(INTS, _MAGNITUDE))
-        return magnitude, self.builder.icmp_unsigned(">=", magnitude, every(INTS, _INFINITY))
+    def is_strange(self, magnitude: ir.Value) -> ir.Value:
+        """Whether lanes do not hold one of the numbers whose greatest magnitudes these are."""
+        infinity = every(INTS, _INFINITY)
+        return self.vectors.any(self.builder.icmp_unsigned(">=", magnitude, infinity))
 
     def is_not_zero(self, x: ir.Value) -> ir.Value:
         return self.builder.fcmp_unordered("!=", x, ir.Constant(FLOATS, None))
@@ -213,23 +209,23 @@ def _preparing_pair(*, scaled: bool) -> Any:
                 if scaled:
                     scale = vectors.load(scales, builder.add(rows[2 + which], lane), FLOATS)
                 to = builder.add(builder.add(pair, INT64(COLUMNS * which)), lane)
-                x, value, strange = operand.numbers(builder.add(rows[which], lane), to, scale)
+                x, value, magnitude = operand.numbers(builder.add(rows[which], lane), to, scale)
                 exponent = operand.exponent(x, least)
                 if scale is not None:
                     exponent = builder.add(exponent, operand.exponent(scale, least_scale))
                 is_zero = builder.not_(operand.is_not_zero(value))
-                return builder.select(is_zero, every(INTS, ZERO), exponent), strange
+                return builder.select(is_zero, every(INTS, ZERO), exponent), magnitude
 
             def body(lane: ir.Value, old: list[ir.Value]) -> list[ir.Value]:
-                (first, strange), (second, also) = (split(lane, which) for which in range(2))
+                (first, one), (second, other) = (split(lane, which) for which in range(2))
                 lower = builder.and_(first, every(INTS, 2**16 - 1))
                 both = builder.or_(lower, builder.shl(second, every(INTS, 16)))
                 vectors.store(both, exponents, builder.add(pair, builder.shl(lane, INT64(1))))
-                return [builder.or_(old[0], builder.or_(strange, also))]
+                return [vectors.larger(old[0], vectors.larger(one, other))]
 
-            none = [ir.Constant(_FLAGS, None)]
-            (found,) = vectors.loop(INT64(0), columns, LANES, none, body)
-            return vectors.any(found)
+            nothing = [ir.Constant(INTS, None)]
+            (greatest,) = vectors.loop(INT64(0), columns, LANES, nothing, body)
+            return operand.is_strange(greatest)
 
         return types.boolean(arrays, rows, leasts), generate
 
@@ -265,21 +261,21 @@ def prepare_group(_typing_context, arrays, places, leasts):  # type: ignore[no-u
 
             def body(step: ir.Value, old: list[ir.Value]) -> list[ir.Value]:
                 place = builder.add(builder.add(start, builder.mul(step, INT64(COLUMNS))), lane)
-                _, value, strange = operand.numbers(place, place, given)
+                _, value, magnitude = operand.numbers(place, place, given)
                 bit = vectors.spread(builder.shl(INT32(1), builder.trunc(step, INT32)))
                 bits = builder.select(operand.is_not_zero(value), bit, every(INTS, 0))
-                return [builder.or_(old[0], bits), builder.or_(old[1], strange)]
+                return [builder.or_(old[0], bits), vectors.larger(old[1], magnitude)]
 
             state = [every(INTS, 0), old[0]]
-            mask, strange = vectors.loop(INT64(0), count, 1, state, body)
+            mask, greatest = vectors.loop(INT64(0), count, 1, state, body)
             place = builder.add(builder.mul(number, INT64(2 * COLUMNS)), lane)
             vectors.store(operand.exponent(given, least), exponents, place)
             vectors.store(mask, exponents, builder.add(place, INT64(COLUMNS)))
-            return [strange]
+            return [greatest]
 
-        none = [ir.Constant(_FLAGS, None)]
-        (found,) = vectors.loop(INT64(0), INT64(COLUMNS), LANES, none, of_columns)
-        return vectors.any(found)
+        nothing = [ir.Constant(INTS, None)]
+        (greatest,) = vectors.loop(INT64(0), INT64(COLUMNS), LANES, nothing, of_columns)
+        return operand.is_strange(greatest)
 
     return types.boolean(arrays, places, leasts), generate
 

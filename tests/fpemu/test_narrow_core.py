@@ -5,7 +5,9 @@ import pytest
 
 import fpemu
 from fpemu import devices, scaling
+from fpemu._environment import is_usual
 from fpemu._kernels import directed_blocks, narrow_core, tensor_core
+from tests.oracle import units
 
 # One unit for each number of fraction bits and terms of a block, for each way to end a block, for
 # each order of terms and each kind of block.
@@ -29,6 +31,10 @@ SCALED = {
     "blackwell.tcgen05-mxf4nvf4.e2m1-ue4m3-16": "nvfp4",
     "blackwell.tcgen05-mxf4nvf4.e2m1-e8m0-32": "mxfp4",
 }
+
+needs_directions = pytest.mark.skipif(
+    not directed_blocks.are_there(), reason="this processor has no multiply-adds toward zero"
+)
 
 
 @pytest.fixture
@@ -114,7 +120,9 @@ def test_narrow_lanes_keep_every_bit(name, spread, monkeypatch, taken):
     assert taken
 
 
-@pytest.mark.parametrize("name", ["ampere.mma.bfloat16", "hopper.wgmma.float16.float16"])
+@pytest.mark.parametrize(
+    "name", ["ampere.mma.bfloat16", "hopper.wgmma.float16.float16", "hopper.wgmma.e5m2"]
+)
 def test_infinities_and_nans_take_their_rows_to_float64(name, monkeypatch, taken):
     unit = devices.get(name)
     generator = np.random.default_rng(1)
@@ -124,7 +132,7 @@ def test_infinities_and_nans_take_their_rows_to_float64(name, monkeypatch, taken
     a[1, 3], a[4, 0], c[2, 2], c[3, 3], c[5, 8] = np.inf, np.nan, np.inf, -np.inf, np.nan
     assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
     assert 0.0 < taken[0] < 1.0
-    b[7, 7] = -np.inf
+    a[6:], b[7, 7] = 0.0, -np.inf
     assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
     assert taken[1:] == [1.0]
 
@@ -261,7 +269,6 @@ def test_without_roundings_toward_zero_bits_are_the_same(name, monkeypatch):
             assert_same(found, fpemu.matmul(a, b, unit, c=c))
 
 
-@pytest.mark.skipif(not directed_blocks.are_there(), reason="needs AVX-512")
 @pytest.mark.parametrize("first", [2.0**112, -(2.0**127), 2.0**-96, 2.0**-126, np.inf, np.nan])
 @pytest.mark.parametrize("name", ["hopper.wgmma.e4m3", "volta.mma.float16"])
 def test_first_accumulators_out_of_range_are_refused(name, first, monkeypatch, taken):
@@ -276,7 +283,6 @@ def test_first_accumulators_out_of_range_are_refused(name, first, monkeypatch, t
     assert taken == [0.25]
 
 
-@pytest.mark.skipif(not directed_blocks.are_there(), reason="needs AVX-512")
 def test_sums_that_overflow_int32_are_done_in_float64(monkeypatch, taken):
     """Sixteen products of Hopper's unit fill int32; an accumulator of their exponent overflows."""
     unit = devices.get("hopper.wgmma.float16")
@@ -287,3 +293,58 @@ def test_sums_that_overflow_int32_are_done_in_float64(monkeypatch, taken):
     c[2, 5] = -1.5
     assert_same(fpemu.matmul(a, b, unit, c=c), wide(monkeypatch, a, b, unit, c=c))
     assert taken == [2 / 3]  # a row and its neighbor
+
+
+@needs_directions
+@pytest.mark.parametrize("name", ["hopper.wgmma.e4m3", "ada.mma.e5m2-e4m3", "hopper.wgmma.e5m2"])
+def test_directed_sums_are_what_the_oracle_says_at_their_limits(name, taken):
+    """Least and greatest numbers and accumulators, sums that cancel, zeros of both signs."""
+    unit, oracle = devices.get(name), units.UNITS[name]
+    generator = np.random.default_rng(9)
+    assert narrow_core.unit_of(unit, None).kind == narrow_core._DIRECTED
+    least, greatest = directed_blocks.LEAST, np.nextafter(directed_blocks.GREATEST, np.float32(0))
+    accumulators = [0.0, least, np.float32(1.9998779) * least, 2.0**-20, 3.0, 2.0**10, greatest]
+    accumulators = fpemu.round(np.array(accumulators, np.float32), unit.initial_format, "rtz")
+    for part in range(4):
+        shapes = (7, 2 * unit.block + 5), (2 * unit.block + 5, 5)
+        a, b = (
+            generator.choice(limits_of(format, part), shape)
+            for format, shape in zip(unit.input_formats, shapes, strict=True)
+        )
+        a[1, 1::2], b[1::2] = -a[1, :-1:2], b[:-1:2]  # products that cancel
+        a[2, : unit.block], a[3] = 0.0, -0.0
+        c = generator.choice(np.concatenate([accumulators, -accumulators]), (7, 5))
+        c[3] = np.resize([-0.0, 0.0, -least], 5)
+        found = fpemu.matmul(a, b, unit, c=c)
+        expected = [
+            [oracle(row, column, start) for column, start in zip(b.T, starts, strict=True)]
+            for row, starts in zip(a, c, strict=True)
+        ]
+        assert_same(found, np.float32(expected))
+    assert set(taken) == {0.0}
+
+
+def limits_of(format, part):
+    """Numbers of a format: all, the least and the greatest, the least alone, the greatest alone."""
+    x = fpemu.values(format)
+    x = np.sort(x[np.isfinite(x) & (x > 0)])
+    some = (x, np.concatenate([x[:3], x[-3:]]), x[:9], x[-9:])[part]
+    return np.concatenate([some, -some, [0.0, -0.0]]).astype(np.float32)
+
+
+@needs_directions
+def test_a_kernel_leaves_the_rounding_direction_as_it_was(monkeypatch):
+    kernel_of, usual = narrow_core._kernel, []
+
+    def watched(*choice):
+        def run(*arguments):
+            kernel_of(*choice)(*arguments)
+            usual.append(is_usual())
+
+        return run
+
+    monkeypatch.setattr(narrow_core, "_kernel", watched)
+    x = members(np.random.default_rng(10), (70, 70), "float8_e4m3fn", 2)
+    fpemu.matmul(x, x, devices.get("hopper.wgmma.e4m3"))
+    assert usual
+    assert all(usual)

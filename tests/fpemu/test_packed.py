@@ -35,6 +35,12 @@ def test_every_finite_number_of_a_format_keeps_its_bits(format):
     assert fpemu.Packed(values[None], format).nbytes == WIDTHS[format] * -(-len(values) // 64) * 64
 
 
+def test_infinities_and_nans_of_bfloat16_keep_their_bits():
+    matrix = np.array([[np.inf, -np.inf, np.nan, -np.nan, 3.0]], np.float32)
+    numbers = fpemu.Packed(matrix, "bfloat16").numbers()
+    assert np.array_equal(numbers.view(np.uint32), matrix.view(np.uint32))
+
+
 @FORMATS
 @pytest.mark.parametrize("order", "CF")
 def test_products_are_those_of_the_numbers(format, order):
