@@ -7,6 +7,7 @@ takes seconds, and believes whatever length a broken file gives.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ __all__ = ["File", "Tensor", "open_file"]
 
 _MAGIC: Final = struct.pack("<I", gguf.GGUF_MAGIC)
 _VERSIONS: Final = (2, 3)
+_LENGTH: Final = struct.Struct("<Q")  # of a string
 _MOST_DIMENSIONS: Final = 4
 _PLAIN: Final = {GGMLQuantizationType.F32: "<f4", GGMLQuantizationType.F64: "<f8"}
 _CODES: Final = {
@@ -232,6 +234,21 @@ class _Cursor:
                 f"{self.path} is broken: the string at byte {start} is not UTF-8"
             ) from error
 
+    def texts(self, count: int) -> list[str]:
+        """The next strings, which are most of a file's header: the words of a vocabulary."""
+        found, content, offset = [], memoryview(self._content), self.offset
+        with contextlib.suppress(struct.error, UnicodeDecodeError):
+            for _ in range(count):
+                (length,) = _LENGTH.unpack_from(content, offset)
+                start, offset = offset + _LENGTH.size, offset + _LENGTH.size + length
+                if offset > len(content):
+                    break
+                found.append(str(content[start:offset], "utf-8"))
+        if len(found) < count:  # reading one after the other says what is wrong
+            return [self.text() for _ in range(count)]
+        self.offset = offset
+        return found
+
     def value(self) -> Any:
         """The next value of a setting."""
         kind = self.number("I")
@@ -243,7 +260,7 @@ class _Cursor:
             return self.take(count * struct.calcsize(code)).view(code).tolist()
         if kind != GGUFValueType.STRING:
             raise ValueError(f"{self.path} is broken: it has an array of type {kind}")
-        return [self.text() for _ in range(count)]
+        return self.texts(count)
 
     def _single(self, kind: int) -> Any:
         if kind == GGUFValueType.STRING:

@@ -446,6 +446,24 @@ def test_a_broken_header_is_refused(tmp_path, position, new, message):
         checkpoints.load_config(path, "llama")
 
 
+@pytest.mark.parametrize(
+    ("before", "new", "message"),
+    [
+        (0, b"\xff", "the string at byte {length} is not UTF-8"),
+        (8, b"\xff" * 8, "but 18446744073709551615 are to be read from byte {word} on"),
+        (8, b"\0\1\0\0", "but 256 are to be read from byte {word} on"),
+    ],
+)
+@pytest.mark.parametrize("word", ["an inner word", "the last"])
+def test_a_broken_word_of_a_list_is_told_by_its_place(tmp_path, word, before, new, message):
+    words = ["the first", "an inner word", "the last"]
+    path = write(tmp_path / "model.gguf", {"tokenizer.words": words}, {})
+    place = path.read_bytes().index(word.encode())
+    changed(path, place - before, new)
+    with pytest.raises(ValueError, match=message.format(word=place, length=place - 8)):
+        checkpoints.load_config(path, "llama")
+
+
 AFTER_NAME = {"dimensions": 0, "length": 4, "type": 12}  # of an entry of one dimension
 
 

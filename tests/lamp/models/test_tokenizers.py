@@ -17,6 +17,7 @@ from lamp import checkpoints
 from lamp.models import Tokenizer, chat
 from lamp.models.gpt2 import GPT2Config
 from lamp.models.llama import LlamaConfig
+from tests.lamp import killed_sweeps
 
 transformers = pytest.importorskip("transformers", reason="tokens are compared with transformers")
 
@@ -210,6 +211,16 @@ def test_tokens_are_those_of_transformers(tmp_path, monkeypatch, name):
         assert found.apply_chat_template(MESSAGES) == other.apply_chat_template(
             MESSAGES, return_dict=False
         )
+
+
+def test_a_sweep_does_not_care_who_reads_its_tokens(tmp_path):
+    study, store = killed_sweeps.study(tmp_path), tmp_path / "study.sqlite"
+    assert lamp.sweep(study, store=store).ran == 8
+    assert isinstance(lamp.from_pretrained(tmp_path / "model").tokenizer, Tokenizer)
+    (tmp_path / "model" / "added_tokens.json").write_text("{}")  # is left to transformers
+    other = lamp.from_pretrained(tmp_path / "model").tokenizer
+    assert isinstance(other, transformers.PreTrainedTokenizerBase)
+    assert lamp.sweep(study, store=store).ran == 0
 
 
 @pytest.fixture(scope="module")

@@ -399,7 +399,7 @@ def test_less_than_nothing_is_refused(name):
 
 def test_a_script_without_a_guard_is_told_so(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from lamp.studies import engines\nengines.engine(2)\n")
+    script.write_text("from lamp.studies import engines\nengines.Processes(1, 2**20)\n")
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "has to do so under if __name__ == '__main__'" in run.stderr
