@@ -550,7 +550,7 @@ def shortcut_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[An
 
 
 def _is_plain(format: FormatFacts, target: Target) -> bool:
-    """Whether rounding is the same for both signs, but for what overflows, and zeros may be."""
+    """Whether magnitudes alone are rounded, with subnormals, and zeros at most lose their sign."""
     # A NaN has the sign of what overflowed in formats with a negative zero, and none in others.
     overflows = format.has_negative_zero or target.overflow_negative != target.nan
     return format.signed and format.has_zero and format.subnormals and bool(overflows)
@@ -793,7 +793,7 @@ def wide_bits(random: Any, i: int, per_block: int) -> Any:
 class _Sure(NamedTuple):
     """The parameters of stochastic rounding where nothing is special, in words of the carrier.
 
-    Numbers of a block all have to be zeros or between `least` or `reach` and `largest`.
+    Numbers of a block all have to be zeros or lie from `normal` or `reach` up to the largest.
     """
 
     beyond: Any  # one more than the word of the largest number; 0 where this does not apply
@@ -835,14 +835,19 @@ def _sure_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any])
         2**dropped - 1,
         (format.precision - 1) << (layout.precision - 1),
     )
-    return _Sure(*map(layout.word, fields), _zero_of(format, dtype))
+    return _Sure._make((*map(layout.word, fields), _zero_of(format, dtype)))
+
+
+@inline
+def _counted(random: Any, sure: _Sure) -> Any:
+    """The random bits that count, with those that are set."""
+    return words.bit_or(words.bit_and(random, sure.used), sure.forced)
 
 
 @inline
 def _carried(bits: Any, random: Any, sure: _Sure) -> Any:
     """A zero or a normal number, rounded: random bits that carry into those that are kept."""
-    drawn = words.bit_or(words.bit_and(random, sure.used), sure.forced)
-    raised = words.add(bits, words.shift_right(drawn, sure.unused))
+    raised = words.add(bits, words.shift_right(_counted(random, sure), sure.unused))
     rounded = words.bit_xor(raised, words.bit_and(raised, sure.tail))
     return words.floating(rounded) + sure.zero
 
@@ -862,8 +867,8 @@ def _drawn(number: Any, random: Any, sure: _Sure) -> Any:
     scaled = words.floating(magnitude) * words.floating(words.subtract(_RECIPROCAL, quantum))
     below = words.truncate(scaled)
     share = np.uint32(np.int32((scaled - below) * _HALF_WORD))
-    drawn = words.bit_or(words.bit_and(random, sure.used), sure.forced)
-    carry = words.shift_right(words.add(words.shift_right(drawn, 1), share), 31)
+    half = words.shift_right(_counted(random, sure), 1)
+    carry = words.shift_right(words.add(half, share), 31)
     multiple = below + np.float32(np.int32(carry))
     rounded = words.word(multiple * words.floating(quantum))
     return words.floating(words.bit_or(rounded, sign)) + sure.zero

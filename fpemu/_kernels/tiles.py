@@ -372,8 +372,7 @@ def advance_keeping(rows: Rows, *, rounded: bool, ranged: bool) -> Any:
 
     ``f(a, row, origin, panel, accumulators, history, step, last, parameters)``: those of the first
     step are ``history[0]``.  There is room for those that are found to be doubtful, too.  Sums that
-    are not `rounded` are formed by the lanes' own arithmetic.  The last row of `a` stands for those
-    behind it.
+    are not `rounded` are formed by the lanes' own arithmetic.
     """
 
     def typed(  # type: ignore[no-untyped-def]

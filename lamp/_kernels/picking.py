@@ -755,9 +755,10 @@ def _caps_and_costs(weights, z, caps, costs, narrow):  # type: ignore[no-untyped
         cap = weight * (1.0 - 2.0 * share)
         cost = weight * share
         nothing = 0.0 * share
-        cap, cost = cap if cap > 0.0 else 0.0, cost if share > 0.0 else nothing
-        caps[j], costs[j] = cap, cost
-        narrow_caps[j], narrow_costs[j] = words.word(np.float32(cap)), words.word(np.float32(cost))
+        caps[j] = cap if cap > 0.0 else 0.0
+        costs[j] = cost if share > 0.0 else nothing
+        narrow_caps[j] = words.word(np.float32(caps[j]))
+        narrow_costs[j] = words.word(np.float32(costs[j]))
 
 
 @caching.kernel
