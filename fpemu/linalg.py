@@ -23,6 +23,7 @@ from fpemu._kernels import (
     defined,
     launching,
     pairwise,
+    running_sums,
     sequential,
     superaccumulator,
     tensor_core,
@@ -142,12 +143,13 @@ def _running_sums(
         with np.errstate(over="ignore", invalid="ignore"):
             first += share * _float64_product(a, b, operands)
             squares += share**2 * _float64_product(a * a, b * b, operands)
-    found = {}
-    if "first" in asked:  # more than the roundings of all these sums take away
-        first *= 1.0 + (4.0 * operands.steps + 64.0) * 2.0**-53
-        found["first"] = first.reshape(shape)[()]
-    if "second" in asked:
-        found["second"] = np.sqrt(squares, out=squares).reshape(shape)[()]
+    # The factor is more than the roundings of all these sums take away.
+    running_sums.finish(operands, 1.0 + (4.0 * operands.steps + 64.0) * 2.0**-53)
+    found = {
+        name: sums.reshape(shape)[()]
+        for name, sums in (("first", first), ("second", squares))
+        if name in asked
+    }
     return RunningSums(found.get("first"), found.get("second"), accumulator.roundoff)
 
 

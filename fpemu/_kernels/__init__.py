@@ -30,6 +30,7 @@ __all__ = [
     "panels",
     "random_bits",
     "rounding",
+    "running_sums",
     "scalars",
     "scans",
     "sequential",

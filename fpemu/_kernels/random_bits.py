@@ -29,14 +29,16 @@ __all__ = [
     "further_word",
     "key_of",
     "key_of_round",
+    "mixed",
     "step_bits",
+    "times",
 ]
 
 BLOCK_WORDS: Final = 2048
 """Words in a block of random bits."""
 
 _ROUNDS: Final = 7  # the least that pass every test of the paper
-_COUNTERS: Final = BLOCK_WORDS // 4
+_PAIRS: Final = BLOCK_WORDS // 8  # of draws
 MULTIPLIER_A: Final = np.uint32(0xD2511F53)
 """What the first word of a counter is multiplied by in every round."""
 
@@ -79,18 +81,54 @@ def draw(a: Any, b: Any, c: Any, d: Any, first: Any, second: Any) -> Any:
     return a, b, c, d
 
 
+@inline
+def times(multiplier: Any, word: Any) -> Any:
+    """The 64 bits of the product of a multiplier of 32 bits with the low half of a word."""
+    return words.multiply(words.bit_and(word, 2**32 - 1), np.uint64(multiplier))
+
+
+@inline
+def mixed(product: Any, other: Any, key: Any) -> Any:
+    """The high half of a product, with a word and a key in it; what is above 32 bits is garbage."""
+    return words.bit_xor(words.bit_xor(words.shift_right(product, 32), other), key)
+
+
+@inline
+def _draw_in_halves(a: Any, b: Any, first: Any, second: Any) -> Any:
+    """`draw` for a counter of two words, in the low halves of 64-bit words, above which is garbage.
+
+    So the products of vectors need not be put together from both of their halves.
+    """
+    c = d = words.subtract(b, b)
+    for number in range(_ROUNDS):
+        product_a, product_c = times(MULTIPLIER_A, a), times(MULTIPLIER_C, c)
+        key_a, key_c = key_of_round(first, second, number)
+        a, c = mixed(product_c, b, key_a), mixed(product_a, d, key_c)
+        b, d = product_c, product_a
+    return a, b, c, d
+
+
+@inline
+def _joined(low: Any, high: Any) -> Any:
+    """The low halves of two words."""
+    return words.bit_or(words.bit_and(low, 2**32 - 1), words.shift_left(high, 32))
+
+
 @kernel
 def fill_block(block, key, out):  # type: ignore[no-untyped-def]
     """The random words of a block: word ``j`` is word ``j // 512`` of its draw ``j % 512``."""
-    high = np.uint32(np.uint64(block) >> np.uint64(23))  # bits 32 and up of block * 512
-    low = np.uint32((np.uint64(block) << np.uint64(9)) & np.uint64(0xFFFFFFFF))
-    zero = np.uint32(0)
-    for i in range(_COUNTERS):
-        a, b, c, d = draw(words.add(low, np.uint32(i)), high, zero, zero, key[0], key[1])
-        out[i] = a
-        out[_COUNTERS + i] = b
-        out[2 * _COUNTERS + i] = c
-        out[3 * _COUNTERS + i] = d
+    high = np.uint64(block) >> np.uint64(23)  # bits 32 and up of block * 512
+    low = (np.uint64(block) << np.uint64(9)) & np.uint64(0xFFFFFFFF)
+    pairs = out.view(np.uint64)
+    of_a, of_b = pairs[:_PAIRS], pairs[_PAIRS : 2 * _PAIRS]
+    of_c, of_d = pairs[2 * _PAIRS : 3 * _PAIRS], pairs[3 * _PAIRS : 4 * _PAIRS]
+    for i in range(_PAIRS):
+        counter = words.add(low, np.uint64(2 * i))
+        a, b, c, d = _draw_in_halves(counter, high, key[0], key[1])
+        counter = words.add(counter, np.uint64(1))
+        next_a, next_b, next_c, next_d = _draw_in_halves(counter, high, key[0], key[1])
+        of_a[i], of_b[i] = _joined(a, next_a), _joined(b, next_b)
+        of_c[i], of_d[i] = _joined(c, next_c), _joined(d, next_d)
 
 
 @inline

@@ -68,9 +68,11 @@ ALL_OF_A_FRACTION: Final = 2**31 - 1
 """More bits than any fraction has."""
 
 # Kinds of this module alone, for speed: rtz, rtp and rtn of whole arrays take a quarter less time,
-# and so does sr_equal.
+# so does sr_equal, and rto, rna and rnz take half.
 _DIRECTED: Final = 3
 _EQUAL: Final = 4
+_TO_ODD: Final = 5
+_TIES: Final = 6
 
 
 class Mode(NamedTuple):
@@ -506,6 +508,7 @@ class Shortcut(NamedTuple):
     overflow: Any
     overflow_negative: Any
     quantum_scale: Any  # 2**(1 - carrier precision), a number
+    zero: Any  # what added to a zero gives it its sign: -0.0 if it keeps its own
     # The mode: what must lie beyond a multiple of the quantum for the next one, as a share of it.
     threshold: Any  # a number, as the next
     threshold_negative: Any
@@ -523,10 +526,9 @@ def shortcut_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[An
     mode = MODES[rounding.mode]
     excess = layout.precision - format.precision
     applies = (
-        format.has_negative_zero
-        and format.subnormals
+        _is_plain(format, target)
         and 1 - layout.bias <= format.emin < layout.bias - excess
-        and 0 < excess < layout.precision
+        and 0 < excess < layout.precision - _by_exponent(format)
     )
     limit = word_of(float(np.ldexp(1.0, layout.bias - excess)), dtype) if applies else 0
     return Shortcut(
@@ -539,11 +541,27 @@ def shortcut_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[An
         overflow=target.overflow,
         overflow_negative=layout.word(target.overflow_negative & ~target.sign),
         quantum_scale=layout.dtype(np.ldexp(1.0, 1 - layout.precision)),
+        zero=_zero_of(format, dtype),
         **{
             name: (layout.dtype if isinstance(value, float) else layout.word)(value)
             for name, value in _of_mode(Shortcut, mode).items()
         },
     )
+
+
+def _is_plain(format: FormatFacts, target: Target) -> bool:
+    """Whether magnitudes alone are rounded, with subnormals, and zeros at most lose their sign."""
+    # A NaN has the sign of what overflowed in formats with a negative zero, and none in others.
+    overflows = format.has_negative_zero or target.overflow_negative != target.nan
+    return format.signed and format.has_zero and format.subnormals and bool(overflows)
+
+
+def _zero_of(format: FormatFacts, dtype: np.dtype[Any]) -> Any:
+    """What added to a zero gives it the sign that it has in a format, and changes no other number.
+
+    A zero keeps its sign beside -0.0, and loses it beside +0.0.
+    """
+    return LAYOUTS[dtype].dtype(-0.0 if format.has_negative_zero else 0.0)
 
 
 @inline
@@ -567,16 +585,35 @@ def round_number(number: Any, shortcut: Shortcut, kind: int) -> Any:
     exact = words.floating(magnitude)
     shifted = exact + constant
     nearest = shifted - constant
-    if kind != NEAREST_EVEN:
+    if kind == _TO_ODD:
+        nearest = _odd(exact, nearest, shifted, constant)
+    elif kind != NEAREST_EVEN:
         quantum = constant * shortcut.quantum_scale
-        if kind == _DIRECTED:
+        if kind == _TIES:
+            nearest = _with_ties(exact, nearest, quantum, shortcut)
+        elif kind == _DIRECTED:
             nearest = _moved_one_way(exact, nearest, quantum, sign != 0, shortcut)
         else:
             nearest = _moved(exact, nearest, shifted, quantum, sign != 0, shortcut)
     rounded = words.word(nearest)
     if rounded > shortcut.largest:
         rounded = shortcut.overflow_negative if sign != 0 else shortcut.overflow
-    return words.floating(words.bit_or(rounded, sign))
+    return words.floating(words.bit_or(rounded, sign)) + shortcut.zero
+
+
+@inline
+def _odd(exact: Any, nearest: Any, shifted: Any, constant: Any) -> Any:
+    """`_moved` for rounding to odd, on the bits of the shifted sum, the last of which is a quantum.
+
+    A sum that was rounded up is one bit less toward zero; if anything was dropped, its last bit is
+    set.
+    """
+    bits = words.word(shifted)
+    nothing = words.subtract(bits, bits)
+    one = words.add(nothing, 1)
+    bits = words.subtract(bits, one if nearest > exact else nothing)
+    bits = words.bit_or(bits, one if nearest != exact else nothing)
+    return words.floating(bits) - constant
 
 
 @inline
@@ -606,6 +643,15 @@ def _moved_one_way(
     raised = nearest + quantum if nearest < exact else nearest
     lowered = nearest - quantum if nearest > exact else nearest
     return raised if share == 0 else lowered
+
+
+@inline
+def _with_ties(exact: Any, nearest: Any, quantum: Any, shortcut: Shortcut) -> Any:
+    """`_moved` for rna and rnz, which differ from rne at ties alone, and there one way."""
+    half = quantum * shortcut.threshold
+    raised = nearest + quantum if exact - nearest == half else nearest
+    lowered = nearest - quantum if nearest - exact == half else nearest
+    return raised if shortcut.at_threshold != 0 else lowered
 
 
 # --- modes that a kernel knows ------------------------------------------------------------------
@@ -643,6 +689,9 @@ GRAIN: Final = 2**17
 """Elements worth a thread, which may sleep."""
 
 _STOCHASTIC_GRAIN: Final = 2**16  # the same with random bits
+_SIGN, _FIELD = np.uint32(2**31), np.uint32(0x7F800000)  # of float32's words
+_RECIPROCAL: Final = np.uint32(254 << 23)  # less the word of a power of two: that of its reciprocal
+_HALF_WORD: Final = np.float32(2.0**31)
 _BLOCK: Final = 2048  # elements that stay in the first-level cache while they are read twice
 
 
@@ -741,18 +790,120 @@ def wide_bits(random: Any, i: int, per_block: int) -> Any:
     return words.bit_or(high, np.uint64(random[per_block + i]))
 
 
+class _Sure(NamedTuple):
+    """The parameters of stochastic rounding where nothing is special, in words of the carrier.
+
+    Numbers of a block all have to be zeros or lie from `normal` or `reach` up to the largest.
+    """
+
+    beyond: Any  # one more than the word of the largest number; 0 where this does not apply
+    normal: Any  # the smallest normal number: from there on as many bits are dropped everywhere
+    reach: Any  # the smallest number of which no bits are dropped that no random bit meets
+    used: Any  # the random bits that count
+    forced: Any  # those that are set
+    unused: Any  # by how much they are shifted to meet the dropped bits of a normal number
+    tail: Any  # those bits
+    quantum_shift: Any  # from the exponent field of a number to that of its quantum
+    zero: Any  # see `Shortcut`
+
+
+@functools.lru_cache(maxsize=4096)
+@launching.default_environment()
+def _sure_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]) -> _Sure:
+    """The parameters of the quick kernels of sr and sr_b, which apply to no other mode."""
+    layout = LAYOUTS[dtype]
+    target, mode = target_of(format, rounding, dtype), MODES[rounding.mode]
+    width = layout.dtype(0).itemsize * 8
+    dropped = layout.precision - format.precision
+    applies = (
+        _is_plain(format, target)
+        and not (mode.equal or mode.nearest_fraction)
+        and format.emin >= 1 - layout.bias
+        and 0 < dropped < layout.precision
+    )
+    every = 2**width - 1
+    # Further down the reciprocal of the quantum, or the quantum itself, is no normal number.
+    scaled = 1 - layout.bias <= format.quantum_exponent - 8 and format.emax < layout.bias
+    reach = word_of(float(np.ldexp(1.0, format.quantum_exponent - 8)), dtype)
+    fields = (
+        int(target.largest) + 1 if applies else 0,
+        word_of(format.smallest_normal, dtype),
+        reach if scaled else every,
+        every - 2 ** int(unused_bits(rounding, width)) + 1,
+        target.forced,
+        width - dropped,
+        2**dropped - 1,
+        (format.precision - 1) << (layout.precision - 1),
+    )
+    return _Sure._make((*map(layout.word, fields), _zero_of(format, dtype)))
+
+
+@inline
+def _counted(random: Any, sure: _Sure) -> Any:
+    """The random bits that count, with those that are set."""
+    return words.bit_or(words.bit_and(random, sure.used), sure.forced)
+
+
+@inline
+def _carried(bits: Any, random: Any, sure: _Sure) -> Any:
+    """A zero or a normal number, rounded: random bits that carry into those that are kept."""
+    raised = words.add(bits, words.shift_right(_counted(random, sure), sure.unused))
+    rounded = words.bit_xor(raised, words.bit_and(raised, sure.tail))
+    return words.floating(rounded) + sure.zero
+
+
+@inline
+def _drawn(number: Any, random: Any, sure: _Sure) -> Any:
+    """A float32 number of any size, rounded: by a fraction f of its quantum, so that f is exact.
+
+    It goes up if the random bits, as an integer, and ``2**32 f`` have a sum of ``2**32`` or more.
+    As ``2**32 f`` is even, halves of both tell that, which conversions to signed integers hold.
+    """
+    bits = words.word(number)
+    sign = words.bit_and(bits, _SIGN)
+    magnitude = words.bit_xor(bits, sign)
+    field = words.maximum(words.bit_and(magnitude, _FIELD), sure.normal)
+    quantum = words.subtract(field, sure.quantum_shift)
+    scaled = words.floating(magnitude) * words.floating(words.subtract(_RECIPROCAL, quantum))
+    below = words.truncate(scaled)
+    share = np.uint32(np.int32((scaled - below) * _HALF_WORD))
+    half = words.shift_right(_counted(random, sure), 1)
+    carry = words.shift_right(words.add(half, share), 31)
+    multiple = below + np.float32(np.int32(carry))
+    rounded = words.word(multiple * words.floating(quantum))
+    return words.floating(words.bit_or(rounded, sign)) + sure.zero
+
+
 @functools.cache
 def _stochastic_kernel(kind: int, wide: bool) -> Callable[..., None]:
     """The kernel of a stochastic mode, for float64 if `wide`: its ranges are blocks of elements."""
     per_block = random_bits.BLOCK_WORDS // 2 if wide else random_bits.BLOCK_WORDS
 
     @caching.kernel
-    def round_blocks(start, stop, x, out, target, key, unused, exact):  # type: ignore[no-untyped-def]
+    def round_blocks(start, stop, x, out, target, sure, key, unused, exact):  # type: ignore[no-untyped-def]
         random = np.empty(random_bits.BLOCK_WORDS, np.uint32)
         for block in range(start, stop):
             random_bits.fill_block(block, key, random)
             source = x[block * per_block : min((block + 1) * per_block, x.size)]
             result = out[block * per_block : min((block + 1) * per_block, x.size)]
+            top = words.subtract(target.one, target.one)
+            least = words.subtract(top, target.one)  # of the numbers less one: zeros come last
+            for i in range(source.size):
+                magnitude = words.bit_and(
+                    words.word(source[i]), words.subtract(target.sign, target.one)
+                )
+                top = words.maximum(top, magnitude)
+                least = words.minimum(least, words.subtract(magnitude, target.one))
+            if kind == STOCHASTIC and top < sure.beyond:
+                if words.add(least, target.one) >= sure.normal or top == 0:
+                    for i in range(source.size):
+                        bits = wide_bits(random, i, per_block) if wide else random[i]
+                        result[i] = _carried(words.word(source[i]), bits, sure)
+                    continue
+                if not wide and words.add(least, target.one) >= sure.reach:
+                    for i in range(source.size):
+                        result[i] = _drawn(source[i], random[i], sure)
+                    continue
             tiny = 0
             for i in range(source.size):
                 tiny |= _below_reach(words.word(source[i]), target)
@@ -793,6 +944,7 @@ def _round_stochastically(
         source.copy() if np.shares_memory(source, result) else source,
         result,
         target_of(format, rounding, dtype),
+        _sure_of(format, rounding, dtype),
         random_bits.key_of(rounding.seed),
         LAYOUTS[dtype].word(unused_bits(rounding, width)),
         exact,
@@ -803,8 +955,9 @@ def _round_stochastically(
 def _array_kind(rounding: RoundingFacts) -> int:
     """The kind of the kernel of whole arrays."""
     mode, kind = MODES[rounding.mode], kind_of(rounding)
-    directed = kind == DETERMINISTIC and not (mode.nearest or mode.to_odd)
-    return _DIRECTED if directed else kind
+    if kind != DETERMINISTIC:
+        return kind
+    return _TIES if mode.nearest else _TO_ODD if mode.to_odd else _DIRECTED
 
 
 def round_flat(

@@ -1,9 +1,11 @@
 """Sequential sums beside the sums of the magnitudes of their partial sums, or of their squares.
 
-Sums are formed as in :mod:`fpemu._kernels.sequential`, in lanes of their own width; the running
-sums are float64 numbers.  Few columns are taken at once, so that all these stay in registers, and
-only the running sums that are wanted are formed.  Those of blocks are formed for the sums within
-blocks and for the outer ones, and added in proportion to the units of both.
+Sums are formed as in :mod:`fpemu._kernels.sequential`, in lanes of their own width.  Those of some
+steps are kept; what is kept is then added to the running sums, which are float64 numbers, in a loop
+of its own.  So the sums of both loops stay in registers, and float32 numbers become float64 on
+their way from memory.  Only the running sums that are wanted are formed.  Those of blocks are
+formed for the sums within blocks and for the outer ones, and added in proportion to the units of
+both.
 """
 
 from __future__ import annotations
@@ -42,39 +44,45 @@ from fpemu._kernels.tile_steps import (
 )
 from fpemu._kernels.vectors import VECTOR_BYTES
 
-__all__ = ["product"]
+__all__ = ["finish", "product"]
 
 _PANEL_BYTES: Final = 2**17
 _FEW_COLUMNS: Final = 16  # beside which both running sums fit 16 registers
 _MOST_ROWS: Final = 64  # of a piece
 _FILLING: Final = 8  # rows that take as long as filling a panel
 _WORK_PER_PIECE: Final = 2**18  # multiply-adds worth a thread
+_NUMBERS_PER_PIECE: Final = 2**16  # finished numbers that are
 
 
 class _Work(NamedTuple):
-    """What a thread works in, for each row."""
+    """What a thread works in; all but the last three for each tile of rows."""
 
     inner: Any  # accumulators
     total: Any  # the outer ones; the same where there are no blocks
-    running: Any  # the sums of the magnitudes of `inner` and of their squares
+    running: Any  # the sums of the magnitudes of `inner`, and behind them of their squares
     outer_running: Any  # those of `total`
+    kept: Any  # the sums of some steps
     undecided: Any  # a bit for every accumulator of a tile, a number for every vector of them
     panel: Any
 
 
 @numba.njit(inline="always")
-def _add(tile, running, column, columns):  # type: ignore[no-untyped-def]
-    """Add the magnitudes and squares of some accumulators to their running sums."""
-    for j in range(column, column + columns):
-        number = np.float64(tile[0, j])
-        running[0, j] += abs(number)
-        running[1, j] += number * number
+def _add(tile, running):  # type: ignore[no-untyped-def]
+    """Add the magnitudes and squares of accumulators to their running sums."""
+    rows = tile.shape[0]
+    for r in range(rows):
+        for j in range(TILE_COLUMNS):
+            number = np.float64(tile[r, j])
+            running[r, j] += abs(number)
+            running[rows + r, j] += number * number
 
 
 # What a kernel is made for.
 advance: Any = None
 settle: Any = None
-columns: Any = None  # that are advanced together
+add_kept: Any = None
+columns: Any = None  # whose running sums are advanced together
+height: Any = None  # rows of a tile
 exact: Any = None
 quick: Any = None
 wide: Any = None
@@ -88,15 +96,18 @@ wide_outer: Any = None
 
 
 def _running_range(start, stop, work, arrays, sums, wanted, units):  # type: ignore[no-untyped-def]
-    """Panels of columns, for some rows of the output, whose sums stay in the workspace."""
+    """Panels of columns, for some rows of the output, whose sums stay in the workspace.
+
+    Behind the last rows there may be too few for a tile: it then begins before them.
+    """
     _, rows, steps = arrays.left.shape
     lengths, out, panel, undecided = arrays.lengths, arrays.out, work.panel, work.undecided
     target = with_mode(target_at(sums.targets, INNER), mode)
     of_product, of_via = target_at(sums.targets, PRODUCTS), target_at(sums.targets, VIA)
     outer_target = target_at(sums.targets, OUTER)
     panels = (out.shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
-    parts, run = (rows + sums.rows - 1) // sums.rows, tiles.MOST_STEPS
-    vectors = columns // (VECTOR_BYTES // work.inner.itemsize)
+    parts, run, taken = (rows + sums.rows - 1) // sums.rows, tiles.MOST_STEPS, 0
+    vectors = height * TILE_COLUMNS // (VECTOR_BYTES // work.inner.itemsize)
     # What a run of steps begins with is put aside, for which short blocks are too short.
     in_runs = not blocked or sums.block > tiles.MOST_STEPS
     for index in range(start, stop):
@@ -109,82 +120,85 @@ def _running_range(start, stop, work, arrays, sums, wanted, units):  # type: ign
         for origin in range(0, max(steps, 1) if some else 0, panel.shape[0]):
             end = min(origin + panel.shape[0], steps)
             fill_tile(panel, arrays.right, batch, p, origin, end)
-            for row in range(first_row, last_row):
-                slot, width = row - first_row, min(TILE_COLUMNS, lengths[row] - column)
+            for begin_row in range(first_row, last_row, height):
+                row, slot = min(begin_row, rows - height), (begin_row - first_row) // height
                 tile, total = work.inner[slot], work.total[slot]
                 running, outer_running = work.running[slot], work.outer_running[slot]
                 if origin == 0:
-                    begin(total, arrays.initial, batch, row, 1, column)
-                    clear(running, 2)
+                    begin(total, arrays.initial, batch, row, height, column)
+                    clear(running, 2 * height)
                     if blocked:
-                        clear(outer_running, 2)
+                        clear(outer_running, 2 * height)
                 begun, place = origin, origin % sums.block
-                while begun < end and width > 0:
+                while begun < end and longest(lengths, row, row + height) > column:
                     last = min(begun + sums.block - place, end)
                     if blocked and place == 0:
-                        clear(tile, 1)
-                    if exact:
-                        for step in range(begun - origin, last - origin):
+                        clear(tile, height)
+                    step, until = begun - origin, last - origin
+                    while step < until:
+                        if exact:
                             advance_exactly(
                                 a, row, origin, panel, tile, step, step + 1, target, kind, wide,
                                 staged, of_product, of_via, sums.unfused, sums.via,
                             )  # fmt: skip
-                            _add(tile, running, 0, TILE_COLUMNS)
-                    else:
-                        for group in range(0, width, columns):
-                            step = begun - origin
-                            while True:
-                                before = step
-                                step = advance(
-                                    a, row, origin, panel, tile, running, group, step,
-                                    last - origin, (run if in_runs else 0, *sums.fast),
-                                )  # fmt: skip
-                                certain = step >= last - origin
-                                run = tiles.steps_at_once(run, step - before, certain)
-                                if not quick or certain:
-                                    break
-                                settle(
-                                    a, row, origin, panel, tile, running, group, step, undecided,
-                                    sums.fast,
-                                )  # fmt: skip
+                            _add(tile, running)
+                            step += 1
+                        else:
+                            before, most = step, min(step + tiles.MOST_STEPS, until)
+                            step = advance(
+                                a, row, origin, panel, tile, work.kept, step, most,
+                                (run if in_runs else 0, *sums.fast),
+                            )  # fmt: skip
+                            for first in range(0, tile.size, columns):
+                                add_kept(work.kept, step - before, running, first)
+                            taken += step - before
+                            run = tiles.steps_at_once(run, taken, step >= most)
+                            if quick and step < most:
+                                taken = 0
+                                settle(a, row, origin, panel, tile, step, undecided, sums.fast)
                                 settle_exactly(
-                                    a, row, origin, panel, tile, step, group, undecided, vectors,
+                                    a, row, origin, panel, tile, step, 0, undecided, vectors,
                                     target, kind, wide,
                                 )  # fmt: skip
-                                _add(tile, running, group, columns)
+                                _add(tile, running)
                                 step += 1
                     if blocked and (last == begun + sums.block - place or last == steps):
                         add_block(
-                            total, tile, 1, undecided, sums.outer_fast, outer_target,
+                            total, tile, height, undecided, sums.outer_fast, outer_target,
                             plain_outer, quick_outer, wide_outer,
                         )  # fmt: skip
-                        _add(total, outer_running, 0, TILE_COLUMNS)
+                        _add(total, outer_running)
                     begun, place = last, 0
         for row in range(first_row, last_row):
-            slot, width = row - first_row, min(TILE_COLUMNS, lengths[row] - column)
+            begin_row = row - (row - first_row) % height
+            slot, r = (row - first_row) // height, row - min(begin_row, rows - height)
             running, outer_running = work.running[slot], work.outer_running[slot]
-            put(out, batch, work.total[slot], lengths, row, 1, column, blocked)
+            put(out, batch, work.total[slot][r:], lengths, row, 1, column, blocked)
+            width = max(0, min(TILE_COLUMNS, lengths[row] - column))
             for i in range(2):
-                for j in range(width if wanted[i] else 0):
-                    sum_ = running[i, j]
-                    if blocked:
-                        sum_ = outer_running[i, j] + units[i] * sum_
-                    arrays.running[i, batch, row, column + j] = sum_
+                result = arrays.running[
+                    i, batch, row, column : column + (width if wanted[i] else 0)
+                ]
+                of_tile, of_blocks = running[i * height + r], outer_running[i * height + r]
+                for j in range(result.size):
+                    sum_ = of_tile[j]
+                    result[j] = of_blocks[j] + units[i] * sum_ if blocked else sum_
 
 
 @functools.cache
-def _kernel(how: How, first: bool, second: bool) -> Callable[..., None]:
+def _kernel(
+    how: How, rows: tiles.Rows, height: int, first: bool, second: bool
+) -> Callable[..., None]:
     """The kernel of a way to form sums beside one kind of running sums, or both."""
     together = TILE_COLUMNS if MANY_REGISTERS or not (first and second) else _FEW_COLUMNS
-    advance = tiles.advance_running(
-        together, rounded=how.quick, ranged=how.ranged, first=first, second=second
-    )
     found = caching.specialized(
         _running_range,
-        known_as="-".join(map(str, (*how, first, second))),
-        advance=advance,
-        settle=tiles.settle_running(together, ranged=how.ranged),
+        known_as="-".join(map(str, (*how, *rows, height, first, second))),
+        advance=tiles.advance_keeping(rows, rounded=how.quick, ranged=how.ranged),
+        settle=tiles.settle(rows, ranged=how.ranged),
+        add_kept=tiles.add_kept(rows, together, first=first, second=second),
         columns=together,
+        height=height,
         exact=how.exact,
         quick=how.quick,
         wide=how.wide,
@@ -222,29 +236,66 @@ def product(operands: Operands, how: How, sums: Sum, dtype: np.dtype[Any], unit:
     rows, number, grain = pieces(
         operands, most=_MOST_ROWS, filling=_FILLING, work=_WORK_PER_PIECE, width=TILE_COLUMNS
     )
+    together = tiles.ONE_ROW if how.exact else tiles.ROUNDED_ROWS
+    height = together.of(8 * dtype.itemsize)
+    if operands.shape[1] < height:
+        together, height = tiles.ONE_ROW, 1
     first, second = ("first" in operands.asked, "second" in operands.asked)
     launching.run(
         # Beside exact steps it takes no time to form both, and one kernel does.
-        _kernel(how, first or how.exact, second or how.exact),
+        _kernel(how, together, height, first or how.exact, second or how.exact),
         number,
         operands.arrays(dtype, out, right_of(operands.b, dtype)),
         sums._replace(rows=rows),
         (first, second),
         (unit, unit * unit),
         grain=grain,
-        workspace=lambda: _workspace(rows, depth, dtype, blocked=how.blocked),
+        workspace=lambda: _workspace(-(-rows // height), height, depth, dtype, how.blocked),
     )
     return out
 
 
-def _workspace(rows: int, depth: int, dtype: np.dtype[Any], *, blocked: bool) -> _Work:
-    inner = aligned((rows, 1, TILE_COLUMNS), dtype)
-    running = aligned((rows, 2, TILE_COLUMNS), np.float64)
+def _workspace(slots: int, height: int, depth: int, dtype: np.dtype[Any], blocked: bool) -> _Work:
+    inner = aligned((slots, height, TILE_COLUMNS), dtype)
+    running = aligned((slots, 2 * height, TILE_COLUMNS), np.float64)
     return _Work(
         inner,
         aligned(inner.shape, dtype) if blocked else inner,
         running,
         aligned(running.shape, np.float64) if blocked else running,
-        np.zeros(TILE_COLUMNS, np.int64),
+        aligned((tiles.MOST_STEPS, height, TILE_COLUMNS), dtype),
+        np.zeros(height * TILE_COLUMNS, np.int64),
         aligned((depth, TILE_COLUMNS), dtype),
+    )
+
+
+@caching.kernel
+def _finish_rows(start, stop, running, lengths, asked, factor):  # type: ignore[no-untyped-def]
+    for index in range(start, stop):
+        length = lengths[index % lengths.size]
+        first = running[0, index, : length if asked[0] else 0]
+        second = running[1, index, : length if asked[1] else 0]
+        for j in range(first.size):
+            first[j] *= factor
+        for j in range(second.size):
+            second[j] = np.sqrt(second[j])
+
+
+def finish(operands: Operands, factor: float) -> None:
+    """Multiply first running sums by a factor, and take roots of the sums of squares, in place.
+
+    Only what is asked for, and where there are sums: of zeros that are not written there may be
+    many, which take no memory until then.
+    """
+    if not operands.wants_running:  # as the product has no elements
+        return
+    running = operands.running.reshape(2, -1, operands.running.shape[-1])
+    launching.run(
+        _finish_rows,
+        running.shape[1],
+        running,
+        operands.row_lengths,
+        tuple(name in operands.asked for name in ("first", "second")),
+        factor,
+        grain=max(1, _NUMBERS_PER_PIECE // max(1, running.shape[2])),
     )

@@ -41,6 +41,7 @@ from fpemu._kernels.operands import (
     target_at,
     targets_of,
 )
+from fpemu._kernels.random_bits import MULTIPLIER_A, MULTIPLIER_C, mixed, times
 from fpemu._kernels.rounding import MODES, STOCHASTIC, word_of
 from fpemu._kernels.vectors import prefer_wide_vectors
 
@@ -49,10 +50,7 @@ __all__ = ["product", "takes"]
 _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _PRECISION: Final = 53
 _LEAST_EMIN: Final = -1022
-_LOW: Final = np.uint64(2**32 - 1)
 _MAGNITUDE: Final = np.uint64(2**63 - 1)
-_MULTIPLIER_A: Final = np.uint64(random_bits.MULTIPLIER_A)
-_MULTIPLIER_C: Final = np.uint64(random_bits.MULTIPLIER_C)
 _WORK_PER_PIECE: Final = 2**14  # multiply-adds worth a thread
 
 
@@ -111,24 +109,12 @@ def _rounding_of(format: FormatFacts, random: Random, forced: bool) -> _Rounding
 
 
 @numba.njit(inline="always")
-def _times(multiplier, word):  # type: ignore[no-untyped-def]
-    """The 64 bits of the product with the low half of a word."""
-    return words.multiply(words.bit_and(word, _LOW), multiplier)
-
-
-@numba.njit(inline="always")
-def _mixed(product, other, key):  # type: ignore[no-untyped-def]
-    """The high half of a product, with a word and a key in it; what is above 32 bits is garbage."""
-    return words.bit_xor(words.bit_xor(words.shift_right(product, 32), other), key)
-
-
-@numba.njit(inline="always")
 def _prepare(first, second, third, element, stream, key_0, key_1):  # type: ignore[no-untyped-def]
     """Compute what the elements from `element` on do in the first two rounds."""
     for j in range(COLUMNS):
-        product = _times(_MULTIPLIER_A, words.add(element, np.uint64(j)))
+        product = times(MULTIPLIER_A, words.add(element, np.uint64(j)))
         first[j] = product
-        product = _times(_MULTIPLIER_C, _mixed(product, stream, key_0[1]))
+        product = times(MULTIPLIER_C, mixed(product, stream, key_0[1]))
         second[j] = words.bit_xor(words.shift_right(product, 32), key_1[0])
         third[j] = product
 
@@ -175,21 +161,21 @@ def _kernel() -> Callable[..., None]:
                         sums[j] = arrays.initial[batch, row, column + j]
                 for step in range(steps):
                     left = arrays.left[batch, row, step]
-                    of_step = _times(_MULTIPLIER_C, np.uint64(step))
-                    fourth = _times(_MULTIPLIER_A, _mixed(of_step, above, k0[0]))
+                    of_step = times(MULTIPLIER_C, np.uint64(step))
+                    fourth = times(MULTIPLIER_A, mixed(of_step, above, k0[0]))
                     fifth = words.bit_xor(words.shift_right(fourth, 32), k1[1])
                     doubtful = apart
                     for j in range(COLUMNS):
-                        pa = _times(_MULTIPLIER_A, words.bit_xor(second[j], of_step))
-                        pc = _times(_MULTIPLIER_C, words.bit_xor(first[j], fifth))
-                        a, c = _mixed(pc, third[j], k2[0]), _mixed(pa, fourth, k2[1])
-                        qa, qc = _times(_MULTIPLIER_A, a), _times(_MULTIPLIER_C, c)
-                        a, c = _mixed(qc, pc, k3[0]), _mixed(qa, pa, k3[1])
-                        pa, pc = _times(_MULTIPLIER_A, a), _times(_MULTIPLIER_C, c)
-                        a, c = _mixed(pc, qc, k4[0]), _mixed(pa, qa, k4[1])
-                        qa, qc = _times(_MULTIPLIER_A, a), _times(_MULTIPLIER_C, c)
-                        c = _mixed(qa, pa, k5[1])
-                        drawn = _mixed(_times(_MULTIPLIER_C, c), qc, k6[0])
+                        pa = times(MULTIPLIER_A, words.bit_xor(second[j], of_step))
+                        pc = times(MULTIPLIER_C, words.bit_xor(first[j], fifth))
+                        a, c = mixed(pc, third[j], k2[0]), mixed(pa, fourth, k2[1])
+                        qa, qc = times(MULTIPLIER_A, a), times(MULTIPLIER_C, c)
+                        a, c = mixed(qc, pc, k3[0]), mixed(qa, pa, k3[1])
+                        pa, pc = times(MULTIPLIER_A, a), times(MULTIPLIER_C, c)
+                        a, c = mixed(pc, qc, k4[0]), mixed(pa, qa, k4[1])
+                        qa, qc = times(MULTIPLIER_A, a), times(MULTIPLIER_C, c)
+                        c = mixed(qa, pa, k5[1])
+                        drawn = mixed(times(MULTIPLIER_C, c), qc, k6[0])
                         drawn = words.bit_or(words.bit_and(drawn, kept), forced)
                         drawn = words.shift_right(words.shift_left(drawn, 32), shift)
 

@@ -84,6 +84,11 @@ class How(NamedTuple):
         return self.flavour in EXACT
 
     @property
+    def exact(self) -> bool:
+        """Whether each step is taken by itself, exactly."""
+        return not (self.plain or self.quick)
+
+    @property
     def wide(self) -> bool:
         """Whether operands are not all float32 numbers."""
         return self.flavour in WIDE
@@ -217,10 +222,13 @@ def begin(tile, initial, batch, row, together, column):  # type: ignore[no-untyp
 @numba.njit(inline="always")
 def put(out, batch, tile, lengths, row, together, column, canonical):  # type: ignore[no-untyped-def]
     """Write what is wanted of a tile, and zeros behind it."""
-    width = min(TILE_COLUMNS, out.shape[2] - column)
     for r in range(together):
-        for j in range(width):
-            number = tile[r, j] if column + j < lengths[row + r] else 0.0
+        part, numbers = out[batch, row + r, column : column + TILE_COLUMNS], tile[r]
+        there = max(0, min(part.size, lengths[row + r] - column))
+        for j in range(there):
+            number = numbers[j]
             if canonical and number != number:
                 number = np.nan  # the processor's have a sign
-            out[batch, row + r, column + j] = number
+            part[j] = number
+        for j in range(there, part.size):
+            part[j] = 0.0

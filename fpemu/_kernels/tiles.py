@@ -31,23 +31,26 @@ from fpemu._kernels.vectors import (
 
 __all__ = [
     "MOST_STEPS",
+    "ONE_ROW",
     "PLAIN_ROWS",
     "ROUNDED_ROWS",
+    "Rows",
     "add_block_plain",
     "add_block_plain_rows",
+    "add_kept",
     "add_plain",
     "add_rounded",
+    "advance_keeping",
     "advance_ranged",
     "advance_ranged_rows",
     "advance_rounded",
     "advance_rounded_rows",
-    "advance_running",
+    "settle",
     "settle_added",
     "settle_ranged",
     "settle_ranged_rows",
     "settle_rounded",
     "settle_rounded_rows",
-    "settle_running",
     "steps_at_once",
     "sum_plain",
     "sum_plain_rows",
@@ -74,10 +77,14 @@ These are 24 of the 32 registers of a processor with AVX-512, or 8 of 16.
 ROUNDED_ROWS: Final = Rows(2, 2) if MANY_REGISTERS else Rows(2, 1)
 """Rows of the rounded loops."""
 
-_ONE_ROW: Final = Rows(1, 1)
+ONE_ROW: Final = Rows(1, 1)
+"""Those of a tile of one row."""
 
 MOST_STEPS: Final = 32
 """Steps that rounded loops take before they look for doubts."""
+
+_OF_A_REGISTER: Final = 8 if MANY_REGISTERS else 4
+"""Float64 numbers of a register: magnitudes of more would be taken before they are taken apart."""
 
 _LEAST_RUN: Final = 4  # steps that are worth being taken at once by rounded loops
 
@@ -271,9 +278,7 @@ def _advance(rows: Rows, *, ranged: bool = False) -> Any:
         run, *parameters = words
         rounded_step = _RoundedStep(tile.lanes, builder, parameters, ranged=ranged)
         values = [tile.load(builder, place) for place in tile.places]
-        step, values = _emit_runs(
-            builder, tile, tile.places, values, left, panel, step, last, run, rounded_step
-        )
+        step, values = _emit_runs(builder, tile, values, left, panel, step, last, run, rounded_step)
         reached, final = _emit_loop(builder, tile, values, left, panel, step, last, rounded_step)
         tile.store(builder, final, tile.places)
         return reached
@@ -284,7 +289,6 @@ def _advance(rows: Rows, *, ranged: bool = False) -> Any:
 def _emit_runs(
     builder: ir.IRBuilder,
     tile: _Tile,
-    places: Sequence[ir.Value],
     initial: Sequence[ir.Value],
     left: Sequence[ir.Value],
     panel: ir.Value,
@@ -292,13 +296,13 @@ def _emit_runs(
     last: ir.Value,
     run: ir.Value,
     rounded_step: _RoundedStep,
-    beside: Callable[..., list[ir.Value]] | None = None,
+    keep: Callable[..., None] | None = None,
 ) -> tuple[ir.Value, list[ir.Value]]:
     """Runs of steps none of which is doubtful; the step that is reached, and the sums there.
 
-    What every run begins with is put into `places`; see `_emit_loop` for what is `beside`.
+    What every run begins with is put into the tile; see `_emit_loop` for `keep`.
     """
-    count, vectors = len(tile.places), Vectors(builder)
+    vectors = Vectors(builder)
     before = builder.block
     begin, more, again, leave = (
         builder.append_basic_block(f"runs.{name}") for name in ("begin", "more", "again", "leave")
@@ -311,15 +315,16 @@ def _emit_runs(
     builder.position_at_end(begin)
     start = builder.phi(INT64)
     kept = [builder.phi(value.type) for value in initial]
-    tile.store(builder, kept, places)
+    tile.store(builder, kept, tile.places)
     stop = builder.add(start, run)
     stop = builder.select(builder.icmp_signed("<", stop, last), stop, last)
 
     def take_step(step: ir.Value, state: list[ir.Value]) -> list[ir.Value]:
-        sums = tile.sums(builder, left, panel, step, state[:count])
+        sums = tile.sums(builder, left, panel, step, state[:-2])
         guesses, seen = rounded_step.guess(sums, state[-2:])
-        others = [] if beside is None else beside(builder, guesses, state[count:-2])
-        return [*guesses, *others, *seen]
+        if keep is not None:
+            keep(step, guesses)
+        return [*guesses, *seen]
 
     *new, lowest, farthest = vectors.loop(
         start, stop, 1, [*kept, *rounded_step.nothing_seen()], take_step
@@ -330,7 +335,7 @@ def _emit_runs(
     builder.cbranch(builder.icmp_signed("<", stop, last), begin, leave)
 
     builder.position_at_end(again)
-    restored = [tile.load(builder, place) for place in places]
+    restored = [tile.load(builder, place) for place in tile.places]
     builder.branch(leave)
 
     for phi, from_before, from_more in zip(
@@ -348,121 +353,123 @@ def _emit_runs(
     return reached[0], reached[1:]
 
 
-def _running_places(
-    builder: ir.IRBuilder,
-    lanes: _Lanes,
-    data: ir.Value,
-    bands: Sequence[int],
-    columns: int,
-) -> list[ir.Value]:
-    """The places of rows of float64 sums of numbers in lanes."""
-    wide = _Lanes(ir.VectorType(DOUBLES.element, lanes.count))
-    rows = (builder.gep(data, [INT64(band * TILE_COLUMNS)]) for band in bands)
-    return [place for row in rows for place in _Tile(wide, builder, row, 1, columns).places]
+def _history(
+    builder: ir.IRBuilder, tile: _Tile, history: ir.Value, first: ir.Value
+) -> Callable[[ir.Value, Sequence[ir.Value]], None]:
+    """What puts the sums of a step where those of steps from `first` on lie."""
+    size = INT64(len(tile.places) * tile.lanes.count)
+
+    def keep(step: ir.Value, sums: Sequence[ir.Value]) -> None:
+        data = builder.gep(history, [builder.mul(builder.sub(step, first), size)])
+        places = [tile.place(builder, data, INT64(0), v) for v in range(len(sums))]
+        tile.store(builder, sums, places)
+
+    return keep
 
 
-def _beside(lanes: _Lanes, *, first: bool, second: bool) -> Callable[..., list[ir.Value]]:
-    """What adds numbers to sums of their magnitudes (`first`), and of their squares (`second`).
+def advance_keeping(rows: Rows, *, rounded: bool, ranged: bool) -> Any:
+    """An intrinsic as :func:`_advance`'s that also keeps the sums of each step.
 
-    The sums are float64 numbers, those of the magnitudes first.  Squares are rounded before they
-    are added; those of float32 numbers are exact, and one operation does both.
-    """
-    fused = lanes.bits == 32
-    wide = ir.VectorType(DOUBLES.element, lanes.count)
-
-    def beside(  # type: ignore[no-untyped-def]
-        builder, numbers, sums
-    ):
-        call = Vectors(builder).call
-        magnitudes = [call("fabs", number) for number in numbers]
-        if lanes.numbers != wide:
-            magnitudes = [builder.fpext(number, wide) for number in magnitudes]
-
-        def with_square(sum_, number):  # type: ignore[no-untyped-def]
-            if fused:
-                return call("fma", number, number, sum_)
-            return builder.fadd(sum_, builder.fmul(number, number))
-
-        added = [builder.fadd] * first + [with_square] * second
-        terms = [(add, number) for add in added for number in magnitudes]
-        return [add(sum_, number) for sum_, (add, number) in zip(sums, terms, strict=True)]
-
-    return beside
-
-
-def _group_intrinsic(columns: int, emit: Callable[..., ir.Value], last: Any = types.intp) -> Any:
-    """An intrinsic ``f(a, row, origin, panel, tile, running, column, step, last, parameters)``.
-
-    It works on some columns of a tile of one row, from `column` on, as that of
-    :func:`_tile_intrinsic` on a whole tile; ``emit`` is given the data of their running sums, too.
+    ``f(a, row, origin, panel, accumulators, history, step, last, parameters)``: those of the first
+    step are ``history[0]``.  There is room for those that are found to be doubtful, too.  Sums that
+    are not `rounded` are formed by the lanes' own arithmetic.
     """
 
     def typed(  # type: ignore[no-untyped-def]
-        _typing_context, a, row, origin, panel, sums, running, column, step, last_, parameters
+        _typing_context, a, row, origin, panel, sums, history, step, last, parameters
     ):
         index = types.intp
-        signature = index(a, index, index, panel, sums, running, index, index, last, parameters)
+        signature = index(a, index, index, panel, sums, history, index, index, parameters)
 
         def generate(  # type: ignore[no-untyped-def]
             context, builder, signature, arguments
         ):
             kinds = signature.args
-            column = arguments[6]
-            panel_data, sums_data, running_data = (
-                builder.gep(data_of(context, builder, kinds[i], arguments[i]), [column])
-                for i in (3, 4, 5)
+            panel_data, sums_data, history_data = (
+                data_of(context, builder, kinds[i], arguments[i]) for i in (3, 4, 5)
             )
-            step, last_value, parameters = arguments[7:]
-            if isinstance(kinds[8], types.Array):
-                last_value = data_of(context, builder, kinds[8], last_value)
-            left = _rows_of(context, builder, kinds[0], arguments[:3], 1)
-            tile = _Tile(_lanes_of(sums_data), builder, sums_data, 1, columns)
-            words = cgutils.unpack_tuple(builder, parameters, len(kinds[9]))
-            return emit(builder, tile, left, panel_data, running_data, step, last_value, words)
+            lanes = _lanes_of(sums_data)
+            count = rows.of(lanes.bits)
+            step, last_value, parameters = arguments[6:]
+            tile = _Tile(lanes, builder, sums_data, count)
+            left = _rows_of(context, builder, kinds[0], arguments[:3], count)
+            keep = _history(builder, tile, history_data, step)
+            values, rounded_step = [tile.load(builder, place) for place in tile.places], None
+            if rounded:
+                run, *words = cgutils.unpack_tuple(builder, parameters, len(kinds[8]))
+                rounded_step = _RoundedStep(lanes, builder, words, ranged=ranged)
+                step, values = _emit_runs(
+                    builder, tile, values, left, panel_data, step, last_value, run, rounded_step,
+                    keep,
+                )  # fmt: skip
+            reached, final = _emit_loop(
+                builder, tile, values, left, panel_data, step, last_value, rounded_step, keep
+            )
+            tile.store(builder, final, tile.places)
+            return reached
 
         return signature, generate
 
     return intrinsic(typed)
 
 
-def advance_running(columns: int, *, rounded: bool, ranged: bool, first: bool, second: bool) -> Any:
-    """An intrinsic that takes sums from a step on, with their running sums; see `_advance`.
+def add_kept(rows: Rows, columns: int, *, first: bool, second: bool) -> Any:
+    """An intrinsic ``f(history, steps, running, place)`` that adds what was kept to running sums.
 
-    Sums that are not `rounded` are formed by the lanes' own arithmetic.
+    These are float64 numbers: for every accumulator the sum of the magnitudes of so many steps (if
+    `first`), and behind all those the sum of their squares (if `second`).  Squares are rounded
+    before they are added; those of float32 numbers are exact, and one operation does both.  It
+    works on the sums of some columns from `place` on, which stay in registers, and float32 numbers
+    become float64 on their way from memory, which needs no instructions that take vectors apart.
     """
 
-    def emit(  # type: ignore[no-untyped-def]
-        builder, tile, left, panel, running, step, last, words
-    ):
-        lanes = tile.lanes
-        bands = [band for band, wanted in enumerate((first, second)) if wanted]
-        places = [*tile.places, *_running_places(builder, lanes, running, bands, columns)]
-        values = [tile.load(builder, place) for place in places]
-        beside, rounded_step = _beside(lanes, first=first, second=second), None
-        if rounded:
-            run, *parameters = words
-            rounded_step = _RoundedStep(lanes, builder, parameters, ranged=ranged)
-            step, values = _emit_runs(
-                builder, tile, places, values, left, panel, step, last, run, rounded_step, beside
+    def typed(_typing_context, history, steps, running, place):  # type: ignore[no-untyped-def]
+        signature = types.none(history, types.intp, running, types.intp)
+
+        def generate(  # type: ignore[no-untyped-def]
+            context, builder, signature, arguments
+        ):
+            kept, running_data = (
+                data_of(context, builder, signature.args[i], arguments[i]) for i in (0, 2)
             )
-        reached, final = _emit_loop(
-            builder, tile, values, left, panel, step, last, rounded_step, beside
-        )
-        tile.store(builder, final, places)
-        return reached
+            steps, place = arguments[1], arguments[3]
+            vectors = Vectors(builder)
+            lanes = _Lanes(ir.VectorType(DOUBLES.element, _OF_A_REGISTER))
+            fused = kept.type.pointee != lanes.number
+            size = rows.of(_lanes_of(kept).bits) * TILE_COLUMNS
+            parts = range(0, columns, lanes.count)
+            kept, running_data = (builder.gep(data, [place]) for data in (kept, running_data))
 
-    return _group_intrinsic(columns, emit)
+            def with_magnitude(sum_: ir.Value, number: ir.Value) -> ir.Value:
+                return builder.fadd(sum_, vectors.call("fabs", number))
 
+            def with_square(sum_: ir.Value, number: ir.Value) -> ir.Value:
+                if fused:
+                    return vectors.call("fma", number, number, sum_)
+                return builder.fadd(sum_, builder.fmul(number, number))
 
-def settle_running(columns: int, *, ranged: bool) -> Any:
-    """An intrinsic that takes a second look at a doubtful step; see `_settle`."""
+            kinds = [(0, with_magnitude)] * first + [(size, with_square)] * second
+            wanted = [
+                (start + part, add, i) for start, add in kinds for i, part in enumerate(parts)
+            ]
 
-    def emit(  # type: ignore[no-untyped-def]
-        builder, tile, left, panel, _running, step, undecided, words
-    ):
-        return _emit_settled_step(builder, tile, left, panel, step, undecided, words, ranged)
+            def take_step(step: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+                data = builder.gep(kept, [builder.mul(step, INT64(size))])
+                numbers = [_load_as(builder, lanes, data, part) for part in parts]
+                return [
+                    add(sum_, numbers[i]) for sum_, (_, add, i) in zip(sums, wanted, strict=True)
+                ]
 
-    return _group_intrinsic(columns, emit, types.Array(types.int64, 1, "C"))
+            with builder.if_then(builder.icmp_signed(">", steps, INT64(0))):
+                old = [vectors.load(running_data, INT64(at), lanes.numbers) for at, *_ in wanted]
+                new = vectors.loop(INT64(0), steps, 1, old, take_step)
+                for value, (at, *_) in zip(new, wanted, strict=True):
+                    vectors.store(value, running_data, INT64(at))
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return intrinsic(typed)
 
 
 def _emit_second_look(
@@ -494,7 +501,7 @@ def _emit_settled_step(
     words: Sequence[ir.Value],
     ranged: bool,
 ) -> ir.Value:
-    """A second look at a doubtful step, see `_settle`; returns 0."""
+    """A second look at a doubtful step, see :func:`settle`; returns 0."""
     rounded_step = _RoundedStep(tile.lanes, builder, words, ranged=ranged)
     old = [tile.load(builder, place) for place in tile.places]
     factors = tile.factors(builder, left, panel, step)
@@ -502,7 +509,7 @@ def _emit_settled_step(
     return INT64(0)
 
 
-def _settle(rows: Rows, *, ranged: bool = False) -> Any:
+def settle(rows: Rows, *, ranged: bool = False) -> Any:
     """An intrinsic that takes a second look at a doubtful step.
 
     Accumulators that it leaves undecided stay as they were.  Their bits are set in the array
@@ -651,7 +658,7 @@ def _emit_rounded_addition(  # type: ignore[no-untyped-def]
 def _emit_settled_addition(  # type: ignore[no-untyped-def]
     builder, totals, terms, undecided, words
 ):
-    """A second look at a doubtful addition, see `_settle`."""
+    """A second look at a doubtful addition, see :func:`settle`."""
     step = _RoundedStep(totals.lanes, builder, words, ranged=True)
     one = totals.lanes.spread(builder, ir.Constant(totals.lanes.number, 1.0))
     old = [totals.load(builder, place) for place in totals.places]
@@ -736,14 +743,12 @@ def _emit_loop(
     first: ir.Value,
     stop: ir.Value,
     rounded_step: _RoundedStep | None = None,
-    beside: Callable[..., list[ir.Value]] | None = None,
+    keep: Callable[..., None] | None = None,
 ) -> tuple[ir.Value, list[ir.Value]]:
     """The loop over steps, whose accumulators live in registers; the step and what it leaves.
 
-    What is `initial` behind the accumulators is replaced in each step by
-    ``beside(builder, accumulators, numbers)``.
+    If it is given, ``keep(step, accumulators)`` emits what is to be done with those of a step.
     """
-    count = len(tile.places)
     before = builder.block
     loop = builder.append_basic_block("advance.loop")
     proceed = builder.append_basic_block("advance.proceed")
@@ -753,7 +758,7 @@ def _emit_loop(
     builder.position_at_end(loop)
     step = builder.phi(INT64)
     old = [builder.phi(value.type) for value in initial]
-    new = tile.sums(builder, left, panel, step, old[:count])
+    new = tile.sums(builder, left, panel, step, old)
     if rounded_step is None:
         builder.branch(proceed)
     else:
@@ -761,8 +766,8 @@ def _emit_loop(
         builder.cbranch(rounded_step.is_doubtful(seen), leave, proceed)
 
     builder.position_at_end(proceed)
-    if beside is not None:
-        new = [*new, *beside(builder, new, old[count:])]
+    if keep is not None:
+        keep(step, new)
     following = builder.add(step, INT64(1))
     builder.cbranch(builder.icmp_signed("<", following, stop), loop, leave)
 
@@ -794,17 +799,17 @@ def steps_at_once(run, taken, certain):  # type: ignore[no-untyped-def]
     return max(run, known) if certain else known
 
 
-advance_rounded = _advance(_ONE_ROW)
+advance_rounded = _advance(ONE_ROW)
 advance_rounded_rows = _advance(ROUNDED_ROWS)
-advance_ranged = _advance(_ONE_ROW, ranged=True)
+advance_ranged = _advance(ONE_ROW, ranged=True)
 advance_ranged_rows = _advance(ROUNDED_ROWS, ranged=True)
-settle_rounded = _settle(_ONE_ROW)
-settle_rounded_rows = _settle(ROUNDED_ROWS)
-settle_ranged = _settle(_ONE_ROW, ranged=True)
-settle_ranged_rows = _settle(ROUNDED_ROWS, ranged=True)
-sum_plain = _sum(_ONE_ROW, added=False)
+settle_rounded = settle(ONE_ROW)
+settle_rounded_rows = settle(ROUNDED_ROWS)
+settle_ranged = settle(ONE_ROW, ranged=True)
+settle_ranged_rows = settle(ROUNDED_ROWS, ranged=True)
+sum_plain = _sum(ONE_ROW, added=False)
 sum_plain_rows = _sum(PLAIN_ROWS, added=False)
-add_block_plain = _sum(_ONE_ROW, added=True)
+add_block_plain = _sum(ONE_ROW, added=True)
 add_block_plain_rows = _sum(PLAIN_ROWS, added=True)
 add_plain = _add(_emit_plain_addition)
 add_rounded = _add(_emit_rounded_addition)

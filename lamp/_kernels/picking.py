@@ -50,6 +50,7 @@ _BLOCK: Final = 64  # elements that are replaced together
 _PUT_GRAIN: Final = 2**10  # of such blocks that are worth a thread
 _DIGITS: Final = 4  # by which keys are sorted
 _BINS: Final = 2**8
+_FEW_MORE: Final = 4  # keys that are gathered in less time than they take to be told apart
 _FEW: Final = 48  # keys that take longer to be sorted by digits than by insertion
 _BIN_SHIFT: Final = 49  # of a word: eight bins between two powers of 2
 _LAST_BIN: Final = _BINS - 1
@@ -328,25 +329,35 @@ def largest_of_rows(scores: NDArray[np.float32], lengths: Lengths, counts: Lengt
 
 @caching.kernel
 def _largest_rows(start, stop, words_, lengths, counts, mask):  # type: ignore[no-untyped-def]
-    """The least of the largest words is found by bisection: a processor counts many at once."""
     for row in range(start, stop):
         numbers, length, count = words_[row], lengths[row], counts[row]
         if count > 0:
-            low, high = np.uint32(0), np.uint32(2**31)
-            at_least, beyond = length, np.int64(0)  # how many are not below the two
-            while words.subtract(high, low) > 1 and at_least != count:
-                middle = words.add(low, words.shift_right(words.subtract(high, low), 1))
-                found = np.uint32(0)
-                for j in range(length):
-                    found = words.add(found, np.uint32(numbers[j] >= middle))
-                if np.int64(found) >= count:
-                    low, at_least = middle, np.int64(found)
-                else:
-                    high, beyond = middle, np.int64(found)
+            low, at_least, beyond = _least_of_largest(numbers, length, count, count)
             for j in range(length):
                 mask[row, j] = numbers[j] >= low
             if at_least != count:
                 _mark_row(numbers, length, low, count - beyond, mask[row])
+
+
+@caching.inline
+def _least_of_largest(numbers, length, count, most):  # type: ignore[no-untyped-def]
+    """A word that `count` of the words or more are not below; if it can be, no more than `most`.
+
+    It is found by bisection: a processor counts many at once.  Also how many words are not below
+    it, and how many are above if those are more than `most`.
+    """
+    low, high = np.uint32(0), np.uint32(2**31)
+    at_least, beyond = length, np.int64(0)  # how many are not below the two
+    while words.subtract(high, low) > 1 and at_least > most:
+        middle = words.add(low, words.shift_right(words.subtract(high, low), 1))
+        found = np.uint32(0)
+        for j in range(length):
+            found = words.add(found, np.uint32(numbers[j] >= middle))
+        if np.int64(found) >= count:
+            low, at_least = middle, np.int64(found)
+        else:
+            high, beyond = middle, np.int64(found)
+    return low, at_least, beyond
 
 
 def put(low: NDArray[Any], high: NDArray[Any], mask: NDArray[np.uint8], number: int) -> None:
@@ -647,41 +658,34 @@ def least_componentwise(
 
     ``kappa(S) = sum_{j not in S} w_j z_j + max(0, max_{i not in S} w_i (1 - 2 z_i))``.
     """
-    return _run_least(_least_componentwise_rows, Rows(z, w, lengths), tau, counts)
+    kernel = _componentwise_rows_within if counts is None else _componentwise_rows_of_counts
+    return _run_least(kernel, Rows(z, w, lengths), tau, counts)
 
 
 @caching.kernel
-def _least_componentwise_rows(start, stop, work, rows, limit, mask):  # type: ignore[no-untyped-def]
+def _componentwise_rows_within(start, stop, work, rows, limit, mask):  # type: ignore[no-untyped-def]
     """The second term is one of n caps.  They are visited upward, with a heap of what is left out.
 
     Under a cap, the most that can be left out are those with the smallest ``w z``.  What was taken
     from the heap for one cap cannot be left out under a larger one: there are more components then
-    and less is left of tau.  Under tau those with a larger cap are picked, and not looked at.
+    and less is left of tau.  Those with a cap above tau are picked, and not looked at.
     """
     columns = rows.z.shape[1]
     given, costs = np.empty(columns, np.float64), np.empty(columns, np.float64)
     caps, order, members = work.keys, work.order, np.empty(columns, np.int64)
     keys, places = np.empty(columns, np.float64), np.empty(columns, np.int64)
-    pushed, popped = np.empty(columns, np.int64), np.empty(columns, np.int64)
+    narrow = np.empty((2, columns), np.uint32)
     for row in range(start, stop):
-        length, count = rows.lengths[row], limit.counts[row]
-        _caps_and_costs(
-            rows.weights[row, :length], rows.z[row, :length], given[:length], costs[:length]
-        )
-        total = _quick_sum(given, length) + _quick_sum(costs, length)
-        if not total < np.inf:  # a NaN, or an infinite weight
-            _pick_first(mask, row, length if count < 0 else count, length)
-            continue
-        if count >= 0 and _exchange_largest(
-            given, costs, length, count, total, work, keys, places, pushed, popped, mask[row]
-        ):
+        length = rows.lengths[row]
+        _caps_and_costs(rows.weights[row, :length], rows.z[row, :length], given, costs, narrow)
+        if not _quick_sum(given, length) + _quick_sum(costs, length) < np.inf:
+            _pick_first(mask, row, length, length)  # a NaN, or an infinite weight
             continue
         number = np.int64(0)
         for j in range(length):
             given[number], costs[number], members[number] = given[j], costs[j], j
-            number += np.int64((count >= 0) | (given[j] <= limit.tau))
+            number += np.int64(given[j] <= limit.tau)
         _sort(given, number, work)
-        most = length - count if count >= 0 else length
         best, best_size, least = 0, np.int64(0), np.inf
         size = np.int64(0)
         for visit in range(2):  # find the best cap; then go there again
@@ -692,8 +696,8 @@ def _least_componentwise_rows(start, stop, work, rows, limit, mask):  # type: ig
                 size += 1
                 _raise(keys, places, size - 1)
                 kept += costs[place]
-                left = limit.tau - caps[k] if count < 0 else np.inf
-                while size > 0 and (kept > left or size > most):
+                left = limit.tau - caps[k]
+                while size > 0 and kept > left:
                     kept -= keys[0]
                     size = _pop(keys, places, size)
                 if size == 0:
@@ -708,63 +712,102 @@ def _least_componentwise_rows(start, stop, work, rows, limit, mask):  # type: ig
 
 
 @caching.kernel
-def _caps_and_costs(weights, z, caps, costs):  # type: ignore[no-untyped-def]
-    for j in range(z.size):
+def _componentwise_rows_of_counts(start, stop, work, rows, limit, mask):  # type: ignore[no-untyped-def]
+    """As within tau, but as many components are left out under each cap.
+
+    Which cap is best is decided by sums of costs that are formed in the order of the caps.  The
+    bits of a sum in another order are others, but are enough where no two choices come near to
+    each other: only then nothing has to be sorted.
+    """
+    columns = rows.z.shape[1]
+    given, costs = np.empty(columns, np.float64), np.empty(columns, np.float64)
+    keys, places = np.empty(columns, np.float64), np.empty(columns, np.int64)
+    pushed, popped = np.empty(columns, np.int64), np.empty(columns, np.int64)
+    narrow = np.empty((2, columns), np.uint32)
+    for row in range(start, stop):
+        length, count = rows.lengths[row], limit.counts[row]
+        _caps_and_costs(rows.weights[row, :length], rows.z[row, :length], given, costs, narrow)
+        cost = _quick_sum(costs, length)
+        if not _quick_sum(given, length) + cost < np.inf or count == 0 or count >= length:
+            _pick_first(mask, row, count, length)
+            continue
+        for in_order in range(2):
+            if in_order:
+                _sort(given, length, work)
+                cost = 0.0
+                for k in range(length - count):
+                    cost += costs[work.order[k]]
+            if _exchange_largest(
+                given, costs, narrow, length, count, cost, in_order, work, keys, places, pushed,
+                popped, mask[row],
+            ):  # fmt: skip
+                break
+
+
+@caching.kernel
+def _caps_and_costs(weights, z, caps, costs, narrow):  # type: ignore[no-untyped-def]
+    """Caps and costs, and the words of float32 numbers that are in the same order."""
+    size = z.size
+    caps, narrow_caps = caps[:size], narrow[0, :size]
+    costs, narrow_costs = costs[:size], narrow[1, :size]
+    for j in range(size):
         weight, share = abs(np.float64(weights[j])), np.float64(z[j])
         cap = weight * (1.0 - 2.0 * share)
         cost = weight * share
         nothing = 0.0 * share
         caps[j] = cap if cap > 0.0 else 0.0
         costs[j] = cost if share > 0.0 else nothing
+        narrow_caps[j] = words.word(np.float32(caps[j]))
+        narrow_costs[j] = words.word(np.float32(costs[j]))
 
 
 @caching.kernel
 def _exchange_largest(  # type: ignore[no-untyped-def]
-    given, costs, length, count, total, work, keys, places, pushed, popped, mask
+    given, costs, narrow, length, count, cost, in_order, work, keys, places, pushed, popped, mask
 ):
     """Pick `count` components by the few largest caps and costs; whether that is sure.
 
     Left out are all but those with the largest caps.  These are taken in one after the other, each
-    for the one that then costs the most.  A sum has not the bits that it has in another order: the
-    choice is sure if no other comes near it.
+    for the one that then costs the most, which may be itself.  If `in_order`, `cost` is that of
+    those left out at first, in the order of their caps, and the choice is sure; otherwise it is
+    that of all in any order, and no two choices may come near to each other.
     """
     for j in range(length):
-        mask[j] = count >= length
-    if count == 0 or count >= length:
-        return True
-    size = _sort_largest(given, length, count + 1, work)
-    least = work.keys[size - count - 1]  # the largest cap of those left out
+        mask[j] = False
+    size = _gather_largest(given, narrow[0], length, count + 1, work)
+    _sort(work.gathered, size, work)
+    largest = work.keys[size - count - 1]  # of those left out
+    kept = cost
     for k in range(count):
         pushed[k] = work.members[work.order[size - count + k]]
         mask[pushed[k]] = True
-    kept = _quick_sum(costs, length)
-    for k in range(count):
-        kept -= costs[pushed[k]]
-    least += kept
-    size = _sort_largest(costs, length, min(2 * count, length), work)
+        kept -= 0.0 if in_order else costs[pushed[k]]
+    least = kept + largest
+    margin = (8.0 * length + 64.0) * 2.0**-53 * (cost + work.keys[size - 1])
+    size = _gather_largest(costs, narrow[1], length, min(2 * count, length), work)
     waiting = np.int64(0)
-    for k in range(size - 1, -1, -1):
-        if waiting >= count and work.keys[k] != keys[waiting - 1]:
-            break
-        place = work.members[work.order[k]]
-        if not mask[place]:
-            keys[waiting], places[waiting] = work.keys[k], place
-            waiting += 1
+    for k in range(size):
+        keys[waiting], places[waiting] = work.gathered[k], work.members[k]
+        waiting += np.int64(not mask[work.members[k]])
     _heapify(keys, places, waiting)
-    best, second = 0, np.inf
+    best, second, same = 0, np.inf, True  # as the best choice
     for k in range(count):
         place = pushed[k]
         keys[waiting], places[waiting] = costs[place], place
         _raise(keys, places, waiting)
-        kept += costs[place] - keys[0]
+        kept += costs[place]
+        kept -= keys[0]
         popped[k] = places[0]
         _pop(keys, places, waiting + 1)
         kappa = kept + given[place]
-        if kappa < least:
-            best, second, least = k + 1, least, kappa
+        same &= popped[k] == place
+        if same:
+            least = min(least, kappa)
+        elif kappa < least:
+            best, second, least, same = k + 1, least, kappa, True
         else:
             second = min(second, kappa)
-    if not second - least > (8.0 * length + 64.0) * 2.0**-53 * total:
+    if not (in_order or second - least > margin):
         return False
     for k in range(best):
         mask[pushed[k]] = False
@@ -915,14 +958,16 @@ def _gather(keys, length, top, first, last, work):  # type: ignore[no-untyped-de
 
 
 @caching.kernel
-def _sort_largest(keys, length, count, work):  # type: ignore[no-untyped-def]
-    """Sort the `count` largest keys, and maybe more; how many."""
-    top, bin_, found = _fill_bins(keys, length, work), np.int64(0), work.numbers[0, 0]
-    while found < count:
-        bin_ += 1
-        found += work.numbers[0, bin_]
-    size = _gather(keys, length, top, np.int64(0), bin_, work)
-    _sort(work.gathered, size, work)
+def _gather_largest(keys, narrow, length, count, work):  # type: ignore[no-untyped-def]
+    """The `count` largest keys, and maybe a few more, and their places; how many.
+
+    Keys are as large as their words in `narrow` are, or these are equal.
+    """
+    least, _, _ = _least_of_largest(narrow, length, count, count + count // 4 + _FEW_MORE)
+    size = np.int64(0)
+    for j in range(length):
+        work.gathered[size], work.members[size] = keys[j], j
+        size += np.int64(narrow[j] >= least)
     return size
 
 

@@ -302,6 +302,38 @@ def test_beyond_the_largest_number_the_probability_goes_on():
 # Seeds, threads, slices
 
 
+def blocks_at_the_edges(format, dtype):
+    """Blocks of numbers of which none, some or all are special in a way that numbers can be."""
+    quantum, normal, largest = format.smallest_subnormal, format.smallest_normal, format.max_finite
+    generator = np.random.default_rng(format.bits)
+    usual = [0.0, normal, 1.37 * normal, normal + 0.3 * quantum, largest, 0.77 * largest]
+    usual += [np.nextafter(dtype(normal), dtype(np.inf)), np.nextafter(dtype(largest), dtype(0))]
+    edge = dtype(quantum / 256)  # of numbers below, more than 31 bits of float32 are dropped
+    small = [0.4 * quantum, quantum, 1.5 * quantum, normal - quantum / 3, edge]
+    small += [np.nextafter(edge, dtype(np.inf)), np.nextafter(dtype(normal), dtype(0))]
+    tiny = [np.nextafter(edge, dtype(0)), 0.7 * float(edge)]
+    beyond = [np.nextafter(dtype(largest), dtype(np.inf)), 1.01 * largest]
+    for numbers in (usual, usual + small, usual + small + tiny, usual + beyond, [0.0]):
+        signs = generator.choice([-1, 1], 4 * philox.BLOCK_WORDS)
+        yield (generator.choice(np.array(numbers), signs.size) * signs).astype(dtype)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize(("mode", "random_bits"), [("sr", None), ("sr", 8), ("sr_b", 8)])
+def test_no_element_decides_how_another_is_rounded(mode, random_bits, dtype):
+    # Blocks in which nothing is special go through quick kernels, from which infinity keeps them.
+    rounding = Rounding(mode, seed=3, random_bits=random_bits)
+    names = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "e8m0", "binary8p4se")
+    for format in map(fpemu.format, names):
+        for x in blocks_at_the_edges(format, dtype):
+            strange = x.copy()
+            strange[::1024] = np.inf
+            alone, beside = (fpemu.round(each, format, rounding) for each in (x, strange))
+            usual = np.isfinite(strange)
+            assert_same_bits(alone[usual], beside[usual], x[usual], (format.name,))
+
+
 @pytest.mark.parametrize("mode", ["sr", "sr_equal"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 def test_the_same_seed_gives_the_same_bits_on_any_threads_and_for_any_slice(mode, dtype):

@@ -345,21 +345,51 @@ def test_long_rows_are_picked_without_sorting_them():
     generator = np.random.default_rng(6)
     rows = softmax(generator.normal(size=(50, 300)) * 2.0)
     weights = np.abs(generator.normal(size=rows.shape))
-    places = (np.empty(300, np.int64) for _ in range(3))
-    rest = (picking._sorting(300), np.empty(300), *places, np.zeros(300, np.bool_))
+    work, mask = picking._sorting(300), np.zeros(300, np.bool_)
     quick = [
-        [picking._leave_out_smallest(z, 300, count, tau, rest[0], rest[-1]) for z in rows]
+        [picking._leave_out_smallest(z, 300, count, tau, work, mask) for z in rows]
         for count, tau in ((-1, 1.2), (9, 0.0))
     ]
-    caps = np.maximum(0.0, weights * (1.0 - 2.0 * rows))
-    total = (caps + weights * rows).sum()
-    quick.append(
-        [
-            picking._exchange_largest(caps[i], weights[i] * rows[i], 300, 9, total, *rest)
-            for i in range(50)
-        ]
-    )
+    exchanged = [exchange(z, w, 9)[0] for z, w in zip(rows, weights, strict=True)]
+    quick.append(exchanged)
     assert np.mean(quick, axis=1).min() > 0.9
+
+
+def exchange(z, w, count, in_order=False):
+    """Whether so many components are picked by the few largest, and which."""
+    n = len(z)
+    caps, costs = np.empty(n), np.empty(n)
+    narrow, mask = np.empty((2, n), np.uint32), np.zeros(n, np.bool_)
+    picking._caps_and_costs(w, z, caps, costs, narrow)
+    work, keys = picking._sorting(n), np.empty(n)
+    places, pushed, popped = (np.empty(n, np.int64) for _ in range(3))
+    cost = costs.sum()
+    if in_order:
+        cost = sum(costs[np.argsort(caps, kind="stable")[: n - count]])
+    rest = (work, keys, places, pushed, popped, mask)
+    sure = picking._exchange_largest(caps, costs, narrow, n, count, cost, in_order, *rest)
+    return sure, mask
+
+
+def test_what_is_sure_of_a_number_is_what_sums_in_order_decide():
+    generator = np.random.default_rng(7)
+    sure = []
+    for step in (0.0, 0.25):  # scores of few bits are often equal, and so are their costs
+        for count in (1, 5, 40):
+            for _ in range(60):
+                y = 3.0 * generator.normal(size=150)
+                y = np.round(y / step) * step if step else y
+                z, w = softmax(y), np.abs(y)
+                quick, mask = exchange(z, w, count)
+                _, expected = exchange(z, w, count, in_order=True)
+                assert mask.sum() == expected.sum() == count or not quick
+                if quick:
+                    np.testing.assert_array_equal(mask, expected)
+                best = plain_componentwise(z, w, None, count)
+                conditions = [componentwise_condition(z, w, each) for each in (expected, best)]
+                assert conditions[0] == pytest.approx(conditions[1], rel=1e-12)
+                sure.append(quick)
+    assert 0.3 < np.mean(sure) < 1.0  # there are both kinds
 
 
 # --- optimality, by brute force over all subsets --------------------------------------------------
