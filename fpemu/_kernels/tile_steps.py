@@ -84,11 +84,6 @@ class How(NamedTuple):
         return self.flavour in EXACT
 
     @property
-    def exact(self) -> bool:
-        """Whether each step is taken by itself, exactly."""
-        return not (self.plain or self.quick)
-
-    @property
     def wide(self) -> bool:
         """Whether operands are not all float32 numbers."""
         return self.flavour in WIDE
