@@ -236,7 +236,7 @@ class _Cursor:
 
     def texts(self, count: int) -> list[str]:
         """The next strings, which are most of a file's header: the words of a vocabulary."""
-        found, content, offset = [], memoryview(self._content), self.offset
+        found, content, offset = [], self._content.data, self.offset
         with contextlib.suppress(struct.error, UnicodeDecodeError):
             for _ in range(count):
                 (length,) = _LENGTH.unpack_from(content, offset)

@@ -67,6 +67,13 @@ def cluster():
 
 
 @pytest.fixture(scope="module")
+def processes():
+    engine = Processes(2, ENOUGH)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
 def tasks(study):
     return list(planned(study, file_digest).tasks.values())
 
@@ -86,9 +93,10 @@ def test_numbers_are_those_of_evaluate(study, folder, expected):
         assert found == run.metrics, run
 
 
-def test_two_processes_give_the_same_numbers(study, tmp_path, expected):
-    found = lamp.sweep(study, store=tmp_path / "s.sqlite", jobs=2)
+def test_two_processes_give_the_same_numbers(study, tmp_path, expected, processes):
+    found = lamp.sweep(study, store=tmp_path / "s.sqlite", workers=lambda spill: processes)
     assert results(found.runs) == expected
+    assert len(processes.free()) == 2  # it is left open
 
 
 def test_a_cluster_gives_the_same_numbers(study, tmp_path, expected, cluster):
@@ -227,13 +235,6 @@ def waited(engine, count):
     while len(found) < count:
         found += engine.wait(10)
     return found
-
-
-@pytest.fixture(scope="module")
-def processes():
-    engine = Processes(2, ENOUGH)
-    yield engine
-    engine.close()
 
 
 def test_a_process_that_dies_is_replaced_and_its_run_is_measured(tasks, processes):
