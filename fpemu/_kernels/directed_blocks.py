@@ -148,7 +148,7 @@ def _signed_parts(vectors: Vectors, word: ir.Value) -> list[ir.Value]:
 
 
 def _fields(builder: ir.IRBuilder, word: ir.Value) -> ir.Value:
-    """The bytes of exponents: taken so, the compiler lets them be bytes."""
+    """The bytes of exponents.  Of words cut down to bytes the compiler would compare the words."""
     doubled = builder.shl(word, every(INTS, 1))
     codes = builder.bitcast(doubled, ir.VectorType(_BYTE, 4 * LANES))
     highest = [INT32(4 * i + 3) for i in range(LANES)]

@@ -208,7 +208,7 @@ def _toward_zero(
     scale: FormatFacts | None,
     toward_zero: bool,
 ) -> int:
-    """The kind of a unit that truncates; `toward_zero` tells whether multiply-adds can."""
+    """The kind of a unit that truncates; `toward_zero` tells whether multiply-adds round so."""
     plain = (
         core.format.max_finite >= 2.0**127
         and core.initial_format.emin <= directed_blocks.LEAST_EXPONENT
@@ -560,7 +560,7 @@ def _narrow_range(  # type: ignore[no-untyped-def]
                     places = (one, other, scale, other_scale, q)
                     strange |= prepare(to_split, places, plan.leasts)
             before = origin // block
-            if directed:
+            if directed:  # blocks alone compute with numbers until it turns back
                 rounding = turn_toward_zero()
             for number in range((last - origin) // block):
                 terms = batch * rows * steps + (before + number) * plan.block_stride
