@@ -155,6 +155,13 @@ class Metrics:
     windows: int = 0
     sums: tuple[Sums, ...] = ()
 
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal; NaN is what it is, or no metrics equal themselves."""
+        if not isinstance(other, Metrics):
+            return NotImplemented
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return all(a == b or (a != a and b != b) for a, b in pairs)
+
     def __repr__(self) -> str:
         return f"<Metrics: {', '.join(f'{name} {value}' for name, value in self._facts())}>"
 

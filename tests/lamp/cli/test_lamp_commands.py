@@ -796,6 +796,7 @@ def called(capsys, *arguments):
 
 
 GENERATE = ["generate", "--prompt", "x"]
+TOO_LONG = "File name too long:" if sys.version_info < (3, 14) else ""
 WRONG = [
     # bad usage
     (["fly"], 2, "No such command 'fly'"),
@@ -844,8 +845,9 @@ WRONG = [
     (["run", "--hardware", "missing.toml"], 1, "no hardware file 'missing.toml'"),
     (["run", "--hardware", "WRONG.toml"], 1, "wrong.toml, line 1: unknown hardware 'fp31'"),
     (["compare", "fp32", "WRONG.toml+softmax:tv:1"], 1, "line 1: unknown hardware 'fp31'"),
-    (["status", "s" * 300], 1, "lamp: File name too long: 'ssssss"),
-    (["run", "--text", "t" * 300], 1, "lamp: File name too long: 'tttttt"),
+    # Python 3.14 takes a name that is too long for that of no file.
+    (["status", "s" * 300], 1, f"lamp: {TOO_LONG or 'no store'} 'ssssss"),
+    (["run", "--text", "t" * 300], 1, f"lamp: {TOO_LONG or 'no text file'} 'tttttt"),
     (["run", "--token-ids", "missing"], 1, "no file of token ids 'missing'"),
     (["run", "--token-ids", "WORDS"], 1, "words.txt holds 'x3' at position 2: expected token"),
     (["run", "--token-ids", "LARGE"], 1, "token 2048 at position 1 of"),

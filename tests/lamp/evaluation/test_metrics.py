@@ -1,5 +1,8 @@
 """The metrics against mpmath and by hand."""
 
+import math
+from dataclasses import replace
+
 import mpmath
 import numpy as np
 import pytest
@@ -159,3 +162,13 @@ def test_shares_of_tiles_and_parts_are_over_all_windows():
     # Which are no components.
     assert found.recomputation_rate == 1.0
     assert found.layer_rates == (1.0, 1.0)
+
+
+def test_metrics_with_nan_equal_those_of_the_same_numbers():
+    logits = np.random.default_rng(0).standard_normal((4, 50))
+    first, again = (evaluate(logits, Canned(logits[np.newaxis]), np.arange(4)) for _ in range(2))
+    assert math.isnan(first.recomputation_rate_error)
+    assert replace(first, kl_error=float("nan")) == replace(again, kl_error=-float("nan"))
+    assert first != replace(first, kl=first.kl + 1)
+    assert first != replace(first, kl=math.nan)
+    assert first != "metrics"
