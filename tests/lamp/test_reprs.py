@@ -69,7 +69,9 @@ def test_the_help_on_machines_fits_a_screen():
 @pytest.mark.parametrize("kind", [fpemu.Format, fpemu.Rounding, lamp.LAMP, lamp.Study])
 def test_help_on_data_classes_shows_their_docstrings_and_no_machinery(kind):
     text = pydoc.plain(pydoc.render_doc(kind))
-    assert len(text.splitlines()) <= len(kind.__doc__.splitlines()) + 30
+    # From Python 3.14 on, each parameter of a long signature has a line of its own.
+    most = len(kind.__doc__.splitlines()) + len(fields(kind)) + 30
+    assert len(text.splitlines()) <= most
     for noise in ("__dataclass_fields__", "__setattr__", "__weakref__", "<factory>:"):
         assert noise not in text
     for field in fields(kind):
