@@ -886,21 +886,22 @@ def _stochastic_kernel(kind: int, wide: bool) -> Callable[..., None]:
             random_bits.fill_block(block, key, random)
             source = x[block * per_block : min((block + 1) * per_block, x.size)]
             result = out[block * per_block : min((block + 1) * per_block, x.size)]
-            top = words.subtract(target.one, target.one)
-            least = words.subtract(top, target.one)  # of the numbers less one: zeros come last
-            for i in range(source.size):
-                magnitude = words.bit_and(
-                    words.word(source[i]), words.subtract(target.sign, target.one)
-                )
-                top = words.maximum(top, magnitude)
-                least = words.minimum(least, words.subtract(magnitude, target.one))
-            if kind == STOCHASTIC and top < sure.beyond:
-                if words.add(least, target.one) >= sure.normal or top == 0:
+            if kind == STOCHASTIC and sure.beyond != 0:
+                top = words.subtract(target.one, target.one)
+                least = words.subtract(top, target.one)  # of the numbers less one: zeros come last
+                for i in range(source.size):
+                    magnitude = words.bit_and(
+                        words.word(source[i]), words.subtract(target.sign, target.one)
+                    )
+                    top = words.maximum(top, magnitude)
+                    least = words.minimum(least, words.subtract(magnitude, target.one))
+                least = words.add(least, target.one)
+                if top < sure.beyond and (least >= sure.normal or top == 0):
                     for i in range(source.size):
                         bits = wide_bits(random, i, per_block) if wide else random[i]
                         result[i] = _carried(words.word(source[i]), bits, sure)
                     continue
-                if not wide and words.add(least, target.one) >= sure.reach:
+                if not wide and top < sure.beyond and least >= sure.reach:
                     for i in range(source.size):
                         result[i] = _drawn(source[i], random[i], sure)
                     continue
