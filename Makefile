@@ -12,7 +12,7 @@ demo: .venv/installed
 
 # What the processes of tests import is compiled once, also where Python is told to write no byte code.
 test check-long: export PYTHONDONTWRITEBYTECODE =
-# Each process of tests has a core: threads of BLAS and of PyTorch would wait for one another, busily.
+# These processes fill the cores: threads of BLAS and of PyTorch would wait for one another, busily.
 test check-long: export OPENBLAS_NUM_THREADS = 1
 test check-long: export OMP_NUM_THREADS = 1
 
