@@ -36,7 +36,7 @@ from fpemu._kernels.operands import (
     aligned,
     longest,
     pieces,
-    right_of,
+    source_of,
     target_at,
     targets_of,
 )
@@ -174,7 +174,7 @@ def product(
     launching.run(
         _anchored_range,
         count,
-        operands.arrays(np.float64, out, right_of(operands.b, np.float64)),
+        operands.arrays(np.float64, out, source_of(operands.b, np.float64)),
         (anchors.first, anchors.second),
         targets_of((format, rounding)),
         height,

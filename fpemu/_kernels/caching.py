@@ -35,7 +35,7 @@ try:
 except ImportError:  # Windows: processes then compile the same kernel twice
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["inline", "kernel", "mapping", "scalar", "specialized"]
+__all__ = ["inline", "kernel", "mapping", "part", "scalar", "specialized"]
 
 if numba.config.DISABLE_JIT:
     raise ImportError(
@@ -306,6 +306,16 @@ def kernel(function: Any) -> Any:
     return _cached(_compiled(no_cfunc_wrapper=True)(function), _name_of(function))
 
 
+def part(function: Any) -> Any:
+    """Decorator of parts of kernels, see :mod:`fpemu._kernels.parts`: compiled once a machine.
+
+    They give an integer.  Python cannot call them.  What they close over is as for :func:`kernel`.
+    """
+    _require_data(function)
+    compiled = _compiled(no_cfunc_wrapper=True, no_cpython_wrapper=True)(function)
+    return _cached(compiled, _name_of(function))
+
+
 def scalar(function: Any) -> Any:
     """Decorator of scalar functions that Python can call, and kernels of users inline.
 
@@ -340,7 +350,9 @@ def inline(function: Any) -> Any:
     return _Inlined(py_func=function, targetoptions=options, pipeline_class=_Compiler)
 
 
-def specialized(template: Any, known_as: str = "", **globals_: Any) -> Any:
+def specialized(
+    template: Any, known_as: str = "", *, is_part: bool = False, **globals_: Any
+) -> Any:
     """The kernel that a function becomes when some of its global names stand for others.
 
     Parameters
@@ -350,6 +362,8 @@ def specialized(template: Any, known_as: str = "", **globals_: Any) -> Any:
     known_as : str, optional
         What tells the kernel from others of the template, all of whose global names stand for what
         ``_kernels`` has.
+    is_part : bool
+        Whether it is to be a part, see :func:`part`.
     **globals_ : callable or bool
         What its global names stand for: functions compiled by Numba, and choices made when it is
         compiled.  If it is known by a name, or all are functions of modules of ``_kernels``, so
@@ -367,7 +381,7 @@ def specialized(template: Any, known_as: str = "", **globals_: Any) -> Any:
     function.__module__ = template.__module__
     if not known_as:
         function.__module__ = next(iter(globals_.values())).__module__
-    compiled = _compiled(no_cfunc_wrapper=True)(function)
+    compiled = _compiled(no_cfunc_wrapper=True, no_cpython_wrapper=is_part)(function)
     if known_as:
         _cached(compiled, f"{_name_of(template)}-{known_as}")
     elif all(map(_is_known_by_name, globals_.values())):

@@ -44,7 +44,7 @@ from fpemu._kernels.operands import (
     longest,
     pieces,
     read_only,
-    right_of,
+    source_of,
 )
 from fpemu._kernels.panels import fill
 
@@ -657,8 +657,8 @@ def product(
         _kernel(unit.kind, scales is not None),
         count,
         left,
-        right_of(operands.b, _FLOAT32),
-        right_of(np.zeros((1, 1, 1)) if scales is None else scales.right, _FLOAT32),
+        source_of(operands.b, _FLOAT32),
+        source_of(np.zeros((1, 1, 1)) if scales is None else scales.right, _FLOAT32),
         operands.initial_as(np.float32),
         read_only(operands.row_lengths, np.int64),
         out,

@@ -22,6 +22,7 @@ from fpemu._kernels.panels import (
     last_bit_exponent,
     panels,
     right_of,
+    source_of,
 )
 from fpemu._kernels.rounding import LAYOUTS, Carrier, Target, target_of, unused_bits
 from fpemu._kernels.vectors import data_of
@@ -46,6 +47,7 @@ __all__ = [
     "random_of",
     "read_only",
     "right_of",
+    "source_of",
     "target_at",
     "targets_of",
 ]
@@ -67,7 +69,7 @@ class Arrays(NamedTuple):
     """
 
     left: Any  # (batch, m, k)
-    right: Any  # (batch, panels, k, COLUMNS), or a `Right`
+    right: Any  # (batch, panels, k, COLUMNS), or a `Source`
     initial: Any  # (batch, m, n), or of size 0
     lengths: Any  # (m,)
     out: Any  # (batch, m, n)

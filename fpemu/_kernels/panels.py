@@ -18,10 +18,12 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
+from numba.np import numpy_support
 from numpy.typing import DTypeLike, NDArray
 
-from fpemu._kernels import caching, launching, words
+from fpemu._kernels import caching, launching, parts, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts
 from fpemu._kernels.rounding import LAYOUTS
@@ -44,16 +46,17 @@ __all__ = [
     "Extent",
     "Narrow",
     "Right",
+    "Source",
     "TILE_COLUMNS",
     "Widening",
     "aligned",
     "extent",
     "fill",
-    "fill_tile",
     "last_bit_exponent",
     "narrowed",
     "panels",
     "right_of",
+    "source_of",
 ]
 
 MANY_REGISTERS: Final = has_features("avx512f")
@@ -250,7 +253,7 @@ def narrowed(b: NDArray[Any], format: FormatFacts) -> Narrow | None:
     launching.run(
         _codes_range,
         len(codes),
-        right_of(b[np.newaxis], _FLOAT32),
+        source_of(b[np.newaxis], _FLOAT32),
         np.float32(2.0**format.emin),
         widening,
         steps,
@@ -400,45 +403,123 @@ def _memory(b: NDArray[Any], strides: tuple[int, int, int]) -> NDArray[Any]:
     return memory
 
 
-def _filling(width: int) -> Any:
-    """An intrinsic ``f(panel, right, batch, number, first, last)`` that fills some rows of a panel.
+class Source(NamedTuple):
+    """What panels are filled from, and the part that does it."""
 
-    They get the terms ``first`` to ``last`` of columns of a right operand.  Panels are `width`
-    columns wide, all or a part of those by which codes lie.  As vectors: Numba's loops would be
-    half of what some kernels take to compile.
+    part: int  # its address
+    right: Right  # its memory as bytes, so that kernels are compiled once for all types of it
+    zero: Any  # of the type of the panels' numbers
+
+
+def source_of(b: Any, dtype: DTypeLike, width: int = COLUMNS) -> Source:
+    """What kernels fill panels of numbers of a type from.
+
+    Parameters
+    ----------
+    b : ndarray, shape (batch, k, n), or Narrow
+    dtype : dtype
+    width : int
+        Of the panels, :data:`COLUMNS` or :data:`TILE_COLUMNS`: all or a part of the columns by
+        which codes lie.
+
+    Returns
+    -------
+    Source
     """
+    right, number = right_of(b, dtype), np.dtype(dtype)
+    filling = _filling(width, right.memory.dtype, number)
+    right = right._replace(memory=right.memory.view(np.uint8))
+    return Source(filling.address, right, number.type(0))
 
-    def typed(  # type: ignore[no-untyped-def]
-        _typing_context, panel, right, batch, number, first, last
-    ):
-        index = types.intp
-        signature = types.none(panel, right, index, index, index, index)
-        memory = right.types[0]
 
-        def generate(  # type: ignore[no-untyped-def]
-            context, builder, signature, arguments
-        ):
-            place = data_of(context, builder, panel, arguments[0])
-            fields = Right._make(cgutils.unpack_tuple(builder, arguments[1], len(Right._fields)))
-            source = data_of(context, builder, memory, fields.memory)
-            batch, number, first, last = arguments[2:]
-            column = builder.mul(number, INT64(width))
-            start = _place_of(builder, fields, batch, first, column)
-            source = builder.gep(source, [start])
-            rows = builder.sub(last, first)
-            with builder.if_then(builder.icmp_signed(">", rows, INT64(0))):
-                if isinstance(memory.dtype, types.Integer):
-                    widening = cgutils.unpack_tuple(builder, fields.widening, len(Widening._fields))
-                    _emit_widened_rows(builder, source, fields.step, place, rows, widening, width)
-                else:
-                    there = builder.sub(fields.columns, column)
-                    copy = _Copy(builder, source, fields.step, fields.column, place, width)
-                    copy.emit(there, rows)
-            return context.get_dummy_value()
+_RIGHT: Final = types.NamedTuple(
+    [
+        types.Array(types.uint8, 1, "C", readonly=True),
+        *[types.intp] * 5,
+        types.UniTuple(types.uint32, len(Widening._fields)),
+    ],
+    Right,
+)
 
-        return signature, generate
 
-    return intrinsic(typed)
+def _arguments(number: types.Type) -> tuple[types.Type, ...]:
+    """The arguments of a part that fills panels of numbers of a type."""
+    return types.Array(number, 2, "C"), _RIGHT, *[types.intp] * 4
+
+
+@functools.cache
+def _filling(width: int, memory: np.dtype[Any], number: np.dtype[Any]) -> parts.Part:
+    """The part that fills panels of a width and a type from memory of a type."""
+    memory_name = memory.name
+
+    @caching.part
+    def fill_rows(panel, right, batch, number, first, last):  # type: ignore[no-untyped-def]
+        _fill_rows(panel, right, batch, number, first, last, width, memory_name)
+        return 0
+
+    return parts.compiled(fill_rows, *_arguments(numpy_support.from_dtype(number)))
+
+
+@intrinsic
+def fill(
+    _typing_context: Any, panel: Any, source: Any, batch: Any, number: Any, first: Any, last: Any
+) -> Any:
+    """Fill some rows of a panel with the terms ``first`` to ``last`` of columns of a `Source`."""
+    if source.types[-1] != panel.dtype:
+        raise TypingError(f"panels of {panel.dtype} are filled from {source.types[-1]}")
+    indices = [types.intp] * 4
+    arguments = _arguments(panel.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        address, right, _ = cgutils.unpack_tuple(builder, values[1], len(Source._fields))
+        parts.emit_call(context, builder, address, arguments, [values[0], right, *values[2:]])
+        return context.get_dummy_value()
+
+    return types.none(panel, source, *indices), generate
+
+
+@intrinsic
+def _fill_rows(
+    _typing_context: Any,
+    panel: Any,
+    right: Any,
+    batch: Any,
+    number: Any,
+    first: Any,
+    last: Any,
+    width: Any,
+    memory: Any,
+) -> Any:
+    """The same in vector code: Numba's loops would be half of what some kernels take to compile.
+
+    The width of panels and the type of the memory are constants.
+    """
+    if not isinstance(memory, types.StringLiteral):
+        return None
+    columns, kind = width.literal_value, numpy_support.from_dtype(np.dtype(memory.literal_value))
+    signature = types.none(panel, right, *[types.intp] * 4, width, memory)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = data_of(context, builder, panel, arguments[0])
+        fields = Right._make(cgutils.unpack_tuple(builder, arguments[1], len(Right._fields)))
+        source = data_of(context, builder, right.types[0], fields.memory)
+        source = builder.bitcast(source, context.get_data_type(kind).as_pointer())
+        batch, number, first, last = arguments[2:6]
+        column = builder.mul(number, INT64(columns))
+        start = _place_of(builder, fields, batch, first, column)
+        source = builder.gep(source, [start])
+        rows = builder.sub(last, first)
+        with builder.if_then(builder.icmp_signed(">", rows, INT64(0))):
+            if isinstance(kind, types.Integer):
+                widening = cgutils.unpack_tuple(builder, fields.widening, len(Widening._fields))
+                _emit_widened_rows(builder, source, fields.step, place, rows, widening, columns)
+            else:
+                there = builder.sub(fields.columns, column)
+                copy = _Copy(builder, source, fields.step, fields.column, place, columns)
+                copy.emit(there, rows)
+        return context.get_dummy_value()
+
+    return signature, generate
 
 
 def _place_of(
@@ -556,10 +637,6 @@ class _Copy:
         return ()
 
 
-fill = _filling(COLUMNS)
-fill_tile = _filling(TILE_COLUMNS)
-
-
 @caching.kernel
 def _codes_range(start, stop, work, right, least, widening, steps, codes, same):  # type: ignore[no-untyped-def]
     """Make codes of panels of float32 numbers, and numbers of the codes again, to compare both."""
@@ -594,6 +671,6 @@ def panels(b: Any, dtype: DTypeLike) -> Any:
     packed = aligned((batch, -(-columns // COLUMNS), steps, COLUMNS), dtype)
     grain = max(1, _WORK_PER_PIECE // (max(steps, 1) * COLUMNS))
     count = batch * packed.shape[1]
-    launching.run(_panels_range, count, right_of(b, dtype), packed, grain=grain)
+    launching.run(_panels_range, count, source_of(b, dtype), packed, grain=grain)
     packed.flags.writeable = False
     return packed

@@ -25,7 +25,7 @@ from fpemu._kernels.operands import (
     longest,
     pieces,
     read_only,
-    right_of,
+    source_of,
 )
 from fpemu._kernels.panels import Extent, extent, fill
 from fpemu._kernels.rounding import is_own_format, shortcut_of
@@ -338,7 +338,7 @@ def product(
         count,
         Arrays(
             left=read_only(left, np.float32),
-            right=right_of(operands.b, _FLOAT32),
+            right=source_of(operands.b, _FLOAT32),
             initial=operands.initial_as(np.float32),
             lengths=read_only(operands.row_lengths, np.int64),
             out=out,

@@ -14,40 +14,18 @@ import functools
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, cast
 
-import numba
 import numpy as np
 
 from fpemu._kernels import caching, launching, tiles
-from fpemu._kernels.operands import (
-    INNER,
-    OUTER,
-    PRODUCTS,
-    VIA,
-    Operands,
-    aligned,
-    longest,
-    pieces,
-    right_of,
-    target_at,
-)
-from fpemu._kernels.panels import MANY_REGISTERS, TILE_COLUMNS, fill_tile
-from fpemu._kernels.rounding import Carrier, with_mode
-from fpemu._kernels.tile_steps import (
-    How,
-    Sum,
-    add_block,
-    advance_exactly,
-    begin,
-    clear,
-    put,
-    settle_exactly,
-)
-from fpemu._kernels.vectors import VECTOR_BYTES
+from fpemu._kernels.operands import Operands, aligned, longest, pieces, source_of
+from fpemu._kernels.panels import TILE_COLUMNS, fill
+from fpemu._kernels.rounding import Carrier
+from fpemu._kernels.tile_parts import Lanes, call_to_keep, keeping
+from fpemu._kernels.tile_steps import How, Sum, begin, clear, put
 
 __all__ = ["finish", "product"]
 
 _PANEL_BYTES: Final = 2**17
-_FEW_COLUMNS: Final = 16  # beside which both running sums fit 16 registers
 _MOST_ROWS: Final = 64  # of a piece
 _FILLING: Final = 8  # rows that take as long as filling a panel
 _WORK_PER_PIECE: Final = 2**18  # multiply-adds worth a thread
@@ -66,155 +44,65 @@ class _Work(NamedTuple):
     panel: Any
 
 
-@numba.njit(inline="always")
-def _add(tile, running):  # type: ignore[no-untyped-def]
-    """Add the magnitudes and squares of accumulators to their running sums."""
-    rows = tile.shape[0]
-    for r in range(rows):
-        for j in range(TILE_COLUMNS):
-            number = np.float64(tile[r, j])
-            running[r, j] += abs(number)
-            running[rows + r, j] += number * number
-
-
-# What a kernel is made for.
-advance: Any = None
-settle: Any = None
-add_kept: Any = None
-columns: Any = None  # whose running sums are advanced together
-height: Any = None  # rows of a tile
-exact: Any = None
-quick: Any = None
-wide: Any = None
-kind: Any = None
-mode: Any = None
-staged: Any = None
-blocked: Any = None
-plain_outer: Any = None
-quick_outer: Any = None
-wide_outer: Any = None
-
-
-def _running_range(start, stop, work, arrays, sums, wanted, units):  # type: ignore[no-untyped-def]
-    """Panels of columns, for some rows of the output, whose sums stay in the workspace.
-
-    Behind the last rows there may be too few for a tile: it then begins before them.
-    """
-    _, rows, steps = arrays.left.shape
-    lengths, out, panel, undecided = arrays.lengths, arrays.out, work.panel, work.undecided
-    target = with_mode(target_at(sums.targets, INNER), mode)
-    of_product, of_via = target_at(sums.targets, PRODUCTS), target_at(sums.targets, VIA)
-    outer_target = target_at(sums.targets, OUTER)
-    panels = (out.shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
-    parts, run, taken = (rows + sums.rows - 1) // sums.rows, tiles.MOST_STEPS, 0
-    vectors = height * TILE_COLUMNS // (VECTOR_BYTES // work.inner.itemsize)
-    # What a run of steps begins with is put aside, for which short blocks are too short.
-    in_runs = not blocked or sums.block > tiles.MOST_STEPS
-    for index in range(start, stop):
-        stack, p = index // panels, index % panels
-        batch, column = stack // parts, p * TILE_COLUMNS
-        first_row = (stack - batch * parts) * sums.rows
-        last_row = min(first_row + sums.rows, rows)
-        a = arrays.left[batch]
-        some = longest(lengths, first_row, last_row) > column
-        for origin in range(0, max(steps, 1) if some else 0, panel.shape[0]):
-            end = min(origin + panel.shape[0], steps)
-            fill_tile(panel, arrays.right, batch, p, origin, end)
-            for begin_row in range(first_row, last_row, height):
-                row, slot = min(begin_row, rows - height), (begin_row - first_row) // height
-                tile, total = work.inner[slot], work.total[slot]
-                running, outer_running = work.running[slot], work.outer_running[slot]
-                if origin == 0:
-                    begin(total, arrays.initial, batch, row, height, column)
-                    clear(running, 2 * height)
-                    if blocked:
-                        clear(outer_running, 2 * height)
-                begun, place = origin, origin % sums.block
-                while begun < end and longest(lengths, row, row + height) > column:
-                    last = min(begun + sums.block - place, end)
-                    if blocked and place == 0:
-                        clear(tile, height)
-                    step, until = begun - origin, last - origin
-                    while step < until:
-                        if exact:
-                            advance_exactly(
-                                a, row, origin, panel, tile, step, step + 1, target, kind, wide,
-                                staged, of_product, of_via, sums.unfused, sums.via,
-                            )  # fmt: skip
-                            _add(tile, running)
-                            step += 1
-                        else:
-                            before, most = step, min(step + tiles.MOST_STEPS, until)
-                            step = advance(
-                                a, row, origin, panel, tile, work.kept, step, most,
-                                (run if in_runs else 0, *sums.fast),
-                            )  # fmt: skip
-                            for first in range(0, tile.size, columns):
-                                add_kept(work.kept, step - before, running, first)
-                            taken += step - before
-                            run = tiles.steps_at_once(run, taken, step >= most)
-                            if quick and step < most:
-                                taken = 0
-                                settle(a, row, origin, panel, tile, step, undecided, sums.fast)
-                                settle_exactly(
-                                    a, row, origin, panel, tile, step, 0, undecided, vectors,
-                                    target, kind, wide,
-                                )  # fmt: skip
-                                _add(tile, running)
-                                step += 1
-                    if blocked and (last == begun + sums.block - place or last == steps):
-                        add_block(
-                            total, tile, height, undecided, sums.outer_fast, outer_target,
-                            plain_outer, quick_outer, wide_outer,
-                        )  # fmt: skip
-                        _add(total, outer_running)
-                    begun, place = last, 0
-        for row in range(first_row, last_row):
-            begin_row = row - (row - first_row) % height
-            slot, r = (row - first_row) // height, row - min(begin_row, rows - height)
-            running, outer_running = work.running[slot], work.outer_running[slot]
-            put(out, batch, work.total[slot][r:], lengths, row, 1, column, blocked)
-            width = max(0, min(TILE_COLUMNS, lengths[row] - column))
-            for i in range(2):
-                result = arrays.running[
-                    i, batch, row, column : column + (width if wanted[i] else 0)
-                ]
-                of_tile, of_blocks = running[i * height + r], outer_running[i * height + r]
-                for j in range(result.size):
-                    sum_ = of_tile[j]
-                    result[j] = of_blocks[j] + units[i] * sum_ if blocked else sum_
-
-
 @functools.cache
-def _kernel(
-    how: How, rows: tiles.Rows, height: int, first: bool, second: bool
-) -> Callable[..., None]:
-    """The kernel of a way to form sums beside one kind of running sums, or both."""
-    together = TILE_COLUMNS if MANY_REGISTERS or not (first and second) else _FEW_COLUMNS
-    found = caching.specialized(
-        _running_range,
-        known_as="-".join(map(str, (*how, *rows, height, first, second))),
-        advance=tiles.advance_keeping(rows, rounded=how.quick, ranged=how.ranged),
-        settle=tiles.settle(rows, ranged=how.ranged),
-        add_kept=tiles.add_kept(rows, together, first=first, second=second),
-        columns=together,
-        height=height,
-        exact=how.exact,
-        quick=how.quick,
-        wide=how.wide,
-        kind=how.kind,
-        mode=how.mode,
-        staged=how.staged,
-        blocked=how.blocked,
-        plain_outer=how.plain_outer,
-        quick_outer=how.quick_outer,
-        wide_outer=how.wide_outer,
-    )
-    return cast(Callable[..., None], found)
+def _kernel(to_keep: str) -> Callable[..., None]:
+    """The kernel of sums by parts that take this."""
+
+    @caching.kernel
+    def running_range(start, stop, work, arrays, sums, wanted, units):  # type: ignore[no-untyped-def]
+        """Panels of columns, for some rows of the output, whose sums stay in the workspace.
+
+        Behind the last rows there may be too few for a tile: it then begins before them.
+        """
+        _, rows, steps = arrays.left.shape
+        lengths, out, panel, undecided = arrays.lengths, arrays.out, work.panel, work.undecided
+        panels = (out.shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
+        parts, run = (rows + sums.rows - 1) // sums.rows, tiles.MOST_STEPS
+        height = work.inner.shape[1]
+        for index in range(start, stop):
+            stack, p = index // panels, index % panels
+            batch, column = stack // parts, p * TILE_COLUMNS
+            first_row = (stack - batch * parts) * sums.rows
+            last_row = min(first_row + sums.rows, rows)
+            a = arrays.left[batch]
+            some = longest(lengths, first_row, last_row) > column
+            for origin in range(0, max(steps, 1) if some else 0, panel.shape[0]):
+                end = min(origin + panel.shape[0], steps)
+                fill(panel, arrays.right, batch, p, origin, end)
+                for begin_row in range(first_row, last_row, height):
+                    row, slot = min(begin_row, rows - height), (begin_row - first_row) // height
+                    tile, total = work.inner[slot], work.total[slot]
+                    running, outer_running = work.running[slot], work.outer_running[slot]
+                    if origin == 0:
+                        begin(total, arrays.initial, batch, row, height, column)
+                        clear(running, 2 * height)
+                        if sums.blocked:
+                            clear(outer_running, 2 * height)
+                    if longest(lengths, row, row + height) > column:
+                        run = call_to_keep(
+                            sums.advance, to_keep, a, row, origin, panel, tile, work.kept, running,
+                            undecided, total, outer_running, origin, end, run, sums,
+                        )  # fmt: skip
+            for row in range(first_row, last_row):
+                begin_row = row - (row - first_row) % height
+                slot, r = (row - first_row) // height, row - min(begin_row, rows - height)
+                running, outer_running = work.running[slot], work.outer_running[slot]
+                put(out, batch, work.total[slot][r:], lengths, row, 1, column, sums.blocked)
+                width = max(0, min(TILE_COLUMNS, lengths[row] - column))
+                for i in range(2):
+                    result = arrays.running[
+                        i, batch, row, column : column + (width if wanted[i] else 0)
+                    ]
+                    of_tile, of_blocks = running[i * height + r], outer_running[i * height + r]
+                    for j in range(result.size):
+                        sum_ = of_tile[j]
+                        result[j] = of_blocks[j] + units[i] * sum_ if sums.blocked else sum_
+
+    return cast(Callable[..., None], running_range)
 
 
-def product(operands: Operands, how: How, sums: Sum, dtype: np.dtype[Any], unit: float) -> Carrier:
-    """The product of operands that want running sums, in lanes of `dtype`.
+def product(operands: Operands, how: How, sums: Sum, lanes: Lanes, unit: float) -> Carrier:
+    """The product of operands that want running sums.
 
     Parameters
     ----------
@@ -222,8 +110,8 @@ def product(operands: Operands, how: How, sums: Sum, dtype: np.dtype[Any], unit:
     how : How
     sums : Sum
         Of any number of rows and panels.
-    dtype : dtype
-        Of the lanes.
+    lanes : Lanes
+        Of one type.
     unit : float
         The unit of the roundings within blocks in that of the outer ones.
 
@@ -231,6 +119,7 @@ def product(operands: Operands, how: How, sums: Sum, dtype: np.dtype[Any], unit:
     -------
     ndarray, shape (batch, m, n)
     """
+    dtype = lanes.inner
     out = np.empty(operands.shape, dtype)
     depth = max(1, min(operands.steps, _PANEL_BYTES // (TILE_COLUMNS * dtype.itemsize)))
     rows, number, grain = pieces(
@@ -240,14 +129,16 @@ def product(operands: Operands, how: How, sums: Sum, dtype: np.dtype[Any], unit:
     height = together.of(8 * dtype.itemsize)
     if operands.shape[1] < height:
         together, height = tiles.ONE_ROW, 1
-    first, second = ("first" in operands.asked, "second" in operands.asked)
+    wanted = ("first" in operands.asked, "second" in operands.asked)
+    # Beside exact steps it takes no time to form both, and one part does.
+    first, second = (each or how.exact for each in wanted)
+    advance = keeping(how, lanes, together, first=first, second=second)
     launching.run(
-        # Beside exact steps it takes no time to form both, and one kernel does.
-        _kernel(how, together, height, first or how.exact, second or how.exact),
+        _kernel(advance.takes),
         number,
-        operands.arrays(dtype, out, right_of(operands.b, dtype)),
-        sums._replace(rows=rows),
-        (first, second),
+        operands.arrays(dtype, out, source_of(operands.b, dtype, TILE_COLUMNS)),
+        sums._replace(rows=rows, advance=advance.address),
+        wanted,
         (unit, unit * unit),
         grain=grain,
         workspace=lambda: _workspace(-(-rows // height), height, depth, dtype, how.blocked),

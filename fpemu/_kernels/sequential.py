@@ -1,7 +1,8 @@
 """Matrix products over the accumulators that take term after term: Sequential and Blocked.
 
 One kernel (:func:`_product_kernel`) walks over the output in tiles of rows and columns.  How a tile
-advances along the inner dimension is one of five flavours:
+advances along the inner dimension is one of five flavours, most of them parts
+(:mod:`fpemu._kernels.tile_parts`):
 
 - plain: the carrier's own multiply-adds, where the accumulator is in the carrier's own format;
 - fast, narrow or wide: multiply-adds in the carrier, rounded to the format by adding half a unit
@@ -50,11 +51,11 @@ from fpemu._kernels.operands import (
     longest,
     random_of,
     read_only,
-    right_of,
+    source_of,
     target_at,
     targets_of,
 )
-from fpemu._kernels.panels import TILE_COLUMNS, fill_tile
+from fpemu._kernels.panels import TILE_COLUMNS, fill
 from fpemu._kernels.rounding import (
     DETERMINISTIC,
     LAYOUTS,
@@ -67,6 +68,7 @@ from fpemu._kernels.rounding import (
     word_of,
 )
 from fpemu._kernels.significands import ZERO
+from fpemu._kernels.tile_parts import Lanes, adding, advancing, call_to_advance
 from fpemu._kernels.tile_steps import (
     EXACT,
     EXACT_NARROW,
@@ -79,12 +81,8 @@ from fpemu._kernels.tile_steps import (
     WIDE,
     How,
     Sum,
-    add_block,
-    advance_exactly,
     begin,
-    clear,
     put,
-    settle_exactly,
 )
 from fpemu._kernels.vectors import VECTOR_BYTES
 
@@ -105,6 +103,7 @@ _PANELS_BYTES: Final = 2**19  # of those of a share: half of a second cache
 _RUN: Final = 64  # terms that are looked at at once for zeros at the end of rows
 _UNKNOWN: Final = -1
 _STOCHASTIC_WORK: Final = 2**14
+_NOT_FAST: Final = (np.uint64(0),) * 5
 
 
 class SequentialFacts(Protocol):
@@ -169,72 +168,6 @@ def _sum_plain(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _add_block_plain(  # type: ignore[no-untyped-def]
-    a, row, last_row, origin, panel, tile, first, stop, begins, ends, total
-):
-    """The same for a block, or a part of it, whose sums are added to the outer accumulators."""
-    if last_row - row > 1:
-        tiles.add_block_plain_rows(
-            a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, 0, 0
-        )
-    else:
-        tiles.add_block_plain(
-            a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, 0, 0
-        )
-
-
-@numba.njit(inline="always")
-def _advance_fast(  # type: ignore[no-untyped-def]
-    a, row, origin, full, panel, tile, first, stop, run, fast, ranged
-):
-    """Take a tile on to the first doubtful step, or to ``stop``."""
-    given = (run, *fast)
-    if ranged:
-        if full:
-            return tiles.advance_ranged_rows(a, row, origin, panel, tile, first, stop, given)
-        return tiles.advance_ranged(a, row, origin, panel, tile, first, stop, given)
-    if full:
-        return tiles.advance_rounded_rows(a, row, origin, panel, tile, first, stop, given)
-    return tiles.advance_rounded(a, row, origin, panel, tile, first, stop, given)
-
-
-@numba.njit(inline="always")
-def _settle(  # type: ignore[no-untyped-def]
-    a, row, origin, full, panel, tile, step, undecided, fast, ranged
-):
-    """Do a doubtful step but for the accumulators whose bits it sets in ``undecided``."""
-    if ranged:
-        if full:
-            return tiles.settle_ranged_rows(a, row, origin, panel, tile, step, undecided, fast)
-        return tiles.settle_ranged(a, row, origin, panel, tile, step, undecided, fast)
-    if full:
-        return tiles.settle_rounded_rows(a, row, origin, panel, tile, step, undecided, fast)
-    return tiles.settle_rounded(a, row, origin, panel, tile, step, undecided, fast)
-
-
-@numba.njit(inline="always")
-def _advance_quickly(  # type: ignore[no-untyped-def]
-    a, row, origin, full, panel, tile, undecided, first, stop, run, fast, target, wide, kind, ranged
-):
-    """Take a tile from step ``first`` to ``stop``: fast steps, and exact ones where those doubt.
-
-    Returns how many steps it is to take at once, ``run``, the next time.
-    """
-    vectors = (tile.size if full else TILE_COLUMNS) // (VECTOR_BYTES // tile.itemsize)
-    step = first
-    while True:
-        before = step
-        step = _advance_fast(a, row, origin, full, panel, tile, step, stop, run, fast, ranged)
-        run = tiles.steps_at_once(run, step - before, step >= stop)
-        if step >= stop:
-            break
-        _settle(a, row, origin, full, panel, tile, step, undecided, fast, ranged)
-        settle_exactly(a, row, origin, panel, tile, step, 0, undecided, vectors, target, kind, wide)
-        step += 1
-    return run
-
-
-@numba.njit(inline="always")
 def _terms(a, row, last_row):  # type: ignore[no-untyped-def]
     """How many leading terms of some rows are to be taken, at least one: the others are zeros."""
     steps = a.shape[1]
@@ -293,13 +226,9 @@ def _rows_together(flavour: int, dtype: np.dtype[Any]) -> int:
 
 
 @functools.cache
-def _product_kernel(how: How, height: int) -> Callable[..., None]:
-    """The kernel of a way to form sums, in tiles of some height."""
-    plain, quick, wide, ranged, blocked = how.plain, how.quick, how.wide, how.ranged, how.blocked
-    kind, mode, staged = how.kind, how.mode, how.staged
-    plain_outer, quick_outer, wide_outer = how.plain_outer, how.quick_outer, how.wide_outer
-    together_outer = plain and how.outer == how.flavour
-    single = plain and not blocked
+def _product_kernel(to_advance: str) -> Callable[..., None]:
+    """The kernel of sums by parts that take this; by the lanes' own arithmetic if it is ""."""
+    plain = not to_advance
 
     @caching.kernel
     def product_range(start, stop, work, arrays, sums):  # type: ignore[no-untyped-def]
@@ -310,17 +239,14 @@ def _product_kernel(how: How, height: int) -> Callable[..., None]:
         terms are filled in at once, else one for each place.
         """
         _, rows, steps = arrays.left.shape
-        right, lengths, out, block = arrays.right, arrays.lengths, arrays.out, sums.block
-        target = with_mode(target_at(sums.targets, INNER), mode)
-        of_product, of_via = target_at(sums.targets, PRODUCTS), target_at(sums.targets, VIA)
-        outer_target = target_at(sums.targets, OUTER)
+        right, lengths, out = arrays.right, arrays.lengths, arrays.out
         panels = (out.shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
         groups = (panels + sums.panels - 1) // sums.panels
         parts = (rows + sums.rows - 1) // sums.rows
-        depth = work.panels.shape[1]
+        height, depth = work.inner.shape[1], work.panels.shape[1]
         slots = 1 if steps > depth else 0  # of a tile
         run = tiles.MOST_STEPS
-        fresh = single and steps > 0 and arrays.initial.size == 0  # zero without being filled
+        fresh = plain and steps > 0 and arrays.initial.size == 0  # zero without being filled
         for index in range(start, stop):
             stack, group = index // groups, index % groups
             batch, first_panel = stack // parts, group * sums.panels
@@ -333,36 +259,27 @@ def _product_kernel(how: How, height: int) -> Callable[..., None]:
                 end = min(origin + depth, steps)
                 for p in range(first_panel, last_panel):
                     if p * TILE_COLUMNS < most:
-                        fill_tile(work.panels[p - first_panel], right, batch, p, origin, end)
+                        fill(work.panels[p - first_panel], right, batch, p, origin, end)
                         work.finite[p - first_panel] = _UNKNOWN
                 row, slot = first_row, 0
                 while row < last_row:
-                    together = _together(last_row - row, height, plain)
-                    full = together == height
-                    reach, whole = 0, lengths[row] if full else 0
+                    together = _together(last_row - row, height, plain or sums.plain)
+                    reach, whole = 0, lengths[row] if together == height else 0
                     for r in range(row, row + together):
                         reach, whole = max(reach, lengths[r]), min(whole, lengths[r])
-                    if single and origin == 0:
+                    if plain and origin == 0:
                         terms = _terms(a, row, row + together)
                         for p in range(last_panel - first_panel):
                             work.terms[slot + p * slots] = terms
                     for p in range(first_panel, last_panel):
                         column, panel = p * TILE_COLUMNS, work.panels[p - first_panel]
                         inner, total = work.inner[slot], work.total[slot]
-                        wanted = column < reach
-                        if origin == 0 and wanted:
-                            if blocked:
-                                clear(inner, inner.shape[0])
-                                begin(total, arrays.initial, batch, row, together, column)
-                            elif not fresh:
-                                begin(inner, arrays.initial, batch, row, together, column)
-                        is_put = False
-                        first, place = origin, origin % block
-                        while first < end and wanted:
-                            last = min(first + block - place, end)
-                            begins = place == 0
-                            ends = last == first + block - place or last == steps
-                            if single:
+                        wanted, is_put = column < reach, False
+                        if origin == 0 and wanted and not fresh:
+                            begin(total, arrays.initial, batch, row, together, column)
+                        first = origin
+                        if plain:
+                            while first < end and wanted:
                                 terms = work.terms[slot]
                                 if first >= terms:  # zeros are left
                                     finite = work.finite[p - first_panel]
@@ -372,44 +289,21 @@ def _product_kernel(how: How, height: int) -> Callable[..., None]:
                                     if finite and not _has_negative_zero(inner):
                                         break
                                     work.terms[slot] = terms = steps
-                                last = min(last, terms)
+                                last = min(end, terms)
                                 is_put = last == steps and column + TILE_COLUMNS <= whole
                                 _sum_plain(
                                     a, row, row + together, origin, panel, inner,
                                     first - origin, last - origin, fresh and first == 0, is_put,
                                     out[batch], row, column,
                                 )  # fmt: skip
-                            elif plain:
-                                _add_block_plain(
-                                    a, row, row + together, origin, panel, inner,
-                                    first - origin, last - origin, begins, ends and together_outer,
-                                    total,
-                                )  # fmt: skip
-                            elif quick:
-                                if blocked and begins:
-                                    clear(inner, height)
-                                run = _advance_quickly(
-                                    a, row, origin, full, panel, inner, work.undecided,
-                                    first - origin, last - origin, run, sums.fast, target, wide,
-                                    kind, ranged,
-                                )  # fmt: skip
-                            else:
-                                if blocked and begins:
-                                    clear(inner, height)
-                                advance_exactly(
-                                    a, row, origin, panel, inner, first - origin, last - origin,
-                                    target, kind, wide, staged, of_product, of_via,
-                                    sums.unfused, sums.via,
-                                )  # fmt: skip
-                            if blocked and ends and not together_outer:
-                                add_block(
-                                    total, inner, height, work.undecided, sums.outer_fast,
-                                    outer_target, plain_outer, quick_outer, wide_outer,
-                                )  # fmt: skip
-                            first, place = last, 0
+                                first = last
+                        elif first < end and wanted:
+                            run = call_to_advance(
+                                sums.advance, to_advance, a, row, together, origin, panel, inner,
+                                work.undecided, total, first, end, run, sums,
+                            )  # fmt: skip
                         if end == steps and not is_put:
-                            result = total if blocked else inner
-                            put(out, batch, result, lengths, row, together, column, blocked)
+                            put(out, batch, total, lengths, row, together, column, sums.blocked)
                         slot += slots
                     row += together
 
@@ -421,7 +315,7 @@ def _product_kernel(how: How, height: int) -> Callable[..., None]:
 
 def _fast_parameters(
     format: FormatFacts, dtype: np.dtype[Any], products_exponent: int
-) -> tuple[tuple[Any, ...], bool] | None:
+) -> tuple[tuple[np.uint64, ...], bool] | None:
     """The parameters of the fast loop in lanes of `dtype`; whether it has to watch the range.
 
     The fast loop rounds ``acc + a*b`` to the P bits of a lane first (one fma) and then to the p
@@ -466,7 +360,7 @@ def _fast_parameters(
         and largest + tail + 1 == infinity
     )
     parameters = (2 ** (dropped - 1), tail, dropped, least, largest - least)
-    return tuple(layout.word(value) for value in parameters), ranged
+    return tuple(map(np.uint64, parameters)), ranged
 
 
 @dataclass(frozen=True)
@@ -475,7 +369,7 @@ class _Chain:
 
     flavour: int
     dtype: np.dtype[Any] = _FLOAT64  # of the operands and of the tile
-    fast: tuple[Any, ...] = (0.0,)
+    fast: tuple[np.uint64, ...] = _NOT_FAST
     ranged: bool = False
 
 
@@ -542,19 +436,31 @@ def _product(
     how = _how(chain, operands, accumulator, outer_chain)
     if how.plain and outer is None and few_rows.takes(operands):
         return few_rows.product(operands, chain.dtype)
+    lanes = Lanes(chain.dtype, final.dtype)
+    sums = _sum_of(operands, accumulator, outer)._replace(
+        plain=how.plain,
+        fast=chain.fast,
+        outer_fast=final.fast,
+        add=0 if outer is None or how.adds_alike else adding(how, lanes).address,
+    )
     if operands.wants_running:
-        sums = _sum_of(operands, accumulator, outer, fast=chain.fast, outer_fast=final.fast)
         unit = 1.0 if outer is None else accumulator.roundoff / outer.roundoff
-        return running_sums.product(operands, how, sums, chain.dtype, unit)
+        return running_sums.product(operands, how, sums, lanes, unit)
+    plain = how.plain and outer is None
+    advance = None if plain else advancing(how, lanes)
     out = np.empty(operands.shape, final.dtype)
     height = _rows_together(chain.flavour, chain.dtype)
     depth = _depth(operands.steps, 1 if outer is None else outer.block, chain.dtype)
     share = _share(operands, height, depth * TILE_COLUMNS * chain.dtype.itemsize)
     launching.run(
-        _product_kernel(how, height),
+        _product_kernel("" if advance is None else advance.takes),
         share.number,
-        operands.arrays(chain.dtype, out, right_of(operands.b, chain.dtype)),
-        _sum_of(operands, accumulator, outer, share, chain.fast, final.fast),
+        operands.arrays(chain.dtype, out, source_of(operands.b, chain.dtype, TILE_COLUMNS)),
+        sums._replace(
+            rows=share.rows,
+            panels=share.panels,
+            advance=0 if advance is None else advance.address,
+        ),
         grain=share.grain,
         workspace=lambda: _tiles(
             share.panels * share.tiles if operands.steps > depth else 1,
@@ -659,20 +565,15 @@ def _outer_chain(
     return _Chain(EXACT_NARROW if narrow else EXACT_WIDE)
 
 
-def _sum_of(
-    operands: Operands,
-    accumulator: SequentialFacts,
-    outer: BlockedFacts | None,
-    share: _Share | None = None,
-    fast: tuple[Any, ...] = (0.0,),
-    outer_fast: tuple[Any, ...] = (0.0,),
-) -> Sum:
+def _sum_of(operands: Operands, accumulator: SequentialFacts, outer: BlockedFacts | None) -> Sum:
     """The data of a sum; without an outer accumulator all terms are one block."""
     format, rounding = accumulator.format, accumulator.rounding
     return Sum(
         block=max(operands.steps, 1) if outer is None else outer.block,
-        rows=1 if share is None else share.rows,
-        panels=1 if share is None else share.panels,
+        rows=1,
+        panels=1,
+        plain=False,
+        blocked=outer is not None,
         unfused=not accumulator.fused,
         via=accumulator.via is not None,
         targets=targets_of(
@@ -681,8 +582,10 @@ def _sum_of(
             (accumulator.via or format, rounding),
             (format, rounding) if outer is None else (outer.format, outer.rounding),
         ),
-        fast=fast,
-        outer_fast=outer_fast,
+        fast=_NOT_FAST,
+        outer_fast=_NOT_FAST,
+        advance=0,
+        add=0,
     )
 
 

@@ -39,7 +39,7 @@ from fpemu._kernels.operands import (
     longest,
     pieces,
     random_of,
-    right_of,
+    source_of,
     target_at,
     targets_of,
 )
@@ -363,7 +363,7 @@ def product(operands: Operands, accumulator: ExactFacts) -> Carrier:
     launching.run(
         _product_kernel(kind_of(rounding)),
         count,
-        operands.arrays(np.float64, out, right_of(operands.b, np.float64)),
+        operands.arrays(np.float64, out, source_of(operands.b, np.float64)),
         _Sum(
             accumulator.block or max(steps, 1),
             rows,

@@ -94,6 +94,11 @@ class How(NamedTuple):
         return self.outer != NO_OUTER
 
     @property
+    def adds_alike(self) -> bool:
+        """Whether the same lanes' own arithmetic forms the sums and the outer ones."""
+        return self.plain and self.outer == self.flavour
+
+    @property
     def plain_outer(self) -> bool:
         """As :attr:`plain`, for the outer sums."""
         return self.outer in PLAIN
@@ -110,11 +115,15 @@ class Sum(NamedTuple):
     block: int
     rows: int  # of the output that a thread takes at once
     panels: int  # side by side that it takes at once
+    plain: bool  # whether a tile may have rows that are not there
+    blocked: bool  # whether there are outer sums
     unfused: bool  # whether products are rounded
     via: bool  # whether sums are rounded into another format on the way
     targets: Any  # in rows, as random bits are in streams: INNER, PRODUCTS, VIA, OUTER
-    fast: tuple[Any, ...]  # see `_fast_parameters` of the sequential kernels
-    outer_fast: tuple[Any, ...]  # the same of the outer accumulators
+    fast: tuple[np.uint64, ...]  # see `_fast_parameters` of the sequential kernels
+    outer_fast: tuple[np.uint64, ...]  # the same of the outer accumulators
+    advance: int  # the address of the part that takes tiles along their terms
+    add: int  # and of the one that adds the sums of blocks
 
 
 # --- exact steps --------------------------------------------------------------------------------

@@ -101,6 +101,10 @@ class _Lanes:
     def constant(self, word: int) -> ir.Constant:
         return every(self.words, word)
 
+    def word(self, builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
+        """An integer of 64 bits as a word of the lanes, if that holds it."""
+        return number if self.bits == 64 else builder.trunc(number, self.words.element)
+
     def spread(self, builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
         """A vector whose lanes all are the scalar."""
         return spread(builder, scalar, self.count)
@@ -122,7 +126,7 @@ class _RoundedStep:
         self.builder = builder
         self.ranged = ranged
         self.half, self.tail, self.dropped, self.least, self.span = (
-            lanes.spread(builder, parameter) for parameter in parameters
+            lanes.spread(builder, lanes.word(builder, parameter)) for parameter in parameters
         )
         self.magnitude = lanes.constant(2 ** (lanes.bits - 1) - 1)
 

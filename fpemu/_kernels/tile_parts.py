@@ -1,0 +1,343 @@
+"""How tiles of accumulators are taken along their terms: parts of kernels, each compiled once.
+
+Kernels of products (:mod:`fpemu._kernels.sequential`) and of running sums
+(:mod:`fpemu._kernels.running_sums`) walk over the output.  What takes their tiles along the terms
+is a part, and what adds the sums of blocks is another.  So a kernel is compiled for the types of
+its accumulators alone, and each way to form sums for itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import numba
+import numpy as np
+from numba import types
+from numba.np import numpy_support
+
+from fpemu._kernels import caching, parts, tiles
+from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, VIA, target_at
+from fpemu._kernels.panels import MANY_REGISTERS, TILE_COLUMNS
+from fpemu._kernels.parts import Part
+from fpemu._kernels.rounding import with_mode
+from fpemu._kernels.tile_steps import (
+    How,
+    Sum,
+    add_block,
+    advance_exactly,
+    clear,
+    settle_exactly,
+)
+from fpemu._kernels.vectors import VECTOR_BYTES
+
+__all__ = ["Lanes", "adding", "advancing", "call_to_advance", "call_to_keep", "keeping"]
+
+_FEW_COLUMNS: Final = 16  # beside which both running sums fit 16 registers
+
+_INDEX: Final = types.intp
+_UNDECIDED: Final = types.Array(types.int64, 1, "C")
+_RUNNING: Final = types.Array(types.float64, 2, "C")
+_SUM: Final = types.NamedTuple(
+    [
+        *[_INDEX] * 3,
+        *[types.boolean] * 4,
+        types.Array(types.uint64, 2, "C", readonly=True),
+        *[types.UniTuple(types.uint64, 5)] * 2,
+        *[_INDEX] * 2,
+    ],
+    Sum,
+)
+
+call_to_advance: Final = parts.calling(12)
+call_to_keep: Final = parts.calling(14)
+_call_to_add: Final = parts.calling(4)
+
+
+class Lanes:
+    """The types of inner and outer accumulators, and what parts for them take.
+
+    Parameters
+    ----------
+    inner, outer : dtype
+        The same where there are no outer ones.
+    """
+
+    def __init__(self, inner: np.dtype[Any], outer: np.dtype[Any]) -> None:
+        self.inner, self.outer = inner, outer
+        number, total = (numpy_support.from_dtype(dtype) for dtype in (inner, outer))
+        left = types.Array(number, 2, "C", readonly=True)
+        tile, totals = (types.Array(kind, 2, "C") for kind in (number, total))
+        kept, rest = types.Array(number, 3, "C"), (*[_INDEX] * 3, _SUM)
+        self.to_add = totals, tile, _UNDECIDED, _SUM
+        self.to_advance = left, *[_INDEX] * 3, tile, tile, _UNDECIDED, totals, *rest
+        self.to_keep = (
+            *(left, *[_INDEX] * 2, tile, tile, kept, _RUNNING, _UNDECIDED, totals, _RUNNING),
+            *rest,
+        )
+
+
+# --- the sums of blocks ---------------------------------------------------------------------------
+
+
+def adding(how: How, lanes: Lanes) -> Part:
+    """The part ``f(total, tile, undecided, sums)`` that adds the sums of a block, see `add_block`.
+
+    It does what `how` says of the outer accumulators.
+    """
+    return parts.compiled(_adding(how.plain_outer, how.quick_outer, how.wide_outer), *lanes.to_add)
+
+
+@functools.cache
+def _adding(plain: bool, quick: bool, wide: bool) -> Any:
+    @caching.part
+    def add(total, tile, undecided, sums):  # type: ignore[no-untyped-def]
+        target = target_at(sums.targets, OUTER)
+        rows = tile.shape[0]
+        add_block(total, tile, rows, undecided, sums.outer_fast, target, plain, quick, wide)
+        return 0
+
+    return add
+
+
+# --- products -------------------------------------------------------------------------------------
+
+
+def advancing(how: How, lanes: Lanes) -> Part:
+    """The part that takes a tile from one term to another, and adds the sums of blocks.
+
+    ``f(a, row, together, origin, panel, tile, undecided, total, first, stop, run, sums)``: the
+    tile has rows of `a` from `row` on, of which so many are there, and a panel that holds terms
+    from `origin` on.  `run` is how many fast steps it takes at once at first; it returns how many
+    it would take the next time.
+    """
+    function = _advancing(
+        how.plain, how.quick, how.wide, how.ranged, how.kind, how.mode, how.staged,
+        how.adds_alike, parts.takes(*lanes.to_add),
+    )  # fmt: skip
+    return parts.compiled(function, *lanes.to_advance)
+
+
+@functools.cache
+def _advancing(
+    plain: bool,
+    quick: bool,
+    wide: bool,
+    ranged: bool,
+    kind: int,
+    mode: str,
+    staged: bool,
+    alike: bool,
+    to_add: str,
+) -> Any:
+    @caching.part
+    def advance(  # type: ignore[no-untyped-def]
+        a, row, together, origin, panel, tile, undecided, total, first, stop, run, sums
+    ):
+        target = with_mode(target_at(sums.targets, INNER), mode)
+        of_product, of_via = target_at(sums.targets, PRODUCTS), target_at(sums.targets, VIA)
+        steps, height = a.shape[1], tile.shape[0]
+        place = first % sums.block
+        while first < stop:
+            last = min(first + sums.block - place, stop)
+            ends = last == first + sums.block - place or last == steps
+            if plain:
+                _add_block_plain(
+                    a, row, row + together, origin, panel, tile, first - origin, last - origin,
+                    place == 0, ends and alike, total,
+                )  # fmt: skip
+            else:
+                if sums.blocked and place == 0:
+                    clear(tile, height)
+                if quick:
+                    run = _advance_quickly(
+                        a, row, origin, together == height, panel, tile, undecided, first - origin,
+                        last - origin, run, sums.fast, target, wide, kind, ranged,
+                    )  # fmt: skip
+                else:
+                    advance_exactly(
+                        a, row, origin, panel, tile, first - origin, last - origin, target, kind,
+                        wide, staged, of_product, of_via, sums.unfused, sums.via,
+                    )  # fmt: skip
+            if sums.blocked and ends and not alike:
+                _call_to_add(sums.add, to_add, total, tile, undecided, sums)
+            first, place = last, 0
+        return run
+
+    return advance
+
+
+@numba.njit(inline="always")
+def _add_block_plain(  # type: ignore[no-untyped-def]
+    a, row, last_row, origin, panel, tile, first, stop, begins, ends, total
+):
+    """Form the sums of a block, or of a part of it, and add them where it ends."""
+    if last_row - row > 1:
+        tiles.add_block_plain_rows(
+            a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, 0, 0
+        )
+    else:
+        tiles.add_block_plain(
+            a, row, last_row, origin, panel, tile, first, stop, begins, ends, total, 0, 0
+        )
+
+
+@numba.njit(inline="always")
+def _advance_fast(  # type: ignore[no-untyped-def]
+    a, row, origin, full, panel, tile, first, stop, run, fast, ranged
+):
+    """Take a tile on to the first doubtful step, or to ``stop``."""
+    given = (run, *fast)
+    if ranged:
+        if full:
+            return tiles.advance_ranged_rows(a, row, origin, panel, tile, first, stop, given)
+        return tiles.advance_ranged(a, row, origin, panel, tile, first, stop, given)
+    if full:
+        return tiles.advance_rounded_rows(a, row, origin, panel, tile, first, stop, given)
+    return tiles.advance_rounded(a, row, origin, panel, tile, first, stop, given)
+
+
+@numba.njit(inline="always")
+def _settle(  # type: ignore[no-untyped-def]
+    a, row, origin, full, panel, tile, step, undecided, fast, ranged
+):
+    """Do a doubtful step but for the accumulators whose bits it sets in ``undecided``."""
+    if ranged:
+        if full:
+            return tiles.settle_ranged_rows(a, row, origin, panel, tile, step, undecided, fast)
+        return tiles.settle_ranged(a, row, origin, panel, tile, step, undecided, fast)
+    if full:
+        return tiles.settle_rounded_rows(a, row, origin, panel, tile, step, undecided, fast)
+    return tiles.settle_rounded(a, row, origin, panel, tile, step, undecided, fast)
+
+
+@numba.njit(inline="always")
+def _advance_quickly(  # type: ignore[no-untyped-def]
+    a, row, origin, full, panel, tile, undecided, first, stop, run, fast, target, wide, kind, ranged
+):
+    """Take a tile from step ``first`` to ``stop``: fast steps, and exact ones where those doubt.
+
+    Returns how many steps it is to take at once, ``run``, the next time.
+    """
+    vectors = (tile.size if full else TILE_COLUMNS) // (VECTOR_BYTES // tile.itemsize)
+    step = first
+    while True:
+        before = step
+        step = _advance_fast(a, row, origin, full, panel, tile, step, stop, run, fast, ranged)
+        run = tiles.steps_at_once(run, step - before, step >= stop)
+        if step >= stop:
+            break
+        _settle(a, row, origin, full, panel, tile, step, undecided, fast, ranged)
+        settle_exactly(a, row, origin, panel, tile, step, 0, undecided, vectors, target, kind, wide)
+        step += 1
+    return run
+
+
+# --- running sums ---------------------------------------------------------------------------------
+
+
+@numba.njit(inline="always")
+def _add_to_running(tile, running):  # type: ignore[no-untyped-def]
+    """Add the magnitudes and squares of accumulators to their running sums."""
+    rows = tile.shape[0]
+    for r in range(rows):
+        for j in range(TILE_COLUMNS):
+            number = np.float64(tile[r, j])
+            running[r, j] += abs(number)
+            running[rows + r, j] += number * number
+
+
+def keeping(how: How, lanes: Lanes, rows: tiles.Rows, *, first: bool, second: bool) -> Part:
+    """The part that takes a tile from one term to another beside one kind of running sums, or both.
+
+    ``f(a, row, origin, panel, tile, kept, running, undecided, total, outer_running, first, stop,
+    run, sums)``: as that of :func:`advancing`, of a tile all of whose rows are there.  `running`
+    are the running sums of `tile`, and `outer_running` those of `total`; what some steps give is
+    `kept` before it is added to them.
+    """
+    columns = TILE_COLUMNS if MANY_REGISTERS or not (first and second) else _FEW_COLUMNS
+    function = caching.specialized(
+        _keep,
+        is_part=True,
+        known_as="-".join(map(str, (
+            how.quick, how.exact, how.wide, how.ranged, how.kind, how.mode, how.staged, *rows,
+            first, second,
+        ))),
+        advance=tiles.advance_keeping(rows, rounded=how.quick, ranged=how.ranged),
+        settle=tiles.settle(rows, ranged=how.ranged),
+        add_kept=tiles.add_kept(rows, columns, first=first, second=second),
+        columns=columns,
+        exact=how.exact,
+        quick=how.quick,
+        wide=how.wide,
+        kind=how.kind,
+        mode=how.mode,
+        staged=how.staged,
+        to_add=parts.takes(*lanes.to_add),
+    )  # fmt: skip
+    return parts.compiled(function, *lanes.to_keep)
+
+
+# What a part that keeps is made for.
+advance: Any = None
+settle: Any = None
+add_kept: Any = None
+columns: Any = None  # whose running sums are advanced together
+exact: Any = None
+quick: Any = None
+wide: Any = None
+kind: Any = None
+mode: Any = None
+staged: Any = None
+to_add: Any = None
+
+
+def _keep(  # type: ignore[no-untyped-def]
+    a, row, origin, panel, tile, kept, running, undecided, total, outer_running, first, stop, run,
+    sums,
+):  # fmt: skip
+    target = with_mode(target_at(sums.targets, INNER), mode)
+    of_product, of_via = target_at(sums.targets, PRODUCTS), target_at(sums.targets, VIA)
+    steps, height, taken = a.shape[1], tile.shape[0], 0
+    vectors = tile.size // (VECTOR_BYTES // tile.itemsize)
+    # What a run of steps begins with is put aside, for which short blocks are too short.
+    in_runs = not sums.blocked or sums.block > tiles.MOST_STEPS
+    place = first % sums.block
+    while first < stop:
+        last = min(first + sums.block - place, stop)
+        ends = last == first + sums.block - place or last == steps
+        if sums.blocked and place == 0:
+            clear(tile, height)
+        step, until = first - origin, last - origin
+        while step < until:
+            if exact:
+                advance_exactly(
+                    a, row, origin, panel, tile, step, step + 1, target, kind, wide, staged,
+                    of_product, of_via, sums.unfused, sums.via,
+                )  # fmt: skip
+                _add_to_running(tile, running)
+                step += 1
+            else:
+                before, most = step, min(step + tiles.MOST_STEPS, until)
+                step = advance(
+                    a, row, origin, panel, tile, kept, step, most,
+                    (run if in_runs else 0, *sums.fast),
+                )  # fmt: skip
+                for at in range(0, tile.size, columns):
+                    add_kept(kept, step - before, running, at)
+                taken += step - before
+                run = tiles.steps_at_once(run, taken, step >= most)
+                if quick and step < most:
+                    taken = 0
+                    settle(a, row, origin, panel, tile, step, undecided, sums.fast)
+                    settle_exactly(
+                        a, row, origin, panel, tile, step, 0, undecided, vectors, target, kind,
+                        wide,
+                    )  # fmt: skip
+                    _add_to_running(tile, running)
+                    step += 1
+        if sums.blocked and ends:
+            _call_to_add(sums.add, to_add, total, tile, undecided, sums)
+            _add_to_running(total, outer_running)
+        first, place = last, 0
+    return run
