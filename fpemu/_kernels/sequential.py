@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from fpemu._kernels import (
     caching,
@@ -68,7 +69,7 @@ from fpemu._kernels.rounding import (
     word_of,
 )
 from fpemu._kernels.significands import ZERO
-from fpemu._kernels.tile_parts import Lanes, adding, advancing, call_to_advance
+from fpemu._kernels.tile_parts import adding, advancing, call_to_advance, lanes_of
 from fpemu._kernels.tile_steps import (
     EXACT,
     EXACT_NARROW,
@@ -103,7 +104,7 @@ _PANELS_BYTES: Final = 2**19  # of those of a share: half of a second cache
 _RUN: Final = 64  # terms that are looked at at once for zeros at the end of rows
 _UNKNOWN: Final = -1
 _STOCHASTIC_WORK: Final = 2**14
-_NOT_FAST: Final = (np.uint64(0),) * 5
+_NOT_FAST: Final = (0,) * 5
 
 
 class SequentialFacts(Protocol):
@@ -313,9 +314,10 @@ def _product_kernel(to_advance: str) -> Callable[..., None]:
 # --- which flavour ------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=4096)
 def _fast_parameters(
     format: FormatFacts, dtype: np.dtype[Any], products_exponent: int
-) -> tuple[tuple[np.uint64, ...], bool] | None:
+) -> tuple[tuple[int, ...], bool] | None:
     """The parameters of the fast loop in lanes of `dtype`; whether it has to watch the range.
 
     The fast loop rounds ``acc + a*b`` to the P bits of a lane first (one fma) and then to the p
@@ -360,7 +362,7 @@ def _fast_parameters(
         and largest + tail + 1 == infinity
     )
     parameters = (2 ** (dropped - 1), tail, dropped, least, largest - least)
-    return tuple(map(np.uint64, parameters)), ranged
+    return parameters, ranged
 
 
 @dataclass(frozen=True)
@@ -369,7 +371,7 @@ class _Chain:
 
     flavour: int
     dtype: np.dtype[Any] = _FLOAT64  # of the operands and of the tile
-    fast: tuple[np.uint64, ...] = _NOT_FAST
+    fast: tuple[int, ...] = _NOT_FAST
     ranged: bool = False
 
 
@@ -436,12 +438,15 @@ def _product(
     how = _how(chain, operands, accumulator, outer_chain)
     if how.plain and outer is None and few_rows.takes(operands):
         return few_rows.product(operands, chain.dtype)
-    lanes = Lanes(chain.dtype, final.dtype)
-    sums = _sum_of(operands, accumulator, outer)._replace(
+    lanes = lanes_of(chain.dtype, final.dtype)
+    adds = outer is not None and (operands.wants_running or not how.plain_outer)
+    sums = _sum_of(
+        operands,
+        accumulator,
+        outer,
         plain=how.plain,
-        fast=chain.fast,
-        outer_fast=final.fast,
-        add=0 if outer is None or how.adds_alike else adding(how, lanes).address,
+        fast=_table_of(chain.fast, final.fast),
+        add=adding(how, lanes).address if adds else 0,
     )
     if operands.wants_running:
         unit = 1.0 if outer is None else accumulator.roundoff / outer.roundoff
@@ -565,14 +570,25 @@ def _outer_chain(
     return _Chain(EXACT_NARROW if narrow else EXACT_WIDE)
 
 
-def _sum_of(operands: Operands, accumulator: SequentialFacts, outer: BlockedFacts | None) -> Sum:
-    """The data of a sum; without an outer accumulator all terms are one block."""
+def _sum_of(
+    operands: Operands,
+    accumulator: SequentialFacts,
+    outer: BlockedFacts | None,
+    *,
+    plain: bool = False,
+    fast: Any = None,
+    add: int = 0,
+) -> Sum:
+    """The data of a sum but for what depends on shares and parts.
+
+    Without an outer accumulator all terms are one block.
+    """
     format, rounding = accumulator.format, accumulator.rounding
     return Sum(
         block=max(operands.steps, 1) if outer is None else outer.block,
         rows=1,
         panels=1,
-        plain=False,
+        plain=plain,
         blocked=outer is not None,
         unfused=not accumulator.fused,
         via=accumulator.via is not None,
@@ -582,11 +598,18 @@ def _sum_of(operands: Operands, accumulator: SequentialFacts, outer: BlockedFact
             (accumulator.via or format, rounding),
             (format, rounding) if outer is None else (outer.format, outer.rounding),
         ),
-        fast=_NOT_FAST,
-        outer_fast=_NOT_FAST,
+        fast=_table_of(_NOT_FAST, _NOT_FAST) if fast is None else fast,
         advance=0,
-        add=0,
+        add=add,
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _table_of(*rows: tuple[int, ...]) -> NDArray[np.uint64]:
+    """Parameters of fast loops in rows: an array is handed on in less time than numbers."""
+    table = np.array(rows, np.uint64)
+    table.flags.writeable = False
+    return table
 
 
 # --- stochastic rounding ------------------------------------------------------------------------

@@ -27,11 +27,12 @@ from fpemu._kernels.tile_steps import (
     add_block,
     advance_exactly,
     clear,
+    fast_at,
     settle_exactly,
 )
 from fpemu._kernels.vectors import VECTOR_BYTES
 
-__all__ = ["Lanes", "adding", "advancing", "call_to_advance", "call_to_keep", "keeping"]
+__all__ = ["Lanes", "adding", "advancing", "call_to_advance", "call_to_keep", "keeping", "lanes_of"]
 
 _FEW_COLUMNS: Final = 16  # beside which both running sums fit 16 registers
 
@@ -43,7 +44,7 @@ _SUM: Final = types.NamedTuple(
         *[_INDEX] * 3,
         *[types.boolean] * 4,
         types.Array(types.uint64, 2, "C", readonly=True),
-        *[types.UniTuple(types.uint64, 5)] * 2,
+        types.Array(types.uint64, 2, "C", readonly=True),
         *[_INDEX] * 2,
     ],
     Sum,
@@ -77,9 +78,16 @@ class Lanes:
         )
 
 
+@functools.cache
+def lanes_of(inner: np.dtype[Any], outer: np.dtype[Any]) -> Lanes:
+    """The same for the same types, so that parts are looked up by it."""
+    return Lanes(inner, outer)
+
+
 # --- the sums of blocks ---------------------------------------------------------------------------
 
 
+@functools.cache
 def adding(how: How, lanes: Lanes) -> Part:
     """The part ``f(total, tile, undecided, sums)`` that adds the sums of a block, see `add_block`.
 
@@ -94,7 +102,7 @@ def _adding(plain: bool, quick: bool, wide: bool) -> Any:
     def add(total, tile, undecided, sums):  # type: ignore[no-untyped-def]
         target = target_at(sums.targets, OUTER)
         rows = tile.shape[0]
-        add_block(total, tile, rows, undecided, sums.outer_fast, target, plain, quick, wide)
+        add_block(total, tile, rows, undecided, fast_at(sums.fast, 1), target, plain, quick, wide)
         return 0
 
     return add
@@ -103,6 +111,7 @@ def _adding(plain: bool, quick: bool, wide: bool) -> Any:
 # --- products -------------------------------------------------------------------------------------
 
 
+@functools.cache
 def advancing(how: How, lanes: Lanes) -> Part:
     """The part that takes a tile from one term to another, and adds the sums of blocks.
 
@@ -113,7 +122,7 @@ def advancing(how: How, lanes: Lanes) -> Part:
     """
     function = _advancing(
         how.plain, how.quick, how.wide, how.ranged, how.kind, how.mode, how.staged,
-        how.adds_alike, parts.takes(*lanes.to_add),
+        how.adds_alike, how.plain_outer, parts.takes(*lanes.to_add),
     )  # fmt: skip
     return parts.compiled(function, *lanes.to_advance)
 
@@ -128,6 +137,7 @@ def _advancing(
     mode: str,
     staged: bool,
     alike: bool,
+    plain_outer: bool,
     to_add: str,
 ) -> Any:
     @caching.part
@@ -136,7 +146,7 @@ def _advancing(
     ):
         target = with_mode(target_at(sums.targets, INNER), mode)
         of_product, of_via = target_at(sums.targets, PRODUCTS), target_at(sums.targets, VIA)
-        steps, height = a.shape[1], tile.shape[0]
+        fast, steps, height = fast_at(sums.fast, 0), a.shape[1], tile.shape[0]
         place = first % sums.block
         while first < stop:
             last = min(first + sums.block - place, stop)
@@ -152,14 +162,18 @@ def _advancing(
                 if quick:
                     run = _advance_quickly(
                         a, row, origin, together == height, panel, tile, undecided, first - origin,
-                        last - origin, run, sums.fast, target, wide, kind, ranged,
+                        last - origin, run, fast, target, wide, kind, ranged,
                     )  # fmt: skip
                 else:
                     advance_exactly(
                         a, row, origin, panel, tile, first - origin, last - origin, target, kind,
                         wide, staged, of_product, of_via, sums.unfused, sums.via,
                     )  # fmt: skip
-            if sums.blocked and ends and not alike:
+            if plain_outer:
+                if ends and not alike:
+                    for r in range(height):
+                        tiles.add_plain(tile, total, r, 0, fast)
+            elif sums.blocked and ends:
                 _call_to_add(sums.add, to_add, total, tile, undecided, sums)
             first, place = last, 0
         return run
@@ -247,6 +261,7 @@ def _add_to_running(tile, running):  # type: ignore[no-untyped-def]
             running[rows + r, j] += number * number
 
 
+@functools.cache
 def keeping(how: How, lanes: Lanes, rows: tiles.Rows, *, first: bool, second: bool) -> Part:
     """The part that takes a tile from one term to another beside one kind of running sums, or both.
 
@@ -298,7 +313,7 @@ def _keep(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     target = with_mode(target_at(sums.targets, INNER), mode)
     of_product, of_via = target_at(sums.targets, PRODUCTS), target_at(sums.targets, VIA)
-    steps, height, taken = a.shape[1], tile.shape[0], 0
+    fast, steps, height, taken = fast_at(sums.fast, 0), a.shape[1], tile.shape[0], 0
     vectors = tile.size // (VECTOR_BYTES // tile.itemsize)
     # What a run of steps begins with is put aside, for which short blocks are too short.
     in_runs = not sums.blocked or sums.block > tiles.MOST_STEPS
@@ -321,7 +336,7 @@ def _keep(  # type: ignore[no-untyped-def]
                 before, most = step, min(step + tiles.MOST_STEPS, until)
                 step = advance(
                     a, row, origin, panel, tile, kept, step, most,
-                    (run if in_runs else 0, *sums.fast),
+                    (run if in_runs else 0, *fast),
                 )  # fmt: skip
                 for at in range(0, tile.size, columns):
                     add_kept(kept, step - before, running, at)
@@ -329,7 +344,7 @@ def _keep(  # type: ignore[no-untyped-def]
                 run = tiles.steps_at_once(run, taken, step >= most)
                 if quick and step < most:
                     taken = 0
-                    settle(a, row, origin, panel, tile, step, undecided, sums.fast)
+                    settle(a, row, origin, panel, tile, step, undecided, fast)
                     settle_exactly(
                         a, row, origin, panel, tile, step, 0, undecided, vectors, target, kind,
                         wide,

@@ -37,6 +37,7 @@ __all__ = [
     "advance_exactly",
     "begin",
     "clear",
+    "fast_at",
     "put",
     "settle_exactly",
 ]
@@ -120,10 +121,15 @@ class Sum(NamedTuple):
     unfused: bool  # whether products are rounded
     via: bool  # whether sums are rounded into another format on the way
     targets: Any  # in rows, as random bits are in streams: INNER, PRODUCTS, VIA, OUTER
-    fast: tuple[np.uint64, ...]  # see `_fast_parameters` of the sequential kernels
-    outer_fast: tuple[np.uint64, ...]  # the same of the outer accumulators
+    fast: Any  # in rows, see `_fast_parameters` of the sequential kernels: inner sums, outer ones
     advance: int  # the address of the part that takes tiles along their terms
     add: int  # and of the one that adds the sums of blocks
+
+
+@numba.njit(inline="always")
+def fast_at(table, row):  # type: ignore[no-untyped-def]
+    """The parameters of the fast steps of inner sums, in row 0, or of outer ones."""
+    return table[row, 0], table[row, 1], table[row, 2], table[row, 3], table[row, 4]
 
 
 # --- exact steps --------------------------------------------------------------------------------
