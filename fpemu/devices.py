@@ -53,10 +53,10 @@ from fpemu.accumulators import (
 )
 from fpemu.rounding import Rounding
 
-__all__ = ["Device", "entries", "get", "list", "matching"]
+__all__ = ["Device", "architecture", "entries", "get", "list", "matching"]
 
 # Products by which people know an architecture.
-PRODUCTS: Final = {
+_PRODUCTS: Final = {
     "v100": "volta",
     "t4": "turing",
     "a100": "ampere",
@@ -371,6 +371,28 @@ def list() -> builtins.list[str]:
     return [*_DEVICES]
 
 
+def architecture(text: str) -> str:
+    """The architecture that a text means: that of a product, or what the text itself says.
+
+    Parameters
+    ----------
+    text : str
+        Such as ``H100`` or ``hopper``; upper and lower case are alike.
+
+    Returns
+    -------
+    str
+        In lower case.
+
+    Examples
+    --------
+    >>> from fpemu import devices
+    >>> devices.architecture("H100"), devices.architecture("Hopper")
+    ('hopper', 'hopper')
+    """
+    return _PRODUCTS.get(text.lower(), text.lower())
+
+
 def matching(text: str) -> tuple[Device, ...]:
     """The units that a text may mean: a part of their names, or a product that has them.
 
@@ -389,9 +411,9 @@ def matching(text: str) -> tuple[Device, ...]:
     >>> [unit.name for unit in devices.matching("V100")]
     ['volta.mma.float16', 'volta.mma.float16.float16']
     """
-    part = text.lower()
-    if part in PRODUCTS:
-        return tuple(unit for unit in entries() if unit.name.startswith(f"{PRODUCTS[part]}."))
+    part = architecture(text)
+    if part != text.lower():  # a product, and no part of other names
+        return tuple(unit for unit in entries() if unit.name.startswith(f"{part}."))
     return tuple(unit for unit in entries() if part in unit.name)
 
 

@@ -19,10 +19,7 @@ from fpemu.accumulators import KINDS, Accumulator, ScaledCore, Sequential
 __all__ = ["accumulator"]
 
 # Which have units, but are none themselves.
-_ARCHITECTURES: Final = {
-    *devices.PRODUCTS,
-    *(name.partition(".")[0] for name in devices.list()),
-}
+_ARCHITECTURES: Final = {name.partition(".")[0] for name in devices.list()}
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,9}")
 _TRUTH: Final = {"true": True, "false": False}
 
@@ -57,7 +54,7 @@ def accumulator(name: str) -> Accumulator | ScaledCore:
         return _of_kind(name, KINDS[kind], words)
     if words:
         raise ValueError(f"unknown kind {kind!r} in {name!r}: expected {', '.join(KINDS)}")
-    if "." in name or name.lower() in _ARCHITECTURES:
+    if "." in name or devices.architecture(name) in _ARCHITECTURES:
         found: Accumulator | ScaledCore = devices.get(name)
         return found
     return Sequential(name)

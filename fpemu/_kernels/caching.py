@@ -291,6 +291,29 @@ def _require_data(function: Any) -> None:
             )
 
 
+class _ForKernels(CPUDispatcher):  # type: ignore[misc]
+    """A function for kernels alone: it is compiled without an entry for Python."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        raise TypeError(f"{self.py_func.__qualname__} can be called in compiled code only")
+
+
+def _for_kernels(function: Any, *, forceinline: bool) -> Any:
+    """A function without entries for Python and C, each of which would be one more to compile.
+
+    They would be a third of the compilation time of a kernel.
+    """
+    options = {
+        "nopython": True,
+        "nogil": True,
+        "forceinline": forceinline,
+        "error_model": "numpy",
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+    }
+    return _ForKernels(py_func=function, targetoptions=options, pipeline_class=_Compiler)
+
+
 def kernel(function: Any) -> Any:
     """Decorator of array kernels: compiled once a machine, no GIL, no errors from divisions.
 
@@ -312,42 +335,28 @@ def part(function: Any) -> Any:
     They give an integer.  Python cannot call them.  What they close over is as for :func:`kernel`.
     """
     _require_data(function)
-    compiled = _compiled(no_cfunc_wrapper=True, no_cpython_wrapper=True)(function)
-    return _cached(compiled, _name_of(function))
+    return _cached(_for_kernels(function, forceinline=False), _name_of(function))
 
 
-def scalar(function: Any) -> Any:
+def scalar(function: Any, *, kept: bool = True) -> Any:
     """Decorator of scalar functions that Python can call, and kernels of users inline.
 
-    Compiled once a machine; what they close over is as for :func:`kernel`.
+    Compiled once a machine, and then what they close over is as for :func:`kernel`; or once a
+    process, if they are not to be `kept`.
     """
-    _require_data(function)
     compiled = numba.njit(forceinline=True, error_model="numpy")(function)
+    if not kept:
+        return compiled
+    _require_data(function)
     return _cached(compiled, _name_of(function))
-
-
-class _Inlined(CPUDispatcher):  # type: ignore[misc]
-    """A function for kernels alone: it is compiled without an entry for Python."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        raise TypeError(f"{self.py_func.__qualname__} can be called in compiled code only")
 
 
 def inline(function: Any) -> Any:
     """Decorator of scalar kernels: always inlined, so that a constant argument costs nothing.
 
-    Python cannot call the result.  Entries for Python and C would each be a function to compile, a
-    third of the compilation time of a kernel.
+    Python cannot call the result.
     """
-    options = {
-        "nopython": True,
-        "nogil": True,
-        "forceinline": True,
-        "error_model": "numpy",
-        "no_cpython_wrapper": True,
-        "no_cfunc_wrapper": True,
-    }
-    return _Inlined(py_func=function, targetoptions=options, pipeline_class=_Compiler)
+    return _for_kernels(function, forceinline=True)
 
 
 def specialized(
@@ -381,7 +390,10 @@ def specialized(
     function.__module__ = template.__module__
     if not known_as:
         function.__module__ = next(iter(globals_.values())).__module__
-    compiled = _compiled(no_cfunc_wrapper=True, no_cpython_wrapper=is_part)(function)
+    if is_part:
+        compiled = _for_kernels(function, forceinline=False)
+    else:
+        compiled = _compiled(no_cfunc_wrapper=True)(function)
     if known_as:
         _cached(compiled, f"{_name_of(template)}-{known_as}")
     elif all(map(_is_known_by_name, globals_.values())):

@@ -689,7 +689,8 @@ GRAIN: Final = 2**17
 """Elements worth a thread, which may sleep."""
 
 _STOCHASTIC_GRAIN: Final = 2**16  # the same with random bits
-_SIGN, _FIELD = np.uint32(2**31), np.uint32(0x7F800000)  # of float32's words
+_FLOAT32: Final = LAYOUTS[np.dtype(np.float32)]
+_SIGN, _FIELD = (_FLOAT32.dtype(x).view(_FLOAT32.word) for x in (-0.0, np.inf))
 _RECIPROCAL: Final = np.uint32(254 << 23)  # less the word of a power of two: that of its reciprocal
 _HALF_WORD: Final = np.float32(2.0**31)
 _BLOCK: Final = 2048  # elements that stay in the first-level cache while they are read twice

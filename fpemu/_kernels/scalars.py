@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-import numba
 import numpy as np
 
 from fpemu._kernels import caching, enclosures, random_bits, words
@@ -51,8 +50,8 @@ Scalar = Callable[..., float]
 
 ADD, SUBTRACT, MULTIPLY, DIVIDE = range(4)
 
-# Not kept on disk, as they close over the address of a function of this process.
-_compiled: Final = numba.njit(forceinline=True, error_model="numpy")
+# They close over the address of a function of this process.
+_not_kept: Final = functools.partial(caching.scalar, kept=False)
 
 
 @functools.lru_cache(maxsize=256)
@@ -197,7 +196,7 @@ def _odd_function(name: str, fallback: Any, bits: int, poles: bool) -> Any:
 def function(name: str, fallback: Any, target: Any, kind: int, bits: int, *, poles: bool) -> Scalar:
     odd = _odd_function(name, fallback, bits, poles)
 
-    @_compiled
+    @_not_kept
     def rounded(x):  # type: ignore[no-untyped-def]
         return words.floating(round_word(odd(np.float64(x)), target, kind))
 
@@ -218,7 +217,7 @@ def stochastic_function(
 ) -> Scalar:
     odd = _odd_function(name, fallback, bits, poles)
 
-    @_compiled
+    @_not_kept
     def rounded(x, i):  # type: ignore[no-untyped-def]
         random = _drawn(i, key, unused)
         return words.floating(number_word_at(odd(np.float64(x)), target, kind, random, unused))

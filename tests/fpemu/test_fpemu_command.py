@@ -242,7 +242,7 @@ def test_units_are_found_by_architecture_and_product(command, pattern, begin):
 
 
 def test_every_product_has_an_architecture_with_units():
-    for product in fpemu.devices.PRODUCTS:
+    for product in fpemu.devices._PRODUCTS:
         assert fpemu.devices.matching(product), product
 
 

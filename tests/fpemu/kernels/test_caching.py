@@ -218,7 +218,7 @@ def test_a_kernel_that_closes_over_a_function_is_refused():
 
     for decorator in (caching.kernel, caching.scalar):
         assert decorator(counted)(1) == 3
-        with pytest.raises(TypeError, match="stepped closes over step, a _Inlined"):
+        with pytest.raises(TypeError, match="stepped closes over step, a _ForKernels"):
             decorator(stepped)
         with pytest.raises(TypeError, match="stepped_often closes over steps, a tuple"):
             decorator(stepped_often)
