@@ -28,7 +28,14 @@ from fpemu._environment import default_environment
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["default_environment", "require_shapes", "run", "thread_count", "without_interrupts"]
+__all__ = [
+    "default_environment",
+    "reading",
+    "require_shapes",
+    "run",
+    "thread_count",
+    "without_interrupts",
+]
 
 _SCALARS: Final = frozenset({bool, int, float, *np.sctypeDict.values()})
 
@@ -148,6 +155,24 @@ def require_shapes(*arrays: tuple[NDArray[Any], tuple[int, ...]]) -> None:
     for array, shape in arrays:
         if array.shape != shape:
             raise ValueError(f"a kernel takes an array of shape {shape}, not {array.shape}")
+
+
+def reading(*arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """Arrays as a kernel takes them that only reads them: it is compiled once, whoever may write.
+
+    Parameters
+    ----------
+    *arrays : ndarray
+
+    Returns
+    -------
+    tuple of ndarray
+        Views that are read-only.
+    """
+    views = tuple(array.view() for array in arrays)
+    for view in views:
+        view.flags.writeable = False
+    return views
 
 
 def _check_arrays(arguments: Any) -> None:

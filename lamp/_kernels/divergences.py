@@ -33,7 +33,8 @@ def compare(
         negative log-probability of the following token by reference and model (NaN for none).
     """
     found = np.empty((len(following), 4))
-    launching.run(_compare_rows, len(following), reference, model, following, found, grain=_GRAIN)
+    arrays = launching.reading(reference, model, following)
+    launching.run(_compare_rows, len(following), *arrays, found, grain=_GRAIN)
     return found
 
 

@@ -34,7 +34,7 @@ def layer_norm(x: Float64, errors: Float64) -> Float64:
     of_rows = np.ascontiguousarray(errors).reshape(-1, n)
     out = np.empty_like(rows)
     grain = max(1, _GRAIN // n**2)
-    launching.run(_layer_norm_rows, len(rows), rows, of_rows, out, grain=grain)
+    launching.run(_layer_norm_rows, len(rows), *launching.reading(rows, of_rows), out, grain=grain)
     return out.reshape(x.shape)
 
 
@@ -67,7 +67,8 @@ def weighted_distances(weights: Float64, values: Float64, output: Float64) -> Fl
     rows = np.ascontiguousarray(weights).reshape(-1, weights.shape[-1])
     outputs = output.reshape(-1, output.shape[-1])
     out = np.empty_like(outputs)
-    launching.run(_weighted_distance_rows, len(rows), rows, values, outputs, out)
+    arrays = launching.reading(rows, values, outputs)
+    launching.run(_weighted_distance_rows, len(rows), *arrays, out)
     return out.reshape(output.shape)
 
 
@@ -100,7 +101,8 @@ def value_distances(values: Float64, output: Float64, norm: int) -> Float64:
     """
     outputs = output.reshape(-1, output.shape[-1])
     out = np.empty((len(outputs), len(values)))
-    launching.run(_value_distance_rows, len(outputs), values, outputs, norm == 2, out)
+    arrays = launching.reading(values, outputs)
+    launching.run(_value_distance_rows, len(outputs), *arrays, norm == 2, out)
     return out.reshape(*output.shape[:-1], len(values))
 
 

@@ -87,7 +87,8 @@ def score(
     Where there is no component the result is not filled.
     """
     out = np.empty(given.shape, np.float32)
-    launching.run(_score_rows, len(given), given, weights, lengths, scoring, out, grain=_GRAIN)
+    arrays = launching.reading(given, weights, lengths)
+    launching.run(_score_rows, len(given), *arrays, scoring, out, grain=_GRAIN)
     return out
 
 
@@ -100,7 +101,8 @@ def above(
 ) -> Mask:
     """Whether each of these scores is above a threshold, as NaN always is."""
     mask = np.empty(given.shape, np.bool_)
-    arguments = given, weights, lengths, scoring, np.float32(threshold), mask
+    arrays = launching.reading(given, weights, lengths)
+    arguments = *arrays, scoring, np.float32(threshold), mask
     launching.run(_above_rows, len(given), *arguments, grain=_GRAIN)
     return mask
 
@@ -162,7 +164,7 @@ def above_arguments(
 ) -> Mask:
     """Whether each score of an argument is above the threshold of its row, as NaN always is."""
     mask = np.empty(z.shape, np.bool_)
-    _run_arguments(_above_arguments, z, y, lengths, scoring, thresholds, mask)
+    _run_arguments(_above_arguments, z, y, lengths, scoring, *launching.reading(thresholds), mask)
     return mask
 
 
@@ -178,9 +180,12 @@ def ordered_arguments(
     return out
 
 
-def _run_arguments(kernel: Any, z: NDArray[Any], *arguments: Any) -> None:
+def _run_arguments(
+    kernel: Any, z: NDArray[Any], y: NDArray[Any], lengths: Lengths, *arguments: Any
+) -> None:
+    arguments = *launching.reading(z, y, lengths), *arguments
     columns = z.shape[1]
-    launching.run(kernel, len(z), z, *arguments, grain=_GRAIN, workspace=lambda: np.empty(columns))
+    launching.run(kernel, len(z), *arguments, grain=_GRAIN, workspace=lambda: np.empty(columns))
 
 
 @caching.kernel
@@ -245,7 +250,8 @@ def running_largest(largest: float, number: float, score: float) -> Any:
 
 def largest(scores: NDArray[np.float32], lengths: Lengths, count: int) -> Mask:
     """The `count` largest scores of an array, which has at least that many components."""
-    words_, mask = scores.view(np.uint32), np.zeros(scores.shape, np.bool_)
+    words_, lengths = launching.reading(scores.view(np.uint32), lengths)
+    mask = np.zeros(scores.shape, np.bool_)
     if count:
         threshold, left, ties = _threshold(words_, lengths, count)
         before = np.concatenate([[0], np.cumsum(ties)[:-1]])
@@ -322,8 +328,8 @@ def _mark_row(row, length, threshold, most, mask):  # type: ignore[no-untyped-de
 def largest_of_rows(scores: NDArray[np.float32], lengths: Lengths, counts: Lengths) -> Mask:
     """The `counts[i]` largest scores of each row, which has at least that many components."""
     mask = np.zeros(scores.shape, np.bool_)
-    arguments = scores.view(np.uint32), lengths, counts, mask
-    launching.run(_largest_rows, len(scores), *arguments, grain=_GRAIN)
+    arrays = launching.reading(scores.view(np.uint32), lengths, counts)
+    launching.run(_largest_rows, len(scores), *arrays, mask, grain=_GRAIN)
     return mask
 
 
@@ -363,7 +369,7 @@ def _least_of_largest(numbers, length, count, most):  # type: ignore[no-untyped-
 def put(low: NDArray[Any], high: NDArray[Any], mask: NDArray[np.uint8], number: int) -> None:
     """Replace the numbers of flat arrays whose mask is a number, in place."""
     blocks = -(-low.size // _BLOCK)
-    arguments = low, high, mask, np.uint8(number)
+    arguments = low, *launching.reading(high, mask), np.uint8(number)
     launching.run(_put_blocks, blocks, *arguments, grain=_PUT_GRAIN)
 
 
@@ -401,14 +407,14 @@ class Limit(NamedTuple):
 
 
 def _limit(rows: int, tau: float, counts: Lengths | None) -> Limit:
-    return Limit(tau, np.full(rows, -1) if counts is None else counts)
+    return Limit(tau, *launching.reading(np.full(rows, -1) if counts is None else counts))
 
 
 def normwise(z: NDArray[Any], lengths: Lengths, tau: float) -> Mask:
     """The rule of the paper: see :class:`lamp.LAMP`."""
     mask = np.empty(z.shape, np.bool_)
     columns = z.shape[1]
-    arguments = z, lengths, tau, mask
+    arguments = *launching.reading(z, lengths), tau, mask
     launching.run(
         _normwise_rows, len(z), *arguments, grain=_GRAIN, workspace=lambda: _row_of(columns)
     )
@@ -530,7 +536,7 @@ def least_normwise(z: NDArray[Any], lengths: Lengths, tau: float, counts: Length
 def _run_least(kernel: Any, rows: Rows, tau: float, counts: Lengths | None) -> Mask:
     mask: Mask = np.zeros(rows.z.shape, np.bool_)
     count, columns = rows.z.shape
-    arguments = rows, _limit(count, tau, counts), mask
+    arguments = Rows(*launching.reading(*rows)), _limit(count, tau, counts), mask
     launching.run(kernel, count, *arguments, grain=_GRAIN, workspace=lambda: _sorting(columns))
     return mask
 
@@ -1043,7 +1049,7 @@ def _key(seed: int, stream: int, first_row: int) -> Key:
 def shuffle(mask: Mask, lengths: Lengths, seed: int, stream: int, first_row: int) -> None:
     """Move each row's selected components to places drawn at random, in place."""
     key = _key(seed, stream, first_row)
-    launching.run(_shuffle_rows, len(mask), lengths, key, mask, grain=_GRAIN)
+    launching.run(_shuffle_rows, len(mask), *launching.reading(lengths), key, mask, grain=_GRAIN)
 
 
 @caching.kernel
@@ -1061,7 +1067,8 @@ def uniform(lengths: Lengths, columns: int, seed: int, stream: int, first_row: i
     """Scores drawn at random, -1 where there is no component: float32, shape (rows, columns)."""
     scores = np.full((len(lengths), columns), -1.0, np.float32)
     key = _key(seed, stream, first_row)
-    launching.run(_uniform_rows, len(lengths), lengths, key, scores, grain=_GRAIN)
+    arguments = *launching.reading(lengths), key, scores
+    launching.run(_uniform_rows, len(lengths), *arguments, grain=_GRAIN)
     return scores
 
 

@@ -51,7 +51,8 @@ def mapped(
     """A scalar function for Numba kernels, applied to every element; `dtype` is of the result."""
     flat = np.ascontiguousarray(x).reshape(-1)
     out = np.empty(flat.shape, flat.dtype if dtype is None else dtype)
-    launching.run(caching.mapping(function), flat.size, flat, out, grain=_GRAIN)
+    given = launching.reading(flat)
+    launching.run(caching.mapping(function), flat.size, *given, out, grain=_GRAIN)
     return out.reshape(x.shape)
 
 
@@ -79,7 +80,7 @@ def total(x: Float64) -> Float64:
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     out = np.empty(rows.shape[0])
     grain = max(1, _GRAIN // x.shape[-1])
-    launching.run(_total_rows, rows.shape[0], rows, out, grain=grain)
+    launching.run(_total_rows, rows.shape[0], *launching.reading(rows), out, grain=grain)
     return out.reshape(*x.shape[:-1], 1)
 
 
@@ -106,7 +107,7 @@ def others(x: Float64) -> Float64:
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     out = np.empty_like(rows)
     grain = max(1, _GRAIN // x.shape[-1])
-    launching.run(_others_rows, rows.shape[0], rows, out, grain=grain)
+    launching.run(_others_rows, rows.shape[0], *launching.reading(rows), out, grain=grain)
     return out.reshape(x.shape)
 
 

@@ -676,7 +676,7 @@ def _stores_softmax(y: NDArray[Any], step: Function) -> bool:
 
 def _run_softmax(y: NDArray[Any], lengths: NDArray[np.int64], out: NDArray[Any]) -> None:
     """The softmax in float64, stored in the type of `out`."""
-    arguments, columns = (y, lengths, out), y.shape[1]
+    arguments, columns = (*launching.reading(y, lengths), out), y.shape[1]
     launching.run(
         softmax_rows,
         len(y),

@@ -340,8 +340,10 @@ def _times_scales(sums: NDArray[Any], left: NDArray[Any], right: NDArray[Any]) -
             scaled_rows,
             sums.size // columns,
             sums.reshape(-1, columns),
-            np.broadcast_to(left, (*batch, rows, 1)).reshape(-1),
-            np.broadcast_to(right, (*batch, 1, columns)).reshape(-1, columns),
+            *launching.reading(
+                np.broadcast_to(left, (*batch, rows, 1)).reshape(-1),
+                np.broadcast_to(right, (*batch, 1, columns)).reshape(-1, columns),
+            ),
             grain=max(1, _GRAIN // columns),
         )
         return sums
@@ -582,7 +584,8 @@ def norm(x: NDArray[Any], parameters: Norm, epsilon: float, step: Function) -> N
 
     def normed(rows: NDArray[Any]) -> NDArray[Any]:
         out = np.empty(rows.shape, written_type(rows, step))
-        arguments = (rows, weight, bias, epsilon, parameters.centered, out)
+        given = launching.reading(rows, weight, bias)
+        arguments = (*given, epsilon, parameters.centered, out)
         launching.run(norm_rows, len(rows), *arguments, grain=max(1, _GRAIN // rows.shape[1]))
         return out
 
