@@ -551,7 +551,8 @@ def apply_stochastic(
     launching.run(
         _stochastic_kernel(operation),
         -(-size // per_block),
-        *operands,
+        *launching.reading(*operands[:3]),
+        *operands[3:],
         result,
         target_of(format, rounding, np.dtype(np.float64)),
         random_bits.key_of(rounding.seed),

@@ -943,7 +943,7 @@ def _round_stochastically(
     launching.run(
         _stochastic_kernel(kind, dtype == np.float64),
         -(-source.size // per_block),
-        source.copy() if np.shares_memory(source, result) else source,
+        *launching.reading(source.copy() if np.shares_memory(source, result) else source),
         result,
         target_of(format, rounding, dtype),
         _sure_of(format, rounding, dtype),
@@ -973,7 +973,7 @@ def round_flat(
     launching.run(
         _array_kernel(_array_kind(rounding), np.shares_memory(source, result)),
         source.size,
-        source,
+        *launching.reading(source),
         result,
         target_of(format, rounding, source.dtype),
         shortcut_of(format, rounding, source.dtype),
