@@ -29,7 +29,7 @@ class Part(NamedTuple):
     takes: str  # the types of its arguments, for `calling`
 
 
-@functools.cache
+@functools.cache  # which keeps the function, too: its address stays good
 def compiled(function: Any, *arguments: types.Type) -> Part:
     """A function of :func:`fpemu._kernels.caching.part`, compiled for arguments of some types."""
     function.compile(_RESULT(*arguments))
