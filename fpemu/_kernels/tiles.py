@@ -68,10 +68,11 @@ class Rows(NamedTuple):
         return self.narrow if bits == 32 else self.wide
 
 
-PLAIN_ROWS: Final = Rows(6, 3) if MANY_REGISTERS else Rows(2, 1)
+PLAIN_ROWS: Final = Rows(6, 3) if MANY_REGISTERS else Rows(6, 6)
 """Rows of the plain loop, to use an element of a panel as often.
 
-These are 24 of the 32 registers of a processor with AVX-512, or 8 of 16.
+Their accumulators are 24 of the 32 registers of a processor with AVX-512.  They are 12 of 16 of
+others, which take a tile by a vector's columns at a time.
 """
 
 ROUNDED_ROWS: Final = Rows(2, 2) if MANY_REGISTERS else Rows(2, 1)
@@ -558,37 +559,51 @@ def _sum(rows: Rows, *, added: bool) -> Any:
             lanes = _lanes_of(sums_data)
             count = rows.of(lanes.bits)
             left = _rows_of(context, builder, kinds[0], (a, row, origin), count, last_row)
+            starts = _rows_of(context, builder, kinds[10], arguments[10:], count)
             first, stop, begins, ends = arguments[6:10]
-            tile = _Tile(lanes, builder, sums_data, count)
-            zero = ir.Constant(lanes.numbers, None)
-            before = builder.block
-            with builder.if_then(builder.not_(begins)):
-                kept = [tile.load(builder, place) for place in tile.places]
-                loaded = builder.block
-            initial = [builder.phi(lanes.numbers) for _ in kept]
-            for phi, value in zip(initial, kept, strict=True):
-                phi.add_incoming(zero, before)
-                phi.add_incoming(value, loaded)
-            _, final = _emit_loop(builder, tile, initial, left, panel_data, first, stop)
-            with builder.if_else(ends) as (complete, incomplete):
-                with complete:
-                    starts = _rows_of(context, builder, kinds[10], arguments[10:], count)
-                    places = [
-                        tile.place(builder, start, INT64(0), v)
-                        for start in starts
-                        for v in range(tile.vectors)
-                    ]
-                    if added:
-                        old = [tile.load(builder, place) for place in places]
-                        put = [builder.fadd(x, y) for x, y in zip(old, final, strict=True)]
-                    tile.store(builder, put if added else final, places)
-                with incomplete:
-                    tile.store(builder, final, tile.places)
+            columns = TILE_COLUMNS if count == 1 or MANY_REGISTERS else lanes.count
+
+            def sum_columns(start: ir.Value, _: Sequence[ir.Value]) -> Sequence[ir.Value]:
+                panel, sums = (builder.gep(data, [start]) for data in (panel_data, sums_data))
+                tile = _Tile(lanes, builder, sums, count, columns)
+                initial = _emit_loaded(builder, tile, builder.not_(begins))
+                _, final = _emit_loop(builder, tile, initial, left, panel, first, stop)
+                with builder.if_else(ends) as (complete, incomplete):
+                    with complete:
+                        places = [
+                            tile.place(builder, place, start, v)
+                            for place in starts
+                            for v in range(tile.vectors)
+                        ]
+                        if added:
+                            old = [tile.load(builder, place) for place in places]
+                            put = [builder.fadd(x, y) for x, y in zip(old, final, strict=True)]
+                        tile.store(builder, put if added else final, places)
+                    with incomplete:
+                        tile.store(builder, final, tile.places)
+                return ()
+
+            Vectors(builder).loop(INT64(0), INT64(TILE_COLUMNS), columns, (), sum_columns)
             return context.get_dummy_value()
 
         return signature, generate
 
     return intrinsic(typed)
+
+
+def _emit_loaded(builder: ir.IRBuilder, tile: _Tile, wanted: ir.Value) -> list[ir.Value]:
+    """The accumulators of a tile if they are wanted, else zeros."""
+    before = builder.block
+    with builder.if_then(wanted):
+        kept = [tile.load(builder, place) for place in tile.places]
+        loaded = builder.block
+    initial = []
+    for value in kept:
+        phi = builder.phi(value.type)
+        phi.add_incoming(ir.Constant(value.type, None), before)
+        phi.add_incoming(value, loaded)
+        initial.append(phi)
+    return initial
 
 
 def _add(emit: Callable[..., ir.Value], last: Any = types.intp) -> Any:
