@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 
-from fpemu._kernels import caching, launching, tiles
+from fpemu._kernels import caching, launching, parts, tiles
 from fpemu._kernels.operands import Operands, aligned, longest, pieces, source_of
 from fpemu._kernels.panels import TILE_COLUMNS, fill
 from fpemu._kernels.rounding import Carrier
@@ -45,8 +45,9 @@ class _Work(NamedTuple):
 
 
 @functools.cache
-def _kernel(to_keep: str) -> Callable[..., None]:
-    """The kernel of sums by parts that take this."""
+def _kernel(lanes: Lanes) -> Callable[..., None]:
+    """The kernel of sums by a part for such accumulators."""
+    to_keep = parts.takes(*lanes.to_keep)
 
     @caching.kernel
     def running_range(start, stop, work, arrays, sums, wanted, units):  # type: ignore[no-untyped-def]
@@ -57,12 +58,12 @@ def _kernel(to_keep: str) -> Callable[..., None]:
         _, rows, steps = arrays.left.shape
         lengths, out, panel, undecided = arrays.lengths, arrays.out, work.panel, work.undecided
         panels = (out.shape[2] + TILE_COLUMNS - 1) // TILE_COLUMNS
-        parts, run = (rows + sums.rows - 1) // sums.rows, tiles.MOST_STEPS
+        shares, run = (rows + sums.rows - 1) // sums.rows, tiles.MOST_STEPS
         height = work.inner.shape[1]
         for index in range(start, stop):
             stack, p = index // panels, index % panels
-            batch, column = stack // parts, p * TILE_COLUMNS
-            first_row = (stack - batch * parts) * sums.rows
+            batch, column = stack // shares, p * TILE_COLUMNS
+            first_row = (stack - batch * shares) * sums.rows
             last_row = min(first_row + sums.rows, rows)
             a = arrays.left[batch]
             some = longest(lengths, first_row, last_row) > column
@@ -134,7 +135,7 @@ def product(operands: Operands, how: How, sums: Sum, lanes: Lanes, unit: float) 
     first, second = (each or how.exact for each in wanted)
     advance = keeping(how, lanes, together, first=first, second=second)
     launching.run(
-        _kernel(advance.takes),
+        _kernel(lanes),
         number,
         operands.arrays(dtype, out, source_of(operands.b, dtype, TILE_COLUMNS)),
         sums._replace(rows=rows, advance=advance.address),

@@ -122,7 +122,7 @@ class Sum(NamedTuple):
     via: bool  # whether sums are rounded into another format on the way
     targets: Any  # in rows, as random bits are in streams: INNER, PRODUCTS, VIA, OUTER
     fast: Any  # in rows, see `_fast_parameters` of the sequential kernels: inner sums, outer ones
-    advance: int  # the address of the part that takes tiles along their terms
+    advance: int  # the address of the part that takes tiles along their terms, 0 if none has to
     add: int  # and of the one that adds the sums of blocks
 
 
