@@ -175,17 +175,15 @@ _call_to_push: Final = parts.calling(len(_TO_PUSH))
 _call_to_merge: Final = parts.calling(len(_TO_MERGE))
 
 
+@functools.cache
 def _pushing(kind: int, mode: str, way: int, flush: bool) -> Part:
     """The part that puts the rounded products of some steps on the stack.
 
     ``f(sums, left, right, top, first, stop, element, roundings)``: those of the first step are at
     `top`, and `element` is the first of the sums.
     """
-    return parts.compiled(_push_rounded(kind, mode, way == _NARROW, flush), *_TO_PUSH)
+    narrow = way == _NARROW
 
-
-@functools.cache
-def _push_rounded(kind: int, mode: str, narrow: bool, flush: bool) -> Any:
     @caching.part
     def push(sums, left, right, top, first, stop, element, roundings):  # type: ignore[no-untyped-def]
         target = with_mode(target_at(roundings.targets, PRODUCTS), mode)
@@ -204,20 +202,18 @@ def _push_rounded(kind: int, mode: str, narrow: bool, flush: bool) -> Any:
                 sums[at, j] = _flushed(number, roundings.least) if flush else number
         return 0
 
-    return push
+    return parts.compiled(push, *_TO_PUSH)
 
 
+@functools.cache
 def _merging(kind: int, mode: str, way: int, waiting: bool, flush: bool) -> Part:
     """The part that replaces the two highest subtrees on the stack by their sum, some times.
 
     ``f(sums, factors, digits, top, count, element, number, stream, roundings)``: the first is the
     sum of this number in its stream.
     """
-    return parts.compiled(_merge_rounded(kind, mode, way == _NARROW, waiting, flush), *_TO_MERGE)
+    narrow = way == _NARROW
 
-
-@functools.cache
-def _merge_rounded(kind: int, mode: str, narrow: bool, waiting: bool, flush: bool) -> Any:
     @caching.part
     def merge(sums, factors, digits, top, count, element, number, stream, roundings):  # type: ignore[no-untyped-def]
         target = with_mode(target_at(roundings.targets, INNER), mode)
@@ -240,7 +236,7 @@ def _merge_rounded(kind: int, mode: str, narrow: bool, waiting: bool, flush: boo
                 sums[to, j] = _flushed(total, roundings.least_sum) if flush else total
         return 0
 
-    return merge
+    return parts.compiled(merge, *_TO_MERGE)
 
 
 # --- the kernel -----------------------------------------------------------------------------------

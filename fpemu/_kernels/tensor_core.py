@@ -357,20 +357,14 @@ _call_to_round: Final = parts.calling(len(_TO_ROUND))
 _call_to_sum: Final = parts.calling(len(_TO_SUM))
 
 
-def _rounding(rounding: RoundingFacts, quick: bool) -> Part:
+@functools.cache
+def _rounding(kind: int, mode: str, quick: bool) -> Part:
     """The part ``f(sums, element, number, rounding)`` that rounds the sums of a block.
 
     They are rounded by the shortcut if `quick`, which has to apply.  Random bits are those of some
     elements from a first one on, and of the number of a block.
     """
-    # Truncation by the code for any mode would take Volta, which rounds after every four terms, a
-    # third of its speed.
-    mode = known_mode(rounding, "rtz") if quick else ""
-    return parts.compiled(_round_sums(kind_of(rounding), mode, quick), *_TO_ROUND)
 
-
-@functools.cache
-def _round_sums(kind: int, mode: str, quick: bool) -> Any:
     @caching.part
     def round_sums(sums, element, number, rounding):  # type: ignore[no-untyped-def]
         if quick:
@@ -387,7 +381,7 @@ def _round_sums(kind: int, mode: str, quick: bool) -> Any:
                 sums[j] = words.floating(word) + rounding.zero
         return 0
 
-    return round_sums
+    return parts.compiled(round_sums, *_TO_ROUND)
 
 
 @functools.cache
@@ -477,6 +471,9 @@ def _run(
     )
     packed = panels(b.values, _FLOAT64)
     quick = bool(unit.rounding.shortcut.limit) and not rounding.is_stochastic
+    # Truncation by the code for any mode would take Volta, which rounds after every four terms, a
+    # third of its speed.
+    mode = known_mode(rounding, "rtz") if quick else ""
     launching.run(
         _fused_range,
         out.shape[0] * out.shape[1],
@@ -490,7 +487,8 @@ def _run(
         read_only(operands.row_lengths, np.int64),
         out,
         unit._replace(
-            sum_row=_summing(variant).address, round_sums=_rounding(rounding, quick).address
+            sum_row=_summing(variant).address,
+            round_sums=_rounding(kind_of(rounding), mode, quick).address,
         ),
         grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * out.shape[2])),
         workspace=lambda: _row(unit.block // unit.group),
