@@ -58,6 +58,7 @@ from fpemu._kernels.rounding import (
     known_mode,
     round_number,
     shortcut_of,
+    shortcut_type,
     with_mode,
 )
 from fpemu._kernels.significands import ZERO
@@ -327,10 +328,7 @@ _VECTOR: Final = types.Array(types.float64, 1, "C")
 _LEFT, _RIGHT = (types.Array(types.float64, n, "C", readonly=True) for n in (1, 2))
 _ROUNDING: Final = types.NamedTuple(
     [
-        types.NamedTuple(
-            [*[types.uint64] * 8, *[types.float64] * 4, *[types.uint64] * 3],
-            Shortcut,
-        ),
+        shortcut_type(_FLOAT64),
         types.Array(types.uint64, 2, "C", readonly=True),
         types.NamedTuple([types.UniTuple(types.uint32, 2), types.uint64], Random),
         types.float64,
