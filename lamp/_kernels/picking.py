@@ -57,6 +57,14 @@ _LAST_BIN: Final = _BINS - 1
 _UNITS: Final = 2.0**52  # in one, of numbers in fixed point
 
 
+def _read(*arrays: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """Arrays that a kernel reads, so that it is compiled once for all, whoever may write them."""
+    views = tuple(array.view() for array in arrays)
+    for view in views:
+        view.flags.writeable = False
+    return views
+
+
 # --- scores ---------------------------------------------------------------------------------------
 
 
@@ -87,7 +95,8 @@ def score(
     Where there is no component the result is not filled.
     """
     out = np.empty(given.shape, np.float32)
-    launching.run(_score_rows, len(given), given, weights, lengths, scoring, out, grain=_GRAIN)
+    arguments = *_read(given, weights, lengths), scoring, out
+    launching.run(_score_rows, len(given), *arguments, grain=_GRAIN)
     return out
 
 
@@ -100,7 +109,7 @@ def above(
 ) -> Mask:
     """Whether each of these scores is above a threshold, as NaN always is."""
     mask = np.empty(given.shape, np.bool_)
-    arguments = given, weights, lengths, scoring, np.float32(threshold), mask
+    arguments = *_read(given, weights, lengths), scoring, np.float32(threshold), mask
     launching.run(_above_rows, len(given), *arguments, grain=_GRAIN)
     return mask
 
@@ -162,7 +171,7 @@ def above_arguments(
 ) -> Mask:
     """Whether each score of an argument is above the threshold of its row, as NaN always is."""
     mask = np.empty(z.shape, np.bool_)
-    _run_arguments(_above_arguments, z, y, lengths, scoring, thresholds, mask)
+    _run_arguments(_above_arguments, *_read(z, y, lengths), scoring, *_read(thresholds), mask)
     return mask
 
 
@@ -174,7 +183,7 @@ def ordered_arguments(
     Where there is no component the result is not filled.
     """
     out = np.empty(z.shape, np.float32)
-    _run_arguments(_ordered_arguments, z, y, lengths, scoring, out)
+    _run_arguments(_ordered_arguments, *_read(z, y, lengths), scoring, out)
     return out
 
 
@@ -322,7 +331,7 @@ def _mark_row(row, length, threshold, most, mask):  # type: ignore[no-untyped-de
 def largest_of_rows(scores: NDArray[np.float32], lengths: Lengths, counts: Lengths) -> Mask:
     """The `counts[i]` largest scores of each row, which has at least that many components."""
     mask = np.zeros(scores.shape, np.bool_)
-    arguments = scores.view(np.uint32), lengths, counts, mask
+    arguments = *_read(scores.view(np.uint32), lengths, counts), mask
     launching.run(_largest_rows, len(scores), *arguments, grain=_GRAIN)
     return mask
 
@@ -401,14 +410,14 @@ class Limit(NamedTuple):
 
 
 def _limit(rows: int, tau: float, counts: Lengths | None) -> Limit:
-    return Limit(tau, np.full(rows, -1) if counts is None else counts)
+    return Limit(tau, *_read(np.full(rows, -1) if counts is None else counts))
 
 
 def normwise(z: NDArray[Any], lengths: Lengths, tau: float) -> Mask:
     """The rule of the paper: see :class:`lamp.LAMP`."""
     mask = np.empty(z.shape, np.bool_)
     columns = z.shape[1]
-    arguments = z, lengths, tau, mask
+    arguments = *_read(z, lengths), tau, mask
     launching.run(
         _normwise_rows, len(z), *arguments, grain=_GRAIN, workspace=lambda: _row_of(columns)
     )
@@ -530,7 +539,7 @@ def least_normwise(z: NDArray[Any], lengths: Lengths, tau: float, counts: Length
 def _run_least(kernel: Any, rows: Rows, tau: float, counts: Lengths | None) -> Mask:
     mask: Mask = np.zeros(rows.z.shape, np.bool_)
     count, columns = rows.z.shape
-    arguments = rows, _limit(count, tau, counts), mask
+    arguments = Rows(*_read(*rows)), _limit(count, tau, counts), mask
     launching.run(kernel, count, *arguments, grain=_GRAIN, workspace=lambda: _sorting(columns))
     return mask
 
