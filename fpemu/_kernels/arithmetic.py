@@ -3,7 +3,9 @@
 There are two loops.  The first is floating-point arithmetic that a compiler turns into vector
 instructions: it rounds into the format wherever the proof below reaches, and writes NaN elsewhere.
 The second looks at the NaN alone, and computes those elements exactly.  Usually there are none; it
-is a kernel of its own, so that it is compiled only where it is needed.
+is a kernel of its own, so that it is compiled only where it is needed.  Both go through the arrays
+by blocks; what computes a block is a part of them (:mod:`fpemu._kernels.parts`), one for each
+operation.
 
 **The carrier's own format, to nearest.**  The operation of the processor is the answer: IEEE 754
 has it round the exact result once, to nearest with ties to even, subnormal results and operands
@@ -53,9 +55,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
+from numba import types
+from numba.np import numpy_support
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, launching, random_bits, words
+from fpemu._kernels import caching, launching, parts, random_bits, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.error_free import (
     quick_add,
@@ -77,6 +81,8 @@ from fpemu._kernels.exact import (
     sqrt_word_at,
 )
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
+from fpemu._kernels.operands import read_only
+from fpemu._kernels.parts import Part
 from fpemu._kernels.rounding import (
     DETERMINISTIC,
     GRAIN,
@@ -90,7 +96,9 @@ from fpemu._kernels.rounding import (
     kind_of,
     round_number,
     shortcut_of,
+    shortcut_type,
     target_of,
+    target_type,
     unused_bits,
     wide_bits,
 )
@@ -108,6 +116,7 @@ __all__ = [
 ]
 
 ADD, MULTIPLY, DIVIDE, SQRT, FMA = range(5)
+_OPERANDS: Final = {ADD: 2, MULTIPLY: 2, DIVIDE: 2, SQRT: 1, FMA: 3}
 _BLOCK: Final = 2048  # elements that stay in the first-level cache while they are read twice
 _SLOW_GRAIN: Final = 2**13  # elements worth a thread where a step takes integer arithmetic
 _FLOAT32_LANES: Final = 22  # the most precise formats whose sums float32 lanes form
@@ -115,6 +124,9 @@ _FLOAT32_LANES: Final = 22  # the most precise formats whose sums float32 lanes 
 # What the first loop of a kernel does: nothing, the processor's operation, or odd numbers in lanes
 # of the carrier, or float64 lanes for float32 operands.
 _NOTHING, _PROCESSOR, _OWN, _WIDE = range(4)
+
+_FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
+_PER_BLOCK: Final = random_bits.BLOCK_WORDS // 2  # elements that a block of random bits serves
 
 # Magnitudes between which no error underflows, neither of the numbers nor of results.
 _SMALL: Final = 2.0**-900
@@ -238,6 +250,125 @@ def _exact(operation: int, quick: bool, narrow: bool, x: Any, y: Any, z: Any, ta
     return fma_word(x, y, z, target, kind)
 
 
+# --- parts of the kernels -------------------------------------------------------------------------
+
+_NUMBERS: Final = types.Array(types.float64, 1, "C")
+_TARGET: Final = target_type(_FLOAT64)
+_TO_DRAW: Final = *[_NUMBERS] * 4, types.Array(types.uint32, 1, "C"), _TARGET, types.uint64
+_DRAWN: Final = parts.takes(*_TO_DRAW)
+
+_call_to_compute: Final = parts.calling(8)
+_call_to_settle: Final = parts.calling(7)
+_call_to_draw: Final = parts.calling(len(_TO_DRAW))
+
+
+def _block(dtype: np.dtype[Any]) -> tuple[types.Type, ...]:
+    """The types of a block: three operands, the result, and what negates the second operand."""
+    number, word = (numpy_support.from_dtype(np.dtype(x)) for x in (dtype, LAYOUTS[dtype].word))
+    operand = types.Array(number, 1, "C", readonly=True)
+    return operand, operand, operand, types.Array(number, 1, "C"), word
+
+
+@functools.cache
+def _computing(
+    operation: int, kind: int, loop: int, dtype: np.dtype[Any], lane: np.dtype[Any]
+) -> Part:
+    """The part that has the first loop, ``f(x, y, z, result, flip, nan, shortcut, zero_sum)``.
+
+    It leaves NaN to the second loop, and returns whether there is none of those.
+
+    Parameters
+    ----------
+    operation : int
+    kind : int
+        ``NEAREST_EVEN`` or ``DETERMINISTIC``.
+    loop : int
+        What the loop does.
+    dtype, lane : dtype
+        The carrier and the lanes.
+    """
+
+    @caching.part
+    def compute(x, y, z, result, flip, nan, shortcut, zero_sum):  # type: ignore[no-untyped-def]
+        settled = True
+        for i in range(result.size):
+            second = words.floating(words.bit_xor(words.word(y[i]), flip))
+            if loop == _PROCESSOR:
+                number = _processors(operation, x[i], second, z[i])
+                result[i] = number if number == number else nan
+            else:
+                if loop == _WIDE:
+                    a, b, c = np.float64(x[i]), np.float64(second), np.float64(z[i])
+                    bits, reached = _wide_word(operation, a, b, c, zero_sum, kind), True
+                else:
+                    bits, reached = _odd_word(operation, x[i], second, zero_sum, kind)
+                magnitude = words.bit_xor(bits, words.bit_and(bits, shortcut.sign))
+                reached &= magnitude < shortcut.limit
+                rounded = round_number(words.floating(bits), shortcut, kind)
+                # An overflow may be NaN, too, and have a sign.
+                result[i] = rounded if reached & (rounded == rounded) else nan
+                settled &= reached
+        return np.int64(settled)
+
+    number = numpy_support.from_dtype(dtype)
+    lane_word = numpy_support.from_dtype(np.dtype(LAYOUTS[lane].word))
+    return parts.compiled(compute, *_block(dtype), number, shortcut_type(lane), lane_word)
+
+
+@functools.cache
+def _settling(operation: int, quick: bool, dtype: np.dtype[Any]) -> Part:
+    """The part that has the second loop, ``f(x, y, z, result, flip, whole, target)``.
+
+    It computes what is NaN, or all of a result if `whole`.
+
+    Parameters
+    ----------
+    operation : int
+    quick : bool
+        Whether the target :func:`~fpemu._kernels.error_free.takes_odd`.
+    dtype : dtype
+        The carrier.
+    """
+    narrow = dtype == np.float32
+
+    @caching.part
+    def settle(x, y, z, result, flip, whole, target):  # type: ignore[no-untyped-def]
+        for i in range(result.size):
+            if whole or result[i] != result[i]:
+                second = words.floating(words.bit_xor(words.word(y[i]), flip))
+                a, b, c = np.float64(x[i]), np.float64(second), np.float64(z[i])
+                bits = _exact(operation, quick, narrow, a, b, c, target)
+                result[i] = words.floating(bits)
+        return 0
+
+    return parts.compiled(settle, *_block(dtype), types.boolean, _TARGET)
+
+
+@functools.cache
+def _drawing(operation: int) -> Part:
+    """The part that rounds stochastically, ``f(x, y, z, result, random, target, unused)``."""
+
+    @caching.part
+    def draw(x, y, z, result, random, target, unused):  # type: ignore[no-untyped-def]
+        for i in range(result.size):
+            drawn = wide_bits(random, i, _PER_BLOCK)
+            drawn = words.shift_left(words.shift_right(drawn, unused), unused)
+            if operation == ADD:
+                bits = fma_word_at(1.0, x[i], y[i], target, STOCHASTIC, drawn, unused)
+            elif operation == MULTIPLY:
+                bits = multiply_word_at(x[i], y[i], target, STOCHASTIC, drawn, unused)
+            elif operation == DIVIDE:
+                bits = divide_word_at(x[i], y[i], target, STOCHASTIC, drawn, unused)
+            elif operation == SQRT:
+                bits = sqrt_word_at(x[i], target, STOCHASTIC, drawn, unused)
+            else:
+                bits = fma_word_at(x[i], y[i], z[i], target, STOCHASTIC, drawn, unused)
+            result[i] = words.floating(bits)
+        return 0
+
+    return parts.compiled(draw, *_TO_DRAW)
+
+
 # --- arrays ---------------------------------------------------------------------------------------
 
 
@@ -256,39 +387,28 @@ def _block_of(array: Any, steps: Any, place: Any, count: int, own: Any) -> Any:
     return own[:count]
 
 
+@inline
+def _in_float64(array: Any, start: int, step: int, flip: Any, own: Any) -> None:
+    """Copy elements of an operand, negated if that is what `flip` does, as float64 numbers."""
+    for i in range(own.size):
+        own[i] = np.float64(
+            words.floating(words.bit_xor(words.word(array[start + i * step]), flip))
+        )
+
+
 @functools.cache
-def _quick_kernel(operation: int, kind: int, loop: int) -> Callable[..., None]:
-    """The kernel that has the first loop; its ranges count blocks.
+def _quick_kernel(to_compute: str) -> Callable[..., None]:
+    """The kernel of the first loop by a part that takes this; its ranges count blocks.
 
     A block with elements that are left to the second loop is marked.  It has NaN there, or is not
     written at all if the result replaces operands.
-
-    Parameters
-    ----------
-    operation : int
-    kind : int
-        ``NEAREST_EVEN`` or ``DETERMINISTIC``.
-    loop : int
-        What the loop does.
     """
-    binary, fuses = operation != SQRT, operation == FMA
 
     @caching.kernel
     def quick_range(  # type: ignore[no-untyped-def]
-        start,
-        stop,
-        own,
-        arrays,
-        steps,
-        shape,
-        flip,
-        out,
-        unsettled,
-        in_place,
-        nan,
-        shortcut,
-        zero_sum,
-    ):
+        start, stop, own, compute, operands, arrays, steps, shape, flip, out, unsettled, in_place,
+        nan, shortcut, zero_sum,
+    ):  # fmt: skip
         columns, length = shape[1], shape[2]
         blocks = -(-length // _BLOCK)
         for unit in range(start, stop):
@@ -296,30 +416,15 @@ def _quick_kernel(operation: int, kind: int, loop: int) -> Callable[..., None]:
             count = min(_BLOCK, length - first)
             place = row // columns, row % columns, first
             x = _block_of(arrays[0], steps[0], place, count, own[0])
-            y = _block_of(arrays[1], steps[1], place, count, own[1]) if binary else x
-            z = _block_of(arrays[2], steps[2], place, count, own[2]) if fuses else x
+            y = _block_of(arrays[1], steps[1], place, count, own[1]) if operands > 1 else x
+            z = _block_of(arrays[2], steps[2], place, count, own[2]) if operands > 2 else x
             final = out[row * length + first : row * length + first + count]
             result = own[3][:count] if in_place else final
-            settled = True
-            for i in range(count):
-                second = words.floating(words.bit_xor(words.word(y[i]), flip))
-                if loop == _PROCESSOR:
-                    number = _processors(operation, x[i], second, z[i])
-                    result[i] = number if number == number else nan
-                else:
-                    if loop == _WIDE:
-                        a, b, c = np.float64(x[i]), np.float64(second), np.float64(z[i])
-                        bits, reached = _wide_word(operation, a, b, c, zero_sum, kind), True
-                    else:
-                        bits, reached = _odd_word(operation, x[i], second, zero_sum, kind)
-                    magnitude = words.bit_xor(bits, words.bit_and(bits, shortcut.sign))
-                    reached &= magnitude < shortcut.limit
-                    rounded = round_number(words.floating(bits), shortcut, kind)
-                    # An overflow may be NaN, too, and have a sign.
-                    result[i] = rounded if reached & (rounded == rounded) else nan
-                    settled &= reached
-            unsettled[unit] = not settled
-            if in_place and settled:
+            settled = _call_to_compute(
+                compute, to_compute, x, y, z, result, flip, nan, shortcut, zero_sum
+            )
+            unsettled[unit] = settled == 0
+            if in_place and settled != 0:
                 for i in range(count):
                     final[i] = result[i]
 
@@ -327,23 +432,14 @@ def _quick_kernel(operation: int, kind: int, loop: int) -> Callable[..., None]:
 
 
 @functools.cache
-def _exact_kernel(operation: int, quick: bool, narrow: bool) -> Callable[..., None]:
-    """The kernel that has the second loop, for blocks that are marked; its ranges count blocks.
-
-    Parameters
-    ----------
-    operation : int
-    quick : bool
-        Whether the target :func:`~fpemu._kernels.error_free.takes_odd`.
-    narrow : bool
-        Whether the carrier is float32.
-    """
-    binary, fuses = operation != SQRT, operation == FMA
+def _exact_kernel(to_settle: str) -> Callable[..., None]:
+    """The kernel of the second loop, for blocks that are marked; its ranges count blocks."""
 
     @caching.kernel
     def exact_range(  # type: ignore[no-untyped-def]
-        start, stop, own, arrays, steps, shape, flip, out, unsettled, whole, target
-    ):
+        start, stop, own, settle, operands, arrays, steps, shape, flip, out, unsettled, whole,
+        target,
+    ):  # fmt: skip
         columns, length = shape[1], shape[2]
         blocks = -(-length // _BLOCK)
         for unit in range(start, stop):
@@ -352,65 +448,45 @@ def _exact_kernel(operation: int, quick: bool, narrow: bool) -> Callable[..., No
                 count = min(_BLOCK, length - first)
                 place = row // columns, row % columns, first
                 x = _block_of(arrays[0], steps[0], place, count, own[0])
-                y = _block_of(arrays[1], steps[1], place, count, own[1]) if binary else x
-                z = _block_of(arrays[2], steps[2], place, count, own[2]) if fuses else x
+                y = _block_of(arrays[1], steps[1], place, count, own[1]) if operands > 1 else x
+                z = _block_of(arrays[2], steps[2], place, count, own[2]) if operands > 2 else x
                 result = out[row * length + first : row * length + first + count]
-                for i in range(count):
-                    if whole or result[i] != result[i]:
-                        second = words.floating(words.bit_xor(words.word(y[i]), flip))
-                        a, b, c = np.float64(x[i]), np.float64(second), np.float64(z[i])
-                        bits = _exact(operation, quick, narrow, a, b, c, target)
-                        result[i] = words.floating(bits)
+                _call_to_settle(settle, to_settle, x, y, z, result, flip, whole, target)
 
     return cast(Callable[..., None], exact_range)
 
 
-@functools.cache
-def _stochastic_kernel(operation: int) -> Callable[..., None]:
-    """The kernel of an operation under stochastic rounding; its ranges count blocks of elements.
+@caching.kernel
+def _stochastic_range(  # type: ignore[no-untyped-def]
+    start, stop, own, draw, operands, arrays, steps, flip, out, target, key, unused
+):
+    """An operation under stochastic rounding; its ranges count blocks of elements.
 
     An element draws the same bits as a float64 element of that index does in :func:`fpemu.round`.
     """
-    multiplies, divides, roots = operation == MULTIPLY, operation == DIVIDE, operation == SQRT
-    adds, per_block = operation == ADD, random_bits.BLOCK_WORDS // 2
-
-    @caching.kernel
-    def stochastic_range(  # type: ignore[no-untyped-def]
-        start, stop, a, b, c, steps, flip, out, target, key, unused
-    ):
-        random = np.empty(random_bits.BLOCK_WORDS, np.uint32)
-        for block in range(start, stop):
-            random_bits.fill_block(block, key, random)
-            first = block * per_block
-            for i in range(first, min(first + per_block, out.size)):
-                drawn = wide_bits(random, i - first, per_block)
-                drawn = words.shift_left(words.shift_right(drawn, unused), unused)
-                x = np.float64(a[i * steps[0]])
-                y = np.float64(b[i * steps[1]])
-                if flip:
-                    y = -y
-                if adds:
-                    bits = fma_word_at(1.0, x, y, target, STOCHASTIC, drawn, unused)
-                elif multiplies:
-                    bits = multiply_word_at(x, y, target, STOCHASTIC, drawn, unused)
-                elif divides:
-                    bits = divide_word_at(x, y, target, STOCHASTIC, drawn, unused)
-                elif roots:
-                    bits = sqrt_word_at(x, target, STOCHASTIC, drawn, unused)
-                else:
-                    z = np.float64(c[i * steps[2]])
-                    bits = fma_word_at(x, y, z, target, STOCHASTIC, drawn, unused)
-                out[i] = words.floating(bits)
-
-    return cast(Callable[..., None], stochastic_range)
+    numbers, random = own
+    no_flip = words.bit_xor(flip, flip)
+    for block in range(start, stop):
+        random_bits.fill_block(block, key, random)
+        first = block * _PER_BLOCK
+        final = out[first : first + _PER_BLOCK]
+        for k in range(operands):
+            used = flip if k == 1 else no_flip
+            _in_float64(arrays[k], first * steps[k], steps[k], used, numbers[k, : final.size])
+        result = numbers[3, : final.size]
+        _call_to_draw(
+            draw, _DRAWN, numbers[0, : final.size], numbers[1, : final.size],
+            numbers[2, : final.size], result, random, target, unused,
+        )  # fmt: skip
+        for i in range(final.size):
+            final[i] = result[i]
 
 
 class _Plan(NamedTuple):
     """What a format, a rounding and a carrier make of an operation."""
 
     loop: int
-    quick: Callable[..., None]
-    exact: Callable[..., None]
+    lane: np.dtype[Any]
     target: Target
     shortcut: Shortcut
     zero_sum: Any  # a word of the lanes
@@ -421,12 +497,10 @@ def _plan(
     operation: int, format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[Any]
 ) -> _Plan:
     loop, lane = _first_loop(operation, format, rounding, dtype)
-    fused = operation == ADD and loop == _WIDE  # see `_fused`
-    target = target_of(format, rounding, np.dtype(np.float64))
+    target = target_of(format, rounding, _FLOAT64)
     return _Plan(
         loop,
-        _quick_kernel(FMA if fused else operation, kind_of(rounding), loop),
-        _exact_kernel(operation, takes_odd(format, rounding), dtype == np.float32),
+        lane,
         target,
         shortcut_of(format, rounding, lane),
         _sign_if(target.zero_sum != 0, lane),
@@ -441,7 +515,7 @@ def _first_loop(
     if is_own_format(format, dtype) and rounding.mode == "rne" and rounding.overflow == "ieee":
         return _PROCESSOR, dtype
     if narrow and not (operation == ADD and format.precision <= _FLOAT32_LANES):
-        lanes, lane = _WIDE, np.dtype(np.float64)
+        lanes, lane = _WIDE, _FLOAT64
     else:
         lanes, lane = _OWN, dtype
     # The error of a fused operation is no number of the carrier.
@@ -466,9 +540,14 @@ def _sign_if(condition: bool, dtype: np.dtype[Any]) -> Any:
     return layout.word(2 ** (8 * dtype.itemsize - 1) if condition else 0)
 
 
-def _workspace(dtype: np.dtype[Any]) -> NDArray[Any]:
+def _workspace(dtype: np.dtype[Any], size: int = _BLOCK) -> NDArray[Any]:
     """A block of each operand and of the result."""
-    return np.empty((4, _BLOCK), dtype)
+    return np.empty((4, size), dtype)
+
+
+def _drawing_workspace() -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
+    """The same of what a block of random bits serves, and those."""
+    return _workspace(_FLOAT64, _PER_BLOCK), np.empty(random_bits.BLOCK_WORDS, np.uint32)
 
 
 def apply(
@@ -501,20 +580,30 @@ def apply(
     units, flip = shape[0] * shape[1] * -(-shape[2] // _BLOCK), _sign_if(operands.flip, dtype)
     unsettled = np.ones(units, np.bool_)
     width = min(shape[2], _BLOCK)
-
-    def run(kernel: Callable[..., None], given: Operands, grain: int, *others: Any) -> None:
-        common = (given.arrays, given.steps, shape, flip, result, unsettled)
-        own = functools.partial(_workspace, dtype)
-        launching.run(kernel, units, *common, *others, grain=max(1, grain // width), workspace=own)
-
     if plan.loop != _NOTHING:
         summed = operation == ADD and plan.loop == _WIDE
-        given = _fused(operands) if summed else operands
-        nan = dtype.type(np.nan)  # a float64 one would make the loop one of float64 numbers
-        run(plan.quick, given, GRAIN, in_place, nan, plan.shortcut, plan.zero_sum)
+        taken, given = (FMA, _fused(operands)) if summed else (operation, operands)
+        part = _computing(taken, kind_of(rounding), plan.loop, dtype, plan.lane)
+        launching.run(
+            _quick_kernel(part.takes),
+            units,
+            *(part.address, _OPERANDS[taken], given.arrays, given.steps, shape, flip, result),
+            *(unsettled, in_place),
+            dtype.type(np.nan),  # a float64 one would make the loop one of float64 numbers
+            *(plan.shortcut, plan.zero_sum),
+            grain=max(1, GRAIN // width),
+            workspace=functools.partial(_workspace, dtype),
+        )
     if unsettled.any():
-        whole = in_place or plan.loop == _NOTHING
-        run(plan.exact, operands, _SLOW_GRAIN, whole, plan.target)
+        part = _settling(operation, takes_odd(format, rounding), dtype)
+        launching.run(
+            _exact_kernel(part.takes),
+            units,
+            *(part.address, _OPERANDS[operation], operands.arrays, operands.steps, shape, flip),
+            *(result, unsettled, in_place or plan.loop == _NOTHING, plan.target),
+            grain=max(1, _SLOW_GRAIN // width),
+            workspace=functools.partial(_workspace, dtype),
+        )
 
 
 def apply_stochastic(
@@ -538,24 +627,21 @@ def apply_stochastic(
     format, rounding : Format, Rounding
         The format of the result and its rounding.
     """
-    size, steps = result.size, operands[3]
+    size, (*arrays, steps, flips) = result.size, operands
     launching.require_shapes(
         (result, (size,)),
         (steps, (3,)),
-        *(
-            (x, (size if moves else 1,))
-            for x, moves in zip(operands[:3], steps.tolist(), strict=True)
-        ),
+        *((x, (size if moves else 1,)) for x, moves in zip(arrays, steps.tolist(), strict=True)),
     )
-    per_block = random_bits.BLOCK_WORDS // 2
     launching.run(
-        _stochastic_kernel(operation),
-        -(-size // per_block),
-        *launching.reading(*operands[:3]),
-        *operands[3:],
-        result,
-        target_of(format, rounding, np.dtype(np.float64)),
+        _stochastic_range,
+        -(-size // _PER_BLOCK),
+        *(_drawing(operation).address, _OPERANDS[operation]),
+        tuple(read_only(x, result.dtype) for x in arrays),
+        *(steps, _sign_if(flips, result.dtype), result),
+        target_of(format, rounding, _FLOAT64),
         random_bits.key_of(rounding.seed),
         unused_bits(rounding),
-        grain=_SLOW_GRAIN // per_block,
+        grain=_SLOW_GRAIN // _PER_BLOCK,
+        workspace=_drawing_workspace,
     )

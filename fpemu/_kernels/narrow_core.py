@@ -4,6 +4,8 @@ See :mod:`fpemu._kernels.narrow_blocks` for the code of a block and its proof.  
 panel of columns for some rows of the result.  It reads the terms of the panel from the operand as
 it lies in memory, some at a time, and splits them into numbers and exponents while they are at
 hand: nothing of the right operand is copied as a whole, and one row takes as many threads as many.
+What splits terms and what adds blocks are parts of the kernel (:mod:`fpemu._kernels.parts`), which
+is compiled for the types of exponents alone.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numba
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, directed_blocks, launching, words
+from fpemu._kernels import caching, directed_blocks, launching, parts, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.directions import turn_back, turn_toward_zero
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
@@ -47,6 +50,7 @@ from fpemu._kernels.operands import (
     source_of,
 )
 from fpemu._kernels.panels import fill
+from fpemu._kernels.parts import Part
 
 __all__ = ["CoreFacts", "FlooredFacts", "Scales", "Unit", "floored_unit", "product", "unit_of"]
 
@@ -159,6 +163,10 @@ class _Plan(NamedTuple):
     row_stride: int  # of the left operand
     block_stride: int
     leasts: tuple[int, int]
+    scaled: bool
+    guarded: bool  # whether some first accumulators are refused
+    prepare: int  # the address of the part that splits terms
+    add: int  # and of that which adds blocks
 
 
 class _Work(NamedTuple):
@@ -169,7 +177,9 @@ class _Work(NamedTuple):
     raw: Any  # float32, terms of a panel as they are
     scales: Any
     values: Any  # and in the order of the unit, times their scales
-    exponents: Any  # int16, in pairs of terms: (terms / 2, COLUMNS, 2); int32: (groups, 2, COLUMNS)
+    # One after the other: int16 of pairs of terms, (terms / 2, COLUMNS, 2); int32 of groups,
+    # (groups, 2, COLUMNS); int8 where sums are directed.
+    exponents: Any
     order: Any  # where the terms that are at hand come from
 
 
@@ -489,119 +499,204 @@ def _fill_in(raw, right, batch, panel, first, stop, last):  # type: ignore[no-un
             raw[row, j] = 0.0
 
 
-# What a kernel is made for.
+# --- parts of the kernel --------------------------------------------------------------------------
+
+_INDEX: Final = types.intp
+_NUMBERS: Final = tuple(types.Array(types.float32, n, "C") for n in (1, 2, 3))
+_LEASTS: Final = types.UniTuple(_INDEX, 2)
+_SHAPE: Final = types.NamedUniTuple(_INDEX, len(Shape._fields), Shape)
+# The types of exponents of the left operand and of the right one.
+_EXPONENTS: Final = {_GROUPED: (types.int32, types.int32), _DIRECTED: (types.int32, types.int8)}
+_PAIRS_OF_EXPONENTS: Final = types.int16, types.int16
+
+_call_to_prepare: Final = parts.calling(9)
+_call_to_add: Final = parts.calling(16)
+
+# What a part is made for.
 add_block: Any = None
 prepare: Any = None
 grouped: Any = None
 directed: Any = None
-guarded: Any = None
 scaled: Any = None
 
 
-def _narrow_range(  # type: ignore[no-untyped-def]
-    start, stop, work, left, right, scales, initial, lengths, out, doubtful, shape, plan
-):
-    rows, steps = out.shape[1], plan.whole
-    acc, raw, panel_scales, order = work.accumulators, work.raw, work.scales, work.order
-    block, group, depth, each = shape.block, shape.group, raw.shape[0], plan.each
-    # Made once, as every array in a tuple is counted.
-    to_split = (raw, panel_scales, work.values, work.exponents)
-    to_add = (left.values, left.exponents, work.values, work.exponents, acc, work.sums)
-    panels = (out.shape[2] + COLUMNS - 1) // COLUMNS
-    parts = (rows + plan.rows - 1) // plan.rows
-    for index in range(start, stop):
-        stack, p = index // panels, index % panels
-        batch, column = stack // parts, p * COLUMNS
-        top = (stack - batch * parts) * plan.rows
-        count = min(plan.rows, rows - top)
-        if column >= longest(lengths, top, top + count):
-            continue
-        for r in range(count + 1):
-            for j in range(COLUMNS):
-                acc[r, j] = 0.0
-        if initial.size > 0:
-            for r in range(count):
-                refused = False
-                for j in range(min(COLUMNS, lengths[top + r] - column)):
-                    given = initial[batch, top + r, column + j]
-                    if guarded:
-                        size = abs(given)
-                        held = (size >= directed_blocks.LEAST) & (size < directed_blocks.GREATEST)
-                        refused |= not (held | (size == 0.0))
-                        given = given if held else 0.0  # no doubts for the row beside it
-                    acc[r, j] = given
-                if refused:
-                    doubtful[batch, top + r] = True
-        strange = False
-        for origin in range(0, steps, depth):
-            last = min(origin + depth, steps)
-            runs = min((last - origin + plan.run - 1) // plan.run * plan.run, depth)
-            inside = min(origin + runs, plan.steps)
-            _fill_in(raw, right, batch, p, origin, inside, origin + runs)
-            if scaled:
-                blocks = (inside + each - 1) // each
-                _fill_in(
-                    panel_scales, scales, batch, p, origin // each, blocks,
-                    (origin + runs + each - 1) // each,
-                )  # fmt: skip
-            if grouped:
-                for g in range((last - origin) // group):
-                    of_group = (g * group, group, g * group // each, g)
-                    strange |= prepare_group(to_split, of_group, plan.leasts)
-            elif directed:
-                for q in range(last - origin):
-                    strange |= prepare(to_split, (order[q], q), plan.leasts)
-            else:
-                for q in range((last - origin) // 2):
-                    one, other = order[2 * q], order[2 * q + 1]
-                    scale, other_scale = 0, 0
-                    if scaled:
-                        scale, other_scale = one // each, other // each
-                    places = (one, other, scale, other_scale, q)
-                    strange |= prepare(to_split, places, plan.leasts)
-            before = origin // block
-            if directed:  # blocks alone compute with numbers until it turns back
-                rounding = turn_toward_zero()
-            for number in range((last - origin) // block):
-                terms = batch * rows * steps + (before + number) * plan.block_stride
-                for r in range(0, count, 2):
-                    # A row without a neighbor is advanced twice, once for nothing.
-                    other = min(r + 1, count - 1)
-                    if max(lengths[top + r], lengths[top + other]) <= column:
-                        continue
-                    place = (
-                        terms + (top + r) * plan.row_stride,
-                        terms + (top + other) * plan.row_stride,
-                        number * block,
-                        r * COLUMNS,
-                        (other if other > r else count) * COLUMNS,
-                    )
-                    if add_block(to_add, place, shape):
-                        doubtful[batch, top + r] = True
-                        doubtful[batch, top + other] = True
-            if directed:
-                turn_back(rounding)
-        for r in range(count):
-            if strange:
-                doubtful[batch, top + r] = True
-            for j in range(min(COLUMNS, lengths[top + r] - column)):
-                out[batch, top + r, column + j] = acc[r, j]
+@functools.cache
+def _preparing(kind: int, scaled: bool) -> Part:
+    """The part that splits terms of a panel as blocks of a kind take them.
+
+    ``f(raw, scales, values, exponents, order, terms, each, group, leasts)``: so many terms, of
+    which `each` have a scale.  It returns whether there is a number that lanes do not hold.
+    """
+    grouped, directed = kind == _GROUPED, kind == _DIRECTED
+    function = _prepare_part(grouped, directed, scaled)
+    _, exponents = _EXPONENTS.get(kind, _PAIRS_OF_EXPONENTS)
+    return parts.compiled(
+        function,
+        *(_NUMBERS[1], _NUMBERS[1], _NUMBERS[2], types.Array(exponents, 1, "C")),
+        *(types.Array(types.int64, 1, "C"), _INDEX, _INDEX, _INDEX, _LEASTS),
+    )
 
 
 @functools.cache
-def _kernel(kind: int, scaled: bool) -> Callable[..., None]:
-    """The kernel of a kind of blocks; it sets `doubtful` for rows to be computed another way."""
-    found = caching.specialized(
-        _narrow_range,
-        known_as=f"{kind}-{scaled}",
-        add_block=_ADDING[kind],
-        prepare=(directed_blocks.prepare_signed if kind == _DIRECTED else _PREPARING_PAIRS[scaled]),
-        grouped=kind == _GROUPED,
-        directed=kind == _DIRECTED,
-        guarded=kind in _GUARDED,
+def _prepare_part(grouped: bool, directed: bool, scaled: bool) -> Any:
+    return caching.specialized(
+        _prepare,
+        is_part=True,
+        known_as=f"{grouped}-{directed}-{scaled}",
+        prepare=directed_blocks.prepare_signed if directed else _PREPARING_PAIRS[scaled],
+        grouped=grouped,
+        directed=directed,
         scaled=scaled,
     )
-    return cast(Callable[..., None], found)
+
+
+def _prepare(raw, scales, values, exponents, order, terms, each, group, leasts):  # type: ignore[no-untyped-def]
+    arrays = raw, scales, values, exponents  # made once, as every array in a tuple is counted
+    strange = False
+    if grouped:
+        for g in range(terms // group):
+            of_group = g * group, group, g * group // each, g
+            strange |= prepare_group(arrays, of_group, leasts)
+    elif directed:
+        for q in range(terms):
+            strange |= prepare(arrays, (order[q], q), leasts)
+    else:
+        for q in range(terms // 2):
+            one, other = order[2 * q], order[2 * q + 1]
+            scale, other_scale = 0, 0
+            if scaled:
+                scale, other_scale = one // each, other // each
+            strange |= prepare(arrays, (one, other, scale, other_scale, q), leasts)
+    return np.int64(strange)
+
+
+@functools.cache
+def _adding(kind: int) -> Part:
+    """The part that adds blocks of a kind to rows of accumulators.
+
+    ``f(left, left_exponents, right, right_exponents, accumulators, sums, lengths, doubtful, top,
+    count, column, blocks, terms, row_stride, block_stride, shape)``: so many blocks, of which the
+    first begins at `terms` in the left operand, to `count` rows from `top` on.
+    """
+    of_left, of_right = _EXPONENTS.get(kind, _PAIRS_OF_EXPONENTS)
+    function = caching.specialized(
+        _add,
+        is_part=True,
+        known_as=str(kind),
+        add_block=_ADDING[kind],
+        directed=kind == _DIRECTED,
+    )
+    return parts.compiled(
+        function,
+        *(_NUMBERS[0], types.Array(of_left, 1, "C")),
+        *(_NUMBERS[2], types.Array(of_right, 1, "C")),
+        *(_NUMBERS[1], types.Array(types.float64, 2, "C")),
+        *(types.Array(types.int64, 1, "C", readonly=True), types.Array(types.boolean, 1, "C")),
+        *[_INDEX] * 7,
+        _SHAPE,
+    )
+
+
+def _add(  # type: ignore[no-untyped-def]
+    left, left_exponents, right, right_exponents, accumulators, sums, lengths, doubtful,
+    top, count, column, blocks, terms, row_stride, block_stride, shape,
+):  # fmt: skip
+    arrays = left, left_exponents, right, right_exponents, accumulators, sums
+    if directed:  # blocks alone compute with numbers until it turns back
+        rounding = turn_toward_zero()
+    for number in range(blocks):
+        for r in range(0, count, 2):
+            # A row without a neighbor is advanced twice, once for nothing.
+            other = min(r + 1, count - 1)
+            if max(lengths[top + r], lengths[top + other]) <= column:
+                continue
+            place = (
+                terms + (top + r) * row_stride,
+                terms + (top + other) * row_stride,
+                number * shape.block,
+                r * COLUMNS,
+                (other if other > r else count) * COLUMNS,
+            )
+            if add_block(arrays, place, shape):
+                doubtful[top + r] = True
+                doubtful[top + other] = True
+        terms += block_stride
+    if directed:
+        turn_back(rounding)
+    return 0
+
+
+# --- the kernel -----------------------------------------------------------------------------------
+
+
+@functools.cache
+def _kernel(to_prepare: str, to_add: str) -> Callable[..., None]:
+    """The kernel by parts that take this; it marks rows that it leaves in `doubtful`."""
+
+    @caching.kernel
+    def narrow_range(  # type: ignore[no-untyped-def]
+        start, stop, work, left, right, scales, initial, lengths, out, doubtful, shape, plan
+    ):
+        rows, steps = out.shape[1], plan.whole
+        acc, raw, panel_scales = work.accumulators, work.raw, work.scales
+        block, depth, each = shape.block, raw.shape[0], plan.each
+        panels = (out.shape[2] + COLUMNS - 1) // COLUMNS
+        parts = (rows + plan.rows - 1) // plan.rows
+        for index in range(start, stop):
+            stack, p = index // panels, index % panels
+            batch, column = stack // parts, p * COLUMNS
+            top = (stack - batch * parts) * plan.rows
+            count = min(plan.rows, rows - top)
+            if column >= longest(lengths, top, top + count):
+                continue
+            for r in range(count + 1):
+                for j in range(COLUMNS):
+                    acc[r, j] = 0.0
+            if initial.size > 0:
+                for r in range(count):
+                    refused = False
+                    for j in range(min(COLUMNS, lengths[top + r] - column)):
+                        given = initial[batch, top + r, column + j]
+                        if plan.guarded:
+                            size = abs(given)
+                            held = (size >= directed_blocks.LEAST) & (
+                                size < directed_blocks.GREATEST
+                            )
+                            refused |= not (held | (size == 0.0))
+                            given = given if held else 0.0  # no doubts for the row beside it
+                        acc[r, j] = given
+                    if refused:
+                        doubtful[batch, top + r] = True
+            strange = 0
+            for origin in range(0, steps, depth):
+                last = min(origin + depth, steps)
+                runs = min((last - origin + plan.run - 1) // plan.run * plan.run, depth)
+                inside = min(origin + runs, plan.steps)
+                _fill_in(raw, right, batch, p, origin, inside, origin + runs)
+                if plan.scaled:
+                    blocks = (inside + each - 1) // each
+                    _fill_in(
+                        panel_scales, scales, batch, p, origin // each, blocks,
+                        (origin + runs + each - 1) // each,
+                    )  # fmt: skip
+                strange |= _call_to_prepare(
+                    plan.prepare, to_prepare, raw, panel_scales, work.values, work.exponents,
+                    work.order, last - origin, each, shape.group, plan.leasts,
+                )  # fmt: skip
+                _call_to_add(
+                    plan.add, to_add, left.values, left.exponents, work.values, work.exponents,
+                    acc, work.sums, lengths, doubtful[batch], top, count, column,
+                    (last - origin) // block,
+                    batch * rows * steps + origin // block * plan.block_stride,
+                    plan.row_stride, plan.block_stride, shape,
+                )  # fmt: skip
+            for r in range(count):
+                if strange != 0:
+                    doubtful[batch, top + r] = True
+                for j in range(min(COLUMNS, lengths[top + r] - column)):
+                    out[batch, top + r, column + j] = acc[r, j]
+
+    return cast(Callable[..., None], narrow_range)
 
 
 def _workspace(rows: int, unit: Unit, each: int) -> _Work:
@@ -623,7 +718,7 @@ def _workspace(rows: int, unit: Unit, each: int) -> _Work:
         raw=aligned((depth, COLUMNS), np.float32),
         scales=aligned((depth // each, COLUMNS), np.float32),
         values=aligned((depth, 2 if unit.kind == _DIRECTED else 1, COLUMNS), np.float32),
-        exponents=exponents,
+        exponents=exponents.reshape(-1),
         order=(np.arange(0, depth, run)[:, None] + np.array(unit.order)).reshape(-1),
     )
 
@@ -653,10 +748,11 @@ def product(
     strides = (whole, block)
     if unit.kind == _DIRECTED:
         strides = (block, operands.shape[1] * block)
+    prepare, add = _preparing(unit.kind, scales is not None), _adding(unit.kind)
     launching.run(
-        _kernel(unit.kind, scales is not None),
+        _kernel(prepare.takes, add.takes),
         count,
-        left,
+        _Left(left.values.reshape(-1), left.exponents.reshape(-1)),
         source_of(operands.b, _FLOAT32),
         source_of(np.zeros((1, 1, 1)) if scales is None else scales.right, _FLOAT32),
         operands.initial_as(np.float32),
@@ -664,7 +760,13 @@ def product(
         out,
         doubtful,
         unit.shape,
-        _Plan(rows, operands.steps, whole, each, len(unit.order), *strides, unit.leasts[1]),
+        _Plan(
+            *(rows, operands.steps, whole, each, len(unit.order), *strides, unit.leasts[1]),
+            scaled=scales is not None,
+            guarded=unit.kind in _GUARDED,
+            prepare=prepare.address,
+            add=add.address,
+        ),
         grain=grain,
         workspace=lambda: _workspace(min(rows, operands.shape[1]), unit, each),
     )

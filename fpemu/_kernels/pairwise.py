@@ -3,6 +3,10 @@
 The terms are taken in index order and merged on a stack: once a subtree is complete, its sum
 replaces those of its halves.  A product of float32 numbers is exact in float64 and waits on the
 stack as it is; wider factors wait themselves, to be multiplied and added in a superaccumulator.
+
+One kernel (:func:`_product_kernel`) takes the terms of all trees whose sums the processor does not
+form itself: what rounds the products of a term is a part of it (:mod:`fpemu._kernels.parts`), and
+what merges two subtrees is another.
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numba
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, launching, quick_trees, random_bits, words
+from fpemu._kernels import caching, launching, parts, quick_trees, random_bits, words
 from fpemu._kernels.error_free import add_float32, holds_float32_sums
 from fpemu._kernels.exact import fma_word_at, multiply_word_at
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
@@ -26,11 +31,13 @@ from fpemu._kernels.operands import (
     OUTER,
     PRODUCTS,
     Operands,
+    Random,
     aligned,
     random_of,
     target_at,
     targets_of,
 )
+from fpemu._kernels.parts import Part
 from fpemu._kernels.rounding import (
     STOCHASTIC,
     Carrier,
@@ -71,6 +78,15 @@ class PairwiseFacts(Protocol):
     def inputs(self) -> FormatFacts | None: ...
 
 
+class _Roundings(NamedTuple):
+    """How products and sums are rounded."""
+
+    targets: Any  # INNER, PRODUCTS
+    random: Random
+    least: Any  # smaller products are flushed to zero, if it is not zero
+    least_sum: Any  # and smaller sums
+
+
 class _Tree(NamedTuple):
     """How a kernel forms a sum, as far as that is data."""
 
@@ -78,10 +94,10 @@ class _Tree(NamedTuple):
     merges: Any  # how many subtrees a term completes, by its index in the tree
     add_trees: bool  # to a total, which begins with the initial value
     lone: bool  # there is one term: nothing rounds it but the sum with a zero of its sign
-    least: Any  # smaller products are flushed to zero
-    least_sum: Any  # and smaller sums
-    targets: Any  # INNER, PRODUCTS
-    random: Any
+    waiting: bool  # products are not formed at once
+    roundings: _Roundings
+    push: int  # the address of the part that rounds products, or 0 if they are exact
+    merge: int  # and of that which merges subtrees, or 0 if the processor does
 
 
 class _Stack(NamedTuple):
@@ -122,27 +138,6 @@ def _flushed(x, least):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _sum(x, y, target, kind, way, random, unused):  # type: ignore[no-untyped-def]
-    if way == _NATIVE:
-        return x + y
-    if way == _NARROW and kind != STOCHASTIC:
-        return add_float32(x, y, target, kind)
-    return words.floating(fma_word_at(1.0, x, y, target, kind, random, unused))
-
-
-@numba.njit(inline="always")
-def _leaf(a, b, product_target, kind, fused, way, random, unused):  # type: ignore[no-untyped-def]
-    """A product: exact if fused (and narrow), else rounded."""
-    if way == _NATIVE or (fused and way == _NARROW):
-        return a * b
-    if fused:
-        return a  # a wide product is formed when it is merged
-    if way == _NARROW and kind != STOCHASTIC:
-        return words.floating(round_word(words.word(a * b), product_target, kind))
-    return words.floating(multiply_word_at(a, b, product_target, kind, random, unused))
-
-
-@numba.njit(inline="always")
 def _exact_sum(digits, a, b, c, d, target, kind, random, unused):  # type: ignore[no-untyped-def]
     """``a*b + c*d`` rounded once."""
     special, negative = 0.0, 0
@@ -160,133 +155,229 @@ def _exact_sum(digits, a, b, c, d, target, kind, random, unused):  # type: ignor
     return words.floating(round_word(words.word(special), target, kind) if special != 0.0 else bits)
 
 
-@numba.njit(inline="always")
-def _merge(  # type: ignore[no-untyped-def]
-    work, top, tree, target, kind, fused, way, flush, element, number, stream
-):
-    """Replace the two highest subtrees on the stack by their sum; add it to the running sums."""
-    sums, factors = work.sums, work.factors
-    random = ZERO
-    for j in range(COLUMNS):
-        if kind == STOCHASTIC:
-            random = random_bits.step_bits(
-                element + j, number, stream, tree.random.key, tree.random.unused
-            )
-        if fused and way == _WIDE:
-            total = _exact_sum(
-                work.digits, sums[top - 1, j], factors[top - 1, j], sums[top, j], factors[top, j],
-                target, kind, random, tree.random.unused,
-            )  # fmt: skip
-            factors[top - 1, j] = 1.0
-        else:
-            total = _sum(
-                sums[top - 1, j], sums[top, j], target, kind, way, random, tree.random.unused
-            )
-        sums[top - 1, j] = _flushed(total, tree.least_sum) if flush else total
-    for j in range(work.running.shape[1]):
-        rounded = np.float64(sums[top - 1, j])
-        work.running[0, j] += abs(rounded)
-        work.running[1, j] += rounded * rounded
+# --- parts of the kernel --------------------------------------------------------------------------
 
-
-@numba.njit(inline="always")
-def _push(work, top, left, right, tree, target, kind, fused, way, flush, element, step):  # type: ignore[no-untyped-def]
-    """Put the products of a step on the stack."""
-    random = ZERO
-    for j in range(COLUMNS):
-        if kind == STOCHASTIC and not fused:
-            random = random_bits.step_bits(
-                element + j, step, PRODUCTS, tree.random.key, tree.random.unused
-            )
-        product = _leaf(left, right[j], target, kind, fused, way, random, tree.random.unused)
-        work.sums[top, j] = _flushed(product, tree.least) if flush else product
-        if fused and way == _WIDE:
-            work.factors[top, j] = right[j]
-
-
-@numba.njit(inline="always")
-def _push_zeros(work, wide_products):  # type: ignore[no-untyped-def]
-    """Put zeros of the lone products' signs on top of them."""
-    for j in range(COLUMNS):
-        zero = np.copysign(0.0, work.sums[0, j])
-        if wide_products:
-            zero = np.copysign(1.0, work.factors[0, j]) * zero
-            work.factors[1, j] = 1.0
-        work.sums[1, j] = zero
-
-
-@numba.njit(inline="always")
-def _push_below(work, wide_products):  # type: ignore[no-untyped-def]
-    """Put the total below the tree."""
-    for j in range(COLUMNS):
-        work.sums[1, j] = work.sums[0, j]
-        work.sums[0, j] = work.total[j]
-        if wide_products:
-            work.factors[1, j] = work.factors[0, j]
-            work.factors[0, j] = 1.0
+_INDEX: Final = types.intp
+_NUMBERS: Final = types.Array(types.float64, 2, "C")
+_DIGITS: Final = types.Array(types.int64, 1, "C")
+_LEFT, _RIGHT = (types.Array(types.float64, n, "C", readonly=True) for n in (1, 2))
+_ROUNDINGS: Final = types.NamedTuple(
+    [
+        types.Array(types.uint64, 2, "C", readonly=True),
+        types.NamedTuple([types.UniTuple(types.uint32, 2), types.uint64], Random),
+        *[types.float64] * 2,
+    ],
+    _Roundings,
+)
+_TO_PUSH: Final = _NUMBERS, _LEFT, _RIGHT, *[_INDEX] * 4, _ROUNDINGS
+_TO_MERGE: Final = _NUMBERS, _NUMBERS, _DIGITS, *[_INDEX] * 5, _ROUNDINGS
+_call_to_push: Final = parts.calling(len(_TO_PUSH))
+_call_to_merge: Final = parts.calling(len(_TO_MERGE))
 
 
 @functools.cache
-def _product_kernel(
-    kind: int, mode: str, fused: bool, way: int, flush: bool
-) -> Callable[..., None]:
-    """The kernel of one way to form sums; the arguments are constants to the compiler."""
-    wide_products = fused and way == _WIDE
+def _pushing(kind: int, mode: str, way: int, flush: bool) -> Part:
+    """The part that puts the rounded products of some steps on the stack.
+
+    ``f(sums, left, right, top, first, stop, element, roundings)``: those of the first step are at
+    `top`, and `element` is the first of the sums.
+    """
+    narrow = way == _NARROW
+
+    @caching.part
+    def push(sums, left, right, top, first, stop, element, roundings):  # type: ignore[no-untyped-def]
+        target = with_mode(target_at(roundings.targets, PRODUCTS), mode)
+        (key, unused), bits = roundings.random, ZERO
+        for step in range(first, stop):
+            at = top + step - first
+            for j in range(COLUMNS):
+                a, b = left[step], right[step, j]
+                if narrow and kind != STOCHASTIC:
+                    product = round_word(words.word(a * b), target, kind)
+                else:
+                    if kind == STOCHASTIC:
+                        bits = random_bits.step_bits(element + j, step, PRODUCTS, key, unused)
+                    product = multiply_word_at(a, b, target, kind, bits, unused)
+                number = words.floating(product)
+                sums[at, j] = _flushed(number, roundings.least) if flush else number
+        return 0
+
+    return parts.compiled(push, *_TO_PUSH)
+
+
+@functools.cache
+def _merging(kind: int, mode: str, way: int, waiting: bool, flush: bool) -> Part:
+    """The part that replaces the two highest subtrees on the stack by their sum, some times.
+
+    ``f(sums, factors, digits, top, count, element, number, stream, roundings)``: the first is the
+    sum of this number in its stream.
+    """
+    narrow = way == _NARROW
+
+    @caching.part
+    def merge(sums, factors, digits, top, count, element, number, stream, roundings):  # type: ignore[no-untyped-def]
+        target = with_mode(target_at(roundings.targets, INNER), mode)
+        (key, unused), bits = roundings.random, ZERO
+        for i in range(count):
+            to, at = top - i - 1, top - i
+            for j in range(COLUMNS):
+                a, b = sums[to, j], sums[at, j]
+                if kind == STOCHASTIC:
+                    bits = random_bits.step_bits(element + j, number + i, stream, key, unused)
+                if waiting:
+                    total = _exact_sum(
+                        digits, a, factors[to, j], b, factors[at, j], target, kind, bits, unused
+                    )
+                    factors[to, j] = 1.0
+                elif narrow and kind != STOCHASTIC:
+                    total = add_float32(a, b, target, kind)
+                else:
+                    total = words.floating(fma_word_at(1.0, a, b, target, kind, bits, unused))
+                sums[to, j] = _flushed(total, roundings.least_sum) if flush else total
+        return 0
+
+    return parts.compiled(merge, *_TO_MERGE)
+
+
+# --- the kernel -----------------------------------------------------------------------------------
+
+
+@numba.njit(inline="always")
+def _push(sums, factors, waiting, left, right, top, first, stop, least, flush):  # type: ignore[no-untyped-def]
+    """Put the exact products of some steps on the stack, or their factors if those are to wait."""
+    for step in range(first, stop):
+        at, number = top + step - first, left[step]
+        for j in range(COLUMNS):
+            product = number if waiting else number * right[step, j]
+            sums[at, j] = _flushed(product, least) if flush else product
+            if waiting:
+                factors[at, j] = right[step, j]
+
+
+@numba.njit(inline="always")
+def _merge(sums, top, count, least, flush):  # type: ignore[no-untyped-def]
+    """Replace the two highest subtrees on the stack by the processor's sum, some times."""
+    for i in range(count):
+        to, at = top - i - 1, top - i
+        for j in range(COLUMNS):
+            total = sums[to, j] + sums[at, j]
+            sums[to, j] = _flushed(total, least) if flush else total
+
+
+@numba.njit(inline="always")
+def _add_to_running(running, sums, top):  # type: ignore[no-untyped-def]
+    """Add the magnitudes and squares of sums to their running sums, if those are wanted."""
+    for j in range(running.shape[1]):
+        rounded = np.float64(sums[top, j])
+        running[0, j] += abs(rounded)
+        running[1, j] += rounded * rounded
+
+
+@numba.njit(inline="always")
+def _push_zeros(sums, factors, waiting):  # type: ignore[no-untyped-def]
+    """Put zeros of the lone products' signs on top of them."""
+    for j in range(COLUMNS):
+        zero = np.copysign(0.0, sums[0, j])
+        if waiting:
+            zero = np.copysign(1.0, factors[0, j]) * zero
+            factors[1, j] = 1.0
+        sums[1, j] = zero
+
+
+@numba.njit(inline="always")
+def _push_below(sums, factors, total, waiting):  # type: ignore[no-untyped-def]
+    """Put the total below the tree."""
+    for j in range(COLUMNS):
+        sums[1, j] = sums[0, j]
+        sums[0, j] = total[j]
+    if waiting:
+        for j in range(COLUMNS):
+            factors[1, j] = factors[0, j]
+            factors[0, j] = 1.0
+
+
+@functools.cache
+def _product_kernel(native: bool, flush: bool) -> Callable[..., None]:
+    """The kernel of sums by the processor's own arithmetic, or by parts.
+
+    It flushes what it forms itself if `flush`: a kernel that only might takes twice the time.
+    """
+    to_push, to_merge = parts.takes(*_TO_PUSH), parts.takes(*_TO_MERGE)
 
     @caching.kernel
     def tree_range(start, stop, work, arrays, tree):  # type: ignore[no-untyped-def]
         _, rows, steps = arrays.left.shape
-        target = with_mode(target_at(tree.targets, INNER), mode)
-        of_products = with_mode(target_at(tree.targets, PRODUCTS), mode)
-        running, columns = work.running, arrays.out.shape[2]
+        initial, lengths, out = arrays.initial, arrays.lengths, arrays.out
+        sums, factors, total, running = work.sums, work.factors, work.total, work.running
+        columns, block, merges, roundings = out.shape[2], tree.block, tree.merges, tree.roundings
+        waiting = False
+        if not native:
+            waiting = tree.waiting
         for p in range(arrays.right.shape[1]):
             column = p * COLUMNS
             for index in range(start, stop):
                 batch = index // rows
                 row = index - batch * rows
-                end = min(COLUMNS, arrays.lengths[row] - column)
+                end = min(COLUMNS, lengths[row] - column)
                 if end <= 0:
                     continue
+                left, right = arrays.left[batch, row], arrays.right[batch, p]
                 element = index * columns + column
                 merged = 0
                 for j in range(running.shape[1]):
                     running[0, j] = 0.0
                     running[1, j] = 0.0
                 for j in range(COLUMNS):
-                    work.total[j] = 0.0
-                if arrays.initial.size > 0:
+                    total[j] = 0.0
+                if initial.size > 0:
                     for j in range(end):
-                        work.total[j] = arrays.initial[batch, row, column + j]
-                for first in range(0, steps, tree.block):
-                    top = -1
-                    for i in range(tree.block):
-                        top += 1
-                        _push(
-                            work, top, arrays.left[batch, row, first + i],
-                            arrays.right[batch, p, first + i], tree, of_products,
-                            kind, fused, way, flush, element, first + i,
-                        )  # fmt: skip
-                        if tree.lone:
-                            _push_zeros(work, wide_products)
-                            top = 1
-                        # One call of _merge for all kinds of sums makes less code to compile.
-                        last = 1 if tree.add_trees and i == tree.block - 1 else 0
-                        for number in range(tree.merges[i] + last):
-                            stream, place = INNER, merged
-                            if number == tree.merges[i]:  # the tree is added to the total
-                                _push_below(work, wide_products)
-                                top, stream, place = 1, OUTER, first // tree.block
-                            else:
-                                merged += 1
-                            _merge(
-                                work, top, tree, target, kind, fused, way, flush,
-                                element, place, stream,
+                        total[j] = initial[batch, row, column + j]
+                for first in range(0, steps, block):
+                    top, i = -1, 0
+                    while i < block:
+                        begin = first + i
+                        i += 1
+                        while i < block and merges[i - 1] == 0:
+                            i += 1
+                        if native or tree.push == 0:
+                            _push(
+                                sums, factors, waiting, left, right, top + 1, begin, first + i,
+                                roundings.least, flush,
                             )  # fmt: skip
-                            top -= 1
+                        else:
+                            _call_to_push(
+                                tree.push, to_push, sums, left, right, top + 1, begin, first + i,
+                                element, roundings,
+                            )  # fmt: skip
+                        top += first + i - begin
+                        if tree.lone:
+                            _push_zeros(sums, factors, waiting)
+                            top = 1
+                        # One place to merge all kinds of sums makes less code to compile.
+                        wanted, done = merges[i - 1], 0
+                        last = 1 if tree.add_trees and i == block else 0
+                        while done < wanted + last:
+                            count = wanted - done if running.size == 0 else 1
+                            stream, number = INNER, merged
+                            if done == wanted:  # the tree is added to the total
+                                _push_below(sums, factors, total, waiting)
+                                top, count, stream, number = 1, 1, OUTER, first // block
+                            else:
+                                merged += count
+                            if native:
+                                _merge(sums, top, count, roundings.least_sum, flush)
+                            else:
+                                _call_to_merge(
+                                    tree.merge, to_merge, sums, factors, work.digits, top, count,
+                                    element, number, stream, roundings,
+                                )  # fmt: skip
+                            top -= count
+                            done += count
+                            _add_to_running(running, sums, top)
                     for j in range(COLUMNS):
-                        work.total[j] = work.sums[0, j]
+                        total[j] = sums[0, j]
                 for j in range(end):
-                    arrays.out[batch, row, column + j] = work.total[j]
+                    out[batch, row, column + j] = total[j]
                 if running.size > 0:
                     for j in range(end):
                         arrays.running[0, batch, row, column + j] = running[0, j]
@@ -400,35 +491,35 @@ def _general_product(
     operands = operands.with_numbers()
     format, rounding = accumulator.format, accumulator.rounding
     lone = block == 1 and not add_trees
-    flush = accumulator.flush is not None
     way = _way_of(accumulator, operands.narrow, lone)
     dtype = np.dtype(np.float32 if way == _NATIVE else np.float64)
     out = np.zeros(operands.shape, dtype)
     if out.size == 0:
         return out
-    least = dtype.type(format.smallest_normal)
+    flush, waiting = accumulator.flush is not None, way == _WIDE and accumulator.fused
+    # Those of Arm's units, which flush, and stochastic ones take a fifth longer by the code for any
+    # mode.
+    kind, mode = kind_of(rounding), known_mode(rounding, "sr", *(("rto",) if flush else ()))
+    native = way == _NATIVE
+    least = dtype.type(format.smallest_normal if flush else 0)
     tree = _Tree(
         block=block,
         merges=np.ones(1, np.int64) if lone else _merges(block),
         add_trees=add_trees,
         lone=lone,
-        least=least,
-        least_sum=dtype.type(0) if lone else least,
-        targets=targets_of((format, rounding), (accumulator.product or format, rounding)),
-        random=random_of(rounding),
+        waiting=waiting,
+        roundings=_Roundings(
+            targets=targets_of((format, rounding), (accumulator.product or format, rounding)),
+            random=random_of(rounding),
+            least=least,
+            least_sum=dtype.type(0) if lone else least,
+        ),
+        push=0 if native or accumulator.fused else _pushing(kind, mode, way, flush).address,
+        merge=0 if native else _merging(kind, mode, way, waiting, flush).address,
     )
     operands = _whole_trees(_flushed_inputs(operands, accumulator), block)
-    waiting = way == _WIDE and accumulator.fused
     launching.run(
-        # Those of Arm's units, which flush, and stochastic ones take a fifth longer by the code for
-        # any mode.
-        _product_kernel(
-            kind_of(rounding),
-            known_mode(rounding, "sr", *(("rto",) if flush else ())),
-            accumulator.fused,
-            way,
-            flush,
-        ),
+        _product_kernel(native, flush and (native or accumulator.fused)),
         out.shape[0] * out.shape[1],
         operands.arrays(dtype, out),
         tree,

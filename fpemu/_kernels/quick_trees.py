@@ -1,20 +1,21 @@
 """Pairwise sums by the processor's arithmetic, in float32 or a narrower format.
 
 Most are of fused products and rounded to nearest.  See :mod:`fpemu._kernels.subtrees` for how trees
-are summed, and why every bit is right.
+are summed, and why every bit is right.  What sums the trees of some rows is a part of the kernel
+(:mod:`fpemu._kernels.parts`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, launching
+from fpemu._kernels import caching, launching, parts
 from fpemu._kernels.caching import inline
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.operands import (
@@ -28,6 +29,7 @@ from fpemu._kernels.operands import (
     source_of,
 )
 from fpemu._kernels.panels import Extent, extent, fill
+from fpemu._kernels.parts import Part
 from fpemu._kernels.rounding import is_own_format, shortcut_of
 from fpemu._kernels.subtrees import (
     FIELDS,
@@ -73,6 +75,11 @@ class _Plan(NamedTuple):
 
     rows: int  # of the result, in a piece
     steps: int  # of the operands, without what fills the last tree up
+    wide: bool  # whether rows are wanted in float64, too
+    cleaned: bool  # whether NaN have to be the plain one, see `_is_cleaned`
+    flushed: bool  # whether subnormal numbers of the right operand are zeros
+    sum_rows: int  # the addresses of the parts that sum trees of ROWS rows, and of one
+    sum_row: int
 
 
 class _Work(NamedTuple):
@@ -202,19 +209,51 @@ def _fill_panel(panel, right, batch, number, steps, cleaned, flushed):  # type: 
                 panel[s, j] = np.copysign(np.float32(0.0), x) if abs(x) < least else x
 
 
-# What a kernel is made for.
-sum_rows: Any = None
-sum_row: Any = None
-wide: Any = None
-cleaned: Any = None
-flushed: Any = None
+# --- parts of the kernel --------------------------------------------------------------------------
+
+_INDEX: Final = types.intp
+_INDICES: Final = types.Array(types.int64, 1, "C")
+_TO_SUM: Final = (
+    types.Array(types.float32, 3, "C", readonly=True),
+    types.Array(types.float64, 2, "C"),
+    types.Array(types.float32, 2, "C"),
+    types.Array(types.float32, 3, "C"),
+    *[_INDICES] * 2,
+    types.UniTuple(_INDEX, 5),
+    types.NamedUniTuple(types.int32, len(Rounding._fields), Rounding),
+)
+_SUMMED: Final = parts.takes(*_TO_SUM)
+_call_to_sum: Final = parts.calling(len(_TO_SUM))
+
+sum_trees_of_rows: Any = None  # what a part is made for
 
 
+def _sum(left, wide, panel, sums, sizes, merges, place, rounding):  # type: ignore[no-untyped-def]
+    return np.int64(sum_trees_of_rows((left, wide, panel, sums, sizes, merges), place, rounding))
+
+
+@functools.cache
+def _summing(way: Way, rows: int) -> Part:
+    """The part that sums the trees of so many rows by a panel, see :func:`sum_trees`.
+
+    ``f(left, wide, panel, sums, sizes, merges, place, rounding)``: whether a sum is huge.
+    """
+    function = caching.specialized(
+        _sum,
+        is_part=True,
+        known_as=f"{way.wide}-{way.rounding}-{rows}",
+        sum_trees_of_rows=sum_trees(way, rows),
+    )
+    return parts.compiled(function, *_TO_SUM)
+
+
+# --- the kernel -----------------------------------------------------------------------------------
+
+
+@caching.kernel
 def _tree_range(start, stop, work, arrays, trees, plan, rounding, doubtful):  # type: ignore[no-untyped-def]
     _, rows, steps = arrays.left.shape
     sums, panel = work.sums, work.panel
-    # Made once, as every array in a tuple is counted.
-    to_sum = (arrays.left, work.left, panel, sums, trees.sizes, trees.merges)
     subtrees = steps // trees.block * trees.sizes.size
     panels = (arrays.out.shape[2] + COLUMNS - 1) // COLUMNS
     parts = (rows + plan.rows - 1) // plan.rows
@@ -225,7 +264,7 @@ def _tree_range(start, stop, work, arrays, trees, plan, rounding, doubtful):  # 
         last = min(top + plan.rows, rows)
         if column >= longest(arrays.lengths, top, last):
             continue
-        _fill_panel(panel, arrays.right, batch, p, plan.steps, cleaned, flushed)
+        _fill_panel(panel, arrays.right, batch, p, plan.steps, plan.cleaned, plan.flushed)
         row = top
         while row < last:
             first, together = row, ROWS if last - row >= ROWS else 1
@@ -233,7 +272,7 @@ def _tree_range(start, stop, work, arrays, trees, plan, rounding, doubtful):  # 
             if column >= longest(arrays.lengths, first, row):
                 continue
             for r in range(together):
-                if wide:
+                if plan.wide:
                     for s in range(steps):
                         work.left[r, s] = arrays.left[batch, first + r, s]
                 for j in range(COLUMNS):
@@ -241,15 +280,16 @@ def _tree_range(start, stop, work, arrays, trees, plan, rounding, doubtful):  # 
                 if arrays.initial.size > 0:
                     for j in range(min(COLUMNS, arrays.lengths[first + r] - column)):
                         sums[0, r, j] = _plain(arrays.initial[batch, first + r, column + j])
-            beyond = False
+            beyond = 0
             if steps > 0:
-                place = ((batch * rows + first) * steps, steps, subtrees, trees.begin, trees.more)
-                if together > 1:
-                    beyond = sum_rows(to_sum, place, rounding)
-                else:
-                    beyond = sum_row(to_sum, place, rounding)
+                beyond = _call_to_sum(
+                    plan.sum_rows if together > 1 else plan.sum_row, _SUMMED, arrays.left,
+                    work.left, panel, sums, trees.sizes, trees.merges,
+                    ((batch * rows + first) * steps, steps, subtrees, trees.begin, trees.more),
+                    rounding,
+                )  # fmt: skip
             for r in range(together):
-                if beyond:
+                if beyond != 0:
                     doubtful[batch, first + r] = True
                 for j in range(min(COLUMNS, arrays.lengths[first + r] - column)):
                     # The processor's NaN have a sign.
@@ -262,21 +302,6 @@ def _is_cleaned(way: Way) -> bool:
     Where all products are exact there is none.
     """
     return way == Way(True, FIELDS)
-
-
-@functools.cache
-def _kernel(way: Way) -> Callable[..., None]:
-    """The kernel of one way to form sums."""
-    found = caching.specialized(
-        _tree_range,
-        known_as=f"{way.wide}-{way.rounding}",
-        sum_rows=sum_trees(way, ROWS),
-        sum_row=sum_trees(way, 1),
-        wide=way.wide,
-        cleaned=_is_cleaned(way),
-        flushed=way.rounding == ODD,
-    )
-    return cast(Callable[..., None], found)
 
 
 def _way_of(operands: Operands, format: FormatFacts, rounding: RoundingFacts) -> tuple[Way, bool]:
@@ -334,7 +359,7 @@ def product(
     )
     rows, count, grain = pieces(operands, most=_MOST_ROWS, filling=_FILLING, work=_WORK_PER_PIECE)
     launching.run(
-        _kernel(way),
+        _tree_range,
         count,
         Arrays(
             left=read_only(left, np.float32),
@@ -345,7 +370,12 @@ def product(
             running=operands.running,
         ),
         trees,
-        _Plan(rows, steps),
+        _Plan(
+            *(rows, steps, way.wide, _is_cleaned(way)),
+            flushed=way.rounding == ODD,
+            sum_rows=_summing(way, ROWS).address if operands.shape[1] >= ROWS else 0,
+            sum_row=_summing(way, 1).address,
+        ),
         _rounding_of(format, rounding, tiny),
         doubtful,
         grain=grain,

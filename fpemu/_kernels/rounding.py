@@ -22,6 +22,7 @@ import numpy as np
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np import numpy_support
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, launching, random_bits, words
@@ -50,8 +51,10 @@ __all__ = [
     "round_word",
     "round_word_at",
     "shortcut_of",
+    "shortcut_type",
     "signed_result",
     "target_of",
+    "target_type",
     "unused_bits",
     "with_mode",
     "word_of",
@@ -546,6 +549,22 @@ def shortcut_of(format: FormatFacts, rounding: RoundingFacts, dtype: np.dtype[An
             name: (layout.dtype if isinstance(value, float) else layout.word)(value)
             for name, value in _of_mode(Shortcut, mode).items()
         },
+    )
+
+
+def target_type(dtype: np.dtype[Any]) -> types.Type:
+    """Numba's type of a target of a carrier."""
+    word = numpy_support.from_dtype(np.dtype(LAYOUTS[dtype].word))
+    return types.NamedUniTuple(word, len(Target._fields), Target)
+
+
+def shortcut_type(dtype: np.dtype[Any]) -> types.Type:
+    """Numba's type of a shortcut of a carrier."""
+    number = numpy_support.from_dtype(dtype)
+    word = numpy_support.from_dtype(np.dtype(LAYOUTS[dtype].word))
+    numbers = ("quantum_scale", "zero", "threshold", "threshold_negative")
+    return types.NamedTuple(
+        [number if name in numbers else word for name in Shortcut._fields], Shortcut
     )
 
 

@@ -12,6 +12,10 @@ rounding:
   accumulators with more are refused.
 
 Numbers that are not finite are counted apart: once a sum is infinite or NaN, they alone decide.
+
+One kernel (:func:`_fused_range`) goes through rows and panels of columns.  What sums the terms of a
+row is a part of it (:mod:`fpemu._kernels.parts`), one for each kind of block, and what rounds the
+sums of a block is another, one for each kind of rounding.
 """
 
 from __future__ import annotations
@@ -19,19 +23,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol
 
 import numba
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
-from fpemu._kernels import caching, launching, narrow_core, random_bits, words
+from fpemu._kernels import caching, launching, narrow_core, parts, random_bits, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.exact import fma_word_at
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.narrow_core import CoreFacts, FlooredFacts, Scales
 from fpemu._kernels.operands import (
     COLUMNS,
+    INNER,
     OUTER,
     Operands,
     Random,
@@ -40,17 +46,19 @@ from fpemu._kernels.operands import (
     panels,
     random_of,
     read_only,
+    target_at,
+    targets_of,
 )
+from fpemu._kernels.parts import Part
 from fpemu._kernels.rounding import (
     STOCHASTIC,
     Carrier,
     Shortcut,
-    Target,
     kind_of,
     known_mode,
     round_number,
     shortcut_of,
-    target_of,
+    shortcut_type,
     with_mode,
 )
 from fpemu._kernels.significands import ZERO
@@ -92,11 +100,13 @@ class _Drawn(NamedTuple):
     first: int  # column of the strip
 
 
-class _Place(NamedTuple):
-    """Which random bits belong to a row of sums: those of its first element and of the block."""
+class _Rounding(NamedTuple):
+    """How the sums of a block are rounded."""
 
-    element: Any
-    number: Any
+    shortcut: Shortcut
+    targets: Any  # one, where the shortcut does not apply
+    random: Random
+    zero: float  # what is added to what is rounded: -0.0 if zeros keep their signs
 
 
 class _Unit(NamedTuple):
@@ -112,9 +122,11 @@ class _Unit(NamedTuple):
     initial_least: float  # the power of a subnormal accumulator
     others: bool  # whether there are infinities or NaNs
     limit: float  # products from here on are infinite
-    shortcut: Shortcut
-    target: Target  # for the kind that needs random bits
-    drawn: _Drawn
+    rounding: _Rounding
+    sum_row: int  # the address of the part that sums the terms of a row
+    round_sums: int  # and of that which rounds the sums of a block
+    columns: int  # of the whole result, of which this is a strip
+    first: int  # column of the strip
 
 
 class _Row(NamedTuple):
@@ -211,38 +223,9 @@ def _add_groups(work, left, powers_left, values, powers, first, stop, group):  #
             largest[j] = power if taken else largest[j]
 
 
-@inline
-def _rounded(
-    exact: float, j: int, unit: _Unit, shortcut: Shortcut, kind: int, quick: bool, place: _Place
-) -> Any:
-    """The exact sum of column `j` of a row, rounded."""
-    if quick:
-        return round_number(exact, shortcut, kind)
-    random, bits = unit.drawn.random, ZERO
-    if kind == STOCHASTIC:
-        bits = random_bits.step_bits(
-            place.element + j, place.number, OUTER, random.key, random.unused
-        )
-    return words.floating(fma_word_at(exact, 1.0, 0.0, unit.target, kind, bits, random.unused))
-
-
 @numba.njit(inline="always")
-def _fused_block(  # type: ignore[no-untyped-def]
-    work,
-    left,
-    powers_left,
-    values,
-    powers,
-    first,
-    stop,
-    unit,
-    shortcut,
-    kind,
-    quick,
-    grouped,
-    place,
-):
-    """A block of a tensor core; the rounded sums are left in `total`.
+def _fused_block(work, left, powers_left, values, powers, first, stop, unit, grouped):  # type: ignore[no-untyped-def]
+    """A block of a tensor core; the exact sums are left in `total`.
 
     If `grouped`, its groups of products are summed exactly and enter with their scales' exponent.
     """
@@ -264,9 +247,8 @@ def _fused_block(  # type: ignore[no-untyped-def]
     else:
         _add_truncated(total, scale, left, values, first, stop, 1)
     for j in range(COLUMNS):
-        # Zero sums are positive, and sums that round to zero.
-        exact = total[j] / scale[j] + 0.0
-        total[j] = _rounded(exact, j, unit, shortcut, kind, quick, place) + 0.0
+        # Zero sums are positive, and sums that round to zero, see `_core_unit`.
+        total[j] = total[j] / scale[j] + 0.0
 
 
 @numba.njit(inline="always")
@@ -284,9 +266,7 @@ def _truncated_products(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always")
-def _floored_block(  # type: ignore[no-untyped-def]
-    work, left, powers_left, values, powers, first, stop, unit, shortcut, kind, quick, halves, place
-):
+def _floored_block(work, left, powers_left, values, powers, first, stop, unit, halves):  # type: ignore[no-untyped-def]
     """A block of CDNA3: products truncated; their sum, the accumulator and the result floored."""
     acc, largest, scale, total = work.acc, work.largest, work.scale, work.total
     second_largest, second_total = work.second_largest, work.second_total
@@ -317,7 +297,7 @@ def _floored_block(  # type: ignore[no-untyped-def]
         exact = (floored + words.floor(addend * (top / both)) / top) * both
         power = max(_power(exact, _LEAST), _LEAST)
         result = words.floor(exact * (unit.result_top / power)) * (power / unit.result_top)
-        total[j] = _rounded(result + 0.0, j, unit, shortcut, kind, quick, place)
+        total[j] = result + 0.0
 
 
 @numba.njit(inline="always")
@@ -339,58 +319,120 @@ def _settle(work, left, values, first, stop, unit):  # type: ignore[no-untyped-d
         acc[j] = total[j] if special[j] == 0.0 else special[j]
 
 
+# --- parts of the kernel --------------------------------------------------------------------------
+
 _TENSOR, _GROUPED, _FLOORED, _HALVES = range(4)
+
+_INDEX: Final = types.intp
+_VECTOR: Final = types.Array(types.float64, 1, "C")
+_LEFT, _RIGHT = (types.Array(types.float64, n, "C", readonly=True) for n in (1, 2))
+_ROUNDING: Final = types.NamedTuple(
+    [
+        shortcut_type(_FLOAT64),
+        types.Array(types.uint64, 2, "C", readonly=True),
+        types.NamedTuple([types.UniTuple(types.uint32, 2), types.uint64], Random),
+        types.float64,
+    ],
+    _Rounding,
+)
+_UNIT: Final = types.NamedTuple(
+    [
+        *[_INDEX] * 2,
+        *[types.float64] * 6,
+        types.boolean,
+        types.float64,
+        _ROUNDING,
+        *[_INDEX] * 4,
+    ],
+    _Unit,
+)
+_ROW: Final = types.NamedTuple([*[_VECTOR] * 7, types.Array(types.float64, 2, "C")], _Row)
+_TO_ROUND: Final = _VECTOR, _INDEX, _INDEX, _ROUNDING
+_TO_SUM: Final = _ROW, *[_LEFT] * 3, *[_RIGHT] * 3, _INDEX, _UNIT
+_ROUNDED: Final = parts.takes(*_TO_ROUND)
+_SUMMED: Final = parts.takes(*_TO_SUM)
+_call_to_round: Final = parts.calling(len(_TO_ROUND))
+_call_to_sum: Final = parts.calling(len(_TO_SUM))
 
 
 @functools.cache
-def _product_kernel(variant: int, kind: int, mode: str, quick: bool) -> Callable[..., None]:
-    """The kernel of a kind of addition; the arguments are constants to the compiler.
+def _rounding(kind: int, mode: str, quick: bool) -> Part:
+    """The part ``f(sums, element, number, rounding)`` that rounds the sums of a block.
 
-    It is `quick` if the shortcut applies to its roundings.
-    Truncation by the code for any mode would take Volta, which rounds after every four terms, a
-    third of its speed.
+    They are rounded by the shortcut if `quick`, which has to apply.  Random bits are those of some
+    elements from a first one on, and of the number of a block.
+    """
+
+    @caching.part
+    def round_sums(sums, element, number, rounding):  # type: ignore[no-untyped-def]
+        if quick:
+            shortcut = with_mode(rounding.shortcut, mode)
+            for j in range(COLUMNS):
+                sums[j] = round_number(sums[j], shortcut, kind) + rounding.zero
+        else:
+            target, bits = target_at(rounding.targets, INNER), ZERO
+            key, unused = rounding.random
+            for j in range(COLUMNS):
+                if kind == STOCHASTIC:
+                    bits = random_bits.step_bits(element + j, number, OUTER, key, unused)
+                word = fma_word_at(sums[j], 1.0, 0.0, target, kind, bits, unused)
+                sums[j] = words.floating(word) + rounding.zero
+        return 0
+
+    return parts.compiled(round_sums, *_TO_ROUND)
+
+
+@functools.cache
+def _summing(variant: int) -> Part:
+    """The part that sums the terms of a row of the left operand and of a panel, block by block.
+
+    ``f(work, left, powers_left, raw_left, right, powers, raw, element, unit)``: it takes the
+    accumulators of `work` on; `element` is the first of the sums.
     """
     floored, halves = variant in (_FLOORED, _HALVES), variant == _HALVES
     grouped = variant == _GROUPED
 
-    @caching.kernel
-    def fused_range(start, stop, work, a, b, initial, lengths, out, unit):  # type: ignore[no-untyped-def]
-        _, rows, steps = a.values.shape
-        acc, block, shortcut = work.acc, unit.block, with_mode(unit.shortcut, mode)
-        for p in range(b.values.shape[1]):
-            column = p * COLUMNS
-            for index in range(start, stop):
-                batch = index // rows
-                row = index - batch * rows
-                end = min(COLUMNS, lengths[row] - column)
-                if end <= 0:
-                    continue
-                for j in range(COLUMNS):
-                    acc[j] = 0.0
-                if initial.size > 0:
-                    for j in range(end):
-                        acc[j] = initial[batch, row, column + j]
-                left, powers_left = a.values[batch, row], a.powers[batch, row]
-                right, powers = b.values[batch, p], b.powers[batch, p]
-                element = index * unit.drawn.columns + unit.drawn.first + column
-                for first in range(0, steps, block):
-                    last = min(first + block, steps)
-                    place = _Place(element, first // block)
-                    if floored:
-                        _floored_block(
-                            work, left, powers_left, right, powers, first, last,
-                            unit, shortcut, kind, quick, halves, place,
-                        )  # fmt: skip
-                    else:
-                        _fused_block(
-                            work, left, powers_left, right, powers, first, last,
-                            unit, shortcut, kind, quick, grouped, place,
-                        )  # fmt: skip
-                    _settle(work, a.raw[batch, row], b.raw[batch, p], first, last, unit)
-                for j in range(end):
-                    out[batch, row, column + j] = acc[j]
+    @caching.part
+    def sum_row(work, left, powers_left, raw_left, right, powers, raw, element, unit):  # type: ignore[no-untyped-def]
+        for first in range(0, left.size, unit.block):
+            last = min(first + unit.block, left.size)
+            if floored:
+                _floored_block(work, left, powers_left, right, powers, first, last, unit, halves)
+            else:
+                _fused_block(work, left, powers_left, right, powers, first, last, unit, grouped)
+            _call_to_round(
+                unit.round_sums, _ROUNDED, work.total, element, first // unit.block, unit.rounding
+            )
+            _settle(work, raw_left, raw, first, last, unit)
+        return 0
 
-    return cast(Callable[..., None], fused_range)
+    return parts.compiled(sum_row, *_TO_SUM)
+
+
+@caching.kernel
+def _fused_range(start, stop, work, a, b, initial, lengths, out, unit):  # type: ignore[no-untyped-def]
+    _, rows, _ = a.values.shape
+    acc = work.acc
+    for p in range(b.values.shape[1]):
+        column = p * COLUMNS
+        for index in range(start, stop):
+            batch = index // rows
+            row = index - batch * rows
+            end = min(COLUMNS, lengths[row] - column)
+            if end <= 0:
+                continue
+            for j in range(COLUMNS):
+                acc[j] = 0.0
+            if initial.size > 0:
+                for j in range(end):
+                    acc[j] = initial[batch, row, column + j]
+            _call_to_sum(
+                unit.sum_row, _SUMMED, work, a.values[batch, row], a.powers[batch, row],
+                a.raw[batch, row], b.values[batch, p], b.powers[batch, p], b.raw[batch, p],
+                index * unit.columns + unit.first + column, unit,
+            )  # fmt: skip
+            for j in range(end):
+                out[batch, row, column + j] = acc[j]
 
 
 # --- products -------------------------------------------------------------------------------------
@@ -416,7 +458,7 @@ def _sides(
 def _run(
     operands: Operands, a: _Side, b: _Side, variant: int, unit: _Unit, rounding: RoundingFacts
 ) -> Carrier:
-    """The product by a kernel, in float32."""
+    """The product by the kernel, in float32."""
     out = np.zeros(operands.shape)
     if out.size == 0:
         return out
@@ -426,9 +468,12 @@ def _run(
         *((x, (batch, rows, steps)) for x in a), *((x, (batch, steps, columns)) for x in b)
     )
     packed = panels(b.values, _FLOAT64)
-    kind, quick = kind_of(rounding), bool(unit.shortcut.limit) and not rounding.is_stochastic
+    quick = bool(unit.rounding.shortcut.limit) and not rounding.is_stochastic
+    # Truncation by the code for any mode would take Volta, which rounds after every four terms, a
+    # third of its speed.
+    mode = known_mode(rounding, "rtz") if quick else ""
     launching.run(
-        _product_kernel(variant, kind, known_mode(rounding, "rtz"), quick),
+        _fused_range,
         out.shape[0] * out.shape[1],
         _Side(*(read_only(x, _FLOAT64) for x in a)),
         _Side(
@@ -439,7 +484,10 @@ def _run(
         operands.initial_as(_FLOAT64),
         read_only(operands.row_lengths, np.int64),
         out,
-        unit,
+        unit._replace(
+            sum_row=_summing(variant).address,
+            round_sums=_rounding(kind_of(rounding), mode, quick).address,
+        ),
         grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * out.shape[2])),
         workspace=lambda: _row(unit.block // unit.group),
     )
@@ -482,6 +530,19 @@ def _draws(operands: Operands, rounding: RoundingFacts) -> Callable[[slice], _Dr
     return lambda here: _Drawn(random, columns, here.start)
 
 
+def _rounding_of(
+    accumulator: CoreFacts | FlooredFacts, random: Random, *, zero: float
+) -> _Rounding:
+    """How an accumulator rounds the sums of a block."""
+    format, rounding = accumulator.format, accumulator.rounding
+    return _Rounding(
+        shortcut_of(format, rounding, _FLOAT64),
+        targets_of((format, rounding)),
+        random,
+        zero,
+    )
+
+
 def _core_unit(core: CoreFacts, drawn: _Drawn, *, group: int, others: bool) -> _Unit:
     floor = core.exponent_floor
     return _Unit(
@@ -495,9 +556,11 @@ def _core_unit(core: CoreFacts, drawn: _Drawn, *, group: int, others: bool) -> _
         initial_least=2.0**core.initial_format.emin,
         others=others,
         limit=np.inf,
-        shortcut=shortcut_of(core.format, core.rounding, _FLOAT64),
-        target=target_of(core.format, core.rounding, _FLOAT64),
-        drawn=drawn,
+        rounding=_rounding_of(core, drawn.random, zero=0.0),
+        sum_row=0,
+        round_sums=0,
+        columns=drawn.columns,
+        first=drawn.first,
     )
 
 
@@ -589,7 +652,7 @@ def _scaled_side(
 
 def floored_product(operands: Operands, accumulator: FlooredFacts) -> Carrier:
     """The product of (batch, m, k) and (batch, k, n) arrays on CDNA3's matrix core."""
-    drawn = _draws(operands, accumulator.rounding)
+    random, columns = random_of(accumulator.rounding), operands.shape[2]
     reach = accumulator.reach
 
     def product_of(strip: Operands, here: slice) -> Carrier:
@@ -606,9 +669,11 @@ def floored_product(operands: Operands, accumulator: FlooredFacts) -> Carrier:
             initial_least=0.0,
             others=others or bool(greatest[0] * greatest[1] >= _INFINITE_PRODUCT),
             limit=_INFINITE_PRODUCT,
-            shortcut=shortcut_of(accumulator.format, accumulator.rounding, _FLOAT64),
-            target=target_of(accumulator.format, accumulator.rounding, _FLOAT64),
-            drawn=drawn(here),
+            rounding=_rounding_of(accumulator, random, zero=-0.0),
+            sum_row=0,
+            round_sums=0,
+            columns=columns,
+            first=here.start,
         )
         variant = _HALVES if accumulator.halves else _FLOORED
         return _run(strip, left, right, variant, unit, accumulator.rounding)

@@ -242,16 +242,18 @@ def test_no_array_function_compiles_anew_when_only_the_format_or_mode_changes():
         for function in operations.values():
             function(x, x, name)
             function(x, x, name, "rtz")
-    caches = (arithmetic._quick_kernel, arithmetic._exact_kernel)
-    made = [cache.cache_info().currsize for cache in caches]
-    kernels = [rounding._array_kernel(rounding.NEAREST_EVEN, False)]
+    made_of = (arithmetic._computing, arithmetic._settling, arithmetic._quick_kernel)
+    made = [cache.cache_info().currsize for cache in made_of]
+    float64, kernels = x.dtype, [rounding._array_kernel(rounding.NEAREST_EVEN, False)]
     for operation in operations:
-        kernels += [
-            arithmetic._quick_kernel(operation, kind, arithmetic._OWN)
+        found = [
+            arithmetic._computing(operation, kind, arithmetic._OWN, float64, float64)
             for kind in (rounding.NEAREST_EVEN, rounding.DETERMINISTIC)
         ]
-        kernels.append(arithmetic._exact_kernel(operation, True, False))
-    assert [cache.cache_info().currsize for cache in caches] == made  # they are those in use
+        kernels.append(arithmetic._quick_kernel(found[0].takes))
+        found.append(arithmetic._settling(operation, True, float64))
+        kernels.append(arithmetic._exact_kernel(found[-1].takes))
+    assert [cache.cache_info().currsize for cache in made_of] == made  # they are those in use
     compiled = [len(kernel.signatures) for kernel in kernels]
     assert min(compiled) > 0
     for name in others:
@@ -260,4 +262,4 @@ def test_no_array_function_compiles_anew_when_only_the_format_or_mode_changes():
             function(x, x, name)
             function(x, x, name, "rtp")
     assert [len(kernel.signatures) for kernel in kernels] == compiled
-    assert [cache.cache_info().currsize for cache in caches] == made
+    assert [cache.cache_info().currsize for cache in made_of] == made

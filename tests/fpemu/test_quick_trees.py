@@ -11,13 +11,14 @@ from fpemu._kernels import pairwise, panels, quick_trees, subtrees
 def taken(monkeypatch):
     """How the sums of two products were formed, call by call."""
     ways = []
-    kernel = quick_trees._kernel
+    way_of = quick_trees._way_of
 
-    def watched(way):
-        ways.append(way)
-        return kernel(way)
+    def watched(*arguments):
+        found = way_of(*arguments)
+        ways.append(found[0])
+        return found
 
-    monkeypatch.setattr(quick_trees, "_kernel", watched)
+    monkeypatch.setattr(quick_trees, "_way_of", watched)
     return ways
 
 
