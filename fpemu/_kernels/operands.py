@@ -32,6 +32,8 @@ __all__ = [
     "INNER",
     "OUTER",
     "PRODUCTS",
+    "RANDOM_TYPE",
+    "TARGETS_TYPE",
     "VIA",
     "Arrays",
     "Operands",
@@ -111,6 +113,11 @@ class Random(NamedTuple):
 
     key: Any
     unused: Any
+
+
+# Numba's types of random bits and of the targets of float64, for parts of kernels.
+RANDOM_TYPE: Final = types.NamedTuple([types.UniTuple(types.uint32, 2), types.uint64], Random)
+TARGETS_TYPE: Final = types.Array(types.uint64, 2, "C", readonly=True)
 
 
 def random_of(rounding: RoundingFacts) -> Random:

@@ -30,6 +30,8 @@ from fpemu._kernels.operands import (
     INNER,
     OUTER,
     PRODUCTS,
+    RANDOM_TYPE,
+    TARGETS_TYPE,
     Operands,
     Random,
     aligned,
@@ -163,8 +165,8 @@ _DIGITS: Final = types.Array(types.int64, 1, "C")
 _LEFT, _RIGHT = (types.Array(types.float64, n, "C", readonly=True) for n in (1, 2))
 _ROUNDINGS: Final = types.NamedTuple(
     [
-        types.Array(types.uint64, 2, "C", readonly=True),
-        types.NamedTuple([types.UniTuple(types.uint32, 2), types.uint64], Random),
+        TARGETS_TYPE,
+        RANDOM_TYPE,
         *[types.float64] * 2,
     ],
     _Roundings,
