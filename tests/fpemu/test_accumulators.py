@@ -25,7 +25,8 @@ from tests.oracle.accumulators import blocked, sequential
 from tests.oracle.bits import assert_same_bits, differences
 from tests.oracle.flushing import under_flush_to_zero
 from tests.oracle.forking import holds_after_fork
-from tests.oracle.points import MODES, SOME_MODES, UNUSUAL, label, rounded
+from tests.oracle.points import MODES, SOME_MODES, UNUSUAL, label
+from tests.oracle.rounding import rounded
 
 repeatable = settings(derandomize=True, deadline=None, database=None, max_examples=300)
 

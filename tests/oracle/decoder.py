@@ -16,7 +16,7 @@ from fpemu.formats import Format
 from fpemu.scaling import BlockFormat
 from lamp.machines.steps import Sum
 from tests.oracle import accumulators, operations, units
-from tests.oracle.accumulators import round_exact
+from tests.oracle.rounding import round_exact
 
 _NAMES = {
     "gelu_new": "gelu_tanh",

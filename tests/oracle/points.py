@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fpemu import formats
 from fpemu.formats import Format
-from fpemu.reference import RoundingLike, decode_exact, round_exact
+from fpemu.reference import decode_exact, round_exact
 
 MODES: Final = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto")
 # For what only hands a mode on, to roundings that are tested in all of them; a kernel of its own is
@@ -64,6 +64,7 @@ def label(format: Format) -> str:
     return format.name.replace(" ", "_").replace(",", "")
 
 
+@functools.lru_cache(256)  # for a test of each of their properties
 def rounding_points(format: Format, dtype: DTypeLike) -> NDArray[np.floating]:
     """Numbers of `dtype` in and around a format, in ascending order, of both signs.
 
@@ -71,7 +72,7 @@ def rounding_points(format: Format, dtype: DTypeLike) -> NDArray[np.floating]:
     `dtype`.  Around the low end, the smallest normal number, the largest finite one and the
     overflow threshold likewise, and across the range of `dtype`.  Formats of few codes are taken
     whole, larger ones at chosen and random codes.  Infinities are there, and NaN if the format has
-    one, last.
+    one, last.  The array is read-only.
     """
     dtype = np.dtype(dtype)
     info = np.finfo(dtype)
@@ -89,7 +90,9 @@ def rounding_points(format: Format, dtype: DTypeLike) -> NDArray[np.floating]:
         around = [np.nextafter(middle, dtype.type(to)) for to in (-np.inf, np.inf)]
     magnitudes = np.unique(np.abs(np.concatenate([middle, *around, [np.inf]]).astype(dtype)))
     specials = [np.nan] if format.has_nan else []
-    return np.concatenate([-magnitudes[::-1], magnitudes, specials]).astype(dtype)
+    points = np.concatenate([-magnitudes[::-1], magnitudes, specials]).astype(dtype)
+    points.flags.writeable = False
+    return points
 
 
 def _landmarks(format: Format) -> Iterator[Fraction]:
@@ -120,14 +123,3 @@ def _sampled_codes(format: Format) -> list[int]:
     generator = np.random.default_rng(format.bits * 64 + format.precision)
     corners |= set(generator.integers(0, last, 20).tolist())
     return sorted(code for code in corners if 0 <= code <= last)
-
-
-def rounded(
-    x: NDArray[np.floating],
-    format: Format,
-    rounding: str | RoundingLike = "rne",
-    overflow: str | None = None,
-) -> NDArray[np.float64]:
-    """`round_exact` of every element."""
-    flat = [round_exact(value, format, rounding, overflow) for value in x.ravel().tolist()]
-    return np.array(flat, np.float64).reshape(x.shape)

@@ -27,7 +27,7 @@ from gmpy2 import mpq
 
 from fpemu import formats
 from fpemu.formats import Format
-from tests.oracle.accumulators import round_exact
+from tests.oracle.rounding import round_exact
 
 # --- Numbers ----------------------------------------------------------------------------------
 
