@@ -29,7 +29,7 @@ _HIGH: Final = 1023 - 53
 _FARTHEST: Final = 60
 
 # The integer that ``below + rest / unit`` rounds to, where ``0 <= rest < unit``: of one or of many.
-_TO_INTEGER: Final[dict[str, Callable[[Any, Any, Any], Any]]] = {
+TO_INTEGER: Final[dict[str, Callable[[Any, Any, Any], Any]]] = {
     "rne": lambda below, rest, unit: below + (2 * rest + below % 2 > unit),
     "rna": lambda below, rest, unit: below + (2 * rest + (below >= 0) > unit),
     "rnz": lambda below, rest, unit: below + (2 * rest + (below < 0) > unit),
@@ -66,7 +66,7 @@ def _ordinary(numerator: Any, denominator: Any, target: Format, mode: str) -> fl
     if dropped > 0:
         below = numerator >> dropped
         rest = numerator - (below << dropped)
-        multiple = _TO_INTEGER[mode](below, rest, 1 << dropped)
+        multiple = TO_INTEGER[mode](below, rest, 1 << dropped)
     else:
         multiple = numerator << -dropped
     # A multiple that float64 has not is beyond all formats.
@@ -118,7 +118,7 @@ def _to_multiples(x: NDArray[np.float64], format: Format, mode: str) -> NDArray[
         # Even and odd are codes: one is a power of two, and zero lies below the first.
         codes = np.where(np.abs(significands) << left >= unit, quanta + format.bias - 1, 0)
         offset = np.where(significands < 0, -codes, codes)
-    multiples = _TO_INTEGER[mode](below + offset, rest, unit) - offset
+    multiples = TO_INTEGER[mode](below + offset, rest, unit) - offset
     with np.errstate(over="ignore"):
         magnitudes = np.ldexp(np.abs(multiples).astype(np.float64), quanta)
     return np.copysign(magnitudes, x)
