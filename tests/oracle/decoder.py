@@ -17,6 +17,7 @@ from fpemu.formats import Format
 from fpemu.scaling import BlockFormat
 from lamp.machines.steps import Sum
 from tests.oracle import accumulators, operations, units
+from tests.oracle.matrices import sequential_matrix
 from tests.oracle.rounding import round_exact
 from tests.oracle.rounding import rounded as rounded_to
 
@@ -157,6 +158,16 @@ def product(a, b, step):
     return total
 
 
+def products(rows, columns, step):
+    """:func:`product` of every row and every column."""
+    accumulator = step.accumulator
+    scaled = isinstance(step.operands, BlockFormat) or step.scaling != "none"
+    if scaled or not isinstance(accumulator, Sequential):
+        return [[product(row, column, step) for column in columns] for row in rows]
+    a, b = (np.array([each.values for each in operand]) for operand in (rows, columns))
+    return sequential_matrix(a, b.T, accumulator.format, accumulator.rounding).tolist()
+
+
 def linear(x, weight, bias, step):
     """``x @ weight + bias``."""
     return checked(x, weight, bias, step)[0]
@@ -169,9 +180,10 @@ def checked(x, weight, bias, step):
     columns = [Vector(column, step, scale) for column in np.transpose(weight)]
     result = np.empty((len(rows), len(columns)))
     overflow = np.empty(result.shape, bool)
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            sum_ = product(row, column, step)
+    sums = products(rows, columns, step)
+    for i in range(len(rows)):
+        for j in range(len(columns)):
+            sum_ = sums[i][j]
             if bias is None:
                 result[i, j] = round_exact(sum_, step.output, step.rounding)
             else:
