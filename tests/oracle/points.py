@@ -2,15 +2,16 @@
 
 import functools
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Final
 
 import numpy as np
+from gmpy2 import mpq
 from numpy.typing import DTypeLike, NDArray
 
 from fpemu import formats
 from fpemu.formats import Format
-from fpemu.reference import decode_exact, round_exact
+from fpemu.reference import decode_exact
+from tests.oracle.rounding import round_exact
 
 MODES: Final = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto")
 # For what only hands a mode on, to roundings that are tested in all of them; a kernel of its own is
@@ -95,20 +96,20 @@ def rounding_points(format: Format, dtype: DTypeLike) -> NDArray[np.floating]:
     return points
 
 
-def _landmarks(format: Format) -> Iterator[Fraction]:
-    quantum = Fraction(2) ** format.quantum_exponent
-    smallest_normal = Fraction(2) ** format.emin
-    top_quantum = Fraction(2) ** (format.emax - format.precision + 1)
-    value = functools.cache(lambda code: Fraction(decode_exact(code, format)))
+def _landmarks(format: Format) -> Iterator[mpq]:
+    quantum = mpq(2) ** format.quantum_exponent
+    smallest_normal = mpq(2) ** format.emin
+    top_quantum = mpq(2) ** (format.emax - format.precision + 1)
+    value = functools.cache(lambda code: mpq(decode_exact(code, format)))
     for code in _sampled_codes(format):
         below = value(code)
         above = below + top_quantum if code == format.max_finite_code else value(code + 1)
         yield from (below, (below + above) / 2, above)
-    for steps in (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4), 1, Fraction(3, 2)):
+    for steps in (mpq(1, 4), mpq(1, 2), mpq(3, 4), 1, mpq(3, 2)):
         yield steps * quantum
         yield smallest_normal - steps * quantum
-        yield format.max_finite + steps * top_quantum
-    yield from (2 * Fraction(2) ** format.emax, 3 * Fraction(2) ** format.emax)
+        yield mpq(format.max_finite) + steps * top_quantum
+    yield from (2 * mpq(2) ** format.emax, 3 * mpq(2) ** format.emax)
 
 
 def _sampled_codes(format: Format) -> list[int]:
