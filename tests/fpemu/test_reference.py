@@ -31,6 +31,7 @@ from fpemu.reference import (
     round_exact,
     softmax,
 )
+from tests.oracle import rounding as oracle
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import ALL_FORMATS, MODES, NAMED, UNUSUAL, label, rounding_points
 from tests.oracle.rounding import one_by_one, rounded
@@ -180,12 +181,32 @@ def assert_arrays_round_as_their_elements_do(format, step):
         points = rounding_points(format, dtype)
         for number, way in enumerate(itertools.product(MODES, reference._OVERFLOWS)):
             x = points[number % step :: step]
-            assert_same_bits(rounded(x, format, *way), one_by_one(x, format, *way), x, way)
+            expected = one_by_one(x, format, *way)
+            assert_same_bits(rounded(x, format, *way), expected, x, way)
+            numbers = [gmpy2.mpq(v) if v and math.isfinite(v) else v for v in x.tolist()]
+            for values in (x.tolist(), numbers):
+                singly = [oracle.round_exact(v, format, *way) for v in values]
+                assert_same_bits(singly, expected, x, way)
 
 
 @pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
 def test_arrays_round_as_their_elements_do(format):
     assert_arrays_round_as_their_elements_do(format, 13)
+
+
+@repeatable
+@given(
+    st.fractions(),
+    st.integers(-1100, 1100),
+    st.sampled_from(ALL_FORMATS),
+    st.sampled_from(MODES),
+    st.booleans(),
+)
+def test_the_oracle_rounds_fractions_as_the_definition_does(x, exponent, format, mode, binary):
+    """Those over a power of two, and others."""
+    x = gmpy2.mpq(x.numerator) if binary else gmpy2.mpq(x)
+    x *= gmpy2.mpq(2) ** exponent
+    assert_same_bits(oracle.round_exact(x, format, mode), round_exact(x, format, mode), about=x)
 
 
 @pytest.mark.long

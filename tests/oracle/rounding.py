@@ -23,7 +23,7 @@ Integers = NDArray[np.int64]
 # To look at the floating-point environment takes as long as to round; oracles run in the usual one.
 by_definition = inspect.unwrap(reference.round_exact)
 
-# math.ldexp raises an error for what is larger than all numbers of float64.
+# From this quantum on, math.ldexp may raise an error: what it makes may be no number of float64.
 _HIGH: Final = 1023 - 53
 # float64 has 53 bits: of a number shifted by this many, all lie below a quarter of the quantum.
 _FARTHEST: Final = 60
@@ -57,7 +57,7 @@ def round_exact(
 
 
 def _ordinary(numerator: Any, denominator: Any, target: Format, mode: str) -> float | None:
-    """What a fraction over a power of two rounds to, if that is neither zero nor an overflow."""
+    """What a fraction over a power of two rounds to, if no zero and no overflow is near."""
     scale = denominator.bit_length() - 1
     if denominator != 1 << scale or (target.p3109 and target.precision == 1):
         return None
@@ -69,7 +69,6 @@ def _ordinary(numerator: Any, denominator: Any, target: Format, mode: str) -> fl
         multiple = TO_INTEGER[mode](below, rest, 1 << dropped)
     else:
         multiple = numerator << -dropped
-    # A multiple that float64 has not is beyond all formats.
     result = math.ldexp(multiple, quantum) if quantum < _HIGH else math.inf
     least = 0.0 if target.subnormals else target.smallest_normal
     ordinary = result != 0 and least <= abs(result) <= target.max_finite
