@@ -191,7 +191,7 @@ def assert_arrays_round_as_their_elements_do(format, step):
 
 @pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
 def test_arrays_round_as_their_elements_do(format):
-    assert_arrays_round_as_their_elements_do(format, 13)
+    assert_arrays_round_as_their_elements_do(format, 41)
 
 
 @repeatable
