@@ -212,12 +212,12 @@ class Format(metaclass=Listed):
         significand = implicit + (self.max_finite_code & (implicit - 1))
         return _exact_float(significand, self.emax - self.precision + 1)
 
-    @property
+    @functools.cached_property
     def smallest_normal(self) -> float:
         """Smallest positive normal number, ``2**emin``."""
         return _exact_float(1, self.emin)
 
-    @property
+    @functools.cached_property
     def smallest_subnormal(self) -> float:
         """Smallest positive number: ``2**(emin-precision+1)``, or `smallest_normal` if none."""
         return _exact_float(1, self.quantum_exponent if self.subnormals else self.emin)

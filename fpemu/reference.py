@@ -228,7 +228,9 @@ def _rounded_to_integer(
 
 def _exponent(numerator: int, denominator: int) -> int:
     """``floor(log2 |x|)`` of a fraction x."""
-    exponent = abs(numerator).bit_length() - denominator.bit_length()
+    exponent = numerator.bit_length() - denominator.bit_length()
+    if denominator & (denominator - 1) == 0:  # a power of two, as those of floats are
+        return exponent
     # |x| lies between 2**(exponent-1) and 2**(exponent+1).
     numerator, denominator = _scaled(numerator, denominator, -exponent)
     return exponent if abs(numerator) >= denominator else exponent - 1

@@ -31,8 +31,10 @@ from fpemu.reference import (
     round_exact,
     softmax,
 )
+from tests.oracle import rounding as oracle
 from tests.oracle.bits import assert_same_bits
-from tests.oracle.points import ALL_FORMATS, MODES, NAMED, UNUSUAL, label, rounded, rounding_points
+from tests.oracle.points import ALL_FORMATS, MODES, NAMED, UNUSUAL, label, rounding_points
+from tests.oracle.rounding import one_by_one, rounded
 
 repeatable = settings(derandomize=True, deadline=None, database=None, max_examples=300)
 
@@ -64,7 +66,7 @@ def test_rne_of_float16_values_is_ml_dtypes_conversion(format):
     codes = np.concatenate([np.arange(0, 2**16, 7), [0x7C00, 0xFC00, 0x7BFF, 0xFBFF, 0, 0x8000]])
     x = codes.astype(np.uint16).view(np.float16).astype(np.float32)
     x = comparable(x, format)
-    assert_same_bits(rounded(x, format), converted(x, dtype_of(format)), x)
+    assert_same_bits(one_by_one(x, format), converted(x, dtype_of(format)), x)
 
 
 @pytest.mark.parametrize("format", WITH_DTYPE, ids=label)
@@ -73,7 +75,7 @@ def test_rne_of_float32_values_is_ml_dtypes_conversion(format):
     bits = np.random.default_rng(1).integers(0, 2**32, 3000, dtype=np.uint32)
     x = np.concatenate([x, bits.view(np.float32)])
     x = comparable(x, format)
-    assert_same_bits(rounded(x, format), converted(x, dtype_of(format)), x)
+    assert_same_bits(one_by_one(x, format), converted(x, dtype_of(format)), x)
 
 
 @repeatable
@@ -171,6 +173,46 @@ def test_ties_at_precision_1_have_the_larger_magnitude_even(mode):
     assert round_exact(3, "float8_e8m0fnu", mode) == expected[mode]
     mirrored = {"rtp": "rtn", "rtn": "rtp"}.get(mode, mode)
     assert round_exact(-3, "e8m0", mode) == -expected[mirrored]
+
+
+def assert_arrays_round_as_their_elements_do(format, step):
+    """Of all points, each of as many ways to round takes those of another start."""
+    for dtype in (np.float32, np.float64):
+        points = rounding_points(format, dtype)
+        for number, way in enumerate(itertools.product(MODES, reference._OVERFLOWS)):
+            x = points[number % step :: step]
+            expected = one_by_one(x, format, *way)
+            assert_same_bits(rounded(x, format, *way), expected, x, way)
+            numbers = [gmpy2.mpq(v) if v and math.isfinite(v) else v for v in x.tolist()]
+            for values in (x.tolist(), numbers):
+                singly = [oracle.round_exact(v, format, *way) for v in values]
+                assert_same_bits(singly, expected, x, way)
+
+
+@pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
+def test_arrays_round_as_their_elements_do(format):
+    assert_arrays_round_as_their_elements_do(format, 41)
+
+
+@repeatable
+@given(
+    st.fractions(),
+    st.integers(-1100, 1100),
+    st.sampled_from(ALL_FORMATS),
+    st.sampled_from(MODES),
+    st.booleans(),
+)
+def test_the_oracle_rounds_fractions_as_the_definition_does(x, exponent, format, mode, binary):
+    """Those over a power of two, and others."""
+    x = gmpy2.mpq(x.numerator) if binary else gmpy2.mpq(x)
+    x *= gmpy2.mpq(2) ** exponent
+    assert_same_bits(oracle.round_exact(x, format, mode), round_exact(x, format, mode), about=x)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
+def test_arrays_of_all_points_round_as_their_elements_do(format):
+    assert_arrays_round_as_their_elements_do(format, 1)
 
 
 def test_half_the_smallest_number_goes_to_zero_which_is_even():

@@ -16,7 +16,8 @@ from fpemu._kernels import caching
 from fpemu._kernels import random_bits as philox
 from fpemu._kernels import rounding as kernels
 from tests.oracle.bits import assert_same_bits
-from tests.oracle.points import ALL_FORMATS, label, rounded, rounding_points
+from tests.oracle.points import ALL_FORMATS, label, rounding_points
+from tests.oracle.rounding import rounded
 
 FORMATS = [
     format

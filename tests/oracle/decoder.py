@@ -4,6 +4,7 @@ It reads a machine's data and shares no code with the kernels: inner products ar
 oracles, functions those of fpemu.reference.
 """
 
+import functools
 import math
 
 import mpmath
@@ -16,7 +17,9 @@ from fpemu.formats import Format
 from fpemu.scaling import BlockFormat
 from lamp.machines.steps import Sum
 from tests.oracle import accumulators, operations, units
-from tests.oracle.accumulators import round_exact
+from tests.oracle.matrices import sequential_matrix
+from tests.oracle.rounding import round_exact
+from tests.oracle.rounding import rounded as rounded_to
 
 _NAMES = {
     "gelu_new": "gelu_tanh",
@@ -39,16 +42,19 @@ def inner(a, b, accumulator):
     """An inner product as an accumulator forms it."""
     if isinstance(accumulator, Sequential):
         return accumulators.sequential(a, b, accumulator.format, accumulator.rounding)
-    for device in devices.entries():
-        if device.accumulator == accumulator and device.name in units.UNITS:
-            return units.UNITS[device.name](a, b)
+    unit = unit_of(accumulator)
+    if unit is not None:
+        return unit(a, b)
     assert isinstance(accumulator, Promoted), accumulator
     assert accumulator.format.name == "float32"
-    for device in devices.entries():
-        if device.accumulator == accumulator.inner:
-            unit = units.UNITS[device.name]
-            return units.promoted(unit, a, b, interval=accumulator.block)
-    raise AssertionError(accumulator)
+    return units.promoted(unit_of(accumulator.inner), a, b, interval=accumulator.block)
+
+
+@functools.cache
+def unit_of(accumulator):
+    """The first of the units that add like this; machines with the same have several names."""
+    names = (device.name for device in devices.entries() if device.accumulator == accumulator)
+    return next((units.UNITS[name] for name in names if name in units.UNITS), None)
 
 
 class Vector:
@@ -127,9 +133,8 @@ def product(a, b, step):
     """The sum of a row and a column, before it is rounded into the output."""
     if isinstance(step.operands, BlockFormat):
         if isinstance(step.accumulator, ScaledCore):
-            # Machines with the same unit have it under several names.
-            names = (d.name for d in devices.entries() if d.accumulator == step.accumulator)
-            result = units.UNITS[next(names)](a.values, b.values, 0.0, a.scales, b.scales)
+            unit = unit_of(step.accumulator)
+            result = unit(a.values, b.values, 0.0, a.scales, b.scales)
         else:
             block = step.operands.block
             spread = [
@@ -153,6 +158,16 @@ def product(a, b, step):
     return total
 
 
+def products(rows, columns, step):
+    """:func:`product` of every row and every column."""
+    accumulator = step.accumulator
+    scaled = isinstance(step.operands, BlockFormat) or step.scaling != "none"
+    if scaled or not isinstance(accumulator, Sequential):
+        return [[product(row, column, step) for column in columns] for row in rows]
+    a, b = (np.array([each.values for each in operand]) for operand in (rows, columns))
+    return sequential_matrix(a, b.T, accumulator.format, accumulator.rounding).tolist()
+
+
 def linear(x, weight, bias, step):
     """``x @ weight + bias``."""
     return checked(x, weight, bias, step)[0]
@@ -165,9 +180,10 @@ def checked(x, weight, bias, step):
     columns = [Vector(column, step, scale) for column in np.transpose(weight)]
     result = np.empty((len(rows), len(columns)))
     overflow = np.empty(result.shape, bool)
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            sum_ = product(row, column, step)
+    sums = products(rows, columns, step)
+    for i in range(len(rows)):
+        for j in range(len(columns)):
+            sum_ = sums[i][j]
             if bias is None:
                 result[i, j] = round_exact(sum_, step.output, step.rounding)
             else:
@@ -406,10 +422,7 @@ def alone(h, matrix, machine, name, masks):
 
 def held_by(tensors, machine):
     """The weights as a machine stores them."""
-    return {
-        name: np.reshape([round_exact(float(v), machine.weights) for v in np.ravel(x)], x.shape)
-        for name, x in tensors.items()
-    }
+    return {name: rounded_to(x, machine.weights) for name, x in tensors.items()}
 
 
 # --- GPT-2 ----------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from fpemu import formats
 from fpemu.formats import FormatLike
 from fpemu.reference import RoundingLike
 from tests.oracle import accumulators
-from tests.oracle.accumulators import Exact, exact, round_exact
+from tests.oracle.accumulators import Exact, exact
+from tests.oracle.rounding import round_exact
 
 _MORE_BITS = 200  # of a square root than any format has
 

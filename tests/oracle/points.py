@@ -2,15 +2,16 @@
 
 import functools
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Final
 
 import numpy as np
+from gmpy2 import mpq
 from numpy.typing import DTypeLike, NDArray
 
 from fpemu import formats
 from fpemu.formats import Format
-from fpemu.reference import RoundingLike, decode_exact, round_exact
+from fpemu.reference import decode_exact
+from tests.oracle.rounding import round_exact
 
 MODES: Final = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto")
 # For what only hands a mode on, to roundings that are tested in all of them; a kernel of its own is
@@ -64,6 +65,7 @@ def label(format: Format) -> str:
     return format.name.replace(" ", "_").replace(",", "")
 
 
+@functools.lru_cache(256)  # for a test of each of their properties
 def rounding_points(format: Format, dtype: DTypeLike) -> NDArray[np.floating]:
     """Numbers of `dtype` in and around a format, in ascending order, of both signs.
 
@@ -71,7 +73,7 @@ def rounding_points(format: Format, dtype: DTypeLike) -> NDArray[np.floating]:
     `dtype`.  Around the low end, the smallest normal number, the largest finite one and the
     overflow threshold likewise, and across the range of `dtype`.  Formats of few codes are taken
     whole, larger ones at chosen and random codes.  Infinities are there, and NaN if the format has
-    one, last.
+    one, last.  The array is read-only.
     """
     dtype = np.dtype(dtype)
     info = np.finfo(dtype)
@@ -89,23 +91,25 @@ def rounding_points(format: Format, dtype: DTypeLike) -> NDArray[np.floating]:
         around = [np.nextafter(middle, dtype.type(to)) for to in (-np.inf, np.inf)]
     magnitudes = np.unique(np.abs(np.concatenate([middle, *around, [np.inf]]).astype(dtype)))
     specials = [np.nan] if format.has_nan else []
-    return np.concatenate([-magnitudes[::-1], magnitudes, specials]).astype(dtype)
+    points = np.concatenate([-magnitudes[::-1], magnitudes, specials]).astype(dtype)
+    points.flags.writeable = False
+    return points
 
 
-def _landmarks(format: Format) -> Iterator[Fraction]:
-    quantum = Fraction(2) ** format.quantum_exponent
-    smallest_normal = Fraction(2) ** format.emin
-    top_quantum = Fraction(2) ** (format.emax - format.precision + 1)
-    value = functools.cache(lambda code: Fraction(decode_exact(code, format)))
+def _landmarks(format: Format) -> Iterator[mpq]:
+    quantum = mpq(2) ** format.quantum_exponent
+    smallest_normal = mpq(2) ** format.emin
+    top_quantum = mpq(2) ** (format.emax - format.precision + 1)
+    value = functools.cache(lambda code: mpq(decode_exact(code, format)))
     for code in _sampled_codes(format):
         below = value(code)
         above = below + top_quantum if code == format.max_finite_code else value(code + 1)
         yield from (below, (below + above) / 2, above)
-    for steps in (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4), 1, Fraction(3, 2)):
+    for steps in (mpq(1, 4), mpq(1, 2), mpq(3, 4), 1, mpq(3, 2)):
         yield steps * quantum
         yield smallest_normal - steps * quantum
-        yield format.max_finite + steps * top_quantum
-    yield from (2 * Fraction(2) ** format.emax, 3 * Fraction(2) ** format.emax)
+        yield mpq(format.max_finite) + steps * top_quantum
+    yield from (2 * mpq(2) ** format.emax, 3 * mpq(2) ** format.emax)
 
 
 def _sampled_codes(format: Format) -> list[int]:
@@ -120,14 +124,3 @@ def _sampled_codes(format: Format) -> list[int]:
     generator = np.random.default_rng(format.bits * 64 + format.precision)
     corners |= set(generator.integers(0, last, 20).tolist())
     return sorted(code for code in corners if 0 <= code <= last)
-
-
-def rounded(
-    x: NDArray[np.floating],
-    format: Format,
-    rounding: str | RoundingLike = "rne",
-    overflow: str | None = None,
-) -> NDArray[np.float64]:
-    """`round_exact` of every element."""
-    flat = [round_exact(value, format, rounding, overflow) for value in x.ravel().tolist()]
-    return np.array(flat, np.float64).reshape(x.shape)

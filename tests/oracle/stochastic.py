@@ -4,7 +4,7 @@ import math
 
 from gmpy2 import mpq
 
-from tests.oracle.accumulators import round_exact
+from tests.oracle.rounding import round_exact
 
 HUGE = mpq(2) ** 3000
 

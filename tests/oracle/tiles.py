@@ -10,8 +10,8 @@ import numpy as np
 
 from fpemu import devices, reference
 from fpemu.accumulators import Sequential
-from fpemu.reference import round_exact
 from tests.oracle import decoder, operations, units
+from tests.oracle.rounding import round_exact
 
 
 def attention(query, key, value, machine, tau=None):

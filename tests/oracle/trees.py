@@ -6,7 +6,8 @@ from gmpy2 import mpq
 
 from fpemu.formats import Format
 from fpemu.reference import RoundingLike
-from tests.oracle.accumulators import Exact, add, exact, multiply, round_exact
+from tests.oracle.accumulators import Exact, add, exact, multiply
+from tests.oracle.rounding import round_exact
 
 
 def pairwise(

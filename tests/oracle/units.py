@@ -27,7 +27,7 @@ from gmpy2 import mpq
 
 from fpemu import formats
 from fpemu.formats import Format
-from tests.oracle.accumulators import round_exact
+from tests.oracle.rounding import round_exact
 
 # --- Numbers ----------------------------------------------------------------------------------
 
@@ -42,8 +42,13 @@ class Term(NamedTuple):
 
 def split(x: float, format: Format) -> Term:
     """A finite number of `format`; a subnormal number keeps the exponent emin."""
+    return _split(x, format.emin)
+
+
+@functools.lru_cache(2**14)  # units are asked for the same numbers
+def _split(x: float, emin: int) -> Term:
     fraction, exponent = math.frexp(x)  # 0.5 <= |fraction| < 1
-    return Term(int(math.ldexp(fraction, 53)), exponent - 53, max(exponent - 1, format.emin))
+    return Term(int(math.ldexp(fraction, 53)), exponent - 53, max(exponent - 1, emin))
 
 
 def multiply(x: Term, y: Term) -> Term:

@@ -63,12 +63,18 @@ def few(tmp_path_factory):
     """A store with fewer charts, for what has to draw them again."""
     place = tmp_path_factory.mktemp("stores") / "few.sqlite"
     names = (canned_stores.MARKUP,), (canned_stores.QUOTED,)
-    return canned_stores.write(place, 3, ("scores", "words"), *names)
+    return canned_stores.write(place, 2, ("scores", "words"), *names)
 
 
 @pytest.fixture(scope="module")
-def page_of_few(few):
-    return page(reports.read(few)).encode()
+def page_of_one(few):
+    return page(one_of(few)).encode()
+
+
+def one_of(store):
+    """A study of a store, with charts of every kind."""
+    (study,) = (each for each in reports.read(store) if each.name == "scores")
+    return [study]
 
 
 @pytest.fixture(scope="module")
@@ -385,20 +391,29 @@ def test_only_the_script_of_the_page_may_run(written):
     assert "unsafe" not in policy.partition("script-src")[2]
 
 
-def test_same_store_gives_the_same_bytes(few, page_of_few):
-    studies = reports.read(few)
+def test_same_store_gives_the_same_bytes(few, page_of_one):
+    studies = one_of(few)
     program = (
         "import sys; from lamp import reports; from lamp.reports.page import page;"
-        "sys.stdout.buffer.write(page(reports.read(sys.argv[1])).encode())"
+        "study, = (each for each in reports.read(sys.argv[1]) if each.name == 'scores');"
+        "sys.stdout.buffer.write(page([study]).encode())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1", "TZ": "UTC-1"}  # here it is another
     command = [sys.executable, "-c", program, str(few)]
     again = subprocess.run(command, env=environment, check=True, capture_output=True).stdout
-    assert again == page_of_few
+    assert again == page_of_one
     picture, *_ = charts.charts(studies[0])[0].pictures
     for kind in pictures.KINDS:
         assert pictures.painted(picture, kind) == pictures.painted(picture, kind)
-    assert exports.as_parquet(studies) == exports.as_parquet(reports.read(few))
+    assert exports.as_parquet(studies) == exports.as_parquet(one_of(few))
+
+
+def test_one_study_is_enough_for_charts_of_every_kind(few, studies):
+    one, every_kind = (
+        {picture.kind for s in found for chart in charts.charts(s) for picture in chart.pictures}
+        for found in (one_of(few), studies)
+    )
+    assert one == every_kind
 
 
 def test_study_without_results_has_a_page(tmp_path):
@@ -1013,11 +1028,11 @@ def test_parquet_without_pyarrow_says_what_to_install(studies, monkeypatch):
 
 
 def test_pictures_are_those_of_the_page(few, tmp_path):
-    studies = reports.read(few)
+    studies = one_of(few)
     files = reports.write_pictures(studies, tmp_path / "a" / "pictures")
     found = [chart for study in studies for chart in charts.charts(study)]
     drawings = [picture for chart in found for picture in chart.pictures]
-    assert len(files) == len(drawings) == len(set(files)) == 11
+    assert len(files) == len(drawings) == len(set(files)) == 6
     for file, picture in zip(files, drawings, strict=True):
         assert re.fullmatch(r"[\w.-]+\.png", file.name)
         with Image.open(file) as painted:
@@ -1063,28 +1078,38 @@ def run(capsys, *arguments):
     return code, out, " ".join(err.replace("│", " ").split())
 
 
-def test_command_writes_the_page_beside_the_store(few, page_of_few, capsys):
+def test_command_writes_the_page_beside_the_store(few, capsys, monkeypatch):
+    monkeypatch.setattr(svg, "picture", lambda picture: picture.kind)  # a page below is whole
     code, out, _ = run(capsys, few)
     beside = few.with_suffix(".html")
     assert code == 0
     assert out.startswith(f"{beside}: ")
-    assert beside.read_bytes() == page_of_few
+    assert beside.read_bytes() == page(reports.read(few)).encode()
     beside.unlink()
 
 
-def test_command_writes_everything_that_is_asked_for(few, tmp_path, capsys):
-    studies = reports.read(few)
+def test_command_writes_everything_that_is_asked_for(
+    few, page_of_one, tmp_path, capsys, monkeypatch
+):
+    def named(picture, kind, chart):  # what is in pictures is tested above
+        return f"{kind}: {chart}, {picture.title}".encode()
+
+    monkeypatch.setattr(pictures, "painted", named)
+    studies = one_of(few)
+    drawn_ = [(c.title, p) for c in charts.charts(studies[0]) for p in c.pictures]
     kinds = ("output", "csv", "parquet", "png", "svg", "pdf")
     names = {option: tmp_path / f"x.{option}" for option in kinds} | {"tables": tmp_path / "x.tex"}
     options = [word for option, name in names.items() for word in (f"--{option}", name)]
-    code, _, _ = run(capsys, few, "--study", "words", *options)
+    code, _, _ = run(capsys, few, "--study", "scores", *options)
     assert code == 0
-    assert names["output"].read_bytes() == page(studies[1:]).encode()
-    assert names["csv"].read_bytes() == exports.as_csv(studies[1:])
-    assert names["parquet"].read_bytes() == exports.as_parquet(studies[1:])
-    assert names["tables"].read_bytes() == papers.as_text(studies[1:], ".tex").encode()
+    assert names["output"].read_bytes() == page_of_one
+    assert names["csv"].read_bytes() == exports.as_csv(studies)
+    assert names["parquet"].read_bytes() == exports.as_parquet(studies)
+    assert names["tables"].read_bytes() == papers.as_text(studies, ".tex").encode()
     for kind in ("png", "svg", "pdf"):
-        assert len(list(names[kind].glob(f"*.{kind}"))) == 5
+        found = sorted(file.read_bytes() for file in names[kind].glob(f"*.{kind}"))
+        assert found == sorted(named(picture, kind, title) for title, picture in drawn_)
+        assert len(found) == 6
     assert sorted(tmp_path.iterdir()) == sorted(names.values())
 
 
@@ -1161,6 +1186,7 @@ def test_large_tables_and_charts_show_some_of_the_runs_and_say_so(study, monkeyp
     assert drawn.machines == study.machines
     assert best & {run.position for run in drawn.records} == best
     monkeypatch.setattr("lamp.reports.page.MOST", 100)
+    monkeypatch.setattr(svg, "picture", lambda picture: "")  # which the page of all runs draws
     for kind in (".md", ".tex"):
         assert f"100 of {len(study.done)} rows are shown." in papers.as_text([study], kind)
     assert f" 100 of {len(study.done)} rows are shown.</p>" in page([study])
