@@ -22,6 +22,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, launching, parts, quick_trees, random_bits, words
+from fpemu._kernels.caching import inline
 from fpemu._kernels.error_free import add_float32, holds_float32_sums
 from fpemu._kernels.exact import fma_word_at, multiply_word_at
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
@@ -244,16 +245,27 @@ def _merging(kind: int, mode: str, way: int, waiting: bool, flush: bool) -> Part
 # --- the kernel -----------------------------------------------------------------------------------
 
 
+@inline
+def _is_below(a: float, b: float, least: float) -> Any:
+    """Whether the exact product of two numbers is below a positive number in magnitude."""
+    product = abs(a) * abs(b)
+    rest = words.fused_multiply_add(abs(a), abs(b), -least)  # -0.0 where it underflows
+    return product < least or (product == least and np.signbit(rest))
+
+
 @numba.njit(inline="always")
 def _push(sums, factors, waiting, left, right, top, first, stop, least, flush):  # type: ignore[no-untyped-def]
     """Put the exact products of some steps on the stack, or their factors if those are to wait."""
     for step in range(first, stop):
         at, number = top + step - first, left[step]
         for j in range(COLUMNS):
-            product = number if waiting else number * right[step, j]
-            sums[at, j] = _flushed(product, least) if flush else product
             if waiting:
+                tiny = flush and _is_below(number, right[step, j], least)
+                sums[at, j] = np.copysign(0.0, number) if tiny else number
                 factors[at, j] = right[step, j]
+            else:
+                product = number * right[step, j]
+                sums[at, j] = _flushed(product, least) if flush else product
 
 
 @numba.njit(inline="always")

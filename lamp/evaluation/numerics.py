@@ -8,7 +8,7 @@ from typing import Final
 
 __all__ = ["NUMERICS", "versions"]
 
-NUMERICS: Final = 3
+NUMERICS: Final = 4
 """The numerics version.  Raise it whenever a result changes by a bit, for whatever reason.
 
 Results are what an operation of fpemu rounds to, the logits of a model on a machine, the

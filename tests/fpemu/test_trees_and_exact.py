@@ -98,6 +98,38 @@ def test_trees_are_summed_by_halves(name, mode, options, dtype):
         check(accumulator, *operands(kind, format, dtype, length), oracle)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("mode", ["rne", "rto"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [  # no product of float32 numbers is below those of float64
+        ("float16", np.float32), ("float32", np.float32),
+        ("float16", np.float64), ("float32", np.float64), ("float64", np.float64),
+    ],
+)  # fmt: skip
+def test_products_and_sums_below_the_normal_numbers_are_flushed(name, dtype, mode, fused):
+    format, rounding = formats.format(name), fpemu.Rounding(mode)
+    accumulator = fpemu.Pairwise(name, rounding, fused=fused, flush="signed")
+    low = math.frexp(format.smallest_normal)[1] - 1
+    unit = float(np.finfo(dtype).eps)
+    # Products of one more and one less than a power of two come as near to another as can be.
+    near = np.array([1, 1 - unit / 2, 1 + unit, 1 - unit, 1.5, 0.75, 3, 0.4, 0, np.inf, np.nan])
+    generator = np.random.default_rng(7)
+    a = generator.choice(near[:-1], (40, 6)) * generator.choice([-1, 1], (40, 6))
+    a, b = (a * 2.0 ** (low // 2)).astype(dtype), generator.choice(near[:-2], (6, 40))
+    b = (b * 2.0 ** (low - low // 2)).astype(dtype)
+    a[0, 0] = np.nan
+
+    def oracle(x, y, _):
+        return trees.pairwise(x, y, format, rounding, fused=fused, flush=True)
+
+    expected = [[oracle(x.tolist(), y.tolist(), None) for y in b.T] for x in a]
+    assert_same_bits(fpemu.matmul(a, b, accumulator), expected, about=str(accumulator))
+    single = fpemu.matmul(a[:, :1], b[:1], accumulator)
+    assert (single == 0).any()
+    assert (np.abs(single) == format.smallest_normal).any()
+
+
 @DTYPES
 @pytest.mark.parametrize("block", [None, 1, 3])
 @pytest.mark.parametrize("mode", MODES)

@@ -20,11 +20,19 @@ def pairwise(
     product: Format | None = None,
     block: int | None = None,
     start: float | None = None,
+    flush: bool = False,
 ) -> float:
-    """The sum of products by halves: of n terms the first ``n // 2`` are the left half."""
+    """The sum of products by halves: of n terms the first ``n // 2`` are the left half.
+
+    With `flush`, products and sums below the normal numbers are zeros of their sign.
+    """
+
+    def flushed(x: Exact) -> Exact:
+        tiny = isinstance(x, mpq) and abs(x) < mpq(format.smallest_normal)
+        return math.copysign(0.0, x) if flush and tiny else x
 
     def rounded(x: Exact, into: Format = format) -> Exact:
-        return exact(round_exact(x, into, rounding))
+        return flushed(exact(round_exact(x, into, rounding)))
 
     def tree(terms: list[Exact]) -> Exact:
         if len(terms) == 1:
@@ -33,7 +41,9 @@ def pairwise(
         return rounded(add(tree(terms[:half]), tree(terms[half:]), rounding))
 
     leaves = [multiply(exact(x), exact(y)) for x, y in zip(a, b, strict=True)]
-    if not fused:
+    if fused:
+        leaves = [flushed(leaf) for leaf in leaves]
+    else:
         leaves = [rounded(leaf, product or format) for leaf in leaves]
     total = exact(0.0 if start is None else start)
     if not leaves:
