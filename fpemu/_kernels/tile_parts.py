@@ -17,7 +17,7 @@ from numba import types
 from numba.np import numpy_support
 
 from fpemu._kernels import caching, parts, tiles
-from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, VIA, target_at
+from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, TARGETS_TYPE, VIA, target_at
 from fpemu._kernels.panels import MANY_REGISTERS, TILE_COLUMNS
 from fpemu._kernels.parts import Part
 from fpemu._kernels.rounding import with_mode
@@ -43,7 +43,7 @@ _SUM: Final = types.NamedTuple(
     [
         *[_INDEX] * 3,
         *[types.boolean] * 4,
-        types.Array(types.uint64, 2, "C", readonly=True),
+        TARGETS_TYPE,
         types.Array(types.uint64, 2, "C", readonly=True),
         *[_INDEX] * 2,
     ],
