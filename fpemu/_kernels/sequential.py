@@ -57,7 +57,7 @@ from fpemu._kernels.operands import (
     target_at,
     targets_of,
 )
-from fpemu._kernels.panels import TILE_COLUMNS, fill
+from fpemu._kernels.panels import MANY_REGISTERS, TILE_COLUMNS, fill
 from fpemu._kernels.rounding import (
     DETERMINISTIC,
     LAYOUTS,
@@ -101,7 +101,9 @@ _PART_ROWS, _MOST_ROWS = 128, 1024  # of a thread's share, if there are as many
 _ROWS_PER_PANEL: Final = 64  # that a share has at least, if it has several panels
 _SHARES_PER_THREAD: Final = 4
 _PANEL_BYTES: Final = 2**17  # of what is filled in at once: that stays in the second cache
-_PANELS_BYTES: Final = 2**19  # of those of a share: half of a second cache
+# Of those of a share: half of a second cache, or where that is smaller a quarter, as it holds rows
+# of both other matrices, too.
+_PANELS_BYTES: Final = 2**19 if MANY_REGISTERS else 2**17
 _RUN: Final = 64  # terms that are looked at at once for zeros at the end of rows
 _UNKNOWN: Final = -1
 _STOCHASTIC_WORK: Final = 2**14
