@@ -385,8 +385,7 @@ def as_float32(x: Any) -> Any:
 
 def read_only(x: Any, dtype: DTypeLike) -> Any:
     """A C-contiguous array of the base class that cannot be written; a view of `x` if it can be."""
-    view = np.ascontiguousarray(x, dtype).view()
-    view.flags.writeable = False
+    (view,) = launching.reading(np.ascontiguousarray(x, dtype))
     return view
 
 

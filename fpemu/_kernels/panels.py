@@ -298,8 +298,7 @@ def extent(x: Any) -> Extent:
     """
     if isinstance(x, Narrow):
         return x.extent
-    flat = np.ravel(x, "K").view()
-    flat.flags.writeable = False
+    (flat,) = launching.reading(np.ravel(x, "K"))
     layout = LAYOUTS[x.dtype]
     word, implicit = layout.word, 2 ** (layout.precision - 1)
     pieces = -(-flat.size // _STRIP)

@@ -136,7 +136,7 @@ def preset(name: str) -> Hardware:
     if name in _UNITS:
         return _on_units(name)
     known = [each.format(mu=mu) for each in names() for mu in ((4, 7) if "{" in each else (0,))]
-    part = devices.architecture(name.replace("{mu}", ""))
+    part = devices.architecture(name.lower().replace("{mu}", ""))
     inside = [each for each in known if part and part in each]
     near = inside[:_MOST_HINTS] or difflib.get_close_matches(name[:_LONGEST], known, 4, 0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"expected {', '.join(names())}"

@@ -12,6 +12,7 @@ import pytest
 from numba.core.registry import cpu_target
 
 from fpemu._kernels import cache_folders, caching, panels, vectors
+from tests.oracle.compiling import LISTENING
 
 KERNELS = '''
 """A kernel, and what is inlined into it."""
@@ -27,20 +28,8 @@ def run(x):
     for i in range(x.size):
         x[i] = step(x[i])
 '''
-PROGRAM = """
-import sys, warnings
-from numba.core import event
-
-compiled = []
-
-class Listener(event.Listener):
-    def on_start(self, happened):
-        compiled.append(happened.data["dispatcher"].py_func.__name__)
-
-    def on_end(self, happened):
-        pass
-
-event.register("numba:compile", Listener())
+PROGRAM = f"""{LISTENING}
+import warnings
 import numpy as np
 import tiny.outside
 from tiny._kernels.adding import run

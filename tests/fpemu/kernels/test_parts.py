@@ -10,6 +10,7 @@ from numba import types
 from numba.core.errors import TypingError
 
 from fpemu._kernels import caching, parts
+from tests.oracle.compiling import LISTENING
 
 NUMBERS = types.Array(types.float64, 1, "C")
 call = parts.calling(3)
@@ -81,20 +82,7 @@ def test_an_array_in_a_closure_is_refused():
             return table[0]
 
 
-PROGRAM = """
-import numba
-from numba.core import event
-
-compiled = []
-
-class Listener(event.Listener):
-    def on_start(self, happened):
-        compiled.append(happened.data["dispatcher"].py_func.__name__)
-
-    def on_end(self, happened):
-        pass
-
-event.register("numba:compile", Listener())
+PROGRAM = f"""{LISTENING}
 import numpy as np
 import fpemu
 

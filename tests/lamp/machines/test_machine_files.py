@@ -187,6 +187,7 @@ def test_operands_follow_a_unit_that_takes_others():
         ("preset = 'FP8'", r"did you mean ada-fp8, hopper-fp8, .*fp8-e4m3"),
         ("preset = 'H100'", r"did you mean hopper, hopper-fp8, hopper-fp8-promoted\?"),
         ("preset = 'ps{mu}'", r"did you mean ps4, ps7, scores-ps4"),
+        ("preset = 'PS{MU}'", r"did you mean ps4, ps7, scores-ps4"),
         ("preset = 'hoper'", "line 1: unknown hardware 'hoper': did you mean hopper"),
         ("weights = 'e1m99'", "line 1: unknown format 'e1m99'"),
         ("[scores]\n\nacumulator='e8m4'", r"line 3: unknown key 'acumulator' of \[scores\]"),
