@@ -49,7 +49,7 @@ __all__ = ["Anchors", "product"]
 _FLOAT64_BITS: Final = 53
 _MOST_EXPONENT: Final = 1020
 _LEAST_EXPONENT: Final = -1022
-_WORK_PER_PIECE: Final = 2**15  # multiply-adds worth a thread
+_COST: Final = 0.7  # nanoseconds of a multiply-add
 _MOST_ROWS: Final = 256  # of a piece of work
 _FILLING: Final = 8  # rows that are multiplied in the time that it takes to fill a panel
 
@@ -170,7 +170,7 @@ def product(
     ndarray of float64, shape (batch, m, n)
     """
     out = np.zeros(operands.shape)
-    height, count, grain = pieces(operands, most=_MOST_ROWS, filling=_FILLING, work=_WORK_PER_PIECE)
+    height, count, cost = pieces(operands, most=_MOST_ROWS, filling=_FILLING, cost=_COST)
     launching.run(
         _anchored_range,
         count,
@@ -178,7 +178,7 @@ def product(
         (anchors.first, anchors.second),
         targets_of((format, rounding)),
         height,
-        grain=grain,
+        cost=cost,
         workspace=lambda: _Work(aligned((3, COLUMNS)), aligned((operands.steps, COLUMNS))),
     )
     return out

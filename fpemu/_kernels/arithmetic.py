@@ -85,7 +85,6 @@ from fpemu._kernels.operands import read_only
 from fpemu._kernels.parts import Part
 from fpemu._kernels.rounding import (
     DETERMINISTIC,
-    GRAIN,
     LAYOUTS,
     NEAREST_EVEN,
     STOCHASTIC,
@@ -118,7 +117,8 @@ __all__ = [
 ADD, MULTIPLY, DIVIDE, SQRT, FMA = range(5)
 _OPERANDS: Final = {ADD: 2, MULTIPLY: 2, DIVIDE: 2, SQRT: 1, FMA: 3}
 _BLOCK: Final = 2048  # elements that stay in the first-level cache while they are read twice
-_SLOW_GRAIN: Final = 2**13  # elements worth a thread where a step takes integer arithmetic
+_COST: Final = 1.0  # nanoseconds of an element
+_SLOW_COST: Final = 15.0  # where a step takes integer arithmetic
 _FLOAT32_LANES: Final = 22  # the most precise formats whose sums float32 lanes form
 
 # What the first loop of a kernel does: nothing, the processor's operation, or odd numbers in lanes
@@ -591,7 +591,7 @@ def apply(
             *(unsettled, in_place),
             dtype.type(np.nan),  # a float64 one would make the loop one of float64 numbers
             *(plan.shortcut, plan.zero_sum),
-            grain=max(1, GRAIN // width),
+            cost=_COST * width,
             workspace=functools.partial(_workspace, dtype),
         )
     if unsettled.any():
@@ -601,7 +601,7 @@ def apply(
             units,
             *(part.address, _OPERANDS[operation], operands.arrays, operands.steps, shape, flip),
             *(result, unsettled, in_place or plan.loop == _NOTHING, plan.target),
-            grain=max(1, _SLOW_GRAIN // width),
+            cost=_SLOW_COST * width,
             workspace=functools.partial(_workspace, dtype),
         )
 
@@ -642,6 +642,6 @@ def apply_stochastic(
         target_of(format, rounding, _FLOAT64),
         random_bits.key_of(rounding.seed),
         unused_bits(rounding),
-        grain=_SLOW_GRAIN // _PER_BLOCK,
+        cost=_SLOW_COST * _PER_BLOCK,
         workspace=_drawing_workspace,
     )

@@ -28,7 +28,7 @@ __all__ = ["product"]
 _FLOAT32: Final[np.dtype[Any]] = np.dtype(np.float32)
 _LEAST: Final = np.float32(2.0**-126)  # the smallest normal number
 _TINY: Final = 2.0**-126 - 2.0**-151  # what is below rounds to less than that in 24 bits
-_WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
+_COST: Final = 1.0  # nanoseconds of a multiply-add
 
 
 class ChainedFacts(Protocol):
@@ -164,7 +164,7 @@ def product(operands: Operands, accumulator: ChainedFacts) -> Carrier:
         out.shape[0] * out.shape[1],
         operands.arrays(_FLOAT32, out),
         unit,
-        grain=max(1, _WORK_PER_PIECE // (max(operands.steps, 1) * out.shape[2])),
+        cost=_COST * operands.steps * out.shape[2],
         workspace=lambda: _Row(*aligned((len(_Row._fields), COLUMNS), _FLOAT32)),
     )
     return out

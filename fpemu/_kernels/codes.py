@@ -16,7 +16,7 @@ from fpemu._kernels.significands import unpack as significand_of
 
 __all__ = ["decode_flat", "encode_flat"]
 
-_GRAIN: Final = 2**15
+_COST: Final = 2.0  # nanoseconds of a number
 
 
 class _Codes(NamedTuple):
@@ -136,12 +136,12 @@ def encode_flat(
 ) -> None:
     """Put the codes of members of a format into `out`; others get codes that decode differently."""
     launching.require_shapes((x, (x.size,)), (out, (x.size,)))
-    launching.run(_encode_range, x.size, x, out, _codes_of(format), grain=_GRAIN)
+    launching.run(_encode_range, x.size, x, out, _codes_of(format), cost=_COST)
 
 
 def decode_flat(codes: NDArray[Any], format: FormatFacts) -> NDArray[np.float64]:
     """The values of the codes of a flat array."""
     out = np.empty(codes.size, np.float64)
     launching.require_shapes((codes, (codes.size,)))
-    launching.run(_decode_range, codes.size, codes, out, _codes_of(format), grain=_GRAIN)
+    launching.run(_decode_range, codes.size, codes, out, _codes_of(format), cost=_COST)
     return out

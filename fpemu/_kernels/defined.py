@@ -16,7 +16,7 @@ from fpemu._kernels.operands import Operands, read_only
 
 __all__ = ["compilable", "product"]
 
-_WORK_PER_PIECE: Final = 2**14  # terms worth a thread
+_COST: Final = 10.0  # nanoseconds of a term, of simple definitions
 _VECTOR: Final = numba.types.Array(numba.float64, 1, "C", readonly=True)
 
 
@@ -85,6 +85,6 @@ def product(operands: Operands, inner_product: Callable[..., Any]) -> NDArray[np
         operands.initial_as(np.float64),
         read_only(operands.row_lengths, np.int64),
         out,
-        grain=max(1, _WORK_PER_PIECE // (max(operands.steps, 1) * max(out.shape[2], 1))),
+        cost=_COST * operands.steps * out.shape[2],
     )
     return out

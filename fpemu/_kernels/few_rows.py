@@ -32,8 +32,7 @@ __all__ = ["product", "takes"]
 
 _MOST_ROWS: Final = 8  # filling panels pays for itself with some more
 _LEAST: Final = 2**16  # numbers of a right operand that are worth the compilation of a kernel
-_WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread, which takes a while to wake
-_PIECES_PER_THREAD: Final = 4
+_COST: Final = 0.3  # nanoseconds of a multiply-add, which memory takes
 _WIDEST: Final = 1024  # columns of a piece: their accumulators and some rows stay in a cache
 _TOGETHER: Final = 4  # rows of the right operand that are added at a time
 
@@ -218,7 +217,8 @@ def product(operands: Operands, dtype: DTypeLike) -> Carrier:
         out[...] = initial
     batch, rows, columns = operands.shape
     right = right_of(operands.b, dtype)
-    panels = -(-columns // (COLUMNS * _PIECES_PER_THREAD * launching.thread_count()))
+    pieces = launching.pieces_for(_COST * rows * operands.steps * batch * columns)
+    panels = -(-columns // (COLUMNS * pieces))
     width = min(panels * COLUMNS, _WIDEST)
     by_rows = right.column == 1
     launching.run(
@@ -229,7 +229,7 @@ def product(operands: Operands, dtype: DTypeLike) -> Carrier:
         out.reshape(-1),
         (rows, operands.steps, columns),
         width,
-        grain=max(1, _WORK_PER_PIECE // (rows * operands.steps * width)),
+        cost=_COST * rows * operands.steps * width,
         workspace=None if by_rows else lambda: aligned((rows * VECTOR_BYTES,), dtype),
     )
     return out

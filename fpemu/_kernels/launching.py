@@ -13,10 +13,11 @@ import itertools
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from queue import SimpleQueue
+from typing import Any, Final
 
 import numba
 import numpy as np
@@ -25,19 +26,21 @@ from numpy.typing import NDArray
 
 from fpemu._environment import default_environment
 
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
 __all__ = [
     "default_environment",
+    "pieces_for",
     "reading",
     "require_shapes",
     "run",
     "thread_count",
+    "threads_for",
     "without_interrupts",
 ]
 
 _SCALARS: Final = frozenset({bool, int, float, *np.sctypeDict.values()})
+
+# Nanoseconds of work that are worth a thread: to wake it and to wait for it takes about as long.
+_WORTH: Final = 300_000.0
 
 
 def thread_count() -> int:
@@ -53,16 +56,61 @@ def thread_count() -> int:
     return int(getattr(numba_parallel, "_get_num_threads", numba.get_num_threads)())
 
 
-def _run(work: Callable[[], None], future: Future[None]) -> None:
-    """Do work unless it has been cancelled."""
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        work()
-    except BaseException as error:
-        future.set_exception(error)
-    else:
-        future.set_result(None)
+def threads_for(cost: float) -> int:
+    """How many threads work is worth that takes one of them so many nanoseconds."""
+    return max(1, min(thread_count(), int(cost / _WORTH)))
+
+
+def pieces_for(cost: float) -> int:
+    """Into how many pieces such work is worth being cut: some for each of its threads."""
+    threads = threads_for(cost)
+    # Pieces shorter than a thread's share even out work that grows with the index.
+    return 1 if threads == 1 else 4 * threads
+
+
+class _Share:
+    """Work that another thread does if it begins before the caller has done all of it.
+
+    Parameters
+    ----------
+    work : callable
+        What is to be done, beside the caller, who does the same.
+    """
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work: Callable[[], None] | None = work
+        self._taken, self._ended = threading.Lock(), threading.Lock()
+        self._ended.acquire()
+        self._error: BaseException | None = None
+
+    def begin(self) -> None:
+        """Do the work, in the other thread, unless the caller has ended."""
+        if self._work is None or not self._taken.acquire(blocking=False):
+            return
+        try:
+            self._work()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._work = None
+            self._ended.release()
+
+    def end(self) -> BaseException | None:
+        """Wait for what has begun; what has not never will.  What went wrong is returned."""
+        if self._taken.acquire(blocking=False):
+            self._work = None  # and lets the arrays go
+        else:
+            self._ended.acquire()
+        return self._error
+
+
+def _help(shares: SimpleQueue[_Share]) -> None:
+    """Take shares for ever, in a thread of the pool."""
+    with default_environment():
+        while True:
+            share = shares.get()
+            share.begin()
+            del share  # the traceback of what went wrong holds arrays
 
 
 @contextmanager
@@ -78,60 +126,38 @@ def without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start_threads(executor: ThreadPoolExecutor, workers: int) -> None:
-    """Start all threads of an executor at once, or as many as can be had.
-
-    CPython loses a thread if an exception comes between its start and its registration: it is then
-    never told to end, and the process waits for it for ever.
-    """
-    gate = threading.Event()
-    with without_interrupts(), contextlib.suppress(RuntimeError):
-        try:
-            for _ in range(workers):
-                executor.submit(gate.wait)
-        finally:
-            gate.set()
-
-
 class _Pool:
-    """The worker threads of this process: made when first needed, forgotten after a fork."""
+    """The threads of this process that help: made when first needed, forgotten after a fork.
+
+    They wait for shares of work, and end with the process.  An executor of
+    :mod:`concurrent.futures` takes several times as long to hand one over, which is longer than
+    many kernels run.
+    """
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
         self._lock = threading.Lock()
-        self._executor: ThreadPoolExecutor | None = None
-        self._workers = 0
+        self._shares: SimpleQueue[_Share] = SimpleQueue()
+        self._threads = 0
 
-    def _executor_of(self, workers: int) -> ThreadPoolExecutor:
-        from concurrent.futures import ThreadPoolExecutor  # fails once the main thread has ended
+    def _reach(self, threads: int) -> None:
+        """Start so many threads, or fewer where no more can be had, as at the end of a process."""
+        with self._lock, without_interrupts(), contextlib.suppress(RuntimeError):
+            while self._threads < threads:
+                name = f"fpemu {self._threads}"
+                threading.Thread(target=_help, args=(self._shares,), name=name, daemon=True).start()
+                self._threads += 1
 
-        with self._lock:
-            if self._executor is None or workers > self._workers:
-                self._executor = ThreadPoolExecutor(workers, thread_name_prefix="fpemu")
-                self._workers = workers
-                _start_threads(self._executor, workers)
-            return self._executor
-
-    def start(self, work: Callable[[], None], workers: int) -> list[Future[None]]:
-        """Start work on so many threads, or on fewer where no more can be had.
-
-        None can be had while the interpreter shuts down: in functions of `atexit`, and in threads
-        that go on after the main one has ended.
-        """
-        started: list[Future[None]] = []
-        try:
-            executor = self._executor_of(workers)
-            for _ in range(workers):
-                # An executor that cannot start a thread has taken the work in all the same.
-                future: Future[None] = Future()
-                started.append(future)
-                executor.submit(_run, work, future)
-        except RuntimeError:
-            if started and started[-1].cancel():
-                started.pop()
-        return started
+    def start(self, work: Callable[[], None], threads: int) -> list[_Share]:
+        """Let so many threads do work as soon as they can, or fewer where no more can be had."""
+        if self._threads < threads:
+            self._reach(threads)
+        shares = [_Share(work) for _ in range(min(threads, self._threads))]
+        for share in shares:
+            self._shares.put(share)
+        return shares
 
 
 _pool = _Pool()
@@ -214,7 +240,7 @@ def run(
     function: Callable[..., Any],
     count: int,
     *arguments: Any,
-    grain: int = 1,
+    cost: float = _WORTH,
     workspace: Callable[[], Any] | None = None,
 ) -> None:
     """Call ``function(start, stop, *arguments)`` over ranges that cover ``range(count)``.
@@ -227,39 +253,37 @@ def run(
         Number of elements.
     *arguments
         Passed on.
-    grain : int
-        The smallest range worth a thread.
+    cost : float
+        About how many nanoseconds an element takes; by default each is worth a thread.
     workspace : callable, optional
         Makes the arrays that a thread works in, ``function(start, stop, workspace(), ...)``: a
         kernel that allocates none compiles in less time.
     """
     _check_arrays(arguments)
-    most = count // grain
-    threads = 1 if most <= 1 else min(thread_count(), most)
-    if threads <= 1:
+    number = min(pieces_for(count * cost), count)
+    if number <= 1:
         _run_range(function, 0, count, (*_own(workspace), *arguments))
         return
-    # Ranges shorter than a thread's share even out work that grows with the index.
-    pieces = min(4 * threads, count // grain)
-    bounds = [count * piece // pieces for piece in range(pieces + 1)]
-    queue = itertools.pairwise(bounds)
-    guard = threading.Lock()
+    bounds = [count * piece // number for piece in range(number + 1)]
+    pieces = deque(itertools.pairwise(bounds))
 
     def work() -> None:
         own = _own(workspace)
         with default_environment():
             while True:
-                with guard:
-                    piece = next(queue, None)
-                if piece is None:
+                try:
+                    start, stop = pieces.popleft()
+                except IndexError:
                     return
-                function(piece[0], piece[1], *own, *arguments)
+                function(start, stop, *own, *arguments)
 
-    futures = _pool.start(work, threads - 1)
+    shares = _pool.start(work, min(threads_for(count * cost), number) - 1)
     try:
         work()
     finally:
+        pieces.clear()  # after an interruption, nobody goes on
         # Nobody waits for a thread that has not begun: it may wake later than the work is done.
-        begun = [future for future in futures if not future.cancel()]
-        for future in begun:
-            future.result()
+        errors = [share.end() for share in shares]
+    for error in errors:
+        if error is not None:
+            raise error

@@ -62,8 +62,8 @@ _FLOAT32_PRECISION: Final = 24
 _LONGEST_GROUP: Final = 32  # terms, a bit each
 _ZERO_WORD: Final = np.uint32(2**32 + ZERO)
 _DEPTH: Final = 256  # terms of a panel that are at hand together, about
-_NUMBERS_PER_PIECE: Final = 2**15
-_WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
+_SPLIT_COST: Final = 3.0  # nanoseconds of a number
+_COST: Final = 0.6  # of a multiply-add
 _MOST_ROWS: Final = 1024  # of a piece of work: their numbers stay in a cache
 _FILLING: Final = 8  # rows that are multiplied in the time that it takes to split a panel
 
@@ -481,7 +481,7 @@ def _split(
         unit.leasts[0],
         left,
         strange,
-        grain=max(1, _NUMBERS_PER_PIECE // max(steps, 1)),
+        cost=_SPLIT_COST * steps,
     )
     return left, strange
 
@@ -741,7 +741,7 @@ def product(
     """
     left, doubtful = _split(operands, scales, unit)
     out = np.zeros(operands.shape, np.float32)
-    rows, count, grain = pieces(operands, most=_MOST_ROWS, filling=_FILLING, work=_WORK_PER_PIECE)
+    rows, count, cost = pieces(operands, most=_MOST_ROWS, filling=_FILLING, cost=_COST)
     each = 1 if scales is None else scales.each
     block = unit.shape.block
     whole = _whole(operands.steps, unit)
@@ -767,7 +767,7 @@ def product(
             prepare=prepare.address,
             add=add.address,
         ),
-        grain=grain,
+        cost=cost,
         workspace=lambda: _workspace(min(rows, operands.shape[1]), unit, each),
     )
     return out, doubtful

@@ -60,7 +60,7 @@ INNER, PRODUCTS, VIA, OUTER = range(4)
 _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _CHUNK: Final = 1024  # numbers between two looks at what was found
 _STRIP: Final = 2**16  # numbers that are looked at at once
-_PIECES_PER_THREAD: Final = 4
+_COST: Final = 0.3  # nanoseconds of a number that is looked at
 
 
 class Arrays(NamedTuple):
@@ -230,11 +230,11 @@ class Operands:
 
 
 def pieces(
-    operands: Operands, *, most: int, filling: int, work: int, width: int = COLUMNS
-) -> tuple[int, int, int]:
+    operands: Operands, *, most: int, filling: int, cost: float, width: int = COLUMNS
+) -> tuple[int, int, float]:
     """Pieces of work, a panel of columns for some rows each.
 
-    There are more pieces than threads even if there are few panels.
+    There are more pieces than threads that they are worth, even if there are few panels.
 
     Parameters
     ----------
@@ -243,22 +243,23 @@ def pieces(
         The most rows of a piece.
     filling : int
         How many rows can be multiplied in the time that it takes to fill a panel.
-    work : int
-        Multiply-adds worth a thread.
+    cost : float
+        Nanoseconds that a multiply-add takes.
     width : int
         Columns of a panel.
 
     Returns
     -------
-    tuple of int
-        The rows of a piece, the number of pieces, and how many of them are worth a thread.
+    tuple of int, int and float
+        The rows of a piece, the number of pieces, and how many nanoseconds each takes.
     """
     batch, rows, columns = operands.shape
     panels = batch * -(-columns // width)
-    wanted = -(-_PIECES_PER_THREAD * launching.thread_count() // max(panels, 1))
+    wanted = launching.pieces_for(cost * rows * operands.steps * panels * width)
+    wanted = -(-wanted // max(panels, 1))
     each = min(max(-(-rows // wanted), filling), most)
     taken = (min(each, rows) + filling) * max(operands.steps, 1) * width
-    return each, panels * -(-rows // each), max(1, work // taken)
+    return each, panels * -(-rows // each), cost * taken
 
 
 @inline
@@ -367,7 +368,8 @@ def first_stranger(x: NDArray[Any], format: FormatFacts, rounding: RoundingFacts
     """
     found = np.empty(-(-x.size // _STRIP), np.int64)
     targets = targets_of((format, rounding), dtype=x.dtype)
-    launching.run(_strangers_range, found.size, x, targets, _Members.of(format, x.dtype), found)
+    arguments = x, targets, _Members.of(format, x.dtype), found
+    launching.run(_strangers_range, found.size, *arguments, cost=_COST * min(x.size, _STRIP))
     strips = np.flatnonzero(found >= 0)
     return int(strips[0] * _STRIP + found[strips[0]]) if strips.size else -1
 

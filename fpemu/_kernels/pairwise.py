@@ -55,7 +55,7 @@ from fpemu._kernels.superaccumulator import DIGITS, add_product, round_digits
 
 __all__ = ["product"]
 
-_WORK_PER_PIECE: Final = 2**15  # multiply-adds worth a thread
+_COST: Final = 4.0  # nanoseconds of a multiply-add
 _DEEPEST: Final = 64  # subtrees that wait at a time, in trees of fewer than 2**63 terms
 
 # How sums are formed: in float32 by the processor, in float64 made odd, in integer arithmetic.
@@ -537,7 +537,7 @@ def _general_product(
         out.shape[0] * out.shape[1],
         operands.arrays(dtype, out),
         tree,
-        grain=max(1, _WORK_PER_PIECE // (max(operands.steps, 1) * out.shape[2])),
+        cost=_COST * operands.steps * out.shape[2],
         workspace=lambda: _stack(dtype, waiting=waiting, running=operands.wants_running),
     )
     return out

@@ -73,7 +73,9 @@ _LINE: Final = 64  # bytes
 _NOT_FINITE: Final = -(2**20)  # the exponent of a last bit that is not there
 _STRIP: Final = 2**16  # numbers that are looked at at once
 _DEPTH: Final = 64  # terms of a panel that are made codes at once
-_WORK_PER_PIECE: Final = 2**18  # numbers worth a thread
+_COST: Final = 0.7  # nanoseconds of a number that is put in its place
+_CODE_COST: Final = 3.0  # of one that a code is made of
+_LOOK_COST: Final = 0.2  # of one that is looked at
 
 
 class Right(NamedTuple):
@@ -259,7 +261,7 @@ def narrowed(b: NDArray[Any], format: FormatFacts) -> Narrow | None:
         steps,
         codes.reshape(-1),
         same,
-        grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * COLUMNS)),
+        cost=_CODE_COST * steps * COLUMNS,
         workspace=lambda: tuple(aligned((_DEPTH, COLUMNS), _FLOAT32) for _ in range(2)),
     )
     if not same.all():
@@ -303,7 +305,9 @@ def extent(x: Any) -> Extent:
     word, implicit = layout.word, 2 ** (layout.precision - 1)
     pieces = -(-flat.size // _STRIP)
     found = np.zeros((pieces, 3), word)
-    launching.run(_extents_range, pieces, flat, word(1), word(implicit - 1), found)
+    numbers = word(1), word(implicit - 1)
+    cost = _LOOK_COST * min(flat.size, _STRIP)
+    launching.run(_extents_range, pieces, flat, *numbers, found, cost=cost)
     greatest = float(found[:, 1].max(initial=0).view(x.dtype))
     if not np.isfinite(greatest):
         return Extent(_NOT_FINITE, layout.precision, greatest)
@@ -668,8 +672,7 @@ def panels(b: Any, dtype: DTypeLike) -> Any:
     """The columns of (batch, k, n): (batch, panels, k, COLUMNS), padded with zeros, read-only."""
     batch, steps, columns = b.shape
     packed = aligned((batch, -(-columns // COLUMNS), steps, COLUMNS), dtype)
-    grain = max(1, _WORK_PER_PIECE // (max(steps, 1) * COLUMNS))
-    count = batch * packed.shape[1]
-    launching.run(_panels_range, count, source_of(b, dtype), packed, grain=grain)
+    count, cost = batch * packed.shape[1], _COST * steps * COLUMNS
+    launching.run(_panels_range, count, source_of(b, dtype), packed, cost=cost)
     packed.flags.writeable = False
     return packed

@@ -54,7 +54,7 @@ _FLOAT32_PRECISION: Final = 24
 _FLOAT32_EMIN: Final = -126
 _FLOAT32_EMAX: Final = 127
 _DEEPEST: Final = 64  # rows of sums, those below included
-_WORK_PER_PIECE: Final = 2**16  # multiply-adds worth a thread
+_COST: Final = 0.4  # nanoseconds of a multiply-add
 _MOST_ROWS: Final = 1024  # of a piece of work
 _FEW_ROWS: Final = 16  # for which the right operand is not looked at
 _FILLING: Final = 4  # rows that are multiplied in the time that it takes to fill a panel
@@ -357,7 +357,7 @@ def product(
         begin=0 if add_trees else -1,
         more=int(add_trees),
     )
-    rows, count, grain = pieces(operands, most=_MOST_ROWS, filling=_FILLING, work=_WORK_PER_PIECE)
+    rows, count, cost = pieces(operands, most=_MOST_ROWS, filling=_FILLING, cost=_COST)
     launching.run(
         _tree_range,
         count,
@@ -378,7 +378,7 @@ def product(
         ),
         _rounding_of(format, rounding, tiny),
         doubtful,
-        grain=grain,
+        cost=cost,
         workspace=lambda: _Work(
             aligned((_DEEPEST, ROWS, COLUMNS), np.float32),
             aligned((max(whole, 1), COLUMNS), np.float32),

@@ -32,7 +32,6 @@ from fpemu._kernels.facts import FormatFacts, RoundingFacts
 __all__ = [
     "ALL_OF_A_FRACTION",
     "DETERMINISTIC",
-    "GRAIN",
     "LAYOUTS",
     "MODES",
     "NEAREST_EVEN",
@@ -704,10 +703,8 @@ def known_mode(rounding: RoundingFacts, *modes: str) -> str:
 
 # --- arrays -------------------------------------------------------------------------------------
 
-GRAIN: Final = 2**17
-"""Elements worth a thread, which may sleep."""
-
-_STOCHASTIC_GRAIN: Final = 2**16  # the same with random bits
+_COST: Final = 0.7  # nanoseconds of an element
+_STOCHASTIC_COST: Final = 2.0  # the same with random bits
 _FLOAT32: Final = LAYOUTS[np.dtype(np.float32)]
 _SIGN, _FIELD = (_FLOAT32.dtype(x).view(_FLOAT32.word) for x in (-0.0, np.inf))
 _RECIPROCAL: Final = np.uint32(254 << 23)  # less the word of a power of two: that of its reciprocal
@@ -969,7 +966,7 @@ def _round_stochastically(
         random_bits.key_of(rounding.seed),
         LAYOUTS[dtype].word(unused_bits(rounding, width)),
         exact,
-        grain=_STOCHASTIC_GRAIN // per_block,
+        cost=_STOCHASTIC_COST * per_block,
     )
 
 
@@ -996,5 +993,5 @@ def round_flat(
         result,
         target_of(format, rounding, source.dtype),
         shortcut_of(format, rounding, source.dtype),
-        grain=GRAIN,
+        cost=_COST,
     )

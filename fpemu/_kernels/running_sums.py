@@ -28,8 +28,8 @@ __all__ = ["finish", "product"]
 _PANEL_BYTES: Final = 2**17
 _MOST_ROWS: Final = 64  # of a piece
 _FILLING: Final = 8  # rows that take as long as filling a panel
-_WORK_PER_PIECE: Final = 2**18  # multiply-adds worth a thread
-_NUMBERS_PER_PIECE: Final = 2**16  # finished numbers that are
+_COST: Final = 1.0  # nanoseconds of a multiply-add
+_FINISH_COST: Final = 1.0  # of a finished number
 
 
 class _Work(NamedTuple):
@@ -123,8 +123,8 @@ def product(operands: Operands, how: How, sums: Sum, lanes: Lanes, unit: float) 
     dtype = lanes.inner
     out = np.empty(operands.shape, dtype)
     depth = max(1, min(operands.steps, _PANEL_BYTES // (TILE_COLUMNS * dtype.itemsize)))
-    rows, number, grain = pieces(
-        operands, most=_MOST_ROWS, filling=_FILLING, work=_WORK_PER_PIECE, width=TILE_COLUMNS
+    rows, number, cost = pieces(
+        operands, most=_MOST_ROWS, filling=_FILLING, cost=_COST, width=TILE_COLUMNS
     )
     together = tiles.ONE_ROW if how.exact else tiles.ROUNDED_ROWS
     height = together.of(8 * dtype.itemsize)
@@ -141,7 +141,7 @@ def product(operands: Operands, how: How, sums: Sum, lanes: Lanes, unit: float) 
         sums._replace(rows=rows, advance=advance.address),
         wanted,
         (unit, unit * unit),
-        grain=grain,
+        cost=cost,
         workspace=lambda: _workspace(-(-rows // height), height, depth, dtype, how.blocked),
     )
     return out
@@ -189,5 +189,5 @@ def finish(operands: Operands, factor: float) -> None:
         operands.row_lengths,
         tuple(name in operands.asked for name in ("first", "second")),
         factor,
-        grain=max(1, _NUMBERS_PER_PIECE // max(1, running.shape[2])),
+        cost=_FINISH_COST * running.shape[2],
     )

@@ -17,7 +17,7 @@ from fpemu._kernels.significands import ZERO
 
 __all__ = ["scan"]
 
-_WORK_PER_PIECE: Final = 2**14  # elements worth a thread
+_COST: Final = 10.0  # nanoseconds of an element
 
 
 @functools.cache
@@ -60,6 +60,6 @@ def scan(
             target_of(format, rounding, np.dtype(np.float64)),
             random_bits.key_of(rounding.seed),
             unused_bits(rounding),
-            grain=max(1, _WORK_PER_PIECE // rows.shape[1]),
+            cost=_COST * rows.shape[1],
         )
     return out

@@ -95,18 +95,17 @@ _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 
 # A result is a tie once in 2**dropped times; from here on the exact steps do not matter.
 _FAST_DROPPED: Final = 10
-_WORK_PER_PIECE: Final = 2**20  # multiply-adds worth a thread
+# Nanoseconds of a multiply-add: by the arithmetic of the lanes, rounded, and by draws.
+_PLAIN_COST, _COST, _STOCHASTIC_COST = 0.035, 0.7, 10.0
 _LEAST_ROWS = 32  # that take as long as filling a panel
 _PART_ROWS, _MOST_ROWS = 128, 1024  # of a thread's share, if there are as many
 _ROWS_PER_PANEL: Final = 64  # that a share has at least, if it has several panels
-_SHARES_PER_THREAD: Final = 4
 _PANEL_BYTES: Final = 2**17  # of what is filled in at once: that stays in the second cache
 # Of those of a share: half of a second cache, or where that is smaller a quarter, as it holds rows
 # of both other matrices, too.
 _PANELS_BYTES: Final = 2**19 if MANY_REGISTERS else 2**17
 _RUN: Final = 64  # terms that are looked at at once for zeros at the end of rows
 _UNKNOWN: Final = -1
-_STOCHASTIC_WORK: Final = 2**14
 _NOT_FAST: Final = (0,) * 5
 
 
@@ -460,13 +459,14 @@ def _product(
     out = np.empty(operands.shape, final.dtype)
     height = _rows_together(chain.flavour, chain.dtype)
     depth = _depth(operands.steps, 1 if outer is None else outer.block, chain.dtype)
-    share = _share(operands, height, depth * TILE_COLUMNS * chain.dtype.itemsize)
+    cost = _PLAIN_COST if advance == 0 else _COST
+    share = _share(operands, height, depth * TILE_COLUMNS * chain.dtype.itemsize, cost)
     launching.run(
         _product_kernel(lanes),
         share.number,
         operands.arrays(chain.dtype, out, source_of(operands.b, chain.dtype, TILE_COLUMNS)),
         sums._replace(rows=share.rows, panels=share.panels, advance=advance),
-        grain=share.grain,
+        cost=share.cost,
         workspace=lambda: _tiles(
             share.panels * share.tiles if operands.steps > depth else 1,
             height,
@@ -510,19 +510,21 @@ class _Share(NamedTuple):
     panels: int = 1
     tiles: int = 1  # of rows
     number: int = 1  # of all shares
-    grain: int = 1  # how many are worth a thread
+    cost: float = 0.0  # in nanoseconds
 
 
-def _share(operands: Operands, height: int, panel_bytes: int) -> _Share:
-    """Shares of which there are more than threads, with as many panels as a cache has room for.
+def _share(operands: Operands, height: int, panel_bytes: int, cost: float) -> _Share:
+    """Shares, of which there are more than threads that they are worth.
 
-    Few rows take less time than filling the panels does, and are not worth parts.
+    They have as many panels as a cache has room for.  Few rows take less time than filling the
+    panels does, and are not worth parts.
     """
     batch, rows, columns = operands.shape
     panels = -(-columns // TILE_COLUMNS)
     each = max(1, min(panels, _PANELS_BYTES // panel_bytes, rows // _ROWS_PER_PANEL))
     groups = -(-panels // each)
-    wanted = -(-_SHARES_PER_THREAD * launching.thread_count() // batch)
+    wanted = launching.pieces_for(cost * batch * rows * operands.steps * columns)
+    wanted = -(-wanted // batch)
     parts = max(1, -(-rows // _MOST_ROWS), min(rows // _PART_ROWS, -(-wanted // groups)))
     each = -(-panels // max(groups, min(panels, -(-wanted // parts))))
     tall = -(-rows // (parts * height)) * height
@@ -532,7 +534,7 @@ def _share(operands: Operands, height: int, panel_bytes: int) -> _Share:
         panels=each,
         tiles=tall // height + height - 1,
         number=batch * -(-rows // tall) * -(-panels // each),
-        grain=max(1, _WORK_PER_PIECE // work),
+        cost=cost * work,
     )
 
 
@@ -710,6 +712,6 @@ def _stochastic_product(
             kind_of(outer_rounding),
             random_of(outer_rounding),
         ),
-        grain=max(1, _STOCHASTIC_WORK // (max(operands.steps, 1) * max(columns, 1))),
+        cost=_STOCHASTIC_COST * operands.steps * columns,
     )
     return out

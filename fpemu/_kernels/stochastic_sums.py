@@ -51,7 +51,7 @@ _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _PRECISION: Final = 53
 _LEAST_EMIN: Final = -1022
 _MAGNITUDE: Final = np.uint64(2**63 - 1)
-_WORK_PER_PIECE: Final = 2**14  # multiply-adds worth a thread
+_COST: Final = 2.0  # nanoseconds of a multiply-add
 
 
 class _Rounding(NamedTuple):
@@ -233,7 +233,7 @@ def product(
         targets_of((format, rounding)),
         random,
         _rounding_of(format, random, MODES[rounding.mode].forced),
-        grain=max(1, _WORK_PER_PIECE // max(operands.steps * out.shape[2], 1)),
+        cost=_COST * operands.steps * out.shape[2],
         workspace=lambda: _Row(*(aligned((COLUMNS,), dtype) for dtype in "ddBQQQ")),
     )
     return out

@@ -64,7 +64,7 @@ _DIGIT: Final = np.uint64(0xFFFFFFFF)
 _MOST_TERMS: Final = 2**30
 _FLOAT64_BITS: Final = 53
 _ALMOST_ONE: Final = 1.0 - 2.0**-40
-_WORK_PER_PIECE: Final = 2**14  # multiply-adds worth a thread
+_COST: Final = 5.0  # nanoseconds of a multiply-add
 _MOST_ROWS: Final = 256  # of a piece of work
 _FEW_ROWS: Final = 8  # for which it takes longer to look at all numbers than to sum them
 
@@ -359,7 +359,7 @@ def product(operands: Operands, accumulator: ExactFacts) -> Carrier:
         if found is not None:
             return found
     out = np.zeros(operands.shape)
-    rows, count, grain = pieces(operands, most=_MOST_ROWS, filling=1, work=_WORK_PER_PIECE)
+    rows, count, cost = pieces(operands, most=_MOST_ROWS, filling=1, cost=_COST)
     launching.run(
         _product_kernel(kind_of(rounding)),
         count,
@@ -371,7 +371,7 @@ def product(operands: Operands, accumulator: ExactFacts) -> Carrier:
             targets_of((format, rounding)),
             random_of(rounding),
         ),
-        grain=grain,
+        cost=cost,
         workspace=lambda: _workspace(steps),
     )
     return out

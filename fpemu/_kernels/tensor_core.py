@@ -73,7 +73,7 @@ _NO_FLOOR: Final = 2.0**-600  # below every product's exponent
 _LEAST: Final = 2.0**-126  # the least exponent of float32
 _INFINITE_PRODUCT: Final = 2.0**128  # CDNA3
 _CANONICAL_NAN: Final = 0x7FFFFFFF
-_WORK_PER_PIECE: Final = 2**17  # multiply-adds worth a thread
+_COST: Final = 4.0  # nanoseconds of a multiply-add
 _STRIP: Final = 2**22  # numbers of a right operand that are taken at once
 
 
@@ -490,7 +490,7 @@ def _run(
             sum_row=_summing(variant).address,
             round_sums=_rounding(kind_of(rounding), mode, quick).address,
         ),
-        grain=max(1, _WORK_PER_PIECE // (max(steps, 1) * out.shape[2])),
+        cost=_COST * steps * out.shape[2],
         workspace=lambda: _row(unit.block // unit.group),
     )
     return with_canonical_nan(out.astype(np.float32))

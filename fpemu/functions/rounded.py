@@ -60,6 +60,7 @@ _Documented = TypeVar("_Documented", bound=Callable[..., Any])
 
 # --- arrays ---------------------------------------------------------------------------------------
 
+_COST: Final = 20.0  # nanoseconds of an element
 _BLOCK: Final = 1 << 14  # elements of the intermediate arrays, so that they stay in the cache
 
 
@@ -84,7 +85,7 @@ def _evaluate(name: str, x: Carrier, format: Format, rounding: Rounding, result:
             round_odd(odd, first)
             result[part] = odd
 
-    launching.run(work, x.size, grain=_BLOCK)
+    launching.run(work, x.size, cost=_COST)
     if invalid:
         at = min(invalid)
         raise ValueError(f"{name}({x[at]}) is NaN (element {at}), but {format} has no NaN")

@@ -11,7 +11,7 @@ from fpemu._kernels import caching, elementary, launching
 
 __all__ = ["compare"]
 
-_GRAIN: Final = 16  # rows of logits worth a thread
+_COST: Final = 15.0  # nanoseconds of a logit
 
 
 def compare(
@@ -34,7 +34,7 @@ def compare(
     """
     found = np.empty((len(following), 4))
     arrays = launching.reading(reference, model, following)
-    launching.run(_compare_rows, len(following), *arrays, found, grain=_GRAIN)
+    launching.run(_compare_rows, len(following), *arrays, found, cost=_COST * reference.shape[1])
     return found
 
 

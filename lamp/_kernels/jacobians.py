@@ -11,7 +11,7 @@ from lamp._kernels.rows import Float64
 
 __all__ = ["layer_norm", "value_distances", "weighted_distances"]
 
-_GRAIN: Final = 2**12  # entries worth a thread
+_COST: Final = 1.0  # nanoseconds of an entry
 
 
 def layer_norm(x: Float64, errors: Float64) -> Float64:
@@ -33,8 +33,8 @@ def layer_norm(x: Float64, errors: Float64) -> Float64:
     rows = np.ascontiguousarray(x).reshape(-1, n)
     of_rows = np.ascontiguousarray(errors).reshape(-1, n)
     out = np.empty_like(rows)
-    grain = max(1, _GRAIN // n**2)
-    launching.run(_layer_norm_rows, len(rows), *launching.reading(rows, of_rows), out, grain=grain)
+    cost = _COST * n**2
+    launching.run(_layer_norm_rows, len(rows), *launching.reading(rows, of_rows), out, cost=cost)
     return out.reshape(x.shape)
 
 
@@ -68,7 +68,7 @@ def weighted_distances(weights: Float64, values: Float64, output: Float64) -> Fl
     outputs = output.reshape(-1, output.shape[-1])
     out = np.empty_like(outputs)
     arrays = launching.reading(rows, values, outputs)
-    launching.run(_weighted_distance_rows, len(rows), *arrays, out)
+    launching.run(_weighted_distance_rows, len(rows), *arrays, out, cost=_COST * values.size)
     return out.reshape(output.shape)
 
 
@@ -102,7 +102,8 @@ def value_distances(values: Float64, output: Float64, norm: int) -> Float64:
     outputs = output.reshape(-1, output.shape[-1])
     out = np.empty((len(outputs), len(values)))
     arrays = launching.reading(values, outputs)
-    launching.run(_value_distance_rows, len(outputs), *arrays, norm == 2, out)
+    arguments = *arrays, norm == 2, out
+    launching.run(_value_distance_rows, len(outputs), *arguments, cost=_COST * values.size)
     return out.reshape(*output.shape[:-1], len(values))
 
 

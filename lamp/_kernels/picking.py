@@ -43,11 +43,11 @@ __all__ = [
 Mask = NDArray[np.bool_]
 Lengths = NDArray[np.int64]
 
-_GRAIN: Final = 16  # rows worth a thread
+_COST: Final = 2.0  # nanoseconds of a component
 _PIECES: Final = 16  # of an array whose largest elements are sought
 _DIGIT: Final = 11  # bits of a word looked at together
 _BLOCK: Final = 64  # elements that are replaced together
-_PUT_GRAIN: Final = 2**10  # of such blocks that are worth a thread
+_PUT_COST: Final = 1.0  # nanoseconds of one of them
 _DIGITS: Final = 4  # by which keys are sorted
 _BINS: Final = 2**8
 _FEW_MORE: Final = 4  # keys that are gathered in less time than they take to be told apart
@@ -88,7 +88,7 @@ def score(
     """
     out = np.empty(given.shape, np.float32)
     arrays = launching.reading(given, weights, lengths)
-    launching.run(_score_rows, len(given), *arrays, scoring, out, grain=_GRAIN)
+    launching.run(_score_rows, len(given), *arrays, scoring, out, cost=_COST * given.shape[1])
     return out
 
 
@@ -103,7 +103,7 @@ def above(
     mask = np.empty(given.shape, np.bool_)
     arrays = launching.reading(given, weights, lengths)
     arguments = *arrays, scoring, np.float32(threshold), mask
-    launching.run(_above_rows, len(given), *arguments, grain=_GRAIN)
+    launching.run(_above_rows, len(given), *arguments, cost=_COST * given.shape[1])
     return mask
 
 
@@ -185,7 +185,8 @@ def _run_arguments(
 ) -> None:
     arguments = *launching.reading(z, y, lengths), *arguments
     columns = z.shape[1]
-    launching.run(kernel, len(z), *arguments, grain=_GRAIN, workspace=lambda: np.empty(columns))
+    cost = _COST * columns
+    launching.run(kernel, len(z), *arguments, cost=cost, workspace=lambda: np.empty(columns))
 
 
 @caching.kernel
@@ -255,7 +256,8 @@ def largest(scores: NDArray[np.float32], lengths: Lengths, count: int) -> Mask:
     if count:
         threshold, left, ties = _threshold(words_, lengths, count)
         before = np.concatenate([[0], np.cumsum(ties)[:-1]])
-        launching.run(_mark, _PIECES, words_, lengths, threshold, left - before, mask)
+        arguments = words_, lengths, threshold, left - before, mask
+        launching.run(_mark, _PIECES, *arguments, cost=_COST * words_.size / _PIECES)
     return mask
 
 
@@ -272,7 +274,7 @@ def _threshold(
         width = min(shift, _DIGIT)
         histograms = np.zeros((_PIECES, 1 << width), np.uint32)
         arguments = words_, lengths, known, np.uint32(shift), np.uint32(shift - width), histograms
-        launching.run(_histogram, _PIECES, *arguments)
+        launching.run(_histogram, _PIECES, *arguments, cost=_COST * words_.size / _PIECES)
         # How many lie in a bin or above it.
         above_bin = histograms.sum(axis=0, dtype=np.int64)[::-1].cumsum()[::-1]
         bin_ = int(np.nonzero(above_bin >= count)[0][-1])
@@ -329,7 +331,7 @@ def largest_of_rows(scores: NDArray[np.float32], lengths: Lengths, counts: Lengt
     """The `counts[i]` largest scores of each row, which has at least that many components."""
     mask = np.zeros(scores.shape, np.bool_)
     arrays = launching.reading(scores.view(np.uint32), lengths, counts)
-    launching.run(_largest_rows, len(scores), *arrays, mask, grain=_GRAIN)
+    launching.run(_largest_rows, len(scores), *arrays, mask, cost=_COST * scores.shape[1])
     return mask
 
 
@@ -370,7 +372,7 @@ def put(low: NDArray[Any], high: NDArray[Any], mask: NDArray[np.uint8], number: 
     """Replace the numbers of flat arrays whose mask is a number, in place."""
     blocks = -(-low.size // _BLOCK)
     arguments = low, *launching.reading(high, mask), np.uint8(number)
-    launching.run(_put_blocks, blocks, *arguments, grain=_PUT_GRAIN)
+    launching.run(_put_blocks, blocks, *arguments, cost=_PUT_COST * _BLOCK)
 
 
 @caching.kernel
@@ -416,7 +418,11 @@ def normwise(z: NDArray[Any], lengths: Lengths, tau: float) -> Mask:
     columns = z.shape[1]
     arguments = *launching.reading(z, lengths), tau, mask
     launching.run(
-        _normwise_rows, len(z), *arguments, grain=_GRAIN, workspace=lambda: _row_of(columns)
+        _normwise_rows,
+        len(z),
+        *arguments,
+        cost=_COST * columns,
+        workspace=lambda: _row_of(columns),
     )
     return mask
 
@@ -537,7 +543,8 @@ def _run_least(kernel: Any, rows: Rows, tau: float, counts: Lengths | None) -> M
     mask: Mask = np.zeros(rows.z.shape, np.bool_)
     count, columns = rows.z.shape
     arguments = Rows(*launching.reading(*rows)), _limit(count, tau, counts), mask
-    launching.run(kernel, count, *arguments, grain=_GRAIN, workspace=lambda: _sorting(columns))
+    cost = _COST * columns
+    launching.run(kernel, count, *arguments, cost=cost, workspace=lambda: _sorting(columns))
     return mask
 
 
@@ -1049,7 +1056,8 @@ def _key(seed: int, stream: int, first_row: int) -> Key:
 def shuffle(mask: Mask, lengths: Lengths, seed: int, stream: int, first_row: int) -> None:
     """Move each row's selected components to places drawn at random, in place."""
     key = _key(seed, stream, first_row)
-    launching.run(_shuffle_rows, len(mask), *launching.reading(lengths), key, mask, grain=_GRAIN)
+    arguments = *launching.reading(lengths), key, mask
+    launching.run(_shuffle_rows, len(mask), *arguments, cost=_COST * mask.shape[1])
 
 
 @caching.kernel
@@ -1068,7 +1076,7 @@ def uniform(lengths: Lengths, columns: int, seed: int, stream: int, first_row: i
     scores = np.full((len(lengths), columns), -1.0, np.float32)
     key = _key(seed, stream, first_row)
     arguments = *launching.reading(lengths), key, scores
-    launching.run(_uniform_rows, len(lengths), *arguments, grain=_GRAIN)
+    launching.run(_uniform_rows, len(lengths), *arguments, cost=_COST * columns)
     return scores
 
 

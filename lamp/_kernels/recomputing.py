@@ -17,7 +17,7 @@ from lamp._kernels.transformer import TOGETHER, divide, exponentiate, largest, s
 
 __all__ = ["Scores", "Threshold", "softmax_above"]
 
-_GRAIN: Final = 16  # rows worth a thread
+_COST: Final = 8.0  # nanoseconds of a score
 _BLOCK: Final = 64  # exponentials that are computed together
 
 
@@ -79,7 +79,9 @@ def softmax_above(scores: Scores, threshold: Threshold) -> NDArray[Any]:
     def workspace() -> _Workspace:
         return _Workspace(np.empty((TOGETHER, columns)), np.empty(TOGETHER), np.empty(columns))
 
-    launching.run(_softmax_above, rows, *scores, threshold, out, grain=_GRAIN, workspace=workspace)
+    arguments = *scores, threshold, out
+    cost = _COST * columns
+    launching.run(_softmax_above, rows, *arguments, cost=cost, workspace=workspace)
     return out
 
 

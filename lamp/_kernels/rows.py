@@ -20,7 +20,8 @@ __all__ = ["Float64", "exp", "expm1", "mapped", "others", "outward", "product", 
 
 Float64 = NDArray[np.float64]
 
-_GRAIN: Final = 2**12  # elements worth a thread
+_COST: Final = 10.0  # nanoseconds of an element, of most functions
+_SUM_COST: Final = 1.0  # in a sum
 _DOUBLE: Final = fpemu.Sequential("float64")
 _UNIT: Final = 2.0**-53
 _TINY: Final = 2.0**-1000  # more than underflow can lose
@@ -52,7 +53,7 @@ def mapped(
     flat = np.ascontiguousarray(x).reshape(-1)
     out = np.empty(flat.shape, flat.dtype if dtype is None else dtype)
     given = launching.reading(flat)
-    launching.run(caching.mapping(function), flat.size, *given, out, grain=_GRAIN)
+    launching.run(caching.mapping(function), flat.size, *given, out, cost=_COST)
     return out.reshape(x.shape)
 
 
@@ -79,8 +80,8 @@ def total(x: Float64) -> Float64:
     """The sums along the last axis, which stays with length 1."""
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     out = np.empty(rows.shape[0])
-    grain = max(1, _GRAIN // x.shape[-1])
-    launching.run(_total_rows, rows.shape[0], *launching.reading(rows), out, grain=grain)
+    cost = _SUM_COST * x.shape[-1]
+    launching.run(_total_rows, rows.shape[0], *launching.reading(rows), out, cost=cost)
     return out.reshape(*x.shape[:-1], 1)
 
 
@@ -106,8 +107,8 @@ def others(x: Float64) -> Float64:
     """
     rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
     out = np.empty_like(rows)
-    grain = max(1, _GRAIN // x.shape[-1])
-    launching.run(_others_rows, rows.shape[0], *launching.reading(rows), out, grain=grain)
+    cost = 2 * _SUM_COST * x.shape[-1]
+    launching.run(_others_rows, rows.shape[0], *launching.reading(rows), out, cost=cost)
     return out.reshape(x.shape)
 
 

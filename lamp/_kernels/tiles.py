@@ -27,7 +27,7 @@ __all__ = [
     "recompute_parts",
 ]
 
-_GRAIN: Final = 16  # rows worth a thread
+_COST: Final = 2.0  # nanoseconds of a score
 _LN2: Final = 0.6931471805599453
 _FLOAT64: Final = np.dtype(np.float64)
 
@@ -102,7 +102,8 @@ def recompute_parts(
     mask = np.zeros((heads, tiles, parts), np.bool_)
     counts = np.zeros((heads, tiles, len(Counts._fields)), np.int64)
     arrays = y, high, overflowed, lengths, thresholds
-    launching.run(_choose_range, heads * tiles, *arrays, choice, mask, counts)
+    cost = _COST * choice.rows * tokens
+    launching.run(_choose_range, heads * tiles, *arrays, choice, mask, counts, cost=cost)
     return mask, Counts(*(int(count) for count in counts.sum(axis=(0, 1))))
 
 
@@ -198,7 +199,7 @@ def largest(tile: Tile) -> NDArray[np.float64]:
     """The largest score of each row, NaN left out; -inf if there is none."""
     heads, rows, _ = tile.shape
     out = np.empty((heads, rows))
-    launching.run(_largest_range, heads * rows, tile, out, grain=_GRAIN)
+    launching.run(_largest_range, heads * rows, tile, out, cost=_COST * tile.width)
     return out
 
 
@@ -279,7 +280,7 @@ def _run(
     target, shortcut = target_of(*rounded, _FLOAT64), shortcut_of(*rounded, _FLOAT64)
     heads, rows, _ = tile.shape
     arguments = tile, maxima, target, shortcut, table, out
-    launching.run(kernel, heads * rows, *arguments, grain=_GRAIN)
+    launching.run(kernel, heads * rows, *arguments, cost=_COST * tile.width)
     return out
 
 

@@ -51,7 +51,7 @@ from lamp.models.seen import Seen
 
 __all__ = ["Attended", "Variant", "attention", "softmax"]
 
-_ROW_GRAIN: Final = 16  # rows worth a thread
+_QUOTIENT_COST, _SOFTMAX_COST = 0.5, 4.0  # nanoseconds of a score
 _GROUP_BYTES: Final = 2**23  # of the scores of a group of heads: memory that is used again
 _DRAWN_ROWS: Final = 1024  # rows of probabilities whose random bits go by their first row
 _ROUNDED_ROWS: Final = 256  # without random bits: they are float64 for a while, in a cache
@@ -594,7 +594,8 @@ def _quick_quotients(
     least = 0.0 if _is_own(sums, step) else step.output.smallest_normal
     facts = number(1 / divisor), number(most), number(least)
     tiled = np.tile(lengths, len(sums))
-    launching.run(quotient_rows, len(rows), rows, tiled, facts, overflow, small, grain=_ROW_GRAIN)
+    cost = _QUOTIENT_COST * rows.shape[1]
+    launching.run(quotient_rows, len(rows), rows, tiled, facts, overflow, small, cost=cost)
     if small.any():
         sums = np.asarray(fpemu.round(sums, step.output, step.rounding))
     return sums, overflow.reshape(sums.shape) if check else None
@@ -607,7 +608,8 @@ def _has_tiny(sums: NDArray[Any], divisor: float) -> bool:
     least = np.finfo(np.float32).smallest_normal * np.float32(divisor)
     facts = np.float32(1.0), np.float32(np.inf), least
     nothing = np.empty((0, 0), np.bool_)
-    launching.run(quotient_rows, len(rows), rows, lengths, facts, nothing, small, grain=_ROW_GRAIN)
+    cost = _QUOTIENT_COST * rows.shape[1]
+    launching.run(quotient_rows, len(rows), rows, lengths, facts, nothing, small, cost=cost)
     return bool(small.any())
 
 
@@ -681,7 +683,7 @@ def _run_softmax(y: NDArray[Any], lengths: NDArray[np.int64], out: NDArray[Any])
         softmax_rows,
         len(y),
         *arguments,
-        grain=_ROW_GRAIN,
+        cost=_SOFTMAX_COST * columns,
         workspace=lambda: softmax_workspace(columns),
     )
 

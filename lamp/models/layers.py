@@ -46,7 +46,7 @@ __all__ = [
     "written_type",
 ]
 
-_GRAIN: Final = 2**12  # elements worth a thread
+_COST: Final = 1.0  # nanoseconds of an element
 _TOGETHER: Final = 2**18  # elements that are computed before they are rounded
 MANY_ROWS: Final = 64  # rows whose product takes far longer than rounding the weights
 _PART: Final = 2**20  # weights whose rounded numbers stay in a cache until they are multiplied
@@ -344,7 +344,7 @@ def _times_scales(sums: NDArray[Any], left: NDArray[Any], right: NDArray[Any]) -
                 np.broadcast_to(left, (*batch, rows, 1)).reshape(-1),
                 np.broadcast_to(right, (*batch, 1, columns)).reshape(-1, columns),
             ),
-            grain=max(1, _GRAIN // columns),
+            cost=_COST * columns,
         )
         return sums
     both = np.multiply(left, right, dtype=np.float64)  # exact, of two float32 numbers
@@ -586,7 +586,7 @@ def norm(x: NDArray[Any], parameters: Norm, epsilon: float, step: Function) -> N
         out = np.empty(rows.shape, written_type(rows, step))
         given = launching.reading(rows, weight, bias)
         arguments = (*given, epsilon, parameters.centered, out)
-        launching.run(norm_rows, len(rows), *arguments, grain=max(1, _GRAIN // rows.shape[1]))
+        launching.run(norm_rows, len(rows), *arguments, cost=_COST * rows.shape[1])
         return out
 
     return _computed_and_rounded(normed, x, step)

@@ -28,6 +28,7 @@ from tests.oracle.forking import holds_after_fork
 from tests.oracle.matrices import sequential_matrix
 from tests.oracle.points import MODES, SOME_MODES, UNUSUAL, label
 from tests.oracle.rounding import rounded
+from tests.threads import on_threads
 
 repeatable = settings(derandomize=True, deadline=None, database=None, max_examples=300)
 
@@ -787,22 +788,13 @@ def large():
     return a, b
 
 
-@pytest.fixture
-def threads():
-    before = numba.get_num_threads()
-    yield numba.set_num_threads
-    numba.set_num_threads(before)
-
-
 @EACH
-def test_the_number_of_threads_does_not_matter(which, large, threads):
-    if numba.config.NUMBA_NUM_THREADS < 2:
-        pytest.skip("this machine gives numba one thread")
+def test_the_number_of_threads_does_not_matter(which, large):
     accumulator, _ = ACCUMULATORS[which]
-    threads(1)
-    serial = fpemu.matmul(*large, accumulator)
-    threads(2)
-    assert_same_bits(fpemu.matmul(*large, accumulator), serial)
+    with on_threads(1):
+        serial = fpemu.matmul(*large, accumulator)
+    with on_threads(3):
+        assert_same_bits(fpemu.matmul(*large, accumulator), serial)
 
 
 def test_several_python_threads_may_multiply_at_once(large):

@@ -4,7 +4,6 @@ import itertools
 import math
 from dataclasses import replace
 
-import numba
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from fpemu._kernels import tensor_core as fused
 from fpemu.accumulators import ScaledCore
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.units import UNITS, promoted
+from tests.threads import on_threads
 
 ORDINARY = [name for name in devices.list() if name in UNITS and "mxf" not in name]
 SCALED = [name for name in devices.list() if "mxf" in name]
@@ -426,12 +426,9 @@ def test_threads_layout_and_parts_do_not_matter(name):
     generator = np.random.default_rng(8)
     a, b = near_one(generator, format, (70, 96)), near_one(generator, format, (96, 130))
     whole = fpemu.matmul(a, b, unit)
-    available = numba.config.NUMBA_NUM_THREADS
-    numba.set_num_threads(1)
-    try:
-        assert_same_bits(fpemu.matmul(a, b, unit), whole)
-    finally:
-        numba.set_num_threads(available)
+    for count in (1, 3):
+        with on_threads(count):
+            assert_same_bits(fpemu.matmul(a, b, unit), whole)
     assert_same_bits(fpemu.matmul(np.asfortranarray(a), b[:, ::-1], unit), whole[:, ::-1])
     lengths = np.arange(70) + 1
     part = fpemu.matmul(a, b, unit, row_lengths=lengths)

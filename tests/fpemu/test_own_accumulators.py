@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import fpemu
 from fpemu.reference import round_exact
 from tests.oracle.bits import assert_same_bits
+from tests.threads import on_threads
 
 BFLOAT16, TO_NEAREST = fpemu.format("bfloat16"), fpemu.Rounding("rne")
 
@@ -113,12 +114,9 @@ def test_inside_others_and_with_any_number_of_threads(kind):
     a, b = np.random.default_rng(3).normal(size=(2, 30, 30))
     expected = fpemu.matmul(a, b, fpemu.Promoted(fpemu.Sequential("bfloat16"), "float32", 8))
     assert_same_bits(fpemu.matmul(a, b, fpemu.Promoted(kind(), "float32", 8)), expected)
-    available = numba.config.NUMBA_NUM_THREADS
-    try:
-        numba.set_num_threads(1)
-        assert_same_bits(fpemu.matmul(a, b, fpemu.Promoted(kind(), "float32", 8)), expected)
-    finally:
-        numba.set_num_threads(available)
+    for count in (1, 3):
+        with on_threads(count):
+            assert_same_bits(fpemu.matmul(a, b, fpemu.Promoted(kind(), "float32", 8)), expected)
 
 
 def test_equal_accumulators_are_compiled_once():

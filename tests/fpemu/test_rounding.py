@@ -7,7 +7,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, reject, settings
@@ -22,6 +21,7 @@ from tests.oracle.flushing import under_flush_to_zero
 from tests.oracle.forking import holds_after_fork
 from tests.oracle.points import ALL_FORMATS, MODES, NAMED, label, rounding_points
 from tests.oracle.rounding import rounded
+from tests.threads import on_threads
 
 repeatable = settings(derandomize=True, deadline=None, database=None, max_examples=200)
 
@@ -709,19 +709,10 @@ def many_rounded(many):
     return whole
 
 
-@pytest.fixture
-def threads():
-    before = numba.get_num_threads()
-    yield numba.set_num_threads
-    numba.set_num_threads(before)
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_the_number_of_threads_does_not_matter(many, many_rounded, threads, count):
-    if count > numba.config.NUMBA_NUM_THREADS:
-        pytest.skip(f"this machine gives numba {numba.config.NUMBA_NUM_THREADS} thread")
-    threads(count)
-    assert_same_bits(fpemu.round(many, "bfloat16", "rna"), many_rounded)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_number_of_threads_does_not_matter(many, many_rounded, count):
+    with on_threads(count):
+        assert_same_bits(fpemu.round(many, "bfloat16", "rna"), many_rounded)
 
 
 def test_several_python_threads_may_round_at_once(many, many_rounded):

@@ -3,7 +3,6 @@
 import math
 from fractions import Fraction
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +13,7 @@ from fpemu import devices
 from fpemu.reference import dot_exact, round_exact
 from tests.oracle.accumulators import add, exact, multiply
 from tests.oracle.bits import assert_same_bits
+from tests.threads import on_threads
 
 MODES = ("rne", "rtz", "rtn")  # nearest, not nearest, and where zero sums are negative
 FORMATS = ("e8m4", "bfloat16", "float16", "float8_e4m3fn", "float32", "float64")
@@ -248,12 +248,8 @@ def test_threads_layout_and_parts_do_not_matter(accumulator):
     a, b = generator.normal(size=(70, 40)), generator.normal(size=(40, 130))
     a, b = a.astype(np.float32), b.astype(np.float32)
     _, whole = fpemu.matmul(a, b, accumulator, running=True)
-    available = numba.config.NUMBA_NUM_THREADS
-    numba.set_num_threads(1)
-    try:
+    with on_threads(3):
         _, one = fpemu.matmul(a, b, accumulator, running=True)
-    finally:
-        numba.set_num_threads(available)
     lengths = np.arange(70) + 1
     _, part = fpemu.matmul(np.asfortranarray(a), b, accumulator, running=True, row_lengths=lengths)
     _, stacked = fpemu.matmul(np.stack([a, -a]), b, accumulator, running=True)

@@ -3,7 +3,6 @@
 import math
 from fractions import Fraction
 
-import numba
 import numpy as np
 import pytest
 from gmpy2 import mpq
@@ -18,6 +17,7 @@ from fpemu._kernels import rounding as kernels
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import ALL_FORMATS, label, rounding_points
 from tests.oracle.rounding import rounded
+from tests.threads import on_threads
 
 FORMATS = [
     format
@@ -341,14 +341,10 @@ def test_the_same_seed_gives_the_same_bits_on_any_threads_and_for_any_slice(mode
     x = np.random.default_rng(6).normal(size=300_001).astype(dtype)
     x[::7] *= 1e-12  # far below the smallest subnormal too
     rounding = Rounding(mode, seed=99)
-    before = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
+    with on_threads(1):
         alone = fpemu.round(x, "float8_e4m3fn", rounding)
-        numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
+    with on_threads(3):
         assert_same_bits(fpemu.round(x, "float8_e4m3fn", rounding), alone)
-    finally:
-        numba.set_num_threads(before)
     for size in (1, 5, 1023, 1024, 1025, 2048, 2049, 100_000):
         assert_same_bits(fpemu.round(x[:size], "float8_e4m3fn", rounding), alone[:size])
     assert_same_bits(fpemu.round(x[0], "float8_e4m3fn", rounding), alone[0])

@@ -2,7 +2,6 @@
 
 import functools
 
-import numba
 import numpy as np
 import pytest
 from gmpy2 import mpq
@@ -16,6 +15,7 @@ from fpemu.rounding import Rounding
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.stochastic import signed
 from tests.oracle.units import aligned_sum, largest_exponent, multiply, split, value
+from tests.threads import on_threads
 
 SEED = 77
 FLOAT32 = fpemu.format("float32")
@@ -180,17 +180,11 @@ def test_the_number_of_threads_does_not_matter(case):
     maker, options, _ = CASES[case]
     accumulator = maker("bfloat16", rounding=Rounding("sr", seed=SEED), **options)
     a, b = np.random.default_rng(1).normal(size=(2, 70, 70)).astype(np.float32)
-    available = numba.config.NUMBA_NUM_THREADS
-    results = []
-    try:
-        for threads in {1, available}:
-            numba.set_num_threads(threads)
-            results.append(fpemu.matmul(a, b, accumulator))
-    finally:
-        numba.set_num_threads(available)
-    for result in results:
-        assert_same_bits(result, results[0])
-    assert_same_bits(fpemu.matmul(a[:5], b, accumulator), results[0][:5])
+    with on_threads(1):
+        alone = fpemu.matmul(a, b, accumulator)
+    with on_threads(3):
+        assert_same_bits(fpemu.matmul(a, b, accumulator), alone)
+    assert_same_bits(fpemu.matmul(a[:5], b, accumulator), alone[:5])
 
 
 def test_strips_of_a_tensor_core_draw_what_the_whole_draws(monkeypatch):

@@ -22,6 +22,7 @@ from fpemu._kernels import rounding as kernels
 from fpemu.rounding import Rounding
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.stochastic import Root, signed
+from tests.threads import on_threads
 
 SEED = 2024
 NAMES = [
@@ -253,15 +254,11 @@ def test_an_element_draws_what_rounding_in_its_place_draws():
 def test_the_number_of_threads_does_not_matter(threads):
     a, b = np.random.default_rng(4).normal(size=(2, 50_000))
     rounding = Rounding("sr", seed=SEED)
-    available = numba.config.NUMBA_NUM_THREADS
     expected = fpemu.divide(a, b, "bfloat16", rounding)
     expected_exp = fpemu.functions.exp(a, "bfloat16", rounding)
-    numba.set_num_threads(min(threads, available))
-    try:
+    with on_threads(threads):
         assert_same_bits(fpemu.divide(a, b, "bfloat16", rounding), expected)
         assert_same_bits(fpemu.functions.exp(a, "bfloat16", rounding), expected_exp)
-    finally:
-        numba.set_num_threads(available)
 
 
 def test_without_a_seed_every_call_draws_others():

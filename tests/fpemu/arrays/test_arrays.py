@@ -6,7 +6,6 @@ import operator
 import pickle
 from fractions import Fraction
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,6 +17,7 @@ from fpemu import devices, functions
 from fpemu.arrays import protocol as array_functions
 from fpemu.reference import function, round_exact
 from tests.oracle.bits import assert_same_bits
+from tests.threads import on_threads
 
 FORMATS = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "e5m7", "float32")
 MODES = ("rne", "rtz", "rtp", "rto")
@@ -569,13 +569,10 @@ def test_the_same_bits_on_any_number_of_threads():
         y = stochastic(np.linspace(0.5, 3, 40000).reshape(200, 200))
         return ((y * y + 0.1) @ y).values
 
-    threads = numba.get_num_threads()
     whole = program()
-    try:
-        numba.set_num_threads(1)
-        assert_same_bits(program(), whole)
-    finally:
-        numba.set_num_threads(threads)
+    for count in (1, 3):
+        with on_threads(count):
+            assert_same_bits(program(), whole)
 
 
 def test_random_bits_of_an_accumulator_are_drawn_by_operation():

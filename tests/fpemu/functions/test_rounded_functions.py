@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fpemu import Rounding, formats, functions, multiprecision, reference
 from fpemu._kernels import caching, enclosures
 from tests.oracle.accumulators import round_exact
+from tests.threads import on_threads
 
 MODES = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto")
 NAMES = (*enclosures.NAMES, "relu")
@@ -312,13 +313,9 @@ def test_shapes_types_and_out():
 def test_the_same_bits_on_any_number_of_threads(name):
     x = np.random.default_rng(0).normal(0, 5, 200_000).astype(np.float32)
     results = []
-    threads = numba.get_num_threads()
-    try:
-        for count in (1, min(2, threads)):
-            numba.set_num_threads(count)
+    for count in (1, 3):
+        with on_threads(count):
             results.append(compute(name, x, "float32", "rtn"))
-    finally:
-        numba.set_num_threads(threads)
     np.testing.assert_array_equal(results[0].view(np.uint32), results[1].view(np.uint32))
 
 

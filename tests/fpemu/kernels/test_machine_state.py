@@ -3,12 +3,16 @@
 What the functions return here in the ordinary state is checked against oracles elsewhere.
 """
 
+import contextlib
 import ctypes
+import gc
 import os
 import platform
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -78,6 +82,21 @@ def work(inputs):
 """
 
 
+OF_NUMBA = """
+import sys
+
+import numba
+from fpemu._kernels import launching
+
+assert launching.thread_count() == {threads}
+numba.set_num_threads(1)
+assert launching.thread_count() == 1
+numba.set_num_threads({threads})
+launching._WORTH = 1.0  # however short a kernel is
+np.savez(sys.argv[2], **work(dict(np.load(sys.argv[1]))))
+"""
+
+
 def make_inputs(count):
     """Subnormals and what makes subnormal sums, products and results, among ordinary numbers."""
     generator = np.random.default_rng(8)
@@ -113,7 +132,7 @@ def wrong_cases(results, expected):
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_the_number_of_numba_threads_does_not_matter(threads, inputs, expected, tmp_path):
-    script = f"{WORK}\nimport sys\nnp.savez(sys.argv[2], **work(dict(np.load(sys.argv[1]))))"
+    script = f"{WORK}{OF_NUMBA.format(threads=threads)}"
     np.savez(tmp_path / "inputs.npz", **inputs)
     command = [sys.executable, "-c", script, tmp_path / "inputs.npz", tmp_path / "results.npz"]
     subprocess.run(command, check=True, env={**os.environ, "NUMBA_NUM_THREADS": str(threads)})
@@ -246,40 +265,109 @@ def test_threads_that_outlive_the_main_one_and_exit_functions_may_compute(early)
     assert sorted(lines) == [f"{who} {{1.1015625}} 2.71875" for who in ("atexit", "thread")]
 
 
-def test_a_thread_that_cannot_be_started_leaves_no_work_behind(monkeypatch, inputs):
-    """What an executor has taken in must not run once the call has returned."""
-    executor = ThreadPoolExecutor(1)
+def fresh_pool(monkeypatch, threads):
+    """A pool of our own for calls that use so many threads."""
+    pool = launching._Pool()
+    monkeypatch.setattr(launching, "_pool", pool)
+    monkeypatch.setattr(launching, "thread_count", lambda: threads)
+    return pool
 
-    class Full:
-        def submit(self, *arguments):
-            executor.submit(*arguments)
-            raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(launching._pool, "_executor_of", lambda workers: Full())
-    monkeypatch.setattr(launching, "thread_count", lambda: 4)
+def test_where_no_thread_can_be_started_a_call_does_all_by_itself(monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    pool = fresh_pool(monkeypatch, 4)
+    monkeypatch.setattr(threading.Thread, "start", start)
     done = []
-    for _ in range(50):
-        launching.run(lambda start, stop: done.append((start, stop)), 64)
-        assert sorted(done)[-1][1] == 64
-        assert sum(stop - start for start, stop in done) == 64
-        done.clear()
-    executor.shutdown()
-    assert done == []
+    launching.run(lambda start, stop: done.append((start, stop)), 64)
+    assert [stop for _, stop in done] == list(range(4, 65, 4))
+    assert pool.start(done.clear, 3) == []
 
 
 def test_nobody_waits_for_threads_that_have_not_begun(monkeypatch):
     """A call whose threads are all busy elsewhere ends all the same, and they do nothing later."""
-    free = threading.Event()
-    with ThreadPoolExecutor(1) as executor:
-        busy = executor.submit(free.wait, 60)
-        monkeypatch.setattr(launching._pool, "_executor_of", lambda workers: executor)
-        monkeypatch.setattr(launching, "thread_count", lambda: 4)
-        done = []
-        launching.run(lambda start, stop: done.append((start, stop)), 64)
-        ended_first = not busy.done()
-        free.set()
+    pool = fresh_pool(monkeypatch, 4)
+    free, done = threading.Event(), []
+    busy = pool.start(lambda: free.wait(60), 3)
+    launching.run(lambda start, stop: done.append((start, stop)), 64)
+    ended_first = not free.is_set()
+    free.set()
+    assert [share.end() for share in busy] == [None] * 3
+    last = pool.start(lambda: None, 3)  # is taken after what was left
+    while not all(share._work is None for share in last):
+        time.sleep(0.001)
     assert ended_first
     assert [stop for _, stop in done] == list(range(4, 65, 4))
+
+
+def test_what_goes_wrong_in_another_thread_is_raised_when_all_have_ended(monkeypatch):
+    fresh_pool(monkeypatch, 4)
+    together, ended = threading.Barrier(4, timeout=60), []
+
+    def piece(start, stop):
+        if start < 16:  # a piece for each thread
+            together.wait()
+        if threading.current_thread() is not caller:
+            time.sleep(0.01)
+            ended.append(start)
+            raise ValueError(f"piece {start}")
+
+    caller = threading.current_thread()
+    with pytest.raises(ValueError, match="piece "):
+        launching.run(piece, 64)
+    assert len(ended) == 3
+
+
+def test_after_an_interruption_no_thread_goes_on(monkeypatch):
+    fresh_pool(monkeypatch, 2)
+    both, done = threading.Barrier(2, timeout=60), []
+
+    def piece(start, stop):
+        done.append(start)
+        if start < 16:
+            both.wait()
+            if threading.current_thread() is caller:
+                raise KeyboardInterrupt
+            time.sleep(0.2)  # until the caller clears the pieces
+
+    caller = threading.current_thread()
+    with pytest.raises(KeyboardInterrupt):
+        launching.run(piece, 64)
+    assert sorted(done) == [0, 8]
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_arrays_are_let_go_when_a_call_has_ended(monkeypatch, wrong):
+    """The thread that has helped keeps nothing until it helps again, be it in a traceback."""
+    fresh_pool(monkeypatch, 2)
+    array, both = np.zeros(8), threading.Barrier(2, timeout=60)
+    held, caller = weakref.ref(array), threading.current_thread()
+
+    def piece(start, stop, x):
+        if start < 16:
+            both.wait()
+        if wrong and threading.current_thread() is not caller:
+            raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong") if wrong else contextlib.nullcontext():
+        launching.run(piece, 64, array)
+    del array
+    for _ in range(1000):
+        gc.collect()
+        if held() is None:
+            return
+        time.sleep(0.001)
+    raise AssertionError("a thread still holds the array")
+
+
+@pytest.mark.parametrize(
+    ("cost", "threads"), [(0.0, 1), (1e5, 1), (5e5, 1), (7e5, 2), (1e6, 3), (1e9, 4), (1e20, 4)]
+)
+def test_as_many_threads_work_as_it_is_worth(monkeypatch, cost, threads):
+    monkeypatch.setattr(launching, "thread_count", lambda: 4)
+    assert launching.threads_for(cost) == threads
+    assert launching.pieces_for(cost) == (1 if threads == 1 else 4 * threads)
 
 
 def test_a_call_waits_for_threads_that_have_begun(monkeypatch):

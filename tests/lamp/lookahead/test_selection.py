@@ -15,6 +15,7 @@ from lamp._kernels import picking
 from lamp.bounds.compositions import Entrywise, LayerNorm, SoftmaxProduct
 from lamp.lookahead import LookAhead
 from lamp.lookahead.rules import RULES
+from tests.threads import on_threads
 
 
 def softmax(y):
@@ -174,15 +175,11 @@ def test_float32_and_batches_are_accepted(rule):
 
 
 def test_the_same_selection_on_any_number_of_threads():
-    import numba
-
     z = softmax(np.random.default_rng(2).standard_normal((500, 60)))
-    before = numba.get_num_threads()
     masks = []
-    for threads in (1, before):
-        numba.set_num_threads(threads)
-        masks.append([select(z, rule=r, tau=1.1) for r in ("normwise", "random")])
-    numba.set_num_threads(before)
+    for threads in (1, 3):
+        with on_threads(threads):
+            masks.append([select(z, rule=r, tau=1.1) for r in ("normwise", "random")])
     np.testing.assert_array_equal(masks[0], masks[1])
 
 
@@ -571,7 +568,6 @@ def test_rows_of_a_batch_do_not_depend_on_each_other(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_same_choice_on_any_number_of_threads_and_in_any_layout(rule):
-    import numba
 
     generator = np.random.default_rng(7)
     z = softmax(generator.normal(size=(300, 40)))
@@ -589,12 +585,9 @@ def test_the_same_choice_on_any_number_of_threads_and_in_any_layout(rule):
         ]
 
     expected = masks(z)
-    available = numba.get_num_threads()
-    numba.set_num_threads(1)
-    try:
-        np.testing.assert_array_equal(masks(z), expected)
-    finally:
-        numba.set_num_threads(available)
+    for threads in (1, 3):
+        with on_threads(threads):
+            np.testing.assert_array_equal(masks(z), expected)
     np.testing.assert_array_equal(masks(np.asfortranarray(z)), expected)
 
 

@@ -11,6 +11,7 @@ from fpemu import Sequential
 from fpemu.reference import round_exact
 from lamp import LAMP, select
 from lamp.models.attention import _quotient, attention, softmax
+from tests.threads import on_threads
 
 
 def heads(tokens=20, dimension=16, count=3, seed=0, dtype=np.float32, scale=1.5):
@@ -250,18 +251,11 @@ def test_softmax_is_rounded_once_and_sums_to_one():
 
 
 def test_the_same_bits_on_any_number_of_threads():
-    import numba
-
     query, key, value = heads(tokens=90)
-    before = numba.get_num_threads()
-    outputs = []
-    for threads in (1, before):
-        numba.set_num_threads(threads)
-        settings = LAMP("random", tau=1.1)
-        outputs.append(
-            attention(query, key, value, hardware=lamp.hardware("scores-ps4"), lamp=settings)[0]
-        )
-    numba.set_num_threads(before)
+    machine, settings, outputs = lamp.hardware("scores-ps4"), LAMP("random", tau=1.1), []
+    for threads in (1, 3):
+        with on_threads(threads):
+            outputs.append(attention(query, key, value, hardware=machine, lamp=settings)[0])
     np.testing.assert_array_equal(outputs[0], outputs[1])
 
 

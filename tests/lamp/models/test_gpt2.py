@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import lamp
 from lamp.models.gpt2 import GPT2, GPT2Config
+from tests.threads import on_threads
 
 torch = pytest.importorskip("torch", reason="the cross-check against transformers needs PyTorch")
 from tests.lamp.random_llamas import random_checkpoint, transformers_logits  # noqa: E402
@@ -111,17 +112,14 @@ def test_a_token_does_not_depend_on_later_ones(tmp_path, name):
 
 
 def test_the_same_bits_on_any_number_of_threads_and_under_flush_to_zero(tmp_path):
-    import numba
-
     model = GPT2.from_pretrained(
         random_checkpoint(tmp_path), hardware="scores-ps4", lamp=lamp.LAMP(tau=1.2)
     )
     tokens = np.random.default_rng(2).integers(0, 61, 24)
     expected = model.logits(tokens)
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    np.testing.assert_array_equal(model.logits(tokens), expected)
-    numba.set_num_threads(before)
+    for threads in (1, 3):
+        with on_threads(threads):
+            np.testing.assert_array_equal(model.logits(tokens), expected)
     torch.set_flush_denormal(True)
     try:
         np.testing.assert_array_equal(model.logits(tokens), expected)

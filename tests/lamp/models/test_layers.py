@@ -18,6 +18,7 @@ from lamp._kernels.activations import ACTIVATIONS
 from lamp.models import layers, packed
 from lamp.models.layers import Norm
 from tests.oracle import decoder
+from tests.threads import on_threads
 
 UNIT_64 = 2.0**-53
 UNITS = {np.float32: 2.0**-24, np.float64: UNIT_64}
@@ -190,13 +191,11 @@ def test_rows_do_not_depend_on_one_another_or_on_threads():
     for row in (0, 250, 499):
         one = layers.norm(x[row : row + 1], Norm(weight, bias), 1e-5, Function())
         np.testing.assert_array_equal(norms[row], one[0])
-    before = numba.get_num_threads()
-    try:
-        numba.set_num_threads(1)
-        np.testing.assert_array_equal(layers.norm(x, Norm(weight, bias), 1e-5, Function()), norms)
-        np.testing.assert_array_equal(layers.activation(x, "gelu_new", Function()), values)
-    finally:
-        numba.set_num_threads(before)
+    for threads in (1, 3):
+        with on_threads(threads):
+            again = layers.norm(x, Norm(weight, bias), 1e-5, Function())
+            np.testing.assert_array_equal(again, norms)
+            np.testing.assert_array_equal(layers.activation(x, "gelu_new", Function()), values)
 
 
 PRODUCTS = {

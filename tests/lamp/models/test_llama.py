@@ -17,6 +17,7 @@ from lamp.models import layers
 from lamp.models.llama import Llama, LlamaConfig
 from lamp.models.rotary import Rotary, _table
 from tests.lamp.tiny_models import LLAMA_CONFIG, TOKENS, llama_tensors
+from tests.threads import on_threads
 
 torch = pytest.importorskip("torch", reason="the cross-check against transformers needs PyTorch")
 from tests.lamp.random_llamas import random_llama_checkpoint, transformers_logits  # noqa: E402
@@ -156,17 +157,14 @@ def test_the_order_of_tokens_matters_by_their_distances_alone(tmp_path):
 
 
 def test_the_same_bits_on_any_number_of_threads_and_under_flush_to_zero(tmp_path):
-    import numba
-
     model = Llama.from_pretrained(
         random_llama_checkpoint(tmp_path), hardware="scores-ps4", lamp=lamp.LAMP(tau=1.2)
     )
     tokens = np.random.default_rng(2).integers(0, 61, 24)
     expected = model.logits(tokens)
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    np.testing.assert_array_equal(model.logits(tokens), expected)
-    numba.set_num_threads(before)
+    for threads in (1, 3):
+        with on_threads(threads):
+            np.testing.assert_array_equal(model.logits(tokens), expected)
     torch.set_flush_denormal(True)
     try:
         np.testing.assert_array_equal(model.logits(tokens), expected)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numba
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from lamp.machines import Order, digest, sorted_channels
 from lamp.machines import files as machine_files
 from lamp.models.attention import attention
 from tests.lamp.tiny_models import FAMILIES, TOKENS
+from tests.threads import on_threads
 
 HEADS, KEY_HEADS, COUNT, CHANNELS = 4, 2, 24, 20
 RULES = [
@@ -286,11 +286,10 @@ def test_machines_without_the_models_order_are_refused():
 def test_the_same_order_and_bits_on_any_number_of_threads():
     model = lamp.from_pretrained("embedded")
     text = model.encode("When shall we three meet again, in thunder, lightning, or in rain?")
-    before, found = numba.get_num_threads(), []
-    for threads in (1, before):
-        numba.set_num_threads(threads)
-        machine = lamp.calibrated(ordered(Product("e8m4"), "ascending"), model, text)
-        found.append((machine, model.with_hardware(machine).logits(text)))
-    numba.set_num_threads(before)
+    found = []
+    for threads in (1, 3):
+        with on_threads(threads):
+            machine = lamp.calibrated(ordered(Product("e8m4"), "ascending"), model, text)
+            found.append((machine, model.with_hardware(machine).logits(text)))
     assert found[0][0] == found[1][0]
     np.testing.assert_array_equal(found[0][1], found[1][1])

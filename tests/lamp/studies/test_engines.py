@@ -11,7 +11,6 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import numba
 import pytest
 
 import lamp
@@ -25,6 +24,8 @@ from tests.lamp.tiny_studies import results
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "analysis"))
 import scale
+
+from tests.threads import on_threads
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
@@ -431,9 +432,8 @@ def test_one_job_is_this_process():
 
 
 def test_threads_do_not_change_a_bit(tasks):
-    before = numba.get_num_threads()
     found = []
-    for threads in (1, before):
-        numba.set_num_threads(threads)
-        found.append([Worker(ENOUGH).run(task).metrics for task in tasks[:3]])
+    for threads in (1, 3):
+        with on_threads(threads):
+            found.append([Worker(ENOUGH).run(task).metrics for task in tasks[:3]])
     assert found[0] == found[1]
