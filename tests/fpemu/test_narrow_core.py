@@ -8,6 +8,7 @@ from fpemu import devices, scaling
 from fpemu._environment import is_usual
 from fpemu._kernels import directed_blocks, narrow_core, tensor_core
 from tests.oracle import units
+from tests.threads import on_threads
 
 # One unit for each number of fraction bits and terms of a block, for each way to end a block, for
 # each order of terms and each kind of block.
@@ -171,10 +172,10 @@ def test_stacks_triangles_and_strips(name, monkeypatch, taken):
     left, right = unit.input_formats
     a, b = members(generator, (3, 70, 40), left, 2), members(generator, (3, 40, 150), right, 2)
     monkeypatch.setattr(tensor_core, "_STRIP", 2**13)
-    monkeypatch.setattr(narrow_core, "_WORK_PER_PIECE", 1)
     lengths = np.arange(70) * 2
     for options in ({}, {"row_lengths": lengths}):
-        found = fpemu.matmul(a, b, unit, **options)
+        with on_threads(4):
+            found = fpemu.matmul(a, b, unit, **options)
         assert_same(found, wide(monkeypatch, a, b, unit, **options))
     assert set(taken) == {0.0}
 
