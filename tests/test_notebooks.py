@@ -47,6 +47,7 @@ def ids(paths):
     return [path.stem for path in paths]
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("path", PATHS, ids=ids(PATHS))
 def test_a_notebook_keeps_the_outputs_of_its_code(path):
     kept = [cell.outputs for cell in notebooks.code(notebooks.read(path))]

@@ -19,6 +19,7 @@ BLOCKS = [
 COMMANDS = [block.strip() for block in BLOCKS if ".venv/bin/lamp" in block]
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("tokens", [64, pytest.param(1024, marks=pytest.mark.long)])
 def test_the_tour_and_the_commands_run(tmp_path, tokens):
     """In an empty folder that has the environment, as `make demo` leaves it.
