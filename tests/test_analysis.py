@@ -20,7 +20,7 @@ def test_algorithms_in_a_small_arithmetic_keep_what_theory_promises(format):
     assert run.stdout.count("relative error") == 4
 
 
-@pytest.mark.parametrize("cases", [25, pytest.param(300, marks=pytest.mark.long)])
+@pytest.mark.parametrize("cases", [12, pytest.param(300, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["toml", "stores"])
 def test_spoilt_files_are_refused_by_name(kind, cases):
     # Of TOML files 500, in all.
@@ -47,6 +47,7 @@ def test_a_script_says_what_it_does(script, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("usage: ")
 
 
+@pytest.mark.docs
 def test_bounds_of_a_function_of_ones_own_hold_and_are_drawn(tmp_path):
     command = [sys.executable, str(ANALYSIS / "own_bounds.py"), "--points", "12"]
     run = subprocess.run(
