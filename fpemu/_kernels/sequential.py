@@ -229,8 +229,8 @@ def _rows_together(flavour: int, dtype: np.dtype[Any]) -> int:
 
 
 @functools.cache
-def _product_kernel(lanes: Lanes) -> Callable[..., None]:
-    """The kernel of sums by the lanes' own arithmetic, or by a part for them."""
+def _product_kernel(lanes: Lanes, *, plain: bool) -> Callable[..., None]:
+    """The kernel of sums by the lanes' own arithmetic, `plain`, or by a part for them."""
     to_advance = parts.takes(*lanes.to_advance)
 
     @caching.kernel
@@ -249,7 +249,6 @@ def _product_kernel(lanes: Lanes) -> Callable[..., None]:
         height, depth = work.inner.shape[1], work.panels.shape[1]
         slots = 1 if steps > depth else 0  # of a tile
         run = tiles.MOST_STEPS
-        plain = sums.advance == 0
         fresh = plain and steps > 0 and arrays.initial.size == 0  # zero without being filled
         for index in range(start, stop):
             stack, group = index // groups, index % groups
@@ -462,7 +461,7 @@ def _product(
     cost = _PLAIN_COST if advance == 0 else _COST
     share = _share(operands, height, depth * TILE_COLUMNS * chain.dtype.itemsize, cost)
     launching.run(
-        _product_kernel(lanes),
+        _product_kernel(lanes, plain=advance == 0),
         share.number,
         operands.arrays(chain.dtype, out, source_of(operands.b, chain.dtype, TILE_COLUMNS)),
         sums._replace(rows=share.rows, panels=share.panels, advance=advance),
