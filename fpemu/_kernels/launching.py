@@ -58,7 +58,9 @@ def thread_count() -> int:
 
 def threads_for(cost: float) -> int:
     """How many threads work is worth that takes one of them so many nanoseconds."""
-    return max(1, min(thread_count(), int(cost / _WORTH)))
+    if cost < 2 * _WORTH:  # most work is short, and to ask Numba takes some microseconds
+        return 1
+    return min(thread_count(), int(cost / _WORTH))
 
 
 def pieces_for(cost: float) -> int:
