@@ -20,7 +20,7 @@ def test_algorithms_in_a_small_arithmetic_keep_what_theory_promises(format):
     assert run.stdout.count("relative error") == 4
 
 
-@pytest.mark.parametrize("cases", [12, pytest.param(300, marks=pytest.mark.long)])
+@pytest.mark.parametrize("cases", [25, pytest.param(300, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["toml", "stores"])
 def test_spoilt_files_are_refused_by_name(kind, cases):
     # Of TOML files 500, in all.

@@ -272,7 +272,7 @@ def test_threads_layout_and_parts_do_not_matter(accumulator):
     ids=str,
 )  # fmt: skip
 def test_one_of_the_sums_is_that_of_both(accumulator):
-    a, b = np.random.default_rng(3).normal(size=(2, 20, 20)).astype(np.float32)
+    a, b = np.random.default_rng(3).normal(size=(2, 40, 40)).astype(np.float32)
     product, both = fpemu.matmul(a, b, accumulator, running=True)
     for wanted, other in (("first", "second"), ("second", "first")):
         same, one = fpemu.matmul(a, b, accumulator, running=wanted)

@@ -21,11 +21,10 @@ from lamp.studies.engines import Cluster, InProcess, Processes
 from lamp.studies.worker import Worker
 from tests.lamp import tiny_studies
 from tests.lamp.tiny_studies import results
+from tests.threads import on_threads
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "analysis"))
 import scale
-
-from tests.threads import on_threads
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 
