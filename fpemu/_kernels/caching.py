@@ -330,9 +330,10 @@ def kernel(function: Any) -> Any:
 
 
 def part(function: Any) -> Any:
-    """Decorator of parts of kernels, see :mod:`fpemu._kernels.parts`: compiled once a machine.
+    """Decorator of functions that kernels call: compiled once a machine, for themselves.
 
-    They give an integer.  Python cannot call them.  What they close over is as for :func:`kernel`.
+    Python cannot call them.  Those that are called by their addresses, see
+    :mod:`fpemu._kernels.parts`, give an integer.  What they close over is as for :func:`kernel`.
     """
     _require_data(function)
     return _cached(_for_kernels(function, forceinline=False), _name_of(function))

@@ -65,12 +65,15 @@ def threads_for(cost: float) -> int:
 
 def pieces_for(cost: float) -> int:
     """Into how many pieces such work is worth being cut: some for each of its threads."""
-    threads = threads_for(cost)
+    return _pieces_of(threads_for(cost))
+
+
+def _pieces_of(threads: int) -> int:
     # Pieces shorter than a thread's share even out work that grows with the index.
     return 1 if threads == 1 else 4 * threads
 
 
-class _Share:
+class _Help:
     """Work that another thread does if it begins before the caller has done all of it.
 
     Parameters
@@ -106,13 +109,13 @@ class _Share:
         return self._error
 
 
-def _help(shares: SimpleQueue[_Share]) -> None:
-    """Take shares for ever, in a thread of the pool."""
+def _help(waiting: SimpleQueue[_Help]) -> None:
+    """Do what waits, for ever, in a thread of the pool."""
     with default_environment():
         while True:
-            share = shares.get()
-            share.begin()
-            del share  # the traceback of what went wrong holds arrays
+            each = waiting.get()
+            each.begin()
+            del each  # the traceback of what went wrong holds arrays
 
 
 @contextmanager
@@ -131,7 +134,7 @@ def without_interrupts() -> Iterator[None]:
 class _Pool:
     """The threads of this process that help: made when first needed, forgotten after a fork.
 
-    They wait for shares of work, and end with the process.  An executor of
+    They wait for work, and end with the process.  An executor of
     :mod:`concurrent.futures` takes several times as long to hand one over, which is longer than
     many kernels run.
     """
@@ -141,7 +144,7 @@ class _Pool:
 
     def forget(self) -> None:
         self._lock = threading.Lock()
-        self._shares: SimpleQueue[_Share] = SimpleQueue()
+        self._waiting: SimpleQueue[_Help] = SimpleQueue()
         self._threads = 0
 
     def _reach(self, threads: int) -> None:
@@ -149,17 +152,19 @@ class _Pool:
         with self._lock, without_interrupts(), contextlib.suppress(RuntimeError):
             while self._threads < threads:
                 name = f"fpemu {self._threads}"
-                threading.Thread(target=_help, args=(self._shares,), name=name, daemon=True).start()
+                threading.Thread(
+                    target=_help, args=(self._waiting,), name=name, daemon=True
+                ).start()
                 self._threads += 1
 
-    def start(self, work: Callable[[], None], threads: int) -> list[_Share]:
+    def start(self, work: Callable[[], None], threads: int) -> list[_Help]:
         """Let so many threads do work as soon as they can, or fewer where no more can be had."""
         if self._threads < threads:
             self._reach(threads)
-        shares = [_Share(work) for _ in range(min(threads, self._threads))]
-        for share in shares:
-            self._shares.put(share)
-        return shares
+        helps = [_Help(work) for _ in range(min(threads, self._threads))]
+        for each in helps:
+            self._waiting.put(each)
+        return helps
 
 
 _pool = _Pool()
@@ -262,7 +267,8 @@ def run(
         kernel that allocates none compiles in less time.
     """
     _check_arrays(arguments)
-    number = min(pieces_for(count * cost), count)
+    threads = threads_for(count * cost)
+    number = min(_pieces_of(threads), count)
     if number <= 1:
         _run_range(function, 0, count, (*_own(workspace), *arguments))
         return
@@ -279,13 +285,13 @@ def run(
                     return
                 function(start, stop, *own, *arguments)
 
-    shares = _pool.start(work, min(threads_for(count * cost), number) - 1)
+    helps = _pool.start(work, min(threads, number) - 1)
     try:
         work()
     finally:
         pieces.clear()  # after an interruption, nobody goes on
         # Nobody waits for a thread that has not begun: it may wake later than the work is done.
-        errors = [share.end() for share in shares]
+        errors = [each.end() for each in helps]
     for error in errors:
         if error is not None:
             raise error

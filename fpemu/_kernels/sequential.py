@@ -70,7 +70,7 @@ from fpemu._kernels.rounding import (
     word_of,
 )
 from fpemu._kernels.significands import ZERO
-from fpemu._kernels.tile_parts import Lanes, adding, advancing, call_to_advance, lanes_of
+from fpemu._kernels.tile_parts import Lanes, adding, advancing, call_to_advance, forming, lanes_of
 from fpemu._kernels.tile_steps import (
     EXACT,
     EXACT_NARROW,
@@ -448,6 +448,7 @@ def _product(
         outer,
         plain=how.plain,
         fast=_table_of(chain.fast, final.fast),
+        form=0 if how.plain else forming(how, lanes).address,
         add=adding(how, lanes).address if adds else 0,
     )
     if operands.wants_running:
@@ -578,6 +579,7 @@ def _sum_of(
     *,
     plain: bool = False,
     fast: Any = None,
+    form: int = 0,
     add: int = 0,
 ) -> Sum:
     """The data of a sum but for what depends on shares and parts.
@@ -601,6 +603,7 @@ def _sum_of(
         ),
         fast=_table_of(_NOT_FAST, _NOT_FAST) if fast is None else fast,
         advance=0,
+        form=form,
         add=add,
     )
 

@@ -20,7 +20,7 @@ from fpemu._kernels import caching, parts, tiles
 from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, TARGETS_TYPE, VIA, target_at
 from fpemu._kernels.panels import MANY_REGISTERS, TILE_COLUMNS
 from fpemu._kernels.parts import Part
-from fpemu._kernels.rounding import with_mode
+from fpemu._kernels.rounding import DETERMINISTIC, with_mode
 from fpemu._kernels.tile_steps import (
     How,
     Sum,
@@ -32,7 +32,16 @@ from fpemu._kernels.tile_steps import (
 )
 from fpemu._kernels.vectors import VECTOR_BYTES
 
-__all__ = ["Lanes", "adding", "advancing", "call_to_advance", "call_to_keep", "keeping", "lanes_of"]
+__all__ = [
+    "Lanes",
+    "adding",
+    "advancing",
+    "call_to_advance",
+    "call_to_keep",
+    "forming",
+    "keeping",
+    "lanes_of",
+]
 
 _FEW_COLUMNS: Final = 16  # beside which both running sums fit 16 registers
 
@@ -45,7 +54,7 @@ _SUM: Final = types.NamedTuple(
         *[types.boolean] * 4,
         TARGETS_TYPE,
         types.Array(types.uint64, 2, "C", readonly=True),
-        *[_INDEX] * 2,
+        *[_INDEX] * 3,
     ],
     Sum,
 )
@@ -53,6 +62,7 @@ _SUM: Final = types.NamedTuple(
 call_to_advance: Final = parts.calling(12)
 call_to_keep: Final = parts.calling(14)
 _call_to_add: Final = parts.calling(4)
+_call_to_form: Final = parts.calling(9)
 
 
 class Lanes:
@@ -71,6 +81,7 @@ class Lanes:
         tile, totals = (types.Array(kind, 2, "C") for kind in (number, total))
         kept, rest = types.Array(number, 3, "C"), (*[_INDEX] * 3, _SUM)
         self.to_add = totals, tile, _UNDECIDED, _SUM
+        self.to_form = left, *[_INDEX] * 2, tile, tile, *[_INDEX] * 2, _UNDECIDED, _SUM
         self.to_advance = left, *[_INDEX] * 3, tile, tile, _UNDECIDED, totals, *rest
         self.to_keep = (
             *(left, *[_INDEX] * 2, tile, tile, kept, _RUNNING, _UNDECIDED, totals, _RUNNING),
@@ -108,6 +119,48 @@ def _adding(plain: bool, quick: bool, wide: bool) -> Any:
     return add
 
 
+# --- sums formed one by one -----------------------------------------------------------------------
+
+
+@functools.cache
+def forming(how: How, lanes: Lanes) -> Part:
+    """The part that forms sums exactly and rounds each once, those of whole steps or what is left.
+
+    ``f(a, row, origin, panel, tile, first, count, undecided, sums)``, as :func:`advancing`'s.
+    Where vector code takes the steps, it does what that left `undecided` of step `first`, in
+    `count` vectors of the tile; else it takes a tile of one row from step `first` on, to `count`.
+    """
+    function = _forming(how.quick, how.kind, how.mode, how.wide, how.staged)
+    return parts.compiled(function, *lanes.to_form)
+
+
+@functools.cache
+def _forming(quick: bool, kind: int, mode: str, wide: bool, staged: bool) -> Any:
+    @caching.part
+    def form(a, row, origin, panel, tile, first, count, undecided, sums):  # type: ignore[no-untyped-def]
+        target = with_mode(target_at(sums.targets, INNER), mode)
+        if quick:
+            settle_exactly(a, row, origin, panel, tile, first, undecided, count, target, kind, wide)
+        else:
+            of_product, of_via = target_at(sums.targets, PRODUCTS), target_at(sums.targets, VIA)
+            advance_exactly(
+                a, row, origin, panel, tile, first, count, target, kind, wide, staged,
+                of_product, of_via, sums.unfused, sums.via,
+            )  # fmt: skip
+        return 0
+
+    return form
+
+
+@numba.njit(inline="always")
+def _are_some(undecided, vectors):  # type: ignore[no-untyped-def]
+    """Whether an accumulator of so many vectors is undecided."""
+    lanes = 0
+    for vector in range(vectors):
+        lanes |= undecided[vector]
+    return lanes != 0
+
+
 # --- products -------------------------------------------------------------------------------------
 
 
@@ -121,8 +174,8 @@ def advancing(how: How, lanes: Lanes) -> Part:
     it would take the next time.
     """
     function = _advancing(
-        how.plain, how.quick, how.wide, how.ranged, how.kind, how.mode, how.staged,
-        how.adds_alike, how.plain_outer, parts.takes(*lanes.to_add),
+        how.plain, how.quick, how.ranged, how.adds_alike, how.plain_outer,
+        parts.takes(*lanes.to_form), parts.takes(*lanes.to_add),
     )  # fmt: skip
     return parts.compiled(function, *lanes.to_advance)
 
@@ -131,21 +184,16 @@ def advancing(how: How, lanes: Lanes) -> Part:
 def _advancing(
     plain: bool,
     quick: bool,
-    wide: bool,
     ranged: bool,
-    kind: int,
-    mode: str,
-    staged: bool,
     alike: bool,
     plain_outer: bool,
+    to_form: str,
     to_add: str,
 ) -> Any:
     @caching.part
     def advance(  # type: ignore[no-untyped-def]
         a, row, together, origin, panel, tile, undecided, total, first, stop, run, sums
     ):
-        target = with_mode(target_at(sums.targets, INNER), mode)
-        of_product, of_via = target_at(sums.targets, PRODUCTS), target_at(sums.targets, VIA)
         fast, steps, height = fast_at(sums.fast, 0), a.shape[1], tile.shape[0]
         place = first % sums.block
         while first < stop:
@@ -162,12 +210,12 @@ def _advancing(
                 if quick:
                     run = _advance_quickly(
                         a, row, origin, together == height, panel, tile, undecided, first - origin,
-                        last - origin, run, fast, target, wide, kind, ranged,
+                        last - origin, run, fast, ranged, to_form, sums,
                     )  # fmt: skip
                 else:
-                    advance_exactly(
-                        a, row, origin, panel, tile, first - origin, last - origin, target, kind,
-                        wide, staged, of_product, of_via, sums.unfused, sums.via,
+                    _call_to_form(
+                        sums.form, to_form, a, row, origin, panel, tile, first - origin,
+                        last - origin, undecided, sums,
                     )  # fmt: skip
             if plain_outer:
                 if ends and not alike:
@@ -227,7 +275,7 @@ def _settle(  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def _advance_quickly(  # type: ignore[no-untyped-def]
-    a, row, origin, full, panel, tile, undecided, first, stop, run, fast, target, wide, kind, ranged
+    a, row, origin, full, panel, tile, undecided, first, stop, run, fast, ranged, to_form, sums
 ):
     """Take a tile from step ``first`` to ``stop``: fast steps, and exact ones where those doubt.
 
@@ -242,7 +290,10 @@ def _advance_quickly(  # type: ignore[no-untyped-def]
         if step >= stop:
             break
         _settle(a, row, origin, full, panel, tile, step, undecided, fast, ranged)
-        settle_exactly(a, row, origin, panel, tile, step, 0, undecided, vectors, target, kind, wide)
+        if _are_some(undecided, vectors):
+            _call_to_form(
+                sums.form, to_form, a, row, origin, panel, tile, step, vectors, undecided, sums
+            )
         step += 1
     return run
 
@@ -275,8 +326,7 @@ def keeping(how: How, lanes: Lanes, rows: tiles.Rows, *, first: bool, second: bo
         _keep,
         is_part=True,
         known_as="-".join(map(str, (
-            how.quick, how.exact, how.wide, how.ranged, how.kind, how.mode, how.staged, *rows,
-            first, second,
+            how.quick, how.exact, how.exact and how.wide, how.ranged, *rows, first, second,
         ))),
         advance=tiles.advance_keeping(rows, rounded=how.quick, ranged=how.ranged),
         settle=tiles.settle(rows, ranged=how.ranged),
@@ -284,10 +334,8 @@ def keeping(how: How, lanes: Lanes, rows: tiles.Rows, *, first: bool, second: bo
         columns=columns,
         exact=how.exact,
         quick=how.quick,
-        wide=how.wide,
-        kind=how.kind,
-        mode=how.mode,
-        staged=how.staged,
+        wide=how.exact and how.wide,
+        to_form=parts.takes(*lanes.to_form),
         to_add=parts.takes(*lanes.to_add),
     )  # fmt: skip
     return parts.compiled(function, *lanes.to_keep)
@@ -301,9 +349,7 @@ columns: Any = None  # whose running sums are advanced together
 exact: Any = None
 quick: Any = None
 wide: Any = None
-kind: Any = None
-mode: Any = None
-staged: Any = None
+to_form: Any = None
 to_add: Any = None
 
 
@@ -311,7 +357,7 @@ def _keep(  # type: ignore[no-untyped-def]
     a, row, origin, panel, tile, kept, running, undecided, total, outer_running, first, stop, run,
     sums,
 ):  # fmt: skip
-    target = with_mode(target_at(sums.targets, INNER), mode)
+    target = target_at(sums.targets, INNER)
     of_product, of_via = target_at(sums.targets, PRODUCTS), target_at(sums.targets, VIA)
     fast, steps, height, taken = fast_at(sums.fast, 0), a.shape[1], tile.shape[0], 0
     vectors = tile.size // (VECTOR_BYTES // tile.itemsize)
@@ -327,7 +373,7 @@ def _keep(  # type: ignore[no-untyped-def]
         while step < until:
             if exact:
                 advance_exactly(
-                    a, row, origin, panel, tile, step, step + 1, target, kind, wide, staged,
+                    a, row, origin, panel, tile, step, step + 1, target, DETERMINISTIC, wide, True,
                     of_product, of_via, sums.unfused, sums.via,
                 )  # fmt: skip
                 _add_to_running(tile, running)
@@ -345,10 +391,11 @@ def _keep(  # type: ignore[no-untyped-def]
                 if quick and step < most:
                     taken = 0
                     settle(a, row, origin, panel, tile, step, undecided, fast)
-                    settle_exactly(
-                        a, row, origin, panel, tile, step, 0, undecided, vectors, target, kind,
-                        wide,
-                    )  # fmt: skip
+                    if _are_some(undecided, vectors):
+                        _call_to_form(
+                            sums.form, to_form, a, row, origin, panel, tile, step, vectors,
+                            undecided, sums,
+                        )  # fmt: skip
                     _add_to_running(tile, running)
                     step += 1
         if sums.blocked and ends:

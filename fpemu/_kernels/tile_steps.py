@@ -123,6 +123,7 @@ class Sum(NamedTuple):
     targets: Any  # in rows, as random bits are in streams: INNER, PRODUCTS, VIA, OUTER
     fast: Any  # in rows, see `_fast_parameters` of the sequential kernels: inner sums, outer ones
     advance: int  # the address of the part that takes tiles along their terms, 0 if none has to
+    form: int  # of the one that forms sums one by one, where `advance` does
     add: int  # and of the one that adds the sums of blocks
 
 
@@ -137,12 +138,12 @@ def fast_at(table, row):  # type: ignore[no-untyped-def]
 
 @numba.njit(inline="always")
 def settle_exactly(  # type: ignore[no-untyped-def]
-    a, row, origin, panel, tile, step, column, undecided, vectors, target, kind, wide
+    a, row, origin, panel, tile, step, undecided, vectors, target, kind, wide
 ):
-    """Do what is undecided of a step, in some vectors of a tile from a column of its first row."""
+    """Do what is undecided of a step, in some vectors of a tile."""
     width = VECTOR_BYTES // tile.itemsize
     for vector in range(vectors):
-        lanes, lane = undecided[vector], column + vector * width
+        lanes, lane = undecided[vector], vector * width
         while lanes != 0:
             if lanes & 1:
                 r, j = lane // TILE_COLUMNS, lane % TILE_COLUMNS

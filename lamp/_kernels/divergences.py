@@ -66,7 +66,7 @@ def _compare_rows(start, stop, reference, model, following, found):  # type: ign
         found[row, 3] = model_offset - np.float64(actual[token]) if token >= 0 else np.nan
 
 
-@caching.kernel
+@caching.part
 def _divergence_term(log_p, ratio):  # type: ignore[no-untyped-def]
     """``p (exp(r) - 1 - r)`` with r = log(q/p), which sums to KL(p || q).
 

@@ -501,7 +501,7 @@ def _normwise_rows(start, stop, work, z, lengths, tau, mask):  # type: ignore[no
             j -= 1
 
 
-@caching.kernel
+@caching.part
 def _normwise_row(keys, places, z, length, tau, mask):  # type: ignore[no-untyped-def]
     """A heap yields the largest probabilities without sorting the row."""
     smallest = 0.0 if length < z.size else np.inf
@@ -914,7 +914,7 @@ def _bin_of(word, digit):  # type: ignore[no-untyped-def]
     return np.int64((word >> np.uint64(32 + 8 * digit)) & np.uint64(_BINS - 1))
 
 
-@caching.kernel
+@caching.part
 def _quick_sum(keys, length):  # type: ignore[no-untyped-def]
     """A sum in any order: four numbers are added at once."""
     a, b, c, d = 0.0, 0.0, 0.0, 0.0
@@ -929,7 +929,7 @@ def _quick_sum(keys, length):  # type: ignore[no-untyped-def]
     return (a + b) + (c + d)
 
 
-@caching.kernel
+@caching.part
 def _fill_bins(keys, length, work):  # type: ignore[no-untyped-def]
     """Count keys that are not negative, by bins; the height of the largest, which is in the first.
 
@@ -959,7 +959,7 @@ def _bin(key, top):  # type: ignore[no-untyped-def]
     return min(top - _height(key), _LAST_BIN)
 
 
-@caching.kernel
+@caching.part
 def _gather(keys, length, top, first, last, work):  # type: ignore[no-untyped-def]
     """The keys of bins `first` to `last`, and their places, one behind the other; how many."""
     size = np.int64(0)
@@ -970,7 +970,7 @@ def _gather(keys, length, top, first, last, work):  # type: ignore[no-untyped-de
     return size
 
 
-@caching.kernel
+@caching.part
 def _gather_largest(keys, narrow, length, count, work):  # type: ignore[no-untyped-def]
     """The `count` largest keys, and maybe a few more, and their places; how many.
 
@@ -1002,7 +1002,7 @@ def _pop(keys, places, size):  # type: ignore[no-untyped-def]
     return size - 1
 
 
-@caching.kernel
+@caching.part
 def _sift(keys, places, root, size):  # type: ignore[no-untyped-def]
     """Restore the order below a root."""
     key, place = keys[root], places[root]
@@ -1020,7 +1020,7 @@ def _sift(keys, places, root, size):  # type: ignore[no-untyped-def]
     keys[root], places[root] = key, place
 
 
-@caching.kernel
+@caching.part
 def _raise(keys, places, leaf):  # type: ignore[no-untyped-def]
     """Restore the order above a new leaf."""
     key, place = keys[leaf], places[leaf]
