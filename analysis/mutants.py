@@ -33,6 +33,8 @@ SECONDS: Final = 900  # a mutant may loop for ever
 TESTS: Final = {
     "fpemu/_kernels/rounding.py": "tests/fpemu/test_rounding.py tests/fpemu/test_stochastic.py "
     "tests/fpemu/test_p3109.py",
+    "fpemu/_kernels/array_rounding.py": "tests/fpemu/test_rounding.py "
+    "tests/fpemu/test_stochastic.py",
     "fpemu/_kernels/arithmetic.py": "tests/fpemu/test_arithmetic.py "
     "tests/fpemu/kernels/test_elementwise_loops.py tests/fpemu/test_stochastic_arithmetic.py",
     "fpemu/_kernels/exact.py": "tests/fpemu/test_arithmetic.py "

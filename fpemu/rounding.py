@@ -20,6 +20,7 @@ from fpemu import formats as _formats
 from fpemu._arguments import integer
 from fpemu._kernels import launching
 from fpemu._kernels import rounding as kernels
+from fpemu._kernels.array_rounding import round_flat
 from fpemu._listing import Listed
 from fpemu._reprs import constructed
 from fpemu.carriers import (
@@ -279,7 +280,7 @@ def round(
     )
     result = place if direct and place is not None else np.empty(array.shape, working, order=order)
     flat_source, flat_result = (a.reshape(-1, order=order) for a in (source, result))
-    kernels.round_flat(flat_source, flat_result, format, rounding)
+    round_flat(flat_source, flat_result, format, rounding)
     if place is None:
         return result.astype(dtype, copy=False)[()]
     if not direct:

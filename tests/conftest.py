@@ -13,7 +13,7 @@ from hypothesis import settings
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
-# Compiling makes many objects, few of which are garbage: to look for it took a fiftieth of the time.
+# Compiling makes many objects, few of them garbage: to look for it took a fiftieth of the time.
 gc.set_threshold(100_000, 50, 100)
 
 

@@ -34,7 +34,7 @@ def round_flat(
 ) -> None:
     """Round a flat array into another of its type, or into itself.
 
-    The counterpart of :func:`fpemu._kernels.rounding.round_flat` for deterministic modes.
+    The counterpart of :func:`fpemu._kernels.array_rounding.round_flat` for deterministic modes.
 
     Raises
     ------

@@ -2,17 +2,19 @@
 
 The modules, bottom first: what machine code there is (`words`), how it is compiled and kept
 (`caching`, in `cache_folders`) and run (`launching`); random bits; rounding a word (`rounding`),
-numbers taken apart (`significands`), operations in integers (`exact`) and by error-free
-transformations (`error_free`); then whatever works on arrays: arithmetic, codes, scans, functions
-(`elementary`, `enclosures`), and the products: panels, operands, sequential sums, their tiles, a
-few rows and running sums, pairwise sums, chains, the superaccumulator, tensor cores, and inner
-products that users have compiled (`defined`).
+what is told of it (`targets`), numbers taken apart (`significands`), operations in integers
+(`exact`) and by error-free transformations (`error_free`); then whatever works on arrays: rounding
+(`array_rounding`), arithmetic, codes, scans, functions (`elementary`, `enclosures`), and the
+products: panels, operands, sequential sums, their tiles, a few rows and running sums, pairwise
+sums, chains, the superaccumulator, tensor cores, and inner products that users have compiled
+(`defined`).
 
 An edit of any file here compiles all kernels anew; an edit anywhere else compiles none.
 """
 
 __all__ = [
     "arithmetic",
+    "array_rounding",
     "cache_folders",
     "caching",
     "chains",
@@ -36,6 +38,7 @@ __all__ = [
     "sequential",
     "significands",
     "superaccumulator",
+    "targets",
     "tensor_core",
     "tiles",
     "words",

@@ -30,18 +30,10 @@ from fpemu._kernels import caching, launching, words
 from fpemu._kernels.caching import inline
 from fpemu._kernels.error_free import odd_sum, two_sum
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
-from fpemu._kernels.operands import (
-    COLUMNS,
-    Operands,
-    aligned,
-    longest,
-    pieces,
-    source_of,
-    target_at,
-    targets_of,
-)
+from fpemu._kernels.operands import COLUMNS, Operands, aligned, longest, pieces, source_of
 from fpemu._kernels.panels import fill
 from fpemu._kernels.rounding import DETERMINISTIC, round_word
+from fpemu._kernels.targets import target_at, targets_of
 from fpemu._kernels.vectors import prefer_wide_vectors
 
 __all__ = ["Anchors", "product"]

@@ -83,24 +83,21 @@ from fpemu._kernels.exact import (
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.operands import read_only
 from fpemu._kernels.parts import Part
+from fpemu._kernels.random_bits import wide_bits
 from fpemu._kernels.rounding import (
     DETERMINISTIC,
     LAYOUTS,
     NEAREST_EVEN,
     STOCHASTIC,
     Carrier,
-    Shortcut,
-    Target,
     is_own_format,
     kind_of,
     round_number,
     shortcut_of,
-    shortcut_type,
     target_of,
-    target_type,
     unused_bits,
-    wide_bits,
 )
+from fpemu._kernels.targets import TABLE_TYPE, shortcut_at, shortcuts_of, target_at, targets_of
 
 __all__ = [
     "ADD",
@@ -253,8 +250,7 @@ def _exact(operation: int, quick: bool, narrow: bool, x: Any, y: Any, z: Any, ta
 # --- parts of the kernels -------------------------------------------------------------------------
 
 _NUMBERS: Final = types.Array(types.float64, 1, "C")
-_TARGET: Final = target_type(_FLOAT64)
-_TO_DRAW: Final = *[_NUMBERS] * 4, types.Array(types.uint32, 1, "C"), _TARGET, types.uint64
+_TO_DRAW: Final = *[_NUMBERS] * 4, types.Array(types.uint32, 1, "C"), TABLE_TYPE, types.uint64
 _DRAWN: Final = parts.takes(*_TO_DRAW)
 
 _call_to_compute: Final = parts.calling(8)
@@ -273,7 +269,7 @@ def _block(dtype: np.dtype[Any]) -> tuple[types.Type, ...]:
 def _computing(
     operation: int, kind: int, loop: int, dtype: np.dtype[Any], lane: np.dtype[Any]
 ) -> Part:
-    """The part that has the first loop, ``f(x, y, z, result, flip, nan, shortcut, zero_sum)``.
+    """The part that has the first loop, ``f(x, y, z, result, flip, nan, shortcuts, zero_sum)``.
 
     It leaves NaN to the second loop, and returns whether there is none of those.
 
@@ -289,8 +285,8 @@ def _computing(
     """
 
     @caching.part
-    def compute(x, y, z, result, flip, nan, shortcut, zero_sum):  # type: ignore[no-untyped-def]
-        settled = True
+    def compute(x, y, z, result, flip, nan, shortcuts, zero_sum):  # type: ignore[no-untyped-def]
+        shortcut, settled = shortcut_at(shortcuts, 0), True
         for i in range(result.size):
             second = words.floating(words.bit_xor(words.word(y[i]), flip))
             if loop == _PROCESSOR:
@@ -312,12 +308,13 @@ def _computing(
 
     number = numpy_support.from_dtype(dtype)
     lane_word = numpy_support.from_dtype(np.dtype(LAYOUTS[lane].word))
-    return parts.compiled(compute, *_block(dtype), number, shortcut_type(lane), lane_word)
+    table = types.Array(lane_word, 2, "C", readonly=True)
+    return parts.compiled(compute, *_block(dtype), number, table, lane_word)
 
 
 @functools.cache
 def _settling(operation: int, quick: bool, dtype: np.dtype[Any]) -> Part:
-    """The part that has the second loop, ``f(x, y, z, result, flip, whole, target)``.
+    """The part that has the second loop, ``f(x, y, z, result, flip, whole, targets)``.
 
     It computes what is NaN, or all of a result if `whole`.
 
@@ -332,7 +329,8 @@ def _settling(operation: int, quick: bool, dtype: np.dtype[Any]) -> Part:
     narrow = dtype == np.float32
 
     @caching.part
-    def settle(x, y, z, result, flip, whole, target):  # type: ignore[no-untyped-def]
+    def settle(x, y, z, result, flip, whole, targets):  # type: ignore[no-untyped-def]
+        target = target_at(targets, 0)
         for i in range(result.size):
             if whole or result[i] != result[i]:
                 second = words.floating(words.bit_xor(words.word(y[i]), flip))
@@ -341,15 +339,16 @@ def _settling(operation: int, quick: bool, dtype: np.dtype[Any]) -> Part:
                 result[i] = words.floating(bits)
         return 0
 
-    return parts.compiled(settle, *_block(dtype), types.boolean, _TARGET)
+    return parts.compiled(settle, *_block(dtype), types.boolean, TABLE_TYPE)
 
 
 @functools.cache
 def _drawing(operation: int) -> Part:
-    """The part that rounds stochastically, ``f(x, y, z, result, random, target, unused)``."""
+    """The part that rounds stochastically, ``f(x, y, z, result, random, targets, unused)``."""
 
     @caching.part
-    def draw(x, y, z, result, random, target, unused):  # type: ignore[no-untyped-def]
+    def draw(x, y, z, result, random, targets, unused):  # type: ignore[no-untyped-def]
+        target = target_at(targets, 0)
         for i in range(result.size):
             drawn = wide_bits(random, i, _PER_BLOCK)
             drawn = words.shift_left(words.shift_right(drawn, unused), unused)
@@ -407,7 +406,7 @@ def _quick_kernel(to_compute: str) -> Callable[..., None]:
     @caching.kernel
     def quick_range(  # type: ignore[no-untyped-def]
         start, stop, own, compute, operands, arrays, steps, shape, flip, out, unsettled, in_place,
-        nan, shortcut, zero_sum,
+        nan, shortcuts, zero_sum,
     ):  # fmt: skip
         columns, length = shape[1], shape[2]
         blocks = -(-length // _BLOCK)
@@ -421,7 +420,7 @@ def _quick_kernel(to_compute: str) -> Callable[..., None]:
             final = out[row * length + first : row * length + first + count]
             result = own[3][:count] if in_place else final
             settled = _call_to_compute(
-                compute, to_compute, x, y, z, result, flip, nan, shortcut, zero_sum
+                compute, to_compute, x, y, z, result, flip, nan, shortcuts, zero_sum
             )
             unsettled[unit] = settled == 0
             if in_place and settled != 0:
@@ -438,7 +437,7 @@ def _exact_kernel(to_settle: str) -> Callable[..., None]:
     @caching.kernel
     def exact_range(  # type: ignore[no-untyped-def]
         start, stop, own, settle, operands, arrays, steps, shape, flip, out, unsettled, whole,
-        target,
+        targets,
     ):  # fmt: skip
         columns, length = shape[1], shape[2]
         blocks = -(-length // _BLOCK)
@@ -451,14 +450,14 @@ def _exact_kernel(to_settle: str) -> Callable[..., None]:
                 y = _block_of(arrays[1], steps[1], place, count, own[1]) if operands > 1 else x
                 z = _block_of(arrays[2], steps[2], place, count, own[2]) if operands > 2 else x
                 result = out[row * length + first : row * length + first + count]
-                _call_to_settle(settle, to_settle, x, y, z, result, flip, whole, target)
+                _call_to_settle(settle, to_settle, x, y, z, result, flip, whole, targets)
 
     return cast(Callable[..., None], exact_range)
 
 
 @caching.kernel
 def _stochastic_range(  # type: ignore[no-untyped-def]
-    start, stop, own, draw, operands, arrays, steps, flip, out, target, key, unused
+    start, stop, own, draw, operands, arrays, steps, flip, out, targets, key, unused
 ):
     """An operation under stochastic rounding; its ranges count blocks of elements.
 
@@ -476,7 +475,7 @@ def _stochastic_range(  # type: ignore[no-untyped-def]
         result = numbers[3, : final.size]
         _call_to_draw(
             draw, _DRAWN, numbers[0, : final.size], numbers[1, : final.size],
-            numbers[2, : final.size], result, random, target, unused,
+            numbers[2, : final.size], result, random, targets, unused,
         )  # fmt: skip
         for i in range(final.size):
             final[i] = result[i]
@@ -487,8 +486,8 @@ class _Plan(NamedTuple):
 
     loop: int
     lane: np.dtype[Any]
-    target: Target
-    shortcut: Shortcut
+    targets: Any  # in a row, as the shortcut
+    shortcuts: Any
     zero_sum: Any  # a word of the lanes
 
 
@@ -501,8 +500,8 @@ def _plan(
     return _Plan(
         loop,
         lane,
-        target,
-        shortcut_of(format, rounding, lane),
+        targets_of((format, rounding)),
+        shortcuts_of((format, rounding), dtype=lane),
         _sign_if(target.zero_sum != 0, lane),
     )
 
@@ -590,7 +589,7 @@ def apply(
             *(part.address, _OPERANDS[taken], given.arrays, given.steps, shape, flip, result),
             *(unsettled, in_place),
             dtype.type(np.nan),  # a float64 one would make the loop one of float64 numbers
-            *(plan.shortcut, plan.zero_sum),
+            *(plan.shortcuts, plan.zero_sum),
             cost=_COST * width,
             workspace=functools.partial(_workspace, dtype),
         )
@@ -600,7 +599,7 @@ def apply(
             _exact_kernel(part.takes),
             units,
             *(part.address, _OPERANDS[operation], operands.arrays, operands.steps, shape, flip),
-            *(result, unsettled, in_place or plan.loop == _NOTHING, plan.target),
+            *(result, unsettled, in_place or plan.loop == _NOTHING, plan.targets),
             cost=_SLOW_COST * width,
             workspace=functools.partial(_workspace, dtype),
         )
@@ -639,7 +638,7 @@ def apply_stochastic(
         *(_drawing(operation).address, _OPERANDS[operation]),
         tuple(read_only(x, result.dtype) for x in arrays),
         *(steps, _sign_if(flips, result.dtype), result),
-        target_of(format, rounding, _FLOAT64),
+        targets_of((format, rounding)),
         random_bits.key_of(rounding.seed),
         unused_bits(rounding),
         cost=_SLOW_COST * _PER_BLOCK,

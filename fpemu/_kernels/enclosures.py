@@ -45,15 +45,15 @@ from fpemu._kernels.expansions import (
     reduced,
 )
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
+from fpemu._kernels.random_bits import wide_bits
 from fpemu._kernels.rounding import (
     DETERMINISTIC,
     STOCHASTIC,
     read_bits,
     round_word,
-    target_of,
     unused_bits,
-    wide_bits,
 )
+from fpemu._kernels.targets import target_at, targets_of
 
 __all__ = [
     "ENCLOSURES",
@@ -563,14 +563,16 @@ def odd_values(
 
 
 @caching.kernel
-def _round_in_place(x, target):  # type: ignore[no-untyped-def]
+def _round_in_place(x, targets):  # type: ignore[no-untyped-def]
+    target = target_at(targets, 0)
     for i in range(x.size):
         x[i] = words.floating(round_word(words.word(x[i]), target, DETERMINISTIC))
 
 
 @caching.kernel
-def _round_stochastically(x, target, first, key, unused):  # type: ignore[no-untyped-def]
+def _round_stochastically(x, targets, first, key, unused):  # type: ignore[no-untyped-def]
     """Round elements ``first``, ``first + 1``, ... of a call, each with the bits of its index."""
+    target = target_at(targets, 0)
     per_block = random_bits.BLOCK_WORDS // 2
     random = np.empty(random_bits.BLOCK_WORDS, np.uint32)
     held = np.int64(-1)
@@ -616,9 +618,9 @@ def rounder(
     format: FormatFacts, rounding: RoundingFacts
 ) -> Callable[[NDArray[np.float64], int], None]:
     """A function that rounds odd values in place, given the index of the first one in the call."""
-    target = target_of(format, rounding, np.dtype(np.float64))
+    targets = targets_of((format, rounding))
     if rounding.is_stochastic:
         key = random_bits.key_of(rounding.seed)
         unused = unused_by(rounding)
-        return lambda odd, first: _round_stochastically(odd, target, first, key, unused)
-    return lambda odd, _: _round_in_place(odd, target)
+        return lambda odd, first: _round_stochastically(odd, targets, first, key, unused)
+    return lambda odd, _: _round_in_place(odd, targets)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from numpy.typing import DTypeLike, NDArray
 
 from fpemu._kernels import caching, launching, random_bits, words
@@ -24,8 +21,8 @@ from fpemu._kernels.panels import (
     right_of,
     source_of,
 )
-from fpemu._kernels.rounding import LAYOUTS, Carrier, Target, target_of, unused_bits
-from fpemu._kernels.vectors import data_of
+from fpemu._kernels.rounding import LAYOUTS, Carrier, Target, unused_bits
+from fpemu._kernels.targets import target_at, targets_of
 
 __all__ = [
     "COLUMNS",
@@ -33,7 +30,6 @@ __all__ = [
     "OUTER",
     "PRODUCTS",
     "RANDOM_TYPE",
-    "TARGETS_TYPE",
     "VIA",
     "Arrays",
     "Operands",
@@ -50,8 +46,6 @@ __all__ = [
     "read_only",
     "right_of",
     "source_of",
-    "target_at",
-    "targets_of",
 ]
 
 # The kinds of roundings in a sum: each has a target and a stream of random bits of its own.
@@ -78,36 +72,6 @@ class Arrays(NamedTuple):
     running: Any  # (2, batch, m, n), or of size 0
 
 
-@functools.lru_cache(maxsize=4096)
-def targets_of(
-    *roundings: tuple[FormatFacts, RoundingFacts], dtype: np.dtype[Any] = _FLOAT64
-) -> NDArray[Any]:
-    """The targets of formats and roundings, a row each, for :func:`target_at`.
-
-    One array takes a call and its compilation much less than as many numbers as four targets have.
-    """
-    rows = [target_of(format, rounding, dtype) for format, rounding in roundings]
-    table = np.array(rows, LAYOUTS[dtype].word)
-    table.flags.writeable = False
-    return table
-
-
-@intrinsic
-def target_at(_typing_context: Any, table: Any, row: Any) -> Any:
-    """A row of a table of targets."""
-    fields = Target._fields
-    result = types.NamedUniTuple(table.dtype, len(fields), Target)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = data_of(context, builder, signature.args[0], arguments[0])
-        first = builder.mul(arguments[1], ir.Constant(arguments[1].type, len(fields)))
-        places = [builder.add(first, ir.Constant(first.type, i)) for i in range(len(fields))]
-        values = [builder.load(builder.gep(data, [place])) for place in places]
-        return context.make_tuple(builder, result, values)
-
-    return result(table, types.intp), generate
-
-
 class Random(NamedTuple):
     """Where the random bits of a rounding come from, and how many of 64 it leaves alone."""
 
@@ -115,9 +79,8 @@ class Random(NamedTuple):
     unused: Any
 
 
-# Numba's types of random bits and of the targets of float64, for parts of kernels.
+# Numba's type of random bits, for parts of kernels.
 RANDOM_TYPE: Final = types.NamedTuple([types.UniTuple(types.uint32, 2), types.uint64], Random)
-TARGETS_TYPE: Final = types.Array(types.uint64, 2, "C", readonly=True)
 
 
 def random_of(rounding: RoundingFacts) -> Random:

@@ -32,13 +32,10 @@ from fpemu._kernels.operands import (
     OUTER,
     PRODUCTS,
     RANDOM_TYPE,
-    TARGETS_TYPE,
     Operands,
     Random,
     aligned,
     random_of,
-    target_at,
-    targets_of,
 )
 from fpemu._kernels.parts import Part
 from fpemu._kernels.rounding import (
@@ -52,6 +49,7 @@ from fpemu._kernels.rounding import (
 )
 from fpemu._kernels.significands import SIGN, ZERO
 from fpemu._kernels.superaccumulator import DIGITS, add_product, round_digits
+from fpemu._kernels.targets import TABLE_TYPE, target_at, targets_of
 
 __all__ = ["product"]
 
@@ -166,7 +164,7 @@ _DIGITS: Final = types.Array(types.int64, 1, "C")
 _LEFT, _RIGHT = (types.Array(types.float64, n, "C", readonly=True) for n in (1, 2))
 _ROUNDINGS: Final = types.NamedTuple(
     [
-        TARGETS_TYPE,
+        TABLE_TYPE,
         RANDOM_TYPE,
         *[types.float64] * 2,
     ],

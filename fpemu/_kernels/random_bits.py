@@ -32,6 +32,7 @@ __all__ = [
     "mixed",
     "step_bits",
     "times",
+    "wide_bits",
 ]
 
 BLOCK_WORDS: Final = 2048
@@ -173,3 +174,10 @@ def step_bits(element: Any, step: Any, stream: Any, key: Any, unused: Any) -> An
     """`step_word` without its ``unused`` low bits."""
     bits = step_word(element, step, stream, key)
     return words.shift_left(words.shift_right(bits, unused), unused)
+
+
+@inline
+def wide_bits(random: Any, i: int, per_block: int) -> Any:
+    """The 64 random bits of element i of a block."""
+    high = words.shift_left(np.uint64(random[i]), 32)
+    return words.bit_or(high, np.uint64(random[per_block + i]))

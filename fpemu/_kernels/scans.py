@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from fpemu._kernels import caching, launching, random_bits, words
 from fpemu._kernels.exact import fma_word_at, multiply_word_at
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
-from fpemu._kernels.rounding import STOCHASTIC, kind_of, target_of, unused_bits
+from fpemu._kernels.rounding import STOCHASTIC, kind_of, unused_bits
 from fpemu._kernels.significands import ZERO
+from fpemu._kernels.targets import target_at, targets_of
 
 __all__ = ["scan"]
 
@@ -25,7 +26,8 @@ def _scan_kernel(products: bool, kind: int) -> Callable[..., None]:
     """The kernel of partial sums or products along rows, each rounded once."""
 
     @caching.kernel
-    def scan_range(start, stop, x, out, target, key, unused):  # type: ignore[no-untyped-def]
+    def scan_range(start, stop, x, out, targets, key, unused):  # type: ignore[no-untyped-def]
+        target = target_at(targets, 0)
         for row in range(start, stop):
             total = np.float64(x[row, 0])
             out[row, 0] = total
@@ -57,7 +59,7 @@ def scan(
             rows.shape[0],
             np.ascontiguousarray(rows),
             out,
-            target_of(format, rounding, np.dtype(np.float64)),
+            targets_of((format, rounding)),
             random_bits.key_of(rounding.seed),
             unused_bits(rounding),
             cost=_COST * rows.shape[1],

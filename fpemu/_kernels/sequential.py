@@ -54,8 +54,6 @@ from fpemu._kernels.operands import (
     random_of,
     read_only,
     source_of,
-    target_at,
-    targets_of,
 )
 from fpemu._kernels.panels import MANY_REGISTERS, TILE_COLUMNS, fill
 from fpemu._kernels.rounding import (
@@ -70,6 +68,7 @@ from fpemu._kernels.rounding import (
     word_of,
 )
 from fpemu._kernels.significands import ZERO
+from fpemu._kernels.targets import target_at, targets_of
 from fpemu._kernels.tile_parts import Lanes, adding, advancing, call_to_advance, forming, lanes_of
 from fpemu._kernels.tile_steps import (
     EXACT,

@@ -31,18 +31,10 @@ from numpy.typing import NDArray
 from fpemu._kernels import caching, launching, random_bits, words
 from fpemu._kernels.exact import fma_word_at
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
-from fpemu._kernels.operands import (
-    COLUMNS,
-    INNER,
-    Operands,
-    Random,
-    aligned,
-    random_of,
-    target_at,
-    targets_of,
-)
+from fpemu._kernels.operands import COLUMNS, INNER, Operands, Random, aligned, random_of
 from fpemu._kernels.random_bits import MULTIPLIER_A, MULTIPLIER_C, mixed, times
 from fpemu._kernels.rounding import MODES, STOCHASTIC, word_of
+from fpemu._kernels.targets import target_at, targets_of
 from fpemu._kernels.vectors import prefer_wide_vectors
 
 __all__ = ["product", "takes"]

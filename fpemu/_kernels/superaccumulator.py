@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._kernels import anchored_sums, caching, launching, random_bits, words
+from fpemu._kernels.array_rounding import round_flat
 from fpemu._kernels.caching import inline
 from fpemu._kernels.error_free import holds_float32_sums, odd_sum, two_sum
 from fpemu._kernels.exact import round_shifted
@@ -40,18 +41,16 @@ from fpemu._kernels.operands import (
     pieces,
     random_of,
     source_of,
-    target_at,
-    targets_of,
 )
 from fpemu._kernels.panels import extent, fill
 from fpemu._kernels.rounding import (
     STOCHASTIC,
     Carrier,
     kind_of,
-    round_flat,
     round_word,
 )
 from fpemu._kernels.significands import ONE, SIGN, ZERO, unpack
+from fpemu._kernels.targets import target_at, targets_of
 
 __all__ = ["DIGITS", "add_number", "add_product", "product", "round_digits"]
 

@@ -40,7 +40,6 @@ from fpemu._kernels.operands import (
     INNER,
     OUTER,
     RANDOM_TYPE,
-    TARGETS_TYPE,
     Operands,
     Random,
     aligned,
@@ -48,8 +47,6 @@ from fpemu._kernels.operands import (
     panels,
     random_of,
     read_only,
-    target_at,
-    targets_of,
 )
 from fpemu._kernels.parts import Part
 from fpemu._kernels.rounding import (
@@ -59,11 +56,10 @@ from fpemu._kernels.rounding import (
     kind_of,
     known_mode,
     round_number,
-    shortcut_of,
-    shortcut_type,
     with_mode,
 )
 from fpemu._kernels.significands import ZERO
+from fpemu._kernels.targets import TABLE_TYPE, shortcut_at, shortcuts_of, target_at, targets_of
 
 __all__ = ["Scales", "floored_product", "product", "scaled_product", "with_canonical_nan"]
 
@@ -105,8 +101,8 @@ class _Drawn(NamedTuple):
 class _Rounding(NamedTuple):
     """How the sums of a block are rounded."""
 
-    shortcut: Shortcut
-    targets: Any  # one, where the shortcut does not apply
+    shortcuts: Any  # one, in a row
+    targets: Any  # one, for where the shortcut does not apply
     random: Random
     zero: float  # what is added to what is rounded: -0.0 if zeros keep their signs
 
@@ -323,6 +319,7 @@ def _settle(work, left, values, first, stop, unit):  # type: ignore[no-untyped-d
 
 # --- parts of the kernel --------------------------------------------------------------------------
 
+_LIMIT: Final = Shortcut._fields.index("limit")  # 0 where it does not apply
 _TENSOR, _GROUPED, _FLOORED, _HALVES = range(4)
 
 _INDEX: Final = types.intp
@@ -330,8 +327,7 @@ _VECTOR: Final = types.Array(types.float64, 1, "C")
 _LEFT, _RIGHT = (types.Array(types.float64, n, "C", readonly=True) for n in (1, 2))
 _ROUNDING: Final = types.NamedTuple(
     [
-        shortcut_type(_FLOAT64),
-        TARGETS_TYPE,
+        *[TABLE_TYPE] * 2,
         RANDOM_TYPE,
         types.float64,
     ],
@@ -368,7 +364,7 @@ def _rounding(kind: int, mode: str, quick: bool) -> Part:
     @caching.part
     def round_sums(sums, element, number, rounding):  # type: ignore[no-untyped-def]
         if quick:
-            shortcut = with_mode(rounding.shortcut, mode)
+            shortcut = with_mode(shortcut_at(rounding.shortcuts, 0), mode)
             for j in range(COLUMNS):
                 sums[j] = round_number(sums[j], shortcut, kind) + rounding.zero
         else:
@@ -470,7 +466,7 @@ def _run(
         *((x, (batch, rows, steps)) for x in a), *((x, (batch, steps, columns)) for x in b)
     )
     packed = panels(b.values, _FLOAT64)
-    quick = bool(unit.rounding.shortcut.limit) and not rounding.is_stochastic
+    quick = bool(unit.rounding.shortcuts[0, _LIMIT]) and not rounding.is_stochastic
     # Truncation by the code for any mode would take Volta, which rounds after every four terms, a
     # third of its speed.
     mode = known_mode(rounding, "rtz") if quick else ""
@@ -538,7 +534,7 @@ def _rounding_of(
     """How an accumulator rounds the sums of a block."""
     format, rounding = accumulator.format, accumulator.rounding
     return _Rounding(
-        shortcut_of(format, rounding, _FLOAT64),
+        shortcuts_of((format, rounding)),
         targets_of((format, rounding)),
         random,
         zero,

@@ -17,10 +17,11 @@ from numba import types
 from numba.np import numpy_support
 
 from fpemu._kernels import caching, parts, tiles
-from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, TARGETS_TYPE, VIA, target_at
+from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, VIA
 from fpemu._kernels.panels import MANY_REGISTERS, TILE_COLUMNS
 from fpemu._kernels.parts import Part
 from fpemu._kernels.rounding import DETERMINISTIC, with_mode
+from fpemu._kernels.targets import TABLE_TYPE, target_at
 from fpemu._kernels.tile_steps import (
     How,
     Sum,
@@ -52,7 +53,7 @@ _SUM: Final = types.NamedTuple(
     [
         *[_INDEX] * 3,
         *[types.boolean] * 4,
-        TARGETS_TYPE,
+        TABLE_TYPE,
         types.Array(types.uint64, 2, "C", readonly=True),
         *[_INDEX] * 3,
     ],

@@ -14,7 +14,8 @@ from fpemu._kernels import caching, elementary, launching, words
 from fpemu._kernels.error_free import odd_sum, quick_add, takes_odd
 from fpemu._kernels.exact import fma_word
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
-from fpemu._kernels.rounding import kind_of, round_number, shortcut_of, target_of
+from fpemu._kernels.rounding import kind_of, round_number
+from fpemu._kernels.targets import shortcut_at, shortcuts_of, target_at, targets_of
 from lamp._kernels.picking import running_largest, running_score
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
 
 _COST: Final = 2.0  # nanoseconds of a score
 _LN2: Final = 0.6931471805599453
-_FLOAT64: Final = np.dtype(np.float64)
 
 # What a kernel makes of a difference: its exponential in float64, from a table, or nothing.
 _COMPUTED, _LOOKED_UP, _DIFFERENCES = range(3)
@@ -223,7 +223,8 @@ def _kernel(flavor: int, quick: bool, kind: int) -> Callable[..., None]:
     nothing = -np.inf if flavor == _DIFFERENCES else 0.0  # whose exponential is +0
 
     @caching.kernel
-    def exponential_range(start, stop, tile, maxima, target, shortcut, table, out):  # type: ignore[no-untyped-def]
+    def exponential_range(start, stop, tile, maxima, targets, shortcuts, table, out):  # type: ignore[no-untyped-def]
+        target, shortcut = target_at(targets, 0), shortcut_at(shortcuts, 0)
         rows, limit = out.shape[1], words.floating(shortcut.limit)
         for index in range(start, stop):
             head = index // rows
@@ -277,9 +278,8 @@ def _run(
     out: NDArray[Any],
 ) -> NDArray[Any]:
     kernel = _kernel(flavor, takes_odd(*rounded), kind_of(rounded[1]))
-    target, shortcut = target_of(*rounded, _FLOAT64), shortcut_of(*rounded, _FLOAT64)
     heads, rows, _ = tile.shape
-    arguments = tile, maxima, target, shortcut, table, out
+    arguments = tile, maxima, targets_of(rounded), shortcuts_of(rounded), table, out
     launching.run(kernel, heads * rows, *arguments, cost=_COST * tile.width)
     return out
 

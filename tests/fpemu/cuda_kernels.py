@@ -16,7 +16,7 @@ import numpy as np
 
 import fpemu
 from fpemu._cuda import rounding, sequential
-from fpemu._kernels import rounding as on_processor
+from fpemu._kernels import array_rounding
 from fpemu._kernels import sequential as sums_on_processor
 from fpemu._kernels.operands import Operands
 
@@ -76,7 +76,7 @@ def rounded(half: bool) -> Iterator[tuple[str, bool]]:
         x = numbers(dtype, format)
         results = np.empty_like(x), np.empty_like(x)
         rounding.round_flat(x, results[0], format, each)
-        on_processor.round_flat(x, results[1], format, each)
+        array_rounding.round_flat(x, results[1], format, each)
         yield f"{np.dtype(dtype)} into {name} by {each}", same(*results)
 
 

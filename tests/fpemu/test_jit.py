@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fpemu
-from fpemu._kernels import arithmetic, enclosures, rounding, scalars
+from fpemu._kernels import arithmetic, array_rounding, enclosures, rounding, scalars
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import MODES, SOME_MODES
 
@@ -244,7 +244,7 @@ def test_no_array_function_compiles_anew_when_only_the_format_or_mode_changes():
             function(x, x, name, "rtz")
     made_of = (arithmetic._computing, arithmetic._settling, arithmetic._quick_kernel)
     made = [cache.cache_info().currsize for cache in made_of]
-    float64, kernels = x.dtype, [rounding._array_kernel(rounding.NEAREST_EVEN, False)]
+    float64, kernels = x.dtype, [array_rounding._array_kernel(rounding.NEAREST_EVEN, False)]
     for operation in operations:
         found = [
             arithmetic._computing(operation, kind, arithmetic._OWN, float64, float64)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import fpemu
 from fpemu import Rounding, formats
+from fpemu._kernels import array_rounding, launching, targets
 from fpemu._kernels import rounding as kernels
 from fpemu.reference import decode_exact, round_exact
 from tests.oracle.bits import assert_same_bits, differences
@@ -787,9 +788,10 @@ def test_the_code_for_all_modes_serves_each_of_them(mode, dtype):
         x = rounding_points(format, dtype)
         x = np.concatenate([x, -x])
         result = np.empty_like(x)
-        kernel = kernels._array_kernel(kernels.DETERMINISTIC, False)
-        target, shortcut = (
-            make(format, rounding, dtype) for make in (kernels.target_of, kernels.shortcut_of)
+        kernel = array_rounding._array_kernel(kernels.DETERMINISTIC, False)
+        tables = (
+            make((format, rounding), dtype=dtype)
+            for make in (targets.targets_of, targets.shortcuts_of)
         )
-        kernel(0, x.size, x, result, target, shortcut)
+        kernel(0, x.size, *launching.reading(x), result, *tables)
         assert_same_bits(result, rounded(x, format, mode))

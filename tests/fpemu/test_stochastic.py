@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import fpemu
 from fpemu import Rounding
-from fpemu._kernels import caching
+from fpemu._kernels import array_rounding, caching
 from fpemu._kernels import random_bits as philox
 from fpemu._kernels import rounding as kernels
 from tests.oracle.bits import assert_same_bits
@@ -37,7 +37,7 @@ def _rounded_with(words, target, randoms, equal, out):
     for i in range(words.size):
         for j in range(randoms.size):
             if equal:
-                out[i, j] = kernels.round_word_at(words[i], target, kernels._EQUAL, randoms[j])
+                out[i, j] = kernels.round_word_at(words[i], target, kernels.EQUAL, randoms[j])
             else:
                 out[i, j] = kernels.round_word_at(words[i], target, kernels.STOCHASTIC, randoms[j])
 
@@ -46,7 +46,7 @@ def _rounded_with(words, target, randoms, equal, out):
 def _tiny(words, target):
     out = np.zeros(words.size, np.bool_)
     for i in range(words.size):
-        out[i] = kernels._below_reach(words[i], target)
+        out[i] = array_rounding._below_reach(words[i], target)
     return out
 
 
@@ -54,7 +54,7 @@ def _tiny(words, target):
 def _tiny_ups(words, target, randoms, unused, out):
     for i in range(words.size):
         for j in range(randoms.size):
-            out[i, j] = kernels._tiny_fraction_goes_up(words[i], target, randoms[j], unused)
+            out[i, j] = array_rounding._tiny_fraction_goes_up(words[i], target, randoms[j], unused)
 
 
 def results_for(x, format, randoms, mode="sr"):
