@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar, cast
 
 __all__ = ["default_environment", "in_default_environment"]
 
-_FENV_BYTES: Final = 512  # more than any C library's fenv_t
+_Saved: Final = ctypes.c_char * 512  # more than any C library's fenv_t
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -79,7 +79,7 @@ class default_environment:  # noqa: N801 - used like a function
             import numpy as np  # here, so that the commands need not import it
 
             get, set_, default = _CALLS
-            self._saved = ctypes.create_string_buffer(_FENV_BYTES)
+            self._saved = _Saved()
             get(self._saved)
             set_(default)
             self._errors = np.errstate(all="ignore")

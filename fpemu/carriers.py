@@ -42,6 +42,8 @@ def as_carrier(x: ArrayLike, name: str = "x") -> Carrier:
     ValueError
         If an integer is not a float64 number.
     """
+    if type(x) is np.ndarray and x.dtype in LAYOUTS and x.flags.aligned:
+        return x  # most are, and are small
     check_not_masked(x, name)
     try:
         array = np.asarray(plain(x, name))

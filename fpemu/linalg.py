@@ -28,7 +28,7 @@ from fpemu._kernels import (
     superaccumulator,
     tensor_core,
 )
-from fpemu._kernels.operands import Operands, first_stranger, read_only
+from fpemu._kernels.operands import Operands, first_stranger, read_only, whole_rows
 from fpemu._kernels.panels import Narrow
 from fpemu.accumulators import (
     Accumulator,
@@ -273,7 +273,7 @@ def _special_sum(a: Any, b: Any, begin: float) -> float:
 
 def _check_row_lengths(row_lengths: ArrayLike | None, rows: int, columns: int) -> NDArray[np.int64]:
     if row_lengths is None:
-        return np.full(rows, columns, np.int64)
+        return whole_rows(rows, columns)
     lengths = np.asarray(row_lengths)
     if lengths.dtype.kind not in "iu" or lengths.shape != (rows,):
         raise ValueError(
@@ -542,7 +542,7 @@ def _stacked(
         # One matrix on the right: the batch is just more rows.
         left = left.reshape(1, math.prod(left.shape[:-1]), steps)
         right = right if isinstance(right, Narrow) else right[np.newaxis]
-        lengths = np.full(left.shape[1], columns, np.int64)
+        lengths = whole_rows(left.shape[1], columns)
     else:
         size = math.prod(batch)
         left = np.broadcast_to(left, (*batch, rows, steps)).reshape(size, rows, steps)

@@ -26,7 +26,7 @@ from fpemu import formats as _formats
 from fpemu._arguments import integer
 from fpemu._kernels import launching
 from fpemu._kernels import tensor_core as fused
-from fpemu._kernels.operands import Operands
+from fpemu._kernels.operands import Operands, whole_rows
 from fpemu._kernels.panels import Narrow, narrowed
 from fpemu._reprs import constructed
 from fpemu.accumulators import Accumulator, ScaledCore
@@ -591,7 +591,7 @@ def _unit_product(a: Scaled, b: Scaled, unit: ScaledCore, c: ArrayLike | None) -
     left = a.elements.astype(np.float32)[np.newaxis]
     codes = b._codes
     right = b.elements.astype(np.float32)[np.newaxis] if codes is None else codes
-    lengths = np.full(a.shape[0], b.shape[1], np.int64)
+    lengths = whole_rows(a.shape[0], b.shape[1])
     operands = Operands(left, right, initial, lengths)
     scales = fused.Scales(a.scales[np.newaxis], b.scales[np.newaxis], unit.scale_block)
     result: Carrier = fused.scaled_product(operands, scales, unit)[0]

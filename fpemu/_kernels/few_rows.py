@@ -193,7 +193,7 @@ def takes(operands: Operands) -> bool:
         and operands.steps * columns >= _LEAST
         and not isinstance(operands.b, Narrow)
         and not operands.wants_running
-        and bool((operands.row_lengths == columns).all())
+        and operands.whole
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
@@ -46,6 +47,7 @@ __all__ = [
     "read_only",
     "right_of",
     "source_of",
+    "whole_rows",
 ]
 
 # The kinds of roundings in a sum: each has a target and a stream of random bits of its own.
@@ -55,6 +57,7 @@ _FLOAT64: Final[np.dtype[Any]] = np.dtype(np.float64)
 _CHUNK: Final = 1024  # numbers between two looks at what was found
 _STRIP: Final = 2**16  # numbers that are looked at at once
 _COST: Final = 0.3  # nanoseconds of a number that is looked at
+_KEPT_ROWS: Final = 4096  # whose lengths are kept
 
 
 class Arrays(NamedTuple):
@@ -88,6 +91,21 @@ def random_of(rounding: RoundingFacts) -> Random:
     return Random(random_bits.key_of(rounding.seed), unused_bits(rounding))
 
 
+def whole_rows(rows: int, columns: int) -> NDArray[np.int64]:
+    """Row lengths of a product all of which is wanted; those of few rows are made once."""
+    return _few_whole(rows, columns) if rows <= _KEPT_ROWS else np.full(rows, columns, np.int64)
+
+
+@functools.lru_cache(maxsize=256)
+def _few_whole(rows: int, columns: int) -> NDArray[np.int64]:
+    lengths = np.full(rows, columns, np.int64)
+    lengths.flags.writeable = False
+    return lengths
+
+
+_NO_SUMS: Final = np.zeros((2, 0, 0, 0))
+
+
 @dataclass(frozen=True)
 class Operands:
     """Two stacks of matrices, what their sums begin with and how much of them is wanted.
@@ -105,14 +123,26 @@ class Operands:
         Where to put the sums of the magnitudes of all rounded sums, and of their squares.
     asked : tuple of str
         Which of both somebody wants, ``"first"`` and ``"second"``: a kernel may leave out others.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        The shape of the product.
+    steps : int
+        The number of terms of a sum.
+    whole : bool
+        Whether all columns of all rows are to be computed.
     """
 
     a: Carrier
     b: Any
     initial: Carrier | None
     row_lengths: NDArray[np.int64]
-    running: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 0, 0, 0)))
+    running: NDArray[np.float64] = field(default_factory=lambda: _NO_SUMS)
     asked: tuple[str, ...] = ()
+    shape: tuple[int, int, int] = field(init=False)
+    steps: int = field(init=False)
+    whole: bool = field(init=False)
 
     @classmethod
     def of(
@@ -134,32 +164,21 @@ class Operands:
         return replace(self, b=self.b.numbers()) if isinstance(self.b, Narrow) else self
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """The shape of the product."""
-        return self.a.shape[0], self.a.shape[1], self.b.shape[2]
-
-    @property
-    def steps(self) -> int:
-        """The number of terms of a sum."""
-        return int(self.a.shape[2])
-
-    @property
     def wants_running(self) -> bool:
         """Whether there is room for running sums."""
         return self.running.size > 0
 
     def __post_init__(self) -> None:
-        batch, rows, columns = self.shape
-        launching.require_shapes(
-            (self.a, (batch, rows, self.steps)),
-            (self.b, (batch, self.steps, columns)),
-            (self.row_lengths, (rows,)),
-        )
+        (batch, rows, steps), columns = self.a.shape, self.b.shape[2]
+        launching.require_shapes((self.b, (batch, steps, columns)), (self.row_lengths, (rows,)))
+        known = rows <= _KEPT_ROWS and self.row_lengths is _few_whole(rows, columns)
+        whole = known or bool((self.row_lengths == columns).all())
+        vars(self).update(shape=(batch, rows, columns), steps=steps, whole=whole)
         if self.initial is not None:
             launching.require_shapes((self.initial, self.shape))
         if self.wants_running:
             launching.require_shapes((self.running, (2, *self.shape)))
-        if rows and not 0 <= self.row_lengths.min() <= self.row_lengths.max() <= columns:
+        if not (whole or 0 <= self.row_lengths.min() <= self.row_lengths.max() <= columns):
             raise ValueError(f"row_lengths must lie in 0..{columns}")
 
     def arrays(self, dtype: DTypeLike, out: Carrier, right: Any = None) -> Arrays:

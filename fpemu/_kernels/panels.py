@@ -8,6 +8,7 @@ are made numbers as they are read.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 from collections.abc import Iterable, Sequence
@@ -94,7 +95,7 @@ def aligned(shape: tuple[int, ...], dtype: DTypeLike = np.float64) -> Any:
     """An array, not filled, on a cache line: vectors across two cost a tenth of a kernel's time."""
     dtype = np.dtype(dtype)
     memory = np.empty(math.prod(shape) * dtype.itemsize + _LINE, np.uint8)
-    start = -memory.__array_interface__["data"][0] % _LINE
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(memory.data)) % _LINE
     return np.ndarray(shape, dtype, memory, start)
 
 
