@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -305,19 +306,22 @@ def extent(x: Any) -> Extent:
     layout = LAYOUTS[x.dtype]
     word, implicit = layout.word, 2 ** (layout.precision - 1)
     pieces = -(-flat.size // _STRIP)
-    found = np.zeros((pieces, 3), word)
+    if pieces == 0:
+        return Extent(0, 1, 0.0)
+    found = np.empty((pieces, 3), word)
     numbers = word(1), word(implicit - 1)
     cost = _LOOK_COST * min(flat.size, _STRIP)
     launching.run(_extents_range, pieces, flat, *numbers, found, cost=cost)
-    greatest = float(found[:, 1].max(initial=0).view(x.dtype))
-    if not np.isfinite(greatest):
+    leasts, greatests, fractions = zip(*found.tolist(), strict=True)
+    greatest = float(word(max(greatests)).view(x.dtype))
+    if not math.isfinite(greatest):
         return Extent(_NOT_FINITE, layout.precision, greatest)
     if greatest == 0.0:
         return Extent(0, 1, 0.0)
-    last_bit = (found[:, 0].min() + word(1)).view(x.dtype)
-    bits = int(np.bitwise_or.reduce(found[:, 2])) | implicit
+    last_bit = float(word(min(leasts) + 1).view(x.dtype))
+    bits = functools.reduce(operator.or_, fractions, implicit)
     precision = layout.precision + 1 - (bits & -bits).bit_length()
-    return Extent(int(np.frexp(last_bit)[1]) - 1, precision, greatest)
+    return Extent(math.frexp(last_bit)[1] - 1, precision, greatest)
 
 
 def last_bit_exponent(x: Any) -> int:
