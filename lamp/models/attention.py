@@ -170,12 +170,14 @@ def attention(
         _check_tiled(call)
     # The channels of both factors are put into the order in which all products sum them.
     order = None if hardware.scores.order is None else hardware.scores.order.of_layer(layer)
+    folded = shared > 1 and order is None and call.folds
     output = np.empty((heads, count, value.shape[2]), query.dtype)
     counted = None
     of_group = _by_rows if hardware.attention is None else _by_tiles
-    for group in _groups(heads, query.itemsize * count * tokens, call.needs_all_heads):
-        heads_of: Any = group if shared == 1 else np.arange(group.start, group.stop) // shared
-        q, k, v = query[group], key[heads_of], value[heads_of]
+    step = _heads_together(query.itemsize * count * tokens, shared if folded else 1)
+    for group in _groups(heads, heads if call.needs_all_heads else step):
+        keys = _key_heads(group, shared, folded)
+        q, k, v = query[group], key[keys], value[keys]
         if order is not None:
             q, k = (np.take_along_axis(x, order[group, np.newaxis], axis=2) for x in (q, k))
         output[group], found = of_group(q, k, v, group, call)
@@ -230,6 +232,16 @@ class _Call:
         """Whether all heads must be computed at a time."""
         return self.observe is not None or (self.rule is not None and self.rule.needs_all_rows)
 
+    @property
+    def folds(self) -> bool:
+        """Whether heads may share keys and values as they lie.
+
+        No rule looks at those of each, and no random bits go by their places.
+        """
+        machine = self.hardware
+        stochastic = machine.scores.is_stochastic or machine.values.is_stochastic
+        return not (stochastic or self.rule is not None or machine.attention is not None)
+
     def recomputed(self, mask: NDArray[Any] | None, query: NDArray[Any]) -> Recomputation:
         """How many of the scores of some heads are recomputed, those of a mask."""
         none = np.zeros(0, np.bool_)
@@ -242,14 +254,28 @@ class _Call:
         )
 
 
-def _groups(heads: int, head_bytes: int, together: bool) -> Iterator[slice]:
-    """Heads to compute at a time: as many as memory allows, or all `together`.
+def _heads_together(head_bytes: int, multiple: int) -> int:
+    """How many heads are computed at a time, as memory allows: a multiple of a number."""
+    return max(1, _GROUP_BYTES // (head_bytes * multiple)) * multiple
 
-    No result depends on the grouping.
-    """
-    step = heads if together else max(1, _GROUP_BYTES // head_bytes)
+
+def _groups(heads: int, step: int) -> Iterator[slice]:
+    """Heads to compute at a time; no result depends on the grouping."""
     for start in range(0, heads, step):
         yield slice(start, min(start + step, heads))
+
+
+def _key_heads(group: slice, shared: int, folded: bool) -> Any:
+    """The key heads of some heads, of which some share each: as views, or copied for each head."""
+    if folded or shared == 1:
+        return slice(group.start // shared, group.stop // shared)
+    return np.arange(group.start, group.stop) // shared
+
+
+def _folded(x: NDArray[Any], key_heads: int) -> NDArray[Any]:
+    """Rows of the heads that share a key head, as rows of one matrix."""
+    heads, rows, width = x.shape
+    return x.reshape(key_heads, heads // key_heads * rows, width)
 
 
 def _by_rows(
@@ -396,8 +422,9 @@ def _weighted(
 def _sums_of_values(
     probabilities: NDArray[Any], value: NDArray[Any], step: Product
 ) -> NDArray[Any]:
-    a, b = left_operand(probabilities, step), right_operand(value, step, step.scale)
-    sums = products(a, b, step)
+    a = left_operand(_folded(probabilities, len(value)), step)
+    sums = products(a, right_operand(value, step, step.scale), step)
+    sums = sums.reshape(*probabilities.shape[:2], -1)
     if sums_are_output(step):
         return sums
     return np.asarray(fpemu.round(sums, step.output, step.rounding))
@@ -482,7 +509,7 @@ class _Scores:
 
     Parameters
     ----------
-    query, key : ndarray, shapes (heads, rows, d) and (heads, tokens, d)
+    query, key : ndarray, shapes (heads, rows, d) and (heads or key heads, tokens, d)
     step : Product
     form : _Form
         The divisor, the keys that each row sees, and what else becomes of the sums.
@@ -505,9 +532,11 @@ class _Scores:
     ) -> None:
         self._query, self._key, self._step, self._form = query, key, step, form
         keys = key.transpose(0, 2, 1)
-        self._operands = left_operand(query, step), right_operand(keys, step, step.scale)
-        sums = form.seen.packed(products(*self._operands, step, form.seen.ends))
-        scores, self._overflow = form.checked(sums, step, check)
+        left = left_operand(_folded(query, len(key)), step)
+        self._operands = left, right_operand(keys, step, step.scale)
+        ends = np.tile(form.seen.ends, len(query) // len(key))
+        sums = products(*self._operands, step, ends).reshape(*query.shape[:2], -1)
+        scores, self._overflow = form.checked(form.seen.packed(sums), step, check)
         self.values = scores.astype(query.dtype, copy=False)
 
     def by(self, step: Product) -> _Scores:

@@ -1,9 +1,13 @@
 """Attention with masks, scales, soft-capping, biases and sinks against plain versions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+import fpemu
 import lamp
+from fpemu import Sequential
 from lamp import LAMP
 from lamp.models.attention import Variant, attention
 
@@ -103,6 +107,53 @@ def test_a_row_is_as_if_it_were_alone_with_the_range_of_its_keys(machine, rule, 
     assert found.recomputation.selected == selected
     assert found.recomputation.components == HEADS * mask.sum()
     assert rule is None or variant != "plain" or 0 < selected < HEADS * mask.sum()
+
+
+SR = fpemu.Rounding("sr", seed=1)
+PRODUCTS = {  # with random bits, which go by places, and with scales
+    "sr operands": lamp.Product("e8m7", operands="e8m2", rounding=SR),
+    "sr sums": lamp.Product(Sequential("e8m3", SR)),
+    "blocks": lamp.hardware("blackwell-nvfp4").qkv,
+    "rows": lamp.Product("float32", operands="float8_e4m3fn", scaling="row"),
+    "tensor": lamp.Product("float32", operands="float8_e4m3fn", scaling="tensor"),
+}
+SHARED = {
+    **{name: lamp.hardware(name) for name in ("fp32", "ps4", "bf16", "hopper-fp8", "mxfp8")},
+    **{name: lamp.Hardware("test", scores=product) for name, product in PRODUCTS.items()},
+    "sr values": lamp.Hardware("test", values=PRODUCTS["sr operands"]),
+    "tensor values": lamp.Hardware("test", values=PRODUCTS["tensor"]),
+}
+
+
+@pytest.mark.parametrize("variant", ["plain", "everything"])
+@pytest.mark.parametrize("mask", [None, "window", "holes"])
+@pytest.mark.parametrize("machine", SHARED)
+def test_heads_that_share_keys_are_as_if_each_had_its_own(machine, mask, variant):
+    hardware = SHARED[machine]
+    shape = Variant(None if mask is None else MASKS[mask], **VARIANTS[variant])
+    seen = {}
+    outputs = []
+    for shared in (True, False):
+        key, value = (x if shared else x.repeat(2, 0) for x in (KEY, VALUE))
+        for rows in (ROWS, 1):
+            cut = shape
+            if rows == 1:
+                given = {"mask": shape.mask, "bias": shape.bias}
+                last = {k: None if v is None else v[..., -1:, :] for k, v in given.items()}
+                cut = replace(shape, **last)
+            options = {"hardware": hardware, "variant": cut}
+            found = attention(QUERY[:, -rows:], key, value, **options)
+            outputs.append(found.output)
+            shown = seen.setdefault((shared, rows), {})
+            again = attention(QUERY[:, -rows:], key, value, observe=shown.__setitem__, **options)
+            np.testing.assert_array_equal(again.output, found.output)
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+    np.testing.assert_array_equal(outputs[1], outputs[3])
+    for rows in (ROWS, 1):
+        for name, numbers_ in seen[False, rows].items():
+            np.testing.assert_array_equal(seen[True, rows][name], numbers_, err_msg=name)
+    # Each head attends by its own queries.
+    assert not np.array_equal(outputs[0][0], outputs[0][1])
 
 
 @pytest.mark.parametrize("mask", MASKS)
