@@ -109,7 +109,7 @@ def observed(model):
 
 @cache
 def overflowing_tensors(family, largest):
-    """Random weights with which one sum in four is beyond the largest number; they are only read."""
+    """Random weights, only to be read: one sum in four is beyond the largest number."""
     tiny = FAMILIES[family]
     tensors = tiny.tensors()
     root = np.sqrt(tiny.model("fp64").shape.dimension)
