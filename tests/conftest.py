@@ -14,23 +14,6 @@ settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Generator[None, object, object]:
-    """Look for no garbage meanwhile: hardly anything that is imported ever is, and it is much."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.enable()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
-    """Look for no doctests in files of tests: those of the packages have some."""
-    found = yield
-    return [each for each in found if type(each) is pytest.Module]
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests of the whole repository.
 
@@ -44,6 +27,13 @@ def pytest_collection_finish() -> None:
     """Leave what is there by now, most of it for ever, out of all collections of garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+    """Look for no doctests in files of tests: those of the packages have some."""
+    found = yield
+    return [each for each in found if type(each) is pytest.Module]
 
 
 @pytest.fixture(autouse=True, scope="session")
