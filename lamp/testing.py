@@ -33,6 +33,7 @@ True
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
@@ -181,18 +182,18 @@ def _number(x: Any) -> Any:
 
 
 def _ratio(computed: float, exact: Any, limit: float) -> float:
-    if np.isinf(limit):
+    if math.isinf(limit):
         return 0.0
-    if not np.isfinite(computed):
-        return float("inf")  # a bound that is finite promises a number
-    error = abs(mpmath.mpf(float(computed)) - _number(exact))
+    if not math.isfinite(computed):
+        return math.inf  # a bound that is finite promises a number
+    error = abs(mpmath.mpf(computed) - _number(exact))
     if error == 0:
         return 0.0
     if limit == 0.0:
-        return float("inf")
-    ratio = float(error / mpmath.mpf(float(limit)))
-    exceeds = bool(error > mpmath.mpf(float(limit)))
-    return max(ratio, float(np.nextafter(1.0, 2.0))) if exceeds else min(ratio, 1.0)
+        return math.inf
+    ratio = float(error / limit)
+    # Rounding keeps order: only a ratio of 1 may have been on its other side.
+    return math.nextafter(1.0, 2.0) if ratio == 1.0 and error > limit else ratio
 
 
 def assert_bound_holds(

@@ -36,6 +36,7 @@ _PER_CALL: Final = 16  # steps
 _PER_BIT: Final = 256  # what a bit of an integer counts as: products take long
 _WIDTH: Final = re.compile(r"\d{4,18}")  # as it is written in formats
 _FORMATS: Final = ("%", "format", "format_map")
+_WITH_PARTS: Final = (list, tuple, set, dict, str, range)  # what has characters or entries
 _AT_EVERY_PLACE: Final = ("indent", "tojson", "expandtabs")  # what an integer stands at
 _SPENT: ContextVar[list[int]] = ContextVar("_SPENT")
 
@@ -126,10 +127,12 @@ def _size(thing: Any, depth: int = 4) -> int:
     """The characters and entries in a value; other values count as one."""
     if isinstance(thing, (str, range)):
         return len(thing)
-    if not depth or not isinstance(thing, (list, tuple, set, dict)):
+    if not depth or not isinstance(thing, _WITH_PARTS):
         return 1
     _spend(steps=len(thing) // 2)  # it takes time to look at all of them
     entries = thing.values() if isinstance(thing, dict) else thing
+    if not any(issubclass(kind, _WITH_PARTS) for kind in set(map(type, entries))):
+        return len(thing) + len(entries)
     return len(thing) + sum(_size(entry, depth - 1) for entry in entries)
 
 

@@ -1,6 +1,9 @@
 """Checkpoints of random models, as transformers writes them, and transformers' own logits."""
 
 import contextlib
+import functools
+import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +60,27 @@ def random_llama_checkpoint(
 
 
 def _save(kind, config, path: Path, seed: int, dtype: torch.dtype):
+    files, state = _saved(kind, config.to_json_string(), seed, dtype)
+    Path(path).mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        Path(path, name).write_bytes(content)
+    torch.set_rng_state(state)  # as if it had just been drawn
+    return path
+
+
+@functools.lru_cache(64)
+def _saved(kind, config: str, seed: int, dtype: torch.dtype):
+    """The files of a checkpoint, which many tests ask for again, and where torch draws on."""
     torch.manual_seed(seed)
-    model = kind(config)
+    model = kind(kind.config_class.from_dict(json.loads(config)))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:  # biases and norms, which begin as zeros and ones
                 parameter += 0.1 * torch.randn_like(parameter)
-    model.to(dtype).save_pretrained(path)
-    return path
+    with tempfile.TemporaryDirectory() as folder:
+        model.to(dtype).save_pretrained(folder)
+        files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+    return files, torch.get_rng_state()
 
 
 def transformers_model(path: Path, dtype: torch.dtype):

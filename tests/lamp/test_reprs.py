@@ -1,9 +1,6 @@
 """What is seen of machines, models, metrics, bounds, studies and results."""
 
-import os
 import pydoc
-import subprocess
-import sys
 from dataclasses import fields
 
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 import fpemu
 import lamp
 from lamp import bounds, compositions
+from lamp.cli.application import main
 from lamp.evaluation import Metrics
 from lamp.machines import names, summary
 from lamp.reports import Results
@@ -116,19 +114,21 @@ def test_the_representation_of_a_study_makes_an_equal_one():
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 200, None])
-def test_the_list_of_machines_is_whole_in_every_width(columns):
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+def test_the_list_of_machines_is_whole_in_every_width(columns, monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
     if columns:
-        environment["COLUMNS"] = str(columns)
-    command = [sys.executable, "-m", "lamp", "hardware", "list"]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert "\u2026" not in run.stdout
-    words = run.stdout.split()
+        monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit) as end:
+        main(["hardware", "list"])
+    printed = capsys.readouterr().out
+    assert not end.value.code
+    assert "\u2026" not in printed
+    words = printed.split()
     for name in names():
         assert name in words
         machine = lamp.hardware(name.format(mu=4))
         for word in summary(machine, "qkv").split():
             assert word in words, (name, word)
     if columns is None:
-        rows = run.stdout.split("\n\n")[0].splitlines()[1:]
+        rows = printed.split("\n\n")[0].splitlines()[1:]
         assert [row.split()[0] for row in rows] == [*names()]

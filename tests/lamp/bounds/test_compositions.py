@@ -108,6 +108,9 @@ def errors_of_size(generator, shape, size):
 def test_no_error_leaves_the_enclosure(composition, kind):
     generator = np.random.default_rng(5)
     y = arguments(kind)
+    with mpmath.workdps(60):
+        numbers = [[mpmath.mpf(float(x)) for x in row] for row in y]
+        values = [composition.value_mpmath(row) for row in numbers]
     for size in (1e-12, 1e-3, 0.3, 3.0, 100.0):
         errors = errors_of_size(generator, y.shape, size)
         enclosures = composition.enclosure(y, errors)
@@ -117,15 +120,11 @@ def test_no_error_leaves_the_enclosure(composition, kind):
                 signs = np.where(np.arange(N) == generator.integers(N), 1, -1)
             moves = errors * (signs if corner else generator.uniform(-1, 1, y.shape))
             with mpmath.workdps(60):
-                for row, move, limits in zip(y, moves, enclosures, strict=True):
-                    numbers = [mpmath.mpf(float(x)) for x in row]
-                    moved = [x + mpmath.mpf(float(d)) for x, d in zip(numbers, move, strict=True)]
-                    pairs = zip(
-                        composition.value_mpmath(moved),
-                        composition.value_mpmath(numbers),
-                        strict=True,
-                    )
-                    for (there, here), limit in zip(pairs, limits, strict=True):
+                rows = zip(numbers, values, moves, enclosures, strict=True)
+                for row, value, move, limits in rows:
+                    moved = [x + mpmath.mpf(float(d)) for x, d in zip(row, move, strict=True)]
+                    found = zip(composition.value_mpmath(moved), value, limits, strict=True)
+                    for there, here, limit in found:
                         assert abs(there - here) <= limit, (size, corner)
 
 

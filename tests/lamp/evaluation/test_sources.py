@@ -472,7 +472,7 @@ class Endless:
 
     def read(self, size):
         self.given += size
-        return (self.content * size)[:size]
+        return (self.content * (size // len(self.content) + 1))[:size]
 
 
 @pytest.mark.parametrize(
@@ -482,8 +482,9 @@ class Endless:
         ("plain", b" ", "goes on after 67108864 characters"),
         ("plain", b"\0", "is not UTF-8 text: it holds null characters"),
         ("jsonl", b"a", "has a line of more than 16777216 characters"),
-        ("jsonl", b" \n", "goes on after 67108864 characters"),
+        ("jsonl", b" " * 99 + b"\n", "goes on after 67108864 characters"),
     ],
+    ids=["words", "blanks", "nulls", "a line", "blank lines"],
 )
 def test_what_does_not_end_is_not_read_for_ever(monkeypatch, model, kind, content, message):
     endless = Endless(content)

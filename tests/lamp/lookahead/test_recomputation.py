@@ -1,5 +1,7 @@
 """What look-ahead recomputes, against the oracle, where some numbers find no room."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -105,8 +107,9 @@ def observed(model):
     return layers
 
 
+@cache
 def overflowing_tensors(family, largest):
-    """Random weights with which one sum in four is beyond the largest number."""
+    """Random weights, only to be read: one sum in four is beyond the largest number."""
     tiny = FAMILIES[family]
     tensors = tiny.tensors()
     root = np.sqrt(tiny.model("fp64").shape.dimension)

@@ -1,6 +1,7 @@
 """Causal attention against a plain version, step by step."""
 
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ def heads(tokens=20, dimension=16, count=3, seed=0, dtype=np.float32, scale=1.5)
     return (scale * rng.standard_normal(shape)).astype(dtype)
 
 
-def plain_scores(query, key, accumulator):
-    """Accumulate, divide, round the exact quotient once; one pair at a time."""
-    count, tokens, dimension = query.shape
+# Tests of all rules read the same scores and weights, which are computed once.
+@cache
+def plain_scores(accumulator, tokens=20, dimension=16, count=3):
+    """Accumulate, divide, round the exact quotient once; one pair of `heads` at a time."""
+    query, key, _ = heads(tokens, dimension, count)
     scores = np.zeros((count, tokens, tokens), query.dtype)
     for h in range(count):
         for i in range(tokens):
@@ -47,7 +50,7 @@ def test_scores_are_accumulated_divided_and_rounded_again(accumulator, dimension
     query, key, value = heads(dimension=dimension)
     machine = lamp.Hardware("test", scores=Sequential(accumulator))
     output, report = attention(query, key, value, hardware=machine)
-    z = plain_softmax(plain_scores(query, key, machine.scores.accumulator))
+    z = plain_softmax(plain_scores(machine.scores.accumulator, dimension=dimension))
     np.testing.assert_allclose(output, z @ value, rtol=2e-6, atol=2e-6)
     assert report.selected == 0
     assert report.components == 3 * 20 * 21 // 2
@@ -67,8 +70,8 @@ def test_selected_scores_are_those_of_the_high_precision(settings):
     query, key, value = heads()
     tokens = query.shape[1]
     machine = lamp.hardware("scores-ps4")
-    low = plain_scores(query, key, machine.scores.accumulator)
-    high = plain_scores(query, key, Sequential("float32"))
+    low = plain_scores(machine.scores.accumulator)
+    high = plain_scores(Sequential("float32"))
     lengths = np.tile(np.arange(1, tokens + 1), (3, 1))
     mask = select(plain_softmax(low), low, rule=settings, row_lengths=lengths)
     z = plain_softmax(np.where(mask, high, low))
@@ -80,9 +83,10 @@ def test_selected_scores_are_those_of_the_high_precision(settings):
         assert np.abs(output - plain_softmax(other) @ value).max() > 1e-4
 
 
-def weights_of(name, query, key, accumulator):
+@cache
+def weights_of(name, accumulator, tokens, dimension, count):
     """What the errors of scores are taken to be proportional to, one pair at a time."""
-    count, tokens, dimension = query.shape
+    query, key, _ = heads(tokens, dimension, count)
     weights = np.zeros((count, tokens, tokens))
     for h, i in np.ndindex(count, tokens):
         for j in range(i + 1):
@@ -105,13 +109,14 @@ def weights_of(name, query, key, accumulator):
 @pytest.mark.parametrize("weights", ["products", "norms", "running_1", "running_2", "errors"])
 @pytest.mark.parametrize("rule", ["kl", "total_variation", "componentwise", "value_aware"])
 def test_rules_take_weights_from_queries_and_keys(rule, weights):
-    query, key, value = heads(tokens=12, dimension=4, count=2)
+    sizes = 12, 4, 2
+    query, key, value = heads(*sizes)
     machine = lamp.hardware("scores-ps4")
-    low = plain_scores(query, key, machine.scores.accumulator)
-    high = plain_scores(query, key, Sequential("float32"))
+    low = plain_scores(machine.scores.accumulator, *sizes)
+    high = plain_scores(Sequential("float32"), *sizes)
     lengths = np.tile(np.arange(1, 13), (2, 1))
     settings = LAMP(rule, budget=0.3, weights=weights, leading_columns=1)
-    w = weights_of(weights, query, key, machine.scores.accumulator).astype(np.float32)
+    w = weights_of(weights, machine.scores.accumulator, *sizes).astype(np.float32)
     options = {"values": value} if rule == "value_aware" else {}
     mask = select(
         plain_softmax(low), low, rule=rule, budget=0.3, weights=w, leading_columns=1,

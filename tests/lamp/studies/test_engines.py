@@ -339,9 +339,14 @@ def test_stores_are_the_same_but_for_times_and_places(folder, expected, tmp_path
 
 
 def test_a_cluster_that_goes_away_ends_the_sweep_and_keeps_what_there_is(study, tmp_path, expected):
-    with launching.without_interrupts():
+    with launching.without_interrupts():  # whose scheduler is in a thread anyway: the worker, too
         local = distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, memory_limit=0, dashboard_address=":0"
+            n_workers=1,
+            threads_per_worker=1,
+            memory_limit=0,
+            dashboard_address=":0",
+            processes=False,
+            protocol="tcp://",
         )
     closing = []
 

@@ -357,26 +357,27 @@ def test_who_reads_does_not_wait_for_who_writes(filled):
 
 
 def test_processes_that_begin_a_store_at_once_make_one(path):
+    # One process imports what they need, and forks: all four are ready when the pipe ends.
     script = (
-        "import sys; from lamp.studies import Result, Store; from lamp.studies.runs import now\n"
-        "sys.stdin.readline()\n"
-        "with Store.open(sys.argv[1], write=True) as store:\n"
-        "    for run in range(20):\n"
-        "        result = Result(None, 0.0, now(), now(), {}, sys.argv[2])\n"
-        "        store.finish(f'{sys.argv[2]}-{run}', '{}', result)\n"
+        "import os, sys; from lamp.studies import Result, Store\n"
+        "from lamp.studies.runs import now\n"
+        "ready, go = os.pipe()\n"
+        "for child in range(4):\n"
+        "    if os.fork() == 0:\n"
+        "        os.close(go)\n"
+        "        os.read(ready, 1)\n"
+        "        with Store.open(sys.argv[1], write=True) as store:\n"
+        "            for run in range(20):\n"
+        "                result = Result(None, 0.0, now(), now(), {}, str(child))\n"
+        "                store.finish(f'{child}-{run}', '{}', result)\n"
+        "        os._exit(0)\n"
+        "os.close(go)\n"
+        "print([os.wait()[1] for child in range(4)])\n"
     )
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, path, str(index)], stdin=subprocess.PIPE, text=True
-        )
-        for index in range(4)
-    ]
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    for child in children:
-        child.stdin.close()
-        assert child.wait() == 0
+    run = subprocess.run(
+        [sys.executable, "-c", script, path], capture_output=True, text=True, check=False
+    )
+    assert run.stdout == "[0, 0, 0, 0]\n", run.stderr
     with contextlib.closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (80,)
 
