@@ -111,7 +111,7 @@ def ran_at_once(package, cache, processes):
         return [ended(process)[:2] for process in begun]
     files = [package.parent / f"said {number}" for number in range(processes)]
     children = [forked(lambda file=file: run_to(file, package, cache)) for file in files]
-    assert all([held(child) for child in children])
+    assert list(map(held, children)) == [True] * processes
     said = [file.read_text().split() for file in files]
     return [(float(result), int(count)) for result, count in said]
 
