@@ -84,16 +84,17 @@ def test_the_oracle_of_matrices_is_that_of_inner_products(format):
     options = itertools.cycle(
         [{}, {"fused": False}, {"via": "float32"}, {"fused": False, "product": "e8m4"}]
     )
+    overflows = itertools.cycle(["ieee", "saturate", "ieee", "propagate", "infinity"])
     low = format.quantum_exponent // 2 - 2
     for mode, dtype in itertools.product(MODES, (np.float32, np.float64)):
         for exponents in ((-2, 2), (low, low + 9), (low, max(format.emax // 2, low + 2))):
             a = spread(generator, (2, 5), exponents, dtype)
             b = spread(generator, (5, 7), exponents, dtype)
-            b[:, 5:] = generator.choice([0.0, -0.0, 1.0, np.inf], (5, 2))
-            way = next(options)
-            oracle = functools.partial(sequential, format=format, rounding=mode, **way)
+            b[:, 5:] = generator.choice([0.0, -0.0, 1.0, np.inf, -np.inf, np.nan], (5, 2))
+            way, rounding = next(options), fpemu.Rounding(mode, next(overflows))
+            oracle = functools.partial(sequential, format=format, rounding=rounding, **way)
             expected = matrix_product(a, b, oracle)
-            assert_same_bits(sequential_matrix(a, b, format, mode, **way), expected, about=way)
+            assert_same_bits(sequential_matrix(a, b, format, rounding, **way), expected, about=way)
 
 
 # Random and crafted vectors
