@@ -38,13 +38,9 @@ def sequential_matrix(
     between = [] if fused else [formats.format(format if product is None else product)]
     stages = [formats.format(each) for each in (via, format) if each is not None]
     if any(map(_is_unusual, (*between, *stages))):
+        options = format, rounding, fused, product, via
         columns = b.T.tolist()
-        return np.array(
-            [
-                [sequential(row, column, format, rounding, fused, product, via) for column in columns]
-                for row in a.tolist()
-            ]
-        )
+        return np.array([[sequential(x, y, *options) for y in columns] for x in a.tolist()])
     work = _Work(a, b, rounding)
     sums = work.zeros()
     for step in range(a.shape[1]):

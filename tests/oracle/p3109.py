@@ -168,12 +168,15 @@ def saturate(format, point, mode, saturation):
 def saturated(format, points, mode, overflow):
     """Rounded points in the range of the format, as floats; equal ones are looked at once."""
     saturation = SATURATION[overflow]
-    ends = {point: format.number(saturate(format, point, mode, saturation)) for point in set(points)}
+    ends = {
+        point: format.number(saturate(format, point, mode, saturation)) for point in set(points)
+    }
     return [ends[point] for point in points]
 
 
-def project(format, points, mode, overflow="ieee", random_bits=0, random=itertools.repeat(0)):
+def project(format, points, mode, overflow="ieee", random_bits=0, random=None):
     """Project: the values that points become, as floats."""
+    random = itertools.repeat(0) if random is None else random
     rounded = [
         round_to_precision(format, point, mode, random_bits, its)
         for point, its in zip(points, random, strict=False)
