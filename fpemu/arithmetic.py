@@ -32,6 +32,8 @@ _OF_PROCESSOR: Final[dict[tuple[int, bool], np.ufunc]] = {
 """What processors round to nearest, by operation and whether the second operand is negated."""
 _MOST_AXES: Final = 3  # that a kernel walks along
 _LEAST_ROW: Final = 16  # elements in a row for which a kernel is started
+# The steps of three operands along one axis; no kernel writes to them.
+_IN_A_ROW: Final = np.array([[0] * (_MOST_AXES - 1) + [1]] * 3, np.int64)
 
 
 @launching.default_environment()
@@ -128,6 +130,8 @@ def _broadcast(
 ) -> kernels.Operands:
     """Operands as a kernel takes them, copied only where their types or axes are others."""
     arrays = [array if array.dtype == dtype else array.astype(dtype) for array in arrays]
+    if all(array.shape == shape and array.flags.c_contiguous for array in arrays):
+        return _in_a_row(arrays, flip)
     axes = _merged_axes(arrays, shape)
     if not _are_walkable(axes):
         arrays = [_flattened(array, shape, dtype) for array in arrays]
@@ -138,6 +142,14 @@ def _broadcast(
     steps = np.array([steps for _, steps in axes], np.int64).T
     flat = tuple(_spread(a, counts, own) for a, own in zip(arrays, steps.tolist(), strict=True))
     return kernels.Operands(flat, steps, counts, flip)
+
+
+def _in_a_row(arrays: list[Carrier], flip: bool) -> kernels.Operands:
+    """Operands that lie in memory alike, which most do: their axes are one."""
+    counts = (1,) * (_MOST_AXES - 1) + (arrays[0].size,)
+    flat = [_flat(array) for array in arrays]
+    flat += [flat[0]] * (3 - len(flat))
+    return kernels.Operands(tuple(flat), _IN_A_ROW, counts, flip)
 
 
 _Axis = tuple[int, tuple[int, ...]]  # elements, and the step of each of three operands
@@ -172,12 +184,17 @@ def _are_walkable(axes: list[_Axis]) -> bool:
     return all(step >= 0 for _, steps in axes for step in steps)
 
 
+def _flat(array: Carrier) -> Carrier:
+    """The elements of a contiguous operand, read-only."""
+    flat = array.reshape(-1)
+    flat.flags.writeable = False  # a kernel is compiled for either kind of array
+    return flat
+
+
 def _spread(array: Carrier, counts: tuple[int, ...], steps: list[int]) -> Carrier:
     """The memory from the first to the last element of an operand, read-only."""
     if array.flags.c_contiguous:
-        flat = array.reshape(-1)
-        flat.flags.writeable = False  # a kernel is compiled for either kind of array
-        return flat
+        return _flat(array)
     memory = np.lib.stride_tricks.as_strided(
         array, (kernels.span(steps, counts),), (array.itemsize,), writeable=False
     )

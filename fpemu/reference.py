@@ -567,6 +567,7 @@ _FAR_VALUES: Final[dict[str, tuple[Callable[[Fraction], Fraction], ...]]] = {
 _FIRST_PRECISION: Final = 128
 _LAST_PRECISION: Final = 2**14
 _GUARD_BITS: Final = 32
+_REMEMBERED: Final = 1024  # enclosures
 
 
 @in_default_environment
@@ -686,7 +687,8 @@ def _rounded_by_ziv(name: str, x: Fraction, rounded: Callable[[Any], float]) -> 
     )
 
 
-def _enclosure(name: str, x: Fraction, precision: int) -> list[Any]:
+@functools.lru_cache(_REMEMBERED)  # an argument is asked for in several formats and modes
+def _enclosure(name: str, x: Fraction, precision: int) -> tuple[Any, ...]:
     """Numbers whose least and greatest enclose the value.
 
     The argument is enclosed first, because it may have more bits than the precision.  If the
@@ -697,7 +699,7 @@ def _enclosure(name: str, x: Fraction, precision: int) -> list[Any]:
         values = [_DEFINITIONS[name](argument) for argument in arguments]
     with mpmath.workprec(2 * precision + _GUARD_BITS):
         margin = mpmath.ldexp(1, -precision)
-        return [value * (1 + sign * margin) for value in values for sign in (-1, 1)]
+        return tuple(value * (1 + sign * margin) for value in values for sign in (-1, 1))
 
 
 def _mpf(x: Fraction, direction: str = "n") -> Any:

@@ -12,10 +12,11 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numba
 import numpy as np
 
 import fpemu
-from fpemu._cuda import rounding, sequential
+from fpemu._cuda import porting, rounding, sequential
 from fpemu._kernels import array_rounding
 from fpemu._kernels import sequential as sums_on_processor
 from fpemu._kernels.operands import Operands
@@ -108,6 +109,8 @@ def summed(half: bool) -> Iterator[tuple[str, bool]]:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # the simulator adds infinities in numpy's numbers
+    if numba.config.ENABLE_CUDASIM:  # where each thread is one of Python's, and takes as long
+        porting._BLOCK = 8
     half = "half" in sys.argv
     cases = [*rounded(half), *summed(half)]
     different = [name for name, equal in cases if not equal]

@@ -342,9 +342,9 @@ def test_mpfr_agrees(name, operation, count):
         }[operation]
         operands = operands_of(operation, format, count, seed)
         with gmpy2.context(precision=53):
-            boxed = [[gmpy2.mpfr(number) for number in x.tolist()] for x in operands]
+            boxed = [list(map(gmpy2.mpfr, x.tolist())) for x in operands]
         with context:
-            expected = [float(function(*numbers)) for numbers in zip(*boxed, strict=True)]
+            expected = list(map(float, map(function, *boxed)))
         actual = getattr(fpemu, operation)(*operands, format, mode)
         assert_same_bits(actual, expected, operands[0], (operation, mode))
 

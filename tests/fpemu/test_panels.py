@@ -7,8 +7,9 @@ import pytest
 
 import fpemu
 from fpemu._kernels import sequential as kernels
-from tests.oracle.accumulators import blocked, sequential
+from tests.oracle.accumulators import blocked
 from tests.oracle.bits import assert_same_bits
+from tests.oracle.matrices import sequential_matrix
 
 STEPS, COLUMNS = 37, 130  # no multiple of a panel's columns or of what is transposed at once
 
@@ -57,16 +58,16 @@ LAYOUTS = {
 }
 
 
-def oracle(a, b, inner_product):
-    columns = b.T.tolist()
-    return np.array([[inner_product(row, column) for column in columns] for row in a.tolist()])
-
-
 @functools.cache
 def expected(format, rows, dtype=np.float32):
     a, b = numbers(rows, STEPS, dtype=dtype), numbers(STEPS, COLUMNS, dtype=dtype)
-    rounding = fpemu.Rounding()
-    return oracle(a, b, functools.partial(sequential, format=format, rounding=rounding))
+    return sequential_matrix(a, b, format)
+
+
+@functools.cache
+def expected_of_blocks(block, inner):
+    rows, columns = numbers(5, STEPS).tolist(), numbers(STEPS, 70).T.tolist()
+    return np.array([[blocked(x, y, "float32", block, inner) for y in columns] for x in rows])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -95,8 +96,7 @@ def test_blocks_do_not_depend_on_the_parts_of_a_panel(monkeypatch, depth, block,
     monkeypatch.setattr(kernels, "_depth", lambda steps, *_: min(depth, steps))
     a, b = numbers(5, STEPS), numbers(STEPS, 70)
     accumulator = fpemu.Blocked("float32", block, fpemu.Sequential(inner))
-    definition = functools.partial(blocked, format="float32", block=block, inner=inner)
-    assert_same_bits(fpemu.matmul(a, b, accumulator), oracle(a, b, definition))
+    assert_same_bits(fpemu.matmul(a, b, accumulator), expected_of_blocks(block, inner))
 
 
 @pytest.mark.parametrize(
@@ -159,5 +159,4 @@ def test_zeros_at_the_end_of_rows_count_as_terms(case, dtype):
     if case == "NaN":
         b[139, 0] = np.nan
     found = fpemu.matmul(a, b, fpemu.Sequential(format))
-    rounded = functools.partial(sequential, format=format, rounding=fpemu.Rounding())
-    assert_same_bits(found, oracle(a, b, rounded).astype(dtype))
+    assert_same_bits(found, sequential_matrix(a, b, format))

@@ -34,7 +34,7 @@ from fpemu.reference import (
 from tests.oracle import rounding as oracle
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import ALL_FORMATS, MODES, NAMED, UNUSUAL, label, rounding_points
-from tests.oracle.rounding import one_by_one, rounded
+from tests.oracle.rounding import Numbers, one_by_one, rounded
 
 repeatable = settings(derandomize=True, deadline=None, database=None, max_examples=300)
 
@@ -175,23 +175,43 @@ def test_ties_at_precision_1_have_the_larger_magnitude_even(mode):
     assert round_exact(-3, "e8m0", mode) == -expected[mirrored]
 
 
+def in_rationals(x):
+    return [gmpy2.mpq(v) if v and math.isfinite(v) else v for v in x.tolist()]
+
+
 def assert_arrays_round_as_their_elements_do(format, step):
     """Of all points, each of as many ways to round takes those of another start."""
     for dtype in (np.float32, np.float64):
         points = rounding_points(format, dtype)
+        some = Numbers(in_rationals(points[::step]))
         for number, way in enumerate(itertools.product(MODES, reference._OVERFLOWS)):
             x = points[number % step :: step]
             expected = one_by_one(x, format, *way)
             assert_same_bits(rounded(x, format, *way), expected, x, way)
-            numbers = [gmpy2.mpq(v) if v and math.isfinite(v) else v for v in x.tolist()]
-            for values in (x.tolist(), numbers):
+            for values in (x.tolist(), in_rationals(x)):
                 singly = [oracle.round_exact(v, format, *way) for v in values]
                 assert_same_bits(singly, expected, x, way)
+            assert_same_bits(rounded(some, format, *way), rounded(points[::step], format, *way))
 
 
 @pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
 def test_arrays_round_as_their_elements_do(format):
     assert_arrays_round_as_their_elements_do(format, 41)
+
+
+@pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
+def test_the_oracle_tells_numbers_from_ties_that_lie_as_near_as_any(format):
+    points = rounding_points(format, np.float64)
+    points = points[np.isfinite(points) & (points != 0)]
+    step = 1 + points.size // 50
+    for number, mode in enumerate(MODES):
+        numbers = [
+            gmpy2.mpq(x) * (1 + gmpy2.mpq(sign, 3 * 2**100))
+            for x in points[number % step :: step].tolist()
+            for sign in (-1, 1)
+        ]
+        expected = [round_exact(x, format, mode) for x in numbers]
+        assert_same_bits(rounded(Numbers(numbers), format, mode), expected, about=mode)
 
 
 @repeatable
@@ -206,7 +226,9 @@ def test_the_oracle_rounds_fractions_as_the_definition_does(x, exponent, format,
     """Those over a power of two, and others."""
     x = gmpy2.mpq(x.numerator) if binary else gmpy2.mpq(x)
     x *= gmpy2.mpq(2) ** exponent
-    assert_same_bits(oracle.round_exact(x, format, mode), round_exact(x, format, mode), about=x)
+    expected = round_exact(x, format, mode)
+    assert_same_bits(oracle.round_exact(x, format, mode), expected, about=x)
+    assert_same_bits(rounded(Numbers([x]), format, mode), [expected], about=x)
 
 
 @pytest.mark.long
@@ -724,6 +746,7 @@ def test_functions_neither_use_nor_change_mpmaths_precision():
     x = [0.1, 0.5, 0.7]
     expected = [function(name, 0.7, "float64") for name in FUNCTIONS]
     vectors = [softmax(x), layer_norm(x), rms_norm(x), gelu(x), attention([x], [x], [x])]
+    reference._enclosure.cache_clear()
     with mpmath.workprec(7):
         assert [function(name, 0.7, "float64") for name in FUNCTIONS] == expected
         again = [softmax(x), layer_norm(x), rms_norm(x), gelu(x), attention([x], [x], [x])]

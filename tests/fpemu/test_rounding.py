@@ -53,18 +53,25 @@ def random_float32(count, seed):
 def test_every_mode_rounds_exactly(format, dtype):
     x = rounding_points(format, dtype)
     pieces = np.array_split(x, x.size // 14)
+    blocks = np.stack([np.resize(piece, array_rounding._BLOCK) for piece in pieces])
+    their_own = np.arange(array_rounding._BLOCK) < np.array([[piece.size] for piece in pieces])
     for i, mode in enumerate(MODES):
         for j, overflow in enumerate(OVERFLOWS):
             rounding = fpemu.Rounding(mode, overflow)
+            about = format.name, mode, overflow
             expected = rounded(x, format, mode, overflow)
             actual = fpemu.round(x, format, rounding)
             assert actual.dtype == result_dtype(dtype, format)
-            assert_same_bits(actual, expected, x, (format.name, mode, overflow))
-            # A kernel may look at what a block holds and take a shorter way; so numbers of like
-            # magnitude go on their own too, overflowing in one way for each mode in turn.
+            assert_same_bits(actual, expected, x, about)
+            # A kernel looks at what a block holds and may take a shorter way; so numbers of like
+            # magnitude fill blocks of their own too, overflowing in one way for each mode in turn.
             if (i + j) % 2 == 0:
+                with on_threads(1):  # which would begin blocks elsewhere
+                    actual = fpemu.round(blocks, format, rounding)
+                assert_same_bits(actual[their_own], expected, x, (*about, "in blocks"))
+            if j == i % len(OVERFLOWS):  # as few as these take other instructions
                 actual = np.concatenate([fpemu.round(piece, format, rounding) for piece in pieces])
-                assert_same_bits(actual, expected, x, (format.name, mode, overflow, "in pieces"))
+                assert_same_bits(actual, expected, x, (*about, "in pieces"))
 
 
 @pytest.mark.parametrize("format", ALL_FORMATS, ids=label)

@@ -4,6 +4,7 @@ The oracle has the exact result (a rational, or the square root of one), truncat
 its discarded fraction to r bits and goes up if adding the r random bits of the element carries.
 """
 
+import functools
 import itertools
 import math
 
@@ -32,6 +33,7 @@ NAMES = [
 ]
 
 
+@functools.cache
 def random_words(count, seed=SEED):
     """The 64 random bits that elements 0, 1, ... of a call draw."""
     words = np.empty(philox.BLOCK_WORDS, np.uint32)

@@ -1,6 +1,7 @@
-"""Calls made in a fresh process whose floating-point unit flushes subnormals, or rounds upward."""
+"""Calls made in a process whose floating-point unit flushes subnormals, or rounds upward."""
 
 import importlib.util
+import os
 import platform
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from typing import Final
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from tests.oracle.forking import holds_after_fork
 
 # glibc's fenv_t holds the control register at a known offset: MXCSR on x86-64 (bits FTZ and DAZ),
 # FPCR on AArch64 (bit FZ).
@@ -68,7 +71,8 @@ def under_flush_to_zero(
 ) -> dict[str, NDArray[np.floating]]:
     """What the function ``work(inputs)``, given as source, returns while flush to zero is on.
 
-    With `warm` it is called once before the switch, so that threads and kernels exist already.
+    With `warm` it is called once before the switch, so that threads and kernels exist already: in a
+    child of this process, which need import nothing.  Else the process is a fresh one.
     """
     offset, bits = 0, 0
     if setter == "torch":
@@ -83,7 +87,17 @@ def under_flush_to_zero(
     np.savez(source, **inputs)
     calls = _SETTERS[setter].format(offset=offset, bits=bits, upward=upward)
     script = _SCRIPT.format(work=work, warm=warm, setter=calls, upward=upward)
-    command = [sys.executable, "-c", script, str(source), str(result)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    arguments = [str(source), str(result)]
+    if warm and hasattr(os, "fork"):
+        assert holds_after_fork(lambda: _ran(script, arguments))
+    else:
+        command = [sys.executable, "-c", script, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
     return dict(np.load(result))
+
+
+def _ran(script: str, arguments: list[str]) -> bool:
+    sys.argv = ["-c", *arguments]
+    exec(script, {})
+    return True

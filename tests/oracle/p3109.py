@@ -3,6 +3,7 @@
 A point is an integer ``X`` that stands for ``X / 2**scale``, infinity, its negative or NaN.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -69,7 +70,7 @@ class P3109:
 
     def number(self, point):
         """A point as a float."""
-        if point in (INFINITY, NEGATIVE_INFINITY, NAN):
+        if isinstance(point, str):
             return float(point)
         return point / (1 << self.scale)
 
@@ -95,7 +96,7 @@ def formats(widths):
 
 def round_to_precision(format, point, mode, random_bits=0, random=0):
     """RoundToPrecision: the exponent is not bounded above."""
-    if point in (INFINITY, NEGATIVE_INFINITY, NAN) or point == 0:
+    if isinstance(point, str) or point == 0:
         return point
     magnitude = abs(point)
     floor_log2 = magnitude.bit_length() - 1 - format.scale
@@ -164,10 +165,23 @@ def saturate(format, point, mode, saturation):
     return infinity
 
 
-def project(format, point, mode, overflow="ieee", random_bits=0, random=0):
-    """Project: the value that a point becomes, as a float."""
-    rounded = round_to_precision(format, point, mode, random_bits, random)
-    return format.number(saturate(format, rounded, mode, SATURATION[overflow]))
+def saturated(format, points, mode, overflow):
+    """Rounded points in the range of the format, as floats; equal ones are looked at once."""
+    saturation = SATURATION[overflow]
+    ends = {
+        point: format.number(saturate(format, point, mode, saturation)) for point in set(points)
+    }
+    return [ends[point] for point in points]
+
+
+def project(format, points, mode, overflow="ieee", random_bits=0, random=None):
+    """Project: the values that points become, as floats."""
+    random = itertools.repeat(0) if random is None else random
+    rounded = [
+        round_to_precision(format, point, mode, random_bits, its)
+        for point, its in zip(points, random, strict=False)
+    ]
+    return saturated(format, rounded, mode, overflow)
 
 
 def points_around(format, codes):

@@ -89,8 +89,11 @@ def aligned(term: Term, quantum: int, mode: str) -> int:
 
 def aligned_sum(terms: Sequence[Term], fraction_bits: int, exponent: int, mode: str) -> Term:
     """Every term rounded to `fraction_bits` behind ``2**exponent``; their sum, not normalized."""
-    quantum = exponent - fraction_bits
-    return Term(sum(aligned(term, quantum, mode) for term in terms), quantum, exponent)
+    quantum, shift, total = exponent - fraction_bits, _SHIFTS[mode], 0
+    for significand, its_quantum, _ in terms:  # as `aligned`, a call less for each
+        count = quantum - its_quantum
+        total += significand << -count if count <= 0 else shift(significand, count)
+    return Term(total, quantum, exponent)
 
 
 def largest_exponent(terms: Iterable[Term], floor: int | None = None) -> int:
@@ -127,21 +130,28 @@ def rounded(x: mpq, output: Output) -> float:
 
 def operands(vector: Iterable[float], format: Format) -> list[float]:
     """The inputs as the unit reads them: tf32 operands are float32 numbers cut to 10 bits."""
-    numbers = [float(x) for x in vector]
-    if format == formats.tf32:
-        return [round_exact(x, format, "rtz") for x in numbers]
-    return numbers
+    numbers = list(map(float, vector))
+    return [x and _cut_to_tf32(x) for x in numbers] if format == formats.tf32 else numbers
+
+
+@functools.lru_cache(2**14)  # of numbers but zeros, which are equal
+def _cut_to_tf32(x: float) -> float:
+    return round_exact(x, formats.tf32, "rtz")
 
 
 def nonzero_products(
     a: Sequence[float], b: Sequence[float], a_format: Format, b_format: Format
 ) -> list[Term]:
     """The exact products that take part; zeros do not, whatever their exponent would be."""
-    return [
-        multiply(split(x, a_format), split(y, b_format))
-        for x, y in zip(a, b, strict=True)
-        if x != 0 and y != 0
-    ]
+    a_emin, b_emin, products = a_format.emin, b_format.emin, []
+    for x, y in zip(a, b, strict=True):
+        if x and y:  # as `multiply` and `split`, three calls less for each
+            significand, quantum, exponent = _split(x, a_emin)
+            other, its_quantum, its_exponent = _split(y, b_emin)
+            products.append(
+                Term(significand * other, quantum + its_quantum, exponent + its_exponent)
+            )
+    return products
 
 
 def special_value(
@@ -152,6 +162,8 @@ def special_value(
     A product of magnitude `product_limit` or more counts as an infinity; inputs of units that have
     such a limit are narrow enough for their products to be float64 numbers.
     """
+    if product_limit is None and all(map(math.isfinite, (*a, *b, c))):
+        return None
     specials = [] if math.isfinite(c) else [c]
     for x, y in zip(a, b, strict=True):
         if not (math.isfinite(x) and math.isfinite(y)):

@@ -1,5 +1,6 @@
 """Composed operations against their steps, one number at a time in exact arithmetic."""
 
+import functools
 import itertools
 import math
 
@@ -291,19 +292,26 @@ NAMES = ("softmax", "layer_norm", "rms_norm")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_axis_is_worked_on_alike(name):
     x = np.random.default_rng(3).normal(0, 2, (3, 70, 5)).astype(np.float32)
-    for axis in (0, 1, 2, -3, -2):
+    for axis in (0, 1, 2):
         moved = np.ascontiguousarray(np.moveaxis(x, axis, -1))
         by_rows = [operation(name, row) for row in moved.reshape(-1, moved.shape[-1])]
         expected = np.moveaxis(np.array(by_rows).reshape(moved.shape), -1, axis)
-        assert_same_bits(operation(name, x, axis), expected, about=axis)
+        for same in (axis, axis - 3):
+            assert_same_bits(operation(name, x, same), expected, about=same)
+
+
+@functools.cache
+def rows_and_results(name):
+    """Rows, and what each gives alone."""
+    x = np.random.default_rng(4).normal(0, 2, (200, 3)).astype(np.float32)
+    return x, [operation(name, row) for row in x]
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 128, 200])
 def test_any_number_of_rows(count):
-    x = np.random.default_rng(4).normal(0, 2, (count, 3)).astype(np.float32)
     for name in NAMES:
-        expected = [operation(name, row) for row in x]
-        assert_same_bits(operation(name, x), expected)
+        x, expected = rows_and_results(name)
+        assert_same_bits(operation(name, x[:count]), expected[:count])
 
 
 @pytest.mark.parametrize("name", NAMES)

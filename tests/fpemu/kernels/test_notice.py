@@ -66,7 +66,7 @@ def test_nothing_is_written_where_nobody_reads_it(monkeypatch):
 def test_it_is_said_on_a_terminal_with_an_empty_cache_alone(tmp_path):
     program = (
         "from fpemu._kernels import caching; caching._notice = caching._Notice(0.0)\n"
-        "import fpemu; fpemu.decode(1, 'bfloat16')"
+        "import fpemu; fpemu.encode(1.0, 'bfloat16')"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     found = []
