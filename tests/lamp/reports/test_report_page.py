@@ -60,16 +60,29 @@ class Browser:
     def __init__(self, driver, address):
         self.driver = driver
         self.address = address
+        self._is_new = False
+
+    def look(self, width=1280, *, dark=False):
+        """The page for a test that changes nothing: it is loaded again only if another may have."""
+        if not self._is_new:
+            self.open()
+        self._show(width, dark)
+        self._is_new = True
+        return self
 
     def open(self, width=1280, *, dark=False, media="", scripts=True):
-        """The page in a window of a width."""
+        """The page in a window of a width, loaded anew."""
+        self._is_new = False
+        self._show(width, dark, media)
+        self.command("Emulation.setScriptExecutionDisabled", value=not scripts)
+        self.driver.get(self.address)
+        return self
+
+    def _show(self, width, dark, media=""):
         colours = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         self.command("Emulation.setDeviceMetricsOverride", **size)
         self.command("Emulation.setEmulatedMedia", media=media, features=colours)
-        self.command("Emulation.setScriptExecutionDisabled", value=not scripts)
-        self.driver.get(self.address)
-        return self
 
     def command(self, name, **values):
         return self.driver.execute_cdp_cmd(name, values)
@@ -97,11 +110,16 @@ class Browser:
         return base64.b64decode(taken["data"])
 
 
-@pytest.fixture
-def browser(driver, canned_page):
-    for kind in ("browser", "performance"):
-        driver.get_log(kind)
+@pytest.fixture(scope="module")
+def window(driver, canned_page):
     return Browser(driver, canned_page.as_uri())
+
+
+@pytest.fixture
+def browser(window):
+    for kind in ("browser", "performance"):
+        window.driver.get_log(kind)
+    return window
 
 
 def read(screenshot):
@@ -113,7 +131,7 @@ def read(screenshot):
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (360, False)])
 def test_page_can_be_looked_at(browser, tmp_path, width, dark):
-    screenshot = browser.open(width, dark=dark).screenshot()
+    screenshot = browser.look(width, dark=dark).screenshot()
     (tmp_path / f"{width}{'-dark' if dark else ''}.png").write_bytes(screenshot)
     size, pixels = read(screenshot)
     assert width - 20 <= size[0] <= width  # there may be a scroll bar
@@ -141,7 +159,7 @@ def test_page_is_quiet_and_asks_for_nothing(browser):
 
 
 def test_markup_in_labels_is_no_markup(browser):
-    browser.open()
+    browser.look()
     assert browser.run("return document.scripts.length") == 1
     assert browser.run("return document.images.length") == 0
     titles = browser.run(
@@ -242,7 +260,7 @@ def test_without_scripts_everything_is_there(browser):
 
 
 def test_every_chart_has_axes_and_points(browser):
-    browser.open()
+    browser.look()
     charts = browser.run(
         "return [...document.querySelectorAll('svg.chart')].map(chart => ({"
         "kind: chart.classList[1],"
@@ -269,7 +287,7 @@ def test_every_chart_has_axes_and_points(browser):
 
 @pytest.mark.parametrize("width", [1280, 700, 360])
 def test_no_text_of_a_chart_covers_another_or_leaves_the_page(browser, width):
-    browser.open(width)
+    browser.look(width)
     overlaps, outside = browser.run(
         "const overlaps = [], outside = [];"
         "for (const chart of document.querySelectorAll('svg.chart')) {"
