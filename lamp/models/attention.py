@@ -256,7 +256,7 @@ class _Call:
 
 def _heads_together(head_bytes: int, multiple: int) -> int:
     """How many heads are computed at a time, as memory allows: a multiple of a number."""
-    return max(1, _GROUP_BYTES // (head_bytes * multiple)) * multiple
+    return max(1, _GROUP_BYTES // max(1, head_bytes * multiple)) * multiple
 
 
 def _groups(heads: int, step: int) -> Iterator[slice]:
