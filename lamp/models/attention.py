@@ -424,7 +424,7 @@ def _sums_of_values(
 ) -> NDArray[Any]:
     a = left_operand(_folded(probabilities, len(value)), step)
     sums = products(a, right_operand(value, step, step.scale), step)
-    sums = sums.reshape(*probabilities.shape[:2], -1)
+    sums = sums.reshape(*probabilities.shape[:2], value.shape[2])
     if sums_are_output(step):
         return sums
     return np.asarray(fpemu.round(sums, step.output, step.rounding))
@@ -535,7 +535,7 @@ class _Scores:
         left = left_operand(_folded(query, len(key)), step)
         self._operands = left, right_operand(keys, step, step.scale)
         ends = np.tile(form.seen.ends, len(query) // len(key))
-        sums = products(*self._operands, step, ends).reshape(*query.shape[:2], -1)
+        sums = products(*self._operands, step, ends).reshape(*query.shape[:2], key.shape[1])
         scores, self._overflow = form.checked(form.seen.packed(sums), step, check)
         self.values = scores.astype(query.dtype, copy=False)
 
