@@ -3,11 +3,14 @@
 __all__ = [
     "activations",
     "callables",
+    "conditions",
     "divergences",
+    "drawing",
     "jacobians",
     "picking",
     "recomputing",
     "rows",
+    "scoring",
     "tiles",
     "transformer",
 ]

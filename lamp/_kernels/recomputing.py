@@ -1,6 +1,7 @@
-"""Softmax of scores that are recomputed where they exceed a threshold: all in one pass over rows.
+"""Numbers that are recomputed are put in place; and softmax of scores, all in one pass over rows.
 
-It is what :mod:`lamp._kernels.transformer` and :mod:`lamp._kernels.picking` do one after the other,
+Of such a softmax scores are recomputed where they exceed a threshold.  It is what
+:mod:`lamp._kernels.transformer` and :mod:`lamp._kernels.scoring` do one after the other,
 with the same operations on each number, while a row is in the first-level cache.
 """
 
@@ -12,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, launching
-from lamp._kernels.picking import Arguments, Scoring, component_score, put_where, score_arguments
+from lamp._kernels.scoring import Arguments, Scoring, component_score, score_arguments
 from lamp._kernels.transformer import TOGETHER, divide, exponentiate, largest, sums
 
-__all__ = ["Scores", "Threshold", "softmax_above"]
+__all__ = ["Scores", "Threshold", "put", "softmax_above"]
 
 _COST: Final = 8.0  # nanoseconds of a score
 _BLOCK: Final = 64  # exponentials that are computed together
+_PIECE: Final = 64  # numbers that are replaced together
+_PUT_COST: Final = 1.0  # nanoseconds of one of them
 
 
 class Threshold(NamedTuple):
@@ -111,7 +114,7 @@ def _softmax_above(  # type: ignore[no-untyped-def]
 
 @caching.inline
 def _put(low, high, mask, length):  # type: ignore[no-untyped-def]
-    put_where(low[:length], high[:length], mask[:length], True)
+    _put_where(low[:length], high[:length], mask[:length], True)
 
 
 @caching.inline
@@ -144,3 +147,25 @@ def _exponentiate_again(exponentials, y, mask, length, before):  # type: ignore[
             changed |= mask[j]
         if changed:
             exponentiate(exponentials[first:last], y[first:last], top, last - first)
+
+
+def put(low: NDArray[Any], high: NDArray[Any], mask: NDArray[np.uint8], number: int) -> None:
+    """Replace the numbers of flat arrays whose mask is a number, in place."""
+    blocks = -(-low.size // _PIECE)
+    arguments = low, *launching.reading(high, mask), np.uint8(number)
+    launching.run(_put_blocks, blocks, *arguments, cost=_PUT_COST * _PIECE)
+
+
+@caching.kernel
+def _put_blocks(start, stop, low, high, mask, number):  # type: ignore[no-untyped-def]
+    for block in range(start, stop):
+        first, last = block * _PIECE, min((block + 1) * _PIECE, low.size)
+        _put_where(low[first:last], high[first:last], mask[first:last], number)
+
+
+@caching.inline
+def _put_where(low, high, mask, number):  # type: ignore[no-untyped-def]
+    """Replace numbers of a row whose mask is a number."""
+    for j in range(low.size):
+        before, after = low[j], high[j]  # both are read: a processor then chooses among many
+        low[j] = after if mask[j] == number else before

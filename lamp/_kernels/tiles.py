@@ -16,7 +16,7 @@ from fpemu._kernels.exact import fma_word
 from fpemu._kernels.facts import FormatFacts, RoundingFacts
 from fpemu._kernels.rounding import kind_of, round_number
 from fpemu._kernels.targets import shortcut_at, shortcuts_of, target_at, targets_of
-from lamp._kernels.picking import running_largest, running_score
+from lamp._kernels.scoring import running_largest, running_score
 
 __all__ = [
     "Choice",

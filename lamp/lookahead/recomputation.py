@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fpemu
-from lamp._kernels import picking
+from lamp._kernels import recomputing
 from lamp._kernels.rows import total
 from lamp.lookahead.rules import LAMP, PLACES
 from lamp.lookahead.selection import select_rows
@@ -443,4 +443,4 @@ def put_levels(
     assert np.shares_memory(flat[0], low), "numbers that are replaced lie side by side"
     for number, numbers in enumerate(levels, 1):
         high = np.ascontiguousarray(numbers, low.dtype).reshape(-1)
-        picking.put(flat[0], high, flat[1], number)
+        recomputing.put(flat[0], high, flat[1], number)

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 import fpemu
 from fpemu._kernels import elementary
 from fpemu.carriers import check_not_masked
-from lamp._kernels import picking
+from lamp._kernels import conditions, drawing, picking, scoring
 from lamp._kernels.recomputing import Threshold
 from lamp._kernels.rows import mapped
 from lamp.lookahead.rules import LAMP, RULES, Rule
@@ -367,14 +367,14 @@ def _picked(
     """Which components a rule with one amount picks; `draws` key random choices."""
     kind = RULES[settings.rule]
     if kind.name == "random" and settings.budget is not None:
-        scores = picking.uniform(lengths, z.shape[1], *draws)
+        scores = drawing.uniform(lengths, z.shape[1], *draws)
         first = scores[:, : settings.leading_columns]
         first[first >= 0] = np.nan  # which comes before all numbers
         return _by_budget(scores, lengths, settings)
     if kind.condition:
         mask = _by_condition(z, lengths, settings, weights)
         if kind.name == "random":
-            picking.shuffle(mask, lengths, *draws)
+            drawing.shuffle(mask, lengths, *draws)
         mask[:, : settings.leading_columns] = True
         mask &= np.arange(z.shape[1]) < lengths[:, np.newaxis]
     elif kind.of_arguments:
@@ -386,12 +386,12 @@ def _picked(
             z if sensitivity is None else sensitivity,
             z if weights is None else weights,
             lengths,
-            picking.Scoring(kind.sensitivity == "spread", power, settings.leading_columns),
+            scoring.Scoring(kind.sensitivity == "spread", power, settings.leading_columns),
         )
         if settings.tau is not None:
-            mask = picking.above(*given, settings.tau)
+            mask = scoring.above(*given, settings.tau)
         else:
-            mask = _by_budget(picking.score(*given), lengths, settings)
+            mask = _by_budget(scoring.score(*given), lengths, settings)
     return _moved(mask, lengths, settings.control, draws)
 
 
@@ -400,9 +400,9 @@ def _moved(
 ) -> NDArray[np.bool_]:
     """The selection, or as a control the same number of components a row at random."""
     if control == "causal":
-        picking.shuffle(mask, lengths, *draws)
+        drawing.shuffle(mask, lengths, *draws)
     elif control == "padded":
-        picking.shuffle(mask, np.full(len(mask), mask.shape[1]), *draws)
+        drawing.shuffle(mask, np.full(len(mask), mask.shape[1]), *draws)
         mask &= np.arange(mask.shape[1]) < lengths[:, np.newaxis]
     return mask
 
@@ -412,11 +412,12 @@ def _by_arguments(
 ) -> NDArray[np.bool_]:
     """The rules of version 2, whose scores are computed from y."""
     running = RULES[settings.rule].sensitivity == "running"
-    scoring = picking.Arguments(running, settings.leading_columns)
-    if settings.tau is None:
-        scores = picking.ordered_arguments(z, y, lengths, scoring)
-        return _by_budget(scores, lengths, settings)
-    return picking.above_arguments(z, y, lengths, scoring, _limits(settings, lengths))
+    given = z, y, lengths, scoring.Arguments(running, settings.leading_columns)
+    if settings.tau is not None:
+        return scoring.above_arguments(*given, _limits(settings, lengths))
+    if settings.scope == "all":
+        return picking.largest_arguments(*given, _allowed(settings, lengths))
+    return picking.largest_arguments_of_rows(*given, _allowed_of_rows(settings, lengths))
 
 
 def _limits(settings: LAMP, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -435,8 +436,8 @@ def threshold_of(settings: LAMP, lengths: NDArray[np.int64]) -> Threshold | None
     limits = np.full(len(lengths), np.float32(settings.tau), np.float64)
     return Threshold(
         kind.of_arguments,
-        picking.Arguments(kind.sensitivity == "running", leading),
-        picking.Scoring(kind.sensitivity == "spread", power, leading),
+        scoring.Arguments(kind.sensitivity == "running", leading),
+        scoring.Scoring(kind.sensitivity == "spread", power, leading),
         _limits(settings, lengths) if kind.of_arguments else limits,
     )
 
@@ -445,10 +446,20 @@ def _by_budget(
     scores: NDArray[np.float32], lengths: NDArray[np.int64], settings: LAMP
 ) -> NDArray[np.bool_]:
     """The largest scores that a budget allows."""
-    share = float(settings.budget or 0.0)
     if settings.scope == "all":
-        return picking.largest(scores, lengths, int(np.floor(share * int(lengths.sum()))))
-    return picking.largest_of_rows(scores, lengths, np.floor(share * lengths).astype(np.int64))
+        return picking.largest(scores, lengths, _allowed(settings, lengths))
+    return picking.largest_of_rows(scores, lengths, _allowed_of_rows(settings, lengths))
+
+
+def _allowed(settings: LAMP, lengths: NDArray[np.int64]) -> int:
+    """How many of all components a budget allows."""
+    return int(np.floor(float(settings.budget or 0.0) * int(lengths.sum())))
+
+
+def _allowed_of_rows(settings: LAMP, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many components of each row it allows."""
+    allowed = np.floor(float(settings.budget or 0.0) * lengths)
+    return np.asarray(allowed, np.int64)
 
 
 def _by_condition(
@@ -457,11 +468,9 @@ def _by_condition(
     """The rules that bound a condition number: by tau, or by a budget of each row or of all."""
     if settings.tau is not None:
         return _within(z, lengths, settings.rule, weights, settings.tau)
-    share = float(settings.budget or 0.0)
     if settings.scope == "all":
-        allowed = int(np.floor(share * int(lengths.sum())))
-        return _within_budget(z, lengths, settings.rule, weights, allowed)
-    counts = np.floor(share * lengths).astype(np.int64)
+        return _within_budget(z, lengths, settings.rule, weights, _allowed(settings, lengths))
+    counts = _allowed_of_rows(settings, lengths)
     if settings.rule == "normwise":
         scores = np.abs(z.astype(np.float32, copy=False))  # a NaN may have a sign
         return picking.largest_of_rows(scores, lengths, counts)
@@ -502,8 +511,8 @@ def _within(
 ) -> NDArray[np.bool_]:
     """The selection of a rule that bounds a condition number by tau, or of `counts` a row."""
     if rule == "normwise_optimal":
-        return picking.least_normwise(z, lengths, tau, counts)
+        return conditions.least_normwise(z, lengths, tau, counts)
     if rule == "componentwise":
         ones = np.ones_like(z) if weights is None else weights
-        return picking.least_componentwise(z, ones, lengths, tau, counts)
-    return picking.normwise(z, lengths, tau)
+        return conditions.least_componentwise(z, ones, lengths, tau, counts)
+    return conditions.normwise(z, lengths, tau)

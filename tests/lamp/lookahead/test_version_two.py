@@ -8,6 +8,7 @@ from mpmath import exp, mp, mpf
 
 import lamp
 from lamp import LAMP
+from lamp._kernels import picking
 from lamp.lookahead import select_rows
 
 
@@ -95,6 +96,89 @@ def test_a_budget_of_the_relaxed_rule_takes_its_largest_scores():
     assert (mask.sum(axis=1) == 3).all()
     for row, picked in zip(scores, mask, strict=True):
         assert row[picked].min() >= row[~picked].max() - 1e-6 * abs(row[~picked].max())
+
+
+def plain_order(y, lengths):
+    """Scores as float32 numbers, NaN for what comes first and -1 where there is no component."""
+    wide = y.astype(np.float64)
+    exists = np.arange(y.shape[1]) < lengths[:, np.newaxis]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = np.log(np.abs(wide)) + wide
+        tops = np.where(exists & (wide != -np.inf), scores, -np.inf).max(axis=1, keepdims=True)
+        relative = np.where((tops == -np.inf) & (wide == 0.0), -np.inf, scores - tops)
+        numbers = (1.0 / (1.0 - np.where(tops < np.inf, relative, np.nan))).astype(np.float32)
+    return np.where(exists, numbers, np.float32(-1.0))
+
+
+def first_of(scores, count):
+    """The places of the largest of flat scores, NaN first and of equal ones the first."""
+    keys = np.where(np.isnan(scores), np.inf, scores)
+    mask = np.zeros(len(scores), bool)
+    mask[np.argsort(-keys, kind="stable")[:count]] = True
+    return mask
+
+
+def strange_rows(normal):
+    generator, y = np.random.default_rng(9), 3.0 * normal
+    for number in (-np.inf, np.nan, np.inf, 0.0, -0.0, 5e-324):
+        y[generator.integers(0, len(y), 20), generator.integers(0, 256, 20)] = number
+    y[7] = 0.0
+    return y
+
+
+ARGUMENTS = {
+    "usual": lambda normal: 2.5 * normal,
+    "often equal": lambda normal: np.round(2.5 * normal * 4) / 4,
+    "equal in float32": lambda normal: 3.0 + np.round(20.0 * normal) * 2.0**-21,
+    "large": lambda normal: 1e4 * normal,
+    "negative": lambda normal: -np.abs(normal) - 0.1,
+    "between": lambda normal: 0.3 * normal,
+    "flat": lambda normal: 4.0 + 1e-3 * normal,
+    "strange": strange_rows,
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("most", "sampled"),
+    [*((name, name) for name in ARGUMENTS), ("usual", "flat"), ("flat", "usual")],
+)
+def test_budgets_of_the_relaxed_rule_are_as_if_all_scores_were_sorted(
+    most, sampled, dtype, monkeypatch
+):
+    monkeypatch.setattr(picking, "_SAMPLE", 2**12)
+    generator = np.random.default_rng(6)
+    lengths = generator.integers(0, 257, 400)
+    lengths[::2] = 256
+    rows = picking._sampled(lengths)
+    assert rows.step > 1
+    normal = generator.normal(size=(400, 256))
+    y = ARGUMENTS[most](normal)
+    y[rows] = ARGUMENTS[sampled](normal)[rows]  # which may mislead
+    y = y.astype(dtype)
+    scores = plain_order(y, lengths)
+    for share in (0.0, 0.001, 0.03, 0.5):
+        of_rows = LAMP("relaxed", budget=share, scope="row")
+        mask = select_rows(y, lengths, of_rows, arguments=y)
+        counts = np.floor(share * lengths).astype(int)
+        expected = [first_of(*row) for row in zip(scores, counts, strict=True)]
+        np.testing.assert_array_equal(mask, expected)
+        mask = select_rows(y, lengths, LAMP("relaxed", budget=share, scope="all"), arguments=y)
+        expected = first_of(scores.ravel(), int(share * lengths.sum()))
+        np.testing.assert_array_equal(mask.ravel(), expected)
+
+
+def test_leading_columns_come_before_all_others_of_a_budget():
+    y = (3.0 * np.random.default_rng(7).normal(size=(300, 256))).astype(np.float32)
+    lengths = np.full(300, 256)
+    scores = plain_order(y, lengths)
+    scores[:, :2] = np.nan
+    for scope, expected in (
+        ("row", [first_of(row, 7) for row in scores]),
+        ("all", first_of(scores.ravel(), 2304).reshape(y.shape)),
+    ):
+        settings_ = LAMP("relaxed", budget=0.03, scope=scope, leading_columns=2)
+        np.testing.assert_array_equal(select_rows(y, lengths, settings_, arguments=y), expected)
 
 
 @pytest.mark.parametrize(
