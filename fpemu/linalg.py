@@ -537,13 +537,13 @@ def _stacked(
 ) -> Operands:
     """The operands of the kernels: three-dimensional."""
     (rows, steps), columns = left.shape[-2:], right.shape[-1]
-    lengths = _check_row_lengths(row_lengths, rows, columns)
     if isinstance(right, Narrow) or (right.ndim == 2 and row_lengths is None):
         # One matrix on the right: the batch is just more rows.
         left = left.reshape(1, math.prod(left.shape[:-1]), steps)
         right = right if isinstance(right, Narrow) else right[np.newaxis]
         lengths = whole_rows(left.shape[1], columns)
     else:
+        lengths = _check_row_lengths(row_lengths, rows, columns)
         size = math.prod(batch)
         left = np.broadcast_to(left, (*batch, rows, steps)).reshape(size, rows, steps)
         right = np.broadcast_to(right, (*batch, steps, columns)).reshape(size, steps, columns)

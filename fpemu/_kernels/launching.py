@@ -109,7 +109,7 @@ class _Help:
         return self._error
 
 
-def _help(waiting: SimpleQueue[_Help]) -> None:
+def _serve(waiting: SimpleQueue[_Help]) -> None:
     """Do what waits, for ever, in a thread of the pool."""
     with default_environment():
         while True:
@@ -153,7 +153,7 @@ class _Pool:
             while self._threads < threads:
                 name = f"fpemu {self._threads}"
                 threading.Thread(
-                    target=_help, args=(self._waiting,), name=name, daemon=True
+                    target=_serve, args=(self._waiting,), name=name, daemon=True
                 ).start()
                 self._threads += 1
 
