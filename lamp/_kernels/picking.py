@@ -21,6 +21,7 @@ __all__ = [
     "largest_arguments",
     "largest_arguments_of_rows",
     "largest_of_rows",
+    "sampled",
 ]
 
 Mask = NDArray[np.bool_]
@@ -84,7 +85,7 @@ def _threshold(
 
 def _bracket(words_: NDArray[np.uint32], lengths: Lengths, count: int) -> tuple[int, int]:
     """A word, and the number of bits by which the least of the `count` largest may exceed it."""
-    rows = _sampled(lengths)
+    rows = sampled(lengths)
     if rows is None:
         return 0, _BITS
     sample = _existing(words_[rows], lengths[rows])
@@ -188,7 +189,7 @@ def _floor(
     z: NDArray[Any], y: NDArray[Any], lengths: Lengths, scoring: Arguments, count: int
 ) -> float:
     """A number that most likely some more than `count` scores are not below; 0 if none is known."""
-    rows = _sampled(lengths)
+    rows = sampled(lengths)
     if rows is None or not scoring.running:
         return 0.0
     lengths, total = lengths[rows], int(lengths.sum())
@@ -200,7 +201,7 @@ def _floor(
     return float(np.partition(sample, -more)[-more]) if more < sample.size else 0.0
 
 
-def _sampled(lengths: Lengths) -> slice | None:
+def sampled(lengths: Lengths) -> slice | None:
     """Rows that stand for all of many components; None of few."""
     stride = int(lengths.sum()) // _SAMPLE
     # Odd: rows are often as many as a power of 2 for each of some heads.

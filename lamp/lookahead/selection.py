@@ -30,6 +30,7 @@ from lamp.lookahead.rules import LAMP, RULES, Rule
 __all__ = ["select", "select_rows", "threshold_of", "value_distances"]
 
 _BISECTIONS: Final = 40
+_FIRST_STEP: Final = 2.0**-10  # of a search near a guess, of where tau may lie
 
 
 # --- for users ------------------------------------------------------------------------------------
@@ -485,20 +486,98 @@ def _within_budget(
     allowed: int,
 ) -> NDArray[np.bool_]:
     """What one tau for all rows selects, the smallest that keeps the budget, by bisection."""
-    low, high = (1.0, 2.0) if rule == "normwise" else (0.0, 2.0)
-    if weights is not None:
-        high *= float(np.max(np.abs(weights), initial=0.0, where=np.isfinite(weights)))
-    mask = _within(z, lengths, rule, weights, high)
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        found = _within(z, lengths, rule, weights, middle)
-        if np.count_nonzero(found) <= allowed:
-            mask, high = found, middle
-        else:
-            low = middle
+    conditions_of = _Conditions(z, lengths, rule, weights, allowed)
+    high = conditions_of.smallest_tau()
+    mask = conditions_of.mask if conditions_of.high == high else conditions_of.within(high)
     # Rows that hold a NaN are selected whole, which may be more than is allowed.
     mask.reshape(-1)[np.flatnonzero(mask)[allowed:]] = False
     return mask
+
+
+class _Conditions:
+    """What taus are known to select, of a rule that bounds a condition number.
+
+    The larger tau is, the fewer components a row takes.  Rows that take as many within `low`, which
+    selects more than is allowed, as within `high`, which does not, do so in between.
+    """
+
+    def __init__(
+        self,
+        z: NDArray[Any],
+        lengths: NDArray[np.int64],
+        rule: str,
+        weights: NDArray[Any] | None,
+        allowed: int,
+    ) -> None:
+        self._given, self._rule, self._allowed = (z, lengths, weights), rule, allowed
+        self._open = np.arange(len(z))  # the rows that take different numbers
+        self._counts = lengths + 1, np.full(len(z), -1)  # within low and high
+        self._settled = 0  # components of the other rows
+        self.mask = np.zeros(z.shape, np.bool_)
+        """What `high` selects."""
+        self.low, self.high = -np.inf, np.inf
+
+    def within(self, tau: float, rows: Any = slice(None)) -> NDArray[np.bool_]:
+        """What tau selects in some rows."""
+        z, lengths, weights = (None if each is None else each[rows] for each in self._given)
+        assert z is not None
+        assert lengths is not None
+        return _within(z, lengths, self._rule, weights, tau)
+
+    def fits(self, tau: float) -> bool:
+        """Whether tau selects no more than is allowed."""
+        if not self.low < tau < self.high:
+            return tau >= self.high
+        rows: Any = self._open if len(self._open) < len(self.mask) else slice(None)
+        found = self.within(tau, rows)
+        counts = np.count_nonzero(found, axis=1)
+        fits = self._settled + int(counts.sum()) <= self._allowed
+        self._counts[fits][rows] = counts
+        if fits:
+            self.high, self.mask[rows] = tau, found
+        else:
+            self.low = tau
+        is_open = self._counts[0][rows] != self._counts[1][rows]
+        self._settled += int(counts[~is_open].sum())
+        self._open = self._open[is_open]
+        return fits
+
+    def smallest_tau(self) -> float:
+        """The smallest tau that fits, to 12 digits."""
+        weights = self._given[2]
+        low, high = (1.0, 2.0) if self._rule == "normwise" else (0.0, 2.0)
+        if weights is not None:
+            high *= float(np.max(np.abs(weights), initial=0.0, where=np.isfinite(weights)))
+        self._look_near(self._guess(), (high - low) * _FIRST_STEP, low, high)
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            if self.fits(middle):
+                high = middle
+            else:
+                low = middle
+        return high
+
+    def _guess(self) -> float | None:
+        """The smallest tau of a sample of the rows; None for few."""
+        z, lengths, weights = self._given
+        rows = picking.sampled(lengths)
+        total = int(lengths.sum())
+        if rows is None or not (some := int(lengths[rows].sum())):
+            return None
+        sample = _Conditions(
+            np.ascontiguousarray(z[rows]),
+            lengths[rows],
+            self._rule,
+            None if weights is None else np.ascontiguousarray(weights[rows]),
+            self._allowed * some // total,
+        )
+        return sample.smallest_tau()
+
+    def _look_near(self, guess: float | None, step: float, low: float, high: float) -> None:
+        """Find taus near a guess, one that fits and one that does not."""
+        while guess is not None and low < guess < high and np.isinf(self.high - self.low):
+            guess += -step if self.fits(guess) else step
+            step *= 4.0
 
 
 def _within(

@@ -274,11 +274,11 @@ def test_the_largest_of_many_numbers(special, monkeypatch):
     if special == "equal":
         scores = np.round(scores)
     elif special == "misleading":  # of all rows those that are sampled
-        scores[picking._sampled(lengths)] += 1e6
+        scores[picking.sampled(lengths)] += 1e6
     elif special == "empty rows":
         lengths[generator.permutation(300)[:40]] = 0
-        while lengths[picking._sampled(lengths)].any():
-            lengths[picking._sampled(lengths)] = 0
+        while lengths[picking.sampled(lengths)].any():
+            lengths[picking.sampled(lengths)] = 0
     elif special == "strange":
         scores[generator.integers(0, 300, 50), generator.integers(0, 200, 50)] = np.nan
         scores[5], scores[9] = np.inf, 0.0
@@ -370,6 +370,49 @@ def test_sorted_rules_pick_the_fewest_within_tau(tau):
             select(z, rule="componentwise", weights=w, tau=tau),
             plain_componentwise(z, w, tau, None),
         )
+
+
+def within_one_tau(z, lengths, rule, weights, allowed):
+    """What the smallest of 2**40 taus selects that selects no more than is allowed."""
+    low, high = (1.0, 2.0) if rule == "normwise" else (0.0, 2.0 * float(weights.max()))
+
+    def within(tau):
+        of_errors = weights if rule == "componentwise" else None
+        return lamp.lookahead.select_rows(z, lengths, LAMP(rule, tau=tau), weights=of_errors)
+
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if within(middle).sum() <= allowed else (middle, high)
+    return within(high)
+
+
+@pytest.mark.parametrize("sample", [2**10, 2**40])
+@pytest.mark.parametrize("spread", [0.1, 2.0, 6.0])
+@pytest.mark.parametrize("rule", ["normwise", "normwise_optimal", "componentwise"])
+def test_a_budget_of_all_rows_is_one_tau(rule, spread, sample, monkeypatch):
+    monkeypatch.setattr(picking, "_SAMPLE", sample)
+    generator = np.random.default_rng(10)
+    y = spread * generator.normal(size=(80, 60))
+    y[::3] = np.round(y[::3])
+    y[picking.sampled(np.full(80, 60)) or slice(0)] *= 2.0  # which misleads
+    z, weights = softmax(y), np.abs(y) if rule == "componentwise" else np.ones_like(y)
+    lengths = generator.integers(0, 61, 80)
+    of_errors = weights if rule == "componentwise" else None
+    for share in (0.0, 0.01, 0.1, 0.6, 1.0):
+        settings_ = LAMP(rule, budget=share, scope="all")
+        mask = lamp.lookahead.select_rows(z, lengths, settings_, weights=of_errors)
+        allowed = int(share * lengths.sum())
+        assert mask.sum() <= allowed
+        expected = within_one_tau(z, lengths, rule, weights, allowed)
+        np.testing.assert_array_equal(mask, expected)
+
+
+def test_rows_with_a_nan_come_first_of_all_rows_as_far_as_is_allowed():
+    z = softmax(np.random.default_rng(11).normal(size=(40, 30)))
+    z[[3, 30], 5] = np.nan
+    settings_ = LAMP("normwise_optimal", budget=0.02, scope="all")
+    mask = lamp.lookahead.select_rows(z, np.full(40, 30), settings_)
+    assert np.flatnonzero(mask).tolist() == list(range(90, 114))
 
 
 def test_long_rows_are_picked_without_sorting_them():

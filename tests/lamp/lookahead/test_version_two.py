@@ -150,7 +150,7 @@ def test_budgets_of_the_relaxed_rule_are_as_if_all_scores_were_sorted(
     generator = np.random.default_rng(6)
     lengths = generator.integers(0, 257, 400)
     lengths[::2] = 256
-    rows = picking._sampled(lengths)
+    rows = picking.sampled(lengths)
     assert rows.step > 1
     normal = generator.normal(size=(400, 256))
     y = ARGUMENTS[most](normal)
