@@ -9,12 +9,13 @@ the scores cost, and for less than 0.1 s of total_variation on two cores.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
-from benchmark import fastest
+from benchmark import seconds_in_turns
 
 import fpemu
 from lamp.lookahead.rules import LAMP, RULES
@@ -50,15 +51,22 @@ def main() -> None:
     z = softmax(y, row_lengths, Function())
     weights = np.abs(y)
     distances = value_distances(z.reshape(heads, tokens, tokens), value).reshape(z.shape) * z
-    scores = fastest(products, options.repetitions)
 
     def report(name: str, call: Callable[[], Any], verdict: bool = False) -> None:
-        seconds = fastest(call, options.repetitions)
+        times = seconds_in_turns({"scores": products, "call": call}, options.repetitions)
+        seconds = statistics.median(times["call"])
+        ratios = sorted(a / b for a, b in zip(times["call"], times["scores"], strict=True))
         met = ("  yes" if seconds < TARGET else "  NO") if verdict else ""
-        print(f"{name:44} {seconds * 1e3:8.1f} ms {seconds / scores:8.2f}{met}")
+        print(
+            f"{name:44} {seconds * 1e3:8.1f} ms {statistics.median(ratios):7.2f} "
+            f"[{ratios[0]:.2f}, {ratios[-1]:.2f}]{met}",
+            flush=True,
+        )
 
+    seconds = statistics.median(seconds_in_turns({"": products}, options.repetitions)[""])
     print(
-        f"{heads} x {tokens} x {tokens} causal scores {scores * 1e3:30.1f} ms, times their cost:\n"
+        f"{heads} x {tokens} x {tokens} causal scores {seconds * 1e3:30.1f} ms; medians, and the "
+        "cost in that of the scores in turns:\n"
     )
     report("softmax of the scores", lambda: softmax(y, row_lengths, Function()))
     for which in (True, "first", "second"):
