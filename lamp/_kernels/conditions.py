@@ -358,14 +358,18 @@ def _componentwise_rows_within(start, stop, work, rows, limit, mask):  # type: i
         best, best_size, least = 0, np.int64(0), np.inf
         size = np.int64(0)
         for visit in range(2):  # find the best cap; then go there again
-            size, kept = np.int64(0), 0.0
+            size, kept, is_heap = np.int64(0), 0.0, False
             for k in range(number if visit == 0 else best):
                 place = order[k]
                 keys[size], places[size] = costs[place], place
                 size += 1
-                sift_up(keys, places, size - 1)
+                if is_heap:
+                    sift_up(keys, places, size - 1)
                 kept += costs[place]
                 left = limit.tau - caps[k]
+                if kept > left and not is_heap:
+                    heapify(keys, places, size)
+                    is_heap = True
                 while size > 0 and kept > left:
                     kept -= keys[0]
                     size = pop_largest(keys, places, size)
