@@ -11,6 +11,7 @@ import fpemu
 from fpemu import devices
 from fpemu.accumulators import ScaledCore
 from fpemu.reference import dot_exact
+from tests.cases import for_each
 
 MODES = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto", "sr")
 
@@ -207,7 +208,7 @@ def read_by(accumulator, x, format):
     return np.where(np.abs(x) < least, 0.0, x)
 
 
-@pytest.mark.parametrize("kind", [near_underflow, subnormal_times_large])
+@for_each("kind", [near_underflow, subnormal_times_large])
 @pytest.mark.parametrize("accumulator", ACCUMULATORS, ids=str)
 def test_underflow_adds_no_more_than_its_bound(accumulator, kind):
     generator = np.random.default_rng(3)

@@ -21,6 +21,7 @@ from fpemu import Rounding, formats
 from fpemu._kernels import array_rounding, launching, targets
 from fpemu._kernels import rounding as kernels
 from fpemu.reference import decode_exact, round_exact
+from tests.cases import for_each
 from tests.oracle.bits import assert_same_bits, differences
 from tests.oracle.flushing import under_flush_to_zero
 from tests.oracle.forking import holds_after_fork
@@ -52,7 +53,7 @@ def random_float32(count, seed):
 # Against the oracle and against ml_dtypes
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@for_each("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
 def test_every_mode_rounds_exactly(format, dtype):
     x = rounding_points(format, dtype)
@@ -78,7 +79,7 @@ def test_every_mode_rounds_exactly(format, dtype):
                 assert_same_bits(actual, expected, x, (*about, "in pieces"))
 
 
-@pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
+@for_each("format", ALL_FORMATS)
 def test_random_bit_patterns_round_exactly(format):
     generator = np.random.default_rng(format.bits)
     doubles = generator.integers(0, 2**64 - 1, 60, np.uint64).view(np.float64)
@@ -207,9 +208,9 @@ def test_float64_is_left_alone_in_float64_and_float32_in_float32():
 # Errors that other libraries make
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize(
-    ("x", "format", "mode", "expected"),
+@for_each("dtype", [np.float32, np.float64])
+@for_each(
+    "x, format, mode, expected",
     [
         # Values in the binade above the largest finite number.
         (70000.0, "e5m10", "rne", math.inf),
@@ -417,7 +418,7 @@ def test_arrays_of_any_length_round_alike(dtype):
             assert_same_bits(part, whole[start : start + length])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@for_each("mode", MODES)
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "e11m20", "float8_e8m0fnu"])
 def test_large_arrays_round_like_small_ones(name, mode):
     format = formats.format(name)

@@ -15,6 +15,7 @@ from fpemu.explain import anatomy
 from fpemu.reference import decode_exact, round_exact
 from fpemu.reference import members as reference_members
 from lamp.machines import digest
+from tests.cases import for_each
 from tests.oracle.bits import assert_same_bits
 
 NAMES = tuple(scaling.FORMATS)
@@ -88,8 +89,8 @@ def data(kind, shape):
     return x
 
 
-@pytest.mark.parametrize("kind", ["ordinary", "spread", "beyond the scales", "ties", "specials"])
-@pytest.mark.parametrize("mode", ["rne", "rtz"])
+@for_each("kind", ["ordinary", "spread", "beyond the scales", "ties", "specials"])
+@for_each("mode", ["rne", "rtz"])
 @pytest.mark.parametrize("rule", scaling.RULES)
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_are_quantised_as_specified(name, rule, mode, kind):
