@@ -13,8 +13,8 @@ Test = Callable[..., None]
 def for_each(names: str, cases: Iterable[Any]) -> Callable[[Test], Test]:
     """Call a test for each of many cases: `pytest.mark.parametrize`, but they make up one test.
 
-    To run and report a test takes 3 ms, as much as many a small case.  What is raised says in which
-    case it was.
+    To run and report a test takes two or three milliseconds, as much as many a small case.  What is
+    raised says in which case it was.
 
     Parameters
     ----------
