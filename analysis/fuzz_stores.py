@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import functools
 import io
 import math
 import os
@@ -30,6 +31,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+import typer.main
 
 from lamp.cli.application import main as command
 from lamp.evaluation import Metrics, Sums
@@ -470,6 +472,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    # Typer would make the command anew in each case, which takes longer than to run it.
+    typer.main.get_command = functools.cache(typer.main.get_command)
     failed = 0
     for kind in given.kinds:
         with tempfile.TemporaryDirectory() as name:

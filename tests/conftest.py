@@ -27,8 +27,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is there by now, most of it for ever, out of all collections of garbage."""
-    gc.collect()
+    """Leave what is there by now, most of it for ever, out of all collections of garbage.
+
+    The little garbage among it may stay: to look for it would take half a second in each process.
+    """
     gc.freeze()
 
 

@@ -21,6 +21,7 @@ import fpemu
 from fpemu import formats, linalg
 from fpemu._kernels import launching
 from fpemu.reference import round_exact
+from tests.cases import for_each
 from tests.oracle.accumulators import blocked, sequential
 from tests.oracle.bits import assert_same_bits, differences
 from tests.oracle.flushing import under_flush_to_zero
@@ -37,9 +38,9 @@ NAMES = (
     "binary8p4se e11m20 float64"
 )
 FORMATS = [*map(formats.format, NAMES.split()), UNUSUAL[0]]
-DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-FUSED = pytest.mark.parametrize("fused", [True, False], ids=["fused", "unfused"])
-VIA = pytest.mark.parametrize("via", [None, "float32"], ids=["once", "via"])
+DTYPES = for_each("dtype", [np.float32, np.float64])
+FUSED = for_each("fused", [True, False])
+VIA = for_each("via", [None, "float32"])
 
 
 def result_dtype(a, b, format):
@@ -188,7 +189,7 @@ def test_a_product_that_is_a_tie_goes_where_a_tiny_accumulator_pulls_it(format, 
 
 
 @DTYPES
-@pytest.mark.parametrize("mode", MODES)
+@for_each("mode", MODES)
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float32", "e11m20"])
 def test_overflow_saturates_at_every_step_when_asked_to(name, mode, dtype):
     format = formats.format(name)
@@ -228,7 +229,7 @@ def test_exact_zeros_have_the_sign_of_ieee_754(format, fused, dtype):
 
 @DTYPES
 @VIA
-@pytest.mark.parametrize("mode", SOME_MODES)
+@for_each("mode", SOME_MODES)
 @pytest.mark.parametrize("product", ["float32", "e8m4", "float8_e4m3fn", "float64"])
 def test_a_format_for_the_products_is_a_rounding_before_the_sum(product, mode, via, dtype):
     generator = np.random.default_rng(23)
@@ -239,7 +240,7 @@ def test_a_format_for_the_products_is_a_rounding_before_the_sum(product, mode, v
 
 @DTYPES
 @FUSED
-@pytest.mark.parametrize("mode", SOME_MODES)
+@for_each("mode", SOME_MODES)
 @pytest.mark.parametrize("name", ["e8m4", "bfloat16", "e8m10", "float16", "float8_e4m3fn"])
 def test_via_rounds_twice(name, mode, fused, dtype):
     format = formats.format(name)
@@ -365,7 +366,7 @@ def test_any_inner_product_of_doubles_is_that_of_the_definition(pairs, format, m
 
 
 @pytest.mark.parametrize("name", ["float4_e2m1fn", "float6_e3m2fn", "e8m0", "binary8p1se"])
-@pytest.mark.parametrize("mode", MODES)
+@for_each("mode", MODES)
 def test_the_smallest_formats_accumulate_too(name, mode):
     generator = np.random.default_rng(24)
     a = generator.choice([0.5, 1.0, -1.5, 3.0], (3, 9)).astype(np.float32)
@@ -452,7 +453,7 @@ def test_via_float32_in_bfloat16_is_an_fma_and_ml_dtypes_conversion():
 
 
 @DTYPES
-@pytest.mark.parametrize("mode", SOME_MODES)
+@for_each("mode", SOME_MODES)
 @pytest.mark.parametrize("block", [1, 2, 3, 8, 13, 40])
 def test_blocks_are_summed_apart_and_then_added(block, mode, dtype):
     generator = np.random.default_rng(29)
@@ -644,7 +645,7 @@ SHAPES = [
 
 
 @DTYPES
-@pytest.mark.parametrize(("left", "right"), SHAPES, ids=str)
+@for_each("left, right", SHAPES)
 def test_shapes_are_those_of_numpys_matmul(left, right, dtype):
     generator = np.random.default_rng(34)
     # Small integers: every order and every format used here gives the exact result.
@@ -868,17 +869,17 @@ def test_flush_to_zero_of_another_library_does_not_matter(large, tmp_path):
         assert element == round_exact(element, "e8m4")
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@for_each("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "name", ["float64", "float32", "float16", "bfloat16", "tf32", "e11m40", "float8_e4m3fn",
              "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn", "e5m2", "binary8p1ue"],
 )  # fmt: skip
-@pytest.mark.parametrize("facts", [{}, {"subnormals": False}, {"signed": False}])
+@for_each("facts", [{}, {"subnormals": False}, {"signed": False}])
 def test_operands_are_members_if_rounding_leaves_them_alone(name, facts, dtype):
     try:
         format = dataclasses.replace(formats.format(name), **facts)
     except ValueError:
-        pytest.skip("there is no such format")
+        return  # there is no such format
     generator = np.random.default_rng(4)
     word = {np.float32: np.uint32, np.float64: np.uint64}[dtype]
     # Few: what decides is at the edges.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import fpemu
 from fpemu import formats
 from fpemu.reference import decode_exact
+from tests.cases import for_each
 from tests.oracle import operations
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import MODES, label
@@ -435,7 +436,7 @@ def adversarial(count, seed):
 WIDE = ("float64", "e11m51", "e11m50", "e11m20", "float32", "e9m40", "e2m52", "e11m1")
 
 
-@pytest.mark.parametrize("mode", MODES)
+@for_each("mode", MODES)
 @pytest.mark.parametrize("name", WIDE)
 def test_any_float64_operands_are_computed_exactly_and_rounded_once(name, mode):
     format = fpemu.format(name)
@@ -517,7 +518,7 @@ TRAPS = [
 ]
 
 
-@pytest.mark.parametrize(("operation", "operands", "name", "mode", "expected"), TRAPS)
+@for_each("operation, operands, name, mode, expected", TRAPS)
 def test_traps(operation, operands, name, mode, expected):
     assert_same_bits(getattr(fpemu, operation)(*operands, name, mode), expected)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import fpemu
 from fpemu.formats import Format
 from fpemu.reference import decode_exact, members
+from tests.cases import for_each
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import ALL_FORMATS, NAMED, UNUSUAL, label
 
@@ -98,7 +99,7 @@ def test_codes_of_float32_and_float64_are_numpys(name, dtype):
     np.testing.assert_array_equal(fpemu.encode(numbers, name)[ordinary], codes[ordinary])
 
 
-@pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
+@for_each("format", ALL_FORMATS)
 def test_decoding_is_the_reference_decoding(format):
     codes = codes_to_try(format)
     codes = codes if codes.size <= 2**13 else codes[::37]
@@ -134,9 +135,7 @@ def p3109_formats():
                     yield width, precision, signed, extended, f"binary{width}p{precision}{kind}"
 
 
-@pytest.mark.parametrize(
-    ("width", "precision", "signed", "extended", "name"), p3109_formats(), ids=str
-)
+@for_each("width, precision, signed, extended, name", p3109_formats())
 def test_p3109_formats_decode_by_the_rules_of_p3109(width, precision, signed, extended, name):
     codes = np.arange(2**width, dtype=np.uint8)
     expected = [p3109_value(int(c), width, precision, signed, extended) for c in codes]
@@ -147,7 +146,7 @@ def test_p3109_formats_decode_by_the_rules_of_p3109(width, precision, signed, ex
 # Encoding
 
 
-@pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
+@for_each("format", ALL_FORMATS)
 def test_every_member_survives_encoding_bit_for_bit(format):
     numbers = fpemu.decode(codes_to_try(format), format)
     codes = fpemu.encode(numbers, format)
@@ -155,7 +154,7 @@ def test_every_member_survives_encoding_bit_for_bit(format):
     assert_same_bits(fpemu.decode(codes, format), numbers)
 
 
-@pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
+@for_each("format", ALL_FORMATS)
 def test_every_code_survives_decoding_nans_and_unused_codes_apart(format):
     codes = codes_to_try(format)
     numbers = fpemu.decode(codes, format)
@@ -288,7 +287,7 @@ def test_floats_of_the_codes_width_that_are_not_the_format_are_type_errors():
 # The list of values
 
 
-@pytest.mark.parametrize("format", SMALL, ids=label)
+@for_each("format", SMALL)
 def test_values_are_all_members_in_order(format):
     assert_same_bits(fpemu.values(format), members(format))
     assert fpemu.values(format).dtype == format.carrier

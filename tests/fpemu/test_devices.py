@@ -11,6 +11,7 @@ import fpemu
 from fpemu import devices, scaling
 from fpemu._kernels import tensor_core as fused
 from fpemu.accumulators import ScaledCore
+from tests.cases import for_each
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.units import UNITS, promoted
 from tests.threads import on_threads
@@ -115,7 +116,7 @@ def scaled_operands(generator, kind, unit, shape, near):
     return scaling.Scaled(a, a_scales, a_format, 1), scaling.Scaled(b, b_scales, b_format, 0)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@for_each("kind", KINDS)
 @pytest.mark.parametrize("name", [name for name in first_ones(ORDINARY) if not is_mixed(name)])
 def test_a_unit_is_what_the_oracle_says(name, kind):
     unit, accumulator = UNITS[name], devices.get(name)

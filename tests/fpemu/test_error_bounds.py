@@ -11,6 +11,7 @@ import fpemu
 from fpemu import devices
 from fpemu.accumulators import ScaledCore
 from fpemu.reference import dot_exact
+from tests.cases import for_each
 
 MODES = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto", "sr")
 
@@ -47,18 +48,17 @@ def sum_and_magnitude(a, b):
     return dot_exact(a.tolist(), b.tolist()), dot_exact(np.abs(a).tolist(), np.abs(b).tolist())
 
 
-def error_and_magnitude(accumulator, a, b, c, exact):
-    """The error of a sum that begins with c, or with nothing, and the sum of magnitudes."""
-    computed = Fraction(float(fpemu.dot(a, b, accumulator, c=c)))
+def error_and_magnitude(computed, c, exact):
+    """The error of a sum that began with c, or with nothing, and the sum of magnitudes."""
     start = Fraction(0 if c is None else float(c))
     product, magnitude = exact
-    return abs(computed - product - start), magnitude + abs(start)
+    return abs(Fraction(float(computed)) - product - start), magnitude + abs(start)
 
 
-def relative_error(accumulator, a, b, c=None, exact=None):
+def relative_error(accumulator, a, b, c=None):
     """The error over the sum of magnitudes, exactly."""
-    exact = sum_and_magnitude(a, b) if exact is None else exact
-    error, magnitude = error_and_magnitude(accumulator, a, b, c, exact)
+    computed = fpemu.dot(a, b, accumulator, c=c)
+    error, magnitude = error_and_magnitude(computed, c, sum_and_magnitude(a, b))
     return float(error / magnitude)
 
 
@@ -88,15 +88,19 @@ def factors(generator, accumulator, kind, length):
 @pytest.mark.parametrize("accumulator", ACCUMULATORS, ids=str)
 def test_no_sum_is_farther_off_than_the_bound(accumulator):
     generator = np.random.default_rng(2)
-    for kind in ("positive", "alike", "mixed", "cancelling"):
-        for length in (1, 2, 3, 7, 16, 33, 120):
-            a, b = factors(generator, accumulator, kind, length)
-            exact = sum_and_magnitude(a, b)
-            bound = accumulator.error_bound(length)
-            assert relative_error(accumulator, a, b, exact=exact) <= bound, (kind, length)
-            c = fpemu.round(generator.normal(), accumulator.initial_format)
-            bound = accumulator.error_bound(length, initial=True)
-            assert relative_error(accumulator, a, b, c, exact) <= bound, (kind, length, c)
+    kinds = ("positive", "alike", "mixed", "cancelling")
+    for length in (1, 2, 3, 7, 16, 33, 120):
+        pairs = [factors(generator, accumulator, kind, length) for kind in kinds]
+        exact = [sum_and_magnitude(*pair) for pair in pairs]
+        a, b = (np.array(part, part[0].dtype) for part in zip(*pairs, strict=True))
+        starts = fpemu.round(generator.normal(size=len(kinds)), accumulator.initial_format)
+        for c in (None, starts[:, None, None]):
+            sums = fpemu.matmul(a[:, None, :], b[:, :, None], accumulator, c=c).ravel()
+            begun = [None] * len(kinds) if c is None else starts
+            bound = accumulator.error_bound(length, initial=c is not None)
+            for kind, *of_sum in zip(kinds, sums, begun, exact, strict=True):
+                error, magnitude = error_and_magnitude(*of_sum)
+                assert float(error / magnitude) <= bound, (kind, length, of_sum)
 
 
 def worst_terms(accumulator, length, choices):
@@ -207,7 +211,7 @@ def read_by(accumulator, x, format):
     return np.where(np.abs(x) < least, 0.0, x)
 
 
-@pytest.mark.parametrize("kind", [near_underflow, subnormal_times_large])
+@for_each("kind", [near_underflow, subnormal_times_large])
 @pytest.mark.parametrize("accumulator", ACCUMULATORS, ids=str)
 def test_underflow_adds_no_more_than_its_bound(accumulator, kind):
     generator = np.random.default_rng(3)
@@ -223,9 +227,11 @@ def test_underflow_adds_no_more_than_its_bound(accumulator, kind):
             for most in (None, largest)
         }
         format = accumulator.initial_format
-        for c in (0.0, 3 * format.smallest_subnormal, -format.smallest_normal):
-            c = read_by(accumulator, c, format)
-            error, magnitude = error_and_magnitude(accumulator, a, b, c, exact)
+        starts = np.array([0.0, 3 * format.smallest_subnormal, -format.smallest_normal])
+        starts = read_by(accumulator, starts, format)
+        sums = fpemu.matmul(np.array([a] * 3), b[:, None], accumulator, c=starts[:, None]).ravel()
+        for computed, c in zip(sums, starts, strict=True):
+            error, magnitude = error_and_magnitude(computed, c, exact)
             for most, absolute in bounds.items():
                 assert error <= relative * magnitude + absolute, (length, c, most)
 
@@ -250,7 +256,8 @@ def test_underflow_adds_no_more_than_its_bound(accumulator, kind):
 )
 def test_the_bound_of_underflow_is_needed(accumulator, a, b, c, share):
     a, b = np.array(a), np.array(b)
-    error, magnitude = error_and_magnitude(accumulator, a, b, c, sum_and_magnitude(a, b))
+    computed = fpemu.dot(a, b, accumulator, c=c)
+    error, magnitude = error_and_magnitude(computed, c, sum_and_magnitude(a, b))
     relative = Fraction(accumulator.error_bound(len(a))) * magnitude
     assert error > relative
     assert error > share * (relative + Fraction(accumulator.underflow_bound(len(a))))

@@ -13,6 +13,7 @@ import fpemu
 from fpemu import explain, testing
 from fpemu.expressions import compute
 from fpemu.reference import round_exact
+from tests.cases import for_each
 from tests.oracle.points import MODES
 
 FORMATS = ("float8_e4m3fn", "bfloat16", "Binary8p4se", "float6_e3m2fn", "float64")
@@ -132,7 +133,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("format", "x"), CASES)
-@pytest.mark.parametrize("overflow", ["ieee", "saturate"])
+@for_each("overflow", ["ieee", "saturate"])
 def test_stochastic_results_come_as_often_as_is_said(format, x, overflow):
     bits = 3
     steps = explain.stochastic_steps(x, fpemu.format(format), overflow, bits)

@@ -11,6 +11,7 @@ import pytest
 import fpemu
 from fpemu import formats
 from fpemu.formats import Format
+from tests.cases import for_each
 from tests.oracle.points import ALL_FORMATS, NAMED, label
 
 WITH_FINFO = [format for format in NAMED if format.name != "tf32"]
@@ -55,7 +56,7 @@ def test_tf32_is_e8m10():
     assert formats.tf32.bits == 19
 
 
-@pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
+@for_each("format", ALL_FORMATS)
 def test_carrier_is_the_narrowest_that_holds_every_value(format):
     extremes = [format.max_finite, format.smallest_subnormal]
     # The number below max_finite has as many significand bits as the format allows.
@@ -338,7 +339,7 @@ def test_high_nans_left_out_are_those_of_ieee_754():
     assert Format("x", 8, 4, 7, high_nans=0).high_nans == 0
 
 
-@pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
+@for_each("format", ALL_FORMATS)
 def test_formats_survive_pickling_and_copying(format):
     for twin in (pickle.loads(pickle.dumps(format)), copy.deepcopy(format)):
         assert twin == format

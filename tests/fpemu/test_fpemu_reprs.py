@@ -10,6 +10,7 @@ import pytest
 import fpemu
 from fpemu import formats, scaling
 from fpemu.reference import members
+from tests.cases import for_each
 from tests.oracle.points import ALL_FORMATS
 
 TRUNCATION = fpemu.Rounding("rtz")
@@ -54,7 +55,7 @@ def read(thing):
     return page.text
 
 
-@pytest.mark.parametrize("format", ALL_FORMATS, ids=str)
+@for_each("format", ALL_FORMATS)
 def test_the_representation_of_a_format_makes_an_equal_one(format):
     made = eval(repr(format))
     assert made == format

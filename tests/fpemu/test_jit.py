@@ -68,6 +68,21 @@ def test_every_function_is_its_array_function(maker):
         assert_same_bits(actual, expected, operands[0], (maker, format, mode))
 
 
+@pytest.fixture
+def _threads_of_torch():
+    """Leave PyTorch as many threads as it had.
+
+    Those of Numba are OpenMP's, and as many are PyTorch's from then on, which wait busily for one
+    another: tests that come later in this process took twice the time.
+    """
+    import torch
+
+    count = torch.get_num_threads()
+    yield
+    torch.set_num_threads(count)
+
+
+@pytest.mark.usefixtures("_threads_of_torch")
 @pytest.mark.parametrize("parallel", [False, True])
 def test_functions_work_in_users_loops(parallel):
     add, multiply = fpemu.jit.adder("e5m7", "rtp"), fpemu.jit.multiplier("e4m3")
@@ -193,6 +208,7 @@ def undecided_arguments():
     return x[enclosures.odd_values("log", x, 26)[1]]
 
 
+@pytest.mark.usefixtures("_threads_of_torch")
 @pytest.mark.parametrize("parallel", [False, True])
 def test_values_that_are_undecided_are_computed_by_mpmath_from_compiled_code(parallel):
     x = undecided_arguments()

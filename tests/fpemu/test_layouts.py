@@ -13,6 +13,7 @@ import pytest
 import fpemu
 from fpemu import functions, scaling
 from fpemu._kernels import launching
+from tests.cases import for_each
 from tests.oracle.bits import assert_same_bits
 
 pytestmark = pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
@@ -93,9 +94,7 @@ def within(values, layout):
     return body, memory
 
 
-@pytest.mark.parametrize(
-    "layout", ["plain", "matrix", "own", "fortran", "strided", "reversed", "misaligned"]
-)
+@for_each("layout", ["plain", "matrix", "own", "fortran", "strided", "reversed", "misaligned"])
 @pytest.mark.parametrize("name", ENTRIES)
 def test_out_of_any_layout_receives_the_result_and_nothing_beside_it_changes(name, layout):
     entry = ENTRIES[name]

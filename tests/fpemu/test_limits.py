@@ -9,6 +9,7 @@ import pytest
 
 import fpemu
 from fpemu import reference
+from tests.cases import for_each
 from tests.oracle.points import ALL_FORMATS
 
 members = functools.cache(reference.members)
@@ -17,7 +18,7 @@ INTEGERS = ("bits", "machep", "negep", "maxexp", "minexp", "nexp", "iexp", "nman
 NUMBERS = ("eps", "epsneg", "max", "min", "smallest_normal", "smallest_subnormal", "tiny")
 
 
-@pytest.mark.parametrize("format", WITH_ONE, ids=str)
+@for_each("format", WITH_ONE)
 def test_limits_are_those_of_all_members(format):
     numbers = sorted({Fraction(x) for x in members(format)})
     limits, one = fpemu.finfo(format), numbers.index(1)

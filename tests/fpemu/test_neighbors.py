@@ -12,6 +12,7 @@ import pytest
 
 import fpemu
 from fpemu import reference
+from tests.cases import for_each
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import ALL_FORMATS
 
@@ -54,7 +55,7 @@ def preceding(x, format):
     return None if not format.signed else -following(-x, format)
 
 
-@pytest.mark.parametrize("format", SMALL, ids=str)
+@for_each("format", SMALL)
 def test_the_next_member_is_the_one_that_a_search_finds(format):
     numbers = points(format)
     below = [x for x in numbers if x < math.inf]
@@ -70,7 +71,7 @@ def test_the_next_member_is_the_one_that_a_search_finds(format):
     assert_same_bits(actual, expected, numbers, format)
 
 
-@pytest.mark.parametrize("format", SMALL, ids=str)
+@for_each("format", SMALL)
 def test_a_unit_in_the_last_place_is_the_gap_between_two_members(format):
     sizes = sorted({abs(Fraction(x)) for x in members(format)})
     numbers = [x for x in points(format) if math.isfinite(x)]

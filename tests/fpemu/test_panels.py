@@ -7,6 +7,7 @@ import pytest
 
 import fpemu
 from fpemu._kernels import sequential as kernels
+from tests.cases import for_each
 from tests.oracle.accumulators import blocked
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.matrices import sequential_matrix
@@ -70,7 +71,7 @@ def expected_of_blocks(block, inner):
     return np.array([[blocked(x, y, "float32", block, inner) for y in columns] for x in rows])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@for_each("layout", LAYOUTS)
 @pytest.mark.parametrize("rows", [1, 5])
 @pytest.mark.parametrize("format", ["float32", "e8m7", "float64"])
 def test_layouts_of_right_operands(layout, rows, format):

@@ -3,6 +3,7 @@
 import pytest
 
 from fpemu import _printing as printing
+from tests.cases import for_each
 
 UNFIT = (
     "\x00\x07\x08\x0b\x0c\r\x1b\x7f\x85\x9b\u061c\u200e\u200f\u2028\u202e\u2066\u2069\ufeff\ud800"
@@ -151,7 +152,7 @@ def test_labels_that_do_not_fit_beside_numbers_are_above_them(capsys, monkeypatc
     assert capsys.readouterr().out.splitlines() == shown
 
 
-@pytest.mark.parametrize("columns", range(12, 90))
+@for_each("columns", range(12, 90))
 def test_no_word_is_broken_that_fits_a_line(capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     table = labeled_table("between 0.25 and 0.3125", "sequential(float32, rne)")

@@ -31,6 +31,7 @@ from fpemu.reference import (
     round_exact,
     softmax,
 )
+from tests.cases import for_each
 from tests.oracle import rounding as oracle
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import ALL_FORMATS, MODES, NAMED, UNUSUAL, label, rounding_points
@@ -147,7 +148,7 @@ def nearest_by_search(x: gmpy2.mpq, format: Format, mode: str) -> float:
 SEARCHABLE = [f for f in SMALL if f.signed and f.subnormals and f.precision > 1 and not f.p3109]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@for_each("mode", MODES)
 @pytest.mark.parametrize("format", SEARCHABLE, ids=label)
 def test_rounding_is_what_a_search_through_all_values_finds(format, mode):
     points = rounding_points(format, np.float64)
@@ -199,7 +200,7 @@ def test_arrays_round_as_their_elements_do(format):
     assert_arrays_round_as_their_elements_do(format, 41)
 
 
-@pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
+@for_each("format", ALL_FORMATS)
 def test_the_oracle_tells_numbers_from_ties_that_lie_as_near_as_any(format):
     points = rounding_points(format, np.float64)
     points = points[np.isfinite(points) & (points != 0)]
@@ -447,7 +448,7 @@ def test_decoding_a_code_out_of_range_is_a_value_error():
             decode_exact(code, "float8_e4m3")
 
 
-@pytest.mark.parametrize("format", SMALL, ids=label)
+@for_each("format", SMALL)
 def test_members_are_fixed_points_and_there_is_nothing_between_them(format):
     values = members(format)
     assert values == sorted(values)

@@ -1,15 +1,19 @@
 """`fpemu.round` against the exact oracle, against ml_dtypes, and against the laws of rounding."""
 
+import contextlib
 import dataclasses
+import functools
+import itertools
 import math
 import os
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fpemu
@@ -17,6 +21,7 @@ from fpemu import Rounding, formats
 from fpemu._kernels import array_rounding, launching, targets
 from fpemu._kernels import rounding as kernels
 from fpemu.reference import decode_exact, round_exact
+from tests.cases import for_each
 from tests.oracle.bits import assert_same_bits, differences
 from tests.oracle.flushing import under_flush_to_zero
 from tests.oracle.forking import holds_after_fork
@@ -48,7 +53,7 @@ def random_float32(count, seed):
 # Against the oracle and against ml_dtypes
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@for_each("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
 def test_every_mode_rounds_exactly(format, dtype):
     x = rounding_points(format, dtype)
@@ -74,7 +79,7 @@ def test_every_mode_rounds_exactly(format, dtype):
                 assert_same_bits(actual, expected, x, (*about, "in pieces"))
 
 
-@pytest.mark.parametrize("format", ALL_FORMATS, ids=label)
+@for_each("format", ALL_FORMATS)
 def test_random_bit_patterns_round_exactly(format):
     generator = np.random.default_rng(format.bits)
     doubles = generator.integers(0, 2**64 - 1, 60, np.uint64).view(np.float64)
@@ -126,42 +131,40 @@ def test_numbers_between_adjacent_values_round_exactly(format, mode, position, o
         assert_same_bits(fpemu.round(same, format, mode), round_exact(same, format, mode), same)
 
 
-@st.composite
 def formats_of_any_facts(draw):
     """Formats that nobody has named, wherever they lie in the range of float64."""
-    bits, signed = draw(st.integers(2, 24)), draw(st.booleans())
-    precision = draw(st.integers(1, bits - signed))
-    top_field = 2 ** (bits - signed - precision + 1) - 1
-    # The biases that put a format at either end of float32 or float64, and those further inside.
-    ends = (top_field - 1023, top_field - 127, 151 - precision, 1024)
-    inside = draw(st.integers(0, 60))
-    bias = draw(st.sampled_from(ends)) + inside * draw(st.sampled_from([-1, 1]))
-    facts = {
-        "bits": bits,
-        "precision": precision,
-        "bias": draw(st.just(bias) | st.integers(-4, 2 ** min(bits, 10))),
-        "signed": signed,
-        "subnormals": draw(st.booleans()),
-        "infinities": draw(st.booleans()),
-        "negative_zero": draw(st.booleans()),
-    }
-    if draw(st.booleans()):
-        facts["high_nans"] = draw(st.integers(0, 5))
-    try:
-        return formats.Format("drawn", **facts)
-    except ValueError:
-        reject()
+    while True:
+        bits, signed = draw.randint(2, 24), draw.random() < 0.5
+        precision = draw.randint(1, bits - signed)
+        top_field = 2 ** (bits - signed - precision + 1) - 1
+        # Biases that put a format at either end of float32 or float64, or further inside.
+        ends = (top_field - 1023, top_field - 127, 151 - precision, 1024)
+        at_an_end = draw.choice(ends) + draw.randint(0, 60) * draw.choice([-1, 1])
+        facts = {
+            "bits": bits,
+            "precision": precision,
+            "bias": draw.choice([at_an_end, draw.randint(-4, 2 ** min(bits, 10))]),
+            "signed": signed,
+            "subnormals": draw.random() < 0.5,
+            "infinities": draw.random() < 0.5,
+            "negative_zero": draw.random() < 0.5,
+        }
+        if draw.random() < 0.5:
+            facts["high_nans"] = draw.randint(0, 5)
+        with contextlib.suppress(ValueError):  # of facts that contradict one another
+            yield formats.Format("drawn", **facts)
 
 
-@settings(repeatable, max_examples=600)
-@given(formats_of_any_facts(), st.sampled_from(MODES), st.sampled_from(ALL_OVERFLOWS), st.data())
-def test_formats_of_any_facts_are_rounded_to_exactly(format, mode, overflow, data):
-    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
-    points = rounding_points(format, dtype)
-    start = data.draw(st.integers(0, points.size - 1))
-    x = points[start : start + data.draw(st.sampled_from([1, 5, 40]))]
-    expected = rounded(x, format, mode, overflow)
-    assert_same_bits(fpemu.round(x, format, fpemu.Rounding(mode, overflow)), expected, x)
+def test_formats_of_any_facts_are_rounded_to_exactly():
+    draw = random.Random(7)
+    for format in itertools.islice(formats_of_any_facts(draw), 600):
+        points = rounding_points(format, draw.choice([np.float32, np.float64]))
+        for size in (draw.choice([1, 5, 40]), points.size):
+            rounding = fpemu.Rounding(draw.choice(MODES), draw.choice(ALL_OVERFLOWS))
+            start = draw.randint(0, points.size - size)
+            x = points[start : start + size]
+            expected = rounded(x, format, rounding)
+            assert_same_bits(fpemu.round(x, format, rounding), expected, x, (format, rounding))
 
 
 def comparable(x, format):
@@ -205,9 +208,9 @@ def test_float64_is_left_alone_in_float64_and_float32_in_float32():
 # Errors that other libraries make
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize(
-    ("x", "format", "mode", "expected"),
+@for_each("dtype", [np.float32, np.float64])
+@for_each(
+    "x, format, mode, expected",
     [
         # Values in the binade above the largest finite number.
         (70000.0, "e5m10", "rne", math.inf),
@@ -415,7 +418,7 @@ def test_arrays_of_any_length_round_alike(dtype):
             assert_same_bits(part, whole[start : start + length])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@for_each("mode", MODES)
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "e11m20", "float8_e8m0fnu"])
 def test_large_arrays_round_like_small_ones(name, mode):
     format = formats.format(name)
@@ -584,115 +587,111 @@ def test_a_mode_string_is_a_rounding_of_that_mode(mode):
 
 # Laws
 
-vectors = st.lists(st.floats(allow_nan=False, width=64), min_size=1, max_size=20).map(np.array)
-single_vectors = st.lists(st.floats(allow_nan=False, width=32), min_size=1, max_size=20).map(
-    lambda values: np.array(values, np.float32)
-)
-any_vectors = vectors | single_vectors
-any_format = st.sampled_from(ALL_FORMATS)
-any_mode = st.sampled_from(MODES)
+
+@functools.cache
+def numbers_for(format, dtype):
+    """Numbers about those of a format, others in its range, and any: in ascending order."""
+    generator = np.random.default_rng(format.bits)
+    exponents = generator.integers(format.quantum_exponent - 2, format.emax + 1, 200)
+    with np.errstate(over="ignore"):
+        # Out of the range of `dtype` this gives zeros and infinities, which are welcome too.
+        scaled = np.ldexp(generator.uniform(-2, 2, 200), exponents).astype(dtype)
+    patterns = generator.bytes(200 * np.dtype(dtype).itemsize)
+    x = np.concatenate([rounding_points(format, dtype), scaled, np.frombuffer(patterns, dtype)])
+    return np.sort(x[~np.isnan(x)])
 
 
-@st.composite
-def scaled_vectors(draw, format):
-    """Vectors whose elements lie mostly in a format's range."""
-    x = draw(any_vectors)
-    if draw(st.booleans()):
-        exponents = st.integers(format.quantum_exponent - 2, format.emax)
-        with np.errstate(all="ignore"):
-            # Out of float32's range this gives zeros and infinities, which are welcome too.
-            significands = np.frexp(x)[0].astype(x.dtype)
-            x = np.ldexp(significands, [draw(exponents) for _ in x]).astype(x.dtype)
-    return x
+def with_numbers(formats_of_a_law=ALL_FORMATS):
+    """Each format with float32 numbers and with float64 ones."""
+    for format in formats_of_a_law:
+        for dtype in (np.float32, np.float64):
+            yield format, numbers_for(format, dtype)
 
 
-@repeatable
-@given(st.data(), any_format, any_mode, st.sampled_from(OVERFLOWS))
-def test_rounding_is_idempotent(data, format, mode, overflow):
-    rounding = fpemu.Rounding(mode, overflow)
-    once = fpemu.round(data.draw(scaled_vectors(format)), format, rounding)
-    if not format.has_zero:
-        once = once[once != 0]
-    assert_same_bits(fpemu.round(once, format, rounding), once)
+def test_rounding_is_idempotent():
+    for format, x in with_numbers():
+        for rounding in itertools.starmap(Rounding, itertools.product(MODES, OVERFLOWS)):
+            once = fpemu.round(x, format, rounding)
+            if not format.has_zero:
+                once = once[once != 0]
+            twice = fpemu.round(once, format, rounding)
+            assert_same_bits(twice, once, once, (format.name, x.dtype, rounding))
 
 
-@repeatable
-@given(st.data(), any_format, any_mode, any_mode)
-def test_members_are_fixed_in_every_mode(data, format, mode, other):
-    members = fpemu.round(data.draw(scaled_vectors(format)), format, mode)
-    assert_same_bits(fpemu.round(members, format, other), members)
+def test_members_are_fixed_in_every_mode():
+    for format, x in with_numbers():
+        for mode in MODES:
+            members = fpemu.round(x, format, mode)
+            for other in MODES:
+                again = fpemu.round(members, format, other)
+                assert_same_bits(again, members, members, (format.name, x.dtype, mode, other))
 
 
-@repeatable
-@given(st.data(), any_format, any_mode, st.sampled_from(OVERFLOWS))
-def test_rounding_is_monotone(data, format, mode, overflow):
-    x = np.sort(data.draw(scaled_vectors(format)))
-    y = fpemu.round(x, format, fpemu.Rounding(mode, overflow))
-    y = y[~np.isnan(y)]
-    assert (y[:-1] <= y[1:]).all()
+def test_rounding_is_monotone():
+    for format, x in with_numbers():
+        for rounding in itertools.starmap(Rounding, itertools.product(MODES, OVERFLOWS)):
+            y = fpemu.round(x, format, rounding)
+            y = y[~np.isnan(y)]
+            assert (y[:-1] <= y[1:]).all(), (format.name, x.dtype, rounding)
 
 
-@repeatable
-@given(st.data(), st.sampled_from([f for f in ALL_FORMATS if f.signed]), any_mode)
-def test_rounding_commutes_with_the_sign(data, format, mode):
-    x = data.draw(scaled_vectors(format))
-    mirrored = {"rtp": "rtn", "rtn": "rtp"}.get(mode, mode)
-    positive, negative = fpemu.round(x, format, mode), -fpemu.round(-x, format, mirrored)
-    if not format.has_negative_zero:
-        positive, negative = positive + 0.0, negative + 0.0
-    assert_same_bits(positive, negative, x)
-    assert (mode == mirrored) == (mode in SYMMETRIC)
+def test_rounding_commutes_with_the_sign():
+    for format, x in with_numbers([format for format in ALL_FORMATS if format.signed]):
+        for mode in MODES:
+            mirrored = {"rtp": "rtn", "rtn": "rtp"}.get(mode, mode)
+            positive, negative = fpemu.round(x, format, mode), -fpemu.round(-x, format, mirrored)
+            if not format.has_negative_zero:
+                positive, negative = positive + 0.0, negative + 0.0
+            assert_same_bits(positive, negative, x, (format.name, x.dtype, mode))
+            assert (mode == mirrored) == (mode in SYMMETRIC)
 
 
 PLAIN = [f for f in ALL_FORMATS if f.signed and f.subnormals]
 
 
-@repeatable
-@given(st.data(), st.sampled_from(PLAIN))
-def test_directed_modes_enclose_the_number_and_the_others_pick_one_of_them(data, format):
-    x = data.draw(scaled_vectors(format))
-    x = x[np.abs(x.astype(np.float64)) <= format.max_finite]
-    down, up = fpemu.round(x, format, "rtn"), fpemu.round(x, format, "rtp")
-    assert (down <= x).all()
-    assert (x <= up).all()
-    assert ((down == x) == (up == x)).all()
-    for mode in ("rne", "rna", "rnz", "rtz", "rto"):
-        y = fpemu.round(x, format, mode)
-        assert ((y == down) | (y == up)).all(), mode
-    nearest = fpemu.round(x, format, "rne").astype(np.float64)
-    wide, down, up = (part.astype(np.float64) for part in (x, down, up))
-    # Differences of neighbors and of a number between them are within a factor of two, or have
-    # few bits, in all formats but the widest.
-    if format.precision <= 24:
-        assert (np.abs(wide - nearest) <= np.minimum(wide - down, up - wide)).all()
+def test_directed_modes_enclose_the_number_and_the_others_pick_one_of_them():
+    for format, x in with_numbers(PLAIN):
+        about = format.name, x.dtype
+        x = x[np.abs(x.astype(np.float64)) <= format.max_finite]
+        down, up = fpemu.round(x, format, "rtn"), fpemu.round(x, format, "rtp")
+        assert (down <= x).all(), about
+        assert (x <= up).all(), about
+        assert ((down == x) == (up == x)).all(), about
+        for mode in ("rne", "rna", "rnz", "rtz", "rto"):
+            y = fpemu.round(x, format, mode)
+            assert ((y == down) | (y == up)).all(), (*about, mode)
+        nearest = fpemu.round(x, format, "rne").astype(np.float64)
+        wide, down, up = (part.astype(np.float64) for part in (x, down, up))
+        # Differences of neighbors and of a number between them are within a factor of two, or have
+        # few bits, in all formats but the widest.
+        if format.precision <= 24:
+            assert (np.abs(wide - nearest) <= np.minimum(wide - down, up - wide)).all(), about
 
 
-@repeatable
-@given(
-    st.data(),
-    st.sampled_from([f for f in ALL_FORMATS if f.signed and f.subnormals and f.precision > 1]),
-)
-def test_round_to_odd_makes_every_inexact_result_odd(data, format):
-    x = data.draw(scaled_vectors(format))
-    x = x[np.abs(x.astype(np.float64)) <= format.max_finite]
-    y = fpemu.round(x, format, "rto").astype(np.float64)
-    # An odd number of p bits is not a number of p - 1 bits.
-    assert np.isfinite(y).all()
-    exponents = np.maximum(np.frexp(y)[1] - 1, format.emin)
-    steps = np.ldexp(y, format.precision - 1 - exponents)
-    assert (steps == np.rint(steps)).all()
-    inexact = y != x
-    assert (steps[inexact] % 2 == 1).all()
+def test_round_to_odd_makes_every_inexact_result_odd():
+    for format, x in with_numbers([format for format in PLAIN if format.precision > 1]):
+        about = format.name, x.dtype
+        x = x[np.abs(x.astype(np.float64)) <= format.max_finite]
+        y = fpemu.round(x, format, "rto").astype(np.float64)
+        # An odd number of p bits is not a number of p - 1 bits.
+        assert np.isfinite(y).all(), about
+        exponents = np.maximum(np.frexp(y)[1] - 1, format.emin)
+        steps = np.ldexp(y, format.precision - 1 - exponents)
+        assert (steps == np.rint(steps)).all(), about
+        inexact = y != x
+        assert (steps[inexact] % 2 == 1).all(), about
 
 
-@repeatable
-@given(st.data(), any_mode, st.integers(0, 5))
-def test_rounding_to_odd_first_with_two_more_bits_changes_nothing(data, mode, stored):
-    wide, narrow = fpemu.format(f"e8m{stored + 2}"), fpemu.format(f"e8m{stored}")
-    x = data.draw(scaled_vectors(narrow))
-    x = x[np.abs(x.astype(np.float64)) <= narrow.max_finite]
-    direct = fpemu.round(x, narrow, mode)
-    assert_same_bits(fpemu.round(fpemu.round(x, wide, "rto"), narrow, mode), direct, x)
+def test_rounding_to_odd_first_with_two_more_bits_changes_nothing():
+    for stored in range(6):
+        wide, narrow = fpemu.format(f"e8m{stored + 2}"), fpemu.format(f"e8m{stored}")
+        for _, x in with_numbers([narrow]):
+            x = x[np.abs(x.astype(np.float64)) <= narrow.max_finite]
+            first = fpemu.round(x, wide, "rto")
+            for mode in MODES:
+                direct = fpemu.round(x, narrow, mode)
+                about = stored, x.dtype, mode
+                assert_same_bits(fpemu.round(first, narrow, mode), direct, x, about)
 
 
 # Whatever the process does and has done

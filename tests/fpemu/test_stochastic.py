@@ -14,6 +14,7 @@ from fpemu import Rounding
 from fpemu._kernels import array_rounding, caching
 from fpemu._kernels import random_bits as philox
 from fpemu._kernels import rounding as kernels
+from tests.cases import for_each
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import ALL_FORMATS, label, rounding_points
 from tests.oracle.rounding import rounded
@@ -107,9 +108,9 @@ def fractions_of(x, format):
 # Enumeration of the random bits
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@for_each("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("format", FORMATS, ids=label)
-@pytest.mark.parametrize("random_bits", [1, 3, 10])
+@for_each("random_bits", [1, 3, 10])
 def test_as_many_outcomes_go_up_as_the_truncated_fraction_says(format, dtype, random_bits):
     dtype = np.dtype(dtype)
     x = between(format, dtype)
@@ -139,7 +140,7 @@ def test_as_many_outcomes_go_up_as_the_truncated_fraction_says(format, dtype, ra
     assert (same_sign | (zero & (not format.has_negative_zero))).all()
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@for_each("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("format", FORMATS, ids=label)
 def test_with_all_random_bits_the_probability_is_the_fraction_exactly(format, dtype):
     # The random words that go up are the highest ones; where they begin tells how many they are.
@@ -162,7 +163,7 @@ def test_with_all_random_bits_the_probability_is_the_fraction_exactly(format, dt
         assert np.abs(results[0]).tolist() == expected
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@for_each("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("format", [f for f in FORMATS if f.subnormals], ids=label)
 def test_equal_stochastic_rounding_goes_by_one_bit(format, dtype):
     dtype = np.dtype(dtype)
@@ -269,7 +270,7 @@ def test_a_result_is_one_of_the_two_neighbours(x, name, mode, seed):
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=label)
-@pytest.mark.parametrize("mode", ["sr", "sr_equal"])
+@for_each("mode", ["sr", "sr_equal"])
 def test_members_never_move(format, mode):
     members = fpemu.values(format)
     for dtype in (np.float32, np.float64):

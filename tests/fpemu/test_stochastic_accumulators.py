@@ -12,6 +12,7 @@ from fpemu._kernels import random_bits as philox
 from fpemu._kernels import tensor_core as kernels
 from fpemu._kernels.operands import INNER, OUTER, PRODUCTS, VIA
 from fpemu.rounding import Rounding
+from tests.cases import for_each
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.stochastic import signed
 from tests.oracle.units import aligned_sum, largest_exponent, multiply, split, value
@@ -154,8 +155,8 @@ def operands(dtype, length):
     return a, np.ascontiguousarray(b.T)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize(("mode", "random_bits"), [("sr", None), ("sr", 6), ("sr_equal", None)])
+@for_each("dtype", [np.float32, np.float64])
+@for_each("mode, random_bits", [("sr", None), ("sr", 6), ("sr_equal", None)])
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e5m2", "float32", "e11m40"])
 @pytest.mark.parametrize("case", CASES)
 def test_every_step_draws_and_rounds_as_defined(case, name, mode, random_bits, dtype):

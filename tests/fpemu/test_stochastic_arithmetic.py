@@ -21,6 +21,7 @@ from fpemu._kernels import exact as exact_arithmetic
 from fpemu._kernels import random_bits as philox
 from fpemu._kernels import rounding as kernels
 from fpemu.rounding import Rounding
+from tests.cases import for_each
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.stochastic import Root, signed
 from tests.threads import on_threads
@@ -90,8 +91,8 @@ def expected_of(operation, operands, format, mode, random_bits=64):
     )
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("mode", ["sr", "sr_equal"])
+@for_each("dtype", [np.float32, np.float64])
+@for_each("mode", ["sr", "sr_equal"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_draw_rounds_as_defined(name, operation, mode, dtype):
@@ -102,8 +103,8 @@ def test_every_draw_rounds_as_defined(name, operation, mode, dtype):
     assert_same_bits(actual, expected, operands.T, about=(name, operation, mode))
 
 
-@pytest.mark.parametrize("random_bits", [1, 5, 32, 63])
-@pytest.mark.parametrize("mode", ["sr", "sr_b", "sr_c"])
+@for_each("random_bits", [1, 5, 32, 63])
+@for_each("mode", ["sr", "sr_b", "sr_c"])
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("name", ["bfloat16", "float64"])
 def test_the_fraction_is_taken_to_the_random_bits(name, operation, mode, random_bits):
@@ -115,8 +116,8 @@ def test_the_fraction_is_taken_to_the_random_bits(name, operation, mode, random_
     assert_same_bits(actual, expected, operands.T, about=(name, operation, mode, random_bits))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("random_bits", [1, 4, 20, 31, 32, 63])
+@for_each("dtype", [np.float32, np.float64])
+@for_each("random_bits", [1, 4, 20, 31, 32, 63])
 @pytest.mark.parametrize("mode", ["sr_b", "sr_c"])
 def test_numbers_far_below_the_quantum_meet_the_random_bits_as_defined(mode, random_bits, dtype):
     format = formats.format("float8_e4m3fn")
@@ -199,9 +200,9 @@ def settled(function, operands, format):
     return nearest, (up == down) | np.isnan(toward_zero)
 
 
-@pytest.mark.parametrize("mode", ["sr", "sr_equal"])
+@for_each("mode", ["sr", "sr_equal"])
 @pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "fma"])
-@pytest.mark.parametrize("name", ["float8_e5m2", "float8_e4m3fn", "float8_e8m0fnu", "float64"])
+@for_each("name", ["float8_e5m2", "float8_e4m3fn", "float8_e8m0fnu", "float64"])
 def test_what_needs_no_rounding_is_not_random(name, operation, mode):
     source = formats.format("float8_e5m2" if name == "float64" else name)
     codes = np.arange(2**source.bits, dtype=np.uint8)
@@ -348,8 +349,8 @@ def as_fraction(number):
     return mpq(numerator, denominator)
 
 
-@pytest.mark.parametrize("random_bits", [None, 3])
-@pytest.mark.parametrize("format", ["float32", "bfloat16", "float8_e5m2"])
+@for_each("random_bits", [None, 3])
+@for_each("format", ["float32", "bfloat16", "float8_e5m2"])
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_functions_round_every_draw_as_defined(name, format, random_bits):
     format = formats.format(format)

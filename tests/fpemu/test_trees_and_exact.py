@@ -15,6 +15,7 @@ from fpemu import formats
 from fpemu._kernels import anchored_sums, superaccumulator
 from fpemu._kernels.operands import Operands
 from fpemu.reference import round_exact
+from tests.cases import for_each
 from tests.oracle import trees
 from tests.oracle.accumulators import add, exact, multiply
 from tests.oracle.bits import assert_same_bits
@@ -22,7 +23,7 @@ from tests.oracle.matrices import pairwise_matrix
 from tests.oracle.points import MODES, SOME_MODES
 
 NAMES = ("e8m4", "bfloat16", "float16", "float8_e4m3fn", "float32", "e11m20", "float64")
-DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+DTYPES = for_each("dtype", [np.float32, np.float64])
 LENGTHS = (0, 1, 2, 3, 8)
 
 
@@ -81,7 +82,7 @@ def check(accumulator, a, b, c, oracle):
 
 @DTYPES
 @pytest.mark.parametrize("options", [{}, {"fused": False}, {"product": "float16"}, {"block": 4}])
-@pytest.mark.parametrize("mode", SOME_MODES)
+@for_each("mode", SOME_MODES)
 @pytest.mark.parametrize("name", NAMES)
 def test_trees_are_summed_by_halves(name, mode, options, dtype):
     format, rounding = formats.format(name), fpemu.Rounding(mode)
@@ -138,7 +139,7 @@ def test_products_and_sums_below_the_normal_numbers_are_flushed(name, dtype, mod
 
 
 @DTYPES
-@pytest.mark.parametrize("block", [None, 1, 3])
+@for_each("block", [None, 1, 3])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", NAMES)
 def test_exact_sums_are_rounded_once_or_once_a_block(name, mode, block, dtype):
@@ -324,7 +325,7 @@ def test_anchored_sums_hold_what_they_take(anchored):
 
 
 @DTYPES
-@pytest.mark.parametrize("mode", MODES)
+@for_each("mode", MODES)
 @pytest.mark.parametrize("name", NAMES)
 def test_sequential_sums_may_begin_with_a_value(name, mode, dtype):
     format, rounding = formats.format(name), fpemu.Rounding(mode)

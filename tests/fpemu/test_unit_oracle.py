@@ -9,6 +9,7 @@ import pytest
 
 from fpemu import formats
 from fpemu.reference import decode_exact, round_exact
+from tests.cases import for_each
 from tests.oracle import units
 from tests.oracle.units import NAN_CODES, UNITS, promoted
 
@@ -197,8 +198,8 @@ def test_subnormal_outputs_are_kept():
 # --- NVIDIA: special values --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "c", "result"),
+@for_each(
+    "a, b, c, result",
     [
         ([1.0, math.nan], [1.0, 1.0], 0.0, math.nan),
         ([1.0, 1.0], [1.0, 1.0], math.nan, math.nan),

@@ -1,6 +1,7 @@
 """Formats of every kind, and the numbers at which rounding into them goes wrong if it ever does."""
 
 import functools
+import inspect
 from collections.abc import Iterator
 from typing import Final
 
@@ -11,7 +12,10 @@ from numpy.typing import DTypeLike, NDArray
 from fpemu import formats
 from fpemu.formats import Format
 from fpemu.reference import decode_exact
-from tests.oracle.rounding import round_exact
+from tests.oracle.rounding import Numbers, rounded
+
+# To look at the floating-point environment takes as long as to decode; tests run in the usual one.
+_decoded: Final = inspect.unwrap(decode_exact)
 
 MODES: Final = ("rne", "rna", "rnz", "rtz", "rtp", "rtn", "rto")
 # For what only hands a mode on, to roundings that are tested in all of them; a kernel of its own is
@@ -78,15 +82,10 @@ def rounding_points(format: Format, dtype: DTypeLike) -> NDArray[np.floating]:
     dtype = np.dtype(dtype)
     info = np.finfo(dtype)
     carrier = formats.format(dtype.name)
-    centres = [
-        round_exact(value, carrier, overflow="saturate") for value in set(_landmarks(format))
-    ]
-    centres += [
-        float(np.ldexp(1.0, exponent))
-        for exponent in range(info.minexp - info.nmant, info.maxexp, info.nexp**2 // 3)
-    ]
-    centres += [0.0, float(info.smallest_subnormal), float(info.smallest_normal), float(info.max)]
-    middle = np.array(sorted(set(centres)), dtype)
+    landmarks = rounded(_taken_apart(format), carrier, overflow="saturate")
+    powers = np.ldexp(1.0, range(info.minexp - info.nmant, info.maxexp, info.nexp**2 // 3))
+    ends = [0.0, info.smallest_subnormal, info.smallest_normal, info.max]
+    middle = np.concatenate([landmarks, powers, ends]).astype(dtype)
     with np.errstate(over="ignore"):
         around = [np.nextafter(middle, dtype.type(to)) for to in (-np.inf, np.inf)]
     magnitudes = np.unique(np.abs(np.concatenate([middle, *around, [np.inf]]).astype(dtype)))
@@ -96,11 +95,17 @@ def rounding_points(format: Format, dtype: DTypeLike) -> NDArray[np.floating]:
     return points
 
 
+@functools.lru_cache(128)
+def _taken_apart(format: Format) -> Numbers:
+    """The landmarks of a format, to be rounded into either carrier."""
+    return Numbers(list(set(_landmarks(format))))
+
+
 def _landmarks(format: Format) -> Iterator[mpq]:
     quantum = mpq(2) ** format.quantum_exponent
     smallest_normal = mpq(2) ** format.emin
     top_quantum = mpq(2) ** (format.emax - format.precision + 1)
-    value = functools.cache(lambda code: mpq(decode_exact(code, format)))
+    value = functools.cache(lambda code: mpq(_decoded(code, format)))
     for code in _sampled_codes(format):
         below = value(code)
         above = below + top_quantum if code == format.max_finite_code else value(code + 1)

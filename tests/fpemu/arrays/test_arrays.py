@@ -16,6 +16,7 @@ import fpemu
 from fpemu import devices, functions
 from fpemu.arrays import protocol as array_functions
 from fpemu.reference import function, round_exact
+from tests.cases import for_each
 from tests.oracle.bits import assert_same_bits
 from tests.threads import on_threads
 
@@ -92,7 +93,7 @@ def logistic_map(x):
     return x
 
 
-@pytest.mark.parametrize("mode", MODES)
+@for_each("mode", MODES)
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("algorithm", [horner, logistic_map])
 def test_an_algorithm_runs_as_if_rounded_step_by_step(algorithm, format, mode):
@@ -426,8 +427,8 @@ def test_bad_arguments_are_errors():
 # Plain numbers that are not members
 
 
-@pytest.mark.parametrize(
-    ("format", "value", "constant"),
+@for_each(
+    "format, value, constant",
     [
         ("float8_e4m3fn", 448.0, np.inf),
         ("float8_e4m3fn", 448.0, 1000),
@@ -442,7 +443,7 @@ def test_bad_arguments_are_errors():
         ("float64", 2.0**70, 2**70 + 1),
     ],
 )
-@pytest.mark.parametrize("name", ["eq", "ne", "lt", "le", "gt", "ge"])
+@for_each("name", ["eq", "ne", "lt", "le", "gt", "ge"])
 def test_constants_are_compared_as_they_are(name, format, value, constant):
     compare = getattr(operator, name)  # Python compares integers and floats exactly
     of_python = constant.item() if isinstance(constant, np.generic) else constant

@@ -8,6 +8,7 @@ import pytest
 
 import fpemu
 from fpemu.arrays import protocol
+from tests.cases import for_each
 
 SHAPES = [(), (0,), (3,), (0, 3), (3, 0), (2, 3), (1, 1), (2, 0, 3), (0, 2, 3)]
 AXES = (None, 0, 1, -1, (0, 1))
@@ -80,7 +81,7 @@ def name_of(function):
 EVERY = [*protocol._FUNCTIONS, *protocol._REARRANGEMENTS, *protocol._QUERIES]
 
 
-@pytest.mark.parametrize("function", sorted(EVERY, key=name_of), ids=name_of)
+@for_each("function", sorted(EVERY, key=name_of))
 def test_functions_have_numpys_shapes(function):
     for shape in SHAPES:
         if function is np.dot and len(shape) > 2:
@@ -104,7 +105,7 @@ def test_methods_have_numpys_shapes(name):
 UFUNCS = sorted({*protocol._ROUNDED, *protocol._EXACT, *protocol._PLAIN} - {np.power}, key=name_of)
 
 
-@pytest.mark.parametrize("ufunc", UFUNCS, ids=name_of)
+@for_each("ufunc", UFUNCS)
 def test_ufuncs_have_numpys_shapes(ufunc):
     for shapes in itertools.product(SHAPES, repeat=ufunc.nin):
         assert_alike(lambda *x: ufunc(*(each / 8 for each in x)), *shapes)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fpemu import Rounding, formats, functions, multiprecision, reference
 from fpemu._kernels import caching, enclosures
+from tests.cases import for_each
 from tests.oracle.compiling import called_of_the_library, object_code
 from tests.oracle.rounding import Numbers, rounded
 from tests.threads import on_threads
@@ -199,7 +200,7 @@ def test_exp_of_the_16_bit_formats(format):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("format", ["float16", "bfloat16"])
+@for_each("format", ["float16", "bfloat16"])
 def test_functions_of_the_16_bit_formats(name, format):
     assert_correct(name, members(format)[NAMES.index(name) :: 97], format)
 
@@ -220,7 +221,7 @@ def hard_arguments(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("format", ["float32", "e5m22", "tf32", "e8m0", "binary14p4se"])
+@for_each("format", ["float32", "e5m22", "tf32", "e8m0", "binary14p4se"])
 def test_float32_arguments(name, format):
     assert_correct(name, hard_arguments(name).astype(np.float32), format)
 

@@ -9,6 +9,7 @@ import fpemu
 from fpemu import arithmetic
 from fpemu._kernels import arithmetic as kernels
 from fpemu._kernels import launching
+from tests.cases import for_each
 from tests.oracle.bits import assert_same_bits
 from tests.oracle.points import MODES
 
@@ -128,7 +129,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float32"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@for_each("layout", LAYOUTS)
 def test_no_layout_of_operands_matters(layout, name):
     generator = np.random.default_rng(3)
 
