@@ -13,8 +13,8 @@ Test = Callable[..., None]
 def for_each(names: str, cases: Iterable[Any]) -> Callable[[Test], Test]:
     """Call a test for each of many cases: `pytest.mark.parametrize`, but they make up one test.
 
-    To run and report a test takes two or three milliseconds, as much as many a small case.  What is
-    raised says in which case it was.
+    To run and report a test takes two or three milliseconds, as much as many a small case.  All
+    cases are taken, whichever fail; what is raised says in which case it was.
 
     Parameters
     ----------
@@ -30,15 +30,20 @@ def for_each(names: str, cases: Iterable[Any]) -> Callable[[Test], Test]:
     def of_one_case(test: Test) -> Test:
         @functools.wraps(test)
         def of_all_cases(**arguments: Any) -> None:
+            failures: list[BaseException] = []
             for case in given:
                 try:
                     test(**arguments, **case)
                 except pytest.skip.Exception as error:
                     raise TypeError("to skip one case would be to skip all after it") from error
-                except BaseException as error:  # a failure of pytest's is no Exception
+                except (Exception, pytest.fail.Exception) as error:
                     written = ", ".join(f"{name}={value!r}" for name, value in case.items())
                     error.add_note(f"with {written}")
-                    raise
+                    failures.append(error)
+            if len(failures) > 1:
+                raise BaseExceptionGroup(f"{len(failures)} of {len(given)} cases fail", failures)
+            for error in failures:
+                raise error
 
         signature = inspect.signature(test)
         others = [each for name, each in signature.parameters.items() if name not in keys]

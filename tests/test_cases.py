@@ -20,6 +20,22 @@ def test_every_case_is_taken_and_the_one_that_fails_is_named(request):
     assert error.value.__notes__ == ["with c=4", "with a=2, b='y'"]
 
 
+def test_all_cases_are_taken_whichever_fail():
+    taken = []
+
+    @for_each("case", range(4))
+    def test(case):
+        taken.append(case)
+        if case == 1:
+            pytest.fail("this one")
+        assert case != 2
+
+    with pytest.raises(BaseExceptionGroup, match="2 of 4 cases fail") as group:
+        test()
+    assert taken == [0, 1, 2, 3]
+    assert [each.__notes__ for each in group.value.exceptions] == [["with case=1"], ["with case=2"]]
+
+
 def test_no_cases_are_no_test():
     with pytest.raises(AssertionError, match="no case of a"):
         for_each("a", [])
