@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -39,19 +40,22 @@ def write(
     models: tuple[str, ...] = MODELS,
     texts: tuple[str, ...] = TEXTS,
 ) -> Path:
-    """A store with two studies: done, failed and missing runs, NaN, infinity and zeros."""
+    """A store with two studies: done, failed and missing runs, NaN, infinity and zeros.
+
+    In the first, every model reads every text; in the other, one each.
+    """
+    first, *others = studies
     with Store.open(path, write=True) as store:
-        for study in studies:
-            _fill(store, study, machines if study == studies[0] else 1, models, texts)
+        _fill(store, first, machines, itertools.product(models, texts))
+        for study in others:
+            _fill(store, study, 2, zip(models, texts, strict=True))
     return path
 
 
-def _fill(
-    store: Store, study: str, machines: int, models: tuple[str, ...], texts: tuple[str, ...]
-) -> None:
+def _fill(store: Store, study: str, machines: int, readings: Iterable[tuple[str, str]]) -> None:
     hardware = [f"scores-ps{mu}" for mu in range(2, 2 + machines)] + ["bf16", f"fp8 {MARKUP}"]
     runs = []
-    for model, text, machine, lamp in itertools.product(models, texts, hardware, LAMP):
+    for (model, text), machine, lamp in itertools.product(readings, hardware, LAMP):
         key = f"{study}-{len(runs)}"
         mu = machine.removeprefix("scores-ps")
         variables = {"mu": int(mu), "tokens": 64} if mu.isdigit() else {"share": MARKUP + HALF}

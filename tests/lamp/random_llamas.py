@@ -92,8 +92,23 @@ def transformers_model(path: Path, dtype: torch.dtype):
 
 def transformers_logits(path: Path, tokens, dtype: torch.dtype):
     """transformers' own logits of one text or several; in float64 every step of theirs is."""
-    mode = Float64() if dtype == torch.float64 else contextlib.nullcontext()
-    with mode, torch.no_grad():
-        model = transformers_model(path, dtype)
-        logits = model(torch.atleast_2d(torch.as_tensor(tokens))).logits.numpy()
+    with _throughout(dtype):
+        return _logits(transformers_model(path, dtype), tokens)
+
+
+def gpt2_logits(path: Path, tokens):
+    """The same of a GPT-2 in float64 and in float32, read once: it holds nothing but weights."""
+    model = transformers_model(path, torch.float32)
+    single = _logits(model, tokens)
+    with _throughout(torch.float64):
+        return _logits(model.double(), tokens), single
+
+
+def _throughout(dtype: torch.dtype):
+    return Float64() if dtype == torch.float64 else contextlib.nullcontext()
+
+
+@torch.no_grad()
+def _logits(model, tokens):
+    logits = model(torch.atleast_2d(torch.as_tensor(tokens))).logits.numpy()
     return logits if np.ndim(tokens) == 2 else logits[0]

@@ -1,7 +1,7 @@
 """Models so tiny that the oracle in rationals has time for them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ class Tiny:
 
     def model(self, machine, lamp=None, tensors=None):
         """The model on a machine."""
-        held = self.tensors() if tensors is None else tensors
+        held = self.tensors(self.config) if tensors is None else tensors
         return self.kind(self.config, held, hardware=machine, lamp=lamp)
 
 
@@ -116,3 +116,8 @@ FAMILIES = {
     "gpt2": Tiny(GPT2, GPT2_CONFIG, gpt2_tensors, decoder.gpt2),
     "llama": Tiny(Llama, LLAMA_CONFIG, llama_tensors, decoder.llama),
 }
+SHALLOW = {
+    "gpt2": replace(FAMILIES["gpt2"], config=replace(GPT2_CONFIG, n_layer=1)),
+    "llama": replace(FAMILIES["llama"], config=replace(LLAMA_CONFIG, num_hidden_layers=1)),
+}
+"""The same families with one layer, for what a second one would only repeat."""

@@ -70,6 +70,12 @@ def exact_values(composition, data, inputs):
     return testing.reference_values(composition, testing.exact_products(*operands(data, inputs)))
 
 
+@functools.cache
+def products_of(data, inputs, name, kind):
+    """Products in a format with their bounds, which all compositions read."""
+    return bounds.products(*operands(data, inputs), fpemu.Sequential(name), kind=kind)
+
+
 def ratios_of(composition, arguments, exact, **options):
     """Actual errors over their bounds, and the bound."""
     found = bounds.bound(composition, arguments, **options)
@@ -82,11 +88,8 @@ def test_no_bound_is_exceeded(composition, kind):
     for name in FORMATS:
         inputs = name if name.startswith("float8") else "bfloat16"
         for data in DATA:
-            found = bounds.bound(
-                composition,
-                bounds.products(*operands(data, inputs), fpemu.Sequential(name), kind=kind),
-                evaluation=RoundedOnce(name),
-            )
+            products = products_of(data, inputs, name, kind)
+            found = bounds.bound(composition, products, evaluation=RoundedOnce(name))
             ratios = testing.tightness(found, exact_values(composition, data, inputs))
             assert (ratios <= 1).all(), (name, data, found.explain())
 

@@ -12,7 +12,11 @@ from lamp.models.gpt2 import GPT2, GPT2Config
 from tests.threads import on_threads
 
 torch = pytest.importorskip("torch", reason="the cross-check against transformers needs PyTorch")
-from tests.lamp.random_llamas import random_checkpoint, transformers_logits  # noqa: E402
+from tests.lamp.random_llamas import (  # noqa: E402
+    gpt2_logits,
+    random_checkpoint,
+    transformers_logits,
+)
 
 UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53
 
@@ -59,14 +63,14 @@ def test_logits_are_those_of_transformers(tmp_path, shape, length):
     path = random_checkpoint(tmp_path, seed=length, **SHAPES[shape])
     model = GPT2.from_pretrained(path, hardware="fp64")
     tokens = np.random.default_rng(length).integers(0, model.config.vocab_size, length)
-    exact = transformers_logits(path, tokens, torch.float64)
+    exact, theirs = gpt2_logits(path, tokens)
     # The residual stream gathers a rounding error a step, amplified by the condition of softmax:
     # measured below 40 units on all these models.  A wrong epsilon or activation is off by 2**40.
     assert distance(model.logits(tokens), exact) < 400 * UNIT_64
     plain = model.with_hardware("fp32").logits(tokens)
     assert plain.dtype == np.float32
     assert distance(plain, exact) < 400 * UNIT_32
-    assert distance(plain, transformers_logits(path, tokens, torch.float32)) < 800 * UNIT_32
+    assert distance(plain, theirs) < 800 * UNIT_32
 
 
 @settings(max_examples=25)
@@ -88,10 +92,10 @@ def test_logits_of_the_embedded_model_are_those_of_transformers():
     model = GPT2.from_pretrained("embedded")
     tokens = model.encode(lamp.checkpoints.read_text())[:512]
     path = lamp.checkpoints.EMBEDDED
-    exact = transformers_logits(path, tokens, torch.float64)
+    exact, single = gpt2_logits(path, tokens)
     assert distance(model.with_hardware("fp64").logits(tokens), exact) < 100 * UNIT_64
     # No farther from the exact logits than twice as far as transformers in float32 is.
-    theirs = distance(transformers_logits(path, tokens, torch.float32), exact)
+    theirs = distance(single, exact)
     assert distance(model.logits(tokens), exact) < 2 * theirs < 100 * UNIT_32
 
 

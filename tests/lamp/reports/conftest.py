@@ -13,7 +13,7 @@ from tests.lamp import canned_stores
 def canned_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of :mod:`tests.lamp.canned_stores`, which is only read.
 
-    Its forty charts take seconds to draw: it is written once in a run of tests, by the worker that
+    Its charts take seconds to draw: it is written once in a run of tests, by the worker that
     needs it first, into the folder that workers share.
     """
     folder = tmp_path_factory.getbasetemp()

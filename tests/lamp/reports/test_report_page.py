@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -62,18 +63,30 @@ class Browser:
         self.address = address
         self._is_new = False
 
-    def look(self, width=1280, *, dark=False):
+    def look(self, width=1280, *, dark=False, media=""):
         """The page for a test that changes nothing: it is loaded again only if another may have."""
         if not self._is_new:
-            self.open()
-        self._show(width, dark)
+            self.open(width, dark=dark)
+        self._show(width, dark, media)
         self._is_new = True
         return self
 
-    def open(self, width=1280, *, dark=False, media="", scripts=True):
+    def take(self, width=1280):
+        """The page for a test that changes it, loaded again as by `look`."""
+        self.look(width)
+        self._is_new = False
+        return self
+
+    @contextmanager
+    def borrow(self, width=1280):
+        """The page for a test that undoes what it does.  If it fails, the page is loaded again."""
+        yield self.take(width)
+        self._is_new = True
+
+    def open(self, width=1280, *, dark=False, scripts=True):
         """The page in a window of a width, loaded anew."""
         self._is_new = False
-        self._show(width, dark, media)
+        self._show(width, dark)
         self.command("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.driver.get(self.address)
         return self
@@ -129,7 +142,7 @@ def read(screenshot):
         return image.size, np.asarray(image)[::3, ::3, :3] / 255
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (360, False)])
+@pytest.mark.parametrize(("width", "dark"), [(360, False), (1280, True), (1280, False)])
 def test_page_can_be_looked_at(browser, tmp_path, width, dark):
     screenshot = browser.look(width, dark=dark).screenshot()
     (tmp_path / f"{width}{'-dark' if dark else ''}.png").write_bytes(screenshot)
@@ -143,21 +156,6 @@ def test_page_can_be_looked_at(browser, tmp_path, width, dark):
     assert 0.3 < rows.mean() < 0.99
 
 
-def test_page_is_quiet_and_asks_for_nothing(browser):
-    browser.open()
-    browser.run("document.querySelectorAll('summary, th button').forEach((each) => each.click())")
-    assert browser.driver.get_log("browser") == []
-    events = [
-        json.loads(entry["message"])["message"] for entry in browser.driver.get_log("performance")
-    ]
-    asked = {
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    }
-    assert asked - {"data:,"} == {browser.address}
-
-
 def test_markup_in_labels_is_no_markup(browser):
     browser.look()
     assert browser.run("return document.scripts.length") == 1
@@ -169,91 +167,25 @@ def test_markup_in_labels_is_no_markup(browser):
     assert browser.driver.title == "scores, words · lamp"
 
 
-# --- tables ---------------------------------------------------------------------------------------
-
-
-def column(browser, index):
-    return browser.run(
-        "return [...document.querySelector('table.runs').tBodies[0].rows]"
-        ".map(row => row.cells[arguments[0]].dataset.v ?? row.cells[arguments[0]].textContent)",
-        index,
-    )
-
-
-@pytest.mark.parametrize(("heading", "index"), [("KL", 5), ("seconds", 11), ("rate", 9)])
-def test_numbers_are_sorted_by_a_click(browser, store, heading, index):
-    from selenium.webdriver.common.by import By
-
-    with Store.open(store) as opened:
-        done = [r for r in opened.runs("scores") if r.state == "done"]
-    values = {
-        "KL": [record.metrics.kl for record in done],
-        "seconds": [record.seconds for record in done],
-        "rate": [record.metrics.recomputation_rate for record in done],
-    }[heading]
-    browser.open()
-    head = browser.all("table.runs th")[index]
-    assert head.text == heading
-    assert [*map(float, column(browser, index))] == pytest.approx(values, nan_ok=True, abs=0, rel=0)
-    usual = [value for value in values if not math.isnan(value)]
-    unusual = [math.nan] * (len(values) - len(usual))
-    for way, expected in (("ascending", False), ("descending", True), ("ascending", False)):
-        head.find_element(By.TAG_NAME, "button").click()
-        found = [*map(float, column(browser, index))]
-        assert head.get_attribute("aria-sort") == way
-        assert found == pytest.approx(
-            sorted(usual, reverse=expected) + unusual, nan_ok=True, abs=0, rel=0
-        )
-    assert len(browser.all("th[aria-sort]")) == 1
-    whose = {record.position: value for record, value in zip(done, values, strict=True)}
-    positions = [*map(int, column(browser, 0))]
-    assert found == pytest.approx([whose[each] for each in positions], nan_ok=True, abs=0, rel=0)
-
-
-def test_words_are_sorted_and_every_column_can_be(browser):
-    browser.open()
-    heads = browser.all("table.runs th")[:12]
-    for index, head in enumerate(heads):
-        browser.run("arguments[0].querySelector('button').click()", head)
-        assert head.get_attribute("aria-sort") == "ascending"
-        found = column(browser, index)
-        assert len(found) > 100
-        if index in (1, 2, 3):
-            assert len(set(found)) == sum(
-                a != b for a, b in zip(found, [None, *found], strict=False)
-            )
-    browser.run("arguments[0].querySelector('button').click()", heads[0])
-    positions = [*map(float, column(browser, 0))]
-    assert positions == sorted(positions)
-
-
 def test_rows_are_filtered_by_words(browser):
-    field = browser.open().all("input.filter")[1]
-    field.send_keys("scores-ps3 normwise:1.5")
-    shown = browser.run(
-        "return [...document.querySelector('table.runs').tBodies[0].rows]"
-        ".filter(row => row.offsetParent).map(row => [row.cells[3], row.cells[4]]"
-        ".map(cell => cell.textContent))"
-    )
-    assert shown == [["scores-ps3", "softmax:normwise:1.5"]] * len(shown)
-    assert len(shown) > 2
+    from selenium.webdriver.common.keys import Keys
 
-
-def test_without_scripts_everything_is_there(browser):
-    driver = browser.open(scripts=False).driver
-    tree = browser.command("DOM.getDocument", depth=0)["root"]["nodeId"]
-
-    def count(selector):
-        return len(
-            browser.command("DOM.querySelectorAll", nodeId=tree, selector=selector)["nodeIds"]
+    def shown():
+        return browser.run(
+            "return [...document.querySelector('table.runs').tBodies[0].rows]"
+            ".filter(row => row.offsetParent).map(row => [row.cells[3], row.cells[4]]"
+            ".map(cell => cell.textContent))"
         )
 
-    assert count("table.runs tbody tr") > 200
-    assert count("svg.chart") == 40
-    assert count("th button") == count("input") == count(".legend button") == 0
-    assert count("#theme[hidden]") == 1
-    browser.command("Emulation.setScriptExecutionDisabled", value=False)
-    assert driver.get_log("browser") == []
+    with browser.borrow():
+        everything = shown()
+        field = browser.all("input.filter")[1]
+        field.send_keys("scores-ps3 normwise:1.5")
+        found = ["scores-ps3", "softmax:normwise:1.5"]
+        assert shown() == [each for each in everything if each == found]
+        assert 2 < len(shown()) < len(everything)
+        field.send_keys(Keys.CONTROL + "a", Keys.DELETE)
+        assert shown() == everything
 
 
 # --- charts ---------------------------------------------------------------------------------------
@@ -285,6 +217,38 @@ def test_every_chart_has_axes_and_points(browser):
             assert chart["marks"] >= 10
 
 
+def test_machines_and_rules_can_be_picked(browser):
+    def bright():
+        return browser.run(
+            "return [...arguments[0].querySelectorAll('g.mark')]"
+            ".filter(mark => getComputedStyle(mark).opacity === '1')"
+            ".map(mark => mark.classList.value)",
+            legend,
+        )
+
+    with browser.borrow():
+        legend = browser.all(".charts")[0]
+        picks = browser.run(
+            "return [...arguments[0].querySelectorAll('[data-pick]')].map(e => e.dataset.pick)",
+            legend,
+        )
+        buttons = browser.run(
+            "return [...arguments[0].querySelectorAll('[data-pick] button')]", legend
+        )
+        assert len(buttons) == len(picks)
+        everything = bright()
+        buttons[picks.index("m1")].click()
+        first = bright()
+        assert first == [style for style in everything if "m1" in style.split()]
+        assert 0 < len(first) < len(everything)
+        buttons[picks.index("r2")].click()
+        assert bright() == [style for style in first if "r2" in style.split()]
+        buttons[picks.index("m1")].click()
+        assert bright() == [style for style in everything if "r2" in style.split()]
+        buttons[picks.index("r2")].click()
+        assert bright() == everything
+
+
 @pytest.mark.parametrize("width", [1280, 700, 360])
 def test_no_text_of_a_chart_covers_another_or_leaves_the_page(browser, width):
     browser.look(width)
@@ -312,51 +276,46 @@ def test_no_text_of_a_chart_covers_another_or_leaves_the_page(browser, width):
 
 @pytest.mark.parametrize("width", [360, 800])
 def test_page_does_not_scroll_sideways(browser, width):
-    browser.open(width)
-    browser.run("document.querySelectorAll('details').forEach((each) => (each.open = true))")
-    assert browser.run("return document.documentElement.scrollWidth") <= width
-    wide = browser.run(
-        "return [...document.body.querySelectorAll('*')].filter(each => !each.closest('.box')"
-        " && each.getBoundingClientRect().right > innerWidth + 0.5).map(each => each.outerHTML)"
-    )
-    assert wide == []
-    boxes = browser.run(
-        "return [...document.querySelectorAll('.box:has(.runs)')]"
-        ".map(box => [box.scrollWidth, box.clientWidth, box.tabIndex])"
-    )
-    assert len(boxes) == 2
-    assert all(index == 0 for _, _, index in boxes)
-    assert all((inside > outside) == (width > 640) for inside, outside, _ in boxes)
-
-
-def test_machines_and_rules_can_be_picked(browser):
-    browser.open()
-    legend = browser.all(".charts")[0]
-    buttons = browser.run("return [...arguments[0].querySelectorAll('[data-pick] button')]", legend)
-    picks = [browser.run("return arguments[0].parentNode.dataset.pick", b) for b in buttons]
-
-    def bright():
-        return browser.run(
-            "return [...arguments[0].querySelectorAll('g.mark')]"
-            ".filter(mark => getComputedStyle(mark).opacity === '1')"
-            ".map(mark => mark.classList.value)",
-            legend,
+    with browser.borrow(width):
+        closed = browser.run(
+            "const closed = [...document.querySelectorAll('details:not([open])')];"
+            "closed.forEach((each) => (each.open = true)); return closed"
         )
-
-    everything = bright()
-    buttons[picks.index("m1")].click()
-    first = bright()
-    assert first == [style for style in everything if "m1" in style.split()]
-    assert 0 < len(first) < len(everything)
-    buttons[picks.index("r2")].click()
-    assert bright() == [style for style in first if "r2" in style.split()]
-    buttons[picks.index("m1")].click()
-    assert bright() == [style for style in everything if "r2" in style.split()]
-    buttons[picks.index("r2")].click()
-    assert bright() == everything
+        assert closed
+        assert browser.run("return document.documentElement.scrollWidth") <= width
+        wide = browser.run(
+            "return [...document.body.querySelectorAll('*')].filter(each => !each.closest('.box')"
+            " && each.getBoundingClientRect().right > innerWidth + 0.5)"
+            ".map(each => each.outerHTML)"
+        )
+        assert wide == []
+        boxes = browser.run(
+            "return [...document.querySelectorAll('.box:has(.runs)')]"
+            ".map(box => [box.scrollWidth, box.clientWidth, box.tabIndex])"
+        )
+        assert len(boxes) == 2
+        assert all(index == 0 for _, _, index in boxes)
+        assert all((inside > outside) == (width > 640) for inside, outside, _ in boxes)
+        browser.run("arguments[0].forEach((each) => (each.open = false))", closed)
 
 
 # --- themes, keys, paper --------------------------------------------------------------------------
+
+
+def test_paper_is_white_and_has_all_rows(browser):
+    browser.look(794, dark=True, media="print")
+    assert browser.run("return getComputedStyle(document.body).backgroundColor") == (
+        "rgb(255, 255, 255)"
+    )
+    assert not any(each.is_displayed() for each in browser.all("#theme, nav, .filter"))
+    hidden = browser.run(
+        "return [...document.querySelectorAll('.box')].filter(box =>"
+        " getComputedStyle(box).overflow !== 'visible' || box.scrollHeight > box.clientHeight + 1)"
+        ".length"
+    )
+    assert hidden == 0
+    printed = base64.b64decode(browser.command("Page.printToPDF", printBackground=False)["data"])
+    assert printed.startswith(b"%PDF")
 
 
 def test_button_switches_between_light_and_dark(browser):
@@ -365,7 +324,7 @@ def test_button_switches_between_light_and_dark(browser):
         return sum(map(int, shown[4:-1].split(",")))
 
     for dark in (False, True):
-        browser.open(dark=dark)
+        browser.open(dark=True) if dark else browser.take()
         (button,) = browser.all("#theme")
         assert (ground() < 150) == dark
         assert button.text == ("Light" if dark else "Dark")
@@ -379,7 +338,7 @@ def test_everything_can_be_reached_by_keys(browser):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
-    browser.open()
+    browser.take()
     browser.run(
         "window.reached = []; document.addEventListener('focusin', ({target: e}) =>"
         " window.reached.push(e.id || e.className || `${e.parentNode.tagName} ${e.tagName}`))"
@@ -394,17 +353,98 @@ def test_everything_can_be_reached_by_keys(browser):
     assert outline == "solid"
 
 
-def test_paper_is_white_and_has_all_rows(browser):
-    browser.open(794, dark=True, media="print")
-    assert browser.run("return getComputedStyle(document.body).backgroundColor") == (
-        "rgb(255, 255, 255)"
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def column(browser, index):
+    return browser.run(
+        "return [...document.querySelector('table.runs').tBodies[0].rows]"
+        ".map(row => row.cells[arguments[0]].dataset.v ?? row.cells[arguments[0]].textContent)",
+        index,
     )
-    assert not any(each.is_displayed() for each in browser.all("#theme, nav, .filter"))
-    hidden = browser.run(
-        "return [...document.querySelectorAll('.box')].filter(box =>"
-        " getComputedStyle(box).overflow !== 'visible' || box.scrollHeight > box.clientHeight + 1)"
-        ".length"
-    )
-    assert hidden == 0
-    printed = base64.b64decode(browser.command("Page.printToPDF", printBackground=False)["data"])
-    assert printed.startswith(b"%PDF")
+
+
+def numbers(browser, index):
+    return [*map(float, column(browser, index))]
+
+
+def test_numbers_are_sorted_by_a_click(browser, store):
+    from selenium.webdriver.common.by import By
+
+    with Store.open(store) as opened:
+        done = [r for r in opened.runs("scores") if r.state == "done"]
+    columns = {
+        ("KL", 5): [record.metrics.kl for record in done],
+        ("seconds", 11): [record.seconds for record in done],
+        ("rate", 9): [record.metrics.recomputation_rate for record in done],
+    }
+    heads = browser.take().all("table.runs th")
+    for (heading, index), values in columns.items():
+        assert heads[index].text == heading
+        assert numbers(browser, index) == pytest.approx(values, nan_ok=True, abs=0, rel=0)
+    for (_, index), values in columns.items():
+        usual = [value for value in values if not math.isnan(value)]
+        unusual = [math.nan] * (len(values) - len(usual))
+        for way, expected in (("ascending", False), ("descending", True), ("ascending", False)):
+            heads[index].find_element(By.TAG_NAME, "button").click()
+            found = numbers(browser, index)
+            assert heads[index].get_attribute("aria-sort") == way
+            assert found == pytest.approx(
+                sorted(usual, reverse=expected) + unusual, nan_ok=True, abs=0, rel=0
+            )
+        assert len(browser.all("th[aria-sort]")) == 1
+        whose = {record.position: value for record, value in zip(done, values, strict=True)}
+        expected = [whose[int(position)] for position in column(browser, 0)]
+        assert found == pytest.approx(expected, nan_ok=True, abs=0, rel=0)
+
+
+def test_words_are_sorted_and_every_column_can_be(browser):
+    browser.take()
+    heads = browser.all("table.runs th")[:12]
+    for index, head in enumerate(heads):
+        browser.run("arguments[0].querySelector('button').click()", head)
+        assert head.get_attribute("aria-sort") == "ascending"
+        found = column(browser, index)
+        assert len(found) > 100
+        if index in (1, 2, 3):
+            assert len(set(found)) == sum(
+                a != b for a, b in zip(found, [None, *found], strict=False)
+            )
+    browser.run("arguments[0].querySelector('button').click()", heads[0])
+    positions = [*map(float, column(browser, 0))]
+    assert positions == sorted(positions)
+
+
+# --- scripts --------------------------------------------------------------------------------------
+
+
+def test_without_scripts_everything_is_there(browser):
+    driver = browser.open(scripts=False).driver
+    tree = browser.command("DOM.getDocument", depth=0)["root"]["nodeId"]
+
+    def count(selector):
+        return len(
+            browser.command("DOM.querySelectorAll", nodeId=tree, selector=selector)["nodeIds"]
+        )
+
+    assert count("table.runs tbody tr") == 127 + 52
+    assert count("svg.chart") == 34
+    assert count("th button") == count("input") == count(".legend button") == 0
+    assert count("#theme[hidden]") == 1
+    browser.command("Emulation.setScriptExecutionDisabled", value=False)
+    assert driver.get_log("browser") == []
+
+
+def test_page_is_quiet_and_asks_for_nothing(browser):
+    browser.open()
+    browser.run("document.querySelectorAll('summary, th button').forEach((each) => each.click())")
+    assert browser.driver.get_log("browser") == []
+    events = [
+        json.loads(entry["message"])["message"] for entry in browser.driver.get_log("performance")
+    ]
+    asked = {
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    }
+    assert asked - {"data:,"} == {browser.address}

@@ -4,7 +4,9 @@ import contextlib
 import errno
 import importlib.metadata
 import json
+import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -26,6 +28,7 @@ from lamp.studies.tasks import Checkpoint, Task, windows_digest
 from lamp.studies.worker import Worker
 from tests.lamp import killed_sweeps, tiny_studies
 from tests.lamp.tiny_studies import results
+from tests.oracle.forking import forked, holds_after_fork
 
 TOML = """
 name = "scores"
@@ -284,22 +287,18 @@ def test_a_full_disk_ends_a_sweep_that_the_next_one_finishes(study, store, expec
 
 def test_files_may_not_grow_and_nothing_is_lost(study, store, expected):
     """The same, at the layer of files, in a process whose files may not grow."""
-    script = (
-        "import resource, sys; from pathlib import Path; import lamp\n"
-        "from tests.lamp import killed_sweeps\n"
-        "folder = Path(sys.argv[1])\n"
-        "study = killed_sweeps.study(folder)\n"
-        "def limit(status):\n"
-        "    if len(status.ended) == 3:\n"
-        "        size = (folder / 'study.sqlite-wal').stat().st_size\n"
-        "        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
-        "lamp.sweep(study, store=folder / 'study.sqlite', progress=limit)\n"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", script, store.parent], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 1
-    assert "OSError" in run.stderr.splitlines()[-1]
+
+    def limit(status):
+        if len(status.ended) == 3:
+            size = store.with_name("study.sqlite-wal").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    def sweep():
+        with pytest.raises(OSError, match="disk I/O error"):
+            lamp.sweep(study, store=store, progress=limit)
+        return True
+
+    assert holds_after_fork(sweep)
     with Store.open(store) as opened:
         assert len(opened.finished()) == 3
     assert results(lamp.sweep(study, store=store).runs) == expected
@@ -340,33 +339,18 @@ def test_a_store_is_as_if_no_one_had_been_killed(tmp_path, least):
 
 def test_a_sweep_with_processes_that_is_killed_leaves_none_behind(tmp_path, store, expected):
     study = killed_sweeps.study(tmp_path)
-    script = (
-        "import os, sys; from pathlib import Path; import lamp; from tests.lamp import "
-        "killed_sweeps\n"
-        "def show(status):\n"
-        "    if len(status.ended) >= 2:\n"
-        "        import multiprocessing\n"
-        "        print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
-        "        os.kill(os.getpid(), 9)\n"
-        "if __name__ == '__main__':\n"
-        "    folder = Path(sys.argv[1])\n"
-        "    study = killed_sweeps.study(folder)\n"
-        "    lamp.sweep(study, store=folder / 'study.sqlite', jobs=2, progress=show)\n"
-    )
-    path = tmp_path / "script.py"
-    path.write_text(script)
-    # Not through pipes, which processes that are left behind would keep open.
-    with (tmp_path / "output").open("w") as output:
-        run = subprocess.run(
-            [sys.executable, path, tmp_path],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
-        )
-    printed = (tmp_path / "output").read_text()
-    assert run.returncode == -signal.SIGKILL, printed
-    children = [int(word) for word in printed.split()]
+    others = {child.pid for child in multiprocessing.active_children()}
+
+    def write(status):
+        if len(status.ended) >= 2:
+            found = {child.pid for child in multiprocessing.active_children()} - others
+            (tmp_path / "children").write_text(" ".join(map(str, found)))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sweeping = forked(lambda: lamp.sweep(study, store=store, jobs=2, progress=write).ran == 8)
+    _, status = os.waitpid(sweeping, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    children = [int(word) for word in (tmp_path / "children").read_text().split()]
     assert len(children) == 2
     deadline = time.monotonic() + 60
     while any(map(is_running, children)) and time.monotonic() < deadline:
@@ -418,26 +402,27 @@ def test_two_sweeps_share_the_runs(study, store, expected):
 def test_a_sweep_waits_for_the_runs_of_another_and_takes_them_if_it_dies(study, store, expected):
     lamp.sweep(replace(study, hardware=["fp32"], grid={"tau": [1.2]}), store=store)
     keys = [run.key for run in expected]
-    script = (
-        "import sys; from lamp.studies.store import Store\n"
-        "store = Store.open(sys.argv[1], write=True)\n"
-        "print(*(store.claim(key, 'other') for key in sys.argv[2:]), flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    command = [sys.executable, "-c", script, store, *keys[-2:]]
-    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline().split() == ["claimed", "claimed"]
-    seen = []
+    answers, answer = os.pipe()
+
+    def claim():
+        opened = Store.open(store, write=True)
+        os.write(answer, "".join(f"{opened.claim(key, 'other')}\n" for key in keys[-2:]).encode())
+        time.sleep(600)
+
+    other = forked(claim)
+    with open(answers) as lines:
+        os.close(answer)
+        assert [lines.readline(), lines.readline()] == ["claimed\n", "claimed\n"]
+    seen, killed = [], []
 
     def watch(status):
         seen.append(status.elsewhere)
-        if status.elsewhere == 2 and not status.running and other.poll() is None:
-            other.kill()
-            other.wait()
+        if status.elsewhere == 2 and not status.running and not killed:
+            os.kill(other, signal.SIGKILL)
+            killed.append(os.waitpid(other, 0))
 
     found = lamp.sweep(study, store=store, progress=watch)
-    other.stdin.close()
-    other.stdout.close()
+    assert killed
     assert max(seen) == 2
     assert (found.ran, seen[-1]) == (6, 0)
     assert results(found.runs) == expected
