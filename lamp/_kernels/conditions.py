@@ -44,6 +44,8 @@ Lengths = NDArray[np.int64]
 
 _COST: Final = 2.0  # nanoseconds of a component
 _INFINITE: Final = np.uint32(0x7F800000)  # the word of a float32 number
+_REACH_SHIFT: Final = 8  # by which a search near a guess begins with less than the range of words
+_HALVINGS: Final = 4  # of a search, after which it looks whether what is left is equal
 _UNITS: Final = 2.0**52  # in one, of numbers in fixed point
 
 
@@ -102,6 +104,7 @@ def _normwise_rows(start, stop, work, z, lengths, tau, mask):  # type: ignore[no
     the goal than that, or numbers are not probabilities, the row is done as the rule says.
     """
     fixed = work.fixed
+    guess = words.word(np.abs(z[start, 0]))
     for row in range(start, stop):
         length = lengths[row]
         nothing = words.word(z[row, 0])
@@ -127,25 +130,18 @@ def _normwise_rows(start, stop, work, z, lengths, tau, mask):  # type: ignore[no
         if goal < 0 or goal > total:
             _pick_first(mask, row, length if goal > 0 else 0, length)
             continue
-        low, high, beyond = least, words.add(greatest, 1), np.int64(0)
-        while words.subtract(high, low) > 1:
-            middle = words.add(low, words.shift_right(words.subtract(high, low), 1))
-            found = np.int64(0)
-            for j in range(length):
-                found += fixed[j] if words.word(z[row, j]) >= middle else 0
-            if found >= goal:
-                low = middle
-            else:
-                high, beyond = middle, found
+        low, beyond = _least_of_sum(z[row], fixed, length, goal, least, greatest, guess)
+        guess = low
         each = np.int64(np.float64(words.floating(low)) * _UNITS)
         most = (goal - beyond + each - 1) // each  # of the numbers that equal the least
         before = beyond + (most - 1) * each
         if before > goal - margin or before + each < goal + margin:
             _normwise_row(work.keys, work.places, z[row], length, tau, mask[row])
             continue
-        ties = np.int64(0)
+        ties, room = np.int64(0), words.subtract(greatest, low)
         for j in range(length):
-            mask[row, j] = words.word(z[row, j]) >= low
+            # Negative zeros have the greatest words.
+            mask[row, j] = words.subtract(words.word(z[row, j]), low) <= room
             ties += words.word(z[row, j]) == low
         j = length - 1
         while ties > most:
@@ -153,6 +149,52 @@ def _normwise_rows(start, stop, work, z, lengths, tau, mask):  # type: ignore[no
                 mask[row, j] = False
                 ties -= 1
             j -= 1
+
+
+@caching.inline
+def _least_of_sum(z, fixed, length, goal, least, greatest, guess):  # type: ignore[no-untyped-def]
+    """The largest word such that the numbers not below it sum to a goal, or to more.
+
+    The search begins near a `guess`, and looks from time to time whether all numbers between its
+    bounds are equal.  Also the sum of the numbers above.
+    """
+    low, high, beyond = least, words.add(greatest, 1), np.int64(0)
+    reach, halvings = words.shift_right(words.subtract(high, low), _REACH_SHIFT), np.int64(0)
+    has_low, has_high = False, False  # near the guess
+    middle = words.add(low, words.shift_right(words.subtract(high, low), 1))
+    if low < guess < high:
+        middle = guess
+    while words.subtract(high, low) > 1:
+        found = np.int64(0)
+        for j in range(length):
+            found += fixed[j] if words.word(z[j]) >= middle else 0
+        if found >= goal:
+            low, has_low = middle, True
+        else:
+            high, beyond, has_high = middle, found, True
+        half = words.shift_right(words.subtract(high, low), 1)
+        if not (has_low and has_high):
+            step = words.maximum(words.minimum(reach, half), 1)
+            middle = words.add(low, step) if has_low else words.subtract(high, step)
+            reach = words.shift_left(words.minimum(words.maximum(reach, 1), half), 2)
+            continue
+        halvings += 1
+        if halvings % _HALVINGS == 0:
+            low = _least_not_below(z, length, low, high)
+            middle = words.add(low, 1)
+        else:
+            middle = words.add(low, half)
+    return low, beyond
+
+
+@caching.inline
+def _least_not_below(z, length, low, high):  # type: ignore[no-untyped-def]
+    """The least word of a row that is not below another, at most `high`."""
+    least = high
+    for j in range(length):
+        word = words.word(z[j])
+        least = words.minimum(least, word if word >= low else high)
+    return least
 
 
 @caching.part
@@ -218,7 +260,7 @@ def _least_normwise_rows(start, stop, work, rows, limit, mask):  # type: ignore[
         length, count = rows.lengths[row], limit.counts[row]
         total = 0.0
         for j in range(length):
-            given[j] = np.float64(rows.z[row, j])
+            given[j] = np.float64(rows.z[row, j]) + 0.0  # a zero has no sign
             total += given[j]
         if not total < np.inf:  # a NaN
             _pick_first(mask, row, length if count < 0 else count, length)
@@ -415,7 +457,7 @@ def _caps_and_costs(weights, z, caps, costs, narrow):  # type: ignore[no-untyped
     costs, narrow_costs = costs[:size], narrow[1, :size]
     largest = np.uint32(0)
     for j in range(size):
-        weight, share = abs(np.float64(weights[j])), np.float64(z[j])
+        weight, share = abs(np.float64(weights[j])), np.float64(z[j]) + 0.0  # a zero has no sign
         cap = weight * (1.0 - 2.0 * share)
         cost = weight * share
         nothing = 0.0 * share

@@ -415,6 +415,37 @@ def test_rows_with_a_nan_come_first_of_all_rows_as_far_as_is_allowed():
     assert np.flatnonzero(mask).tolist() == list(range(90, 114))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [3, 8, 60, 300])
+def test_the_sign_of_a_zero_says_nothing(n, dtype):
+    generator = np.random.default_rng(n)
+    y = np.round(6 * generator.normal(size=(80, n))) / 2
+    z = softmax(3 * generator.normal(size=(80, n)))
+    z[generator.random(z.shape) < generator.choice([0.1, 0.5], (80, 1))] = 0.0
+    weights = np.abs(y)
+    lengths = np.where(np.arange(80) % 2, n, generator.integers(0, n + 1, 80))
+    arrays = [each.astype(dtype) for each in (z, y, weights)]
+    signed = [np.where(each == 0.0, -each, each) for each in arrays]
+    for name, rule in RULES.items():
+        taus = (1.05, 1.3) if rule.condition else (0.001, 0.1)
+        amounts = [{"tau": tau} for tau in taus]
+        amounts += [{"budget": 0.1, "scope": scope} for scope in ("row", "all")]
+        for amount in amounts:
+            settings_ = LAMP(name, **amount, **({"seed": 1} if name == "random" else {}))
+            masks = [
+                lamp.lookahead.select_rows(
+                    z,
+                    lengths,
+                    settings_,
+                    arguments=y,
+                    weights=weights if rule.power else None,
+                    sensitivity=z if rule.sensitivity == "given" else None,
+                )
+                for z, y, weights in (arrays, signed)
+            ]
+            np.testing.assert_array_equal(*masks, err_msg=str(settings_))
+
+
 def test_long_rows_are_picked_without_sorting_them():
     generator = np.random.default_rng(6)
     rows = softmax(generator.normal(size=(50, 300)) * 2.0)
