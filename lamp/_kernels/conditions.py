@@ -104,11 +104,12 @@ def _normwise_rows(start, stop, work, z, lengths, tau, mask):  # type: ignore[no
     the goal than that, or numbers are not probabilities, the row is done as the rule says.
     """
     fixed = work.fixed
-    guess = words.word(np.abs(z[start, 0]))
     for row in range(start, stop):
         length = lengths[row]
         nothing = words.word(z[row, 0])
         nothing = words.subtract(nothing, nothing)
+        if row == start:
+            guess = nothing
         sign = words.subtract(nothing, 1)
         sign = words.subtract(sign, words.shift_right(sign, 1))
         least, greatest, total = words.subtract(sign, 1), nothing, np.int64(0)
