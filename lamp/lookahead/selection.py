@@ -486,15 +486,15 @@ def _within_budget(
     allowed: int,
 ) -> NDArray[np.bool_]:
     """What one tau for all rows selects, the smallest that keeps the budget, by bisection."""
-    conditions_of = _Conditions(z, lengths, rule, weights, allowed)
-    high = conditions_of.smallest_tau()
-    mask = conditions_of.mask if conditions_of.high == high else conditions_of.within(high)
+    known = _Taus(z, lengths, rule, weights, allowed)
+    high = known.smallest()
+    mask = known.mask if known.high == high else _within(z, lengths, rule, weights, high)
     # Rows that hold a NaN are selected whole, which may be more than is allowed.
     mask.reshape(-1)[np.flatnonzero(mask)[allowed:]] = False
     return mask
 
 
-class _Conditions:
+class _Taus:
     """What taus are known to select, of a rule that bounds a condition number.
 
     The larger tau is, the fewer components a row takes.  Rows that take as many within `low`, which
@@ -517,19 +517,14 @@ class _Conditions:
         """What `high` selects."""
         self.low, self.high = -np.inf, np.inf
 
-    def within(self, tau: float, rows: Any = slice(None)) -> NDArray[np.bool_]:
-        """What tau selects in some rows."""
-        z, lengths, weights = (None if each is None else each[rows] for each in self._given)
-        assert z is not None
-        assert lengths is not None
-        return _within(z, lengths, self._rule, weights, tau)
-
     def fits(self, tau: float) -> bool:
         """Whether tau selects no more than is allowed."""
         if not self.low < tau < self.high:
             return tau >= self.high
         rows: Any = self._open if len(self._open) < len(self.mask) else slice(None)
-        found = self.within(tau, rows)
+        z, lengths, weights = self._given
+        of_errors = None if weights is None else weights[rows]
+        found = _within(z[rows], lengths[rows], self._rule, of_errors, tau)
         counts = np.count_nonzero(found, axis=1)
         fits = self._settled + int(counts.sum()) <= self._allowed
         self._counts[fits][rows] = counts
@@ -542,7 +537,7 @@ class _Conditions:
         self._open = self._open[is_open]
         return fits
 
-    def smallest_tau(self) -> float:
+    def smallest(self) -> float:
         """The smallest tau that fits, to 12 digits."""
         weights = self._given[2]
         low, high = (1.0, 2.0) if self._rule == "normwise" else (0.0, 2.0)
@@ -564,14 +559,14 @@ class _Conditions:
         total = int(lengths.sum())
         if rows is None or not (some := int(lengths[rows].sum())):
             return None
-        sample = _Conditions(
+        sample = _Taus(
             np.ascontiguousarray(z[rows]),
             lengths[rows],
             self._rule,
             None if weights is None else np.ascontiguousarray(weights[rows]),
             self._allowed * some // total,
         )
-        return sample.smallest_tau()
+        return sample.smallest()
 
     def _look_near(self, guess: float | None, step: float, low: float, high: float) -> None:
         """Find taus near a guess, one that fits and one that does not."""
