@@ -3,10 +3,12 @@
 __all__ = [
     "activations",
     "callables",
+    "componentwise",
     "conditions",
     "divergences",
     "drawing",
     "jacobians",
+    "normwise",
     "picking",
     "recomputing",
     "rows",

@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fpemu._kernels import caching, launching
+from lamp._kernels.ordering import Lengths, Mask
 
 __all__ = [
     "shuffle",
     "uniform",
 ]
-
-Mask = NDArray[np.bool_]
-Lengths = NDArray[np.int64]
 
 _COST: Final = 2.0  # nanoseconds of a component
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, launching, words
-from lamp._kernels.ordering import least_of_largest, with_some_more
+from lamp._kernels.ordering import Lengths, Mask, least_of_largest, with_some_more
 from lamp._kernels.scoring import Arguments, running_score, score_arguments
 
 __all__ = [
@@ -23,9 +23,6 @@ __all__ = [
     "largest_of_rows",
     "sampled",
 ]
-
-Mask = NDArray[np.bool_]
-Lengths = NDArray[np.int64]
 
 _COST: Final = 2.0  # nanoseconds of a component
 _PIECES: Final = 16  # of an array whose largest elements are sought
@@ -205,7 +202,7 @@ def sampled(lengths: Lengths) -> slice | None:
     """Rows that stand for all of many components; None of few."""
     stride = int(lengths.sum()) // _SAMPLE
     # Odd: rows are often as many as a power of 2 for each of some heads.
-    return slice(None, None, stride | 1) if stride else None
+    return slice(None, None, stride | 1) if stride > 1 else None
 
 
 def _existing(rows: NDArray[Any], lengths: Lengths) -> NDArray[Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fpemu._kernels import caching, elementary, launching
+from lamp._kernels.ordering import Lengths, Mask
 
 __all__ = [
     "Arguments",
@@ -24,9 +25,6 @@ __all__ = [
     "score",
     "score_arguments",
 ]
-
-Mask = NDArray[np.bool_]
-Lengths = NDArray[np.int64]
 
 _COST: Final = 2.0  # nanoseconds of a component
 

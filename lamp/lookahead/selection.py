@@ -14,6 +14,8 @@ arXiv 2601.21623.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 import fpemu
 from fpemu._kernels import elementary
 from fpemu.carriers import check_not_masked
-from lamp._kernels import conditions, drawing, picking, scoring
+from lamp._kernels import componentwise, conditions, drawing, normwise, picking, scoring
 from lamp._kernels.recomputing import Threshold
 from lamp._kernels.rows import mapped
 from lamp.lookahead.rules import LAMP, RULES, Rule
@@ -30,7 +32,17 @@ from lamp.lookahead.rules import LAMP, RULES, Rule
 __all__ = ["select", "select_rows", "threshold_of", "value_distances"]
 
 _BISECTIONS: Final = 40
-_FIRST_STEP: Final = 2.0**-10  # of a search near a guess, of where tau may lie
+_DEVIATIONS: Final = 3.0  # by which a sample may mislead
+_MORE: Final = 8  # components, and kappas, besides
+_ROOM: Final = 256  # for the kappas of a row of a sample
+
+
+CONDITIONS: Final = {
+    "normwise": normwise.PAPER,
+    "random": normwise.PAPER,  # which picks as many
+    "normwise_optimal": normwise.FEWEST,
+    "componentwise": componentwise.COMPONENTWISE,
+}
 
 
 # --- for users ------------------------------------------------------------------------------------
@@ -376,8 +388,9 @@ def _picked(
         mask = _by_condition(z, lengths, settings, weights)
         if kind.name == "random":
             drawing.shuffle(mask, lengths, *draws)
-        mask[:, : settings.leading_columns] = True
-        mask &= np.arange(z.shape[1]) < lengths[:, np.newaxis]
+        if settings.leading_columns:
+            mask[:, : settings.leading_columns] = True
+            mask &= np.arange(z.shape[1]) < lengths[:, np.newaxis]
     elif kind.of_arguments:
         assert arguments is not None
         mask = _by_arguments(z, arguments, lengths, settings)
@@ -463,130 +476,141 @@ def _allowed_of_rows(settings: LAMP, lengths: NDArray[np.int64]) -> NDArray[np.i
     return np.asarray(allowed, np.int64)
 
 
+# --- rules that bound a condition number ----------------------------------------------------------
+
+
 def _by_condition(
     z: NDArray[Any], lengths: NDArray[np.int64], settings: LAMP, weights: NDArray[Any] | None
 ) -> NDArray[np.bool_]:
-    """The rules that bound a condition number: by tau, or by a budget of each row or of all."""
+    """By tau, or by a budget of each row or of all."""
+    condition = CONDITIONS[settings.rule]
+    if weights is None:
+        weights = np.ones_like(z) if condition.is_weighted else z
+    rows = conditions.Rows(z, weights, lengths)
     if settings.tau is not None:
-        return _within(z, lengths, settings.rule, weights, settings.tau)
-    if settings.scope == "all":
-        return _within_budget(z, lengths, settings.rule, weights, _allowed(settings, lengths))
-    counts = _allowed_of_rows(settings, lengths)
-    if settings.rule == "normwise":
-        scores = np.abs(z.astype(np.float32, copy=False))  # a NaN may have a sign
-        return picking.largest_of_rows(scores, lengths, counts)
-    return _within(z, lengths, settings.rule, weights, 0.0, counts)
-
-
-def _within_budget(
-    z: NDArray[Any],
-    lengths: NDArray[np.int64],
-    rule: str,
-    weights: NDArray[Any] | None,
-    allowed: int,
-) -> NDArray[np.bool_]:
-    """What one tau for all rows selects, the smallest that keeps the budget, by bisection."""
-    known = _Taus(z, lengths, rule, weights, allowed)
-    high = known.smallest()
-    mask = known.mask if known.high == high else _within(z, lengths, rule, weights, high)
+        return conditions.pick(condition, rows, settings.tau)
+    if settings.scope == "row":
+        return conditions.pick(condition, rows, 0.0, _allowed_of_rows(settings, lengths))
+    mask = _within_one_tau(condition, rows, _allowed(settings, lengths))
     # Rows that hold a NaN are selected whole, which may be more than is allowed.
-    mask.reshape(-1)[np.flatnonzero(mask)[allowed:]] = False
+    mask.reshape(-1)[np.flatnonzero(mask)[_allowed(settings, lengths) :]] = False
     return mask
 
 
-class _Taus:
-    """What taus are known to select, of a rule that bounds a condition number.
+def _within_one_tau(
+    condition: conditions.Condition, rows: conditions.Rows, allowed: int
+) -> NDArray[np.bool_]:
+    """What one tau for all rows selects, the smallest that keeps a budget."""
+    low, high = condition.taus
+    if condition.is_weighted:
+        finite = np.isfinite(rows.weights)
+        high *= float(np.max(np.abs(rows.weights), initial=0.0, where=finite))
+    sample = picking.sampled(rows.lengths)
+    if sample is None:
+        within = partial(_number_within, condition, rows)
+        return conditions.pick(condition, rows, _smallest_tau(within, allowed, low, high))
+    known = _Curves.near(
+        condition, rows, allowed, (low, high), _guess(condition, rows, sample, allowed, low, high)
+    )
+    tau = _smallest_tau(known.number_within, allowed, low, high)
+    return conditions.pick(condition, rows, tau, known.counts_within(tau), known.curves.guesses)
 
-    The larger tau is, the fewer components a row takes.  Rows that take as many within `low`, which
-    selects more than is allowed, as within `high`, which does not, do so in between.
+
+def _number_within(condition: conditions.Condition, rows: conditions.Rows, tau: float) -> int:
+    return int(conditions.curves(condition, rows, tau, tau, 0).counts.sum())
+
+
+def _smallest_tau(
+    number_within: Callable[[float], float], allowed: float, low: float, high: float
+) -> float:
+    """The smallest tau between two that selects no more than is allowed, to 12 digits."""
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        if number_within(middle) <= allowed:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _guess(
+    condition: conditions.Condition,
+    rows: conditions.Rows,
+    sample: slice,
+    allowed: int,
+    low: float,
+    high: float,
+) -> tuple[float, float, int]:
+    """Between which taus the smallest most likely lies, and how many kappas rows have there.
+
+    A sample of the rows is searched for a tau that selects more than its share by a few standard
+    deviations, and its curves for one that selects as much less.  Neighbors tell the deviation of
+    rows: these are as long.
+    """
+    some = conditions.Rows(*(np.ascontiguousarray(each[sample]) for each in rows))
+    share, greatest = allowed * some.lengths.sum() / rows.lengths.sum(), high
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        counts = conditions.curves(condition, some, middle, middle, 0).counts
+        more = _DEVIATIONS * np.sqrt(0.5 * (np.diff(counts) ** 2).sum()) + _MORE
+        if counts.sum() < share + more:
+            high = middle
+        elif counts.sum() > share + 2.0 * more:
+            low = middle
+        else:
+            low = middle
+            break
+    found = conditions.curves(condition, some, low, greatest, _ROOM)
+    kappas = np.sort(found.kappas, axis=None)
+    fewer = min(int(found.counts.sum() - max(share - more, 0.0)), kappas.size - 1)
+    high = min(float(kappas[fewer]), float(found.kappas[:, -1].min()), greatest)
+    room = int(np.count_nonzero(found.kappas <= high, axis=1).max(initial=0))
+    return low, high, room + room // 4 + _MORE
+
+
+class _Curves:
+    """How many components rows select within taus between `low` and `high`.
+
+    The first selects more than is allowed and the second does not, unless they are the least and
+    the greatest of all.
     """
 
-    def __init__(
-        self,
-        z: NDArray[Any],
-        lengths: NDArray[np.int64],
-        rule: str,
-        weights: NDArray[Any] | None,
+    def __init__(self, curves: conditions.Curves, low: float, high: float) -> None:
+        self.curves, self.low, self.high = curves, low, high
+        self._most = int(curves.counts.sum())
+        self._kappas = np.sort(curves.kappas[curves.kappas <= high])
+
+    @classmethod
+    def near(
+        cls,
+        condition: conditions.Condition,
+        rows: conditions.Rows,
         allowed: int,
-    ) -> None:
-        self._given, self._rule, self._allowed = (z, lengths, weights), rule, allowed
-        self._open = np.arange(len(z))  # the rows that take different numbers
-        self._counts = lengths + 1, np.full(len(z), -1)  # within low and high
-        self._settled = 0  # components of the other rows
-        self.mask = np.zeros(z.shape, np.bool_)
-        """What `high` selects."""
-        self.low, self.high = -np.inf, np.inf
-
-    def fits(self, tau: float) -> bool:
-        """Whether tau selects no more than is allowed."""
-        if not self.low < tau < self.high:
-            return tau >= self.high
-        rows: Any = self._open if len(self._open) < len(self.mask) else slice(None)
-        z, lengths, weights = self._given
-        of_errors = None if weights is None else weights[rows]
-        found = _within(z[rows], lengths[rows], self._rule, of_errors, tau)
-        counts = np.count_nonzero(found, axis=1)
-        fits = self._settled + int(counts.sum()) <= self._allowed
-        self._counts[fits][rows] = counts
-        if fits:
-            self.high, self.mask[rows] = tau, found
-        else:
-            self.low = tau
-        is_open = self._counts[0][rows] != self._counts[1][rows]
-        self._settled += int(counts[~is_open].sum())
-        self._open = self._open[is_open]
-        return fits
-
-    def smallest(self) -> float:
-        """The smallest tau that fits, to 12 digits."""
-        weights = self._given[2]
-        low, high = (1.0, 2.0) if self._rule == "normwise" else (0.0, 2.0)
-        if weights is not None:
-            high *= float(np.max(np.abs(weights), initial=0.0, where=np.isfinite(weights)))
-        self._look_near(self._guess(), (high - low) * _FIRST_STEP, low, high)
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            if self.fits(middle):
-                high = middle
+        limits: tuple[float, float],
+        guess: tuple[float, float, int],
+    ) -> _Curves:
+        """From a guess on until the smallest tau that fits lies between two."""
+        low, high, room = max(guess[0], limits[0]), min(guess[1], limits[1]), guess[2]
+        step = high - low
+        while True:
+            curves = conditions.curves(condition, rows, low, high, room)
+            full = curves.kappas[:, -1]  # of rows that may have more kappas
+            bound = min(high, float(full.min()))
+            known = cls(curves, low, bound)
+            if known.number_within(low) <= allowed and low > limits[0]:
+                high, low = low, max(low - step, limits[0])
+            elif known.number_within(bound) > allowed and bound < limits[1]:
+                room *= 2 if bound < high else 1
+                low, high = bound, high if bound < high else min(high + step, limits[1])
             else:
-                low = middle
-        return high
-
-    def _guess(self) -> float | None:
-        """The smallest tau of a sample of the rows; None for few."""
-        z, lengths, weights = self._given
-        rows = picking.sampled(lengths)
-        total = int(lengths.sum())
-        if rows is None or not (some := int(lengths[rows].sum())):
-            return None
-        sample = _Taus(
-            np.ascontiguousarray(z[rows]),
-            lengths[rows],
-            self._rule,
-            None if weights is None else np.ascontiguousarray(weights[rows]),
-            self._allowed * some // total,
-        )
-        return sample.smallest()
-
-    def _look_near(self, guess: float | None, step: float, low: float, high: float) -> None:
-        """Find taus near a guess, one that fits and one that does not."""
-        while guess is not None and low < guess < high and np.isinf(self.high - self.low):
-            guess += -step if self.fits(guess) else step
+                return known
             step *= 4.0
 
+    def number_within(self, tau: float) -> int:
+        """How many components are selected, or more below `low` and fewer above `high`."""
+        return self._most - int(np.searchsorted(self._kappas, tau, "right"))
 
-def _within(
-    z: NDArray[Any],
-    lengths: NDArray[np.int64],
-    rule: str,
-    weights: NDArray[Any] | None,
-    tau: float,
-    counts: NDArray[np.int64] | None = None,
-) -> NDArray[np.bool_]:
-    """The selection of a rule that bounds a condition number by tau, or of `counts` a row."""
-    if rule == "normwise_optimal":
-        return conditions.least_normwise(z, lengths, tau, counts)
-    if rule == "componentwise":
-        ones = np.ones_like(z) if weights is None else weights
-        return conditions.least_componentwise(z, ones, lengths, tau, counts)
-    return conditions.normwise(z, lengths, tau)
+    def counts_within(self, tau: float) -> NDArray[np.int64]:
+        """How many each row selects within a tau between the two."""
+        fewer = np.count_nonzero(self.curves.kappas <= tau, axis=1)
+        return np.asarray(self.curves.counts - fewer)

@@ -3,6 +3,7 @@
 import itertools
 from fractions import Fraction
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,9 +12,9 @@ from hypothesis.extra import numpy as hnp
 
 import lamp
 from lamp import LAMP, select
-from lamp._kernels import conditions, ordering, picking
+from lamp._kernels import conditions, normwise, ordering, picking
 from lamp.bounds.compositions import Entrywise, LayerNorm, SoftmaxProduct
-from lamp.lookahead import LookAhead
+from lamp.lookahead import LookAhead, selection
 from lamp.lookahead.rules import RULES
 from tests.threads import on_threads
 
@@ -258,7 +259,8 @@ def test_rows_are_sorted_whatever_their_numbers():
     wide = np.exp(generator.uniform(-740, 700, 300))
     few = generator.choice([0.0, 5e-324, 0.25, 1e300], 300)
     work = ordering.sorting(300)
-    for keys in (close, wide, few, np.concatenate([close[:100], wide[:100], few[:100]]), few[:1]):
+    mixed = np.concatenate([close[:100], wide[:100], few[:100]])
+    for keys in (close, wide, few, mixed, few[:1], mixed[80:144], mixed[80:145], mixed[150:240]):
         ordering.sort(keys, len(keys), work)
         order = np.argsort(keys, kind="stable")
         np.testing.assert_array_equal(work.order[: len(keys)], order)
@@ -386,7 +388,7 @@ def within_one_tau(z, lengths, rule, weights, allowed):
     return within(high)
 
 
-@pytest.mark.parametrize("sample", [2**10, 2**40])
+@pytest.mark.parametrize("sample", [2**8, 2**10, 2**11, 2**40])
 @pytest.mark.parametrize("spread", [0.1, 2.0, 6.0])
 @pytest.mark.parametrize("rule", ["normwise", "normwise_optimal", "componentwise"])
 def test_a_budget_of_all_rows_is_one_tau(rule, spread, sample, monkeypatch):
@@ -446,52 +448,109 @@ def test_the_sign_of_a_zero_says_nothing(n, dtype):
             np.testing.assert_array_equal(*masks, err_msg=str(settings_))
 
 
+@pytest.mark.parametrize("rule", ["normwise", "normwise_optimal", "componentwise"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_curves_say_how_many_are_picked_within_any_tau(rule, dtype):
+    condition = selection.CONDITIONS[rule]
+    generator = np.random.default_rng(12)
+    for columns, scale in ((9, 1.0), (70, 0.1), (70, 2.0), (300, 1.5), (300, 5.0)):
+        y = scale * generator.normal(size=(60, columns))
+        y[::4] = np.round(y[::4])
+        lengths = np.where(np.arange(60) % 2, columns, generator.integers(0, columns + 1, 60))
+        z = softmax(y).astype(dtype)
+        z[7, lengths[7] // 2] = np.nan
+        rows = conditions.Rows(z, np.abs(y).astype(dtype), lengths)
+        least, greatest = condition.taus
+        greatest *= float(np.abs(y).max()) if condition.is_weighted else 1.0
+        for _ in range(3):
+            low, high = np.sort(generator.uniform(least, greatest, 2))
+            found = conditions.curves(condition, rows, low, high, columns)
+            assert (np.diff(np.where(np.isinf(found.kappas), 1e9, found.kappas)) >= 0).all()
+            for tau in (low, *generator.uniform(low, high, 5)):
+                number = found.counts - (found.kappas <= tau).sum(axis=1)
+                mask = conditions.pick(condition, rows, tau)
+                np.testing.assert_array_equal(number, mask.sum(axis=1))
+                again = conditions.pick(condition, rows, 0.0, number, found.guesses)
+                np.testing.assert_array_equal(again, mask)
+            short = conditions.curves(condition, rows, low, high, 2)
+            np.testing.assert_array_equal(short.counts, found.counts)
+            np.testing.assert_array_equal(short.kappas, found.kappas[:, :2])
+
+
+@numba.njit
+def parts_of_searches(numbers, total, short, enough, guess, work):
+    length = numbers.keys.size
+    low, at_least, high, beyond = ordering.enclose(numbers, length, total, short, enough, 8, guess)
+    size = ordering.gather(numbers.narrow, length, low, high, work.members)
+    below = ordering.sum_below(numbers, length, low, work.given)
+    above = ordering.sum_from(numbers, length, high, work.given)
+    return low, at_least, high, beyond, size, below, above
+
+
+def test_words_enclose_where_the_largest_numbers_sum_to_a_goal():
+    generator = np.random.default_rng(13)
+    for keys in (
+        generator.exponential(size=200) ** 4,
+        generator.integers(0, 4, 100) / 3,
+        np.exp(generator.uniform(-60, 0, 333)),
+        1e-40 * generator.random(33),
+    ):
+        n = len(keys)
+        numbers, work = ordering.numbers_of(n), ordering.sorting(n)
+        numbers.keys[:] = keys
+        numbers.narrow[:] = keys.astype(np.float32).view(np.uint32)
+        sums = np.concatenate([[0.0], np.add.accumulate(np.sort(keys)[::-1])])
+        total = sums[-1]
+        for share, width in itertools.product((-0.1, 0.0, 0.01, 0.3, 0.9, 1.0, 1.1), (0, 0.05)):
+            goals = share * total, (share + width) * total
+            guess = generator.choice(numbers.narrow)
+            found = parts_of_searches(numbers, total, *goals, guess, work)
+            low, at_least, high, beyond, size, below, above = found
+            narrow = numbers.narrow
+            assert at_least == (narrow >= low).sum()
+            assert beyond == (narrow >= high).sum()
+            between = np.flatnonzero((narrow >= low) & (narrow < high))
+            np.testing.assert_array_equal(work.members[:size], between)
+            assert below == pytest.approx(keys[narrow < low].sum(), rel=1e-13, abs=0)
+            assert above == pytest.approx(keys[narrow >= high].sum(), rel=1e-13, abs=0)
+            assert at_least == n or sums[at_least] >= goals[1]
+            assert beyond == 0 or sums[beyond] <= goals[0]
+            if total > 1e-30:  # and no more than needed, but for what fixed point cannot tell
+                unsure = total * (n + 256) / 2**30
+                needed = np.searchsorted(sums, goals[1] + 2 * unsure)
+                spare = np.searchsorted(sums, goals[0] - 2 * unsure, "right") - 1
+                ties = max((narrow == low).sum(), (narrow == high).sum())
+                assert at_least <= needed + 8 + ties
+                assert beyond >= spare - 8 - ties
+
+
+@numba.njit
+def share_of_sure_rows(z, tau, work):
+    sure = 0
+    for row in z:
+        total = normwise._read(row, row.size, work)
+        sure += normwise._sort_for_fewest(row.size, total, tau, work)[3]
+    return sure / len(z)
+
+
 def test_long_rows_are_picked_without_sorting_them():
     generator = np.random.default_rng(6)
     rows = softmax(generator.normal(size=(50, 300)) * 2.0)
-    weights = np.abs(generator.normal(size=rows.shape))
-    work, mask = ordering.sorting(300), np.zeros(300, np.bool_)
-    quick = [
-        [conditions._leave_out_smallest(z, 300, count, tau, work, mask) for z in rows]
-        for count, tau in ((-1, 1.2), (9, 0.0))
-    ]
-    exchanged = [exchange(z, w, 9)[0] for z, w in zip(rows, weights, strict=True)]
-    quick.append(exchanged)
-    assert np.mean(quick, axis=1).min() > 0.9
+    assert share_of_sure_rows(rows, 1.2, conditions._work(300)) > 0.9
 
 
-def exchange(z, w, count, in_order=False):
-    """Whether so many components are picked by the few largest alone, and which."""
-    n = len(z)
-    caps, costs = np.empty(n), np.empty(n)
-    narrow, mask = np.empty((2, n), np.uint32), np.zeros(n, np.bool_)
-    conditions._caps_and_costs(w, z, caps, costs, narrow)
-    work, keys = ordering.sorting(n), np.empty(n)
-    places, pushed, popped = (np.empty(n, np.int64) for _ in range(3))
-    rest = (work, keys, places, pushed, popped, mask)
-    sure = conditions._exchange_largest(caps, costs, narrow, n, count, in_order, *rest)
-    return sure, mask
-
-
-def test_what_is_sure_of_a_number_is_what_sums_in_order_decide():
+def test_where_costs_and_caps_are_often_equal_a_choice_is_as_good_as_any():
     generator = np.random.default_rng(7)
-    sure = []
-    for step in (0.0, 0.25):  # scores of few bits are often equal, and so are their costs
-        for count in (1, 5, 40):
-            for _ in range(60):
-                y = 3.0 * generator.normal(size=150)
-                y = np.round(y / step) * step if step else y
-                z, w = softmax(y), np.abs(y)
-                quick, mask = exchange(z, w, count)
-                sorted_, expected = exchange(z, w, count, in_order=True)
-                assert mask.sum() == count
-                assert not sorted_
-                np.testing.assert_array_equal(mask, expected)
-                best = plain_componentwise(z, w, None, count)
-                conditions = [componentwise_condition(z, w, each) for each in (expected, best)]
-                assert conditions[0] == pytest.approx(conditions[1], rel=1e-12)
-                sure.append(quick)
-    assert 0.3 < np.mean(sure) < 1.0  # there are both kinds
+    for count in (1, 5, 40):
+        for _ in range(60):
+            y = np.round(12.0 * generator.normal(size=150)) / 4  # scores of few bits
+            z, w = softmax(y), np.abs(y)
+            budget = {"budget": (count + 0.5) / 150, "scope": "row"}
+            mask = select(z, rule="componentwise", weights=w, **budget)
+            assert mask.sum() == count
+            best = plain_componentwise(z, w, None, count)
+            kappas = [componentwise_condition(z, w, each) for each in (mask, best)]
+            assert kappas[0] == pytest.approx(kappas[1], rel=1e-12)
 
 
 # --- optimality, by brute force over all subsets --------------------------------------------------
