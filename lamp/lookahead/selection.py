@@ -32,6 +32,7 @@ from lamp.lookahead.rules import LAMP, RULES, Rule
 __all__ = ["select", "select_rows", "threshold_of", "value_distances"]
 
 _BISECTIONS: Final = 40
+_FIRST_STEP: Final = 2.0**-10  # of where tau may lie, from a guess that is wrong
 _DEVIATIONS: Final = 3.0  # by which a sample may mislead
 _MORE: Final = 8  # components, and kappas, besides
 _ROOM: Final = 256  # for the kappas of a row of a sample
@@ -491,9 +492,10 @@ def _by_condition(
         return conditions.pick(condition, rows, settings.tau)
     if settings.scope == "row":
         return conditions.pick(condition, rows, 0.0, _allowed_of_rows(settings, lengths))
-    mask = _within_one_tau(condition, rows, _allowed(settings, lengths))
-    # Rows that hold a NaN are selected whole, which may be more than is allowed.
-    mask.reshape(-1)[np.flatnonzero(mask)[_allowed(settings, lengths) :]] = False
+    allowed = _allowed(settings, lengths)
+    mask = _within_one_tau(condition, rows, allowed)
+    if np.count_nonzero(mask) > allowed:  # rows that hold a NaN are selected whole
+        mask.reshape(-1)[np.flatnonzero(mask)[allowed:]] = False
     return mask
 
 
@@ -503,8 +505,7 @@ def _within_one_tau(
     """What one tau for all rows selects, the smallest that keeps a budget."""
     low, high = condition.taus
     if condition.is_weighted:
-        finite = np.isfinite(rows.weights)
-        high *= float(np.max(np.abs(rows.weights), initial=0.0, where=finite))
+        high *= _largest_magnitude(rows.weights)
     sample = picking.sampled(rows.lengths)
     if sample is None:
         within = partial(_number_within, condition, rows)
@@ -514,6 +515,14 @@ def _within_one_tau(
     )
     tau = _smallest_tau(known.number_within, allowed, low, high)
     return conditions.pick(condition, rows, tau, known.counts_within(tau), known.curves.guesses)
+
+
+def _largest_magnitude(numbers: NDArray[Any]) -> float:
+    """Of the finite numbers; 0 if there is none."""
+    largest = max(float(numbers.max(initial=0.0)), -float(numbers.min(initial=0.0)))
+    if np.isfinite(largest):
+        return largest
+    return float(np.max(np.abs(numbers), initial=0.0, where=np.isfinite(numbers)))
 
 
 def _number_within(condition: conditions.Condition, rows: conditions.Rows, tau: float) -> int:
@@ -591,7 +600,7 @@ class _Curves:
     ) -> _Curves:
         """From a guess on until the smallest tau that fits lies between two."""
         low, high, room = max(guess[0], limits[0]), min(guess[1], limits[1]), guess[2]
-        step = high - low
+        step = max(high - low, (limits[1] - limits[0]) * _FIRST_STEP)
         while True:
             curves = conditions.curves(condition, rows, low, high, room)
             full = curves.kappas[:, -1]  # of rows that may have more kappas
