@@ -24,7 +24,6 @@ from lamp._kernels.ordering import (
     least_of_largest,
     quick_sum,
     sort_members,
-    sum_below,
     with_some_more,
 )
 
@@ -81,13 +80,13 @@ def _sort_caps(length, count, most, guess, work):  # type: ignore[no-untyped-def
 
 @caching.part
 def _sort_costs(costs, length, low, work):  # type: ignore[no-untyped-def]
-    """The costs from a word on in ascending order; how many, and the sum of the others."""
+    """The costs from a word on in ascending order; how many."""
     sorting = work.sorting
     size = gather(costs.narrow, length, low, END, sorting.members)
     sort_members(costs.keys, size, True, sorting)
     for k in range(size):
         work.costs[k], work.cost_places[k] = sorting.keys[k], sorting.order[k]
-    return size, sum_below(costs, length, low, sorting.given)
+    return size
 
 
 @caching.part
@@ -95,7 +94,7 @@ def _walk(number, caps, count, most, length, work):  # type: ignore[no-untyped-d
     """The best choice of `count` components: its kappa, and how many are picked for their caps.
 
     So many costs and caps are sorted; no more than `most` are picked for their caps.  The states
-    say what is picked where the walk ends.
+    say what is picked where the walk ends.  Sums do not depend on how many are sorted.
     """
     costs, places, state = work.costs, work.cost_places, work.state
     for j in range(length):
@@ -143,18 +142,17 @@ def _leave_to_caps(length, tau, work):  # type: ignore[no-untyped-def]
 def _begin(costs, length, forced, left, count, tau, guesses, work):  # type: ignore[no-untyped-def]
     """Sort what walks need that pick up to a number of components besides those above tau.
 
-    These are `forced` by their caps, and so many are `left`.  What all others cost where k are
-    picked is ``work.sums[k]``.  Returns the number, maybe more than `count`, and how many costs and
-    caps are sorted.
+    These are `forced` by their caps, and so many are `left`.  What all others cost where the k
+    largest costs are picked is ``work.sums[k]``.  Returns the number, maybe more than `count`, and
+    how many costs and caps are sorted.
     """
     low, _, _ = least_of_largest(costs.narrow, length, count, with_some_more(count), guesses[0])
     work.guesses[0] = low
-    number, kept = _sort_costs(costs, length, low, work)
+    number = _sort_costs(costs, length, low, work)
     most = min(number, left)
+    work.sums[0] = quick_sum(costs.keys, length)
     for k in range(number):
-        work.sums[number - k] = kept
-        kept += work.costs[k]
-    work.sums[0] = kept
+        work.sums[k + 1] = work.sums[k] - work.costs[number - 1 - k]
     caps = _sort_caps(length, min(forced + most + 1, length), tau, guesses[1], work)
     return most, number, caps
 
@@ -163,23 +161,20 @@ def _begin(costs, length, forced, left, count, tau, guesses, work):  # type: ign
 def _fewest(length, forced, left, low, tau, guess, work):  # type: ignore[no-untyped-def]
     """The fewest components whose kappa is at most `low`, besides those with a cap above tau.
 
-    Also how many of them are best picked for their caps, or more, and how many costs and caps are
-    sorted.  The search begins near a `guess`.  The more components are picked, the more of them are
-    best picked for their caps: with t + 1 of them, the next smaller cost that is picked is no
-    smaller than with t.
+    Also how many costs and caps are sorted.  The search begins near a `guess`.
     """
     wanted = min(guess + 1, left)
     most, number, caps = _begin(work.open, length, forced, left, wanted, tau, work.guesses, work)
-    few, many, steps = np.int64(-1), left, left  # that do not do, and that do
+    few, many = np.int64(-1), left  # that do not do, and that do
     middle, reach = min(guess, left - 1), np.int64(1)
     while many - few > 1:
         if middle > most:
             most, number, caps = _begin(
                 work.open, length, forced, left, middle, tau, work.guesses, work
             )
-        kappa, those = _walk(number, caps, middle, steps, length, work)
+        kappa, _ = _walk(number, caps, middle, middle, length, work)
         if kappa <= low:
-            many, steps = middle, those
+            many = middle
         else:
             few = middle
         if few < 0 or many == left:
@@ -189,13 +184,13 @@ def _fewest(length, forced, left, low, tau, guess, work):  # type: ignore[no-unt
             middle = (few + many) // 2
     if many > most:
         most, number, caps = _begin(work.open, length, forced, left, many, tau, work.guesses, work)
-    return many, steps, number, caps
+    return many, number, caps
 
 
 @caching.inline
-def _mark(number, caps, count, most, length, tau, work, mask):  # type: ignore[no-untyped-def]
+def _mark(number, caps, count, length, tau, work, mask):  # type: ignore[no-untyped-def]
     """Mark what the best choice picks, and the components with a cap above tau."""
-    _, steps = _walk(number, caps, count, most, length, work)
+    _, steps = _walk(number, caps, count, count, length, work)
     _walk(number, caps, count, steps, length, work)
     for j in range(length):
         mask[j] = work.caps.keys[j] > tau or work.state[j] != _LEFT_OUT
@@ -212,7 +207,7 @@ def _pick(start, stop, work, rows, limit, mask):  # type: ignore[no-untyped-def]
             pick_first(picked, length if count < 0 else count)
             continue
         clear(picked, length)
-        tau, left, most = np.inf, length, count
+        tau, left = np.inf, length
         if count < 0:
             tau = limit.tau
             left, cap = _leave_to_caps(length, tau, work)
@@ -220,7 +215,7 @@ def _pick(start, stop, work, rows, limit, mask):  # type: ignore[no-untyped-def]
                 for j in range(length):
                     picked[j] = work.caps.keys[j] > tau
                 continue
-            count, most, number, caps = _fewest(length, length - left, left, tau, tau, guess, work)
+            count, number, caps = _fewest(length, length - left, left, tau, tau, guess, work)
             guess = count
         else:
             guesses = limit.guesses[row] if limit.guesses[row, 1] > 0 else work.guesses
@@ -230,7 +225,7 @@ def _pick(start, stop, work, rows, limit, mask):  # type: ignore[no-untyped-def]
         if count == left:
             pick_first(picked, length)
         else:
-            _mark(number, caps, count, most, length, tau, work, picked)
+            _mark(number, caps, count, length, tau, work, picked)
 
 
 @caching.kernel
@@ -246,13 +241,14 @@ def _curves(start, stop, work, rows, low, high, found):  # type: ignore[no-untyp
         found.counts[row] = length - left
         if quick_sum(work.open.keys, length) <= low - cap:
             continue
-        count, steps, number, caps = _fewest(length, length - left, left, low, high, guess, work)
+        count, number, caps = _fewest(length, length - left, left, low, high, guess, work)
         guess = count
         found.counts[row] += count
         for k in range(2):
             found.guesses[row, k] = work.guesses[k]
         for k in range(min(count, kappas.size)):
-            kappa, steps = _walk(number, caps, count - k - 1, steps, length, work)
+            fewer = count - 1 - k
+            kappa, _ = _walk(number, caps, fewer, fewer, length, work)
             if kappa > high:
                 break
             kappas[k] = kappa

@@ -93,7 +93,6 @@ class Work(NamedTuple):
     cap_places: NDArray[np.int64]
     state: NDArray[np.int8]
     guesses: NDArray[np.uint32]
-    others: NDArray[np.uint32]
 
 
 def _work(columns: int) -> Work:
@@ -108,7 +107,6 @@ def _work(columns: int) -> Work:
         np.empty(columns),
         np.empty(columns, np.int64),
         np.zeros(columns, np.int8),
-        np.zeros(2, np.uint32),
         np.zeros(2, np.uint32),
     )
 

@@ -57,6 +57,12 @@ def _margin(length, total):  # type: ignore[no-untyped-def]
     return (4.0 * length + 64.0) * 2.0**-53 * (1.0 + total)
 
 
+@caching.inline
+def _mean_word(total, length):  # type: ignore[no-untyped-def]
+    """Where the search for a curve begins: other rows do not say in which order kappas are sums."""
+    return words.word(np.float32(total / max(length, 1)))
+
+
 @caching.part
 def _near_goal(length, total, short, enough, first, work):  # type: ignore[no-untyped-def]
     """Sort the numbers among which the largest begin to sum to `short`, and then to `enough`.
@@ -143,6 +149,7 @@ def _curves_of_paper(start, stop, work, rows, low, high, found):  # type: ignore
         if not total < np.inf:
             continue
         twice = _second_term(rows.z[row], length, work.numbers.keys)
+        work.guesses[0] = _mean_word(total, length)
         size, _, above, _, beyond = _near_goal(
             length, total, 2.0 - high - twice, 2.0 - low - twice, True, work
         )
@@ -312,6 +319,7 @@ def _curves_of_fewest(start, stop, work, rows, low, high, found):  # type: ignor
         if not total < np.inf:
             continue
         cap = _cap(_smallest(given, length))
+        work.guesses[0] = _mean_word(total, length)
         size, word, _, at_least, _ = _near_goal(
             length, total, total - (high - cap), total - (low - cap), False, work
         )

@@ -755,6 +755,33 @@ def test_the_same_choice_on_any_number_of_threads_and_in_any_layout(rule):
     np.testing.assert_array_equal(masks(np.asfortranarray(z)), expected)
 
 
+@pytest.mark.parametrize("rule", ["normwise", "normwise_optimal", "componentwise"])
+def test_many_rows_of_equal_numbers_on_any_number_of_threads(rule, monkeypatch):
+    monkeypatch.setattr(picking, "_SAMPLE", 2**13)
+    y = np.round(4.0 * np.random.default_rng(14).normal(size=(3000, 50))) / 2
+    z = softmax(y)
+    weights = {"weights": np.abs(y)} if rule == "componentwise" else {}
+    amounts = [{"tau": 1.3}, {"budget": 0.1}, {"budget": 0.1, "scope": "row"}]
+    masks = []
+    for threads in (1, 2, 3):
+        with on_threads(threads):
+            masks.append([select(z, rule=rule, **weights, **each) for each in amounts])
+    np.testing.assert_array_equal(masks[0], masks[1])
+    np.testing.assert_array_equal(masks[0], masks[2])
+
+
+def test_infinite_weights_pick_their_rows_and_bound_no_tau():
+    generator = np.random.default_rng(15)
+    y = generator.normal(size=(40, 30))
+    z, w = softmax(y), np.abs(y)
+    w[4, 7] = np.inf
+    mask = select(z, rule="componentwise", budget=0.1, weights=w)
+    assert mask[4].all()
+    rest = np.delete(np.arange(40), 4)
+    expected = within_one_tau(z[rest], np.full(39, 30), "componentwise", w[rest], 120 - 30)
+    np.testing.assert_array_equal(mask[rest], expected)
+
+
 def test_of_equal_scores_the_first_are_taken():
     z = np.full((2, 4), 0.25)
     for rule in ("total_variation", "kl", "largest"):
