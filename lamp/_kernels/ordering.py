@@ -55,7 +55,7 @@ _LAST_REACH: Final = np.uint32(2**28)  # that is extended, to four times as much
 _HALVINGS: Final = 4  # of a search, after which it looks whether what is left is equal
 _UNITS: Final = 2.0**30  # that a sum of numbers in fixed point has
 _ROUNDINGS: Final = 256  # units that roundings to float32 may change a sum by: 3 * 2**-24 of it
-_USUAL: Final = 1e30  # sums up to this, and down to its inverse, are formed in fixed point
+_USUAL: Final = 1e28  # sums up to this, and down to its inverse, are formed in fixed point
 
 
 class Numbers(NamedTuple):
