@@ -571,7 +571,7 @@ def _guess(
             break
     found = conditions.curves(condition, some, low, greatest, _ROOM)
     kappas = np.sort(found.kappas, axis=None)
-    fewer = min(int(found.counts.sum() - max(share - more, 0.0)), kappas.size - 1)
+    fewer = int(np.clip(found.counts.sum() - max(share - more, 0.0), 0, kappas.size - 1))
     high = min(float(kappas[fewer]), float(found.kappas[:, -1].min()), greatest)
     room = int(np.count_nonzero(found.kappas <= high, axis=1).max(initial=0))
     return low, high, room + room // 4 + _MORE
@@ -603,14 +603,17 @@ class _Curves:
         step = max(high - low, (limits[1] - limits[0]) * _FIRST_STEP)
         while True:
             curves = conditions.curves(condition, rows, low, high, room)
-            full = curves.kappas[:, -1]  # of rows that may have more kappas
-            bound = min(high, float(full.min()))
+            full = curves.kappas[:, -1].min()  # of rows that may have more, as large as this
+            bound = min(high, float(np.nextafter(full, -np.inf)))
             known = cls(curves, low, bound)
             if known.number_within(low) <= allowed and low > limits[0]:
                 high, low = low, max(low - step, limits[0])
             elif known.number_within(bound) > allowed and bound < limits[1]:
-                room *= 2 if bound < high else 1
-                low, high = bound, high if bound < high else min(high + step, limits[1])
+                if bound < high:
+                    room = min(2 * room, rows.z.shape[1] + 1)
+                else:
+                    high = min(high + step, limits[1])
+                low = bound
             else:
                 return known
             step *= 4.0

@@ -409,6 +409,31 @@ def test_a_budget_of_all_rows_is_one_tau(rule, spread, sample, monkeypatch):
         np.testing.assert_array_equal(mask, expected)
 
 
+@pytest.mark.parametrize("rule", ["normwise", "normwise_optimal", "componentwise"])
+@pytest.mark.parametrize("kind", ["one each", "alike", "equal", "half are peaks", "weightless"])
+def test_a_budget_of_all_rows_that_are_much_alike(rule, kind, monkeypatch):
+    monkeypatch.setattr(picking, "_SAMPLE", 2**9)
+    generator = np.random.default_rng(16)
+    y = 2.0 * generator.normal(size=(80, 60))
+    if kind == "half are peaks":
+        y[::2] *= 10.0
+        y[1::2] *= 0.01
+    elif kind in ("alike", "equal"):
+        y[:] = y[0] if kind == "alike" else 1.0
+    z = np.eye(80, 60) if kind == "one each" else softmax(y)
+    weights = np.zeros_like(z) if kind == "weightless" else np.ones_like(z)
+    of_errors = weights if rule == "componentwise" else None
+    lengths = np.full(80, 60)
+    for share in (0.0, 0.001, 0.03, 0.5, 0.99, 1.0):
+        settings_ = LAMP(rule, budget=share, scope="all")
+        mask = lamp.lookahead.select_rows(z, lengths, settings_, weights=of_errors)
+        allowed = int(share * lengths.sum())
+        taus = weights if rule == "componentwise" else np.ones_like(z)
+        expected = within_one_tau(z, lengths, rule, taus, allowed)
+        expected.reshape(-1)[np.flatnonzero(expected)[allowed:]] = False
+        np.testing.assert_array_equal(mask, expected, err_msg=str(share))
+
+
 def test_rows_with_a_nan_come_first_of_all_rows_as_far_as_is_allowed():
     z = softmax(np.random.default_rng(11).normal(size=(40, 30)))
     z[[3, 30], 5] = np.nan
