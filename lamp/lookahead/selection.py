@@ -514,6 +514,8 @@ def _within_one_tau(
         condition, rows, allowed, (low, high), _guess(condition, rows, sample, allowed, low, high)
     )
     tau = _smallest_tau(known.number_within, allowed, low, high)
+    if tau > known.high:  # by less than a step of the bisection
+        return conditions.pick(condition, rows, tau)
     return conditions.pick(condition, rows, tau, known.counts_within(tau), known.curves.guesses)
 
 

@@ -413,6 +413,7 @@ def test_a_budget_of_all_rows_is_one_tau(rule, spread, sample, monkeypatch):
 @pytest.mark.parametrize("kind", ["one each", "alike", "equal", "half are peaks", "weightless"])
 def test_a_budget_of_all_rows_that_are_much_alike(rule, kind, monkeypatch):
     monkeypatch.setattr(picking, "_SAMPLE", 2**9)
+    monkeypatch.setattr(selection, "_ROOM", 4)
     generator = np.random.default_rng(16)
     y = 2.0 * generator.normal(size=(80, 60))
     if kind == "half are peaks":
