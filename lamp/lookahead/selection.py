@@ -566,10 +566,9 @@ def _guess(
         more = _DEVIATIONS * np.sqrt(0.5 * (np.diff(counts) ** 2).sum()) + _MORE
         if counts.sum() < share + more:
             high = middle
-        elif counts.sum() > share + 2.0 * more:
-            low = middle
-        else:
-            low = middle
+            continue
+        low = middle
+        if counts.sum() <= share + 2.0 * more:
             break
     found = conditions.curves(condition, some, low, greatest, _ROOM)
     kappas = np.sort(found.kappas, axis=None)
@@ -601,7 +600,7 @@ class _Curves:
         guess: tuple[float, float, int],
     ) -> _Curves:
         """From a guess on until the smallest tau that fits lies between two."""
-        low, high, room = max(guess[0], limits[0]), min(guess[1], limits[1]), guess[2]
+        low, high, room = guess
         step = max(high - low, (limits[1] - limits[0]) * _FIRST_STEP)
         while True:
             curves = conditions.curves(condition, rows, low, high, room)

@@ -544,9 +544,8 @@ def test_words_enclose_where_the_largest_numbers_sum_to_a_goal():
             assert above == pytest.approx(keys[narrow >= high].sum(), rel=1e-13, abs=0)
             assert at_least == n or sums[at_least] >= goals[1]
             assert beyond == 0 or sums[beyond] <= goals[0]
-            if (
-                1e-28 < total < 1e28
-            ):  # and no more than needed, but for what fixed point cannot tell
+            # No more than needed, but for what fixed point cannot tell.
+            if 1e-28 < total < 1e28:
                 unsure = total * (n + 256) / 2**30
                 needed = np.searchsorted(sums, goals[1] + 2 * unsure)
                 spare = np.searchsorted(sums, goals[0] - 2 * unsure, "right") - 1
@@ -556,30 +555,35 @@ def test_words_enclose_where_the_largest_numbers_sum_to_a_goal():
 
 
 @numba.njit
-def share_of_sure_rows(z, tau, work):
-    sure = 0
+def shares_of_sure_rows(z, tau, count, work):
+    within, with_count = 0, 0
     for row in z:
         total = normwise._read(row, row.size, work)
-        sure += normwise._sort_for_fewest(row.size, total, tau, work)[3]
-    return sure / len(z)
+        within += normwise._sort_for_fewest(row.size, total, tau, work)[3]
+        least = np.sort(row)[row.size - count]
+        with_count += normwise._is_sure_of(row.size, total, count, least, row)
+    return within / len(z), with_count / len(z)
 
 
 def test_long_rows_are_picked_without_sorting_them():
     generator = np.random.default_rng(6)
     rows = softmax(generator.normal(size=(50, 300)) * 2.0)
-    assert share_of_sure_rows(rows, 1.2, conditions._work(300)) > 0.9
+    assert min(shares_of_sure_rows(rows, 1.2, 9, conditions._work(300))) > 0.9
 
 
 def test_where_costs_and_caps_are_often_equal_a_choice_is_as_good_as_any():
     generator = np.random.default_rng(7)
-    for count in (1, 5, 40):
+    for step, count in itertools.product((0.0, 0.25), (1, 5, 40)):
         for _ in range(60):
-            y = np.round(12.0 * generator.normal(size=150)) / 4  # scores of few bits
+            y = 3.0 * generator.normal(size=150)
+            y = np.round(y / step) * step if step else y  # scores of few bits
             z, w = softmax(y), np.abs(y)
             budget = {"budget": (count + 0.5) / 150, "scope": "row"}
             mask = select(z, rule="componentwise", weights=w, **budget)
             assert mask.sum() == count
             best = plain_componentwise(z, w, None, count)
+            if not step:
+                np.testing.assert_array_equal(mask, best)
             kappas = [componentwise_condition(z, w, each) for each in (mask, best)]
             assert kappas[0] == pytest.approx(kappas[1], rel=1e-12)
 
